@@ -1,0 +1,215 @@
+"""The six kinds of plugin, in flow order: Source, Preprocessor, Annotator, Sampler, Model, Analyzer.
+
+A plugin is one frozen attrs class that derives from one of these protocols and has a `name`. Its fields are its
+options: a recipe or the command line builds it from them, so every field has a default (except what a user must say)
+and a type that TOML can express (bool, int, float, str, lists, tuples, None). Protocols hold no behaviour; shared
+code is functions in the core.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import attrs
+import numpy as np
+
+from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx
+
+if TYPE_CHECKING:
+    import torch
+
+    from asem_core.blocks import Run
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A path or URL, and options, that opens as lazy volumes."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def can_read(cls, path: str) -> bool:
+        """Say cheaply (a name, one small file) whether this source reads `path`; never raises."""
+
+    @abstractmethod
+    def layers(self) -> list[str]:
+        """List the volumes inside, the image first. A format with one volume returns ["raw"]."""
+
+    @abstractmethod
+    def open(self, layer: str | None = None) -> Volume:
+        """Open one layer (the first by default), lazily: no voxels are read beyond what is needed to check.
+
+        Raises
+        ------
+        BadInput
+            The path does not exist, or what is there cannot be used; names the file and what to do.
+        """
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A preprocessor that knows its volume: a function of blocks. It travels to worker processes (picklable)."""
+
+    @property
+    @abstractmethod
+    def output(self) -> Spec:
+        """Shape, dtype, voxel size and origin of the result."""
+
+    @property
+    @abstractmethod
+    def outside(self) -> Outside:
+        """How to read input outside the volume."""
+
+    @abstractmethod
+    def needs(self, box: Box) -> Box:
+        """Say which input voxels the block `box` of the result needs: context, crop and scale live here."""
+
+    @abstractmethod
+    def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
+        """Make the block `box` of the result from the input read at `needs(box)`.
+
+        Returns an array of `box.shape` and `output.dtype`. Must depend on nothing but what `fit` gathered and the
+        voxels given, so that the result is the same for any block size and number of workers.
+        """
+
+
+@runtime_checkable
+class Preprocessor(Protocol):
+    """One step from volume to volume, for images or labels, block by block."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fit(self, volume: Volume, run: Run) -> Fitted:
+        """Gather what the step must know of the whole volume, block-wise, and return the function of blocks.
+
+        May read the volume with `map_blocks(..., run)`; intermediate results go to `run.scratch`.
+
+        Raises
+        ------
+        BadInput
+            The volume cannot be used: constant, not finite, wrong dtype, ...
+        """
+
+
+@runtime_checkable
+class PreparedAnnotator(Protocol):
+    """An annotator that has done its seed-independent work on one box."""
+
+    @abstractmethod
+    def __call__(self, seeds: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
+        """Label the box from seeds.
+
+        Parameters
+        ----------
+        seeds : uint8, shape of the box
+            0 unknown, 1 object, 2 background.
+        previous : uint8, optional
+            The last result, to refine.
+
+        Returns
+        -------
+        uint8, shape of the box: 1 object, 0 background. Seeds are always honoured.
+        """
+
+
+@runtime_checkable
+class Annotator(Protocol):
+    """Seeds to labels, on one box of a volume."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedAnnotator:
+        """Do everything that does not depend on the seeds, once; results may be kept in `run.scratch`."""
+
+
+@attrs.frozen
+class Region:
+    """One annotated box: image, labels and what to leave out; all on one grid (`labels` may be smaller than `raw`).
+
+    `raw` may reach beyond `labels`: that is context. `mask` (nonzero = annotated) and `exclusion` (nonzero = not
+    scored) lie on the grid of `labels`.
+    """
+
+    name: str
+    raw: Volume
+    labels: Labels
+    mask: Labels | None = None
+    exclusion: Labels | None = None
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Annotated regions to an endless stream of training boxes."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
+        """Yield (index of the region, box of `shape` in voxels of its labels), for ever.
+
+        A box is where the network's output lies; it may stick out of a region smaller than `shape`.
+        All randomness comes from `rng`.
+        """
+
+
+@runtime_checkable
+class Model(Protocol):
+    """One organelle: how its labels are prepared, its network, its weights, and how probabilities become objects."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def network(self) -> torch.nn.Module:
+        """Build the untrained network; see `asem_core.predict.Network` for what it must say of its geometry."""
+
+    @abstractmethod
+    def label_steps(self) -> list[Preprocessor]:
+        """Steps that turn raw annotations into training labels: clean-up, then dilation."""
+
+    @abstractmethod
+    def exclusion_zone(self) -> Preprocessor | None:
+        """The step that makes the zone left out of scoring from the labels, or None."""
+
+    @abstractmethod
+    def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
+        """Turn a probability map (uint8, 255 = 1) into a binary map or objects, written to `output`."""
+
+
+@attrs.frozen
+class Column:
+    """One column of a table: values and what they mean. The name ends in its unit (`_nm`, `_um2`, `_vx`, ...)."""
+
+    values: np.ndarray
+    about: str
+
+
+@attrs.frozen
+class Analysis:
+    """What an analyzer found: tables (name -> columns, one row an object), figures, numbers, and how it was done."""
+
+    tables: Mapping[str, Mapping[str, Column]]
+    figures: Mapping[str, Any] = attrs.field(factory=dict)  # name -> matplotlib Figure
+    numbers: Mapping[str, Any] = attrs.field(factory=dict)  # summary values for the report
+    method: str = ""
+    notes: Sequence[str] = ()
+
+
+@runtime_checkable
+class Analyzer(Protocol):
+    """Segmentation and image to tables and figures."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:
+        """Measure every object; read only the boxes around objects, never the whole volume.
+
+        An empty segmentation gives empty tables and a note, not an error. An analyzer that needs further volumes
+        (a plasma membrane, a cell mask) has fields for their paths.
+        """

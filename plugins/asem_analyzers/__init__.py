@@ -1,0 +1,1 @@
+"""Built-in analyzers: one module per analysis."""

@@ -1,0 +1,1 @@
+"""Built-in annotators: one module per way from seeds to labels."""

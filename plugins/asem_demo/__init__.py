@@ -1,0 +1,1 @@
+"""The one-command demonstration: a phantom cell from image to numbers."""

@@ -1,0 +1,1 @@
+"""The annotation window and readers for napari."""

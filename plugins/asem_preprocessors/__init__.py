@@ -1,0 +1,1 @@
+"""Built-in preprocessors: one module per step."""

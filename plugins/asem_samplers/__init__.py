@@ -1,0 +1,1 @@
+"""Built-in samplers: one module per way to draw training boxes."""
