@@ -1,0 +1,293 @@
+"""Write what was found as files a person opens: one HTML page that works offline, tables, and figures.
+
+A report folder holds `report.html` (figures embedded), `tables/*.csv` and `.parquet`, `figures/*.svg` and `.png`,
+`numbers.json`, and `made_by.json`. Writing it again replaces it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.interfaces import Analysis, Column
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Table = Mapping[str, Column]
+
+ROWS_SHOWN = 50
+"""Rows of a table on the page; the files hold all of them."""
+LARGEST_SVG = 1_000_000
+"""Bytes: a figure with more (a cloud of points) is embedded as PNG, so that the page stays quick to open."""
+DPI = 150
+
+
+@attrs.frozen
+class Section:
+    """One part of a report: paragraphs (an empty line between two), numbers, tables, figures."""
+
+    title: str
+    text: str = ""
+    numbers: Mapping[str, Any] = attrs.field(factory=dict)
+    tables: Mapping[str, Table] = attrs.field(factory=dict)
+    figures: Mapping[str, Figure] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, title: str, analysis: Analysis) -> Self:
+        """Present what an analyzer found: its method, then each of its notes, as paragraphs."""
+        text = "\n\n".join([analysis.method, *analysis.notes]).strip()
+        return cls(title, text, analysis.numbers, analysis.tables, analysis.figures)
+
+
+def write_report(folder: Path, title: str, sections: Sequence[Section], *, made_by: Mapping[str, Any]) -> Path:
+    """Write the report of `sections` into `folder`, which may exist, and return the path of its `report.html`.
+
+    A table or figure is filed under its name; where two sections use one name, the section's title comes before it.
+
+    Raises
+    ------
+    BadInput
+        The columns of a table differ in length.
+    """
+    folder = Path(folder)
+    tables = dict(_filed(sections, "tables"))
+    figures = dict(_filed(sections, "figures"))
+    for stem, table in tables.items():
+        _check_lengths(stem, table)
+    _write_tables(folder / "tables", tables)
+    embedded = {stem: _write_figure(folder / "figures", stem, figure) for stem, figure in figures.items()}
+    _write_json(folder / "numbers.json", {section.title: section.numbers for section in sections})
+    _write_json(folder / "made_by.json", made_by)
+    page = _page().render(
+        title=title,
+        sections=[_shown(section, sections, embedded) for section in sections],
+        made_by=json.dumps(_plain(made_by), indent=2, ensure_ascii=False),
+    )
+    _write_whole(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return folder / "report.html"
+
+
+def _filed(sections: Sequence[Section], kind: str) -> Iterator[tuple[str, Any]]:
+    """Yield the file stem and the content of every table or figure."""
+    for section in sections:
+        for name, content in getattr(section, kind).items():
+            yield _stem(sections, section, kind, name), content
+
+
+def _stem(sections: Sequence[Section], section: Section, kind: str, name: str) -> str:
+    uses = Counter(_slug(n) for s in sections for n in getattr(s, kind))
+    return _slug(name) if uses[_slug(name)] == 1 else f"{_slug(section.title)}-{_slug(name)}"
+
+
+def _slug(name: str) -> str:
+    """Turn a name into a safe file name: letters, digits, `_`, `-` and `.` stay."""
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^\w.-]+", "-", ascii_name).strip("-.").lower() or "unnamed"
+
+
+def _check_lengths(stem: str, table: Table) -> None:
+    lengths = {name: len(column.values) for name, column in table.items()}
+    if len(set(lengths.values())) > 1:
+        raise BadInput(f"The columns of table '{stem}' differ in length: {lengths}. Each row is one object.")
+
+
+def _write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
+    """Write each table as CSV and Parquet, and `columns.csv`, which says what every column means."""
+    import pandas
+    import pyarrow
+    import pyarrow.parquet
+
+    if not tables:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, table in tables.items():
+        frame = pandas.DataFrame({name: np.asarray(column.values) for name, column in table.items()})
+        _write_whole(folder / f"{stem}.csv", partial(frame.to_csv, index=False))
+        arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
+        about = [f.with_metadata({"about": table[f.name].about}) for f in arrow.schema]
+        arrow = arrow.cast(pyarrow.schema(about, metadata=arrow.schema.metadata))
+        _write_whole(folder / f"{stem}.parquet", partial(pyarrow.parquet.write_table, arrow))
+    meanings = [(stem, name, column.about) for stem, table in tables.items() for name, column in table.items()]
+    columns = pandas.DataFrame(meanings, columns=["table", "column", "about"])
+    _write_whole(folder / "columns.csv", partial(columns.to_csv, index=False))
+
+
+def _write_figure(folder: Path, stem: str, figure: Figure) -> str:
+    """Write a figure as SVG and PNG; return it as a data URL. The same figure gives the same bytes."""
+    import matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    svg, png = folder / f"{stem}.svg", folder / f"{stem}.png"
+    with matplotlib.rc_context({"svg.hashsalt": stem}):
+        save = partial(figure.savefig, bbox_inches="tight", dpi=DPI)
+        _write_whole(svg, partial(save, format="svg", metadata={"Date": None}))
+        _write_whole(png, partial(save, format="png"))
+    shown, mime = (svg, "image/svg+xml") if svg.stat().st_size <= LARGEST_SVG else (png, "image/png")
+    return f"data:{mime};base64,{base64.b64encode(shown.read_bytes()).decode()}"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n"
+    _write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write under a temporary name and rename, so that nobody ever opens half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Reduce to what JSON knows; a number that is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
+
+
+def _shown(section: Section, sections: Sequence[Section], embedded: Mapping[str, str]) -> dict[str, Any]:
+    """Gather what the page shows of a section."""
+    return {
+        "title": section.title,
+        "paragraphs": [p.strip() for p in re.split(r"\n\s*\n", section.text) if p.strip()],
+        "numbers": {name: _text(value) for name, value in section.numbers.items()},
+        "tables": [
+            _shown_table(name, _stem(sections, section, "tables", name), table)
+            for name, table in section.tables.items()
+        ],
+        "figures": [
+            {"name": name, "stem": (stem := _stem(sections, section, "figures", name)), "url": embedded[stem]}
+            for name in section.figures
+        ],
+    }
+
+
+def _shown_table(name: str, stem: str, table: Table) -> dict[str, Any]:
+    num_rows = len(next(iter(table.values())).values) if table else 0
+    columns = [np.asarray(column.values)[:ROWS_SHOWN].tolist() for column in table.values()]
+    return {
+        "name": name,
+        "stem": stem,
+        "columns": [(column_name, column.about) for column_name, column in table.items()],
+        "rows": [[_text(value) for value in row] for row in zip(*columns, strict=True)],
+        "num_rows": num_rows,
+    }
+
+
+def _text(value: Any) -> str:
+    """Say a value in a cell: four digits for a fraction, an en dash for what is missing."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(v) for v in value)
+    return str(value)
+
+
+def _page() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(_TEMPLATE)
+
+
+_TEMPLATE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+  body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+  h1, h2, h3 { line-height: 1.2; }
+  h2 { border-top: 1px solid #ccc; padding-top: 1rem; margin-top: 2.5rem; }
+  .scroll { overflow-x: auto; }
+  table { border-collapse: collapse; margin: .5rem 0; font-size: 14px; }
+  th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
+  th:first-child, td:first-child { text-align: left; }
+  th[title] { text-decoration: underline dotted #999; cursor: help; }
+  figure { margin: 1rem 0; } figcaption, .note { color: #666; font-size: 13px; }
+  img { max-width: 100%; height: auto; background: #fff; }
+  pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+{% for section in sections %}
+<section>
+<h2>{{ section.title }}</h2>
+{% for paragraph in section.paragraphs %}
+<p>{{ paragraph }}</p>
+{% endfor %}
+{% if section.numbers %}
+<div class="scroll"><table class="numbers">
+{% for name, value in section.numbers.items() %}
+<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}
+</table></div>
+{% endif %}
+{% for figure in section.figures %}
+<figure>
+<img alt="{{ figure.name }}" src="{{ figure.url }}">
+<figcaption>{{ figure.name }}
+(<a href="figures/{{ figure.stem }}.svg">SVG</a>, <a href="figures/{{ figure.stem }}.png">PNG</a>)</figcaption>
+</figure>
+{% endfor %}
+{% for table in section.tables %}
+<h3>{{ table.name }}</h3>
+<div class="scroll"><table>
+<tr>{% for name, about in table.columns %}<th title="{{ about }}">{{ name }}</th>{% endfor %}</tr>
+{% for row in table.rows %}
+<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+<p class="note">{{ table.rows|length }} of {{ table.num_rows }} rows shown; all of them in
+<a href="tables/{{ table.stem }}.csv">CSV</a> and <a href="tables/{{ table.stem }}.parquet">Parquet</a>.</p>
+{% endfor %}
+</section>
+{% endfor %}
+<section>
+<h2>How this was made</h2>
+<pre>{{ made_by }}</pre>
+</section>
+</body>
+</html>
+"""
