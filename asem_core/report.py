@@ -107,30 +107,32 @@ def _check_lengths(stem: str, table: Table) -> None:
 
 def _write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
     """Write each table as CSV and Parquet, and `columns.csv`, which says what every column means."""
-    import pandas
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    from pyarrow import csv, parquet
 
     if not tables:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     for stem, table in tables.items():
-        frame = pandas.DataFrame({name: np.asarray(column.values) for name, column in table.items()})
-        _write_whole(folder / f"{stem}.csv", partial(frame.to_csv, index=False))
-        arrow = pyarrow.Table.from_pandas(frame, preserve_index=False)
-        about = [f.with_metadata({"about": table[f.name].about}) for f in arrow.schema]
-        arrow = arrow.cast(pyarrow.schema(about, metadata=arrow.schema.metadata))
-        _write_whole(folder / f"{stem}.parquet", partial(pyarrow.parquet.write_table, arrow))
-    meanings = [(stem, name, column.about) for stem, table in tables.items() for name, column in table.items()]
-    columns = pandas.DataFrame(meanings, columns=["table", "column", "about"])
-    _write_whole(folder / "columns.csv", partial(columns.to_csv, index=False))
+        columns = [pa.array(np.asarray(column.values), from_pandas=True) for column in table.values()]  # NaN is missing
+        fields = [
+            pa.field(name, values.type, metadata={"about": table[name].about})
+            for name, values in zip(table, columns, strict=True)
+        ]
+        arrow = pa.table(columns, schema=pa.schema(fields))
+        _write_whole(folder / f"{stem}.csv", partial(csv.write_csv, arrow))
+        _write_whole(folder / f"{stem}.parquet", partial(parquet.write_table, arrow))
+    meanings = [
+        {"table": stem, "column": name, "about": column.about}
+        for stem, table in tables.items()
+        for name, column in table.items()
+    ]
+    _write_whole(folder / "columns.csv", partial(csv.write_csv, pa.Table.from_pylist(meanings)))
 
 
 def _write_figure(folder: Path, stem: str, figure: Figure) -> str:
     """Write a figure as SVG and PNG; return it as a data URL. The same figure gives the same bytes."""
     import matplotlib
 
-    folder.mkdir(parents=True, exist_ok=True)
     svg, png = folder / f"{stem}.svg", folder / f"{stem}.png"
     with matplotlib.rc_context({"svg.hashsalt": stem}):
         save = partial(figure.savefig, bbox_inches="tight", dpi=DPI)
