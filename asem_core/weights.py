@@ -1,0 +1,181 @@
+"""Save and load the weights of a network: safetensors, and the authors' own checkpoints as they are.
+
+A checkpoint of the authors (`.pt`) is a pickled dictionary with `model_state_dict`. It is read with torch's restricted
+unpickler: a file that holds anything but tensors and plain containers is refused, whoever made it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asem_core.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+
+_KEY = "asem"
+
+
+def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write a network's parameters as float32 safetensors; a reader never sees half a file.
+
+    Parameters
+    ----------
+    path : ends in `.safetensors`
+    metadata : JSON values that travel with the weights. By convention `model` is a table with `use` (the name of the
+        model plugin) and its options: `load_weights` rebuilds the network from it. The network's own `spec()`, if it
+        has one, is added as `network`.
+
+    Raises
+    ------
+    BadInput
+        The name does not end in `.safetensors`.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise BadInput(
+            f"Weights are saved as safetensors; call the file {path.with_suffix('.safetensors')}, not {path}."
+        )
+    tensors = {name: t.detach().to("cpu").float().contiguous().clone() for name, t in network.state_dict().items()}
+    about = dict(metadata or {})
+    if hasattr(network, "spec"):
+        about["network"] = network.spec()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(tensors, half, metadata={_KEY: json.dumps(about)})
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+    return path
+
+
+def load_weights(path: str | Path, network: torch.nn.Module | None = None) -> torch.nn.Module:
+    """Read weights into a network, on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    path : safetensors, or a checkpoint of the authors (`.pt`)
+    network : the network to fill; None builds the one that the file's metadata name (`model`, see `save_weights`)
+
+    Raises
+    ------
+    BadInput
+        The file is missing, truncated, not weights, holds pickled objects, values that are not finite, or a tensor that
+        does not fit the network: the message names the first one.
+    """
+    tensors = read_tensors(path)
+    if network is None:
+        network = _network_of(path)
+    expected = network.state_dict()
+    for name, tensor in expected.items():
+        if name not in tensors:
+            raise BadInput(
+                f"{path} is of another architecture: it has no tensor '{name}' {list(tensor.shape)}. {_ADVICE}"
+            )
+        if tensors[name].shape != tensor.shape:
+            raise BadInput(
+                f"{path} is of another architecture: its tensor '{name}' is {list(tensors[name].shape)}, "
+                f"the network's is {list(tensor.shape)}. {_ADVICE}"
+            )
+    if unknown := [name for name in tensors if name not in expected]:
+        raise BadInput(f"{path} is of another architecture: the network has no tensor '{unknown[0]}'. {_ADVICE}")
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise BadInput(
+                f"{path}: the tensor '{name}' holds values that are not finite. Use an earlier checkpoint of this run."
+            )
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the named tensors of a weights file, on the CPU; nothing in the file is run.
+
+    Raises
+    ------
+    BadInput
+        See `load_weights`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"There is no weights file {path}.")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise BadInput(
+                f"{path} is truncated or is not a safetensors file ({error}). Fetch or save it again."
+            ) from None
+    return _read_checkpoint(path)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Read what `save_weights` stored beside the tensors; empty for files that others made."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            found = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+    except FileNotFoundError:
+        raise BadInput(f"There is no weights file {path}.") from None
+    except SafetensorError as error:
+        raise BadInput(f"{path} is truncated or is not a safetensors file ({error}). Fetch or save it again.") from None
+    return dict(found)
+
+
+_ADVICE = "Choose the model, and the model's options (features, factors, kernels), that the weights were trained with."
+
+
+def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    import pickle
+
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error) or "weights_only" in str(error):
+            raise BadInput(
+                f"{path} holds pickled objects other than tensors, which could run code when read: refused. "
+                "Save its state dict alone, with torch.save(network.state_dict(), ...)."
+            ) from None
+        raise BadInput(f"{path} is not a weights file ({_first_line(error)}).") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} is truncated or is not a checkpoint ({_first_line(error)}). Fetch it again.") from None
+    if isinstance(found, dict) and "model_state_dict" in found:
+        found = found["model_state_dict"]
+    if not isinstance(found, dict) or not found or not all(isinstance(t, torch.Tensor) for t in found.values()):
+        raise BadInput(f"{path} has no weights: expected a dictionary of tensors, or one with 'model_state_dict'.")
+    return {str(name): tensor.float() for name, tensor in found.items()}
+
+
+def _network_of(path: str | Path) -> torch.nn.Module:
+    """Build the network that a file's metadata name."""
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+
+    table = dict(read_metadata(path).get("model", {}))
+    name = table.pop("use", None)
+    if name is None:
+        raise BadInput(
+            f"{path} does not say which model it belongs to. Name the model, for example --model mitochondria."
+        )
+    model = build(load_catalog().get("model", name), table, f"metadata of {path}")
+    network: torch.nn.Module = model.network()
+    return network
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

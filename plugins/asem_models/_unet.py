@@ -1,0 +1,234 @@
+"""The 3D U-Net of the published method, general in width, depth, factors and kernels.
+
+Gallusser et al. 2022 use the defaults: three halvings, 32 feature maps that double per level, two valid 3x3x3
+convolutions a level, 5,837,730 parameters. The parameters are named as in the authors' checkpoints, so these load
+as they are. Anisotropic images want `factors` such as (1, 2, 2) and `kernels` such as (1, 3, 3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from asem_core.errors import BadInput
+from asem_core.volume import Zyx, as_zyx
+
+Kernels = Sequence[Sequence[Any]]
+"""Kernels of the convolutions of a level, or a list of such lists: one per level, the full resolution first."""
+
+
+class UNet(nn.Module):
+    """A U-Net of valid convolutions that knows its own geometry.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of the image and of the result; channel 0 of the result is background, 1 is foreground.
+    features, feature_factor : int
+        Feature maps at full resolution, and what they are multiplied by at each level.
+    factors : one zyx triple per halving
+        By how much each level is downsampled from the one above.
+    kernels : one zyx triple per convolution of a level, or one such list per level (`len(factors) + 1` of them)
+        The decoder uses the kernels of its level, too; the last convolution uses the last kernel of level 0.
+
+    Raises
+    ------
+    BadInput
+        The kernels and factors cannot be aligned: a crop would fall between two voxels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: int = 32,
+        feature_factor: int = 2,
+        factors: Sequence[Sequence[int]] = ((2, 2, 2),) * 3,
+        kernels: Kernels = ((3, 3, 3), (3, 3, 3)),
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.features, self.feature_factor = features, feature_factor
+        self.factors: tuple[Zyx, ...] = tuple(as_zyx(f) for f in factors)
+        self.kernels = _kernels_per_level(kernels, len(self.factors) + 1)
+        self._check_alignment()
+
+        width = [features * feature_factor**i for i in range(len(self.kernels))]
+        below = [in_channels, *width]
+        self.unet = nn.Module()
+        self.unet.l_conv = nn.ModuleList(_ConvPass(below[i], width[i], k) for i, k in enumerate(self.kernels))
+        decoders = [_ConvPass(width[i] + width[i + 1], width[i], self.kernels[i]) for i in range(len(self.factors))]
+        self.unet.r_conv = nn.ModuleList([nn.ModuleList(decoders)])
+        self.final_conv_pass = _ConvPass(features, out_channels, [self.kernels[0][-1]], activate=False)
+
+    @property
+    def encoders(self) -> list[_ConvPass]:
+        """The convolutions on the way down, the full resolution first."""
+        return list(self.unet.l_conv)
+
+    @property
+    def decoders(self) -> list[_ConvPass]:
+        """The convolutions on the way up, by level: the full resolution first."""
+        return list(self.unet.r_conv[0])
+
+    def spec(self) -> dict[str, Any]:
+        """Say what `UNet(**spec)` needs to build this network again; plain JSON values."""
+        return {
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "features": self.features,
+            "feature_factor": self.feature_factor,
+            "factors": [list(f) for f in self.factors],
+            "kernels": [[list(k) for k in level] for level in self.kernels],
+        }
+
+    @property
+    def alignment(self) -> Zyx:
+        """Shifting the input by a multiple of this (voxels, zyx) shifts the output, and nothing else does."""
+        return self._step(0)
+
+    @property
+    def context(self) -> Zyx:
+        """How many voxels of input lie before the first voxel of output, zyx (and behind the last)."""
+        shape = self.input_shape((1, 1, 1))
+        return as_zyx([(i - o) // 2 for i, o in zip(shape, self.output_shape(shape), strict=True)])
+
+    def input_shape(self, output: Sequence[int]) -> Zyx:
+        """Find the smallest input whose result has at least the shape `output`, zyx."""
+        return as_zyx([self._input_edge(max(1, n), axis) for axis, n in enumerate(as_zyx(output))])
+
+    def output_shape(self, shape: Sequence[int]) -> Zyx:
+        """Say the shape of the result of an input of `shape`, zyx.
+
+        Raises
+        ------
+        BadInput
+            The network cannot take this shape; the message names the nearest one that it can.
+        """
+        found = [self._output_edge(n, axis) for axis, n in enumerate(as_zyx(shape))]
+        if None in found:
+            right = as_zyx([self._next_valid(n, axis) for axis, n in enumerate(as_zyx(shape))])
+            raise BadInput(f"The network cannot take an input of {list(as_zyx(shape))} voxels; {list(right)} would do.")
+        return as_zyx([n for n in found if n is not None])
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute logits.
+
+        Parameters
+        ----------
+        image : float32 (n, in_channels, z, y, x), grey values scaled to [-1, 1]
+
+        Returns
+        -------
+        float32 (n, out_channels, z', y', x'), without the activation: softmax over the channels gives probabilities
+        """
+        self.output_shape(image.shape[2:])
+        skips = []
+        for level, factor in enumerate(self.factors):
+            image = self.unet.l_conv[level](image)
+            skips.append(image)
+            image = functional.max_pool3d(image, factor)
+        image = self.unet.l_conv[-1](image)
+        for level in reversed(range(len(self.factors))):
+            image = functional.interpolate(image, scale_factor=[float(f) for f in self.factors[level]], mode="nearest")
+            shape = [self._crop(n, level, axis) for axis, n in enumerate(image.shape[2:])]
+            image = torch.cat([_centre(skips.pop(), shape), _centre(image, shape)], dim=1)
+            image = self.unet.r_conv[0][level](image)
+        result: torch.Tensor = self.final_conv_pass(image)
+        return result
+
+    def removed(self, level: int) -> Zyx:
+        """How many voxels the convolutions of a level take off an image's edges, both sides together, zyx."""
+        return as_zyx([sum(k[axis] - 1 for k in self.kernels[level]) for axis in range(3)])
+
+    def _step(self, level: int) -> Zyx:
+        """The product of the factors from a level down."""
+        return as_zyx([math.prod(f[axis] for f in self.factors[level:]) for axis in range(3)])
+
+    def _crop(self, edge: int, level: int, axis: int) -> int:
+        """Crop an upsampled edge so that what remains after the convolutions is a multiple of the factors below."""
+        step, removed = self._step(level)[axis], self.removed(level)[axis]
+        return (edge - removed) // step * step + removed
+
+    def _output_edge(self, edge: int, axis: int) -> int | None:
+        """Follow one edge through the network; None where it does not fit."""
+        for level, factor in enumerate(self.factors):
+            edge -= self.removed(level)[axis]
+            if edge <= 0 or edge % factor[axis]:
+                return None
+            edge //= factor[axis]
+        edge -= self.removed(len(self.factors))[axis]
+        for level in reversed(range(len(self.factors))):
+            edge = self._crop(edge * self.factors[level][axis], level, axis) - self.removed(level)[axis]
+        edge -= self.kernels[0][-1][axis] - 1
+        return edge if edge > 0 else None
+
+    def _next_valid(self, edge: int, axis: int) -> int:
+        while self._output_edge(edge, axis) is None:
+            edge += 1
+        return edge
+
+    def _input_edge(self, output: int, axis: int) -> int:
+        edge = self._next_valid(output, axis)
+        while (self._output_edge(edge, axis) or 0) < output:
+            edge += self.alignment[axis]
+        return edge
+
+    def _check_alignment(self) -> None:
+        for axis, name in enumerate("zyx"):
+            for level, kernels in enumerate(self.kernels):
+                if any(k[axis] < 1 or k[axis] % 2 == 0 for k in kernels):
+                    raise BadInput(f"Kernels must be odd, but level {level} has {kernels} (z, y, x).")
+                step, removed = self._step(level)[axis], self.removed(level)[axis]
+                if (-removed) % step % 2:
+                    raise BadInput(
+                        f"The factors {self.factors} and the kernels of level {level}, {kernels}, do not fit along "
+                        f"{name}: the crop would be an odd number of voxels, off the centre. Use other kernels."
+                    )
+
+
+class _ConvPass(nn.Module):
+    """Valid convolutions, each followed by a ReLU (unless it is the network's last)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernels: Sequence[Zyx], activate: bool = True) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for kernel in kernels:
+            layers.append(nn.Conv3d(in_channels, out_channels, kernel))
+            if activate:
+                layers.append(nn.ReLU())
+            in_channels = out_channels
+        self.conv_pass = nn.Sequential(*layers)
+
+    @property
+    def convolutions(self) -> list[nn.Conv3d]:
+        return [layer for layer in self.conv_pass if isinstance(layer, nn.Conv3d)]
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.conv_pass(image)
+        return result
+
+
+def _centre(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Take the middle of the last three axes; an odd rest leaves one voxel more at the end."""
+    for axis, n in zip((2, 3, 4), shape, strict=True):
+        image = image.narrow(axis, (image.shape[axis] - n) // 2, n)
+    return image
+
+
+def _kernels_per_level(kernels: Kernels, levels: int) -> tuple[tuple[Zyx, ...], ...]:
+    """Give every level its kernels: one list stands for all levels."""
+    if isinstance(kernels[0][0], int):
+        kernels = [kernels]
+    if len(kernels) == 1:
+        kernels = list(kernels) * levels
+    if len(kernels) != levels:
+        raise BadInput(
+            f"A network with {levels - 1} factors has {levels} levels; kernels are given for {len(kernels)}."
+        )
+    return tuple(tuple(as_zyx(k) for k in level) for level in kernels)

@@ -1,0 +1,30 @@
+"""The endoplasmic reticulum: one thin, branched object, whose outline is scored to the voxel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from asem_core.hookspecs import hookimpl
+from asem_models._organelle import Organelle
+
+
+@attrs.frozen(kw_only=True)
+class EndoplasmicReticulum(Organelle):
+    """The endoplasmic reticulum, as trained by Gallusser et al. 2022.
+
+    The exclusion zone is the paper's 1 / 1 voxel; the authors' instructions say 2 / 2.
+    Holes below 0.0025 um3 (20,000 voxels of 5 nm) in annotations are filled.
+    """
+
+    name: ClassVar[str] = "endoplasmic-reticulum"
+
+    largest_hole_vx: int = 20_000
+    exclusion_dilate_vx: int = 1
+    exclusion_erode_vx: int = 1
+
+
+@hookimpl
+def register_models() -> list[type[EndoplasmicReticulum]]:
+    return [EndoplasmicReticulum]

@@ -1,0 +1,26 @@
+"""Membranes between cells: one connected sheet, kept as a binary map."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from asem_core.hookspecs import hookimpl
+from asem_models._organelle import Organelle
+
+
+@attrs.frozen(kw_only=True)
+class Membrane(Organelle):
+    """Boundaries between cells; not in the paper, which has no model of them."""
+
+    name: ClassVar[str] = "membrane"
+
+    exclusion_dilate_vx: int = 1
+    exclusion_erode_vx: int = 1
+    objects: bool = False
+
+
+@hookimpl
+def register_models() -> list[type[Membrane]]:
+    return [Membrane]
