@@ -38,6 +38,10 @@ def as_zyx_nm(value: float | Sequence[float], what: str = "voxel size") -> ZyxNm
     return (values[0], values[1], values[2])
 
 
+def _as_origin(value: float | Sequence[float]) -> ZyxNm:
+    return as_zyx_nm(value, "origin")
+
+
 def _check_voxel_size(_instance: Any, _attribute: Any, value: ZyxNm) -> None:
     if not all(np.isfinite(v) and v > 0 for v in value):
         raise BadInput(f"The voxel size must be three positive numbers in nm (z, y, x), got {list(value)}.")
@@ -65,7 +69,9 @@ class Box:
             begin = [int(a or 0) for a, _ in ends]
             end = [int(b) if b else n for (_, b), n in zip(ends, shape, strict=True)]
         except ValueError:
-            raise BadInput(f"'{text}' is not a box. Write z0:z1,y0:y1,x0:x1 in voxels, for example 0:64,100:300,:.") from None
+            raise BadInput(
+                f"'{text}' is not a box. Write z0:z1,y0:y1,x0:x1 in voxels, for example 0:64,100:300,:."
+            ) from None
         box = cls(as_zyx(begin), as_zyx(end))
         if box.is_empty:
             raise BadInput(f"The box {text} is empty: each end must be larger than its begin.")
@@ -143,7 +149,7 @@ class Spec:
     shape: Zyx = attrs.field(converter=as_zyx)
     dtype: np.dtype[Any] = attrs.field(converter=np.dtype)
     voxel_size_nm: ZyxNm = attrs.field(converter=as_zyx_nm, validator=_check_voxel_size)
-    origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=lambda v: as_zyx_nm(v, "origin"))
+    origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
 
     @property
     def box(self) -> Box:
@@ -156,13 +162,15 @@ class Volume:
 
     data: ArrayLike = attrs.field(repr=False)
     voxel_size_nm: ZyxNm = attrs.field(converter=as_zyx_nm, validator=_check_voxel_size)
-    origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=lambda v: as_zyx_nm(v, "origin"))
+    origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
     path: str = "(in memory)"
     attributes: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if len(self.data.shape) != 3:
-            raise BadInput(f"{self.path} has {len(self.data.shape)} axes {self.data.shape}; a volume has three (z, y, x).")
+            raise BadInput(
+                f"{self.path} has {len(self.data.shape)} axes {self.data.shape}; a volume has three (z, y, x)."
+            )
 
     @property
     def shape(self) -> Zyx:
@@ -207,7 +215,7 @@ class Volume:
         near = Box(as_zyx([w.min() for w in wanted]), as_zyx([w.max() + 1 for w in wanted]))
         found = np.asarray(self.data[near.slices])
         z, y, x = (w - b for w, b in zip(wanted, near.begin, strict=True))
-        return found[np.ix_(z, y, x)]
+        return np.asarray(found[np.ix_(z, y, x)])
 
     def crop(self, box: Box) -> Self:
         """Take a lazy view of a box; its origin moves along, so it stays in place."""
@@ -267,7 +275,9 @@ class Labels(Volume):
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if self.dtype.kind not in "uib":
-            raise BadInput(f"{self.path} holds {self.dtype}; labels are whole numbers. Is this an image or a probability map?")
+            raise BadInput(
+                f"{self.path} holds {self.dtype}; labels are whole numbers. Is this an image or a probability map?"
+            )
 
 
 def _reflect(index: np.ndarray, n: int) -> np.ndarray:
@@ -296,7 +306,7 @@ class _View:
     def __getitem__(self, key: Any) -> np.ndarray:
         keys = key if isinstance(key, tuple) else (key,)
         keys = keys + (slice(None),) * (3 - len(keys))
-        moved = []
+        moved: list[slice | int] = []
         for k, begin, n in zip(keys, self.window.begin, self.window.shape, strict=True):
             if isinstance(k, slice):
                 start, stop, step = k.indices(n)

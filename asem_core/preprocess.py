@@ -1,0 +1,84 @@
+"""Run a preprocessing step over a volume, block by block, into a layer of the cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run, Work, run_blocks
+from asem_core.errors import PluginError
+from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.provenance import made_by
+from asem_core.store import Output, create_volume, finish_volume, is_complete
+from asem_core.volume import Box, Volume, Zyx, as_zyx
+
+DEFAULT_BLOCK = as_zyx(128)
+
+
+def apply(
+    step: Preprocessor,
+    volume: Volume,
+    output: str | Path,
+    run: Run,
+    *,
+    overwrite: bool = False,
+    attributes: Mapping[str, Any] | None = None,
+) -> Volume:
+    """Fit `step` to a volume and write its result to the layer `output` (`cell.zarr/<layer>`).
+
+    A layer that the same step made from the same input is returned as it is; an unfinished one is completed.
+    """
+    fitted = step.fit(volume, run.within(f"{step.name}-fit"))
+    block = run.block or DEFAULT_BLOCK
+    record = made_by("preprocess", step=step, inputs=[volume])
+    extra = {**dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
+    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, attributes=extra)
+    if not is_complete(out):
+        work = _Write(fitted, volume, out, step.name)
+        run_blocks(work, out.box, block, run, name=f"{step.name}-{_layer_name(out)}")
+    return finish_volume(out, run)
+
+
+def apply_in_memory(
+    step: Preprocessor, volume: Volume, run: Run | None = None, block: int | Zyx = DEFAULT_BLOCK
+) -> Volume:
+    """Fit and apply `step` without a file: for small volumes, previews and tests."""
+    run = run or Run(progress=False)
+    fitted = step.fit(volume, run)
+    result = np.empty(fitted.output.shape, fitted.output.dtype)
+    for box in fitted.output.box.blocks(block):
+        result[box.slices] = apply_to_block(fitted, volume, box, step.name)
+    return Volume(result, fitted.output.voxel_size_nm, fitted.output.origin_nm, f"{volume.path} after {step.name}")
+
+
+def apply_to_block(fitted: Fitted, volume: Volume, box: Box, name: str) -> np.ndarray:
+    """Make one block of the result, and check that the plugin kept its word."""
+    result = fitted(volume.read(fitted.needs(box), fitted.outside), box)
+    if result.shape != box.shape or result.dtype != fitted.output.dtype:
+        raise PluginError(
+            f"Preprocessor '{name}' promised a block of shape {list(box.shape)} and {fitted.output.dtype}, "
+            f"but returned {list(result.shape)} and {result.dtype}. This is a fault of the plugin."
+        )
+    return result
+
+
+@attrs.frozen
+class _Write:
+    fitted: Fitted
+    volume: Volume
+    output: Output
+    name: str
+
+    def __call__(self) -> Work:
+        return self.block
+
+    def block(self, box: Box) -> None:
+        self.output.data[box.slices] = apply_to_block(self.fitted, self.volume, box, self.name)  # type: ignore[index]
+
+
+def _layer_name(volume: Volume) -> str:
+    return Path(volume.path).name

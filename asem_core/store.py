@@ -1,0 +1,460 @@
+"""Volumes on disk: one Zarr container per cell, every layer an OME-Zarr multiscale image that other programs open.
+
+Written: OME-Zarr 0.5 (Zarr v3). Read: OME-Zarr 0.4 and 0.5, plain Zarr v2 and v3 arrays with `resolution` and `offset`
+attributes in nm (Gallusser et al. 2022), local or at `s3://`, `gs://`, `https://`.
+
+A layer under work is marked incomplete until `finish_volume`, so that a half-written one is never taken for whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import filelock
+import numpy as np
+
+from asem_core.blocks import Run, run_blocks
+from asem_core.errors import BadInput, OutputBusy, OutputExists, UnknownName
+from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+
+V = TypeVar("V", bound=Volume)
+
+LARGEST_CHUNK = 64  # voxels along an edge; small enough for viewers, large enough for file systems
+SMALLEST_LEVEL = 64  # the pyramid ends when every edge is at most this many voxels
+_NM_PER = {"nanometer": 1.0, "nm": 1.0, "micrometer": 1e3, "um": 1e3, "millimeter": 1e6, "angstrom": 0.1, "meter": 1e9}
+
+
+# --- reading ----------------------------------------------------------------------------------------------------
+
+
+def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = False) -> V:  # type: ignore[assignment]
+    """Open a layer lazily: `cell.zarr/raw`, one level of it (`cell.zarr/raw/s1`), or a plain Zarr array.
+
+    Parameters
+    ----------
+    path
+        Address of a group with OME-Zarr metadata (its finest level opens) or of an array.
+    kind
+        `Volume`, or `Labels` for a volume of whole numbers.
+    unfinished
+        Also open a layer whose run has not ended.
+
+    Raises
+    ------
+    BadInput
+        Nothing is there, it is not an image, it has no voxel size, or it was never finished.
+    """
+    address = str(path).rstrip("/")
+    node = _open_node(address)
+    attributes = dict(node.attrs)
+    if not unfinished and attributes.get("asem", {}).get("complete") is False:
+        raise BadInput(
+            f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
+        )
+    multiscale = _multiscale(attributes)
+    if multiscale is not None:
+        dataset = multiscale["datasets"][0]
+        size, origin, keep = _ome_placement(multiscale, dataset, address)
+        return kind(_squeezed(node[dataset["path"]], keep, address), size, origin, address, attributes)
+    if hasattr(node, "members"):
+        found = layers(address)
+        what = (
+            f"It holds the layers {', '.join(found)}: name one, as in {address}/{found[0]}"
+            if found
+            else "It holds no image"
+        )
+        raise BadInput(f"{address} is a group, not an image. {what}.")
+    size, origin, keep = _array_placement(address, attributes)
+    return kind(_squeezed(node, keep, address), size, origin, address, attributes)
+
+
+def layers(container: str | Path) -> list[str]:
+    """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
+    node = _open_node(str(container).rstrip("/"))
+    if not hasattr(node, "members"):
+        return []
+    found: list[str] = []
+
+    def visit(group: Any, prefix: str) -> None:
+        for name, member in group.members():
+            address = f"{prefix}{name}"
+            if not hasattr(member, "members"):
+                if {"resolution", "voxel_size"} & set(member.attrs):
+                    found.append(address)
+            elif _multiscale(dict(member.attrs)) is not None:
+                found.append(address)
+            else:
+                visit(member, address + "/")
+
+    visit(node, "")
+    return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
+
+
+def is_complete(volume: Volume) -> bool:
+    """Tell whether the run that made this layer ended (layers of other programs count as complete)."""
+    return bool(volume.attributes.get("asem", {}).get("complete", True))
+
+
+def _open_node(address: str) -> Any:
+    import zarr
+    from zarr.errors import NodeNotFoundError
+
+    remote = "://" in address
+    if not remote and not Path(address).exists():
+        container = next((p for p in Path(address).parents if p.suffix == ".zarr" and p.exists()), None)
+        if container is not None:
+            known = ", ".join(layers(container)) or "none"
+            raise UnknownName(
+                f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
+            )
+        raise BadInput(f"{address} does not exist.")
+    options = {"storage_options": {"anon": True}} if address.startswith("s3://") else {}
+    try:
+        return zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
+    except (NodeNotFoundError, FileNotFoundError, KeyError):
+        raise BadInput(
+            f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
+        ) from None
+
+
+def _multiscale(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = attributes.get("ome", attributes).get("multiscales")
+    return dict(found[0]) if found else None
+
+
+def _ome_placement(
+    multiscale: Mapping[str, Any], dataset: Mapping[str, Any], address: str
+) -> tuple[ZyxNm, ZyxNm, list[int]]:
+    """Voxel size and origin in nm of one level, and which of the array's axes are z, y, x."""
+    axes = [a if isinstance(a, Mapping) else {"name": a} for a in multiscale["axes"]]
+    names = [str(a["name"]).lower() for a in axes]
+    if not {"z", "y", "x"} <= set(names):
+        raise BadInput(f"{address} has the axes {', '.join(names)}; a volume needs z, y and x.")
+    scale, translation = np.ones(len(axes)), np.zeros(len(axes))
+    for step in [*dataset.get("coordinateTransformations", []), *multiscale.get("coordinateTransformations", [])]:
+        if step["type"] == "scale":
+            scale, translation = scale * step["scale"], translation * step["scale"]
+        elif step["type"] == "translation":
+            translation = translation + step["translation"]
+    keep = [names.index(n) for n in "zyx"]
+    units = [str(axes[i].get("unit", "nanometer")).lower() for i in keep]
+    unknown = [u for u in units if u not in _NM_PER]
+    if unknown:
+        raise BadInput(f"{address} gives its voxel size in '{unknown[0]}'; known units: {', '.join(_NM_PER)}.")
+    nm = [_NM_PER[u] for u in units]
+    size = as_zyx_nm([float(scale[i]) * f for i, f in zip(keep, nm, strict=True)])
+    return size, as_zyx_nm([float(translation[i]) * f for i, f in zip(keep, nm, strict=True)], "origin"), keep
+
+
+def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm, ZyxNm, list[int]]:
+    size = attributes.get("resolution", attributes.get("voxel_size"))
+    if size is not None:
+        return as_zyx_nm(size), as_zyx_nm(attributes.get("offset", (0, 0, 0)), "offset"), [0, 1, 2]
+    parent, _, name = address.rpartition("/")
+    if "://" in parent or Path(parent).exists():
+        try:
+            multiscale = _multiscale(dict(_open_node(parent).attrs))
+        except BadInput:
+            multiscale = None
+        for dataset in (multiscale or {}).get("datasets", []):
+            if dataset["path"] == name:
+                return _ome_placement(multiscale or {}, dataset, address)
+    raise BadInput(
+        f"{address} says nothing of its voxel size: it has neither OME-Zarr metadata nor a 'resolution' attribute (nm, z y x). "
+        f"Give it: asem import {address} --voxel-size 5,5,5 -o CELL.zarr"
+    )
+
+
+def _squeezed(array: ArrayLike, keep: Sequence[int], address: str) -> ArrayLike:
+    if list(keep) == [0, 1, 2] and len(array.shape) == 3:
+        return array
+    others = [n for i, n in enumerate(array.shape) if i not in keep]
+    if any(n != 1 for n in others):
+        raise BadInput(
+            f"{address} has several channels or time points {tuple(array.shape)}; a volume has one. Save the one you want."
+        )
+    if list(keep) != sorted(keep):
+        raise BadInput(f"{address} does not store its axes in the order z, y, x. Save it in that order.")
+    return _Squeezed(array, tuple(keep))
+
+
+@attrs.frozen(eq=False)
+class _Squeezed:
+    """The zyx part of an array with further axes of length 1."""
+
+    array: ArrayLike
+    keep: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape[i] for i in self.keep)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full: list[Any] = [0] * len(self.array.shape)
+        for axis, part in zip(self.keep, key, strict=True):
+            full[axis] = part
+        return np.asarray(self.array[tuple(full)])
+
+
+# --- writing ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Output(Volume):
+    """A layer under work. The process that made it holds its lock; a copy that travels to a worker does not."""
+
+    lock: filelock.BaseFileLock | None = attrs.field(default=None, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Volume, (self.data, self.voxel_size_nm, self.origin_nm, self.path, self.attributes)
+
+
+def create_volume(
+    path: str | Path,
+    spec: Spec,
+    *,
+    block: int | Zyx,
+    made_by: Mapping[str, Any],
+    overwrite: bool = False,
+    fill: float = 0,
+    attributes: Mapping[str, Any] | None = None,
+) -> Output:
+    """Create a layer to be written block by block, or go on with one that an earlier run left unfinished.
+
+    Parameters
+    ----------
+    path
+        `cell.zarr/<layer>`; the container and the groups between are made as needed.
+    block
+        Shape in voxels of the blocks that will be written; chunks divide it, so no two blocks share a chunk.
+    made_by
+        What makes this layer (see `provenance.made_by`). The same again resumes, or returns the finished layer.
+    fill
+        Value of voxels never written.
+    attributes
+        Further entries for the layer's `asem` attribute.
+
+    Raises
+    ------
+    OutputExists
+        Something else is there and `overwrite` is False.
+    OutputBusy
+        Another process is writing it.
+    """
+    target = Path(path)
+    _make_groups(target.parent)
+    lock = _lock(target)
+    try:
+        made_by = json.loads(json.dumps(made_by))
+        existing = _existing(target, spec, made_by, overwrite)
+        if existing is not None:
+            return attrs.evolve(existing, lock=lock)
+        return _create(target, spec, as_zyx(block), made_by, fill, dict(attributes or {}), lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = True) -> Volume:
+    """Build the multiscale pyramid block by block, mark the layer complete and let go of its lock."""
+    import zarr
+
+    group = zarr.open_group(volume.path, mode="r+")
+    if not is_complete(volume):
+        if pyramid:
+            _build_pyramid(group, volume, run or Run(progress=False))
+        group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
+    if volume.lock is not None:
+        volume.lock.release()
+    return open_volume(volume.path)
+
+
+def chunk_shape(shape: Zyx, block: Zyx) -> Zyx:
+    """Choose chunks of at most 64 voxels along an edge that divide the block, so that no two blocks share one."""
+    edges = []
+    for n, b in zip(shape, block, strict=True):
+        largest = min(b, LARGEST_CHUNK)
+        edge = next(c for c in range(largest, 0, -1) if b % c == 0)
+        # A block with no useful divisor (a prime edge) is its own chunk.
+        edges.append(min(n, b if edge < 16 <= b else edge))
+    return as_zyx(edges)
+
+
+def _make_groups(folder: Path) -> None:
+    import zarr
+
+    root = next((p for p in [folder, *folder.parents] if p.suffix == ".zarr"), folder)
+    chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
+    try:
+        for group in reversed(chain):
+            if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
+                group.mkdir(parents=True, exist_ok=True)
+                zarr.open_group(str(group), mode="a")
+    except PermissionError as error:
+        raise BadInput(
+            f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
+        ) from None
+
+
+def _lock(target: Path) -> filelock.BaseFileLock:
+    """Lock a layer. The lock file lies beside the container, in a hidden folder: inside, Zarr readers would stumble."""
+    root = next((p for p in target.parents if p.suffix == ".zarr"), target.parent)
+    folder = root.with_name(f".{root.name}-locks")
+    folder.mkdir(exist_ok=True)
+    lock = filelock.FileLock(folder / (".".join(target.relative_to(root).parts) + ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise OutputBusy(
+            f"{target} is being written by another process. Wait for it, or choose another output."
+        ) from None
+    return lock
+
+
+def _existing(target: Path, spec: Spec, made_by: Mapping[str, Any], overwrite: bool) -> Output | None:
+    if not target.exists():
+        return None
+    try:
+        found: Volume | None = open_volume(target, unfinished=True)
+    except BadInput:
+        found = None
+    if found is not None and found.attributes.get("asem", {}).get("made_by") == made_by and found.shape == spec.shape:
+        import zarr
+
+        group = zarr.open_group(str(target), mode="r+")
+        return Output(group["s0"], found.voxel_size_nm, found.origin_nm, str(target), dict(group.attrs))  # type: ignore[arg-type]
+    if not overwrite:
+        raise OutputExists(
+            f"{target} exists and was made by something else{_difference(found, made_by)}. "
+            "Add --overwrite to replace it, or choose another output."
+        )
+    shutil.rmtree(target)
+    return None
+
+
+def _difference(found: Volume | None, made_by: Mapping[str, Any]) -> str:
+    before = (found.attributes.get("asem", {}).get("made_by") if found is not None else None) or {}
+    keys = [k for k in sorted({*before, *made_by}) if before.get(k) != made_by.get(k)]
+    return f" (differs in: {', '.join(keys)})" if before and keys else ""
+
+
+def _create(
+    target: Path,
+    spec: Spec,
+    block: Zyx,
+    made_by: Mapping[str, Any],
+    fill: float,
+    attributes: dict[str, Any],
+    lock: filelock.BaseFileLock,
+) -> Output:
+    import zarr
+
+    group = zarr.open_group(str(target), mode="w-")
+    array = _create_array(group, "s0", spec.shape, spec.dtype, chunk_shape(spec.shape, block), fill)
+    levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
+    group.attrs.update({"asem": {"complete": False, "made_by": made_by, **attributes}, **_ome(target.name, levels)})  # type: ignore[dict-item]
+    return Output(array, spec.voxel_size_nm, spec.origin_nm, str(target), dict(group.attrs), lock)
+
+
+def _create_array(group: Any, name: str, shape: Zyx, dtype: np.dtype[Any], chunks: Zyx, fill: float) -> Any:
+    from zarr.codecs import BloscCodec
+
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        fill_value=dtype.type(fill),
+        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle" if dtype.itemsize > 1 else "noshuffle"),
+        dimension_names=["z", "y", "x"],
+        overwrite=True,
+    )
+
+
+def _ome(name: str, levels: Sequence[tuple[str, ZyxNm, ZyxNm]]) -> dict[str, Any]:
+    """OME-Zarr 0.5 metadata; positions are those of voxel centres, in nm."""
+    datasets = [
+        {
+            "path": path,
+            "coordinateTransformations": [
+                {"type": "scale", "scale": list(size)},
+                {"type": "translation", "translation": list(origin)},
+            ],
+        }
+        for path, size, origin in levels
+    ]
+    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+    return {"ome": {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}}
+
+
+# --- the pyramid ------------------------------------------------------------------------------------------------
+
+
+def _build_pyramid(group: Any, volume: Volume, run: Run) -> None:
+    levels = [("s0", volume.voxel_size_nm, volume.origin_nm)]
+    is_label = _holds_labels(volume)
+    source = group["s0"]
+    while max(source.shape) > SMALLEST_LEVEL:
+        size, origin = levels[-1][1], levels[-1][2]
+        # Halve the axes that are finest, so that anisotropic voxels become isotropic as the pyramid narrows.
+        factor = as_zyx([2 if s <= 1.5 * min(size) and n > 1 else 1 for s, n in zip(size, source.shape, strict=True)])
+        if factor == (1, 1, 1):
+            break
+        shape = as_zyx([-(-n // f) for n, f in zip(source.shape, factor, strict=True)])
+        name = f"s{len(levels)}"
+        target = _create_array(group, name, shape, volume.dtype, chunk_shape(shape, as_zyx(LARGEST_CHUNK)), 0)
+        block = as_zyx([LARGEST_CHUNK * 2] * 3)
+        quiet = attrs.evolve(run, progress=False, scratch=None, workers=1 if math.prod(shape) < 5e7 else run.workers)
+        run_blocks(_Halve(source, target, factor, is_label), Box.of_shape(shape), block, quiet, name=f"pyramid-{name}")
+        new_size = as_zyx_nm([s * f for s, f in zip(size, factor, strict=True)])
+        shift = [0.0 if is_label else (n - s) / 2 for n, s in zip(new_size, size, strict=True)]
+        levels.append((name, new_size, as_zyx_nm([o + d for o, d in zip(origin, shift, strict=True)], "origin")))
+        source = target
+    group.attrs.update(_ome(Path(volume.path).name, levels))
+
+
+def _holds_labels(volume: Volume) -> bool:
+    made = volume.attributes.get("asem", {})
+    if "kind" in made:
+        return bool(made["kind"] == "labels")
+    parts = Path(volume.path).parts
+    return any(p in ("labels", "seeds", "exclusion", "instances") for p in parts) or parts[-1] in (
+        "mask",
+        "segmentation",
+    )
+
+
+@attrs.frozen
+class _Halve:
+    """Average (images) or subsample (labels: ids must not be mixed) by `factor`, one block of the result at a time."""
+
+    source: Any
+    target: Any
+    factor: Zyx
+    is_label: bool
+
+    def __call__(self) -> Any:
+        return self.halve
+
+    def halve(self, box: Box) -> None:
+        begin = [b * f for b, f in zip(box.begin, self.factor, strict=True)]
+        end = [min(e * f, n) for e, f, n in zip(box.end, self.factor, self.source.shape, strict=True)]
+        block = np.asarray(self.source[Box(as_zyx(begin), as_zyx(end)).slices])
+        if self.is_label:
+            self.target[box.slices] = block[tuple(slice(None, None, f) for f in self.factor)]
+            return
+        pad = [(0, -n % f) for n, f in zip(block.shape, self.factor, strict=True)]
+        block = np.pad(block, pad, mode="edge")
+        parts = [v for n, f in zip(block.shape, self.factor, strict=True) for v in (n // f, f)]
+        mean = block.reshape(parts).mean(axis=(1, 3, 5), dtype=np.float32)
+        self.target[box.slices] = np.rint(mean).astype(block.dtype) if block.dtype.kind in "ui" else mean
