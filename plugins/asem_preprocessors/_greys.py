@@ -1,0 +1,159 @@
+"""The grey values of a whole volume: their range and histogram, gathered block by block."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import map_blocks
+from asem_core.errors import BadInput
+from asem_core.volume import Box, Volume
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
+
+PASS_BLOCK = 256  # edge in voxels; not `run.block`: what is gathered must not depend on it
+NUM_FLOAT_BINS = 1 << 16
+HISTOGRAM_DTYPES = ("bool", "uint8", "int8", "uint16", "int16")
+
+
+@attrs.frozen(eq=False)
+class Greys:
+    """The histogram of a volume: ascending grey values, and how many voxels have each.
+
+    Whole numbers of up to 16 bits are counted exactly; others in 65,536 bins over their range, named by their centres.
+    """
+
+    values: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float((self.values * self.counts).sum() / self.counts.sum())
+
+    @property
+    def std(self) -> float:
+        return float(np.sqrt(((self.values - self.mean) ** 2 * self.counts).sum() / self.counts.sum()))
+
+    def percentile(self, percent: float) -> float:
+        """Return the smallest grey value that at least `percent` of the voxels do not exceed."""
+        cumulated = np.cumsum(self.counts)
+        at = np.searchsorted(cumulated, percent / 100 * cumulated[-1] * (1 - 1e-12))
+        return float(self.values[min(int(at), self.values.size - 1)])
+
+
+def grey_range(volume: Volume, run: Run, what: str) -> tuple[Any, Any]:
+    """Return the least and greatest grey value.
+
+    Raises
+    ------
+    BadInput
+        A voxel is NaN or infinite, or all voxels are alike; says where, and that `what` cannot be done.
+    """
+    lowest, highest = [], []
+    for box, (low, high) in map_blocks(_loader(_block_range, volume), volume.box, PASS_BLOCK, run, name=f"{what}-range"):
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise BadInput(
+                f"{volume.path} holds NaN or infinite values in box {box}, so {what} cannot use it. "
+                "Replace them (for example by 0) where the image was exported, and import it again."
+            )
+        lowest.append(low)
+        highest.append(high)
+    low, high = min(lowest), max(highest)
+    require_contrast(volume, low, high, what)
+    return low, high
+
+
+def require_contrast(volume: Volume, low: Any, high: Any, what: str) -> None:
+    """Refuse an image of one grey value.
+
+    Raises
+    ------
+    BadInput
+    """
+    if low == high:
+        raise BadInput(
+            f"Every voxel of {volume.path} has the value {low}, so {what} has nothing to work on. "
+            "Was the image imported, or cropped, at the right place?"
+        )
+
+
+def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] = ()) -> Greys:
+    """Count the grey values of a volume, leaving out those in `ignore` (padding, say).
+
+    Raises
+    ------
+    BadInput
+        A voxel is NaN or infinite; all voxels are alike, or all are ignored.
+    """
+    if volume.dtype.name in HISTOGRAM_DTYPES:
+        kind = "u1" if volume.dtype == bool else volume.dtype
+        info = np.iinfo(kind)
+        low, high, bins = info.min, info.max, int(info.max) - int(info.min) + 1
+        values = np.arange(bins, dtype=np.float64) + low
+    else:
+        low, high = (float(v) for v in grey_range(volume, run, what))
+        bins = NUM_FLOAT_BINS
+        values = low + (np.arange(bins) + 0.5) * ((high - low) / bins)
+    work = functools.partial(_block_histogram, low=low, high=high, bins=bins, ignore=tuple(ignore))
+    counts = np.zeros(bins, np.int64)
+    for _, found in map_blocks(_loader(work, volume), volume.box, PASS_BLOCK, run, name=f"{what}-histogram"):
+        counts += found
+    used = counts > 0
+    if not used.any():
+        raise BadInput(f"Every voxel of {volume.path} is among the ignored grey values {list(ignore)}.")
+    require_contrast(volume, values[used].min(), values[used].max(), what)
+    return Greys(values[used], counts[used])
+
+
+def finite(block: np.ndarray, box: Box, what: str) -> np.ndarray:
+    """Return the block as it is, or refuse it.
+
+    Raises
+    ------
+    BadInput
+        A voxel is NaN or infinite.
+    """
+    if block.dtype.kind == "f" and not np.isfinite(block).all():
+        raise BadInput(f"NaN or infinite values near box {box}, so {what} cannot go on. Replace them in the source.")
+    return block
+
+
+@attrs.frozen
+class Lookup:
+    """Grey values to grey values through a table: exact for 8 and 16 bit images, interpolated for others."""
+
+    table: np.ndarray  # one entry for each value of the dtype, from its least value on
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        if block.dtype.kind == "i":
+            unsigned = np.dtype(f"u{block.dtype.itemsize}")
+            return self.table[(block.view(unsigned) ^ unsigned.type(1 << (8 * block.dtype.itemsize - 1)))]
+        return self.table[block]
+
+
+def _loader(work: Callable[..., np.ndarray], volume: Volume) -> Callable[[], Callable[[Box], np.ndarray]]:
+    return functools.partial(functools.partial, work, volume)
+
+
+def _block_range(volume: Volume, box: Box) -> np.ndarray:
+    block = volume.read(box)
+    return np.array([block.min(), block.max()])
+
+
+def _block_histogram(volume: Volume, box: Box, *, low: float, high: float, bins: int, ignore: Sequence[float]) -> np.ndarray:
+    counts = np.zeros(bins, np.int64)
+    for plane in volume.read(box):
+        kept = plane.ravel()
+        if ignore:
+            kept = kept[~np.isin(kept, ignore)]
+        if plane.dtype.name in HISTOGRAM_DTYPES:
+            index = kept.astype(np.intp) - int(low)
+        else:
+            index = np.minimum(((kept - low) * (bins / (high - low))).astype(np.intp), bins - 1)
+        counts += np.bincount(index, minlength=bins)
+    return counts
