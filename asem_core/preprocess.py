@@ -13,7 +13,7 @@ from asem_core.blocks import Run, Work, run_blocks
 from asem_core.errors import PluginError
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.provenance import made_by
-from asem_core.store import Output, create_volume, finish_volume, is_complete
+from asem_core.store import Output, create_volume, find_finished, finish_volume, work_folder
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 DEFAULT_BLOCK = as_zyx(128)
@@ -32,14 +32,16 @@ def apply(
 
     A layer that the same step made from the same input is returned as it is; an unfinished one is completed.
     """
-    fitted = step.fit(volume, run.within(f"{step.name}-fit"))
-    block = run.block or DEFAULT_BLOCK
     record = made_by("preprocess", step=step, inputs=[volume])
+    finished = find_finished(output, record)
+    if finished is not None:
+        return finished
+    fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))
+    block = run.block or DEFAULT_BLOCK
     extra = {**dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, attributes=extra)
-    if not is_complete(out):
-        work = _Write(fitted, volume, out, step.name)
-        run_blocks(work, out.box, block, run, name=f"{step.name}-{_layer_name(out)}")
+    work = _Write(fitted, volume, out, step.name)
+    run_blocks(work, out.box, block, out.resumable(run), name=f"{step.name}-{Path(out.path).name}")
     return finish_volume(out, run)
 
 
@@ -78,7 +80,3 @@ class _Write:
 
     def block(self, box: Box) -> None:
         self.output.data[box.slices] = apply_to_block(self.fitted, self.volume, box, self.name)  # type: ignore[index]
-
-
-def _layer_name(volume: Volume) -> str:
-    return Path(volume.path).name

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -214,6 +215,11 @@ class Output(Volume):
     """A layer under work. The process that made it holds its lock; a copy that travels to a worker does not."""
 
     lock: filelock.BaseFileLock | None = attrs.field(default=None, repr=False)
+    work: Path = attrs.field(default=Path(), repr=False)
+
+    def resumable(self, run: Run) -> Run:
+        """Return the same run with its done markers kept beside this layer until it is finished."""
+        return attrs.evolve(run, scratch=self.work / "done")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Volume, (self.data, self.voxel_size_nm, self.origin_nm, self.path, self.attributes)
@@ -258,7 +264,7 @@ def create_volume(
         made_by = json.loads(json.dumps(made_by))
         existing = _existing(target, spec, made_by, overwrite)
         if existing is not None:
-            return attrs.evolve(existing, lock=lock)
+            return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
         return _create(target, spec, as_zyx(block), made_by, fill, dict(attributes or {}), lock)
     except BaseException:
         lock.release()
@@ -274,9 +280,35 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
         if pyramid:
             _build_pyramid(group, volume, run or Run(progress=False))
         group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
+    shutil.rmtree(volume.work, ignore_errors=True)
     if volume.lock is not None:
         volume.lock.release()
     return open_volume(volume.path)
+
+
+def find_finished(path: str | Path, made_by: Mapping[str, Any]) -> Volume | None:
+    """Return the layer if an equal run has already finished it."""
+    if not Path(path).exists():
+        return None
+    try:
+        found = open_volume(path)
+    except BadInput:
+        return None
+    return found if found.attributes.get("asem", {}).get("made_by") == json.loads(json.dumps(made_by)) else None
+
+
+def work_folder(path: str | Path, made_by: Mapping[str, Any]) -> Path:
+    """Where a run keeps its notes (locks, done markers, intermediate results) until the layer `path` is finished.
+
+    Beside the container, hidden: inside it, Zarr readers would stumble over foreign files. Runs that differ in what
+    they make have different folders, so stale notes are never taken for good ones.
+    """
+    return _notes_base(Path(path)).with_suffix(f".{zlib.crc32(json.dumps(made_by, sort_keys=True).encode()):08x}")
+
+
+def _notes_base(target: Path) -> Path:
+    root = next((p for p in target.parents if p.suffix == ".zarr"), target.parent)
+    return root.with_name(f".{root.name}-work") / ("-".join(target.relative_to(root).parts) + ".x")
 
 
 def chunk_shape(shape: Zyx, block: Zyx) -> Zyx:
@@ -307,11 +339,9 @@ def _make_groups(folder: Path) -> None:
 
 
 def _lock(target: Path) -> filelock.BaseFileLock:
-    """Lock a layer. The lock file lies beside the container, in a hidden folder: inside, Zarr readers would stumble."""
-    root = next((p for p in target.parents if p.suffix == ".zarr"), target.parent)
-    folder = root.with_name(f".{root.name}-locks")
-    folder.mkdir(exist_ok=True)
-    lock = filelock.FileLock(folder / (".".join(target.relative_to(root).parts) + ".lock"), timeout=0)
+    file = _notes_base(target).with_suffix(".lock")
+    file.parent.mkdir(exist_ok=True)
+    lock = filelock.FileLock(file, timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -359,11 +389,13 @@ def _create(
 ) -> Output:
     import zarr
 
+    work = work_folder(target, made_by)
+    shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
     group = zarr.open_group(str(target), mode="w-")
     array = _create_array(group, "s0", spec.shape, spec.dtype, chunk_shape(spec.shape, block), fill)
     levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
     group.attrs.update({"asem": {"complete": False, "made_by": made_by, **attributes}, **_ome(target.name, levels)})  # type: ignore[dict-item]
-    return Output(array, spec.voxel_size_nm, spec.origin_nm, str(target), dict(group.attrs), lock)
+    return Output(array, spec.voxel_size_nm, spec.origin_nm, str(target), dict(group.attrs), lock, work)
 
 
 def _create_array(group: Any, name: str, shape: Zyx, dtype: np.dtype[Any], chunks: Zyx, fill: float) -> Any:
