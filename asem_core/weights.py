@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,9 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
         )
     tensors = {name: t.detach().to("cpu").float().contiguous().clone() for name, t in network.state_dict().items()}
     about = dict(metadata or {})
-    if hasattr(network, "spec"):
-        about["network"] = network.spec()
+    spec: Callable[[], dict[str, Any]] | None = getattr(network, "spec", None)
+    if spec is not None:
+        about["network"] = spec()
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -126,7 +127,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {}).get(_KEY, "{}"))
     except FileNotFoundError:
         raise BadInput(f"There is no weights file {path}.") from None
