@@ -1,0 +1,208 @@
+"""Find plugins: entry points to a `Catalog` of names. A broken plugin is remembered and reported, never fatal."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import attrs
+import pluggy
+
+from asem_core import hookspecs
+from asem_core.errors import PluginError, UnknownName
+from asem_core.interfaces import Analyzer, Annotator, Model, Preprocessor, Sampler, Source
+
+KINDS: Mapping[str, type] = {
+    "source": Source,
+    "preprocessor": Preprocessor,
+    "annotator": Annotator,
+    "sampler": Sampler,
+    "model": Model,
+    "analyzer": Analyzer,
+}
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+@attrs.frozen
+class Offer:
+    """One plugin class and where it comes from."""
+
+    kind: str
+    name: str
+    cls: type
+    entry_point: str
+    distribution: str
+    version: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the class's docstring."""
+        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+
+
+@attrs.frozen
+class Problem:
+    """A plugin that could not be used, and why."""
+
+    entry_point: str
+    distribution: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.entry_point} ({self.distribution}): {self.reason}"
+
+
+@attrs.frozen
+class Catalog:
+    """What the installed plugins offer."""
+
+    offers: tuple[Offer, ...]
+    problems: tuple[Problem, ...]
+    card_folders: tuple[Path, ...] = ()
+
+    def names(self, kind: str) -> list[str]:
+        """List the names of a kind, sorted."""
+        return sorted({o.name for o in self.offers if o.kind == kind})
+
+    def find(self, kind: str, name: str) -> Offer:
+        """Choose one plugin of a kind by name.
+
+        Raises
+        ------
+        UnknownName
+            Nothing has this name; the message lists the known ones, the nearest, and the plugins that failed to load.
+        PluginError
+            Two distributions offer it.
+        """
+        found = [o for o in self.offers if (o.kind, o.name) == (kind, name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            owners = " and ".join(f"{o.distribution} {o.version} ({o.entry_point})" for o in found)
+            raise PluginError(
+                f"The {kind} '{name}' is offered twice: by {owners}. Uninstall one, or limit ASEM_PLUGINS."
+            )
+        known = self.names(kind)
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        broken = f" These plugins did not load: {'; '.join(map(str, self.problems))}." if self.problems else ""
+        raise UnknownName(f"No {kind} is called '{name}'.{hint} Known: {', '.join(known) or 'none'}.{broken}")
+
+    def get(self, kind: str, name: str) -> type[Any]:
+        """Return the class that `find` chooses."""
+        return self.find(kind, name).cls
+
+
+def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
+    """Load every plugin module of the entry-point group `asem`.
+
+    `limit` (or the environment variable `ASEM_PLUGINS`, comma-separated) names the distributions to load; the
+    built-ins are those of `asem-core`.
+    """
+    allowed = set(limit) if limit is not None else _limit_from_environment()
+    manager = pluggy.PluginManager("asem")
+    manager.add_hookspecs(hookspecs)
+    offers: list[Offer] = []
+    problems: list[Problem] = []
+    folders: list[Path] = []
+    for point in sorted(entry_points(group="asem"), key=lambda p: (_owner(p) != "asem-core", p.name, p.value)):
+        if allowed is not None and _owner(point) not in allowed:
+            continue
+        try:
+            new_offers, new_folders = _load(manager, point)
+        except Exception as error:  # a plugin is a stranger's code: whatever it raises must not stop the host
+            problems.append(Problem(point.name, _owner(point), _reason(error)))
+        else:
+            offers += new_offers
+            folders += new_folders
+    return Catalog(tuple(offers), tuple(problems), tuple(folders))
+
+
+def _limit_from_environment() -> set[str] | None:
+    text = os.environ.get("ASEM_PLUGINS")
+    return {name.strip() for name in text.split(",") if name.strip()} if text is not None else None
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "unknown distribution"
+
+
+def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
+    module = importlib.import_module(point.value)
+    # Two entry points may share a name (or a module): pluggy would drop the second, so each gets a name of its own.
+    name = f"{_owner(point)}:{point.name}:{point.value}"
+    if manager.is_registered(module):
+        raise PluginError(f"{point.value} is listed twice in the entry-point group 'asem'.")
+    try:
+        manager.register(module, name)
+        manager.check_pending()
+        return _offers(manager, module, point)
+    except BaseException:
+        if manager.is_registered(module):
+            manager.unregister(module)
+        raise
+
+
+def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
+    others = [p for p in manager.get_plugins() if p is not module]
+    version = point.dist.version if point.dist is not None else ""
+    offers = []
+    for kind, protocol in KINDS.items():
+        for returned in manager.subset_hook_caller(f"register_{kind}s", others).__call__():
+            if not isinstance(returned, (list, tuple)):
+                raise PluginError(
+                    f"register_{kind}s() must return a list of classes, but returned {type(returned).__name__}."
+                )
+            for cls in returned:
+                _check_class(cls, kind, protocol)
+                offers.append(Offer(kind, cls.name, cls, point.name, _owner(point), version))
+    folders = []
+    for returned in manager.subset_hook_caller("register_weights", others)():
+        for folder in returned:
+            if not Path(folder).is_dir():
+                raise PluginError(f"register_weights() names {folder}, which is not a folder.")
+            folders.append(Path(folder))
+    return offers, folders
+
+
+def _check_class(cls: Any, kind: str, protocol: type) -> None:
+    if not inspect.isclass(cls):
+        raise PluginError(f"register_{kind}s() must return classes, but its list holds {cls!r}.")
+    if protocol not in cls.__mro__:
+        raise PluginError(f"{cls.__name__} is not a {kind}: derive it from asem_core.interfaces.{protocol.__name__}.")
+    if not attrs.has(cls):
+        raise PluginError(
+            f"{cls.__name__} is not an attrs class: decorate it with @attrs.frozen, so that its fields are its options."
+        )
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        raise PluginError(f"{cls.__name__} does not define {', '.join(missing)}, which a {kind} must.")
+    name = getattr(cls, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise PluginError(f"{cls.__name__}.name must be lower-case words joined by '-', got {name!r}.")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, PluginError):
+        return str(error)
+    if isinstance(error, pluggy.PluginValidationError):
+        return _hook_fault(str(error))
+    return f"cannot be imported: {type(error).__name__}: {error}"
+
+
+def _hook_fault(text: str) -> str:
+    unknown = re.search(r"unknown hook '(\w+)'", text)
+    if unknown is None:
+        return text
+    known = [n for n in dir(hookspecs) if n.startswith("register_")]
+    near = difflib.get_close_matches(unknown[1], known, 1)
+    hint = f" Did you mean '{near[0]}'?" if near else f" Known hooks: {', '.join(known)}."
+    return f"implements the unknown hook '{unknown[1]}'.{hint}"

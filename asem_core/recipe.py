@@ -1,0 +1,234 @@
+"""Recipes: a TOML file that chooses plugins by name and gives their options.
+
+Options go straight into the attrs fields of the plugin. Unknown keys are refused and nothing is converted silently: 2.9
+is not 2, and "false" is not true.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+from cattrs.errors import (
+    AttributeValidationNote,
+    ClassValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+)
+
+from asem_core.catalog import Catalog
+from asem_core.errors import AsemError, RecipeError
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Choice:
+    """A plugin by name, with its options."""
+
+    use: str
+    options: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Recipe:
+    """What `asem run` does, in flow order. Tables that a stage does not need may be left out.
+
+    `labels` are sources of annotations by name; `train`, `predict`, `segment`, `evaluate` and `export` hold the options
+    of those stages. Relative paths are relative to the recipe's folder.
+    """
+
+    path: Path
+    source: Choice
+    labels: Mapping[str, Choice] = attrs.field(factory=dict)
+    preprocess: tuple[Choice, ...] = ()
+    model: Choice | None = None
+    sampler: Choice | None = None
+    train: Mapping[str, Any] | None = None
+    predict: Mapping[str, Any] = attrs.field(factory=dict)
+    segment: Mapping[str, Any] = attrs.field(factory=dict)
+    evaluate: Mapping[str, Any] | None = None
+    analyze: tuple[Choice, ...] = ()
+    export: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file; a syntax error names its line."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}.") from None
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe and check its outline; `build` checks the options against the plugins."""
+    path = Path(path)
+    table = read_toml(path)
+    known = {a.name for a in attrs.fields(Recipe)} - {"path"}
+    for key in table:
+        if key not in known:
+            raise RecipeError(f"{path.name}: unknown table [{key}].{_nearest(key, known)}")
+    if "source" not in table:
+        raise RecipeError(
+            f'{path.name}: [source] is missing. Begin with: [source]  use = "tiff-stack"  path = "cell_6/".'
+        )
+    parts: dict[str, Any] = {"path": path.resolve()}
+    for key, value in table.items():
+        if key in ("source", "model", "sampler"):
+            parts[key] = _choice(value, path, key)
+        elif key in ("preprocess", "analyze"):
+            if not isinstance(value, list):
+                raise RecipeError(f"{path.name}: {key} is a list of steps: write [[{key}]] with two brackets.")
+            parts[key] = tuple(_choice(v, path, f"{key}[{i}]") for i, v in enumerate(value))
+        elif key == "labels":
+            parts[key] = {n: _choice(v, path, f"labels.{n}") for n, v in _table(value, path, key).items()}
+        else:
+            parts[key] = _table(value, path, key)
+    return Recipe(**parts)
+
+
+def _table(value: Any, path: Path, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path.name}: {where} must be a table: write [{where}].")
+    return value
+
+
+def _choice(value: Any, path: Path, where: str) -> Choice:
+    options = dict(_table(value, path, where))
+    use = options.pop("use", None)
+    if not isinstance(use, str):
+        raise RecipeError(f'{path.name}: {where} does not say which plugin: add use = "...".')
+    return Choice(use, options)
+
+
+def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder: Path | None = None) -> Any:
+    """Build the plugin that a recipe chooses; `where` is the recipe's name and place, for messages."""
+    try:
+        cls = catalog.get(kind, choice.use)
+    except AsemError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    options = dict(choice.options)
+    if folder is not None and isinstance(options.get("path"), str) and "://" not in options["path"]:
+        options["path"] = str(folder / options["path"])
+    return build(cls, options, f"{where} ({choice.use})")
+
+
+def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:
+    """Build an attrs class from plain TOML values, strictly.
+
+    Raises
+    ------
+    RecipeError
+        An unknown key (with the nearest known one), a value of the wrong type or refused by the class, or a missing
+        one. Several faults are told at once. `where` begins the message: `recipe.toml: @ preprocess[0] (clahe)`.
+    """
+    file, _, place = where.partition(" @ ")
+    suffix = f" @ {place}" if place else ""
+    try:
+        return _converter().structure(dict(options), cls)
+    except ClassValidationError as error:
+        faults = list(dict.fromkeys(_faults(error, cls, "", suffix)))
+    except (AsemError, ValueError, TypeError) as error:
+        faults = [f"{error}{suffix}"]
+    raise RecipeError(f"{file}: " + f"\n{file}: ".join(faults))
+
+
+def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]:
+    """Flatten cattrs' tree of errors into sentences."""
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = [a.name for a in attrs.fields(error.cl) if a.init]
+        inside = f" in {name}" if name else ""
+        return [f"unknown option '{k}'{inside}{suffix}.{_nearest(k, known)}" for k in sorted(error.extra_fields)]
+    if isinstance(error, ClassValidationError | IterableValidationError):
+        found = []
+        for child in error.exceptions:
+            notes = [n for n in getattr(child, "__notes__", ()) if isinstance(n, AttributeValidationNote)]
+            inner = f"{name}.{notes[0].name}".strip(".") if notes else name
+            found += _faults(child, cls, inner, suffix)
+        return found
+    if isinstance(error, KeyError) and error.args:
+        return [f"option '{error.args[0]}' is missing{suffix}."]
+    if isinstance(error, ExceptionGroup):
+        return [fault for child in error.exceptions for fault in _faults(child, cls, name, suffix)]
+    about = f"option '{name}'{suffix}: " if name else ""
+    return [f"{about}{error}{'' if about else suffix}"]
+
+
+def _nearest(key: str, known: Any) -> str:
+    near = difflib.get_close_matches(key, list(known), 1)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(known))}."
+
+
+# --- strict conversion ------------------------------------------------------------------------------------------
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True, prefer_attrib_converters=True)
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _strict)
+    converter.register_structure_hook(Path, lambda value, _: Path(_strict(value, str)))
+    converter.register_structure_hook_func(lambda t: typing.get_origin(t) is typing.Literal, _one_of)
+    converter.register_structure_hook_func(_is_union, lambda value, union: _first_fit(converter, value, union))
+    converter.register_structure_hook_func(
+        lambda t: typing.get_origin(t) is tuple, lambda value, t: _strict_tuple(converter, value, t)
+    )
+    return converter
+
+
+def _strict(value: Any, kind: Any) -> Any:
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+        raise ValueError(f"expected {names[kind]}, got {value!r}")
+    return value
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    allowed = typing.get_args(kind)
+    if value not in allowed or type(value) not in {type(a) for a in allowed}:
+        raise ValueError(f"expected one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def _first_fit(converter: cattrs.Converter, value: Any, union: Any) -> Any:
+    if value is None and type(None) in typing.get_args(union):
+        return None
+    kinds = [k for k in typing.get_args(union) if k is not type(None)]
+    said = []
+    for kind in kinds:
+        try:
+            return converter.structure(value, kind)
+        except Exception as error:
+            if len(kinds) == 1:
+                raise
+            said.append(str(error))
+    raise ValueError("; or ".join(dict.fromkeys(said)))
+
+
+def _strict_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"expected a list, got {value!r}")
+    inner = typing.get_args(kind)
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        return tuple(converter.structure(v, inner[0]) for v in value)
+    if len(value) != len(inner):
+        raise ValueError(f"expected {len(inner)} values, got {len(value)}")
+    return tuple(converter.structure(v, k) for v, k in zip(value, inner, strict=True))

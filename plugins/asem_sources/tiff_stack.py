@@ -1,0 +1,304 @@
+"""A folder of single-plane TIFF files, or one multi-page file: what FIB-SEM microscopes export."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.hookspecs import hookimpl
+from asem_core.interfaces import Source
+from asem_core.volume import Volume, ZyxNm, as_zyx_nm
+
+ENDINGS = (".tif", ".tiff")
+READERS = 8  # planes read at once: enough to keep a disk or a file server busy
+
+
+@attrs.frozen
+class TiffStack(Source):
+    """TIFF planes in a folder, or one multi-page TIFF file.
+
+    Planes are ordered by the last number in their names (`cell_9.tif` before `cell_10.tif`), or by the first group of
+    `pattern`; names that do not match are an error. Every header is checked before any voxel is used.
+
+    Parameters
+    ----------
+    path
+        Folder or file.
+    voxel_size_nm
+        z, y, x. None takes it from the file's own (ImageJ) metadata.
+    pattern
+        Regular expression with one group: the plane's number. The published programs use `.*_(\\d+).*\\.tif$`.
+    allow_gaps
+        Close gaps in the numbering instead of refusing them.
+    grey_range
+        For float or signed data: the grey values that become 0 and 255. Without it floats must lie in 0..1 and signed
+        integers must not be negative.
+    """
+
+    name: ClassVar[str] = "tiff-stack"
+    path: str
+    voxel_size_nm: float | tuple[float, float, float] | None = None
+    pattern: str | None = None
+    allow_gaps: bool = False
+    grey_range: tuple[float, float] | None = None
+
+    @classmethod
+    def can_read(cls, path: str) -> bool:
+        here = Path(path)
+        if here.is_dir():
+            return any(p.suffix.lower() in ENDINGS for p in here.iterdir())
+        return here.suffix.lower() in ENDINGS
+
+    def layers(self) -> list[str]:
+        return ["raw"]
+
+    def open(self, layer: str | None = None) -> Volume:
+        """Open the stack lazily; reads every header, and every voxel only of float or signed data.
+
+        Raises
+        ------
+        BadInput
+            No such path, no planes, RGB, a gap, a plane that differs in shape or dtype, is truncated or is not TIFF,
+            grey values out of range, no voxel size.
+        """
+        if layer not in (None, "raw"):
+            raise BadInput(f"{self.path} is a TIFF stack: it has one layer, 'raw', not '{layer}'.")
+        here = Path(self.path)
+        if not here.exists():
+            raise BadInput(f"{self.path} does not exist.")
+        pages = _sorted_planes(here, self.pattern, self.allow_gaps) if here.is_dir() else _pages_of(here)
+        size = as_zyx_nm(self.voxel_size_nm) if self.voxel_size_nm is not None else _stated_voxel_size(pages[0])
+        if size is None:
+            raise BadInput(
+                f"{self.path} does not state its voxel size. Give it in nm, z,y,x: --voxel-size 5,5,5 "
+                "(in a recipe: voxel_size_nm = [5, 5, 5])."
+            )
+        shape, stored = _check_planes(pages)
+        convert = _conversion(pages, stored, self.grey_range)
+        planes = _Planes(tuple(pages), (len(pages), *shape), convert)
+        source = {"planes": [p.label for p in pages], "fingerprint": _fingerprint(here, pages)}
+        return Volume(planes, size, path=self.path, attributes={"asem": {"source": source}})
+
+
+@attrs.frozen
+class _Page:
+    """One plane: a page of a file."""
+
+    file: Path
+    index: int = 0
+
+    @property
+    def label(self) -> str:
+        return self.file.name if self.index == 0 else f"{self.file.name}#{self.index}"
+
+    def read(self) -> np.ndarray:
+        import tifffile
+
+        with tifffile.TiffFile(self.file) as tiff:
+            return np.asarray(tiff.pages[self.index].asarray())
+
+
+@attrs.frozen
+class _Conversion:
+    """Grey values as stored, to unsigned integers."""
+
+    dtype: np.dtype[Any]
+    low: float = 0.0
+    scale: float | None = None
+
+    def __call__(self, plane: np.ndarray) -> np.ndarray:
+        if self.scale is None:
+            return plane.astype(self.dtype, copy=False)
+        top = np.iinfo(self.dtype).max
+        return np.rint(np.clip((plane - self.low) * self.scale, 0, top)).astype(self.dtype)
+
+
+@attrs.frozen(eq=False)
+class _Planes:
+    """The stack as a lazy array; asked for a box, it reads the planes that the box touches, several at once."""
+
+    pages: tuple[_Page, ...]
+    shape: tuple[int, ...]
+    convert: _Conversion
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.convert.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        z, y, x = key if isinstance(key, tuple) else (key, slice(None), slice(None))
+        wanted = self.pages[z] if isinstance(z, slice) else (self.pages[z],)
+        sizes = [len(range(*k.indices(n))) for k, n in zip((y, x), self.shape[1:], strict=True)]
+        result = np.empty((len(wanted), *sizes), self.dtype)
+
+        def fill(i: int) -> None:
+            result[i] = self.convert(wanted[i].read()[y, x])
+
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(fill, range(len(wanted))))
+        return result if isinstance(z, slice) else result[0]
+
+
+def _sorted_planes(folder: Path, pattern: str | None, allow_gaps: bool) -> list[_Page]:
+    files = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".")]
+    if not files:
+        raise BadInput(f"{folder} holds no TIFF files ({', '.join(ENDINGS)}).")
+    try:
+        number = re.compile(pattern or r"(\d+)(?!.*\d)")
+    except re.error as error:
+        raise BadInput(f"The pattern '{pattern}' is not a regular expression: {error}.") from None
+    if pattern is not None and number.groups != 1:
+        raise BadInput(f"The pattern '{pattern}' needs one group in parentheses: the plane's number.")
+    numbered: dict[int, Path] = {}
+    for file in files:
+        found = number.match(file.name) if pattern else number.search(file.stem)
+        if found is None:
+            raise BadInput(f"{file} has no plane number in its name. Move it out of the folder, or give a pattern.")
+        plane = int(found[1])
+        if plane in numbered:
+            raise BadInput(
+                f"{numbered[plane].name} and {file.name} in {folder} are both plane {plane}. Give a pattern that tells them apart."
+            )
+        numbered[plane] = file
+    order = sorted(numbered)
+    missing = sorted(set(range(order[0], order[-1] + 1)) - set(order))
+    if missing and not allow_gaps:
+        named = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        raise BadInput(
+            f"{folder} has planes {order[0]} to {order[-1]}, but {named} {'is' if len(missing) == 1 else 'are'} missing. "
+            "Restore it, or set allow_gaps = true to join the planes around the gap."
+        )
+    return [_Page(numbered[n]) for n in order]
+
+
+def _pages_of(file: Path) -> list[_Page]:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            if len(tiff.pages) == 1 and len(tiff.series[0].shape) == 3 and tiff.series[0].axes[-1] != "S":
+                raise BadInput(f"{file} is a raw ImageJ stack above 4 GB with one page. Save it as an image sequence.")
+            return [_Page(file, i) for i in range(len(tiff.pages))]
+    except (tifffile.TiffFileError, ValueError, IndexError) as error:
+        raise BadInput(f"{file} cannot be read as TIFF: {error}.") from None
+
+
+@attrs.frozen
+class _Header:
+    shape: tuple[int, ...]
+    dtype: str
+    fault: str = ""
+
+
+def _headers(pages: Sequence[_Page]) -> list[_Header]:
+    import tifffile
+
+    def of_file(file: Path, indices: list[int]) -> list[_Header]:
+        try:
+            size = file.stat().st_size
+            with tifffile.TiffFile(file) as tiff:
+                return [_header(tiff.pages[i], size) for i in indices]
+        except (tifffile.TiffFileError, ValueError, IndexError, OSError) as error:
+            return [_Header((), "", f"cannot be read as TIFF: {error}")] * len(indices)
+
+    files: dict[Path, list[int]] = {}
+    for page in pages:
+        files.setdefault(page.file, []).append(page.index)
+    with ThreadPoolExecutor(READERS) as pool:
+        return [h for headers in pool.map(lambda item: of_file(*item), files.items()) for h in headers]
+
+
+def _header(page: Any, file_size: int) -> _Header:
+    if page.photometric.name == "RGB" or page.samplesperpixel > 1:
+        return _Header(page.shape, str(page.dtype), "is a colour image. Save it as 8- or 16-bit grey values")
+    ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if not ends or max(ends) > file_size:
+        return _Header(page.shape, str(page.dtype), "is truncated: its last rows are missing. Copy it again")
+    return _Header(page.shape, str(page.dtype))
+
+
+def _check_planes(pages: Sequence[_Page]) -> tuple[tuple[int, int], np.dtype[Any]]:
+    headers = _headers(pages)
+    first = headers[0]
+    for page, header in zip(pages, headers, strict=True):
+        where = page.file if page.index == 0 else f"{page.file}, page {page.index + 1},"
+        if header.fault:
+            raise BadInput(f"{where} {header.fault.rstrip('.')}.")
+        if header.shape != first.shape:
+            raise BadInput(
+                f"{where} is {_size(header)} pixels but {pages[0].label} is {_size(first)}. "
+                "All planes of a stack have one size: is it from another stack, or a thumbnail?"
+            )
+        if header.dtype != first.dtype:
+            raise BadInput(
+                f"{where} holds {header.dtype} but {pages[0].label} holds {first.dtype}. Save all planes alike."
+            )
+    return (first.shape[0], first.shape[1]), np.dtype(first.dtype)
+
+
+def _size(header: _Header) -> str:
+    return " x ".join(map(str, header.shape))
+
+
+def _conversion(pages: Sequence[_Page], stored: np.dtype[Any], grey_range: tuple[float, float] | None) -> _Conversion:
+    if grey_range is not None:
+        low, high = grey_range
+        if not low < high:
+            raise BadInput(f"grey_range must be [low, high] with low < high, got {list(grey_range)}.")
+        return _Conversion(np.dtype(np.uint8), low, 255 / (high - low))
+    if stored.kind == "u" and stored.itemsize <= 4:
+        return _Conversion(stored)
+    if stored.kind == "b":
+        return _Conversion(np.dtype(np.uint8))
+    low, high = (0.0, 1.0) if stored.kind == "f" else (0.0, float(np.iinfo(np.uint32).max))
+    for page in pages:
+        plane = page.read()
+        smallest, largest = plane.min(), plane.max()
+        if not (low <= smallest and largest <= high):
+            raise BadInput(
+                f"{page.file} holds {stored} grey values from {smallest:g} to {largest:g}, outside {low:g} to {high:g}. "
+                "Say which become black and white: grey_range = [low, high]."
+            )
+    if stored.kind == "f":
+        return _Conversion(np.dtype(np.uint16), 0.0, 65535.0)
+    return _Conversion(np.dtype(f"u{min(stored.itemsize, 4)}"))
+
+
+def _stated_voxel_size(page: _Page) -> ZyxNm | None:
+    """Read the voxel size that ImageJ writes: z spacing and pixels per unit."""
+    import tifffile
+
+    nm_per: dict[str, float] = {"nm": 1, "um": 1e3, "µm": 1e3, "micron": 1e3, "\\u00b5m": 1e3, "mm": 1e6}
+    try:
+        with tifffile.TiffFile(page.file) as tiff:
+            about = tiff.imagej_metadata or {}
+            unit = nm_per.get(str(about.get("unit", "")))
+            resolution = [
+                tiff.pages[0].tags[t].value for t in ("YResolution", "XResolution") if t in tiff.pages[0].tags
+            ]
+    except (tifffile.TiffFileError, ValueError, OSError):
+        return None
+    if unit is None or "spacing" not in about or len(resolution) != 2 or not all(r[0] for r in resolution):
+        return None
+    y, x = (unit * denominator / numerator for numerator, denominator in resolution)
+    return as_zyx_nm((float(about["spacing"]) * unit, y, x))
+
+
+def _fingerprint(here: Path, pages: Sequence[_Page]) -> str:
+    """Sum names, sizes and times of the files, so that a changed input is not taken for the one imported before."""
+    stats = {p.file: p.file.stat() for p in pages}
+    text = "\n".join(f"{f.name} {s.st_size} {s.st_mtime_ns}" for f, s in stats.items())
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+@hookimpl
+def register_sources() -> list[type[Source]]:
+    return [TiffStack]
