@@ -1,0 +1,98 @@
+"""The command `asem`. Each module of this package holds the commands of one stage and adds them by `mount(app)`.
+
+Modules import what is heavy inside their functions, so that `asem --help` answers at once. Further distributions add
+commands by an entry point of the group `asem.cli` that names a module with `mount(app)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from importlib.metadata import entry_points
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from asem_core.errors import AsemError
+
+IN_FLOW_ORDER = (
+    "demo", "import", "prepare", "annotate", "train", "finetune", "preflight", "predict", "segment", "evaluate",
+    "analyze", "export", "run", "view", "snapshot", "movie", "models", "data", "plugins",
+)  # fmt: skip
+
+
+class _Commands(typer.core.TyperGroup):
+    """Lists commands in flow order, and prints an `AsemError` as its text."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        known = super().list_commands(ctx)
+        return sorted(known, key=lambda n: IN_FLOW_ORDER.index(n) if n in IN_FLOW_ORDER else len(IN_FLOW_ORDER))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AsemError as error:
+            if logging.getLogger("asem_core").isEnabledFor(logging.DEBUG):
+                logging.getLogger("asem_core").exception("What led to the error:")
+            typer.secho(f"Error: {error}", err=True, fg="red")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("Stopped. Finished blocks are kept: run the same command again to go on.", err=True)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno is None:
+                raise
+            about = f": {error.filename}" if error.filename else ""
+            typer.secho(f"Error: {error.strerror}{about}", err=True, fg="red")
+            raise typer.Exit(1) from None
+
+
+def _show_version(shown: bool) -> None:
+    if shown:
+        from asem_core import __version__
+
+        typer.echo(f"asem {__version__}")
+        raise typer.Exit
+
+
+def make_app() -> typer.Typer:
+    """Build the command-line program from this package's modules and those of other distributions."""
+    app = typer.Typer(
+        cls=_Commands,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def asem(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+        ] = False,
+        verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: everything.")] = 0,
+    ) -> None:
+        """Organelles out of FIB-SEM volumes, by plugins chosen by name.
+
+        Begin with `asem demo`, or with your own stack: `asem import PLANES/ --voxel-size 5,5,5 -o cell.zarr`.
+        """
+        level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("asem_core").setLevel(level)
+
+    for module in pkgutil.iter_modules(__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{__name__}.{module.name}").mount(app)
+    for point in entry_points(group="asem.cli"):
+        try:
+            point.load().mount(app)
+        except Exception as error:  # a stranger's module must not take the other commands away
+            typer.secho(f"Note: the commands of '{point.name}' cannot be loaded: {error}", err=True, fg="yellow")
+    return app
+
+
+def main() -> None:
+    """Run the program: the entry point of the script `asem`."""
+    make_app()(prog_name="asem")

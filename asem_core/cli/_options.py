@@ -1,0 +1,68 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asem_core.blocks import Run, available_cores
+from asem_core.errors import BadInput
+from asem_core.volume import ZyxNm, as_zyx, as_zyx_nm
+
+Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes that work at once.")]
+BlockShape = Annotated[str | None, typer.Option("--block", help="Block shape in voxels: one number, or z,y,x.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that something else made.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
+VoxelSize = Annotated[str | None, typer.Option("--voxel-size", help="nm: one number, or z,y,x (for example 5,5,5).")]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="An option of the plugin; may be repeated.")
+]
+DEFAULT_WORKERS = available_cores()
+
+
+def make_run(workers: int, block: str | None = None, quiet: bool = False) -> Run:
+    """Build the `Run` that the shared options describe."""
+    shape = as_zyx(_numbers(block, int, "--block")) if block else None
+    return Run(workers=workers, block=shape, progress=not quiet)
+
+
+def read_voxel_size(text: str | None) -> ZyxNm | None:
+    """Read `5` or `5,5,5` (nm, z y x)."""
+    return None if text is None else as_zyx_nm(_numbers(text, float, "--voxel-size"))
+
+
+def read_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Read `key=value` pairs; values are written as in TOML, and a bare word is a text."""
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInput(f"'{pair}' is not KEY=VALUE, for example --set clip_limit=0.02.")
+        try:
+            options[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[key.strip()] = value
+    return options
+
+
+def print_json(value: Any) -> None:
+    """Print for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def container_of(path: Path) -> Path:
+    """Return the container of a layer's path (`cell.zarr` of `cell.zarr/raw`), or the path itself."""
+    return next((p for p in [path, *path.parents] if p.suffix == ".zarr"), path)
+
+
+def _numbers(text: str, kind: type, option: str) -> Any:
+    try:
+        values = [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} takes one number, or three joined by commas (z,y,x), not '{text}'.") from None
+    return values[0] if len(values) == 1 else values

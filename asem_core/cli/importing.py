@@ -1,0 +1,65 @@
+"""`asem import`: a microscope's export becomes a layer of a cell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asem_core.cli._options import (
+    DEFAULT_WORKERS,
+    BlockShape,
+    Options,
+    Overwrite,
+    Quiet,
+    VoxelSize,
+    Workers,
+    make_run,
+    read_options,
+    read_voxel_size,
+)
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("import", no_args_is_help=True)(import_)
+
+
+def import_(
+    source: Annotated[
+        str, typer.Argument(help="Folder of TIFF planes, a multi-page TIFF, a Zarr container, a URL, ...")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The cell, for example cell.zarr.")],
+    layer: Annotated[str, typer.Option(help="Where in the cell: raw, labels/NAME, ...")] = "raw",
+    voxel_size: VoxelSize = None,
+    use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
+    source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
+    options: Options = None,
+    workers: Workers = DEFAULT_WORKERS,
+    block: BlockShape = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Import an image (or labels) into a cell, with all its planes checked first.
+
+    Examples:
+
+        asem import cell_6/ --voxel-size 5,5,5 -o cell_6.zarr
+
+        asem import golgi_labels.tif --voxel-size 5 --layer labels/golgi -o cell_6.zarr
+
+        asem import s3://bucket/cell.zarr --source-layer volumes/raw -o cell.zarr
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.flow import choose_source, import_volume
+
+    chosen = read_options(options)
+    size = read_voxel_size(voxel_size)
+    if size is not None:
+        chosen["voxel_size_nm"] = list(size)
+    plugin = choose_source(load_catalog(), source, use, chosen)
+    made = import_volume(
+        plugin, output / layer, make_run(workers, block, quiet), layer=source_layer, overwrite=overwrite
+    )
+    z, y, x = made.shape
+    typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {' x '.join(f'{v:g}' for v in made.voxel_size_nm)} nm")

@@ -1,0 +1,83 @@
+"""The flow, stage by stage: source -> preprocess -> annotate -> sample -> train -> predict -> segment -> analyze."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.blocks import Run, Work, run_blocks
+from asem_core.catalog import Catalog
+from asem_core.errors import BadInput
+from asem_core.interfaces import Source
+from asem_core.provenance import made_by
+from asem_core.recipe import build
+from asem_core.store import Output, create_volume, find_finished, finish_volume
+from asem_core.volume import Box, Volume, Zyx, as_zyx
+
+SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
+
+
+def choose_source(catalog: Catalog, path: str, use: str | None, options: Mapping[str, Any]) -> Source:
+    """Build the source that `use` names, or the first that can read `path`.
+
+    Raises
+    ------
+    BadInput
+        Nothing is at `path`, or no plugin reads it.
+    """
+    if use is None:
+        if "://" not in path and not Path(path).exists():
+            raise BadInput(f"{path} does not exist.")
+        readers = [n for n in catalog.names("source") if catalog.get("source", n).can_read(path)]
+        if not readers:
+            known = ", ".join(catalog.names("source"))
+            raise BadInput(
+                f"No source plugin can read {path}. Known: {known}. Name one with --use, or install a plugin."
+            )
+        use = readers[0]
+    return build(catalog.get("source", use), {"path": path, **options}, f"asem import @ source ({use})")  # type: ignore[no-any-return]
+
+
+def import_volume(
+    source: Source, output: str | Path, run: Run, *, layer: str | None = None, overwrite: bool = False
+) -> Volume:
+    """Copy one layer of a source into a cell; returns the finished layer if this was done before."""
+    volume = source.open(layer)
+    about = dict(volume.attributes.get("asem", {}).get("source", {}))
+    record = made_by("import", source=source, layer=layer, fingerprint=about.get("fingerprint"), inputs=[volume])
+    finished = find_finished(output, record)
+    if finished is not None:
+        return finished
+    block = run.block or _slab(volume)
+    out = create_volume(
+        output, volume.spec, block=block, made_by=record, overwrite=overwrite, attributes={"source": about}
+    )
+    run_blocks(_Copy(volume, out), out.box, block, out.resumable(run), name=f"import-{Path(out.path).name}")
+    return finish_volume(out, run)
+
+
+def _slab(volume: Volume) -> Zyx:
+    """Whole planes, as thick as chunks allow within the memory for one block."""
+    z, y, x = volume.shape
+    thick = next(
+        (t for t in (64, 32, 16) if t * y * x * volume.dtype.itemsize <= SLAB_BYTES),
+        8,
+    )
+    chunk = 64
+    return as_zyx((min(thick, z) if z < 8 else thick, math.ceil(y / chunk) * chunk, math.ceil(x / chunk) * chunk))
+
+
+@attrs.frozen
+class _Copy:
+    volume: Volume
+    output: Output
+
+    def __call__(self) -> Work:
+        return self.copy
+
+    def copy(self, box: Box) -> None:
+        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]
