@@ -1,0 +1,330 @@
+"""Write a layer as TIFF, in the place of the original stack: named as its planes, with the crop reverted.
+
+A plane appears under its own name only when it is whole, and the folder only when all planes are; an interrupted
+export goes on where it stopped. Greys and probabilities keep their type; ids become the smallest of uint8, uint16 and
+uint32 that holds them all.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run, Work, map_blocks, run_blocks
+from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
+from asem_core.provenance import made_by
+from asem_core.store import open_volume
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+
+SLAB_BYTES = 256_000_000
+"""Memory of the planes read at a time; as many as a chunk holds where this allows, so that chunks are read once."""
+SLAB_PLANES = 64
+
+
+@attrs.frozen
+class Original:
+    """The stack that a volume comes from: its grid, and the file names of its planes where they are known."""
+
+    spec: Spec
+    planes: Sequence[str] = ()
+    folder: str = ""
+
+
+def original_of(volume: Volume) -> Original:
+    """Find the stack that a volume was made from, following the record of what made it back to the import."""
+    inputs = volume.attributes.get("asem", {}).get("made_by", {}).get("inputs", [])
+    spec, path = volume.spec, volume.path
+    while inputs:
+        origin = inputs[0]
+        path = origin["path"]
+        spec = Spec(origin["shape"], volume.dtype, origin["voxel_size_nm"], origin["origin_nm"])
+        inputs = origin.get("made_by", {}).get("inputs", [])
+    source = _source_record(path, volume)
+    planes = list(source.get("planes", []))
+    return Original(spec, planes if len(planes) == spec.shape[0] else (), str(source.get("path", "")))
+
+
+def _source_record(path: str, volume: Volume) -> dict[str, Any]:
+    """Read what the import noted of its source; also where the whole container has been moved since."""
+    layer = re.split(r"\.zarr/", path, maxsplit=1)
+    here = re.split(r"(?<=\.zarr)/", volume.path, maxsplit=1)[0]
+    for candidate in (path, f"{here}/{layer[-1]}"):
+        try:
+            source: dict[str, Any] = dict(open_volume(candidate).attributes.get("asem", {}).get("source", {}))
+        except AsemError:
+            continue
+        if source:
+            return source
+    return {}
+
+
+def export_tiff(
+    volume: Volume,
+    output: Path,
+    run: Run,
+    *,
+    original: Original | None = None,
+    threshold: float | None = None,
+    compression: str | None = "zlib",
+    overwrite: bool = False,
+) -> Path:
+    """Write a volume as a folder of TIFF planes, or as one BigTIFF if `output` ends in `.tif` or `.tiff`.
+
+    Parameters
+    ----------
+    volume : any
+        Images and probabilities are written as they are; Labels as uint8, uint16 or uint32.
+    original
+        The grid to write on; None finds the stack that the volume was made from. What the volume does not cover is 0.
+        A volume whose voxels are a whole multiple as large is enlarged, each voxel repeated.
+    threshold
+        Write 255 where a probability is at least this, 0 elsewhere.
+    compression
+        Lossless, a name that tifffile knows (`zlib`, `lzw`, `zstd`), or None.
+    overwrite
+        Replace files of the same names; nothing else in the folder is touched.
+
+    Raises
+    ------
+    OutputExists
+        The output is there already.
+    BadInput
+        The output is the folder of the original stack, or an id needs more than 32 bits.
+    VoxelSizeMismatch, ShapeMismatch
+        The volume does not lie on the original's grid.
+    NoSpace
+        The disk is full; the message says how much room is needed.
+    """
+    original = original or original_of(volume)
+    output = Path(output)
+    _require_free(output, original, overwrite)
+    planes = _Planes(
+        volume, original.spec, _place(volume, original.spec), threshold, _stored_type(volume, threshold, run)
+    )
+    record = made_by("export", inputs=[volume], threshold=threshold)
+    partial = output.with_name(f".{output.name}.{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}.partial")
+    write = _WriteFile if output.suffix.lower() in (".tif", ".tiff") else _WritePlanes
+    job = write(planes, original, partial, compression, record)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        job.run(run)
+        job.publish(output)
+    except (OSError, NoSpace) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        needed = original.spec.box.size * planes.dtype.itemsize
+        raise NoSpace(
+            f"The disk of {output} is full: the export needs up to {needed / 1e9:.1f} GB (less when compressed). "
+            "Make room, then run the same command again: finished planes are kept."
+        ) from error
+    return output
+
+
+def _require_free(output: Path, original: Original, overwrite: bool) -> None:
+    if original.folder and output.resolve() in (
+        Path(original.folder).resolve(),
+        Path(original.folder).resolve().parent,
+    ):
+        raise BadInput(f"{output} holds the original stack, which is never written to. Choose another output.")
+    taken = output.exists() and (output.is_file() or any(output.iterdir()))
+    if taken and not overwrite:
+        raise OutputExists(f"{output} exists and is not empty. Choose another output, or add --overwrite.")
+    if output.is_dir() and output.suffix.lower() in (".tif", ".tiff"):
+        raise OutputExists(f"{output} is a folder. Name a file to write one BigTIFF, or a folder for planes.")
+
+
+def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
+    """Say where a volume lies on the grid, and how many of its voxels each of the volume's covers along each axis."""
+    ratio = np.array(volume.voxel_size_nm) / grid.voxel_size_nm
+    factor = np.rint(ratio).astype(int)
+    if (factor < 1).any() or not np.allclose(ratio, factor, rtol=1e-3):
+        raise VoxelSizeMismatch(
+            f"{volume.path} has voxels of {list(volume.voxel_size_nm)} nm, which are not whole multiples of the original's "
+            f"{list(grid.voxel_size_nm)} nm. Resample it first, or export it on its own grid (--as-is)."
+        )
+    # The centre of a large voxel lies in the middle of those it covers.
+    offset = (np.array(volume.origin_nm) - grid.origin_nm) / grid.voxel_size_nm - (factor - 1) / 2
+    begin = np.rint(offset).astype(int)
+    if np.abs(offset - begin).max() > 0.05:
+        raise ShapeMismatch(
+            f"{volume.path} lies {offset.round(2).tolist()} voxels from the start of the original: not a whole number. "
+            "Correct its origin, or export it on its own grid (--as-is)."
+        )
+    end = begin + factor * volume.shape
+    return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())), as_zyx(factor.tolist())
+
+
+def _stored_type(volume: Volume, threshold: float | None, run: Run) -> np.dtype[Any]:
+    """Choose the type of the files; ids wider than 16 bits are looked through for the largest."""
+    if threshold is not None or volume.dtype == bool:
+        return np.dtype(np.uint8)
+    if volume.dtype.kind == "f":
+        return np.dtype(np.float32)
+    if volume.dtype in (np.uint8, np.uint16):
+        return volume.dtype
+    quiet = attrs.evolve(run, scratch=None, progress=False)
+    largest = max(int(m) for _, m in map_blocks(_Largest(volume), volume.box, 256, quiet, name="largest-id"))
+    fits = [d for d in (np.uint16, np.uint32) if largest <= np.iinfo(d).max]
+    if not fits:
+        raise BadInput(f"{volume.path} has an id of {largest}, beyond what 32 bits hold. Renumber its objects first.")
+    return np.dtype(fits[0])
+
+
+@attrs.frozen
+class _Largest:
+    volume: Volume
+
+    def __call__(self) -> Work:
+        return lambda box: np.asarray(self.volume.read(box).max())
+
+
+@attrs.frozen
+class _Planes:
+    """The volume as planes of the original."""
+
+    volume: Volume
+    grid: Spec
+    place: tuple[Box, Zyx]
+    threshold: float | None
+    dtype: np.dtype[Any]
+
+    @property
+    def slab(self) -> int:
+        """How many planes to read at a time."""
+        affordable = SLAB_BYTES // (self.grid.shape[1] * self.grid.shape[2] * self.volume.dtype.itemsize)
+        return int(np.clip(affordable, 1, SLAB_PLANES))
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Return planes `begin` to `end` of the original's grid, in the type of the files."""
+        where, factor = self.place
+        wanted = Box((begin, 0, 0), (end, *self.grid.shape[1:]))
+        result = np.zeros(wanted.shape, self.dtype)
+        inside = wanted & where
+        if inside.is_empty:
+            return result
+        local = inside.shift([-b for b in where.begin])
+        coarse = Box(
+            as_zyx([b // f for b, f in zip(local.begin, factor, strict=True)]),
+            as_zyx([-(-e // f) for e, f in zip(local.end, factor, strict=True)]),
+        )
+        block = self._converted(self.volume.read(coarse))
+        for axis, f in enumerate(factor):
+            block = block.repeat(f, axis) if f > 1 else block
+        cut = local.shift([-b * f for b, f in zip(coarse.begin, factor, strict=True)])
+        result[inside.shift([-begin, 0, 0]).slices] = block[cut.slices]
+        return result
+
+    def _converted(self, block: np.ndarray) -> np.ndarray:
+        if self.threshold is None:
+            return block.astype(self.dtype)
+        largest = 255 if block.dtype == np.uint8 and not isinstance(self.volume, Labels) else 1
+        return np.where(block >= self.threshold * largest, 255, 0).astype(np.uint8)
+
+
+@attrs.frozen
+class _Output:
+    """What both forms of output share."""
+
+    planes: _Planes
+    original: Original
+    partial: Path
+    compression: str | None
+    record: Mapping[str, Any]
+
+    @property
+    def _tags(self) -> dict[str, Any]:
+        """How tifffile is to write: pixels per centimetre, and what made the file, for people who find it later."""
+        _, y, x = self.planes.grid.voxel_size_nm
+        return {
+            "photometric": "minisblack",
+            "compression": self.compression,
+            "resolution": (1e7 / x, 1e7 / y),
+            "resolutionunit": "CENTIMETER",
+            "software": f"asem-core {self.record['asem_version']}",
+        }
+
+    def _about(self, axes: str) -> dict[str, Any]:
+        return {"axes": axes, "voxel_size_nm": list(self.planes.grid.voxel_size_nm), "made_by": dict(self.record)}
+
+
+@attrs.frozen
+class _WritePlanes(_Output):
+    """One file a plane, in a hidden folder that takes its name at the end."""
+
+    def run(self, run: Run) -> None:
+        self.partial.mkdir(parents=True, exist_ok=True)
+        depth, *plane = self.planes.grid.shape
+        quiet = attrs.evolve(run, scratch=None)
+        slab = as_zyx((min(self.planes.slab, depth), *plane))
+        run_blocks(self, self.planes.grid.box, slab, quiet, name="export", skip=self._is_written)
+
+    def __call__(self) -> Work:
+        return self._write
+
+    def names(self) -> list[str]:
+        if self.original.planes:
+            return [Path(name).with_suffix(".tif").name for name in self.original.planes]
+        depth = self.planes.grid.shape[0]
+        return [f"z{z:0{max(4, len(str(depth - 1)))}d}.tif" for z in range(depth)]
+
+    def _is_written(self, box: Box) -> bool:
+        return all((self.partial / name).exists() for name in self.names()[box.slices[0]])
+
+    def _write(self, box: Box) -> None:
+        import tifffile
+
+        slab = self.planes.read(box.begin[0], box.end[0])
+        for name, plane in zip(self.names()[box.slices[0]], slab, strict=True):
+            half = self.partial / f".{name}.{os.getpid()}"
+            try:
+                tifffile.imwrite(half, plane, metadata=self._about("YX"), **self._tags)
+                half.replace(self.partial / name)
+            finally:
+                half.unlink(missing_ok=True)
+
+    def publish(self, output: Path) -> None:
+        if output.exists():
+            for name in self.names():
+                (self.partial / name).replace(output / name)
+            shutil.rmtree(self.partial)
+        else:
+            self.partial.rename(output)
+
+
+@attrs.frozen
+class _WriteFile(_Output):
+    """One BigTIFF, under a hidden name that becomes its own at the end."""
+
+    def run(self, run: Run) -> None:
+        import tifffile
+
+        try:
+            with tifffile.TiffWriter(self.partial, bigtiff=True) as file:
+                shape, dtype = self.planes.grid.shape, self.planes.dtype
+                file.write(self._each(), shape=shape, dtype=dtype, metadata=self._about("ZYX"), **self._tags)
+        except BaseException:
+            self.partial.unlink(missing_ok=True)
+            raise
+
+    def _each(self) -> Iterator[np.ndarray]:
+        depth, step = self.planes.grid.shape[0], self.planes.slab
+        for begin in range(0, depth, step):
+            yield from self.planes.read(begin, min(begin + step, depth))
+
+    def publish(self, output: Path) -> None:
+        self.partial.replace(output)
+
+
+def as_is(volume: Volume) -> Original:
+    """Take the volume's own grid as the original: no crop is reverted."""
+    return Original(volume.spec)
