@@ -1,1 +1,5 @@
-"""Built-in models: one module per organelle."""
+"""Built-in models: one module per organelle. `Organelle` is what a further organelle derives from."""
+
+from asem_models._organelle import Organelle
+
+__all__ = ["Organelle"]

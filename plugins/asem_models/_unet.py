@@ -142,6 +142,27 @@ class UNet(nn.Module):
         result: torch.Tensor = self.final_conv_pass(image)
         return result
 
+    def for_inference(self) -> nn.Module:
+        """Return an equal network arranged for prediction: maps the same input to the foreground's log-odds."""
+        from asem_models._unet_inference import InferenceUNet
+
+        return InferenceUNet(self) if InferenceUNet.fits(self) else self
+
+    def skip_shapes(self, shape: Sequence[int]) -> list[Zyx]:
+        """Say, for an input of `shape`, the shape of each encoder's map that its decoder reads, by level."""
+        edges = list(as_zyx(shape))
+        for level, factor in enumerate(self.factors):
+            edges = [(n - r) // f for n, r, f in zip(edges, self.removed(level), factor, strict=True)]
+        edges = [n - r for n, r in zip(edges, self.removed(len(self.factors)), strict=True)]
+        kept = []
+        for level in reversed(range(len(self.factors))):
+            edges = [
+                self._crop(n * f, level, a) for a, (n, f) in enumerate(zip(edges, self.factors[level], strict=True))
+            ]
+            kept.append(as_zyx(edges))
+            edges = [n - r for n, r in zip(edges, self.removed(level), strict=True)]
+        return kept[::-1]
+
     def removed(self, level: int) -> Zyx:
         """How many voxels the convolutions of a level take off an image's edges, both sides together, zyx."""
         return as_zyx([sum(k[axis] - 1 for k in self.kernels[level]) for axis in range(3)])

@@ -1,0 +1,217 @@
+"""The same U-Net, arranged for prediction: the same numbers (up to rounding) for less work and memory.
+
+Three rearrangements, all exact:
+
+- A convolution of a nearest-neighbour upsampled map equals, for each position inside the upsampled voxel, a smaller
+  convolution of the map before upsampling: along an axis of factor 2, three weights act on only two voxels. So the
+  decoder's first convolution is split into the encoder's part, at full resolution, and the part from below, at low
+  resolution (8 instead of 27 products), and neither the upsampled nor the concatenated map is ever made.
+- Of the encoder's maps only what the decoder will read is kept.
+- The full resolution is worked through in slabs of planes, so that its wide maps never exist as a whole.
+
+The result is the log-odds of the foreground, one channel: softmax over two channels is the logistic function of their
+difference, and the last convolution can compute that difference itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from asem_core.volume import Zyx, as_zyx
+
+if TYPE_CHECKING:
+    from asem_models._unet import UNet
+
+
+class InferenceUNet(nn.Module):
+    """A trained `UNet` with the same geometry, whose result is the foreground's log-odds.
+
+    Parameters
+    ----------
+    network : the trained network, for which `fits` holds; its parameters are copied
+    slab : how many planes of full resolution to work on at once
+    """
+
+    def __init__(self, network: UNet, slab: int = 48) -> None:
+        super().__init__()
+        self.geometry = copy.deepcopy(network)
+        step = network.factors[0][0]
+        self.slab = -(-slab // step) * step
+        self.encode = nn.ModuleList(_Encoder(e.convolutions) for e in self.geometry.encoders)
+        decoders = zip(self.geometry.decoders, network.factors, strict=True)
+        self.decode = nn.ModuleList(_Decoder(d.convolutions, factor) for d, factor in decoders)
+        self.last = _difference(self.geometry.final_conv_pass.convolutions[0])
+
+    @staticmethod
+    def fits(network: UNet) -> bool:
+        """Tell whether the network's crops and kernels fall on whole upsampled voxels, as the rearrangement needs."""
+        for level, factor in enumerate(network.factors):
+            for axis, f in enumerate(factor):
+                removed = network.removed(level)[axis]
+                crop = -removed % math.prod(lower[axis] for lower in network.factors[level:])
+                if (crop // 2) % f or (removed - (network.kernels[level][0][axis] - 1)) % f:
+                    return False
+        return network.out_channels == 2 and len(network.factors) > 0
+
+    @property
+    def context(self) -> Zyx:
+        return self.geometry.context
+
+    @property
+    def alignment(self) -> Zyx:
+        return self.geometry.alignment
+
+    def input_shape(self, output: Sequence[int]) -> Zyx:
+        return self.geometry.input_shape(output)
+
+    def output_shape(self, shape: Sequence[int]) -> Zyx:
+        return self.geometry.output_shape(shape)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compute log-odds.
+
+        Parameters
+        ----------
+        image : (1, in_channels, z, y, x), grey values scaled to [-1, 1], of a shape that the `UNet` takes
+
+        Returns
+        -------
+        (1, 1, z', y', x')
+        """
+        kept = self.geometry.skip_shapes(image.shape[2:])
+        skips = []
+        for level, factor in enumerate(self.geometry.factors):
+            slab = self.slab if level == 0 else image.shape[2]
+            skip, image = self._down(level, image, factor, kept[level], slab)
+            skips.append(skip)
+        image = self.encode[-1](image)
+        for level in reversed(range(len(skips))):
+            image = self._up(level, skips.pop(), image)
+        return image
+
+    def _down(
+        self, level: int, image: torch.Tensor, factor: Zyx, kept: Zyx, slab: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode one level, some planes at a time; return what the decoder will read of it, and the pooled map."""
+        removed = self.geometry.removed(level)
+        full = [n - r for n, r in zip(image.shape[2:], removed, strict=True)]
+        before = [(n - k) // 2 for n, k in zip(full, kept, strict=True)]
+        width = self.encode[level].width
+        skip = _empty_like(image, width, kept)
+        pooled = _empty_like(image, width, [n // f for n, f in zip(full, factor, strict=True)])
+        for first in range(0, full[0], slab):
+            n = min(slab, full[0] - first)
+            part = self.encode[level](image.narrow(2, first, n + removed[0]))
+            pooled.narrow(2, first // factor[0], n // factor[0]).copy_(functional.max_pool3d(part, factor))
+            begin, end = max(first, before[0]), min(first + n, before[0] + kept[0])
+            if begin < end:
+                part = part.narrow(2, begin - first, end - begin)
+                part = part.narrow(3, before[1], kept[1]).narrow(4, before[2], kept[2])
+                skip.narrow(2, begin - before[0], end - begin).copy_(part)
+        return skip, pooled
+
+    def _up(self, level: int, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        """Decode one level; at full resolution, some planes at a time and with the last convolution."""
+        decode, factor = self.decode[level], self.geometry.factors[level]
+        for axis, f in zip((2, 3, 4), factor, strict=True):
+            before = (below.shape[axis] * f - skip.shape[axis]) // 2 // f
+            below = below.narrow(axis, before, below.shape[axis] - before)
+        if level:
+            return decode(skip, below)
+        removed = self.geometry.removed(0)[0] + self.last.kernel_size[0] - 1
+        planes = skip.shape[2] - removed
+        step = self.slab if decode.lost(removed) % factor[0] == 0 else planes
+        parts = []
+        for first in range(0, planes, step):
+            n = min(step, planes - first) + removed
+            low = below.narrow(2, first // factor[0], below.shape[2] - first // factor[0])
+            parts.append(self.last(decode(skip.narrow(2, first, n), low)))
+        return torch.cat(parts, dim=2)
+
+
+class _Encoder(nn.Module):
+    """The convolutions of an encoder level; the ReLUs overwrite their input."""
+
+    def __init__(self, convolutions: Sequence[nn.Conv3d]) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(convolutions)
+        self.width = convolutions[-1].out_channels
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for convolution in self.convolutions:
+            image = functional.relu_(convolution(image))
+        return image
+
+
+class _Decoder(nn.Module):
+    """A decoder level that takes the encoder's map and the map from below as it is, not upsampled."""
+
+    def __init__(self, convolutions: Sequence[nn.Conv3d], factor: Zyx) -> None:
+        super().__init__()
+        first = convolutions[0]
+        assert first.bias is not None
+        above = first.out_channels  # the encoder of a level is as wide as its decoder
+        self.factor, self.kernel = factor, as_zyx(first.kernel_size)
+        self.above = nn.Conv3d(above, first.out_channels, self.kernel)
+        self.above.load_state_dict({"weight": first.weight[:, :above], "bias": first.bias})
+        merged = _merge_weights(first.weight[:, above:], factor)
+        self.below = nn.Conv3d(merged.shape[1], merged.shape[0], as_zyx(merged.shape[2:]), bias=False)
+        self.below.load_state_dict({"weight": merged})
+        self.rest = _Encoder(convolutions[1:]) if len(convolutions) > 1 else nn.Identity()
+
+    def lost(self, removed: int) -> int:
+        """Of `removed` planes, how many go after the first convolution."""
+        return removed - (self.kernel[0] - 1)
+
+    def forward(self, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
+        """Convolve `skip` (1, c, z, y, x) and `below`, whose first voxel lies under the first of `skip`."""
+        image = self.above(skip)
+        for axis, f in enumerate(self.factor):
+            below = below.narrow(axis + 2, 0, image.shape[axis + 2] // f + self.below.kernel_size[axis] - 1)
+        z, y, x = self.factor
+        # Channels of the low-resolution result: (position in z, in y, in x, feature). Put each where it belongs.
+        phases = self.below(below).unflatten(1, (z, y, x, -1)).permute(0, 4, 5, 1, 6, 2, 7, 3)
+        image.unflatten(2, (-1, z)).unflatten(4, (-1, y)).unflatten(6, (-1, x)).add_(phases)
+        result: torch.Tensor = self.rest(functional.relu_(image))
+        return result
+
+
+def _merge_weights(weight: torch.Tensor, factor: Zyx) -> torch.Tensor:
+    """Turn weights for an upsampled map into weights for the map before: (positions * out, in, z, y, x)."""
+    result = weight.detach()[None, None, None]
+    for axis, f in enumerate(factor):
+        size = weight.shape[2 + axis]
+        # Output position p, tap t looks at the upsampled voxel p + t, that is at the low-resolution voxel (p + t) // f.
+        table = torch.zeros(f, (f + size - 2) // f + 1, size)
+        for p in range(f):
+            for t in range(size):
+                table[p, (p + t) // f, t] = 1
+        result = torch.tensordot(table, result.movedim(5 + axis, -1).squeeze(axis), dims=([2], [-1]))
+        # Now (position, low-resolution tap, rest...): move both where they belong.
+        result = result.movedim(1, -1).movedim(0, axis).movedim(-1, 5 + axis)
+    return result.flatten(0, 3).contiguous()
+
+
+def _difference(convolution: nn.Conv3d) -> nn.Conv3d:
+    """Turn a convolution to (background, foreground) into one to foreground minus background."""
+    assert convolution.bias is not None
+    result = nn.Conv3d(convolution.in_channels, 1, as_zyx(convolution.kernel_size))
+    weight, bias = convolution.weight.detach(), convolution.bias.detach()
+    result.load_state_dict({"weight": weight[1:] - weight[:1], "bias": bias[1:] - bias[:1]})
+    return result
+
+
+def _empty_like(image: torch.Tensor, channels: int, shape: Sequence[int]) -> torch.Tensor:
+    return torch.empty(
+        (image.shape[0], channels, *shape),
+        dtype=image.dtype,
+        device=image.device,
+        memory_format=torch.channels_last_3d,
+    )
