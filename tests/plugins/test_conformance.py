@@ -1,0 +1,79 @@
+"""The conformance kit of its kind runs over every registered plugin."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asem_core.catalog import load_catalog
+from asem_core.store import create_volume, finish_volume
+from asem_core.testing import KITS, example_image, example_labels
+
+
+def _tiff_stack(folder: Path) -> dict[str, Any]:
+    import tifffile
+
+    planes = folder / "planes"
+    planes.mkdir(exist_ok=True)
+    for i, plane in enumerate(example_image().read()):
+        tifffile.imwrite(planes / f"cell_{i:03}.tif", plane)
+    return {"path": str(planes), "voxel_size_nm": [5.0, 5.0, 5.0]}
+
+
+def _container(folder: Path) -> dict[str, Any]:
+    target = folder / "example.zarr" / "raw"
+    if not target.exists():
+        image = example_image()
+        out = create_volume(target, image.spec, block=32, made_by={"stage": "example"})
+        out.data[...] = image.read()
+        finish_volume(out)
+    return {"path": str(target.parent)}
+
+
+def _reference(folder: Path) -> dict[str, Any]:
+    return {"reference": _container(folder)["path"] + "/raw"}
+
+
+# What a plugin cannot do without: files, mostly. Everything else runs on its defaults.
+OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
+    ("source", "tiff-stack"): _tiff_stack,
+    ("source", "ome-zarr"): _container,
+    ("preprocessor", "match-histogram"): _reference,
+}
+ON_LABELS = {"clean-labels", "dilate-labels", "exclusion-zone"}
+
+
+def _cases() -> list[Any]:
+    cases = []
+    for offer in load_catalog().offers:
+        kit = KITS[offer.kind]
+        for name, _ in inspect.getmembers(kit, inspect.isfunction):
+            if name.startswith("test_"):
+                cases.append(pytest.param(offer, name, id=f"{offer.kind}-{offer.name}-{name}"))
+    return cases
+
+
+@pytest.mark.parametrize(("offer", "test"), _cases())
+def test_plugin_passes_its_kit(offer: Any, test: str, tmp_path: Path) -> None:
+    """Each registered plugin does what its kind promises."""
+    kit = KITS[offer.kind]()
+    options = OPTIONS.get((offer.kind, offer.name), lambda _: {})
+    kit.make = lambda folder: offer.cls(**_tuples(options(folder)))  # type: ignore[method-assign]
+    if offer.name in ON_LABELS:
+        kit.on_labels = True  # type: ignore[attr-defined]
+    getattr(kit, test)(tmp_path)
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
+def test_examples_are_what_they_say() -> None:
+    """The example scene has two objects and a grey image, so that kits test something."""
+    assert set(np.unique(example_labels().read())) == {0, 1, 2}
+    assert example_image().read().std() > 10
