@@ -1,1 +1,61 @@
-"""Pretrained models by name."""
+"""Pretrained models by name.
+
+```python
+import asem_registry
+
+card = asem_registry.find("mitochondria-cf-5nm")   # what it expects of an image, how good it is, whose it is
+path = asem_registry.pull("mitochondria-cf-5nm")   # a checked safetensors file, fetched if it is not in the cache
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asem_registry.card import Card
+    from asem_registry.settings import Settings
+
+__all__ = ["find", "names", "pull"]
+
+
+def find(name: str, settings: Settings | None = None) -> Card:
+    """Find a model's card by name, `name@version` or alias.
+
+    Raises
+    ------
+    UnknownName
+        No card has this name; the message has the nearest ones.
+    PluginError
+        Two different cards claim it.
+    """
+    from asem_registry.library import load_library
+    from asem_registry.settings import Settings
+
+    return load_library(settings or Settings.load()).find(name)
+
+
+def names(settings: Settings | None = None) -> list[str]:
+    """List the names of all models: shipped, of plugins, of the user and of configured folders and addresses."""
+    from asem_registry.library import load_library
+    from asem_registry.settings import Settings
+
+    return load_library(settings or Settings.load()).names()
+
+
+def pull(name: str, settings: Settings | None = None, *, progress: bool = True) -> Path:
+    """Return a model's weights as a safetensors file whose sum was checked just now, fetching it if need be.
+
+    Raises
+    ------
+    UnknownName, PluginError
+        As `find`.
+    NotCached, WrongSum, NoSpace, BadInput
+        As `asem_registry.cache.obtain`: each message says what was deleted and what to do.
+    """
+    from asem_registry.cache import obtain
+    from asem_registry.settings import Settings
+
+    settings = settings or Settings.load()
+    return obtain(find(name, settings), settings, progress=progress)

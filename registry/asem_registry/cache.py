@@ -1,0 +1,315 @@
+"""The cache of weights: one folder a model, with a receipt; a wrong file is never visible and never used.
+
+```
+<cache>/weights/<name>@<version>/
+    weights.safetensors   checked, and moved here in one step
+    receipt.json          where it came from and its sums; outlives the weights, so that a sum once trusted is kept
+    source.part           what came so far of a download that was cut
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.errors import AsemError
+from asem_core.provenance import sha256
+from asem_registry.card import Card
+from asem_registry.fetch import FetchError, check_room, fetch
+from asem_registry.settings import Settings
+
+
+class NotCached(AsemError):
+    """A model is not in the cache and cannot be fetched now; the message holds the command that fetches it."""
+
+
+class WrongSum(AsemError):
+    """A file is not the one its card, or its first download, says."""
+
+
+@attrs.frozen
+class Receipt:
+    """What is known of a cached file."""
+
+    url: str
+    fetched: str  # date, UTC
+    source_sha256: str  # of the file as served
+    source_bytes: int
+    weights_sha256: str  # of `weights.safetensors`, which is a conversion if the source is a `.pt`
+    trusted_on_first_use: bool
+
+
+def folder_of(card: Card, settings: Settings) -> Path:
+    return settings.cache / "weights" / card.key
+
+
+def receipt_of(card: Card, settings: Settings) -> Receipt | None:
+    """Read the receipt of a model's first download, if there was one."""
+    try:
+        return Receipt(**json.loads((folder_of(card, settings) / "receipt.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def state_of(card: Card, settings: Settings) -> str:
+    """Say `bundled`, `cached` or `not cached`, without reading the weights."""
+    if card.file:
+        return "bundled"
+    return "cached" if (folder_of(card, settings) / "weights.safetensors").is_file() else "not cached"
+
+
+def obtain(card: Card, settings: Settings, *, progress: bool = True) -> Path:
+    """Return the model's weights as a checked safetensors file, fetching them if need be.
+
+    The file is hashed on every call. A cached file that is not what it was is deleted and fetched again. Several
+    processes may ask for one model at once: one fetches, the others wait and take the result.
+
+    Raises
+    ------
+    NotCached
+        It would have to be fetched, but ASEM_OFFLINE is set or no server answers.
+    WrongSum
+        What was served is not what the card says, or not what it was when it was first pulled.
+    NoSpace
+        The disk is full.
+    BadInput
+        The file is not weights of the card's model, or holds code.
+    """
+    if card.file:
+        return _bundled(card)
+    weights = folder_of(card, settings) / "weights.safetensors"
+    if _is_good(card, weights, settings):
+        return weights
+    if settings.offline:
+        raise NotCached(_absent(card, settings, "ASEM_OFFLINE is set"))
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    with locked(weights.parent, card.key):
+        if not _is_good(card, weights, settings):
+            if weights.exists():
+                print(
+                    f"{card.key}: the cached file {weights} is damaged or outdated; fetching it again.", file=sys.stderr
+                )
+                weights.unlink()
+            _fetch(card, weights, settings, progress)
+    return weights
+
+
+def remove(card: Card, settings: Settings, *, forget: bool = False) -> bool:
+    """Delete a model's cached weights; with `forget`, also the sum it was trusted by. Says whether there was one."""
+    folder = folder_of(card, settings)
+    if not folder.is_dir():
+        return False
+    with locked(folder, card.key):
+        found = (folder / "weights.safetensors").exists()
+        for name in ("weights.safetensors", "source.part", "source.part.json", *(["receipt.json"] if forget else [])):
+            (folder / name).unlink(missing_ok=True)
+    return found
+
+
+def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Path:
+    """Put weights that were carried here by hand (a bundle) into the cache, after checking them against the receipt.
+
+    Raises
+    ------
+    WrongSum
+    """
+    weights = folder_of(card, settings) / "weights.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    with locked(weights.parent, card.key):
+        known = receipt_of(card, settings)
+        expected = card.sha256 or (known.source_sha256 if known else receipt.source_sha256)
+        if receipt.source_sha256 != expected:
+            raise WrongSum(_wrong(card, "the bundle", expected, receipt.source_sha256, "Nothing was installed."))
+        if (found := sha256(source)) != receipt.weights_sha256:
+            raise WrongSum(_wrong(card, "the bundle", receipt.weights_sha256, found, "Nothing was installed."))
+        check_room(weights.parent, source.stat().st_size)
+        half = weights.with_name("half.safetensors")
+        shutil.copyfile(source, half)
+        _commit(half, weights, receipt)
+    return weights
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder's lock; says so when another process has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"{what}: waiting for another process that is fetching it.", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _bundled(card: Card) -> Path:
+    path = card.bundled
+    if path is None or not path.is_file():
+        raise NotCached(
+            f"{card.key} comes with its card {card.origin}, but its file {card.file} is not beside it. "
+            "Copy it there, or install asem-core again."
+        )
+    found = sha256(path)
+    if found != card.sha256:
+        raise WrongSum(
+            f"{path} is damaged: its sha256 is {found} but the card {card.origin} says {card.sha256}. "
+            "Install asem-core again, or copy the file anew from where the card came from."
+        )
+    return path
+
+
+def _is_good(card: Card, weights: Path, settings: Settings) -> bool:
+    receipt = receipt_of(card, settings)
+    if receipt is None or not weights.is_file():
+        return False
+    if card.sha256 and receipt.source_sha256 != card.sha256:
+        return False
+    return sha256(weights) == receipt.weights_sha256
+
+
+def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> None:
+    """Try the mirrors in order until one has the right file; the folder is locked by us."""
+    _tidy(weights.parent)
+    part = weights.with_name("source.part")
+    before = receipt_of(card, settings)
+    expected = card.sha256 or (before.source_sha256 if before else None)
+    causes = []
+    wrong: WrongSum | None = None
+    for url in card.urls:
+        try:
+            found_at = fetch(url, part, settings, size=card.size_bytes, progress=progress)
+        except FetchError as error:
+            causes.append(f"  {url}: {error}")
+            continue
+        found = sha256(part)
+        if expected is None or found == expected:
+            receipt = _install(card, found_at, found, part, weights)
+            if before is None and card.trust_on_first_use:
+                print(f"{card.key}: {first_use(receipt)}", file=sys.stderr)
+            return
+        part.unlink()
+        changed = card.sha256 is None
+        wrong = WrongSum(_wrong(card, found_at, expected, found, "What came was deleted.", changed=changed))
+        causes.append(f"  {url}: wrong sum")
+    if wrong:
+        raise wrong
+    raise NotCached(_absent(card, settings, "\n".join(["no address worked:", *causes])))
+
+
+def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -> Receipt:
+    """Turn a checked download into the cached file."""
+    source_bytes = part.stat().st_size
+    half = weights.with_name("half.safetensors")
+    try:
+        _as_safetensors(card, url, part, half)
+        receipt = Receipt(
+            url=url,
+            fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            source_sha256=source_sum,
+            source_bytes=source_bytes,
+            weights_sha256=sha256(half),
+            trusted_on_first_use=card.trust_on_first_use,
+        )
+        _commit(half, weights, receipt)
+    finally:
+        _tidy(weights.parent)
+    return receipt
+
+
+_KEPT = ("lock", "receipt.json", "weights.safetensors", "source.part", "source.part.json")
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what a process that was killed left behind."""
+    for path in folder.iterdir():
+        if path.name not in _KEPT:
+            path.unlink()
+
+
+def first_use(receipt: Receipt) -> str:
+    """Say that a sum was recorded rather than published."""
+    return (
+        "its authors publish no sum, so it was trusted when it was first pulled "
+        f"({receipt.fetched}) and is checked against that since: sha256 {receipt.source_sha256}."
+    )
+
+
+def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
+    """Check that a file is weights of the card's model, and write it as safetensors."""
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+    from asem_core.weights import load_weights, save_weights
+
+    native = url.endswith(".safetensors")
+    named = source.with_name("source.safetensors" if native else "source.pt")
+    os.replace(source, named)
+    try:
+        model = build(load_catalog().get("model", card.model), dict(card.options), card.origin)
+        network = load_weights(named, model.network())
+    except AsemError as error:
+        raise type(error)(
+            f"{card.key} from {url} is refused and deleted: {str(error).replace(str(named), 'it')}"
+        ) from None
+    if native:
+        os.replace(named, target)
+    else:
+        metadata = {"model": {"use": card.model, **card.options}, "converted_from": url, "card": card.key}
+        save_weights(target, network, metadata)
+
+
+def _commit(half: Path, weights: Path, receipt: Receipt) -> None:
+    """Make a checked file visible: data first, then its receipt, each in one step and on the disk."""
+    note = weights.with_name("half.json")
+    note.write_text(json.dumps(attrs.asdict(receipt), indent=1), encoding="utf-8")
+    for path in (half, note):
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+    os.replace(half, weights)
+    os.replace(note, weights.with_name("receipt.json"))
+
+
+def _absent(card: Card, settings: Settings, why: str) -> str:
+    return (
+        f"{card.key} is not in the cache {settings.cache} and cannot be fetched: {why}\n"
+        f"On a machine with a network, `asem models pull {card.key}` fetches it, and "
+        f"`asem models bundle {card.key} -o models.zip` packs it to carry here: `asem models unbundle models.zip`."
+    )
+
+
+def _wrong(card: Card, source: str, expected: str, got: str, what: str, *, changed: bool = False) -> str:
+    if changed:
+        hint = (
+            "The file on the server is not the one that was first pulled. If its authors replaced it on purpose, "
+            f"`asem models remove {card.key} --forget` and pull again; else do not trust it."
+        )
+    else:
+        hint = (
+            "Likely causes: a proxy or login page in between, a mirror with an old or damaged copy, or a card whose sum is "
+            "wrong. Try again, try another network, or ask whoever made the card."
+        )
+    return f"{card.key}: {source} is not the expected file.\n  expected sha256 {expected}\n  got      sha256 {got}\n{what} {hint}"
+
+
+def describe(card: Card, settings: Settings) -> dict[str, Any]:
+    """Say what is in the cache of a model: its state, path and sums, for people and programs."""
+    receipt = None if card.file else receipt_of(card, settings)
+    return {
+        "state": state_of(card, settings),
+        "path": str(card.bundled if card.file else folder_of(card, settings) / "weights.safetensors"),
+        "trust_on_first_use": card.trust_on_first_use,
+        "receipt": attrs.asdict(receipt) if receipt else None,
+    }

@@ -1,0 +1,88 @@
+"""Where the registry keeps things and where it looks: environment, then the user's `config.toml`, then defaults.
+
+```toml
+# config.toml in the platform's configuration folder (`asem models where` prints it), or the file ASEM_CONFIG names
+[registry]
+cards = ["/lab/asem-cards", "https://lab.example.org/cards/"]  # folders and addresses of model cards
+cache = "/scratch/asem"                                         # else ASEM_CACHE, else the user's cache folder
+```
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import platformdirs
+
+from asem_core.errors import AsemError
+
+
+class BadSettings(AsemError):
+    """The user's configuration file has an unknown key or a value of the wrong type."""
+
+
+@attrs.frozen
+class Settings:
+    """What one call of the registry works with."""
+
+    cache: Path  # downloads; may be deleted at any time
+    home: Path  # the user's own cards and weights; never deleted by the registry
+    cards: tuple[str, ...] = ()  # further folders and addresses of cards
+    offline: bool = False
+    s3_endpoint: str | None = None  # ASEM_S3_ENDPOINT: another server than Amazon's for s3:// addresses
+    attempts: int = 5  # per mirror, for faults that may pass
+    first_wait_s: float = 0.5  # before the second attempt; doubles with each further one
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Read the environment and the configuration file.
+
+        Raises
+        ------
+        BadSettings
+            The file is not TOML, or has an unknown key or a value of the wrong type in `[registry]`.
+        """
+        table = _registry_table(config_path(environ))
+        cache = environ.get("ASEM_CACHE") or table.get("cache") or platformdirs.user_cache_path("asem")
+        home = environ.get("ASEM_HOME") or platformdirs.user_data_path("asem")
+        return cls(
+            cache=Path(cache).expanduser(),
+            home=Path(home).expanduser(),
+            cards=tuple(table.get("cards", ())),
+            offline=environ.get("ASEM_OFFLINE", "0").lower() not in ("", "0", "false", "no"),
+            s3_endpoint=environ.get("ASEM_S3_ENDPOINT") or None,
+        )
+
+
+def config_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Say where the configuration file is, whether or not it exists."""
+    named = environ.get("ASEM_CONFIG")
+    return Path(named).expanduser() if named else platformdirs.user_config_path("asem") / "config.toml"
+
+
+_KEYS = {"cards": list, "cache": str}
+
+
+def _registry_table(path: Path) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSettings(f"{path} is not TOML: {error}. Mend it, or move it away to use the defaults.") from None
+    table = found.get("registry", {})
+    for key, value in table.items():
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(_KEYS)}."
+            raise BadSettings(f"{path}: unknown key '{key}' in [registry]. {hint}")
+        if not isinstance(value, _KEYS[key]) or (key == "cards" and not all(isinstance(v, str) for v in value)):
+            expected = "a list of folders and addresses" if key == "cards" else "a string"
+            raise BadSettings(f"{path}: '{key}' in [registry] must be {expected}, not {value!r}.")
+    return dict(table)

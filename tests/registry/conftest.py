@@ -1,0 +1,208 @@
+"""Real servers on loopback: a file server with ranges and scripted faults, and an S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from asem_registry.card import Card, card_toml
+from asem_registry.settings import Settings
+
+
+class FileServer(ThreadingHTTPServer):
+    """Serves `files`; each request for bytes first meets the next of `faults`.
+
+    A fault is a status ("503"), "reset" (the connection breaks), "cut N" (breaks after N bytes), or "wait S".
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
+        self.faults: deque[str] = deque()
+        self.requests: list[tuple[str, str, str]] = []  # method, path, range
+        self.ranges = True
+        self.heads = True
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{path}"
+
+    def gets(self, path: str) -> list[str]:
+        """List the ranges asked of a path."""
+        return [r for method, p, r in self.requests if method == "GET" and p == path]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FileServer
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        self.server.requests.append((self.command, self.path, self.headers.get("Range", "")))
+        if self.path in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects[self.path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        fault = self.server.faults.popleft() if body and self.server.faults else ""
+        if fault.isdecimal():
+            self.send_error(int(fault))
+            return
+        if fault == "reset":
+            self._break()
+            return
+        if fault.startswith("wait"):
+            time.sleep(float(fault.split()[1]))
+        data = self._content()
+        if data is None:
+            self.send_error(404)
+            return
+        begin, end = self._range(len(data))
+        piece = data[begin:end]
+        self.send_response(206 if len(piece) < len(data) else 200)
+        self.send_header("Content-Length", str(len(piece)))
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:12]}"')
+        if self.path.endswith("/"):
+            self.send_header("Content-Type", "text/html")
+        if self.server.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
+        self.end_headers()
+        if not body:
+            return
+        if fault.startswith("cut"):
+            self.wfile.write(piece[: int(fault.split()[1])])
+            self.wfile.flush()
+            self._break()
+            return
+        self.wfile.write(piece)
+
+    def _content(self) -> bytes | None:
+        if self.path.endswith("/"):
+            inside = [p for p in self.server.files if p.startswith(self.path)]
+            return "".join(f'<a href="{p.removeprefix(self.path)}">file</a>\n' for p in inside).encode()
+        return self.server.files.get(self.path)
+
+    def _range(self, size: int) -> tuple[int, int]:
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.server.ranges else None
+        return (int(match[1]), min(int(match[2]) + 1, size)) if match else (0, size)
+
+    def _break(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+        self.wfile = open("/dev/null", "wb")  # noqa: SIM115 - what the base class still flushes goes nowhere
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with FileServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(cache=tmp_path / "cache", home=tmp_path / "home", first_wait_s=0.01)
+
+
+@pytest.fixture
+def make_card() -> Callable[..., Card]:
+    """Make a card of a small mitochondria network; keywords override."""
+
+    def make(**values: Any) -> Card:
+        about = {
+            "name": "small-1nm",
+            "model": "mitochondria",
+            "options": {"features": 2, "factors": [[2, 2, 2]]},
+            "voxel_size_nm": (1.0, 1.0, 1.0),
+            "preparation": "none",
+            "contrast": "any",
+            "training_data": "none: random weights",
+            "licence": "CC0-1.0",
+            "citation": "none",
+        }
+        return Card(**{**about, **values})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Weights of the network of `make_card`, as safetensors."""
+    import torch
+    from asem_models.mitochondria import Mitochondria
+
+    from asem_core.weights import save_weights
+
+    torch.manual_seed(0)
+    model = Mitochondria(features=2, factors=((2, 2, 2),))
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    return save_weights(path, model.network(), {"model": {"use": "mitochondria", "features": 2}}).read_bytes()
+
+
+@pytest.fixture
+def sum_of() -> Callable[[bytes], str]:
+    return lambda data: hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def add_card(settings: Settings) -> Callable[[Card], Card]:
+    """Put a card into the user's own folder of cards, so that it is found by name."""
+
+    def add(card: Card) -> Card:
+        path = settings.home / "cards" / f"{card.key}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(card_toml(card))
+        return attrs.evolve(card, origin=str(path))
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3 server with no buckets; its address."""
+    moto_server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the S3 server; every bucket is public and gone after the test."""
+    boto3 = pytest.importorskip("boto3")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    yield client
+    for bucket in client.list_buckets()["Buckets"]:
+        found = client.list_objects_v2(Bucket=bucket["Name"]).get("Contents", [])
+        for item in found:
+            client.delete_object(Bucket=bucket["Name"], Key=item["Key"])
+        client.delete_bucket(Bucket=bucket["Name"])

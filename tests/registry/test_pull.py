@@ -1,0 +1,281 @@
+"""Pulling weights against a real server that misbehaves: never a bad file under the final name."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import asem_registry
+import attrs
+import pytest
+from asem_registry import fetch
+from asem_registry.cache import NotCached, WrongSum, folder_of, obtain, receipt_of, remove
+from asem_registry.fetch import Refused
+
+from asem_core.errors import BadInput, NoSpace
+
+
+@pytest.fixture
+def served(server, weights_bytes, make_card, sum_of):
+    """A card whose weights the server has."""
+    server.files["/w.safetensors"] = weights_bytes
+    return make_card(urls=(server.url("/w.safetensors"),), sha256=sum_of(weights_bytes), size_bytes=len(weights_bytes))
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(fetch, "PIECE_BYTES", 1000)
+
+
+def test_pulls_once_then_works_without_a_network(served, server, settings, weights_bytes):
+    """The second pull asks the server nothing, and neither does one offline."""
+    path = obtain(served, settings, progress=False)
+    assert path.read_bytes() == weights_bytes
+    count = len(server.requests)
+    assert obtain(served, attrs.evolve(settings, offline=True)) == path
+    assert len(server.requests) == count
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("fault", ["503", "429", "reset", "cut 300"])
+def test_faults_that_may_pass_are_tried_again(served, server, settings, weights_bytes, fault):
+    """A busy server, a reset connection or a cut answer costs one more request, not the download."""
+    server.faults.extend(["", fault, fault])
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+    ranges = server.gets("/w.safetensors")
+    assert ranges.count("bytes=1000-1999") == 3
+    assert ranges.count("bytes=0-999") == 1
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_cut_download_is_resumed(served, server, settings, weights_bytes):
+    """After the server went away, the next pull asks only for the bytes that are missing."""
+    server.faults.extend([""] * 5 + ["503"] * settings.attempts)
+    with pytest.raises(NotCached, match=r"the server answered 503 \(tried 5 times\)"):
+        obtain(served, settings, progress=False)
+    assert not (folder_of(served, settings) / "weights.safetensors").exists()
+    before = len(server.gets("/w.safetensors"))
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+    assert server.gets("/w.safetensors")[before] == "bytes=5000-5999"
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_file_that_changed_meanwhile_is_not_glued_together(served, server, settings, weights_bytes, make_card):
+    """A beginning of the old file is thrown away when the server has a new one."""
+    server.files["/w.safetensors"] = b"x" * len(weights_bytes)
+    server.faults.extend([""] * 3 + ["404"])
+    with pytest.raises(NotCached):
+        obtain(served, settings, progress=False)
+    assert (folder_of(served, settings) / "source.part").stat().st_size == 3000
+    server.files["/w.safetensors"] = weights_bytes
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+
+
+def test_a_server_without_ranges_serves_too(served, server, settings, weights_bytes, small_pieces):
+    """Ranges save time; without them the file still arrives whole."""
+    server.ranges = False
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+
+
+def test_mirrors_are_tried_in_order(served, server, settings, weights_bytes):
+    """A dead mirror, one without the file, one with a damaged copy: the fourth is good."""
+    server.files["/damaged.safetensors"] = weights_bytes[:-1] + b"!"
+    dead = "http://127.0.0.1:9/w.safetensors"
+    urls = (dead, server.url("/gone.safetensors"), server.url("/damaged.safetensors"), *served.urls)
+    card = attrs.evolve(served, urls=urls)
+    assert obtain(card, settings, progress=False).read_bytes() == weights_bytes
+    assert receipt_of(card, settings).url == served.urls[0]
+    asked = [path for method, path, _ in server.requests if method == "GET"]
+    assert asked.index("/damaged.safetensors") < asked.index("/w.safetensors")
+
+
+def test_no_mirror_works(served, settings, server):
+    """The message lists each address with its cause, and the commands that bring the file here."""
+    card = attrs.evolve(served, urls=("http://127.0.0.1:9/w.safetensors", server.url("/gone.safetensors")))
+    with pytest.raises(NotCached) as caught:
+        obtain(card, settings, progress=False)
+    text = str(caught.value)
+    assert "127.0.0.1:9/w.safetensors: ClientConnectorError: Cannot connect to host" in text
+    assert "gone.safetensors: there is no such file (404)" in text
+    assert "asem models pull small-1nm@1" in text
+    assert "asem models unbundle" in text
+
+
+def test_wrong_sum(served, settings, sum_of, weights_bytes):
+    """Expected and got sums, what was deleted, likely causes; nothing is left."""
+    card = attrs.evolve(served, sha256="0" * 64)
+    with pytest.raises(WrongSum) as caught:
+        obtain(card, settings, progress=False)
+    text = str(caught.value)
+    assert f"expected sha256 {'0' * 64}" in text
+    assert f"got      sha256 {sum_of(weights_bytes)}" in text
+    assert "What came was deleted. Likely causes: a proxy or login page" in text
+    assert {p.name for p in folder_of(card, settings).iterdir()} <= {"lock"}
+
+
+def test_wrong_size(served, settings, weights_bytes):
+    """A file of another size is not even fetched."""
+    card = attrs.evolve(served, size_bytes=5)
+    with pytest.raises(NotCached, match=f"wrong size: expected 5 bytes, .* the server has {len(weights_bytes)}"):
+        obtain(card, settings, progress=False)
+
+
+def test_offline(served, settings, server):
+    """ASEM_OFFLINE: what is not cached is named with the command that fetches it, and no server is asked."""
+    with pytest.raises(NotCached, match=r"ASEM_OFFLINE is set\n.*`asem models pull small-1nm@1` fetches it"):
+        obtain(served, attrs.evolve(settings, offline=True))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:-1] + b"!", lambda b: b""])
+def test_a_damaged_cached_file_is_fetched_again(served, settings, weights_bytes, damage, capsys):
+    """Truncated, altered or emptied: noticed on load, removed, replaced, and said."""
+    path = obtain(served, settings, progress=False)
+    path.write_bytes(damage(weights_bytes))
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+    assert "is damaged or outdated; fetching it again" in capsys.readouterr().err
+
+
+def test_a_damaged_cached_file_is_not_used_offline(served, settings, weights_bytes):
+    """Without a network there is an error, never the damaged file."""
+    obtain(served, settings, progress=False).write_bytes(weights_bytes[:-1])
+    with pytest.raises(NotCached):
+        obtain(served, attrs.evolve(settings, offline=True))
+
+
+def test_a_card_with_another_sum_makes_the_cached_file_stale(
+    served, settings, server, weights_bytes, sum_of, make_card
+):
+    """A corrected card does not get the file of the old one."""
+    obtain(served, settings, progress=False)
+    with pytest.raises(WrongSum):
+        obtain(attrs.evolve(served, sha256="1" * 64), settings, progress=False)
+    assert not (folder_of(served, settings) / "weights.safetensors").exists()
+
+
+def test_trust_on_first_use(served, settings, server, weights_bytes, capsys):
+    """Without a published sum the first one is recorded, said, and held against every later download."""
+    card = attrs.evolve(served, sha256=None)
+    path = obtain(card, settings, progress=False)
+    assert "its authors publish no sum, so it was trusted when it was first pulled" in capsys.readouterr().err
+    path.unlink()
+    remove(card, settings)
+    server.files["/w.safetensors"] = weights_bytes[:-4] + b"evil"
+    with pytest.raises(WrongSum, match=r"not the one that was first pulled.*\n?.*remove small-1nm@1 --forget"):
+        obtain(card, settings, progress=False)
+    assert not path.exists()
+    remove(card, settings, forget=True)
+    assert obtain(card, settings, progress=False).read_bytes() == server.files["/w.safetensors"]
+
+
+def test_an_archive_or_a_web_page_is_refused(served, settings, server):
+    """What is not weights never gets the final name, even when its sum is trusted on first use."""
+    server.files["/w.safetensors"] = b"<html>please log in</html>"
+    card = attrs.evolve(served, sha256=None, size_bytes=None)
+    with pytest.raises(BadInput, match=r"small-1nm@1 from .* is refused and deleted: it is truncated or is not"):
+        obtain(card, settings, progress=False)
+    assert not (folder_of(card, settings) / "weights.safetensors").exists()
+    assert not (folder_of(card, settings) / "receipt.json").exists()
+
+
+def test_weights_of_another_architecture_are_refused(served, settings):
+    """A card that names the wrong network is found out at the first pull."""
+    card = attrs.evolve(served, options={"features": 3, "factors": [[2, 2, 2]]})
+    with pytest.raises(BadInput, match="of another architecture"):
+        obtain(card, settings, progress=False)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/w.safetensors"])
+def test_a_redirect_that_leaves_http_is_refused(served, settings, server, target):
+    """A server may not send us to local files or other protocols."""
+    server.redirects["/w.safetensors"] = target
+    with pytest.raises(Refused, match=r"sends us on to .*refused"):
+        obtain(served, settings, progress=False)
+
+
+def test_a_redirect_within_http_is_followed(served, settings, server, weights_bytes):
+    """As the hosts of large files do."""
+    server.files["/elsewhere"] = weights_bytes
+    server.redirects["/w.safetensors"] = server.url("/elsewhere")
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+
+
+_PULL = """
+import sys
+from pathlib import Path
+from asem_registry import fetch
+import asem_registry
+from asem_registry.settings import Settings
+fetch.PIECE_BYTES = 1000
+settings = Settings(cache=Path(sys.argv[1]), home=Path(sys.argv[2]), first_wait_s=0.01)
+print(asem_registry.pull("small-1nm", settings, progress=False))
+"""
+
+
+def _pull_process(settings):
+    command = [sys.executable, "-c", _PULL, str(settings.cache), str(settings.home)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_in_the_middle(served, settings, server, weights_bytes, add_card):
+    """SIGKILL leaves no file under the final name; the next pull goes on where it stopped."""
+    add_card(served)
+    server.faults.extend([""] * 4 + ["wait 30"])
+    process = _pull_process(settings)
+    deadline = time.monotonic() + 60
+    while len(server.gets("/w.safetensors")) < 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    folder = folder_of(served, settings)
+    assert not (folder / "weights.safetensors").exists()
+    assert asem_registry.pull("small-1nm", settings, progress=False).read_bytes() == weights_bytes
+    assert (folder / "weights.safetensors").exists()
+    assert server.gets("/w.safetensors")[5] != "bytes=0-999"
+    assert sorted(p.name for p in folder.iterdir()) == ["lock", "receipt.json", "weights.safetensors"]
+
+
+def test_several_processes_pull_one_file(served, settings, server, weights_bytes, add_card):
+    """One fetches, the others wait; all end with the same good file."""
+    add_card(served)
+    server.faults.append("wait 3")
+    processes = [_pull_process(settings) for _ in range(3)]
+    results = [p.communicate(timeout=120) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0, 0], results
+    assert len({out for out, _ in results}) == 1
+    assert server.gets("/w.safetensors").count("bytes=0-999") == 1
+    assert any("waiting for another process" in err for _, err in results)
+
+
+def _pull_in_little_room(settings, limit):
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        asem_registry.pull("small-1nm", settings, progress=False)
+    except NoSpace as error:
+        print(error, flush=True)
+        os._exit(7)
+
+
+def test_the_disk_is_full(served, settings, add_card, capfd):
+    """A write that fails for want of room says where, what was deleted, and what to do; nothing is left."""
+    add_card(served)
+    process = multiprocessing.get_context("spawn").Process(target=_pull_in_little_room, args=(settings, 2000))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 7
+    said = capfd.readouterr().out
+    assert f"No room for the download in {folder_of(served, settings)}" in said
+    assert "what had come was deleted. Free some, or set ASEM_CACHE" in said
+    assert not (folder_of(served, settings) / "source.part").exists()
+
+
+def test_the_disk_would_be_full(tmp_path):
+    """A download larger than the free room is not begun."""
+    with pytest.raises(NoSpace, match=r"more bytes are needed and .* are free"):
+        fetch.check_room(tmp_path, 1 << 60)
