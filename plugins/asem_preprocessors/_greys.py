@@ -55,17 +55,24 @@ def grey_range(volume: Volume, run: Run, what: str) -> tuple[Any, Any]:
         A voxel is NaN or infinite, or all voxels are alike; says where, and that `what` cannot be done.
     """
     lowest, highest = [], []
-    for box, (low, high) in map_blocks(_loader(_block_range, volume), volume.box, PASS_BLOCK, run, name=f"{what}-range"):
+    for box, (low, high) in map_blocks(
+        _loader(_block_range, volume), volume.box, PASS_BLOCK, run, name=f"{what}-range"
+    ):
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise BadInput(
-                f"{volume.path} holds NaN or infinite values in box {box}, so {what} cannot use it. "
-                "Replace them (for example by 0) where the image was exported, and import it again."
-            )
+            raise not_finite(volume, box, what)
         lowest.append(low)
         highest.append(high)
     low, high = min(lowest), max(highest)
     require_contrast(volume, low, high, what)
     return low, high
+
+
+def not_finite(volume: Volume, box: Box, what: str) -> BadInput:
+    """Return the error that says where NaN or infinite values are."""
+    return BadInput(
+        f"{volume.path} holds NaN or infinite values in box {box}, so {what} cannot use it. "
+        "Replace them (for example by 0) where the image was exported, and import it again."
+    )
 
 
 def require_contrast(volume: Volume, low: Any, high: Any, what: str) -> None:
@@ -110,6 +117,28 @@ def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] 
     return Greys(values[used], counts[used])
 
 
+def grey_limits(volume: Volume, darkest: float | None, brightest: float | None, what: str) -> tuple[float, float]:
+    """Return the two grey values that the cell lies between; left out, the published 2 and 180 of 255.
+
+    Raises
+    ------
+    BadInput
+        They are left out and the dtype says nothing of their scale, or they are the wrong way round.
+    """
+    if volume.dtype.kind == "u":
+        scale = np.iinfo(volume.dtype).max / 255
+        darkest = 2 * scale if darkest is None else darkest
+        brightest = 180 * scale if brightest is None else brightest
+    if darkest is None or brightest is None:
+        raise BadInput(
+            f"{what}: {volume.path} holds {volume.dtype}, whose grey scale is not known. Set darkest and brightest: the "
+            "cell's grey values lie between them."
+        )
+    if not darkest < brightest:
+        raise BadInput(f"{what}: darkest ({darkest:g}) must be less than brightest ({brightest:g}).")
+    return float(darkest), float(brightest)
+
+
 def finite(block: np.ndarray, box: Box, what: str) -> np.ndarray:
     """Return the block as it is, or refuse it.
 
@@ -123,19 +152,6 @@ def finite(block: np.ndarray, box: Box, what: str) -> np.ndarray:
     return block
 
 
-@attrs.frozen
-class Lookup:
-    """Grey values to grey values through a table: exact for 8 and 16 bit images, interpolated for others."""
-
-    table: np.ndarray  # one entry for each value of the dtype, from its least value on
-
-    def __call__(self, block: np.ndarray) -> np.ndarray:
-        if block.dtype.kind == "i":
-            unsigned = np.dtype(f"u{block.dtype.itemsize}")
-            return self.table[(block.view(unsigned) ^ unsigned.type(1 << (8 * block.dtype.itemsize - 1)))]
-        return self.table[block]
-
-
 def _loader(work: Callable[..., np.ndarray], volume: Volume) -> Callable[[], Callable[[Box], np.ndarray]]:
     return functools.partial(functools.partial, work, volume)
 
@@ -145,7 +161,9 @@ def _block_range(volume: Volume, box: Box) -> np.ndarray:
     return np.array([block.min(), block.max()])
 
 
-def _block_histogram(volume: Volume, box: Box, *, low: float, high: float, bins: int, ignore: Sequence[float]) -> np.ndarray:
+def _block_histogram(
+    volume: Volume, box: Box, *, low: float, high: float, bins: int, ignore: Sequence[float]
+) -> np.ndarray:
     counts = np.zeros(bins, np.int64)
     for plane in volume.read(box):
         kept = plane.ravel()

@@ -15,6 +15,7 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 from asem_preprocessors._greys import finite, grey_range, require_contrast
+from asem_preprocessors._scratch import own_scratch
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -70,6 +71,7 @@ class Clahe(Preprocessor):
         """
         from asem_preprocessors._clahe_kernels import mappings
 
+        run = own_scratch(run, self, volume)
         kernel = as_zyx(self.kernel_vx)
         bins, counts = self._tile_counts(volume, kernel, run)
         tiles, num_bins = as_zyx(counts.shape[:3]), counts.shape[3]

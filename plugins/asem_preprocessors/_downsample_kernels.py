@@ -1,0 +1,61 @@
+"""The compiled loops of `downsample`; imported only when it runs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def means(block, factor, result, rounded):
+    """Average each cell of `factor` voxels; cells at the far border may be cut."""
+    for z in range(result.shape[0]):
+        z1 = min((z + 1) * factor[0], block.shape[0])
+        for y in range(result.shape[1]):
+            y1 = min((y + 1) * factor[1], block.shape[1])
+            for x in range(result.shape[2]):
+                x1 = min((x + 1) * factor[2], block.shape[2])
+                total = 0.0
+                for zz in range(z * factor[0], z1):
+                    for yy in range(y * factor[1], y1):
+                        for xx in range(x * factor[2], x1):
+                            total += block[zz, yy, xx]
+                mean = total / ((z1 - z * factor[0]) * (y1 - y * factor[1]) * (x1 - x * factor[2]))
+                result[z, y, x] = np.rint(mean) if rounded else mean
+
+
+@njit(cache=True, nogil=True)
+def modes(block, factor, result):
+    """Take each cell's most frequent value; among equally frequent ones the least that is not 0."""
+    cell = np.empty(factor[0] * factor[1] * factor[2], block.dtype)
+    for z in range(result.shape[0]):
+        z1 = min((z + 1) * factor[0], block.shape[0])
+        for y in range(result.shape[1]):
+            y1 = min((y + 1) * factor[1], block.shape[1])
+            for x in range(result.shape[2]):
+                x1 = min((x + 1) * factor[2], block.shape[2])
+                n = 0
+                for zz in range(z * factor[0], z1):
+                    for yy in range(y * factor[1], y1):
+                        for xx in range(x * factor[2], x1):
+                            cell[n] = block[zz, yy, xx]
+                            n += 1
+                result[z, y, x] = _mode(cell[:n])
+
+
+@njit(cache=True)
+def _mode(cell):
+    same = True
+    for value in cell:
+        same &= value == cell[0]
+    if same:
+        return cell[0]
+    cell.sort()
+    best, most = cell[0], 0
+    begin = 0
+    for end in range(1, cell.size + 1):
+        if end == cell.size or cell[end] != cell[begin]:
+            if end - begin > most or (end - begin == most and best == 0):
+                best, most = cell[begin], end - begin
+            begin = end
+    return best

@@ -1,0 +1,153 @@
+"""Crop a volume to the cell, or to a given box."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import map_blocks
+from asem_core.errors import BadInput
+from asem_core.hookspecs import hookimpl
+from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
+from asem_preprocessors._greys import PASS_BLOCK, grey_limits, not_finite
+from asem_preprocessors._scratch import own_scratch
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
+
+Triple = tuple[float, float, float]
+
+CELL = 16  # edge in voxels of the cubes that the cell is looked for in
+
+
+@attrs.frozen
+class Crop(Preprocessor):
+    """Keep one box of a volume: the cell's bounding box, found from grey values, or a given one.
+
+    The result stays where it was: its origin moves along. Its attribute `crop` holds the box and the shape it was cut
+    from, so that exports can be put back into the original stack.
+
+    The cell is found on a grid of 16-voxel cubes: those with a mean grey between `darkest` and `brightest` (padding is
+    black, empty resin bright), less what a cube of 3 grid points does not fit into; the largest connected piece counts.
+
+    Parameters
+    ----------
+    box
+        `z0:z1,y0:y1,x0:x1` in voxels of the volume; an empty side means the volume's own.
+    begin_nm, end_nm
+        The box in nm instead, zyx, in the volume's coordinates (its origin is the centre of its first voxel). Voxels
+        whose centres lie in begin <= centre < end are kept. One may be left out.
+    darkest, brightest
+        For the automatic box: grey values that belong to the cell lie between these. Left out: 2 and 180 of 255, scaled
+        to the image's dtype.
+    margin_vx
+        For the automatic box: voxels added on every side.
+    """
+
+    name: ClassVar[str] = "crop"
+
+    box: str | None = None
+    begin_nm: Triple | None = None
+    end_nm: Triple | None = None
+    darkest: float | None = None
+    brightest: float | None = None
+    margin_vx: int = 64
+
+    def __attrs_post_init__(self) -> None:
+        if self.box is not None and (self.begin_nm is not None or self.end_nm is not None):
+            raise BadInput("crop: the box is given in voxels (box) and in nm (begin_nm, end_nm); keep one.")
+        if self.margin_vx < 0:
+            raise BadInput(f"crop: margin_vx must not be negative, got {self.margin_vx}.")
+
+    def fit(self, volume: Volume, run: Run) -> FittedCrop:
+        """Find the box.
+
+        Raises
+        ------
+        BadInput
+            The box lies outside of the volume, or no cell is found.
+        """
+        if self.box is not None:
+            box = Box.parse(self.box, volume.shape)
+        elif self.begin_nm is not None or self.end_nm is not None:
+            box = self._box_in_nm(volume)
+        else:
+            box = self._find(volume, own_scratch(run, self, volume))
+        inside = box & volume.box
+        if inside != box or box.is_empty:
+            raise BadInput(f"crop: the box {box} is not inside {volume.path}, whose shape is {list(volume.shape)}.")
+        crop = {"begin": list(box.begin), "end": list(box.end), "source_shape": list(volume.shape)}
+        return FittedCrop(volume.crop(box).spec, box, {"crop": {**crop, "source": volume.path}})
+
+    def _box_in_nm(self, volume: Volume) -> Box:
+        def voxel(nm: Triple | None, default: tuple[int, int, int]) -> tuple[int, int, int]:
+            if nm is None:
+                return default
+            steps = (np.array(nm) - volume.origin_nm) / volume.voxel_size_nm
+            return as_zyx(np.ceil(steps - 1e-6).astype(int).tolist())
+
+        begin, end = voxel(self.begin_nm, (0, 0, 0)), voxel(self.end_nm, volume.shape)
+        return Box(begin, as_zyx([max(b, e) for b, e in zip(begin, end, strict=True)]))
+
+    def _find(self, volume: Volume, run: Run) -> Box:
+        from scipy import ndimage
+
+        darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
+        means = np.empty([-(-n // CELL) for n in volume.shape], np.float32)
+        load = functools.partial(_load_means, volume)
+        for box, found in map_blocks(load, volume.box, PASS_BLOCK, run, name="crop-means"):
+            if not np.isfinite(found).all():
+                raise not_finite(volume, box, self.name)
+            at = [b // CELL for b in box.begin]
+            means[tuple(slice(a, a + n) for a, n in zip(at, found.shape, strict=True))] = found
+        cell = (means > darkest) & (means < brightest)
+        # Mirrored ends, so that thin volumes and cells cut by the border are not opened away.
+        opened = ndimage.grey_opening(cell.astype(np.uint8), size=[min(3, n) for n in cell.shape], mode="reflect")
+        pieces, num_pieces = ndimage.label(opened)
+        if not num_pieces:
+            raise BadInput(
+                f"crop finds no cell in {volume.path}: no region has a mean grey between {darkest:g} and {brightest:g} "
+                f"(its means run from {means.min():.0f} to {means.max():.0f}). Set darkest and brightest, or give the box."
+            )
+        largest = int(np.argmax(np.bincount(pieces.ravel())[1:])) + 1
+        found_at = ndimage.find_objects(pieces)[largest - 1]
+        begin = as_zyx([s.start * CELL for s in found_at])
+        return Box(begin, as_zyx([s.stop * CELL for s in found_at])).grow(self.margin_vx) & volume.box
+
+
+def _load_means(volume: Volume) -> Any:
+    from asem_preprocessors._downsample_kernels import means
+
+    def average(box: Box) -> np.ndarray:
+        block = np.ascontiguousarray(volume.read(box))
+        result = np.empty([-(-n // CELL) for n in box.shape], np.float32)
+        means(block, (CELL, CELL, CELL), result, False)
+        return result
+
+    return average
+
+
+@attrs.frozen
+class FittedCrop(Fitted):
+    """A box of one volume."""
+
+    output: Spec
+    box: Box
+    attributes: Mapping[str, Any]
+    outside: ClassVar[Outside] = "error"
+
+    def needs(self, box: Box) -> Box:
+        return box.shift(self.box.begin)
+
+    def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
+        return block
+
+
+@hookimpl
+def register_preprocessors() -> list[type[Crop]]:
+    return [Crop]
