@@ -1,0 +1,157 @@
+"""The phantom source: the same voxels however it is read, and a truth that the voxels agree with."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from asem_sources.phantom import TRUTHS, Phantom
+
+from asem_core.errors import BadInput, UnknownName
+from asem_core.volume import Box, Labels
+
+
+@pytest.fixture(scope="module")
+def corner() -> Phantom:
+    return Phantom(size_nm=(700, 1000, 1000), seed=5, mitochondria_fraction=0.15)
+
+
+@pytest.mark.parametrize("layer", ["raw", "mask", "instances/mitochondria", "labels/endoplasmic-reticulum", "instances/clathrin-coats"])
+def test_any_cut_reads_the_same(corner: Phantom, layer: str) -> None:
+    """A box inside a larger one, read alone, has the larger one's voxels, also by another instance and after pickling."""
+    whole = corner.open(layer).read(Box((20, 30, 60), (101, 133, 190)))
+    part = pickle.loads(pickle.dumps(corner)).open(layer).read(Box((33, 47, 71), (90, 112, 160)))
+    assert np.array_equal(whole[13:70, 17:82, 11:100], part)
+
+
+def test_seeds_differ() -> None:
+    """Another seed is another cell; the same seed the same."""
+    images = [Phantom(size_nm=(200, 300, 300), seed=s).open().read() for s in (1, 1, 2)]
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+
+
+def test_indexing_follows_numpy(corner: Phantom) -> None:
+    """The lazy array answers integers, steps and missing axes as numpy does."""
+    data = corner.open("labels/mitochondria").data
+    block = data[30:50, 40:90, 40:90]
+    assert np.array_equal(data[35, 40:90, 40:90], block[5])
+    assert np.array_equal(data[30:50:3, 40:90:7, -160:90], block[::3, ::7])
+    assert data[30:50, 40:40, 40:90].shape == (20, 0, 50)
+
+
+def test_layers_open_as_what_they_are(corner: Phantom) -> None:
+    """Every listed layer opens with the phantom's grid; all but the image are labels."""
+    for layer in corner.layers():
+        volume = corner.open(layer)
+        assert volume.shape == corner.shape == (140, 200, 200)
+        assert volume.voxel_size_nm == (5.0, 5.0, 5.0)
+        assert isinstance(volume, Labels) == (layer != "raw")
+
+
+@pytest.mark.parametrize("look", ["cf", "hpfs"])
+def test_pores_lie_where_the_truth_says(look: str) -> None:
+    """Each complete pore has its id's voxels around its place, mean at its centre, and as wide as its diameter."""
+    phantom = Phantom(size_nm=(1500, 1500, 1500), scene="nucleus", look=look, seed=2)
+    truth = phantom.truth("nuclear-pores")
+    ids = phantom.open("instances/nuclear-pores").read()
+    assert truth["complete"].sum() >= 20
+    for i in np.flatnonzero(truth["complete"]):
+        voxels = np.argwhere(ids == truth["id"][i]) * 5.0
+        centre = np.array([truth[c][i] for c in ("z_nm", "y_nm", "x_nm")])
+        normal = np.array([truth[c][i] for c in ("nz", "ny", "nx")])
+        assert np.linalg.norm(voxels.mean(0) - centre) < 8
+        from_axis = np.linalg.norm(np.cross(voxels - centre, normal), axis=1)
+        # The rim's inner face lies half a label's thickness inside the diameter.
+        assert abs(from_axis.min() - (truth["diameter_nm"][i] / 2 - phantom.trace_nm)) < 6
+    assert ((truth["diameter_nm"] >= 60) & (truth["diameter_nm"] <= 130)).all()
+
+
+def test_pits_have_their_height_width_and_neck() -> None:
+    """The labelled trace of a pit reaches as deep and as wide as the truth says, within a voxel."""
+    phantom = Phantom(size_nm=(1200, 900, 2000), scene="membrane", seed=1, pits_per_um2=8)
+    truth = phantom.truth("clathrin-coats")
+    ids = phantom.open("instances/clathrin-coats").read()
+    pits = np.flatnonzero((truth["kind"] == "pit") & truth["complete"])
+    assert len(pits) >= 8
+    for i in pits:
+        voxels = np.argwhere(ids == truth["id"][i]) * 5.0
+        out = np.array([truth[c][i] for c in ("nz", "ny", "nx")])
+        offset = voxels - np.array([truth[c][i] for c in ("z_nm", "y_nm", "x_nm")])
+        assert abs((-offset @ out).max() - truth["height_nm"][i] - phantom.trace_nm) < 6
+        widest = np.linalg.norm(np.cross(offset, out), axis=1).max()
+        assert abs(widest - truth["width_nm"][i] / 2 - phantom.trace_nm) < 6
+    assert {"early", "late"} <= set(truth["stage"][pits])
+
+
+def test_classes_of_coats_follow_the_distance() -> None:
+    """A vesicle within 400 nm of the plasma membrane is endocytic, one beyond is secretory."""
+    truth = Phantom(size_nm=(1500, 2500, 2500), scene="membrane", seed=3, vesicles_per_um3=6).truth("clathrin-coats")
+    vesicle = truth["kind"] == "vesicle"
+    near = truth["membrane_distance_nm"] <= 400
+    assert (truth["class"][vesicle & near] == "endocytic vesicle").all()
+    assert (truth["class"][vesicle & ~near] == "secretory").all()
+    assert (vesicle & near).any()
+    assert (vesicle & ~near).any()
+
+
+def test_the_er_is_one_network() -> None:
+    """With room around it, the ER's voxels form few components: the network, cut only by the image's border."""
+    import cc3d
+
+    phantom = Phantom(size_nm=(1500, 1500, 1500), scene="cytoplasm", seed=4, mitochondria_fraction=0.05)
+    er = phantom.open("labels/endoplasmic-reticulum").read()
+    sizes = np.bincount(cc3d.connected_components(er, connectivity=26).ravel())[1:]
+    inner = cc3d.connected_components(er, connectivity=26)[8:-8, 8:-8, 8:-8]
+    border = np.unique(np.concatenate([er_face.ravel() for er_face in _faces(cc3d.connected_components(er, connectivity=26))]))
+    free_of_border = set(np.unique(inner)) - set(border) - {0}
+    assert sizes.max() > 0.3 * sizes.sum()
+    assert len(free_of_border) <= 1
+
+
+def _faces(labels: np.ndarray) -> list[np.ndarray]:
+    return [labels[0], labels[-1], labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]]
+
+
+def test_objects_do_not_overlap() -> None:
+    """No voxel belongs to two organelles."""
+    phantom = Phantom(size_nm=(800, 1600, 1600), seed=6, golgi_per_um3=2)
+    taken = sum(
+        phantom.open(f"labels/{name}").read().astype(int)
+        for name in ("mitochondria", "endoplasmic-reticulum", "golgi", "endosomes", "nucleus")
+    )
+    assert taken.max() == 1
+
+
+def test_contrast_follows_the_look() -> None:
+    """Membranes are dark in `cf`, bright in `hpfs` as the public cells are, and `inverted` overrules both."""
+    for look, inverted, dark in (("cf", None, True), ("hpfs", None, False), ("hpfs", False, True)):
+        phantom = Phantom(size_nm=(300, 800, 800), look=look, inverted=inverted, seed=1)
+        raw, membrane = phantom.open().read().astype(float), phantom.open("labels/membrane").read() > 0
+        assert (raw[membrane].mean() < raw[~membrane].mean()) == dark
+
+
+def test_the_truth_goes_to_csv(corner: Phantom, tmp_path) -> None:
+    """Every table is written with its column names, one line an object."""
+    for name in TRUTHS:
+        table = corner.truth(name)
+        lines = corner.write_truth(name, tmp_path / f"{name}.csv").read_text().splitlines()
+        assert lines[0].split(",") == list(table)
+        assert len(lines) == 1 + len(table["id"])
+
+
+def test_bad_options_are_refused() -> None:
+    """Each mistake is told in words."""
+    with pytest.raises(BadInput, match="at least 100 nm"):
+        Phantom(size_nm=(10, 1000, 1000))
+    with pytest.raises(BadInput, match="must not be negative"):
+        Phantom(pits_per_um2=-1)
+    with pytest.raises(BadInput, match="smallest and the largest"):
+        Phantom(pore_diameters_nm=(130, 60))
+    with pytest.raises(BadInput, match="positive numbers"):
+        Phantom(voxel_size_nm=(5, 0, 5)).open()
+    with pytest.raises(UnknownName, match="has no layer 'labels/lipid'"):
+        Phantom().open("labels/lipid")
+    with pytest.raises(UnknownName, match="no truth for 'raw'"):
+        Phantom().truth("raw")
