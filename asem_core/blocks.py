@@ -30,6 +30,7 @@ import numpy as np
 
 from asem_core import errors
 from asem_core.errors import AsemError, BlockFailed, NoSpace
+from asem_core.machine import available_cores
 from asem_core.volume import Box, Zyx, as_zyx
 
 Work = Callable[[Box], Any]
@@ -135,11 +136,6 @@ def map_blocks(load: Load, box: Box, block: int | Zyx, run: Run, *, name: str) -
 def worker_index() -> int:
     """Number of this worker process, from 0: for example which GPU is its own. 0 outside of workers."""
     return int(os.environ.get("ASEM_WORKER", "0"))
-
-
-def available_cores() -> int:
-    """Count the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 # --- the parent's side ------------------------------------------------------------------------------------------

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asem_core.blocks import Run, available_cores
 from asem_core.errors import BadInput
-from asem_core.volume import ZyxNm, as_zyx, as_zyx_nm
+from asem_core.machine import available_cores
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
+    from asem_core.volume import ZyxNm
 
 Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes that work at once.")]
 BlockShape = Annotated[str | None, typer.Option("--block", help="Block shape in voxels: one number, or z,y,x.")]
@@ -27,12 +30,17 @@ DEFAULT_WORKERS = available_cores()
 
 def make_run(workers: int, block: str | None = None, quiet: bool = False) -> Run:
     """Build the `Run` that the shared options describe."""
+    from asem_core.blocks import Run
+    from asem_core.volume import as_zyx
+
     shape = as_zyx(_numbers(block, int, "--block")) if block else None
     return Run(workers=workers, block=shape, progress=not quiet)
 
 
 def read_voxel_size(text: str | None) -> ZyxNm | None:
     """Read `5` or `5,5,5` (nm, z y x)."""
+    from asem_core.volume import as_zyx_nm
+
     return None if text is None else as_zyx_nm(_numbers(text, float, "--voxel-size"))
 
 
