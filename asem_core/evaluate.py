@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks
+from asem_core.components import Components, components
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
@@ -347,3 +348,55 @@ def _add_up(pairs: np.ndarray) -> np.ndarray:
     if len(begins) == 0:
         return pairs
     return np.concatenate([pairs[begins, :2], np.add.reduceat(pairs[:, 2:], begins, axis=0)], axis=1)
+
+
+def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float = 0.5, box: Box | None = None) -> Labels:
+    """Give each object an id, on the grid of the truth, for `score_objects` of the same box.
+
+    Labels that hold ids already (anything but 0 and 1) are returned as they are. Otherwise objects are the connected
+    parts (26 neighbours) of the labels, or of the voxels whose probability is at least `threshold`.
+    """
+    box = grid.box if box is None else box
+    if isinstance(volume, Labels):
+        if max(int(m) for _, m in map_blocks(_Largest(volume), volume.box, BLOCK, run, name="largest-id")) > 1:
+            return volume
+        threshold = 1
+    elif volume.dtype == np.uint8:
+        threshold *= 255
+    mask = _AtLeast(grid, volume, threshold)
+    found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
+    return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")
+
+
+@attrs.frozen
+class _Largest:
+    volume: Volume
+
+    def __call__(self) -> Work:
+        return lambda box: np.asarray(self.volume.read(box).max())
+
+
+@attrs.frozen
+class _AtLeast:
+    grid: Labels
+    volume: Volume
+    threshold: float
+
+    def __call__(self, box: Box) -> np.ndarray:
+        found: np.ndarray = read_like(self.grid, self.volume, box) >= self.threshold
+        return found
+
+
+@attrs.frozen(eq=False)
+class _Numbered:
+    """The ids of connected objects as a lazy array, which can be read by the blocks they were found in."""
+
+    found: Components
+    shape: Zyx
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.found.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.found.read(Box(as_zyx([k.start for k in key]), as_zyx([k.stop for k in key])))

@@ -37,35 +37,39 @@ class Original:
 
     spec: Spec
     planes: Sequence[str] = ()
-    folder: str = ""
+    path: str = "(unknown)"
 
 
 def original_of(volume: Volume) -> Original:
     """Find the stack that a volume was made from, following the record of what made it back to the import."""
-    inputs = volume.attributes.get("asem", {}).get("made_by", {}).get("inputs", [])
-    spec, path = volume.spec, volume.path
-    while inputs:
-        origin = inputs[0]
-        path = origin["path"]
-        spec = Spec(origin["shape"], volume.dtype, origin["voxel_size_nm"], origin["origin_nm"])
-        inputs = origin.get("made_by", {}).get("inputs", [])
-    source = _source_record(path, volume)
-    planes = list(source.get("planes", []))
-    return Original(spec, planes if len(planes) == spec.shape[0] else (), str(source.get("path", "")))
+    record = volume.attributes.get("asem", {}).get("made_by", {})
+    spec, paths = volume.spec, [volume.path]
+    while record.get("inputs"):
+        first = record["inputs"][0]
+        spec = Spec(first["shape"], volume.dtype, first["voxel_size_nm"], first["origin_nm"])
+        paths.append(first["path"])
+        record = first.get("made_by", {})
+    planes = _plane_names(paths)
+    return Original(spec, planes if len(planes) == spec.shape[0] else (), paths[-1])
 
 
-def _source_record(path: str, volume: Volume) -> dict[str, Any]:
-    """Read what the import noted of its source; also where the whole container has been moved since."""
-    layer = re.split(r"\.zarr/", path, maxsplit=1)
-    here = re.split(r"(?<=\.zarr)/", volume.path, maxsplit=1)[0]
-    for candidate in (path, f"{here}/{layer[-1]}"):
-        try:
-            source: dict[str, Any] = dict(open_volume(candidate).attributes.get("asem", {}).get("source", {}))
-        except AsemError:
-            continue
-        if source:
-            return source
-    return {}
+def _plane_names(paths: Sequence[str]) -> list[str]:
+    """Read the names that the import noted, from the nearest layer that has them; also in a container moved since."""
+    here = _ZARR.split(paths[0], maxsplit=1)[0]
+    for path in paths:
+        moved = f"{here}/{_ZARR.split(path, maxsplit=1)[-1]}"
+        for candidate in (path, moved):
+            try:
+                source: dict[str, Any] = open_volume(candidate).attributes.get("asem", {}).get("source", {})
+            except AsemError:
+                continue
+            names: list[str] = [str(name) for name in source.get("planes", [])]
+            if names and not any("#" in name for name in names):  # pages of one file have no names of their own
+                return names
+    return []
+
+
+_ZARR = re.compile(r"(?<=\.zarr)/")
 
 
 def export_tiff(
@@ -75,7 +79,7 @@ def export_tiff(
     *,
     original: Original | None = None,
     threshold: float | None = None,
-    compression: str | None = "zlib",
+    compress: bool = True,
     overwrite: bool = False,
 ) -> Path:
     """Write a volume as a folder of TIFF planes, or as one BigTIFF if `output` ends in `.tif` or `.tiff`.
@@ -89,8 +93,8 @@ def export_tiff(
         A volume whose voxels are a whole multiple as large is enlarged, each voxel repeated.
     threshold
         Write 255 where a probability is at least this, 0 elsewhere.
-    compression
-        Lossless, a name that tifffile knows (`zlib`, `lzw`, `zstd`), or None.
+    compress
+        Losslessly, with what every reader of TIFF knows (deflate).
     overwrite
         Replace files of the same names; nothing else in the folder is touched.
 
@@ -105,6 +109,8 @@ def export_tiff(
     NoSpace
         The disk is full; the message says how much room is needed.
     """
+    if threshold is not None and not 0 < threshold <= 1:
+        raise BadInput(f"A threshold is a probability above 0 and at most 1, got {threshold}.")
     original = original or original_of(volume)
     output = Path(output)
     _require_free(output, original, overwrite)
@@ -114,7 +120,7 @@ def export_tiff(
     record = made_by("export", inputs=[volume], threshold=threshold)
     partial = output.with_name(f".{output.name}.{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}.partial")
     write = _WriteFile if output.suffix.lower() in (".tif", ".tiff") else _WritePlanes
-    job = write(planes, original, partial, compression, record)
+    job = write(planes, original, partial, compress, record)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         job.run(run)
@@ -131,11 +137,8 @@ def export_tiff(
 
 
 def _require_free(output: Path, original: Original, overwrite: bool) -> None:
-    if original.folder and output.resolve() in (
-        Path(original.folder).resolve(),
-        Path(original.folder).resolve().parent,
-    ):
-        raise BadInput(f"{output} holds the original stack, which is never written to. Choose another output.")
+    if output.resolve() == Path(original.path).resolve():
+        raise BadInput(f"{output} is the original stack, which is never written to. Choose another output.")
     taken = output.exists() and (output.is_file() or any(output.iterdir()))
     if taken and not overwrite:
         raise OutputExists(f"{output} exists and is not empty. Choose another output, or add --overwrite.")
@@ -238,7 +241,7 @@ class _Output:
     planes: _Planes
     original: Original
     partial: Path
-    compression: str | None
+    compress: bool
     record: Mapping[str, Any]
 
     @property
@@ -247,7 +250,7 @@ class _Output:
         _, y, x = self.planes.grid.voxel_size_nm
         return {
             "photometric": "minisblack",
-            "compression": self.compression,
+            "compression": "zlib" if self.compress else None,
             "resolution": (1e7 / x, 1e7 / y),
             "resolutionunit": "CENTIMETER",
             "software": f"asem-core {self.record['asem_version']}",

@@ -37,8 +37,9 @@ def cell(tmp_path):
     stack.mkdir()
     names = [f"img_{i}.tif" for i in range(100, 120)]
     raw = rng.integers(0, 255, (20, 40, 50), np.uint8)
-    source = {"path": str(stack), "planes": names}
-    raw_volume = write_layer(tmp_path / "cell.zarr" / "raw", raw, source=source)
+    source = {"planes": names}
+    planes = Volume(raw, NM, path=str(stack))
+    raw_volume = write_layer(tmp_path / "cell.zarr" / "raw", raw, inputs=[planes], source=source)
     crop = Box((3, 5, 7), (17, 35, 43))
     view = raw_volume.crop(crop)
     cropped = write_layer(

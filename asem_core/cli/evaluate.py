@@ -1,0 +1,141 @@
+"""`asem evaluate`: how good a prediction is, against the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asem_core.cli._options import DEFAULT_WORKERS, AsJson, Quiet, Workers, make_run, print_json
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("evaluate", no_args_is_help=True)(evaluate)
+
+
+def evaluate(
+    layers: Annotated[
+        list[str], typer.Argument(metavar="PREDICTION TRUTH ...", help="Layers, in pairs: one pair a region.")
+    ],
+    thresholds: Annotated[
+        list[float] | None, typer.Option("--threshold", "-t", help="Probability; may be repeated.", show_default="0.5")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Organelle whose exclusion zone and kind of object to take.")
+    ] = None,
+    zone_vx: Annotated[
+        str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in voxels.")
+    ] = None,
+    zone_nm: Annotated[
+        str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in nm.")
+    ] = None,
+    exclusion: Annotated[str | None, typer.Option(help="Layer of voxels to ignore, instead of a zone.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Layer of annotated voxels; the others are ignored.")] = None,
+    box: Annotated[str | None, typer.Option(help="Compare only z0:z1,y0:y1,x0:x1, in voxels of the truth.")] = None,
+    objects: Annotated[
+        bool | None, typer.Option("--objects/--no-objects", help="Count objects too.", show_default="as the model says")
+    ] = None,
+    segmentation: Annotated[
+        bool, typer.Option("--segmentation", help="The prediction holds 0/1 or ids, not probabilities.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with the curves.")] = None,
+    workers: Workers = DEFAULT_WORKERS,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score predictions against the truth: F1, precision, recall and Jaccard, for each region and pooled.
+
+    A truth may cover a part of the cell. Voxels near an outline, where annotators are a voxel or two off, are ignored:
+    name the `--model` for its published zone, or give a zone.
+
+    Examples:
+
+        asem evaluate cell.zarr/predictions/a/probability cell.zarr/labels/mito --model mitochondria -o scores/
+
+        asem evaluate a.zarr/predictions/m/probability a.zarr/labels/membrane --zone-vx 1,0 -t 0.4 -t 0.5
+    """
+    from asem_core.errors import BadInput
+    from asem_core.evaluate import exclusion_of, number_objects, score, score_objects, with_pooled
+    from asem_core.evaluation_report import score_table, sections
+    from asem_core.provenance import made_by
+    from asem_core.report import write_report
+    from asem_core.store import open_volume
+    from asem_core.volume import Box, Labels
+
+    if len(layers) % 2:
+        raise BadInput(f"Give layers in pairs, PREDICTION TRUTH ...: {len(layers)} were given.")
+    if exclusion is not None and (zone_vx or zone_nm):
+        raise BadInput("Give --exclusion, or a zone, not both.")
+    step, countable = _zone(model, zone_vx, zone_nm)
+    run = make_run(workers, quiet=quiet)
+    mask_labels = open_volume(mask, kind=Labels) if mask else None
+    chosen = thresholds or [0.5]
+    scores, counted, inputs = {}, {}, []
+    for predicted, true in zip(layers[::2], layers[1::2], strict=True):
+        prediction, truth = _open_prediction(predicted, segmentation), open_volume(true, kind=Labels)
+        inputs += [prediction, truth]
+        if exclusion is not None:
+            zone: Labels | None = open_volume(exclusion, kind=Labels)
+        else:
+            zone = exclusion_of(truth, step, run) if step is not None else None
+        part = Box.parse(box, truth.shape) if box else truth.box
+        name = true if layers[1::2].count(true) == 1 else f"{true} by {predicted}"
+        scores[name] = score(prediction, truth, exclusion=zone, mask=mask_labels, thresholds=chosen, box=part, run=run)
+        if countable if objects is None else objects:
+            ids = [number_objects(v, truth, run, threshold=chosen[0], box=part) for v in (prediction, truth)]
+            counted[name] = score_objects(*ids, exclusion=zone, mask=mask_labels, box=part, run=run)
+    table = score_table(with_pooled(scores), chosen)
+    rows = [
+        dict(zip(table, row, strict=True)) for row in zip(*[c.values.tolist() for c in table.values()], strict=True)
+    ]
+    if output is not None:
+        settings = {"zone": step, "exclusion": exclusion, "mask": mask, "box": box, "thresholds": chosen}
+        record = made_by("evaluate", inputs=inputs, **settings)
+        page = write_report(output, "Evaluation", sections(scores, chosen, counted), made_by=record)
+        typer.echo(f"Report: {page}", err=True)
+    found = {
+        name: {"found": o.counts.true_positive, "missed": o.counts.false_negative, "false": o.counts.false_positive}
+        for name, o in counted.items()
+    }
+    if as_json:
+        print_json({"scores": rows, "objects": found})
+        return
+    for row in rows:
+        ratios = ", ".join(f"{key} {row[key]:.4f}" for key in ("f1", "precision", "recall", "jaccard"))
+        typer.echo(f"{row['region']} at {row['threshold']:g}: {ratios}")
+    for name, counts in found.items():
+        typer.echo(f"{name}: " + ", ".join(f"{n} objects {what}" for what, n in counts.items()))
+
+
+def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool]:
+    """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects."""
+    from asem_core.catalog import load_catalog
+    from asem_core.errors import BadInput
+
+    catalog = load_catalog()
+    plugin = catalog.get("model", model)() if model else None
+    step = plugin.exclusion_zone() if plugin is not None else None
+    if zone_vx and zone_nm:
+        raise BadInput("Give the zone in voxels (--zone-vx) or in nm (--zone-nm), not both.")
+    for text, unit in ((zone_vx, "vx"), (zone_nm, "nm")):
+        if text:
+            try:
+                outwards, inwards = (float(part) for part in text.split(","))
+            except ValueError:
+                raise BadInput(
+                    f"--zone-{unit} takes two numbers, outwards and inwards, as in 4,4; not '{text}'."
+                ) from None
+            options = {f"dilate_{unit}": outwards, f"erode_{unit}": inwards}
+            step = catalog.get("preprocessor", "exclusion-zone")(**options) if outwards or inwards else None
+    return step, bool(getattr(plugin, "objects", False))
+
+
+def _open_prediction(path: str, segmentation: bool) -> Any:
+    """Open as labels what says that it holds labels."""
+    from asem_core.store import open_volume
+    from asem_core.volume import Labels, Volume
+
+    layer = path.rstrip("/").split("/")
+    holds_labels = segmentation or layer[-1] == "segmentation" or "labels" in layer[:-1]
+    return open_volume(path, kind=Labels if holds_labels else Volume)

@@ -1,0 +1,53 @@
+"""`asem export`: a layer as TIFF planes in the place of the original stack, or as surfaces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asem_core.cli._options import DEFAULT_WORKERS, Overwrite, Quiet, Workers, make_run
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("export", no_args_is_help=True)(export)
+
+
+def export(
+    layer: Annotated[str, typer.Argument(help="What to export, for example cell.zarr/predictions/a/segmentation.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A folder for planes; a file ending in .tif for one BigTIFF.")
+    ],
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", "-t", help="Write 255 where the probability is at least this.")
+    ] = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Keep the layer's own grid: do not revert the crop.")] = False,
+    compress: Annotated[bool, typer.Option("--compress/--no-compress", help="Lossless (deflate).")] = True,
+    workers: Workers = DEFAULT_WORKERS,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a layer as TIFF, plane for plane as the original stack: same names, same size, crop reverted.
+
+    Examples:
+
+        asem export cell.zarr/predictions/a/probability --threshold 0.5 -o mitochondria/
+
+        asem export cell.zarr/labels/golgi -o golgi.tif
+    """
+    from asem_core import export as core
+    from asem_core.store import open_volume
+    from asem_core.volume import Volume
+
+    volume = open_volume(layer, kind=Volume)
+    core.export_tiff(
+        volume,
+        output,
+        make_run(workers, quiet=quiet),
+        original=core.as_is(volume) if as_is else None,
+        threshold=threshold,
+        compress=compress,
+        overwrite=overwrite,
+    )
+    typer.echo(str(output))

@@ -1,0 +1,84 @@
+"""`asem evaluate` scores layers of cells, with a zone, and writes a report."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from typer.testing import CliRunner
+
+from asem_core.cli import make_app
+from asem_core.store import create_volume, finish_volume
+from asem_core.volume import Spec
+
+
+def write_layer(path, array):
+    out = create_volume(path, Spec(array.shape, array.dtype, 5.0), block=32, made_by={"stage": "test"})
+    out.data[:] = array
+    finish_volume(out)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cells") / "cell.zarr"
+    truth = np.zeros((30, 40, 50), np.uint8)
+    truth[5:15, 5:15, 5:15] = truth[5:15, 25:35, 25:35] = 1
+    p = np.where(ndimage.binary_dilation(truth, iterations=2), 200, 10).astype(np.uint8)
+    p[5:15, 25:35, 25:35] = 0
+    p[20:24, 2:6, 40:44] = 255
+    write_layer(path / "labels" / "mito", truth)
+    write_layer(path / "predictions" / "a" / "probability", p)
+    write_layer(path / "predictions" / "a" / "segmentation", (p > 127).astype(np.uint32))
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(make_app(), ["evaluate", *map(str, arguments), "-q", "-j", "1"])
+
+
+def test_scores_ignore_the_zone_of_the_model(cell):
+    pair = (cell / "predictions/a/probability", cell / "labels/mito")
+    plain = json.loads(run(*pair, "--json").stdout)["scores"][0]
+    zoned = json.loads(run(*pair, "--json", "--model", "mitochondria").stdout)
+    assert plain["recall"] == pytest.approx(0.5)
+    assert plain["precision"] < 0.5
+    assert zoned["scores"][0]["false_positive_vx"] < plain["false_positive_vx"]
+    assert zoned["scores"][0]["ignored_vx"] > 0
+    assert zoned["objects"] == {str(pair[1]): {"found": 1, "missed": 1, "false": 1}}
+
+
+def test_a_segmentation_is_taken_as_labels(cell):
+    text = run(cell / "predictions/a/segmentation", cell / "labels/mito", "--zone-nm", "10,0", "--objects").stdout
+    assert "at 0.5: f1 0." in text
+    assert "1 objects found, 1 objects missed, 1 objects false" in text
+
+
+def test_regions_are_pooled_and_reported(cell, tmp_path):
+    pair = (cell / "predictions/a/probability", cell / "labels/mito")
+    other = (cell / "predictions/a/segmentation", cell / "labels/mito")
+    result = run(*pair, *pair, "-t", 0.3, "-t", 0.5, "-o", tmp_path / "report", "--json")
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout[result.stdout.index("{") :])["scores"]
+    assert (tmp_path / "report" / "report.html").exists()
+    assert {row["threshold"] for row in scores} == {0.3, 0.5}
+    assert "Only scores of one kind can be pooled" in run(*pair, *other).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["labels/mito"], "in pairs"),
+        (["predictions/b/probability", "labels/mito"], "has no layer 'predictions/b/probability'"),
+        (["predictions/a/probability", "labels/mito", "--zone-vx", "4"], "takes two numbers"),
+        (["predictions/a/probability", "labels/mito", "--zone-vx", "4,4", "--zone-nm", "4,4"], "not both"),
+        (["predictions/a/probability", "labels/mito", "--zone-vx", "4,4", "--exclusion", "x"], "not both"),
+        (["predictions/a/probability", "labels/mito", "--model", "mitochondrion"], "Did you mean 'mitochondria'"),
+    ],
+)
+def test_mistakes_are_explained(cell, arguments, words):
+    result = run(*[cell / a if "/" in a else a for a in arguments])
+    assert result.exit_code == 1
+    assert words in " ".join(result.output.split())
