@@ -11,9 +11,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +23,11 @@ from typing import Any
 import attrs
 
 from asem_core.errors import AsemError
-from asem_core.provenance import sha256
 from asem_registry.card import Card
 from asem_registry.fetch import FetchError, check_room, fetch
 from asem_registry.settings import Settings
+
+LOG = logging.getLogger("asem_registry")
 
 
 class NotCached(AsemError):
@@ -88,19 +89,12 @@ def obtain(card: Card, settings: Settings, *, progress: bool = True) -> Path:
     if card.file:
         return _bundled(card)
     weights = folder_of(card, settings) / "weights.safetensors"
-    if _is_good(card, weights, settings):
-        return weights
-    if settings.offline:
-        raise NotCached(_absent(card, settings, "ASEM_OFFLINE is set"))
-    weights.parent.mkdir(parents=True, exist_ok=True)
-    with locked(weights.parent, card.key):
-        if not _is_good(card, weights, settings):
-            if weights.exists():
-                print(
-                    f"{card.key}: the cached file {weights} is damaged or outdated; fetching it again.", file=sys.stderr
-                )
-                weights.unlink()
-            _fetch(card, weights, settings, progress)
+    if not _is_good(card, weights, settings):
+        if settings.offline:
+            raise NotCached(_absent(card, settings, "ASEM_OFFLINE is set"))
+        _renew(card, weights, settings, progress)
+    if card.trust_on_first_use and (receipt := receipt_of(card, settings)):
+        LOG.warning("%s: %s", card.key, first_use(receipt))
     return weights
 
 
@@ -130,13 +124,21 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
         expected = card.sha256 or (known.source_sha256 if known else receipt.source_sha256)
         if receipt.source_sha256 != expected:
             raise WrongSum(_wrong(card, "the bundle", expected, receipt.source_sha256, "Nothing was installed."))
-        if (found := sha256(source)) != receipt.weights_sha256:
+        served_as_is = card.urls[0].endswith(".safetensors")  # else converted here, and the bundle's word is taken
+        if (found := sha256(source)) != (expected if served_as_is else receipt.weights_sha256):
             raise WrongSum(_wrong(card, "the bundle", receipt.weights_sha256, found, "Nothing was installed."))
         check_room(weights.parent, source.stat().st_size)
         half = weights.with_name("half.safetensors")
         shutil.copyfile(source, half)
         _commit(half, weights, receipt)
     return weights
+
+
+def sha256(path: Path) -> str:
+    """Sum a file, in hexadecimal."""
+    from asem_core.provenance import sha256  # imports numpy, which `asem models list` does not wait for
+
+    return sha256(path)
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        print(f"{what}: waiting for another process that is fetching it.", file=sys.stderr)
+        LOG.warning("%s: waiting for another process that is fetching it.", what)
         lock.acquire()
     try:
         yield
@@ -181,6 +183,16 @@ def _is_good(card: Card, weights: Path, settings: Settings) -> bool:
     return sha256(weights) == receipt.weights_sha256
 
 
+def _renew(card: Card, weights: Path, settings: Settings, progress: bool) -> None:
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    with locked(weights.parent, card.key):
+        if not _is_good(card, weights, settings):
+            if weights.exists():
+                LOG.warning("%s: the cached file %s is damaged or outdated; fetching it again.", card.key, weights)
+                weights.unlink()
+            _fetch(card, weights, settings, progress)
+
+
 def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> None:
     """Try the mirrors in order until one has the right file; the folder is locked by us."""
     _tidy(weights.parent)
@@ -197,9 +209,7 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
             continue
         found = sha256(part)
         if expected is None or found == expected:
-            receipt = _install(card, found_at, found, part, weights)
-            if before is None and card.trust_on_first_use:
-                print(f"{card.key}: {first_use(receipt)}", file=sys.stderr)
+            _install(card, found_at, found, part, weights)
             return
         part.unlink()
         changed = card.sha256 is None
@@ -210,7 +220,7 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
     raise NotCached(_absent(card, settings, "\n".join(["no address worked:", *causes])))
 
 
-def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -> Receipt:
+def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -> None:
     """Turn a checked download into the cached file."""
     source_bytes = part.stat().st_size
     half = weights.with_name("half.safetensors")
@@ -227,7 +237,6 @@ def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -
         _commit(half, weights, receipt)
     finally:
         _tidy(weights.parent)
-    return receipt
 
 
 _KEPT = ("lock", "receipt.json", "weights.safetensors", "source.part", "source.part.json")
@@ -313,3 +322,23 @@ def describe(card: Card, settings: Settings) -> dict[str, Any]:
         "trust_on_first_use": card.trust_on_first_use,
         "receipt": attrs.asdict(receipt) if receipt else None,
     }
+
+
+def check(card: Card, settings: Settings) -> str:
+    """Hash what is here of a model and say `good`, `not cached`, or `damaged` (a damaged cached file is deleted)."""
+    if card.file:
+        try:
+            _bundled(card)
+        except AsemError as error:
+            return f"damaged: {error}"
+        return "good, bundled"
+    weights = folder_of(card, settings) / "weights.safetensors"
+    if not weights.is_file():
+        return "not cached"
+    if _is_good(card, weights, settings):
+        receipt = receipt_of(card, settings)
+        return f"good; {first_use(receipt)}" if card.trust_on_first_use and receipt else "good"
+    with locked(weights.parent, card.key):
+        if not _is_good(card, weights, settings):
+            weights.unlink(missing_ok=True)
+    return f"damaged: it was deleted; `asem models pull {card.key}` fetches it again"

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import attrs
@@ -83,13 +84,11 @@ def load_library(settings: Settings, *, refresh: bool = False) -> Library:
     ----------
     refresh : read cards behind addresses anew, even if the copy in the cache is younger than a day
     """
-    from asem_core.catalog import load_catalog
-
     cards: dict[str, list[Card]] = {}
     broken: dict[str, str] = {}
     folders = [SHIPPED, settings.home / "cards"]
     folders += [Path(c).expanduser() for c in settings.cards if "://" not in c]
-    folders += load_catalog().card_folders
+    folders += _plugin_folders()
     for folder in dict.fromkeys(folders):
         if not folder.is_dir() and folder not in (SHIPPED, settings.home / "cards"):
             broken[str(folder)] = "there is no such folder"
@@ -113,10 +112,33 @@ def load_library(settings: Settings, *, refresh: bool = False) -> Library:
     return Library(cards, broken)
 
 
+def read_folder(folder: Path) -> list[Card]:
+    """Read every card of a folder, in order of name.
+
+    Raises
+    ------
+    BadCard
+        One of them is not valid.
+    """
+    return [read_card(path) for path in sorted(folder.glob("*.toml"))]
+
+
 def _add(cards: dict[str, list[Card]], card: Card) -> None:
     same = cards.setdefault(card.key, [])
     if not any(attrs.evolve(c, origin="") == attrs.evolve(card, origin="") for c in same):
         same.append(card)
+
+
+def _plugin_folders() -> list[Path]:
+    """Ask the plugins of other distributions; asem-core's own cards are `SHIPPED`, and loading its plugins takes time."""
+    others = {p.dist.name for p in entry_points(group="asem") if p.dist is not None and p.dist.name != "asem-core"}
+    if "ASEM_PLUGINS" in os.environ:
+        others &= {name.strip() for name in os.environ["ASEM_PLUGINS"].split(",")}
+    if not others:
+        return []
+    from asem_core.catalog import load_catalog
+
+    return list(load_catalog(others).card_folders)
 
 
 def _remote_texts(address: str, settings: Settings, refresh: bool) -> dict[str, str]:

@@ -1,0 +1,271 @@
+"""`asem models` and `asem data`: pretrained weights and public data sets by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
+Name = Annotated[str, typer.Argument(help="A name, NAME@VERSION or alias, as in `asem models list`.")]
+Names = Annotated[list[str], typer.Argument(help="Names, as in `asem models list`.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def mount(app: typer.Typer) -> None:
+    models = typer.Typer(no_args_is_help=True, help="Pretrained models by name: list, show, pull, check, add, carry.")
+    models.command("list")(list_models)
+    models.command("show", no_args_is_help=True)(show)
+    models.command("pull", no_args_is_help=True)(pull)
+    models.command("verify")(verify)
+    models.command("add", no_args_is_help=True)(add)
+    models.command("remove", no_args_is_help=True)(remove)
+    models.command("bundle", no_args_is_help=True)(bundle)
+    models.command("unbundle", no_args_is_help=True)(unbundle)
+    models.command("where")(where)
+    app.add_typer(models, name="models")
+    data = typer.Typer(no_args_is_help=True, help="Public data sets by name: list, and copy a box of one.")
+    data.command("list")(list_data)
+    data.command("pull", no_args_is_help=True)(pull_data)
+    app.add_typer(data, name="data")
+
+
+def list_models(
+    as_json: AsJson = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/models.md: the shipped models.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Read cards behind addresses anew.")] = False,
+) -> None:
+    """List every model, whether it is here, and whether its sum is published or trusted on first use.
+
+    Example: `asem models list`
+    """
+    from asem_registry.library import SHIPPED, load_library, read_folder
+    from asem_registry.settings import Settings
+
+    if markdown:
+        from asem_registry.pages import models_page
+
+        typer.echo(models_page(read_folder(SHIPPED)), nl=False)
+        return
+    from asem_registry.cache import state_of
+    from asem_registry.pages import HEADINGS, card_json, table_rows
+
+    settings = Settings.load()
+    library = load_library(settings, refresh=refresh)
+    cards = library.latest()
+    states = {card.key: state_of(card, settings) for card in cards}
+    if as_json:
+        _print_json(
+            {
+                "models": [{**card_json(card), "state": states[card.key]} for card in cards],
+                "not_readable": dict(library.broken),
+            }
+        )
+        return
+    rows = [list(HEADINGS), *table_rows(cards, states)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for place, why in library.broken.items():
+        typer.secho(f"Not readable: {place}: {why}", err=True, fg="yellow")
+
+
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Print a model's card: what it expects of an image, its scores, licence and citation, and where it is.
+
+    Example: `asem models show mitochondria-cf-5nm`
+    """
+    from asem_registry.cache import describe
+    from asem_registry.library import load_library
+    from asem_registry.pages import card_json, card_page
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    card = load_library(settings).find(name)
+    cached = describe(card, settings)
+    if as_json:
+        _print_json({**card_json(card), **cached})
+    else:
+        typer.echo(card_page(card, cached))
+
+
+def pull(names: Names, quiet: Quiet = False) -> None:
+    """Fetch models into the cache, if they are not there, and print the path of each.
+
+    Example: `asem models pull mitochondria-cf-5nm er-cf-5nm`
+    """
+    from asem_registry.cache import obtain
+    from asem_registry.library import load_library
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    library = load_library(settings)
+    for card in [library.find(name) for name in names]:
+        typer.echo(str(obtain(card, settings, progress=not quiet)))
+
+
+def verify(names: Annotated[list[str] | None, typer.Argument(help="Names; all models by default.")] = None) -> None:
+    """Check the sums of cached and bundled models; a damaged one is deleted and fetched when next used.
+
+    Example: `asem models verify`
+    """
+    from asem_registry.cache import check
+    from asem_registry.library import load_library
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    library = load_library(settings)
+    cards = [library.find(name) for name in names] if names else library.latest()
+    results = {card.key: check(card, settings) for card in cards}
+    for key, result in results.items():
+        typer.echo(f"{key}: {result}")
+    if any(result.startswith("damaged") for result in results.values()):
+        raise typer.Exit(1)
+
+
+def add(
+    run: Annotated[Path, typer.Argument(help="The folder of a training run, or a .safetensors file.")],
+    name: Annotated[str, typer.Option("--name", help="Small letters, digits and hyphens.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for cards/ and weights/; yours by default.")] = None,
+    version: Annotated[int, typer.Option("--version", min=1, help="A version never changes what it means.")] = 1,
+    about: Annotated[str, typer.Option("--about", help="One line: what it finds in which samples.")] = "",
+    alias: Annotated[list[str] | None, typer.Option("--alias", help="A further name; may be repeated.")] = None,
+    voxel_size: Annotated[str | None, typer.Option("--voxel-size", help="nm, if the run does not say: 5,5,5.")] = None,
+    preparation: Annotated[str, typer.Option("--preparation", help="How samples were prepared.")] = "not stated",
+    contrast: Annotated[str, typer.Option("--contrast", help="What is dark and what is bright.")] = "not stated",
+    training_data: Annotated[str, typer.Option("--training-data", help="In words; else the run's regions.")] = "",
+    licence: Annotated[str, typer.Option("--licence", help="Of the weights.")] = "not stated",
+    citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
+) -> None:
+    """Make a model of your own training run available by name.
+
+    Example: `asem models add runs/mito --name mitochondria-mylab --preparation "CF, OTO" --contrast "dark membranes"`
+    """
+    from asem_registry.publish import publish
+    from asem_registry.settings import Settings
+
+    words = {
+        "about": about,
+        "aliases": tuple(alias or ()),
+        "preparation": preparation,
+        "contrast": contrast,
+        "training_data": training_data,
+        "licence": licence,
+        "citation": citation,
+    }
+    settings = Settings.load()
+    card = publish(run, name, version, to or settings.home, words, voxel_size)
+    typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {card.name}.")
+
+
+def remove(
+    name: Name,
+    forget: Annotated[bool, typer.Option("--forget", help="Also forget the sum that was trusted first.")] = False,
+) -> None:
+    """Delete a model from the cache, or one that `asem models add` made.
+
+    Example: `asem models remove mitochondria-cf-5nm`
+    """
+    from asem_registry.library import load_library
+    from asem_registry.publish import withdraw
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    typer.echo(withdraw(load_library(settings).find(name), settings, forget=forget))
+
+
+def bundle(
+    names: Names,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The zip file to write.")],
+) -> None:
+    """Pack models into one file, to carry to a machine without a network.
+
+    Example: `asem models bundle mitochondria-cf-5nm er-cf-5nm -o models.zip`
+    """
+    from asem_registry.bundle import bundle
+    from asem_registry.library import load_library
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    library = load_library(settings)
+    path = bundle([library.find(name) for name in names], output, settings)
+    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): carry it, then `asem models unbundle {path.name}`.")
+
+
+def unbundle(file: Annotated[Path, typer.Argument(help="A file made by `asem models bundle`.")]) -> None:
+    """Install the models of a bundle, after checking them.
+
+    Example: `asem models unbundle models.zip`
+    """
+    from asem_registry.bundle import unbundle
+    from asem_registry.settings import Settings
+
+    for card in unbundle(file, Settings.load()):
+        typer.echo(f"{card.key} is here.")
+
+
+def where() -> None:
+    """Print the folders that the registry uses, and the configuration file.
+
+    Example: `asem models where`
+    """
+    from asem_registry.settings import Settings, config_path
+
+    settings = Settings.load()
+    typer.echo(f"configuration  {config_path()}{'' if config_path().exists() else ' (not there)'}")
+    typer.echo(f"cache          {settings.cache}")
+    typer.echo(f"own models     {settings.home}")
+    for place in settings.cards:
+        typer.echo(f"cards          {place}")
+
+
+def list_data(as_json: AsJson = False) -> None:
+    """List the public data sets.
+
+    Example: `asem data list`
+    """
+    from asem_registry.datasets import load_data_sets
+
+    sets = load_data_sets()
+    if as_json:
+        import attrs
+
+        _print_json({"data_sets": [attrs.asdict(found) for found in sets.values()]})
+        return
+    width = max(len(name) for name in sets)
+    for name, found in sets.items():
+        typer.echo(f"{name.ljust(width)}  {found.about}")
+
+
+def pull_data(
+    name: Annotated[str, typer.Argument(help="A name, as in `asem data list`.")],
+    layer: Annotated[str | None, typer.Argument(help="Which of its volumes; left out, they are listed.")] = None,
+    box: Annotated[str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the volume.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A layer to write: cell.zarr/raw.")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes that fetch at once.")] = 4,
+    quiet: Quiet = False,
+) -> None:
+    """Copy a volume of a public data set, or a box of it: only the chunks of the box are fetched.
+
+    Example: `asem data pull asem-cell-6 volumes/raw_equalized_0.02 --box 400:641,926:1402,2512:3040 -o cell_6.zarr/raw`
+    """
+    from asem_core.blocks import Run
+    from asem_registry.datasets import find_data_set, pull
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    data_set = find_data_set(name)
+    if layer is None or output is None:
+        for found in data_set.layers(settings):
+            typer.echo(found)
+        typer.echo(f"Next: asem data pull {name} LAYER --box z0:z1,y0:y1,x0:x1 -o {name}.zarr/raw", err=True)
+        return
+    made = pull(data_set, layer, box, output, Run(workers=workers, progress=not quiet), settings)
+    typer.echo(f"{made.path}  {list(made.shape)} voxels of {list(made.voxel_size_nm)} nm. {data_set.licence}")
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=2, default=str))

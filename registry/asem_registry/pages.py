@@ -1,0 +1,128 @@
+"""Cards as text: a table, a page about one model, and `docs/models.md`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from asem_registry.card import Card, card_toml
+
+
+def card_json(card: Card) -> dict[str, Any]:
+    """Turn a card into plain values for programs; `preprocessing` is what a recipe's [[preprocess]] takes."""
+    return {
+        **attrs.asdict(card),
+        "trust_on_first_use": card.trust_on_first_use,
+        "scores": [attrs.asdict(score) for score in card.scores],
+    }
+
+
+def card_page(card: Card, cached: Mapping[str, Any]) -> str:
+    """Write what a person should know before using a model, as lines of text."""
+    lines = [f"{card.key}  {card.about}".rstrip()]
+    rows = [
+        ("also called", ", ".join(card.aliases)),
+        ("model", " ".join([card.model, *(f"{k}={v}" for k, v in card.options.items())])),
+        ("voxel size", f"{_nm(card)} nm (z, y, x)"),
+        ("preparation", card.preparation),
+        ("contrast", card.contrast),
+        ("preprocessing", _steps(card) or "none"),
+        ("trained on", card.training_data),
+        ("licence", card.licence),
+        ("citation", card.citation),
+        ("from", ", ".join(card.urls) or str(card.file)),
+        ("card", card.origin),
+        ("size", f"{card.size_bytes / 1e6:.1f} MB" if card.size_bytes else ""),
+        ("sha256", card.sha256 or "not published: trusted on first use, checked ever after"),
+        ("here", f"{cached['state']}: {cached['path']}" if cached["state"] != "not cached" else "not cached"),
+    ]
+    if cached.get("receipt"):
+        receipt = cached["receipt"]
+        rows.append(("first pulled", f"{receipt['fetched']} from {receipt['url']}, sha256 {receipt['source_sha256']}"))
+    lines += [f"  {name:<14} {value}" for name, value in rows if value]
+    if card.scores:
+        lines.append("  scores")
+        lines += [f"    {s.metric:<10} {s.value:.2f}  {s.data}{f' ({s.note})' if s.note else ''}" for s in card.scores]
+    if card.recipe:
+        lines += ["  recipe of the training run: asem models show --json has it"]
+    return "\n".join(lines)
+
+
+def table_rows(cards: Iterable[Card], states: Mapping[str, str]) -> list[list[str]]:
+    """Make the rows of `asem models list`: name, model, voxels, preparation, state, sum."""
+    return [
+        [
+            card.name if card.version == 1 else card.key,
+            card.model,
+            _nm(card),
+            card.preparation,
+            states[card.key],
+            "first use" if card.trust_on_first_use else "published",
+        ]
+        for card in cards
+    ]
+
+
+HEADINGS = ("name", "model", "voxel nm", "preparation", "state", "sum")
+
+
+def models_page(cards: Iterable[Card]) -> str:
+    """Write `docs/models.md` from the shipped cards."""
+    cards = list(cards)
+    lines = [
+        "# Pretrained models",
+        "",
+        "This page is written by `asem models list --markdown` from the cards in `registry/asem_registry/cards`; a test",
+        "compares them. How to pull, check and add models is in [registry.md](registry.md).",
+        "",
+        "| name | model | voxel size (nm) | preparation | file |",
+        "|---|---|---|---|---|",
+    ]
+    for card in cards:
+        where = "comes with asem-core" if card.file else "fetched when first used"
+        lines.append(f"| [`{card.name}`](#{card.name}) | {card.model} | {_nm(card)} | {card.preparation} | {where} |")
+    for card in cards:
+        lines += ["", f"## {card.name}", ""]
+        if card.about:
+            lines += [card.about, ""]
+        known = {
+            "Also called": ", ".join(f"`{a}`" for a in card.aliases),
+            "Contrast it expects": card.contrast,
+            "Trained on": card.training_data,
+            "Licence": card.licence,
+            "Cite": card.citation,
+            "File": ", ".join(f"`{u}`" for u in card.urls) or f"`{card.file}`, with asem-core",
+            "Sum": f"sha256 `{card.sha256}`" if card.sha256 else "not published: trusted on first use",
+        }
+        lines += [f"- **{name}**: {value}" for name, value in known.items() if value]
+        if card.preprocessing:
+            lines += ["", "Preprocessing it was trained with, as a recipe has it:", "", "```toml", _recipe(card), "```"]
+        if card.scores:
+            lines += ["", "| metric | value | data | note |", "|---|---|---|---|"]
+            lines += [f"| {s.metric} | {s.value:.2f} | {s.data} | {s.note} |" for s in card.scores]
+        else:
+            lines += ["", "No scores are published for it."]
+    return "\n".join(lines) + "\n"
+
+
+def _nm(card: Card) -> str:
+    return " × ".join(f"{v:g}" for v in card.voxel_size_nm)
+
+
+def _steps(card: Card) -> str:
+    def one(step: Mapping[str, Any]) -> str:
+        options = ", ".join(f"{k}={v}" for k, v in step.items() if k != "use")
+        return f"{step['use']}({options})" if options else str(step["use"])
+
+    return ", then ".join(one(step) for step in card.preprocessing)
+
+
+def _recipe(card: Card) -> str:
+    import tomlkit
+
+    steps = tomllib.loads(card_toml(card))["preprocessing"]
+    text = tomlkit.dumps({"preprocess": [{"use": s["use"], **s} for s in steps]})
+    return text.strip()
