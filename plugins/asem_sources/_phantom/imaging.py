@@ -15,7 +15,8 @@ from asem_sources._phantom.shapes import jit
 class Look:
     """How a preparation and a microscope make grey values: `grey = bright - contrast * staining`, then noise.
 
-    Lengths in nm, amplitudes in grey values of 0..255. `inverted` looks are stored with membranes bright.
+    Lengths in nm, amplitudes in grey values of 0..255. The blur is that of the preparation; a beam of 0.8 voxels
+    (standard deviation) comes on top. `inverted` looks are stored with membranes bright.
     """
 
     stain: Stain
@@ -32,17 +33,17 @@ class Look:
 LOOKS = {
     "cf": Look(
         stain=Stain(
-            membrane=0.92, membrane_nm=8.0, cytosol=0.30, granules=0.13, nucleoplasm=0.30, chromatin=0.25, matrix=0.47,
+            membrane=0.92, membrane_nm=8.0, cytosol=0.30, granules=0.18, nucleoplasm=0.30, chromatin=0.25, matrix=0.52,
             er_lumen=0.20, golgi_lumen=0.22, endosome_lumen=0.16, lysosome_lumen=0.62, coat=0.38, outside=0.05,
         ),
-        bright=205.0, contrast=165.0, blur_nm=3.5, shot=9.0, line=1.2, curtain=2.5, drift=3.0, inverted=False,
+        bright=212.0, contrast=190.0, blur_nm=4.0, shot=7.0, line=1.2, curtain=2.5, drift=3.0, inverted=False,
     ),
     "hpfs": Look(
         stain=Stain(
-            membrane=0.78, membrane_nm=7.0, cytosol=0.42, granules=0.12, nucleoplasm=0.40, chromatin=0.16, matrix=0.52,
+            membrane=0.78, membrane_nm=7.0, cytosol=0.42, granules=0.15, nucleoplasm=0.40, chromatin=0.16, matrix=0.52,
             er_lumen=0.36, golgi_lumen=0.34, endosome_lumen=0.28, lysosome_lumen=0.60, coat=0.26, outside=0.16,
         ),
-        bright=215.0, contrast=150.0, blur_nm=2.5, shot=6.0, line=0.8, curtain=1.5, drift=2.0, inverted=True,
+        bright=220.0, contrast=185.0, blur_nm=3.0, shot=5.5, line=0.8, curtain=1.5, drift=2.0, inverted=True,
     ),
 }  # fmt: skip
 """Chemical fixation: extracted cytosol, strong membranes. High-pressure freezing: dense cytosol, fine membranes; stored
@@ -54,7 +55,7 @@ def expose(scene: Scene, look: Look, begin: tuple[int, int, int], shape: tuple[i
     """Make the uint8 image of a box. `noise` scales everything the microscope adds; 0 leaves stain and blur alone."""
     from scipy.ndimage import correlate1d
 
-    kernels = [_gaussian(look.blur_nm / size) for size in voxel_size_nm]
+    kernels = [_gaussian(np.hypot(look.blur_nm, 0.8 * size) / size) for size in voxel_size_nm]
     halo = [len(k) // 2 for k in kernels]
     wide_begin = tuple(b - h for b, h in zip(begin, halo, strict=True))
     wide_shape = tuple(n + 2 * h for n, h in zip(shape, halo, strict=True))

@@ -314,7 +314,8 @@ def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_env
             lamella, crista_membrane = _cristae(tubes[mito], fraction, inner, z, y, x, size, thick, seed)
             density += (stain[7] - density) * lamella
             membrane = max(membrane, 0.9 * crista_membrane)
-    return np.float32(density + (stain[0] - density) * min(1.0, membrane)), 0
+    stained = max(density, stain[0] * (1.0 + 0.22 * medium))
+    return np.float32(density + (stained - density) * min(1.0, membrane)), 0
 
 
 @shapes.inline

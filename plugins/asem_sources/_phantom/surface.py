@@ -88,7 +88,7 @@ def _flask_shape(rng: np.random.Generator, coated: bool, late: bool) -> tuple[fl
         return height, width, rng.uniform(28, 45), 9.0, 0.5 * height
     if late:
         height = rng.uniform(98, 132)
-        return height, rng.uniform(84, 120), rng.uniform(14, 40), rng.uniform(9, 14), rng.uniform(0.42, 0.5) * height
+        return height, rng.uniform(84, 120), rng.uniform(16, 40), rng.uniform(9, 14), rng.uniform(0.42, 0.5) * height
     height, neck = rng.uniform(42, 62), rng.uniform(45, 80)
     return height, neck + rng.uniform(6, 30), neck, rng.uniform(7, 9), rng.uniform(0.5, 0.62) * height
 
