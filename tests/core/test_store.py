@@ -1,0 +1,201 @@
+"""Layers on disk: what is written is read back, by us and by others; half-written ones are never taken for whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from asem_core.blocks import Run
+from asem_core.errors import BadInput, OutputBusy, OutputExists, UnknownName
+from asem_core.store import (
+    chunk_shape,
+    create_volume,
+    find_finished,
+    finish_volume,
+    is_complete,
+    layers,
+    open_volume,
+)
+from asem_core.volume import Labels, Spec, Volume
+
+SPEC = Spec((70, 90, 100), np.uint8, (8.0, 4.0, 4.0), (80.0, 0.0, 40.0))
+MADE = {"stage": "test", "threshold": 0.5}
+
+
+def write(path: Path, values: np.ndarray, spec: Spec = SPEC, **options: object) -> Volume:
+    out = create_volume(path, spec, block=32, made_by=MADE, **options)  # type: ignore[arg-type]
+    out.data[...] = values  # type: ignore[index]
+    return finish_volume(out, Run(progress=False))
+
+
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, SPEC.shape).astype(np.uint8)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    """Voxels, voxel size, origin and provenance come back; the layer is listed."""
+    write(tmp_path / "cell.zarr" / "raw", image())
+    volume = open_volume(tmp_path / "cell.zarr" / "raw")
+    np.testing.assert_array_equal(volume.read(), image())
+    assert (volume.voxel_size_nm, volume.origin_nm) == (SPEC.voxel_size_nm, SPEC.origin_nm)
+    assert volume.attributes["asem"]["made_by"] == MADE
+    assert is_complete(volume)
+    assert layers(tmp_path / "cell.zarr") == ["raw"]
+
+
+def test_pyramid(tmp_path: Path) -> None:
+    """Levels halve the finest axes, average images, and stay in place: a voxel's centre is the mean of its children's."""
+    write(tmp_path / "cell.zarr" / "raw", image())
+    level = open_volume(tmp_path / "cell.zarr" / "raw" / "s1")
+    assert level.voxel_size_nm == (8.0, 8.0, 8.0)
+    assert level.origin_nm == (80.0, 2.0, 42.0)
+    expected = image().reshape(70, 45, 2, 50, 2).mean((2, 4))
+    assert np.abs(level.read() - expected).max() <= 0.5
+    last = open_volume(tmp_path / "cell.zarr" / "raw" / "s2")
+    assert max(last.shape) <= 64
+
+
+def test_pyramid_of_labels_mixes_no_ids(tmp_path: Path) -> None:
+    """Levels of labels hold only ids that are there, at voxels that had them."""
+    labels = (image() > 128).astype(np.uint8) * 200
+    write(tmp_path / "cell.zarr" / "labels" / "golgi", labels)
+    level = open_volume(tmp_path / "cell.zarr" / "labels" / "golgi" / "s1", kind=Labels)
+    np.testing.assert_array_equal(level.read(), labels[:, ::2, ::2])
+
+
+def test_unfinished_layer_is_not_taken_for_whole(tmp_path: Path) -> None:
+    """A layer whose run has not ended opens only on demand."""
+    create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
+    with pytest.raises(BadInput, match="was not finished. Run the command"):
+        open_volume(tmp_path / "cell.zarr" / "raw")
+    assert not is_complete(open_volume(tmp_path / "cell.zarr" / "raw", unfinished=True))
+    assert find_finished(tmp_path / "cell.zarr" / "raw", MADE) is None
+
+
+def test_same_output_again(tmp_path: Path) -> None:
+    """The same run finds its finished layer; another one is refused unless it may overwrite."""
+    path = tmp_path / "cell.zarr" / "raw"
+    write(path, image())
+    assert find_finished(path, MADE) is not None
+    with pytest.raises(OutputExists, match=r"differs in: threshold.*--overwrite"):
+        create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6})
+    out = create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6}, overwrite=True)
+    assert not is_complete(out)
+
+
+def test_a_foreign_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    """A folder that is no layer of ours is kept."""
+    (tmp_path / "cell.zarr" / "raw").mkdir(parents=True)
+    (tmp_path / "cell.zarr" / "raw" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExists):
+        create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
+    assert (tmp_path / "cell.zarr" / "raw" / "notes.txt").read_text() == "mine"
+
+
+def test_second_writer_is_refused(tmp_path: Path) -> None:
+    """Two runs into one layer at once: the second is refused, and may go on when the first is gone."""
+    path = tmp_path / "cell.zarr" / "raw"
+    first = create_volume(path, SPEC, block=32, made_by=MADE)
+    program = (
+        "from tests.core.test_store import *; import sys\n"
+        "try: create_volume(sys.argv[1], SPEC, block=32, made_by=MADE)\n"
+        "except OutputBusy as error: print(error)"
+    )
+    root = Path(__file__).parents[2]
+    said = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=True)
+    assert "is being written by another process" in said.stdout
+    assert first.lock is not None
+    first.lock.release()
+    said = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=True)
+    assert said.stdout == ""
+
+
+def test_missing_layer_names_the_others(tmp_path: Path) -> None:
+    """A wrong layer name lists those that are there; a group says what it holds."""
+    write(tmp_path / "cell.zarr" / "labels" / "er", image())
+    with pytest.raises(UnknownName, match=r"no layer 'labels/golgi'. Its layers: labels/er"):
+        open_volume(tmp_path / "cell.zarr" / "labels" / "golgi")
+    with pytest.raises(BadInput, match="is a group, not an image. It holds the layers labels/er"):
+        open_volume(tmp_path / "cell.zarr")
+    with pytest.raises(BadInput, match="does not exist"):
+        open_volume(tmp_path / "nowhere.zarr")
+    (tmp_path / "empty.zarr").mkdir()
+    with pytest.raises(BadInput, match="not a Zarr array or group"):
+        open_volume(tmp_path / "empty.zarr")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_plain_zarr_of_the_authors(tmp_path: Path, version: int) -> None:
+    """Plain arrays carry `resolution` and `offset` in nm, zyx (Gallusser et al. 2022)."""
+    group = zarr.open_group(tmp_path / "cell.zarr", mode="w", zarr_format=version)  # type: ignore[arg-type]
+    array = group.create_array("volumes/raw", shape=(8, 9, 10), dtype="u1", chunks=(4, 4, 4))
+    array[...] = image()[:8, :9, :10]
+    array.attrs.update({"resolution": [5, 4, 4], "offset": [50, 0, 8]})
+    assert layers(tmp_path / "cell.zarr") == ["volumes/raw"]
+    volume = open_volume(tmp_path / "cell.zarr" / "volumes" / "raw")
+    assert (volume.voxel_size_nm, volume.origin_nm) == ((5, 4, 4), (50, 0, 8))
+    np.testing.assert_array_equal(volume.read(), image()[:8, :9, :10])
+
+
+def test_no_voxel_size(tmp_path: Path) -> None:
+    """An array that does not say its voxel size asks for it."""
+    zarr.open_array(tmp_path / "a.zarr", mode="w", shape=(4, 4, 4), dtype="u1")
+    with pytest.raises(BadInput, match="says nothing of its voxel size.*--voxel-size"):
+        open_volume(tmp_path / "a.zarr")
+
+
+def _ome_04(path: Path, axes: list[dict[str, str]], shape: tuple[int, ...], scale: list[float]) -> None:
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    array = group.create_array("0", shape=shape, dtype="u2", chunks=tuple(min(8, n) for n in shape))
+    array[...] = np.arange(np.prod(shape)).reshape(shape)
+    transforms = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": [0.0] * len(shape)}]
+    multiscale = {"version": "0.4", "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": transforms}]}
+    group.attrs["multiscales"] = [multiscale]
+
+
+def test_ome_zarr_04_with_channel_axis_and_micrometers(tmp_path: Path) -> None:
+    """Other programs' OME-Zarr opens: version 0.4, axes of length 1, micrometers."""
+    axes = [{"name": n, "type": "time"} for n in "t"] + [{"name": "c", "type": "channel"}]
+    axes += [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"]
+    _ome_04(tmp_path / "a.zarr", axes, (1, 1, 4, 5, 6), [1, 1, 0.008, 0.004, 0.004])
+    volume = open_volume(tmp_path / "a.zarr")
+    assert volume.voxel_size_nm == pytest.approx((8, 4, 4))
+    np.testing.assert_array_equal(volume.read(), np.arange(120).reshape(4, 5, 6))
+
+
+def test_ome_zarr_that_is_no_volume(tmp_path: Path) -> None:
+    """Two channels or an unknown unit are refused with what to do."""
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "nanometer"} for n in "zyx")]
+    _ome_04(tmp_path / "a.zarr", axes, (2, 4, 5, 6), [1, 8, 4, 4])
+    with pytest.raises(BadInput, match="several channels"):
+        open_volume(tmp_path / "a.zarr")
+    _ome_04(tmp_path / "b.zarr", [{"name": n, "type": "space", "unit": "parsec"} for n in "zyx"], (4, 5, 6), [1, 1, 1])
+    with pytest.raises(BadInput, match="parsec"):
+        open_volume(tmp_path / "b.zarr")
+
+
+@pytest.mark.parametrize(("block", "chunk"), [(64, 64), (96, 48), (128, 64), (110, 55), (97, 97), (20, 20)])
+def test_chunks_divide_blocks(block: int, chunk: int) -> None:
+    """No two blocks share a chunk, whatever the block."""
+    assert chunk_shape((500, 500, 500), (block,) * 3) == (chunk,) * 3
+
+
+def test_read_only_folder(tmp_path: Path) -> None:
+    """A place that cannot be written is an error that says so (root may write anywhere, so a file stands in the way)."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises((BadInput, NotADirectoryError)):
+        create_volume(tmp_path / "file" / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
+
+
+def test_metadata_is_ome_zarr_05(tmp_path: Path) -> None:
+    """The group's own file says version 0.5, nanometers, zyx."""
+    write(tmp_path / "cell.zarr" / "raw", image())
+    ome = json.loads((tmp_path / "cell.zarr" / "raw" / "zarr.json").read_text())["attributes"]["ome"]
+    assert ome["version"] == "0.5"
+    assert [(a["name"], a["unit"]) for a in ome["multiscales"][0]["axes"]] == [(n, "nanometer") for n in "zyx"]
