@@ -55,3 +55,7 @@ class BlockFailed(AsemError):
 
 class NoSpace(AsemError):
     """The disk is full; the message says how much room is needed."""
+
+
+class TrainingStopped(AsemError):
+    """A training run cannot go on; the message says at which block, and what was saved."""

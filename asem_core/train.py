@@ -1,0 +1,200 @@
+"""Train a network: from a recipe to a folder with checkpoints, scores and a report.
+
+    recipe -> regions -> preflight -> loop (sample, augment, learn, validate) -> choice of checkpoint -> report
+
+The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its parts.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.errors import OutputExists, RecipeError
+from asem_core.interfaces import Model, Region, Sampler
+from asem_core.provenance import describe_plugin, made_by, sha256, steps_done
+from asem_core.recipe import Choice, build, build_choice, read_toml
+from asem_core.training.folder import RunFolder
+from asem_core.training.options import TrainOptions
+from asem_core.training.plan import Plan
+from asem_core.training.regions import hold, open_region, prepare
+
+DEFAULT_SAMPLER = "balanced"
+
+
+@attrs.frozen
+class TrainingRecipe:
+    """What to train, how blocks are drawn, and everything else; relative paths in it are relative to `folder`."""
+
+    model: Model
+    sampler: Sampler
+    options: TrainOptions
+    folder: Path
+    path: Path | None = None
+
+
+def read_training_recipe(path: str | Path, catalog: Catalog) -> TrainingRecipe:
+    """Read the tables `[model]`, `[sampler]` (optional) and `[train]` of a recipe; other tables are other stages'.
+
+    Raises
+    ------
+    RecipeError
+        A table is missing, or holds an unknown or wrong option; the message says which.
+    """
+    path = Path(path).resolve()
+    table = read_toml(path)
+    for needed in ("model", "train"):
+        if not isinstance(table.get(needed), dict):
+            raise RecipeError(f"{path.name}: the table [{needed}] is missing.")
+    plugins = {}
+    for kind in ("model", "sampler"):
+        options = dict(table.get(kind, {"use": DEFAULT_SAMPLER}))
+        use = options.pop("use", None)
+        if not isinstance(use, str):
+            raise RecipeError(f'{path.name}: {kind} does not say which plugin: add use = "...".')
+        plugins[kind] = build_choice(catalog, kind, Choice(use, options), f"{path.name} @ {kind}")
+    return TrainingRecipe(
+        plugins["model"], plugins["sampler"], _options(table["train"], path.name), path.parent, path
+    )
+
+
+def train(
+    recipe: TrainingRecipe,
+    catalog: Catalog,
+    output: str | Path,
+    *,
+    start_from: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> RunFolder:
+    """Train as a recipe says, into the folder `output`.
+
+    Parameters
+    ----------
+    start_from
+        Weights to fine-tune: a `.safetensors` or `.pt` file. None draws random weights.
+    resume
+        Go on where the run in `output` was stopped; the result is the same as without the stop.
+    overwrite
+        Delete what is in `output` first.
+    device
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
+
+    Raises
+    ------
+    OutputExists
+        `output` holds a run and neither `resume` nor `overwrite` is set, or it was made from something else.
+    BadInput
+        The plan would waste the time; the message says why.
+    TrainingStopped, NoSpace
+        See `asem_core.training.loop.fit`.
+    """
+    from asem_core.training.devices import join_team
+    from asem_core.training.loop import fit
+    from asem_core.training.preflight import preflight
+    from asem_core.training.report import write_training_report
+
+    folder = RunFolder(Path(output))
+    with join_team(device) as team:
+        plan = make_plan(recipe, catalog, folder, start_from)
+        record = _record(recipe, plan, start_from, team.size)
+        if team.leads:
+            preflight(plan, folder.path).require()
+            _claim(folder, recipe, record, resume=resume, overwrite=overwrite)
+        team.wait()
+        fit(plan, folder, team, resume=resume, progress=progress)
+        if team.leads:
+            write_training_report(folder, plan, record)
+    return folder
+
+
+def make_plan(
+    recipe: TrainingRecipe, catalog: Catalog, folder: RunFolder, start_from: str | Path | None = None
+) -> Plan:
+    """Open the regions, prepare their labels (below `folder`), and build the network with its first weights."""
+    from asem_core.training.loop import initialise
+    from asem_core.weights import load_weights
+
+    options = recipe.options
+    network = recipe.model.network()
+    if start_from is None:
+        initialise(network, options)
+    else:
+        load_weights(start_from, network)
+    reach = network.input_shape(options.block)
+
+    def open_all(kind: str, *, clean: bool) -> list[Region]:
+        found = []
+        for number, place in enumerate(getattr(options, "regions" if kind == "region" else kind), 1):
+            region = open_region(place, f"{kind} {number}", catalog, recipe.folder)
+            prepared = prepare(region, recipe.model, folder.path / "prepared", Run(progress=False), clean=clean)
+            found.append(hold(prepared, reach))
+        return found
+
+    regions = open_all("region", clean=options.prepare_labels)
+    return Plan(
+        network,
+        recipe.sampler,
+        regions,
+        open_all("validation", clean=False),
+        options,
+        fine_tuning=start_from is not None,
+        metadata={
+            "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
+            "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
+            "preprocessing": steps_done(regions[0].raw),
+        },
+    )
+
+
+def _options(table: Mapping[str, Any], name: str) -> TrainOptions:
+    return build(TrainOptions, table, f"{name} @ train")
+
+
+def _record(recipe: TrainingRecipe, plan: Plan, start_from: str | Path | None, processes: int) -> dict[str, Any]:
+    """Describe the run: what must be equal for a run to be resumed."""
+    regions = [*plan.regions, *plan.validation]
+    return made_by(
+        "train",
+        inputs=[v for r in regions for v in (r.raw, r.labels, r.mask) if v is not None],
+        model=recipe.model,
+        sampler=recipe.sampler,
+        options=recipe.options,
+        start_from=None if start_from is None else {"path": str(start_from), "sha256": sha256(start_from)},
+        processes=processes,
+        recipe_folder=str(recipe.folder),
+    )
+
+
+def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Make the run's folder, or check that it is the one to resume."""
+    known = folder.path / "provenance.json"
+    if resume:
+        if folder.read_json(known.name) != record:
+            raise OutputExists(
+                f"{folder.path} was made from another recipe, other volumes or another number of processes: its run "
+                "cannot go on as it began. Train into another folder; to use its weights, asem finetune --from."
+            )
+        return
+    if known.exists():
+        if not overwrite:
+            raise OutputExists(
+                f"{folder.path} holds a training run. Go on with asem train --resume {folder.path}, choose another "
+                "folder, or replace it with --overwrite."
+            )
+        for part in ("checkpoints", "pictures", "tensorboard", "figures", "tables"):
+            shutil.rmtree(folder.path / part, ignore_errors=True)
+        for part in ("state.pt", "metrics.jsonl", "choice.json", "report.html"):
+            (folder.path / part).unlink(missing_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if recipe.path is not None:
+        shutil.copyfile(recipe.path, folder.path / "recipe.toml")
+    folder.write_json(known.name, record)

@@ -1,0 +1,1 @@
+"""The parts of training; `asem_core.train` puts them together."""

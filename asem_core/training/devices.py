@@ -1,0 +1,113 @@
+"""Where and how a network is trained: device, precision, and the processes of `torchrun`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    import torch
+
+
+@attrs.frozen
+class Team:
+    """The processes that train one network together; one process alone is a team, too."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run's files."""
+        return self.rank == 0
+
+    def add_up(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """Sum arrays over all processes."""
+        import torch
+
+        if self.size == 1:
+            return list(arrays)
+        sums = []
+        for array in arrays:
+            tensor = torch.from_numpy(array).to(self.device)
+            torch.distributed.all_reduce(tensor)
+            sums.append(tensor.cpu().numpy())
+        return sums
+
+    def wait(self) -> None:
+        """Wait until every process has come here."""
+        import torch
+
+        if self.size > 1:
+            torch.distributed.barrier()
+
+    def spread(self, network: torch.nn.Module) -> Any:
+        """Wrap a network so that its gradients are averaged over all processes."""
+        import torch
+
+        if self.size == 1:
+            return network
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
+
+
+@contextmanager
+def join_team(device: str) -> Iterator[Team]:
+    """Join the processes that `torchrun` started (RANK, WORLD_SIZE, LOCAL_RANK), or work alone.
+
+    Parameters
+    ----------
+    device : "auto", "cpu", "cuda", "cuda:1", "mps"
+
+    Raises
+    ------
+    BadInput
+        There is no such device here.
+    """
+    import torch
+
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput("No NVIDIA GPU can be used here (torch.cuda.is_available() is False). Use --device cpu.")
+    if size == 1:
+        yield Team(0, 1, torch.device(device))
+        return
+    if device.startswith("cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(torch.device(device))
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield Team(rank, size, torch.device(device))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def half_precision(options: TrainOptions, device: torch.device) -> bool:
+    """Say whether to multiply in bfloat16: if asked to, or if the hardware does so natively."""
+    import torch
+
+    if options.precision != "auto":
+        return options.precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch has no public name for this question; without it, float32 is right everywhere.
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return device.type == "cpu" and bool(native())
+
+
+def autocast(half: bool, device: torch.device) -> AbstractContextManager[Any]:
+    """Multiply in bfloat16 inside this context, or not; the weights stay float32."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)

@@ -1,0 +1,149 @@
+"""The folder of a training run.
+
+    recipe.toml        what was asked for          metrics.jsonl       one line a measurement
+    provenance.json    what it was made from       checkpoints/        iteration_0001000.safetensors, ...
+    state.pt           where to go on              pictures/           iteration_0001000.png, ...
+    choice.json        which checkpoints to use    report.html, figures/, tables/, tensorboard/
+
+Every file is written to a temporary name and moved, so a run killed at any moment leaves no half file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from asem_core.errors import BadInput, NoSpace
+
+if TYPE_CHECKING:
+    import torch
+
+
+@attrs.frozen
+class RunFolder:
+    """Paths and files of one training run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def checkpoint(self, iteration: int) -> Path:
+        return self.checkpoints / f"iteration_{iteration:07d}.safetensors"
+
+    def picture(self, iteration: int) -> Path:
+        return self.path / "pictures" / f"iteration_{iteration:07d}.png"
+
+    def saved_iterations(self) -> list[int]:
+        """List the checkpoints that are there, oldest first."""
+        return sorted(int(p.stem.rpartition("_")[2]) for p in self.checkpoints.glob("iteration_*.safetensors"))
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.path / name, lambda half: half.write_text(text, encoding="utf-8"))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the run's JSON files.
+
+        Raises
+        ------
+        BadInput
+            It is not there: this is not the folder of a training run, or the run has not got so far.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise BadInput(f"{path} does not exist. Is {self.path} the folder of a training run that has got so far?")
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def chosen(self, what: str = "predict_from") -> Path:
+        """Name the checkpoint to predict with (`predict_from`) or to start fine-tuning from (`finetune_from`)."""
+        return self.path / str(self.read_json("choice.json")[what])
+
+    def add_metrics(self, line: Mapping[str, Any]) -> None:
+        with enough_room(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read_metrics(self, kind: str) -> list[dict[str, Any]]:
+        """Read the lines of one kind ("train" or "validate"), oldest first."""
+        if not self.metrics.exists():
+            return []
+        lines = [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in lines if line["kind"] == kind]
+
+    def rewind(self, iteration: int) -> None:
+        """Forget what was measured or saved after an iteration: it will be done again."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
+            write_whole(self.metrics, lambda half: half.write_text("".join(kept), encoding="utf-8"))
+        for later in self.saved_iterations():
+            if later > iteration:
+                self.checkpoint(later).unlink()
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        import torch
+
+        write_whole(self.state, lambda half: torch.save(dict(state), half))
+
+    def load_state(self, device: torch.device) -> dict[str, Any]:
+        import torch
+
+        if not self.state.is_file():
+            raise BadInput(f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without --resume.")
+        found: dict[str, Any] = torch.load(self.state, map_location=device, weights_only=True)
+        return found
+
+    def prune(self, keep: set[int]) -> None:
+        """Delete the checkpoints of all other iterations."""
+        for iteration in self.saved_iterations():
+            if iteration not in keep:
+                self.checkpoint(iteration).unlink()
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, and never half of it."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    with enough_room(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(half)
+            os.replace(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+
+
+@contextmanager
+def enough_room(path: Path) -> Iterator[None]:
+    """Turn the system's "disk full" into words.
+
+    Raises
+    ------
+    NoSpace
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's own writers report a full disk as a RuntimeError
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error) or "unexpected pos" in str(error):
+            raise NoSpace(
+                f"The disk is full: {path} could not be written. What was saved before is whole. Free some room (a run "
+                "keeps fewer checkpoints with keep_last), then go on with asem train --resume."
+            ) from error
+        raise

@@ -1,0 +1,219 @@
+"""The training loop: blocks in, weights out, everything on the way written to the run's folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+from asem_core.training.progress import Progress
+
+from asem_core.errors import TrainingStopped
+from asem_core.training.devices import Team, autocast, half_precision
+from asem_core.training.folder import RunFolder
+from asem_core.training.loss import loss_of
+from asem_core.training.options import OptimizerOptions, TrainOptions
+from asem_core.training.pictures import fullest_tile, write_picture
+from asem_core.training.plan import Plan
+from asem_core.training.regime import fit_regime
+from asem_core.training.stream import BlockStream, Cut
+from asem_core.training.validate import summarise, tiles_of, validate
+from asem_core.weights import save_weights
+
+if TYPE_CHECKING:
+    import torch
+
+
+def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bool = True) -> None:
+    """Train until the last iteration; every `checkpoint_every` iterations validate, save, and choose.
+
+    Raises
+    ------
+    TrainingStopped
+        The loss is no longer a number. The last good checkpoint stays.
+    NoSpace
+        The disk is full.
+    """
+    import torch
+
+    options, device = plan.options, team.device
+    half = half_precision(options, device)
+    network = plan.network.to(device, memory_format=torch.channels_last_3d).train()
+    optimizer = make_optimizer(network, options.optimizer, device)
+    done = _restore(network, optimizer, folder, device) if resume else 0
+    learner = team.spread(torch.compile(network) if options.compile else network)
+    tiles = tiles_of(plan.validation, options.block, options.validation_blocks)
+    shown = fullest_tile(tiles, plan.context) if tiles and team.leads else None
+    forward = _forward(network, half, device)
+
+    stream = BlockStream(
+        plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed, team.rank,
+        options.loss.ignore_exclusion, options.readers,
+    )  # fmt: skip
+    per_step = options.batch * options.accumulate
+    cuts = stream.cuts(done * per_step)
+    with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
+        for iteration in range(done + 1, options.iterations + 1):
+            rate = learning_rate(options.optimizer, iteration, options.iterations)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = step(learner, optimizer, list(islice(cuts, per_step)), options, half, device)
+            if not math.isfinite(loss.value):
+                raise TrainingStopped(_why_stopped(folder, iteration, loss))
+            due = iteration % options.checkpoint_every == 0 or iteration == options.iterations
+            log.step(iteration, loss.value, rate, flush=due)
+            if due:
+                network.eval()
+                found = summarise(*team.add_up(*validate(forward, tiles[team.rank :: team.size], plan.context, options.loss, device)))
+                if team.leads:
+                    _require_finite(network, folder, iteration, found.loss)
+                    if shown is not None:
+                        log.validated(iteration, found.to_metrics())
+                        write_picture(folder.picture(iteration), forward, shown, plan.context, device)
+                    save_weights(folder.checkpoint(iteration), network, {**plan.metadata, "iteration": iteration})
+                    folder.save_state(_state(network, optimizer, iteration))
+                    choose(folder, plan)
+                network.train()
+
+
+def make_optimizer(network: torch.nn.Module, options: OptimizerOptions, device: torch.device) -> torch.optim.Adam:
+    """Build Adam with the recipe's numbers."""
+    import torch
+
+    return torch.optim.Adam(
+        network.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=device.type == "cuda"
+    )
+
+
+def learning_rate(options: OptimizerOptions, iteration: int, iterations: int) -> float:
+    """Say the step size of an iteration, counted from 1."""
+    factor = min(1.0, iteration / (options.warmup + 1))
+    if options.schedule == "cosine":
+        factor *= 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (iteration - 1) / iterations))
+    return options.learning_rate * factor
+
+
+def initialise(network: torch.nn.Module, options: TrainOptions) -> None:
+    """Draw the weights at the start of a run from its seed."""
+    import torch
+    from torch import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+                module.reset_parameters()
+                if options.initialise == "he":
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+
+def choose(folder: RunFolder, plan: Plan) -> None:
+    """Write which checkpoints to use so far, and delete those that nobody needs."""
+    options = plan.options
+    saved = folder.saved_iterations()
+    lines = folder.read_metrics("validate")
+    regime = fit_regime([v["iteration"] for v in lines], [v["loss"] for v in lines], options.fit_window)
+    best = max(lines, key=lambda v: -1.0 if v["f1"] is None else v["f1"])["iteration"] if lines else saved[-1]
+    rule = ("best" if plan.fine_tuning else "fit") if options.choose == "auto" else options.choose
+    rule = rule if lines else "last"
+    wanted = {"fit": regime.middle if regime else saved[-1], "best": best, "last": saved[-1]}[rule]
+    start = regime.first if regime else saved[-1]
+    predict_from, finetune_from, best = (min(saved, key=lambda s: abs(s - w)) for w in (wanted, start, best))
+    folder.write_json(
+        "choice.json",
+        {
+            "predict_from": str(folder.checkpoint(predict_from).relative_to(folder.path)),
+            "finetune_from": str(folder.checkpoint(finetune_from).relative_to(folder.path)),
+            "rule": rule,
+            "best_iteration": best,
+            "fit_regime": attrs.asdict(regime) if regime else None,
+        },
+    )
+    if options.keep_last:
+        folder.prune({*saved[-options.keep_last :], best, predict_from, finetune_from})
+
+
+@attrs.frozen
+class StepLoss:
+    value: float
+    place: str  # of the worst block
+
+
+def step(
+    learner: Any, optimizer: torch.optim.Optimizer, cuts: Sequence[Cut], options: TrainOptions, half: bool, device: torch.device
+) -> StepLoss:
+    """Change the weights once."""
+    import torch
+
+    optimizer.zero_grad(set_to_none=True)
+    losses = []
+    for n in range(options.accumulate):
+        part = [cut.to_tensors(device) for cut in cuts[n * options.batch : (n + 1) * options.batch]]
+        image = torch.stack([image for image, _ in part]).contiguous(memory_format=torch.channels_last_3d)
+        with _without_sync(learner, last=n == options.accumulate - 1):
+            with autocast(half, device):
+                logits = learner(image)
+            loss = loss_of(logits, torch.stack([target for _, target in part]), options.loss)
+            (loss / options.accumulate).backward()
+        losses.append(loss.detach())
+    if options.optimizer.clip_norm:
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), options.optimizer.clip_norm)
+    optimizer.step()
+    values = torch.stack(losses).cpu().numpy()
+    worst = int(np.argmin(np.isfinite(values)))
+    return StepLoss(float(values.mean()), " and ".join(c.place for c in cuts[worst * options.batch :][: options.batch]))
+
+
+def _without_sync(learner: Any, *, last: bool) -> AbstractContextManager[Any]:
+    """Average gradients over the processes only with the last of several accumulated blocks."""
+    return nullcontext() if last or not hasattr(learner, "no_sync") else learner.no_sync()
+
+
+def _forward(network: torch.nn.Module, half: bool, device: torch.device) -> Forward:
+    import torch
+
+    def forward(image: torch.Tensor) -> torch.Tensor:
+        with autocast(half, device):
+            result: torch.Tensor = network(image.contiguous(memory_format=torch.channels_last_3d))
+        return result
+
+    return forward
+
+
+def _state(network: torch.nn.Module, optimizer: torch.optim.Optimizer, iteration: int) -> dict[str, Any]:
+    return {"iteration": iteration, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def _restore(
+    network: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: RunFolder, device: torch.device
+) -> int:
+    """Take weights and optimizer from the last saved state; returns its iteration."""
+    state = folder.load_state(device)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    folder.rewind(state["iteration"])
+    return int(state["iteration"])
+
+
+def _require_finite(network: torch.nn.Module, folder: RunFolder, iteration: int, validation_loss: float) -> None:
+    """Refuse to save a broken network over the state of a good one."""
+    broken = [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]
+    if broken or not math.isfinite(validation_loss):
+        what = f"the weights '{broken[0]}' are" if broken else "the validation loss is"
+        raise TrainingStopped(f"At iteration {iteration} {what} no longer finite. {_advice(folder)}")
+
+
+def _why_stopped(folder: RunFolder, iteration: int, loss: StepLoss) -> str:
+    return f"The loss became {loss.value} at iteration {iteration}, in the block {loss.place}. {_advice(folder)}"
+
+
+def _advice(folder: RunFolder) -> str:
+    saved = folder.saved_iterations()
+    last = f"The last good checkpoint is {folder.checkpoint(saved[-1])}." if saved else "No checkpoint was saved yet."
+    return f"{last} Look for values that are not finite in the image, or lower learning_rate, then start again from it."

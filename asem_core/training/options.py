@@ -1,0 +1,158 @@
+"""The `[train]` table of a recipe: which regions, for how long, and with which numbers.
+
+The defaults are those of Gallusser et al. 2022, "Training", except where a docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import attrs
+
+from asem_core.augment import Augment
+from asem_core.errors import RecipeError
+from asem_core.volume import Zyx
+
+Place = str | Mapping[str, Any]
+"""A volume: a path such as "cell.zarr/raw", or a table that names a source, `{ use = "tiff-stack", path = ... }`."""
+
+
+@attrs.frozen
+class RegionOptions:
+    """An annotated part of a cell.
+
+    Attributes
+    ----------
+    raw, labels, mask, exclusion
+        Volumes (see `Place`). `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
+        without `exclusion` the model's own rule makes it.
+    box
+        The part of the labels to use, as "z0:z1,y0:y1,x0:x1" in voxels of the labels; all of them by default.
+    name
+        For messages and reports; "region 1", "region 2", ... by default.
+    """
+
+    raw: Place
+    labels: Place
+    mask: Place | None = None
+    exclusion: Place | None = None
+    box: str | None = None
+    name: str | None = None
+
+
+@attrs.frozen
+class OptimizerOptions:
+    """Adam, and how its step size changes.
+
+    Attributes
+    ----------
+    schedule
+        "constant" as published, or "cosine": down to a hundredth at the last iteration.
+    warmup
+        Iterations over which the step size grows from nothing.
+    clip_norm
+        Longest gradient; 0 = never clipped.
+    """
+
+    learning_rate: float = 3e-5
+    weight_decay: float = 3e-5
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    clip_norm: float = 0.0
+
+
+@attrs.frozen
+class LossOptions:
+    """Weighted cross-entropy.
+
+    Attributes
+    ----------
+    balance
+        Weigh the two classes of a block inversely to their frequency in it; False weighs all voxels alike.
+    least_frequency
+        Frequencies are clipped to [this, 1 - this] first.
+    ignore_exclusion
+        Also leave the exclusion zone out of the loss; the published method does not.
+    """
+
+    balance: bool = True
+    least_frequency: float = 0.01
+    ignore_exclusion: bool = False
+
+
+@attrs.frozen
+class TrainOptions:
+    """A training run.
+
+    Attributes
+    ----------
+    regions, validation
+        Where to learn, and where to test; they must not overlap.
+    block
+        Shape of the network's result for one block, zyx; raw is read around it as the network needs.
+    batch, accumulate
+        Blocks a step and process; steps whose gradients are added up before the weights change.
+    iterations, seed
+        Changes of the weights; the number from which everything random follows.
+    checkpoint_every, keep_last
+        Iterations between validations, each with a checkpoint; how many to keep besides the best and the chosen ones
+        (0 = all).
+    validation_blocks
+        At most so many blocks of `block` voxels are validated, evenly spread; 0 = all.
+    fit_window
+        Iterations over which the validation loss must be stable (the fit regime).
+    choose
+        How `predict_from` is chosen: "fit" = the middle of the fit regime, "best" = highest F1, "last"; "auto" = "fit",
+        and "best" when fine-tuning.
+    missing_context
+        "refuse" regions so close to the border of the image that the network looks beyond it, or "reflect" the image.
+    prepare_labels
+        Apply the model's clean-up and dilation to the labels of training regions.
+    initialise
+        Random weights at the start: "torch" is its default (and the paper's), "he" (He et al. 2015) learns faster.
+    precision
+        "bfloat16" multiplies in half precision; "auto" does so where the hardware is faster for it.
+    compile
+        Let torch compile the network: pays on GPUs for runs of hours.
+    readers
+        Threads that read blocks ahead; 0 reads when needed.
+    """
+
+    regions: tuple[RegionOptions, ...]
+    validation: tuple[RegionOptions, ...] = ()
+    block: Zyx = (110, 110, 110)
+    batch: int = 1
+    accumulate: int = 1
+    iterations: int = 100_000
+    seed: int = 0
+    checkpoint_every: int = 1000
+    keep_last: int = 0
+    validation_blocks: int = 0
+    fit_window: int = 20_000
+    choose: Literal["auto", "fit", "best", "last"] = "auto"
+    missing_context: Literal["refuse", "reflect"] = "refuse"
+    prepare_labels: bool = True
+    initialise: Literal["torch", "he"] = "torch"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: bool = False
+    readers: int = 2
+    augment: Augment = attrs.field(factory=Augment)
+    optimizer: OptimizerOptions = attrs.field(factory=OptimizerOptions)
+    loss: LossOptions = attrs.field(factory=LossOptions)
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("batch", "accumulate", "iterations", "checkpoint_every", "fit_window"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"train: {name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("keep_last", "validation_blocks", "readers", "seed"):
+            if getattr(self, name) < 0:
+                raise RecipeError(f"train: {name} is {getattr(self, name)}; it must not be negative.")
+        if not self.regions:
+            raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
+        if self.choose == "best" and not self.validation:
+            raise RecipeError('train: choose = "best" needs [[train.validation]].')
+        if min(self.block) < 1:
+            raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
+        if not 0 < self.loss.least_frequency <= 0.5:
+            raise RecipeError(f"train: least_frequency is {self.loss.least_frequency}; it lies between 0 and 0.5.")

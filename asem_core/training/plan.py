@@ -1,0 +1,33 @@
+"""What a training run is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from asem_core.interfaces import Region, Sampler
+from asem_core.training.options import TrainOptions
+from asem_core.volume import Zyx
+
+if TYPE_CHECKING:
+    import torch
+
+
+@attrs.frozen
+class Plan:
+    """Everything a run is made from, checked and opened."""
+
+    network: torch.nn.Module
+    sampler: Sampler
+    regions: Sequence[Region]
+    validation: Sequence[Region]
+    options: TrainOptions
+    fine_tuning: bool = False
+    metadata: Mapping[str, Any] = attrs.field(factory=dict)  # travels with every checkpoint
+
+    @property
+    def context(self) -> Zyx:
+        context: Zyx = self.network.context  # type: ignore[assignment]
+        return context

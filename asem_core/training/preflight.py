@@ -1,0 +1,231 @@
+"""Preflight: find out before hours are spent what would waste them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from asem_core.errors import AsemError, BadInput
+from asem_core.interfaces import Region
+from asem_core.training.plan import Plan
+from asem_core.training.regions import (
+    IGNORE,
+    LARGEST_HELD_BYTES,
+    missing_context,
+    read_target,
+    require_apart,
+    require_one_voxel_size,
+)
+from asem_core.volume import Box
+
+
+@attrs.frozen
+class Finding:
+    """Something to know before a run; `refused` means that the run must not start."""
+
+    text: str
+    refused: bool = False
+
+
+@attrs.frozen
+class RegionFacts:
+    """What a region holds."""
+
+    name: str
+    num_annotated_vx: int
+    num_foreground_vx: int
+    num_ids: int  # distinct label values above 0, in the part looked at
+    lowest_grey: float
+    highest_grey: float
+
+    @property
+    def foreground(self) -> float:
+        """Fraction of the annotated voxels."""
+        return self.num_foreground_vx / max(self.num_annotated_vx, 1)
+
+
+@attrs.frozen
+class Preflight:
+    """The answer: what was found, and what the regions hold."""
+
+    findings: Sequence[Finding]
+    facts: Sequence[RegionFacts]
+
+    def require(self) -> None:
+        """Refuse to go on, with all reasons at once.
+
+        Raises
+        ------
+        BadInput
+        """
+        reasons = [f.text for f in self.findings if f.refused]
+        if reasons:
+            raise BadInput("This run would be wasted:\n" + "\n".join(f"- {reason}" for reason in reasons))
+
+
+def preflight(plan: Plan, folder: Path) -> Preflight:
+    """Check a plan whose run would be written to `folder`; reads every label once, and a part of every image."""
+    facts = [facts_of(region) for region in plan.regions]
+    tested = [facts_of(region) for region in plan.validation]
+    findings = [
+        *_geometry(plan),
+        *_labels(facts, "train on"),
+        *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
+        *(finding for f in (*facts, *tested) for finding in _greys(f)),
+        *_room(plan, folder),
+        *_memory(plan),
+    ]
+    return Preflight(findings, (*facts, *tested))
+
+
+def facts_of(region: Region) -> RegionFacts:
+    """Look at all labels of a region, and at the image in their middle planes."""
+    annotated = foreground = 0
+    ids: set[int] = set()
+    for slab in region.labels.box.blocks((32, *region.labels.shape[1:])):
+        target = read_target(region, slab, exclude=False)
+        annotated += int((target != IGNORE).sum())
+        foreground += int((target == 1).sum())
+        if len(ids) < 1000:
+            ids.update(np.unique(region.labels.read(slab)).tolist())
+    image = region.raw.read(_middle_planes(region.raw.box_of(region.labels)))
+    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), float(image.min()), float(image.max()))
+
+
+def _middle_planes(box: Box) -> Box:
+    """Take up to eight planes from the middle of a box."""
+    z = max(box.begin[0], (box.begin[0] + box.end[0]) // 2 - 4)
+    return Box((z, *box.begin[1:]), (z + 8, *box.end[1:])) & box
+
+
+def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
+    """Time some iterations of a copy of the network, the first left out; blocks are really read and augmented."""
+    import copy
+
+    import torch
+
+    from asem_core.training.devices import half_precision, join_team
+    from asem_core.training.loop import make_optimizer, step
+    from asem_core.training.stream import BlockStream
+
+    options = plan.options
+    with join_team("auto") as team:
+        network = copy.deepcopy(plan.network).to(team.device, memory_format=torch.channels_last_3d).train()
+        optimizer = make_optimizer(network, options.optimizer, team.device)
+        stream = BlockStream(
+            plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed
+        )
+        cuts, half = stream.cuts(0), half_precision(options, team.device)
+        times = []
+        for _ in range(num_iterations):
+            begun = time.perf_counter()
+            step(network, optimizer, list(islice(cuts, options.batch * options.accumulate)), options, half, team.device)
+            times.append(time.perf_counter() - begun)
+    return float(np.median(times[1:] or times))
+
+
+_NO_VALIDATION = Finding(
+    "There is no validation region: the last checkpoint will be used, and nobody will know how good it is. Add "
+    "[[train.validation]]."
+)
+
+
+def _geometry(plan: Plan) -> Iterator[Finding]:
+    options, regions = plan.options, [*plan.regions, *plan.validation]
+    for check in (lambda: require_one_voxel_size(regions), lambda: require_apart(plan.regions, plan.validation)):
+        try:
+            check()
+        except AsemError as error:
+            yield Finding(str(error), refused=True)
+    network = plan.network
+    fitting = network.output_shape(network.input_shape(options.block))  # type: ignore[operator]
+    if fitting != tuple(options.block):
+        yield Finding(
+            f"The network gives blocks of {list(fitting)} voxels, not {list(options.block)}: set block = {list(fitting)}.",
+            refused=True,
+        )
+    for region in regions:
+        short = missing_context(region, plan.context)
+        if short:
+            sides = ", ".join(f"{n} {side}" for side, n in short.items())
+            advice = "" if options.missing_context == "reflect" else (
+                " Crop the labels with box = ..., give an image with more around them, or accept its mirror image: "
+                'missing_context = "reflect".'
+            )
+            yield Finding(
+                f"Region '{region.name}': the network looks {list(plan.context)} voxels (z, y, x) beyond the labels, but "
+                f"the image ends earlier (voxels missing: {sides}).{advice}",
+                refused=options.missing_context == "refuse",
+            )
+
+
+def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:
+    annotated, foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
+    names = ", ".join(f"'{f.name}'" for f in facts)
+    if not foreground:
+        yield Finding(
+            f"There is no foreground at all in the regions to {purpose} ({names}). Is it the right layer, and is 0 "
+            "really background there?",
+            refused=True,
+        )
+    elif foreground == annotated:
+        yield Finding(f"Every voxel to {purpose} ({names}) is foreground: there is nothing to tell apart.", refused=True)
+    for f in facts:
+        if foreground and not f.num_foreground_vx:
+            yield Finding(f"Region '{f.name}' holds no foreground.")
+        if f.num_ids > 1:
+            yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
+
+
+def _greys(facts: RegionFacts) -> Iterator[Finding]:
+    if not np.isfinite([facts.lowest_grey, facts.highest_grey]).all():
+        yield Finding(f"The image of region '{facts.name}' holds values that are not finite.", refused=True)
+    elif facts.lowest_grey == facts.highest_grey:
+        yield Finding(
+            f"The image of region '{facts.name}' is {facts.lowest_grey:g} all over: was it read from the right place?",
+            refused=True,
+        )
+    elif facts.lowest_grey < 0 or (facts.highest_grey > 1 and not facts.highest_grey.is_integer()):
+        yield Finding(
+            f"The image of region '{facts.name}' has values from {facts.lowest_grey:g} to {facts.highest_grey:g}: a float "
+            "image must lie from 0 to 1. Use the step 'normalize' first.",
+            refused=True,
+        )
+
+
+def _room(plan: Plan, folder: Path) -> Iterator[Finding]:
+    options = plan.options
+    size = sum(t.numel() * 4 for t in plan.network.state_dict().values())
+    kept = options.iterations // options.checkpoint_every + 1
+    need = size * (min(kept, options.keep_last + 3) if options.keep_last else kept) + 4 * size
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        yield Finding(
+            f"The checkpoints need {need / 2**30:.1f} GiB but {there} has {free / 2**30:.1f} GiB left. Keep fewer with "
+            "keep_last, or write the run elsewhere.",
+            refused=True,
+        )
+
+
+def _memory(plan: Plan) -> Iterator[Finding]:
+    import psutil
+
+    need = 0
+    for region in (*plan.regions, *plan.validation):
+        volumes = [v for v in (region.raw, region.labels, region.mask, region.exclusion) if v is not None]
+        need += sum(n for v in volumes if (n := v.box.size * v.dtype.itemsize) <= LARGEST_HELD_BYTES)
+        need += 4 * region.labels.box.size  # the sampler's table
+    free = psutil.virtual_memory().available
+    if need > free:
+        yield Finding(
+            f"The regions need about {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free. Use fewer or "
+            "smaller regions (box = ...).",
+            refused=True,
+        )

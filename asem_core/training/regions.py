@@ -1,0 +1,194 @@
+"""Annotated regions: open what a recipe names, and cut training blocks out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
+from asem_core.evaluate import exclusion_of
+from asem_core.interfaces import Model, Region
+from asem_core.preprocess import apply
+from asem_core.recipe import Choice, build_choice
+from asem_core.store import open_volume
+from asem_core.training.options import Place, RegionOptions
+from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+
+IGNORE = 255
+"""The target of a voxel that is not annotated."""
+
+LARGEST_HELD_BYTES = 512 * 2**20
+"""A smaller region is read into memory once: decoding its files for every block would take longer than training on it."""
+
+AnyVolume = TypeVar("AnyVolume", bound=Volume)
+
+
+def open_region(options: RegionOptions, name: str, catalog: Catalog, folder: Path) -> Region:
+    """Open what a recipe says about a region; relative paths are relative to `folder`.
+
+    Raises
+    ------
+    BadInput, ShapeMismatch, VoxelSizeMismatch, OutsideVolume
+        A volume cannot be opened, or the labels do not lie inside the image.
+    """
+    name = options.name or name
+    raw = _open(options.raw, catalog, folder, f"{name}, raw")
+    labels = _as_labels(_open(options.labels, catalog, folder, f"{name}, labels"))
+    if options.box is not None:
+        labels = labels.crop(Box.parse(options.box, labels.shape))
+    if not raw.box.contains(raw.box_of(labels)):
+        raise BadInput(
+            f"{name}: the labels {labels.path} lie at {raw.box_of(labels)} of the image, which has the shape "
+            f"{list(raw.shape)}. Correct an origin, or crop the labels with box = ..."
+        )
+    others = {}
+    for kind in ("mask", "exclusion"):
+        place = getattr(options, kind)
+        if place is not None:
+            found = _as_labels(_open(place, catalog, folder, f"{name}, {kind}"))
+            others[kind] = found.crop(found.box_of(labels))
+    return Region(name, raw, labels, **others)
+
+
+def prepare(region: Region, model: Model, folder: Path, run: Run, *, clean: bool) -> Region:
+    """Clean up and thicken the labels as the model says (if `clean`), and add its exclusion zone if there is none.
+
+    New labels are written to `folder`; the exclusion zone is worked out where it is read, from the labels as drawn.
+    """
+    labels, exclusion = region.labels, region.exclusion
+    zone = model.exclusion_zone()
+    if exclusion is None and zone is not None:
+        exclusion = exclusion_of(labels, zone, run)
+    for number, step in enumerate(model.label_steps() if clean else []):
+        layer = folder / f"{_file_name(region.name)}.zarr" / "labels" / f"{number}_{step.name}"
+        labels = _as_labels(apply(step, labels, layer, run))
+    return attrs.evolve(region, labels=labels, exclusion=exclusion)
+
+
+def hold(region: Region, reach: Zyx) -> Region:
+    """Read a small region into memory; a large one stays on disk, and only its image is cropped to `reach` around it."""
+    place = region.raw.box_of(region.labels)
+    raw = region.raw.crop(place.grow(reach) & region.raw.box)
+    return Region(
+        region.name,
+        _hold(raw),
+        _hold(region.labels),
+        None if region.mask is None else _hold(region.mask),
+        None if region.exclusion is None else _hold(region.exclusion),
+    )
+
+
+def require_apart(regions: Sequence[Region], validation: Sequence[Region]) -> None:
+    """Refuse to validate on voxels that are trained on.
+
+    Raises
+    ------
+    BadInput
+        A validation region overlaps a training region of the same image.
+    """
+    for tested in validation:
+        for trained in regions:
+            if tested.raw.path == trained.raw.path:
+                common = trained.raw.box_of(trained.labels) & trained.raw.box_of(tested.labels)
+                if not common.is_empty:
+                    raise BadInput(
+                        f"The validation region '{tested.name}' overlaps the training region '{trained.name}' at {common} "
+                        f"of {trained.raw.path}: its scores would flatter. Give one of them another box."
+                    )
+
+
+def require_one_voxel_size(regions: Sequence[Region]) -> None:
+    """Refuse regions of different voxel size: one network learns one scale."""
+    first = regions[0]
+    for other in regions[1:]:
+        if not np.allclose(first.raw.voxel_size_nm, other.raw.voxel_size_nm, rtol=1e-3):
+            raise VoxelSizeMismatch(
+                f"Region '{first.name}' has voxels of {list(first.raw.voxel_size_nm)} nm but '{other.name}' has "
+                f"{list(other.raw.voxel_size_nm)} nm. Resample one of them first, for example with 'downsample'."
+            )
+
+
+def read_target(region: Region, box: Box, *, exclude: bool) -> np.ndarray:
+    """Read what the network should say in a box of the labels; the box may stick out.
+
+    Returns
+    -------
+    uint8: 1 in the organelle, 0 elsewhere, `IGNORE` where there is no annotation, and in the exclusion zone if `exclude`
+    """
+    target = np.full(box.shape, IGNORE, np.uint8)
+    inside = box & region.labels.box
+    if inside.is_empty:
+        return target
+    known = (region.labels.read(inside) != 0).astype(np.uint8)
+    if region.mask is not None:
+        known[region.mask.read(inside) == 0] = IGNORE
+    if exclude and region.exclusion is not None:
+        known[region.exclusion.read(inside) != 0] = IGNORE
+    target[inside.shift([-b for b in box.begin]).slices] = known
+    return target
+
+
+def full_range(dtype: np.dtype[Any]) -> float:
+    """Say which grey value is white: the largest of an integer type, 1 of a float."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
+def _open(place: Place, catalog: Catalog, folder: Path, where: str) -> Volume:
+    if isinstance(place, str):
+        return open_volume(folder / _expand(place, where))
+    options = {key: _expand(v, where) if key == "path" else v for key, v in place.items()}
+    use, layer = options.pop("use", None), options.pop("layer", None)
+    if not isinstance(use, str):
+        raise RecipeError(f'{where}: a table must say which source opens it: use = "tiff-stack", for example.')
+    source = build_choice(catalog, "source", Choice(use, options), f"train @ {where}", folder)
+    volume: Volume = source.open(layer)
+    return volume
+
+
+def _expand(path: Any, where: str) -> Any:
+    """Fill in environment variables, written ${NAME}, so that one recipe serves several computers."""
+    found = os.path.expandvars(path) if isinstance(path, str) else path
+    if isinstance(found, str) and "${" in found:
+        raise RecipeError(f"{where}: '{path}' names an environment variable that is not set. Set it to a folder first.")
+    return found
+
+
+def _as_labels(volume: Volume) -> Labels:
+    return Labels(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes)
+
+
+def _hold(volume: AnyVolume) -> AnyVolume:
+    if volume.box.size * volume.dtype.itemsize > LARGEST_HELD_BYTES:
+        return volume
+    return attrs.evolve(volume, data=volume.read())
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+def input_box(region: Region, box: Box, context: Zyx) -> Box:
+    """Say which voxels of the image the network needs for a box of the labels; both ends may stick out."""
+    return box.shift(region.raw.box_of(region.labels).begin).grow(context)
+
+
+def labels_box(region: Region, box: Box) -> Box:
+    """Turn a box of the image into a box of the labels."""
+    return box.shift(as_zyx([-b for b in region.raw.box_of(region.labels).begin]))
+
+
+def missing_context(region: Region, context: Zyx) -> Mapping[str, int]:
+    """Say by how many voxels the image is too small on each side for the network to see all labels in context."""
+    need = input_box(region, region.labels.box, context)
+    sides = {}
+    for axis, name in enumerate("zyx"):
+        sides[f"before {name}"] = max(0, -need.begin[axis])
+        sides[f"after {name}"] = max(0, need.end[axis] - region.raw.shape[axis])
+    return {side: n for side, n in sides.items() if n}

@@ -1,0 +1,107 @@
+"""The report of a training run: curves of loss and scores with the fit regime marked, and what the run was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from asem_core.interfaces import Column
+from asem_core.report import Section, write_report
+from asem_core.training.folder import RunFolder
+from asem_core.training.plan import Plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SCORES = {"f1": "F1", "precision": "precision", "recall": "recall", "jaccard": "Jaccard"}
+
+
+def write_training_report(folder: RunFolder, plan: Plan, made_by: Mapping[str, Any]) -> None:
+    """Write `report.html`, `figures/` and `tables/` into the run's folder."""
+    trained, validated = folder.read_metrics("train"), folder.read_metrics("validate")
+    choice = folder.read_json("choice.json")
+    options = plan.options
+    numbers: dict[str, Any] = {
+        "iterations": trained[-1]["iteration"] if trained else 0,
+        "parameters of the network": sum(p.numel() for p in plan.network.parameters()),
+        "voxels in the training regions": sum(r.labels.box.size for r in plan.regions),
+        "predict from": choice["predict_from"],
+        "fine-tune from": choice["finetune_from"],
+        "rule": choice["rule"],
+    }
+    used = next((v for v in validated if f"{v['iteration']:07d}" in choice["predict_from"]), None)
+    if used:
+        numbers |= {f"{label} on validation, threshold 0.5": used[key] for key, label in _SCORES.items()}
+    sections = [
+        Section(
+            "Training",
+            f"{'Fine-tuning' if plan.fine_tuning else 'Training'} with blocks of {list(options.block)} voxels, "
+            f"{options.batch * options.accumulate} a step. {_regime_in_words(choice)}",
+            numbers,
+            {"validation": _table(validated)} if validated else {},
+            {"curves": draw_curves(trained, validated, choice["fit_regime"])},
+        ),
+        Section("Regions", "", {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in plan.regions}),
+    ]
+    if plan.validation:
+        held_out = {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in plan.validation}
+        sections.append(Section("Validation regions", "Never trained on.", held_out))
+    write_report(folder.path, f"Training run {folder.path.resolve().name}", sections, made_by=made_by)
+
+
+def draw_curves(
+    trained: Sequence[Mapping[str, Any]], validated: Sequence[Mapping[str, Any]], regime: Mapping[str, Any] | None
+) -> Figure:
+    """Draw loss above and scores below, against iterations; the fit regime is shaded."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    steps = np.array([t["iteration"] for t in trained])
+    losses = np.array([t["loss"] for t in trained], dtype=float)
+    top.plot(steps, losses, color="0.75", linewidth=0.8)
+    if len(losses) >= 20:
+        width = len(losses) // 20
+        top.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), color="0.3", label="training")
+    at = [v["iteration"] for v in validated]
+    top.plot(at, [v["loss"] for v in validated], "o-", markersize=3, color="tab:orange", label="validation")
+    for key, label in _SCORES.items():
+        bottom.plot(at, [np.nan if v[key] is None else v[key] for v in validated], "o-", markersize=3, label=label)
+    for axes in (top, bottom):
+        if regime:
+            axes.axvspan(regime["first"], regime["last"], color="tab:green", alpha=0.12, label="fit regime")
+            axes.axvline(regime["middle"], color="tab:green", linewidth=0.8)
+        axes.legend(loc="best", fontsize="small")
+        axes.grid(alpha=0.3)
+    top.set_ylabel("loss")
+    bottom.set_ylabel("score at threshold 0.5")
+    bottom.set_ylim(0, 1)
+    bottom.set_xlabel("iteration")
+    return figure
+
+
+def _regime_in_words(choice: Mapping[str, Any]) -> str:
+    regime = choice["fit_regime"]
+    if not regime:
+        return "There were no validations, so there is no fit regime."
+    kind = "The validation loss is stable" if regime["stable"] else "No window is stable; the calmest is"
+    return f"{kind} from iteration {regime['first']} to {regime['last']} (the fit regime; middle {regime['middle']})."
+
+
+def _table(validated: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    about = {
+        "iteration": "changes of the weights so far",
+        "loss": "mean loss of the validation blocks",
+        "precision": "at threshold 0.5",
+        "recall": "at threshold 0.5",
+        "f1": "at threshold 0.5, without the exclusion zone",
+        "jaccard": "at threshold 0.5",
+        "best_f1": "at the best threshold",
+        "best_threshold": "threshold with the highest F1 here",
+    }
+    return {
+        key: Column(np.array([np.nan if v[key] is None else v[key] for v in validated]), text)
+        for key, text in about.items()
+    }

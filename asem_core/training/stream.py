@@ -1,0 +1,106 @@
+"""The stream of training blocks: where they lie is drawn by the sampler, how they are varied by the augmentation.
+
+Everything random follows from the seed and the number of the block in the stream, so a resumed run goes on with the
+very blocks that an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+import attrs
+import numpy as np
+
+from asem_core.augment import Augment, Shade, Warp
+from asem_core.interfaces import Region, Sampler
+from asem_core.training.regions import full_range, input_box, labels_box, read_target
+from asem_core.volume import Box, Zyx
+
+if TYPE_CHECKING:
+    import torch
+
+
+@attrs.frozen(eq=False)
+class Cut:
+    """The voxels of one training block, as read: to be warped and shaded on the device."""
+
+    region: Region
+    box: Box  # of the network's result, in voxels of the region's labels
+    image: np.ndarray
+    image_box: Box  # in voxels of the region's image
+    target: np.ndarray  # uint8
+    target_box: Box  # in voxels of the region's image
+    warp: Warp
+    shade: Shade
+    result_box: Box  # of the network's result, in voxels of the region's image
+
+    @property
+    def place(self) -> str:
+        """Where the block lies, for messages."""
+        return f"{self.box} of region '{self.region.name}' ({self.region.labels.path})"
+
+    def to_tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Warp and shade the block on a device.
+
+        Returns
+        -------
+        image : float32 (1, z, y, x) from -1 to 1, of the network's input shape
+        target : int64 (z, y, x), of the network's output shape
+        """
+        import torch
+
+        white = full_range(self.image.dtype)
+        image = torch.from_numpy(self.image).to(device).float().div_(white)
+        image = self.shade(self.warp.sample(image, self.image_box, self.warp.box, "bilinear"))
+        target = torch.from_numpy(self.target).to(device).float()
+        target = self.warp.sample(target, self.target_box, self.result_box, "nearest")
+        return image.mul_(2).sub_(1)[None], target.round().long()
+
+
+@attrs.frozen
+class BlockStream:
+    """Draws and reads training blocks, a few ahead in threads."""
+
+    sampler: Sampler
+    regions: Sequence[Region]
+    shape: Zyx  # of the network's result
+    context: Zyx
+    augment: Augment
+    seed: int
+    rank: int = 0
+    exclude: bool = False
+    readers: int = 0
+
+    def cuts(self, first: int) -> Iterator[Cut]:
+        """Yield the blocks from number `first` on, for ever."""
+        boxes = self.sampler.boxes(self.regions, self.shape, np.random.default_rng([self.seed, self.rank]))
+        numbered = islice(zip(count(), boxes), first, None)
+        if self.readers == 0:
+            for number, (index, box) in numbered:
+                yield self.cut(number, self.regions[index], box)
+        with ThreadPoolExecutor(self.readers, "asem-read") as pool:
+            ahead: deque[Future[Cut]] = deque()
+            try:
+                for number, (index, box) in numbered:
+                    ahead.append(pool.submit(self.cut, number, self.regions[index], box))
+                    if len(ahead) > 2 * self.readers:
+                        yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def cut(self, number: int, region: Region, box: Box) -> Cut:
+        """Read block `number` of the stream, which lies at `box` of the region's labels."""
+        rng = np.random.default_rng([self.seed, self.rank, number])
+        whole = input_box(region, box, self.context)
+        result = whole.grow([-c for c in self.context])
+        warp = self.augment.draw_warp(whole, region.raw.voxel_size_nm, rng)
+        shade = self.augment.draw_shade(whole.shape[0], rng)
+        image_box, target_box = warp.needs(whole), warp.needs(result)
+        image = region.raw.read(image_box, outside="reflect")
+        target = read_target(region, labels_box(region, target_box), exclude=self.exclude)
+        return Cut(region, box, image, image_box, target, target_box, warp, shade, result)

@@ -1,0 +1,33 @@
+"""Boxes drawn uniformly over all annotated regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import attrs
+import numpy as np
+
+from asem_core.hookspecs import hookimpl
+from asem_core.interfaces import Region, Sampler
+from asem_core.volume import Box, Zyx, as_zyx
+
+
+@attrs.frozen
+class Uniform(Sampler):
+    """Draw a region by its size, then a box inside it; along an axis on which the region is smaller, around it."""
+
+    name: ClassVar[str] = "uniform"
+
+    def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
+        sizes = np.array([region.labels.box.size for region in regions], dtype=float)
+        while True:
+            index = int(rng.choice(len(regions), p=sizes / sizes.sum()))
+            room = np.array(regions[index].labels.shape) - shape
+            begin = as_zyx(rng.integers(np.minimum(room, 0), np.maximum(room, 0), endpoint=True).tolist())
+            yield index, Box.of_shape(shape).shift(begin)
+
+
+@hookimpl
+def register_samplers() -> list[type[Uniform]]:
+    return [Uniform]
