@@ -1,0 +1,73 @@
+"""`asem analyze`: a segmentation becomes tables, figures and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asem_core.cli._options import (
+    DEFAULT_WORKERS,
+    AsJson,
+    BlockShape,
+    Options,
+    Quiet,
+    Workers,
+    container_of,
+    make_run,
+    print_json,
+    read_options,
+)
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("analyze", no_args_is_help=True)(analyze_)
+
+
+def analyze_(
+    use: Annotated[str, typer.Argument(metavar="ANALYZER", help="morphometry, nuclear-pores, clathrin-coats, ...")],
+    segmentation: Annotated[Path, typer.Argument(help="What to measure, for example cell.zarr/labels/golgi.")],
+    raw: Annotated[Path | None, typer.Option(help="The image; by default `raw` of the same cell, if there.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Report folder; by default beside the cell.")
+    ] = None,
+    options: Options = None,
+    workers: Workers = DEFAULT_WORKERS,
+    block: BlockShape = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a segmentation: tables (CSV, Parquet), figures (SVG, PNG) and one page that opens offline.
+
+    Examples:
+
+        asem analyze morphometry cell.zarr/labels/mitochondria -o reports/mitochondria
+
+        asem analyze nuclear-pores cell.zarr/predictions/pores/segmentation --raw cell.zarr/raw
+
+        asem analyze clathrin-coats cell.zarr/labels/coats -s cell_mask=cell.zarr/mask
+
+        asem analyze morphometry cell.zarr/labels/golgi -s 'contacts=["cell.zarr/labels/er"]' -s contact_nm=25.0
+    """
+    import json
+
+    from asem_core.analyze import analyze
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+    from asem_core.store import open_volume
+    from asem_core.volume import Labels
+
+    analyzer = build(load_catalog().get("analyzer", use), read_options(options), f"asem analyze @ {use}")
+    cell = container_of(segmentation)
+    if raw is None and cell != segmentation and (cell / "raw").exists():
+        raw = cell / "raw"
+    folder = output or cell.with_name(f"{cell.stem}_reports") / f"{use}-{segmentation.name}"
+    labels = open_volume(segmentation, kind=Labels)
+    image = None if raw is None else open_volume(raw)
+    page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet))
+    if as_json:
+        numbers = json.loads((folder / "numbers.json").read_text())
+        print_json({"report": str(page), "numbers": next(iter(numbers.values()))})
+    else:
+        typer.echo(f"Report: {page}")

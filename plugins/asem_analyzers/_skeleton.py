@@ -1,0 +1,259 @@
+"""The centreline of a mask: length, branches, ends and loops."""
+
+from __future__ import annotations
+
+import attrs
+import numpy as np
+
+from asem_analyzers._thinning import thin
+from asem_core.volume import ZyxNm
+
+SMOOTHING_VX = 3.0
+"""Standard deviation of the filter along a centreline: a voxel path zigzags, which makes it up to 10 % too long."""
+SMALLEST_LOOP_VX = 6
+PROTRUSION = 1.5
+"""A branch is real if it reaches this much farther than the largest ball near its junction."""
+STEEP = 0.4
+"""Loss of depth per length, along a free end, at which it runs into a corner."""
+LARGEST_NETWORK = 2000
+LARGEST_VX = 2_000_000
+"""Larger objects are thinned at half the resolution, or a quarter, ...: their centreline does not need the detail."""
+LARGEST_BOX_VX = 32_000_000
+
+
+@attrs.frozen
+class Skeleton:
+    """Centreline of one object. A blob without a clear axis has one branch."""
+
+    length_nm: float  # of all branches, each free end reaching the surface
+    longest_path_nm: float  # from tip to tip along branches
+    num_branches: int
+    num_junctions: int
+    num_ends: int
+    num_loops: int
+
+
+@attrs.frozen(eq=False)
+class _Branch:
+    nodes: tuple[int, int]
+    voxels: np.ndarray  # indices into the skeleton's voxels
+    length_nm: float
+
+
+@attrs.frozen(eq=False)
+class _Graph:
+    """A node is a clump of junction voxels, or an end, or one voxel of a ring without junctions."""
+
+    num_nodes: int
+    node_of: np.ndarray  # int (voxels,), -1 inside a branch
+    branches: list[_Branch]
+
+    @property
+    def degree(self) -> np.ndarray:
+        return np.bincount([n for b in self.branches for n in b.nodes], minlength=self.num_nodes)
+
+
+def coarsening(shape: tuple[int, ...], num_vx: int) -> int:
+    """Say by which factor to coarsen a mask of so many voxels before it is thinned."""
+    factor = 1
+    while num_vx / factor**3 > LARGEST_VX or float(np.prod(shape)) / factor**3 > LARGEST_BOX_VX:
+        factor += 1
+    return factor
+
+
+def skeleton(mask: np.ndarray, voxel_size_nm: ZyxNm) -> Skeleton:
+    """Thin a mask to its centreline and measure it.
+
+    Cavities are filled first. End branches that hardly leave the largest ball around their junction are removed: they
+    lead to corners of the surface. Branches are smoothed before their length is taken, and each free end is prolonged
+    to the surface.
+
+    Parameters
+    ----------
+    mask : bool, zyx
+        One object.
+    """
+    import edt
+    import fill_voids
+
+    size_nm = np.asarray(voxel_size_nm, np.float64)
+    lines = fill_voids.fill(np.pad(mask, 1))
+    depth = edt.edt(lines.view(np.uint8), anisotropy=tuple(size_nm))
+    while True:
+        lines = thin(lines, depth, size_nm)
+        at = np.argwhere(lines)
+        at_nm, radius_nm = at * size_nm, depth[tuple(at.T)].astype(np.float64)
+        graph = _graph(at, at_nm)
+        spurs = _spurs(graph, at_nm, radius_nm)
+        lines[tuple(at[spurs].T)] = False
+        if not len(spurs):
+            break
+    while len(corners := _corners(graph, at_nm, radius_nm)):
+        at, at_nm = np.delete(at, corners, axis=0), np.delete(at_nm, corners, axis=0)
+        radius_nm = np.delete(radius_nm, corners)
+        graph = _graph(at, at_nm)
+    return _measure(graph, radius_nm)
+
+
+def _graph(at: np.ndarray, at_nm: np.ndarray) -> _Graph:
+    """Turn the voxels of a skeleton into nodes and branches."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs, n = _touching(at), len(at)
+    degree = np.bincount(pairs.ravel(), minlength=n)
+    is_node = degree != 2
+    within = pairs[is_node[pairs].all(axis=1) & (degree[pairs] > 2).all(axis=1)]
+    _, group = connected_components(csr_array((np.ones(len(within)), (within[:, 0], within[:, 1])), (n, n)), False)
+    node_of = np.full(n, -1)
+    node_of[is_node] = np.unique(group[is_node], return_inverse=True)[1]
+    num_nodes = int(node_of.max(initial=-1)) + 1
+
+    neighbours: list[list[int]] = [[] for _ in range(n)]
+    for a, b in pairs.tolist():
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    centre = np.array([at_nm[node_of == k].mean(axis=0) for k in range(num_nodes)]).reshape(-1, 3)
+    branches: list[_Branch] = []
+    seen = is_node.copy()
+    for start in np.flatnonzero(is_node).tolist():
+        for first in neighbours[start]:
+            if node_of[first] >= 0:  # two nodes that touch: a branch without voxels of its own
+                if node_of[first] != node_of[start] and start < first:
+                    branches.append(_branch(node_of[start], [start, first], node_of[first], at_nm, centre))
+            elif not seen[first]:
+                path = _walk(start, first, neighbours, node_of, seen)
+                branches.append(_branch(node_of[start], path, node_of[path[-1]], at_nm, centre))
+    for start in range(n):
+        if not seen[start]:  # what is left is rings without a junction
+            seen[start] = True
+            node_of[start] = num_nodes
+            path = _walk(start, neighbours[start][0], neighbours, node_of, seen)
+            branches.append(_branch(num_nodes, path, num_nodes, at_nm, np.vstack([centre, at_nm[start]])))
+            centre = np.vstack([centre, at_nm[start]])
+            num_nodes += 1
+    # A loop of fewer voxels is no hole but the voxels around a junction.
+    branches = [b for b in branches if b.nodes[0] != b.nodes[1] or len(b.voxels) > SMALLEST_LOOP_VX]
+    return _Graph(num_nodes, node_of, branches)
+
+
+def _touching(at: np.ndarray) -> np.ndarray:
+    """List pairs of voxels that share a face, edge or corner; int (m, 2)."""
+    from scipy.spatial import cKDTree
+
+    return np.asarray(cKDTree(at).query_pairs(1.8, output_type="ndarray").reshape(-1, 2))
+
+
+def _walk(start: int, first: int, neighbours: list[list[int]], node_of: np.ndarray, seen: np.ndarray) -> list[int]:
+    """Follow a branch from a node's voxel to the next node's voxel."""
+    path = [start, first]
+    while node_of[path[-1]] < 0:
+        seen[path[-1]] = True
+        a, b = neighbours[path[-1]]
+        path.append(b if a == path[-2] else a)
+    return path
+
+
+def _branch(start: int, path: list[int], end: int, at_nm: np.ndarray, centre: np.ndarray) -> _Branch:
+    points = np.vstack([centre[start], at_nm[path[1:-1]], centre[end]])
+    return _Branch((int(start), int(end)), np.array(path), _smooth_length(points, closed=start == end))
+
+
+def _smooth_length(points: np.ndarray, closed: bool) -> float:
+    """Measure a path in nm after smoothing it; its two ends stay."""
+    if len(points) > 4:
+        if closed:
+            smooth = _smooth(points[:-1], mode="wrap")
+            smooth = np.vstack([smooth, smooth[:1]])
+        else:  # reflecting through the end points keeps them and the direction there
+            reach = min(len(points) - 1, int(4 * SMOOTHING_VX))
+            before = 2 * points[0] - points[reach:0:-1]
+            after = 2 * points[-1] - points[-2 : -reach - 2 : -1]
+            longer = np.vstack([before, points, after])
+            smooth = _smooth(longer, mode="nearest")[reach : reach + len(points)]
+        points = smooth
+    return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+
+
+def _smooth(points: np.ndarray, mode: str) -> np.ndarray:
+    """Smooth along a path without pulling its bends inwards (see `_surface.smooth`)."""
+    from scipy.ndimage import gaussian_filter1d
+
+    narrow = gaussian_filter1d(points, SMOOTHING_VX, axis=0, mode=mode)
+    return np.asarray(2 * narrow - gaussian_filter1d(points, SMOOTHING_VX * 2**0.5, axis=0, mode=mode))
+
+
+def _spurs(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndarray:
+    """Choose the voxels of end branches that are artefacts of thinning: of each junction, the shortest such branch."""
+    degree, node_of = graph.degree, graph.node_of
+    shortest: dict[int, tuple[float, np.ndarray]] = {}
+    for branch in graph.branches:
+        for inner, tip in (branch.nodes, branch.nodes[::-1]):
+            if degree[tip] != 1 or degree[inner] < 3:
+                continue
+            reach = branch.length_nm + radius_nm[branch.voxels[node_of[branch.voxels] == tip]].max()
+            junction = at_nm[node_of == inner].mean(axis=0)
+            room = radius_nm[np.linalg.norm(at_nm - junction, axis=1) <= reach].max()
+            if reach < PROTRUSION * room and branch.length_nm < shortest.get(inner, (np.inf,))[0]:
+                shortest[inner] = (branch.length_nm, branch.voxels[node_of[branch.voxels] != inner])
+    return np.concatenate([np.zeros(0, np.int64), *(voxels for _, voxels in shortest.values())])
+
+
+def _corners(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndarray:
+    """Choose the voxels of free ends that run into a corner of the surface, as on the flat end of a tube.
+
+    There the depth falls steeply. What is removed is measured by prolonging the rest by its depth.
+    """
+    degree = graph.degree
+    removed = [np.zeros(0, np.int64)]
+    for branch in graph.branches:
+        path = branch.voxels
+        along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(at_nm[path], axis=0), axis=1))])
+        first, last = 0, len(path) - 1
+        if degree[branch.nodes[1]] == 1:
+            last = int(np.argmax(radius_nm[path] + STEEP * along))
+        if degree[branch.nodes[0]] == 1:
+            first = int(np.argmax(radius_nm[path] - STEEP * along))
+        if first > last:
+            first = last = int(np.argmax(radius_nm[path]))
+        removed += [path[:first], path[last + 1 :]]
+    return np.concatenate(removed)
+
+
+def _measure(graph: _Graph, radius_nm: np.ndarray) -> Skeleton:
+    branches, degree, n = graph.branches, graph.degree, graph.num_nodes
+    if not branches:  # a single point: a ball, from one side to the other
+        length = 2 * float(radius_nm.max())
+        return Skeleton(length, length, 1, 0, 2, 0)
+    tip = np.zeros(n)
+    for k in np.flatnonzero(degree == 1):
+        tip[k] = radius_nm[graph.node_of == k].max()
+    # A clump in which only two branches meet is a bend, not a junction.
+    bends = np.count_nonzero(degree == 2) - sum(b.nodes[0] == b.nodes[1] and degree[b.nodes[0]] == 2 for b in branches)
+    return Skeleton(
+        length_nm=sum(b.length_nm for b in branches) + float(tip.sum()),
+        longest_path_nm=_longest_path(branches, tip),
+        num_branches=len(branches) - int(bends),
+        num_junctions=int((degree > 2).sum()),
+        num_ends=int((degree == 1).sum()),
+        num_loops=max(0, len(branches) - int((degree > 0).sum()) + 1),
+    )
+
+
+def _longest_path(branches: list[_Branch], tip: np.ndarray) -> float:
+    """Find the longest of the shortest ways between two nodes; NaN for a network too large to say."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import shortest_path
+
+    n = len(tip)
+    if n > LARGEST_NETWORK:
+        return float("nan")
+    shortest: dict[tuple[int, int], float] = {}
+    for b in branches:
+        ends = (min(b.nodes), max(b.nodes))
+        shortest[ends] = max(1e-6, min(b.length_nm, shortest.get(ends, np.inf)))
+    graph = coo_array((list(shortest.values()), np.array(list(shortest)).T), (n, n)).tocsr()
+    between = shortest_path(graph, directed=False) + tip[:, None] + tip[None, :]
+    between[~np.isfinite(between)] = 0
+    np.fill_diagonal(between, 0)
+    return max(float(between.max()), *(b.length_nm for b in branches))

@@ -1,0 +1,102 @@
+"""The surface of a mask: a mesh whose area is right, not the staircase of the voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+import numpy as np
+
+from asem_analyzers._objects import read_mask
+from asem_core.volume import Box, Labels, ZyxNm
+
+SIGMA_VX = 0.7
+"""Just enough to melt the staircase. Measured: areas within 2.5 % from a radius of 4 voxels upwards."""
+MARGIN_VX = 6
+"""What the smoothing reaches."""
+TILE_VX = 128
+"""Objects are meshed in tiles of this edge, so that one giant object needs no more memory than a small one."""
+
+
+@attrs.frozen(eq=False)
+class Facets:
+    """Triangles without their connections: where each is and how large."""
+
+    centre_nm: np.ndarray  # float64 (n, 3), from the first voxel of the array
+    area_nm2: np.ndarray  # float64 (n,)
+
+
+def smooth(mask: np.ndarray) -> np.ndarray:
+    """Smooth a mask so that its level 0.5 is its surface; float32, the same shape.
+
+    A Gaussian alone moves a curved surface inwards, by sigma^2 times the mean curvature: 9 % of the area of a sphere of
+    five voxels. The difference of two Gaussians used here, 2 G(s) - G(s sqrt 2), has no second moment, so a curved
+    surface stays in place to that order.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    field = mask.astype(np.float32)
+    narrow = gaussian_filter(field, SIGMA_VX, mode="nearest")
+    wide = gaussian_filter(field, SIGMA_VX * 2**0.5, mode="nearest")
+    return np.asarray(2 * narrow - wide)
+
+
+def facets(mask: np.ndarray, voxel_size_nm: ZyxNm, inner: Box | None = None) -> Facets:
+    """Mesh the surface of a mask by marching cubes and list its triangles.
+
+    Parameters
+    ----------
+    mask : bool, zyx
+        With at least `MARGIN_VX` of surroundings.
+    inner
+        Triangles are kept whose centre lies in this box of voxels (each voxel reaching half a voxel around its centre),
+        so that tiles neither miss nor repeat any.
+    """
+    from skimage.measure import marching_cubes
+
+    field = smooth(mask)
+    if not field.min() < 0.5 < field.max():
+        return Facets(np.zeros((0, 3)), np.zeros(0))
+    vertices, faces, _, _ = marching_cubes(field, 0.5, mask=_near_surface(mask))
+    corners = vertices[faces].astype(np.float64)
+    centre = corners.mean(axis=1)
+    if inner is not None:
+        kept = ((centre >= np.subtract(inner.begin, 0.5)) & (centre < np.subtract(inner.end, 0.5))).all(axis=1)
+        corners, centre = corners[kept], centre[kept]
+    corners *= voxel_size_nm
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    return Facets(centre * voxel_size_nm, area)
+
+
+def _near_surface(mask: np.ndarray) -> np.ndarray:
+    """Restrict marching cubes to where it can find anything; it is slow on empty space."""
+    from scipy.ndimage import maximum_filter, minimum_filter
+
+    bits = mask.view(np.uint8)
+    return np.asarray(maximum_filter(bits, 5) != minimum_filter(bits, 5))
+
+
+def facet_tiles(labels: Labels, object_id: int, box: Box, margin: int = MARGIN_VX) -> Iterator[tuple[Box, Facets]]:
+    """Mesh one object tile by tile.
+
+    Yields the box read (the tile grown by `margin`, in voxels of `labels`) and the facets of the tile, placed from the
+    first voxel of the box read. What the border of the volume cuts open is not surface: the object is taken to go on.
+    """
+    for tile in (box.grow(1) & labels.box).blocks(TILE_VX):
+        around = tile.grow(max(margin, MARGIN_VX))
+        mask = read_mask(labels, around, object_id)
+        if not mask.any():
+            continue
+        yield around, facets(_continue_outside(mask, around, labels), labels.voxel_size_nm, tile.shift(_minus(around)))
+
+
+def _minus(box: Box) -> tuple[int, int, int]:
+    z, y, x = box.begin
+    return (-z, -y, -x)
+
+
+def _continue_outside(mask: np.ndarray, box: Box, labels: Labels) -> np.ndarray:
+    """Repeat the volume's outermost voxels beyond its border."""
+    inside = (box & labels.box).shift(_minus(box))
+    pad = [(b, n - e) for b, e, n in zip(inside.begin, inside.end, box.shape, strict=True)]
+    return np.pad(mask[inside.slices], pad, mode="edge") if any(p != (0, 0) for p in pad) else mask

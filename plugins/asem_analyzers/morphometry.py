@@ -1,0 +1,300 @@
+"""Morphometry: volume, surface, length, branches and contacts of the objects of any segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import PurePath
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from asem_analyzers._objects import Objects, find_objects, measure_each, read_coarse
+from asem_core.errors import BadInput
+from asem_core.hookspecs import hookimpl
+from asem_core.interfaces import Analysis, Analyzer, Column
+from asem_core.volume import Labels, Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from asem_core.blocks import Run
+
+METHOD = """\
+Objects are {objects}. Volume: number of voxels. Surface: marching cubes on the mask smoothed so that curved surfaces stay
+in place; where the border of the volume cuts an object, the cut is not surface. Sphericity: surface of the ball of the
+same volume, over the object's surface. Axes: the ellipsoid of the same second moments. Length: centreline of the object,
+thinned in order of depth, without spurs, each end prolonged to the surface; longest path: from tip to tip.
+
+Objects that touch the border are measured and marked, and left out of the medians and figures."""
+
+
+def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not value > 0:
+        raise BadInput(f"{attribute.name} must be a length above 0 nm, got {value}.")
+
+
+@attrs.frozen(kw_only=True)
+class Morphometry(Analyzer):
+    """Volume, surface, length, branches, sphericity and contacts of every object.
+
+    Parameters
+    ----------
+    objects
+        "ids": an object is all voxels of one id. "components": an object is a connected piece of the foreground.
+        "auto": components where the segmentation holds a single value, ids where it holds more.
+    smallest_um3
+        Objects below this volume, in um3, are left out.
+    skeleton
+        Measure length and branches; most of the time goes there.
+    contacts
+        Addresses of other segmentations on the same grid, for example "cell.zarr/labels/endoplasmic-reticulum".
+    contact_nm
+        Surfaces this close, in nm, are in contact.
+    cell_mask
+        Address of a segmentation of the cell; fractions are then of its volume instead of the whole image's.
+    """
+
+    name: ClassVar[str] = "morphometry"
+
+    objects: Literal["auto", "components", "ids"] = "auto"
+    smallest_um3: float = 0.0
+    skeleton: bool = True
+    contacts: tuple[str, ...] = ()
+    contact_nm: float = attrs.field(default=30.0, validator=_positive)
+    cell_mask: str | None = None
+
+    def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:
+        """Measure every object; the image is not needed.
+
+        Raises
+        ------
+        BadInput
+            A layer named in `contacts` or `cell_mask` cannot be opened.
+        ShapeMismatch, VoxelSizeMismatch
+            Such a layer lies on another grid.
+        """
+        others = {_short_name(path, self.contacts): _open_on_grid(path, segmentation) for path in self.contacts}
+        mask = None if self.cell_mask is None else _open_on_grid(self.cell_mask, segmentation)
+        connected = {"auto": None, "components": True, "ids": False}[self.objects]
+        found = find_objects(segmentation, run, connected=connected)
+        found = found.take(found.volume_um3 >= self.smallest_um3)
+        _, shapes = measure_each(found, partial(_load_shape, found, self.skeleton), run, name="shapes")
+        table = _object_table(found, shapes, self.skeleton)
+        tables = {"objects": table, "cell": _cell_table(found, table, mask, run)}
+        if others:
+            tables["contacts"] = _contact_table(found, others, self.contact_nm, run)
+        kind = "connected pieces" if found.labels is not segmentation else "the ids of the segmentation"
+        return Analysis(
+            tables=tables,
+            figures=_figures(table) if len(found) else {},
+            numbers=_numbers(tables, mask is not None),
+            method=METHOD.format(objects=kind) + (_contact_method(self.contact_nm) if others else ""),
+            notes=_notes(segmentation, found, self.smallest_um3),
+        )
+
+
+def _short_name(path: str, paths: Sequence[str]) -> str:
+    """Name a layer by the end of its address, or by all of it where two end alike."""
+    name = PurePath(path).name
+    return name if sum(PurePath(p).name == name for p in paths) == 1 else path
+
+
+def _open_on_grid(path: str, segmentation: Labels) -> Labels:
+    from asem_core.store import open_volume
+
+    labels = open_volume(path, kind=Labels)
+    segmentation.require_same_grid(labels)
+    return labels
+
+
+def _load_shape(objects: Objects, with_skeleton: bool) -> Callable[[int], np.ndarray]:
+    return partial(_shape_of, objects, with_skeleton)
+
+
+def _shape_of(objects: Objects, with_skeleton: bool, index: int) -> np.ndarray:
+    """Measure one object: surface in nm2, then what a skeleton holds; float64 (1, 1 or 7)."""
+    from asem_analyzers._skeleton import coarsening, skeleton
+    from asem_analyzers._surface import facet_tiles
+
+    labels, box, object_id = objects.labels, objects.box(index), int(objects.ids[index])
+    surface = sum(float(facets.area_nm2.sum()) for _, facets in facet_tiles(labels, object_id, box))
+    if not with_skeleton:
+        return np.array([[surface]])
+    factor = coarsening(box.shape, int(objects.num_vx[index]))
+    z, y, x = (factor * s for s in labels.voxel_size_nm)
+    mask = read_coarse(labels, box, object_id, factor)
+    if not mask.any():  # a sheet too thin to survive coarsening
+        return np.array([[surface, *[np.nan] * 6]])
+    return np.array([[surface, *attrs.astuple(skeleton(mask, (z, y, x)))]], np.float64)
+
+
+def _object_table(objects: Objects, shapes: np.ndarray, with_skeleton: bool) -> dict[str, Column]:
+    if not len(objects):
+        shapes = np.zeros((0, 7 if with_skeleton else 1))
+    volume, surface = objects.volume_um3, shapes[:, 0] * 1e-6
+    axes, _ = objects.principal_axes_nm()
+    centre = objects.centroid_nm
+    table = {
+        "object_id": Column(objects.ids, "id in the segmentation, or number of the connected piece"),
+        "volume_um3": Column(volume, "volume"),
+        "num_vx": Column(objects.num_vx, "volume in voxels"),
+        "surface_um2": Column(surface, "area of the surface"),
+        "surface_to_volume_per_um": Column(surface / volume, "surface over volume"),
+        "sphericity": Column(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2 / surface, "1 for a ball, less for all others"),
+        "long_axis_nm": Column(axes[:, 0], "longest axis of the ellipsoid of the same second moments"),
+        "middle_axis_nm": Column(axes[:, 1], "its middle axis"),
+        "short_axis_nm": Column(axes[:, 2], "its shortest axis"),
+    }
+    if with_skeleton:
+        table |= {
+            "length_nm": Column(shapes[:, 1], "length of the centreline with all its branches"),
+            "longest_path_nm": Column(shapes[:, 2], "length along the centreline from tip to tip"),
+            "num_branches": Column(_whole(shapes[:, 3]), "pieces of the centreline between ends and junctions"),
+            "num_junctions": Column(_whole(shapes[:, 4]), "points where branches meet"),
+            "num_ends": Column(_whole(shapes[:, 5]), "free ends"),
+            "num_loops": Column(_whole(shapes[:, 6]), "holes through the object, as of a ring"),
+        }
+    table |= {f"centroid_{a}_nm": Column(centre[:, i], f"centroid along {a}, in nm") for i, a in enumerate("zyx")}
+    for i, axis in enumerate("zyx"):
+        table[f"begin_{axis}_vx"] = Column(objects.begin[:, i], f"first voxel along {axis}")
+        table[f"end_{axis}_vx"] = Column(objects.end[:, i], f"voxel past the last along {axis}")
+    table["touches_border"] = Column(objects.touches_border, "part of the object may lie outside the volume")
+    return table
+
+
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Write counts as whole numbers where all are known."""
+    return values.astype(np.int64) if np.isfinite(values).all() else values
+
+
+def _cell_table(objects: Objects, table: dict[str, Column], mask: Labels | None, run: Run) -> dict[str, Column]:
+    labels = objects.labels
+    image_um3 = labels.box.size * float(np.prod(labels.voxel_size_nm)) * 1e-9
+    space = image_um3
+    if mask is not None:
+        space = float(find_objects(mask, run.within("cell-mask"), connected=False).volume_um3.sum())
+    total = float(table["volume_um3"].values.sum())
+    return {
+        "num_objects": Column(np.array([len(objects)]), "objects"),
+        "num_at_border": Column(np.array([int(objects.touches_border.sum())]), "objects that touch the border"),
+        "volume_um3": Column(np.array([total]), "volume of all objects"),
+        "surface_um2": Column(np.array([float(table["surface_um2"].values.sum())]), "surface of all objects"),
+        "space_um3": Column(np.array([space]), "volume of the cell mask" if mask else "volume of the image"),
+        "fraction": Column(np.array([total / space if space else np.nan]), "volume of all objects over that"),
+    }
+
+
+def _contact_table(objects: Objects, others: dict[str, Labels], within_nm: float, run: Run) -> dict[str, Column]:
+    from asem_analyzers._contacts import load_contacts
+
+    parts, names = [np.zeros((0, 4))], []
+    for number, (name, other) in enumerate(others.items()):
+        load = partial(load_contacts, objects, other, within_nm)
+        indices, rows = measure_each(objects, load, run, name=f"contacts-{number}")
+        if len(indices):
+            parts.append(np.column_stack([indices, rows]))
+            names += [name] * len(indices)
+    rows = np.concatenate(parts)
+    return {
+        "object_id": Column(objects.ids[rows[:, 0].astype(np.int64)], "id of the object"),
+        "other": Column(np.array(names, dtype=str), "segmentation that the other object belongs to"),
+        "other_id": Column(rows[:, 1].astype(np.int64), "id of the other object"),
+        "distance_nm": Column(rows[:, 2], "smallest distance between the surfaces; 0 where they overlap"),
+        "area_um2": Column(rows[:, 3] * 1e-6, "area of the object's surface in contact"),
+    }
+
+
+def _contact_method(within_nm: float) -> str:
+    return (
+        f"\n\nContact: where the object's surface is no farther than {within_nm:g} nm from the other's, or inside it; "
+        "each piece of surface counts for the nearest object."
+    )
+
+
+def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, object]:
+    table, cell = tables["objects"], tables["cell"]
+    whole = ~table["touches_border"].values.astype(bool)
+    numbers: dict[str, object] = {
+        "objects": int(cell["num_objects"].values[0]),
+        "of these at the border": int(cell["num_at_border"].values[0]),
+        "total volume, um3": float(cell["volume_um3"].values[0]),
+        "total surface, um2": float(cell["surface_um2"].values[0]),
+        f"fraction of the {'cell' if masked else 'image'}": float(cell["fraction"].values[0]),
+    }
+    for column in ("volume_um3", "surface_um2", "sphericity", "length_nm"):
+        if column in table and whole.any():
+            numbers[f"median {column}"] = float(np.nanmedian(table[column].values[whole]))
+    if "contacts" in tables:
+        contacts = tables["contacts"]
+        for name in sorted(set(contacts["other"].values.tolist())):
+            rows = contacts["other"].values == name
+            numbers[f"objects in contact with {name}"] = len(np.unique(contacts["object_id"].values[rows]))
+            numbers[f"contact area with {name}, um2"] = float(contacts["area_um2"].values[rows].sum())
+    return numbers
+
+
+def _notes(segmentation: Labels, found: Objects, smallest_um3: float) -> list[str]:
+    if not len(found):
+        above = f" of at least {smallest_um3:g} um3" if smallest_um3 else ""
+        return [f"{segmentation.path} holds no object{above}: the tables are empty."]
+    notes = []
+    share = found.num_vx / found.num_vx.sum()
+    if len(found) > 1 and share.max() > 0.9:
+        notes.append(
+            f"Object {int(found.ids[share.argmax()])} holds {share.max():.0%} of the segmented volume. If organelles have "
+            "merged, raise the threshold of the segmentation, or separate them."
+        )
+    if found.touches_border.all():
+        notes.append("Every object touches the border of the volume: no medians are given.")
+    return notes
+
+
+def _figures(table: dict[str, Column]) -> dict[str, Figure]:
+    """Draw the distributions over whole objects."""
+    from matplotlib.figure import Figure
+
+    whole = ~table["touches_border"].values.astype(bool)
+    shown = {
+        "volume_um3": "volume (µm³)",
+        "surface_to_volume_per_um": "surface / volume (1/µm)",
+        "sphericity": "sphericity",
+        "length_nm": "length of the centreline (nm)",
+    }
+    columns = {name: label for name, label in shown.items() if name in table}
+    figure = Figure(figsize=(3.2 * len(columns), 2.8), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
+        values = table[name].values[whole]
+        values = values[np.isfinite(values)]
+        axes.hist(values, bins=_bins(values, log=name == "volume_um3"), color="#4878a8")
+        if name == "volume_um3":
+            axes.set_xscale("log")
+        axes.set(xlabel=label, ylabel="objects")
+    scatter = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = scatter.subplots()
+    axes.loglog(
+        table["volume_um3"].values[whole], table["surface_um2"].values[whole], ".", color="#4878a8", label="objects"
+    )
+    volume = np.geomspace(*_span(table["volume_um3"].values[whole]), 50)
+    axes.plot(volume, np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2, "k--", linewidth=1, label="ball")
+    axes.set(xlabel="volume (µm³)", ylabel="surface (µm²)")
+    axes.legend(frameon=False)
+    return {"distributions": figure, "surface against volume": scatter}
+
+
+def _bins(values: np.ndarray, log: bool) -> np.ndarray | int:
+    num = int(np.clip(np.sqrt(len(values)), 5, 50))
+    return np.geomspace(*_span(values), num + 1) if log else num
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    if not len(values):
+        return (0.1, 1.0)
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low / 2, high * 2)
+
+
+@hookimpl
+def register_analyzers() -> list[type[Morphometry]]:
+    return [Morphometry]

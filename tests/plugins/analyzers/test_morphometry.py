@@ -1,0 +1,253 @@
+"""Morphometry of shapes whose volume, surface and length are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from asem_analyzers.morphometry import Morphometry
+
+from asem_core.blocks import Run
+from asem_core.errors import BadInput, VoxelSizeMismatch
+from asem_core.interfaces import Analysis
+from asem_core.store import create_volume, finish_volume
+from asem_core.volume import Box, Labels, ZyxNm
+
+NM5: ZyxNm = (5.0, 5.0, 5.0)
+RUN = Run(progress=False)
+
+
+def positions(half_nm: float, voxel_nm: ZyxNm, rng: np.random.Generator, turn: bool = True) -> np.ndarray:
+    """Positions in nm, (3, z, y, x), of a cube of voxels around a shape, whose own axes are turned at random."""
+    counts = [int(2 * half_nm / s) + 8 for s in voxel_nm]
+    centre = [n / 2 + rng.uniform(-0.5, 0.5) for n in counts]
+    axes = [(np.arange(n) - c) * s for n, c, s in zip(counts, centre, voxel_nm, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"))
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0] if turn else np.eye(3)
+    return np.tensordot(rotation, grid, 1)
+
+
+def ball(radius: float, rng: np.random.Generator, voxel_nm: ZyxNm = NM5) -> np.ndarray:
+    at = positions(radius, voxel_nm, rng)
+    return (at**2).sum(axis=0) <= radius**2
+
+
+def tube(
+    radius: float, length: float, rng: np.random.Generator, voxel_nm: ZyxNm = NM5, turn: bool = True
+) -> np.ndarray:
+    z, y, x = positions(np.hypot(radius, length / 2), voxel_nm, rng, turn)
+    return (np.hypot(y, x) <= radius) & (np.abs(z) <= length / 2)
+
+
+def torus(ring: float, radius: float, rng: np.random.Generator, voxel_nm: ZyxNm = NM5) -> np.ndarray:
+    z, y, x = positions(ring + radius, voxel_nm, rng)
+    return (np.hypot(y, x) - ring) ** 2 + z**2 <= radius**2
+
+
+def tripod(radius: float, arm: float, rng: np.random.Generator) -> np.ndarray:
+    """Three round arms that meet at 120 degrees."""
+    at = positions(arm + radius, NM5, rng)
+    mask = np.zeros(at.shape[1:], bool)
+    for angle in (0, 2 * np.pi / 3, 4 * np.pi / 3):
+        direction = np.array([0, np.cos(angle), np.sin(angle)])
+        along = np.clip(np.tensordot(direction, at, 1), 0, arm)
+        mask |= ((at - along * direction[:, None, None, None]) ** 2).sum(axis=0) <= radius**2
+    return mask
+
+
+def volume_of(array: np.ndarray, voxel_nm: ZyxNm = NM5) -> Labels:
+    return Labels(array, voxel_nm, path="test.zarr/labels/shapes")
+
+
+def measure(mask: np.ndarray, voxel_nm=NM5, **options) -> dict[str, float]:
+    analysis = Morphometry(**options).analyze(volume_of(mask.astype(np.uint8), voxel_nm), None, RUN)
+    table = analysis.tables["objects"]
+    assert len(table["object_id"].values) == 1
+    return {name: column.values[0] for name, column in table.items()}
+
+
+@pytest.mark.parametrize("voxel_nm", [NM5, (5.3, 4.0, 4.0)])
+@pytest.mark.parametrize("radius", [30.0, 60.0, 120.0])
+def test_ball_has_its_volume_surface_and_diameter(radius, voxel_nm):
+    """Within 3 % of the formula, also for voxels that are not cubes."""
+    row = measure(ball(radius, np.random.default_rng(1), voxel_nm), voxel_nm)
+    assert row["volume_um3"] == pytest.approx(4 / 3 * np.pi * radius**3 * 1e-9, rel=0.03)
+    assert row["surface_um2"] == pytest.approx(4 * np.pi * radius**2 * 1e-6, rel=0.03)
+    assert row["sphericity"] == pytest.approx(1, abs=0.03)
+    assert row["length_nm"] == pytest.approx(2 * radius, rel=0.03 if radius > 30 else 0.06)
+    assert row["long_axis_nm"] == pytest.approx(2 * radius, rel=0.03)
+    assert (row["num_branches"], row["num_ends"], row["num_loops"]) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("turn", [True, False])
+@pytest.mark.parametrize(("radius", "length"), [(20.0, 400.0), (40.0, 400.0), (80.0, 600.0)])
+def test_tube_has_its_surface_and_length(radius, length, turn):
+    """Within 3 % of the formula, along the grid and at any angle to it; an even width is no special case."""
+    row = measure(tube(radius, length, np.random.default_rng(2), turn=turn))
+    assert row["volume_um3"] == pytest.approx(np.pi * radius**2 * length * 1e-9, rel=0.03)
+    assert row["surface_um2"] == pytest.approx(2 * np.pi * radius * (length + radius) * 1e-6, rel=0.03)
+    assert row["length_nm"] == pytest.approx(length, rel=0.03)
+    assert row["longest_path_nm"] == pytest.approx(length, rel=0.03)
+    assert (row["num_branches"], row["num_junctions"], row["num_ends"], row["num_loops"]) == (1, 0, 2, 0)
+
+
+@pytest.mark.parametrize(("ring", "radius"), [(100.0, 25.0), (150.0, 40.0)])
+def test_torus_is_one_loop(ring, radius):
+    """Surface and centreline within 3 % of the formula; one branch, one loop, no end."""
+    row = measure(torus(ring, radius, np.random.default_rng(3)))
+    assert row["volume_um3"] == pytest.approx(2 * np.pi**2 * ring * radius**2 * 1e-9, rel=0.03)
+    assert row["surface_um2"] == pytest.approx(4 * np.pi**2 * ring * radius * 1e-6, rel=0.03)
+    assert row["length_nm"] == pytest.approx(2 * np.pi * ring, rel=0.03)
+    assert (row["num_branches"], row["num_junctions"], row["num_ends"], row["num_loops"]) == (1, 0, 0, 1)
+
+
+def test_tripod_has_three_branches():
+    """Three arms meet in one junction; the longest path runs along two of them."""
+    row = measure(tripod(25, 250, np.random.default_rng(4)))
+    assert (row["num_branches"], row["num_junctions"], row["num_ends"], row["num_loops"]) == (3, 1, 3, 0)
+    assert row["length_nm"] == pytest.approx(3 * 275, rel=0.03)
+    assert row["longest_path_nm"] == pytest.approx(2 * 275, rel=0.03)
+
+
+def scene() -> np.ndarray:
+    """Two balls apart, and a tube cut by the border."""
+    array = np.zeros((72, 80, 96), np.uint8)
+    z, y, x = np.indices(array.shape)
+    array[(z - 20) ** 2 + (y - 20) ** 2 + (x - 20) ** 2 <= 100] = 1
+    array[(z - 45.3) ** 2 + (y - 50.6) ** 2 + (x - 60.2) ** 2 <= 200] = 1
+    array[(z - 20) ** 2 + (y - 60) ** 2 <= 30] = 1
+    return array
+
+
+def columns(analysis: Analysis) -> dict[str, list]:
+    return {name: column.values.tolist() for name, column in analysis.tables["objects"].items()}
+
+
+def test_result_is_the_same_for_any_block_and_number_of_workers(tmp_path):
+    """Every number is equal to the last bit."""
+    labels = volume_of(scene())
+    stored = create_volume(tmp_path / "cell.zarr/labels/a", labels.spec, block=(32, 32, 32), made_by={})
+    stored.data[labels.box.slices] = labels.data
+    stored = Labels(finish_volume(stored).data, NM5)
+    expected = columns(Morphometry().analyze(labels, None, RUN))
+    assert len(expected["object_id"]) == 3
+    for run in (
+        Run(progress=False, block=(16, 32, 48)),
+        Run(progress=False, block=(72, 11, 96)),
+        Run(progress=False, workers=2),
+    ):
+        assert columns(Morphometry().analyze(stored, None, run)) == expected
+
+
+def test_ids_and_components_agree():
+    """An instance segmentation and its binary mask give the same objects; ids are kept."""
+    import cc3d
+
+    ids = cc3d.connected_components(scene()).astype(np.uint16) * 7
+    by_ids = columns(Morphometry().analyze(volume_of(ids), None, RUN))
+    by_components = columns(Morphometry(objects="components").analyze(volume_of(ids), None, RUN))
+    assert by_ids.pop("object_id") == [7, 14, 21]
+    assert by_components.pop("object_id") == [1, 2, 3]
+    assert by_ids == by_components
+
+
+def test_object_at_the_border_is_marked_and_its_cut_is_not_surface():
+    """A tube that runs through the volume has the surface of its side only."""
+    array = np.zeros((40, 40, 60), np.uint8)
+    z, y, _ = np.indices(array.shape)
+    array[(z - 20.2) ** 2 + (y - 19.7) ** 2 <= 100] = 1
+    row = measure(array)
+    assert row["touches_border"]
+    assert row["surface_um2"] == pytest.approx(2 * np.pi * 50 * 300 * 1e-6, rel=0.03)
+
+
+def test_empty_segmentation_gives_empty_tables_and_a_sentence():
+    """No crash: zero rows, every column there."""
+    analysis = Morphometry().analyze(volume_of(np.zeros((20, 20, 20), np.uint8)), None, RUN)
+    assert analysis.notes == ["test.zarr/labels/shapes holds no object: the tables are empty."]
+    assert all(len(column.values) == 0 for column in analysis.tables["objects"].values())
+    assert "length_nm" in analysis.tables["objects"]
+    assert analysis.numbers["objects"] == 0
+
+
+def test_giant_object_is_measured_and_told(monkeypatch):
+    """A network that fills the image is measured tile by tile and at a coarser centreline, and a note says so."""
+    monkeypatch.setattr("asem_analyzers._surface.TILE_VX", 24)
+    monkeypatch.setattr("asem_analyzers._skeleton.LARGEST_VX", 3000)
+    array = np.zeros((60, 60, 90), np.uint8)
+    z, y, _ = np.indices(array.shape)
+    array[(z - 30.2) ** 2 + (y - 29.7) ** 2 <= 100] = 1
+    array[:, :, :5] = array[:, :, -5:] = 0
+    array[2:4, 2:4, 2:4] = 1
+    analysis = Morphometry().analyze(volume_of(array), None, RUN)
+    table = analysis.tables["objects"]
+    assert "Object 2 holds 100% of the segmented volume." in analysis.notes[0]
+    assert table["surface_um2"].values[1] == pytest.approx(2 * np.pi * 50 * (400 + 50) * 1e-6, rel=0.03)
+    assert table["length_nm"].values[1] == pytest.approx(400, rel=0.06)
+
+
+def test_only_boxes_around_objects_are_read_again():
+    """After one pass over the segmentation, measuring two objects reads no more than their surroundings."""
+
+    class Counted:
+        def __init__(self, array: np.ndarray) -> None:
+            self.array, self.shape, self.dtype, self.read = array, array.shape, array.dtype, 0
+
+        def __getitem__(self, key):
+            part = self.array[key]
+            self.read += part.size
+            return part
+
+    array = np.zeros((60, 60, 600), np.uint8)
+    array[20:30, 20:30, 20:30] = 1
+    array[20:30, 20:30, 560:570] = 2
+    data = Counted(array)
+    Morphometry().analyze(Labels(data, NM5), None, RUN)
+    assert data.read < 1.2 * array.size
+
+
+def plates(gap_nm: float, tmp_path) -> tuple[Labels, str]:
+    """Two plates 200 x 200 nm, `gap_nm` apart, as two layers."""
+    first = np.zeros((60, 60, 60), np.uint8)
+    first[10:20, 10:50, 10:50] = 1
+    other = np.zeros_like(first)
+    start = 20 + round(gap_nm / 5)
+    other[start : start + 10, 10:50, 10:50] = 5
+    path = tmp_path / "cell.zarr/labels/er"
+    stored = create_volume(path, volume_of(other).spec, block=(32, 32, 32), made_by={})
+    stored.data[Box.of_shape(other.shape).slices] = other
+    finish_volume(stored)
+    return volume_of(first), str(path)
+
+
+def test_contacts_have_their_distance_and_area(tmp_path):
+    """Two plates 20 nm apart touch over their face; with a smaller reach they do not."""
+    labels, er = plates(20, tmp_path)
+    analysis = Morphometry(contacts=(er,), contact_nm=25.0).analyze(labels, None, RUN)
+    table = {name: column.values.tolist() for name, column in analysis.tables["contacts"].items()}
+    assert (table["object_id"], table["other"], table["other_id"]) == ([1], ["er"], [5])
+    assert table["distance_nm"][0] == pytest.approx(20, abs=2.5)
+    assert table["area_um2"][0] == pytest.approx(0.2 * 0.2, rel=0.08)
+    apart = Morphometry(contacts=(er,), contact_nm=15.0).analyze(labels, None, RUN)
+    assert len(apart.tables["contacts"]["object_id"].values) == 0
+
+
+def test_fraction_is_of_the_cell_where_a_mask_is_given(tmp_path):
+    """The mask (the other plate) has the same volume as the object."""
+    labels, mask = plates(50, tmp_path)
+    analysis = Morphometry(cell_mask=mask).analyze(labels, None, RUN)
+    assert analysis.numbers["fraction of the cell"] == pytest.approx(1)
+    assert Morphometry().analyze(labels, None, RUN).numbers["fraction of the image"] == pytest.approx(16000 / 60**3)
+
+
+def test_contacts_on_another_grid_are_refused(tmp_path):
+    """The message names both voxel sizes."""
+    labels, er = plates(20, tmp_path)
+    coarse = Labels(labels.data, (10.0, 10.0, 10.0), path="coarse")
+    with pytest.raises(VoxelSizeMismatch, match=r"has voxels of \[5\.0, 5\.0, 5\.0\] nm but coarse has \[10\.0"):
+        Morphometry(contacts=(er,)).analyze(coarse, None, RUN)
+
+
+def test_contact_distance_must_be_positive():
+    """The message names the option."""
+    with pytest.raises(BadInput, match="contact_nm must be a length above 0 nm, got 0"):
+        Morphometry(contact_nm=0.0)
