@@ -158,9 +158,8 @@ def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint
     for kind, protocol in KINDS.items():
         for returned in manager.subset_hook_caller(f"register_{kind}s", others).__call__():
             if not isinstance(returned, (list, tuple)):
-                raise PluginError(
-                    f"register_{kind}s() must return a list of classes, but returned {type(returned).__name__}."
-                )
+                what = f"the class {returned.__name__}" if inspect.isclass(returned) else type(returned).__name__
+                raise PluginError(f"register_{kind}s() must return a list of classes, but returned {what}.")
             for cls in returned:
                 _check_class(cls, kind, protocol)
                 offers.append(Offer(kind, cls.name, cls, point.name, _owner(point), version))
@@ -177,7 +176,7 @@ def _check_class(cls: Any, kind: str, protocol: type) -> None:
     if not inspect.isclass(cls):
         raise PluginError(f"register_{kind}s() must return classes, but its list holds {cls!r}.")
     if protocol not in cls.__mro__:
-        raise PluginError(f"{cls.__name__} is not a {kind}: derive it from asem_core.interfaces.{protocol.__name__}.")
+        raise PluginError(f"{cls.__name__} is no {kind}: derive it from asem_core.interfaces.{protocol.__name__}.")
     if not attrs.has(cls):
         raise PluginError(
             f"{cls.__name__} is not an attrs class: decorate it with @attrs.frozen, so that its fields are its options."

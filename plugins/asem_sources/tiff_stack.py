@@ -258,7 +258,7 @@ def _conversion(pages: Sequence[_Page], stored: np.dtype[Any], grey_range: tuple
         return _Conversion(stored)
     if stored.kind == "b":
         return _Conversion(np.dtype(np.uint8))
-    low, high = (0.0, 1.0) if stored.kind == "f" else (0.0, float(np.iinfo(np.uint32).max))
+    low, high = (0.0, 1.0) if stored.kind == "f" else (0.0, float(np.iinfo(stored).max))
     for page in pages:
         plane = page.read()
         smallest, largest = plane.min(), plane.max()

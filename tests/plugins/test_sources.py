@@ -1,0 +1,181 @@
+"""Sources: real TIFF stacks and containers; bad ones are refused with the plane's name, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from asem_sources.ome_zarr import OmeZarr
+from asem_sources.tiff_stack import TiffStack
+
+from asem_core.blocks import Run
+from asem_core.errors import BadInput
+from asem_core.flow import import_volume
+from asem_core.testing import example_image
+
+IMAGE = example_image((12, 30, 40)).read()
+QUIET = Run(progress=False)
+
+
+def write_planes(folder: Path, image: np.ndarray = IMAGE, name: str = "cell_{}.tif", start: int = 5) -> Path:
+    folder.mkdir(exist_ok=True)
+    for i, plane in enumerate(image):
+        tifffile.imwrite(folder / name.format(i + start), plane)
+    return folder
+
+
+def test_planes_are_sorted_by_number(tmp_path: Path) -> None:
+    """cell_9 comes before cell_10."""
+    volume = TiffStack(str(write_planes(tmp_path / "planes")), 5.0).open()
+    np.testing.assert_array_equal(volume.read(), IMAGE)
+    assert volume.voxel_size_nm == (5, 5, 5)
+    assert volume.attributes["asem"]["source"]["planes"][4:6] == ["cell_9.tif", "cell_10.tif"]
+
+
+def test_last_number_counts_and_pattern(tmp_path: Path) -> None:
+    """The last number of a name is the plane's; a pattern chooses another."""
+    folder = write_planes(tmp_path / "planes", name="run2_slice{:03}_5nm.tif")
+    with pytest.raises(BadInput, match="are both plane 5"):
+        TiffStack(str(folder), 5.0).open()
+    volume = TiffStack(str(folder), 5.0, pattern=r"run2_slice(\d+)_").open()
+    np.testing.assert_array_equal(volume.read(), IMAGE)
+
+
+def test_multi_page_file(tmp_path: Path) -> None:
+    """One file with many pages, compressed or not, is a stack."""
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE)
+    tifffile.imwrite(tmp_path / "b.tif", IMAGE, compression="zlib")
+    for name in "ab":
+        np.testing.assert_array_equal(TiffStack(str(tmp_path / f"{name}.tif"), 5.0).open().read(), IMAGE)
+
+
+def test_voxel_size_of_imagej(tmp_path: Path) -> None:
+    """ImageJ's metadata gives the voxel size if the user does not."""
+    tifffile.imwrite(
+        tmp_path / "a.tif",
+        IMAGE,
+        imagej=True,
+        resolution=(250.0, 200.0),
+        metadata={"spacing": 0.008, "unit": "um", "axes": "ZYX"},
+    )
+    assert TiffStack(str(tmp_path / "a.tif")).open().voxel_size_nm == pytest.approx((8, 5, 4))
+
+
+def test_signed_and_float_data(tmp_path: Path) -> None:
+    """Floats in 0..1 become 16 bit; a grey range maps anything to 8 bit."""
+    tifffile.imwrite(tmp_path / "f.tif", (IMAGE / 255).astype(np.float32))
+    volume = TiffStack(str(tmp_path / "f.tif"), 5.0).open()
+    assert volume.dtype == np.uint16
+    assert np.abs(volume.read() / 65535 - IMAGE / 255).max() < 1e-4
+    tifffile.imwrite(tmp_path / "s.tif", IMAGE.astype(np.int16) - 128)
+    ranged = TiffStack(str(tmp_path / "s.tif"), 5.0, grey_range=(-128.0, 127.0)).open()
+    np.testing.assert_array_equal(ranged.read(), IMAGE)
+
+
+def _truncate(folder: Path) -> None:
+    file = folder / "cell_8.tif"
+    os.truncate(file, file.stat().st_size - 500)
+
+
+def _replace(plane: np.ndarray, **options: object) -> Callable[[Path], None]:
+    return lambda folder: tifffile.imwrite(folder / "cell_8.tif", plane, **options)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "gap": (lambda f: (f / "cell_8.tif").unlink(), "has planes 5 to 16, but 8 is missing"),
+    "shape": (_replace(IMAGE[0, :20]), r"cell_8.tif is 20 x 40 pixels but cell_5.tif is 30 x 40"),
+    "dtype": (_replace(IMAGE[0].astype(np.uint16)), "cell_8.tif holds uint16 but cell_5.tif holds uint8"),
+    "truncated": (_truncate, "cell_8.tif is truncated"),
+    "not tiff": (lambda f: (f / "cell_8.tif").write_text("hello"), "cell_8.tif cannot be read as TIFF"),
+    "empty file": (lambda f: (f / "cell_8.tif").write_bytes(b""), "cell_8.tif cannot be read as TIFF"),
+    "rgb": (_replace(np.stack([IMAGE[0]] * 3, -1), photometric="rgb"), "cell_8.tif is a colour image"),
+    "no number": (lambda f: (f / "cell_8.tif").rename(f / "overview.tif"), "overview.tif has no plane number"),
+    "no planes": (lambda f: [p.unlink() for p in f.iterdir()], "holds no TIFF files"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_stack_is_refused_and_nothing_written(tmp_path: Path, fault: str) -> None:
+    """Each fault names the plane and what to do; the cell is not begun."""
+    spoil, sentence = FAULTS[fault]
+    folder = write_planes(tmp_path / "planes")
+    spoil(folder)
+    with pytest.raises(BadInput, match=sentence):
+        import_volume(TiffStack(str(folder), 5.0), tmp_path / "cell.zarr" / "raw", QUIET)
+    assert not (tmp_path / "cell.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (IMAGE.astype(np.int16) - 200, "holds int16 grey values from -170 to 16, outside 0 to 32767"),
+        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white: grey_range"),
+        (np.full(IMAGE.shape, np.nan, np.float32), "holds float32 grey values from nan"),
+    ],
+)
+def test_grey_values_out_of_range(tmp_path: Path, values: np.ndarray, sentence: str) -> None:
+    """Signed or float data that does not fit is refused before anything is written."""
+    folder = write_planes(tmp_path / "planes", values)
+    with pytest.raises(BadInput, match=sentence):
+        import_volume(TiffStack(str(folder), 5.0), tmp_path / "cell.zarr" / "raw", QUIET)
+    assert not (tmp_path / "cell.zarr").exists()
+
+
+def test_no_such_path_and_no_voxel_size(tmp_path: Path) -> None:
+    """A missing folder, a missing voxel size and one of the wrong length are said as such."""
+    with pytest.raises(BadInput, match="does not exist"):
+        TiffStack(str(tmp_path / "nothing"), 5.0).open()
+    folder = write_planes(tmp_path / "planes")
+    with pytest.raises(BadInput, match="--voxel-size 5,5,5"):
+        TiffStack(str(folder)).open()
+    with pytest.raises(BadInput, match="three numbers"):
+        TiffStack(str(folder), (5.0, 5.0)).open()  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match="positive"):
+        TiffStack(str(folder), 0.0).open()
+
+
+def test_gaps_may_be_allowed(tmp_path: Path) -> None:
+    """On demand the planes around a gap are joined."""
+    folder = write_planes(tmp_path / "planes")
+    (folder / "cell_8.tif").unlink()
+    volume = TiffStack(str(folder), 5.0, allow_gaps=True).open()
+    np.testing.assert_array_equal(volume.read(), np.delete(IMAGE, 3, axis=0))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_import_is_exact_and_repeatable(tmp_path: Path, workers: int) -> None:
+    """What is imported equals the planes; the same import again finds it; changed planes are noticed."""
+    folder = write_planes(tmp_path / "planes")
+    target = tmp_path / "cell.zarr" / "raw"
+    run = Run(workers=workers, progress=False, block=(8, 16, 16))
+    first = import_volume(TiffStack(str(folder), 5.0), target, run)
+    np.testing.assert_array_equal(first.read(), IMAGE)
+    stamp = (target / "zarr.json").stat().st_mtime_ns
+    import_volume(TiffStack(str(folder), 5.0), target, run)
+    assert (target / "zarr.json").stat().st_mtime_ns == stamp
+    tifffile.imwrite(folder / "cell_5.tif", IMAGE[1])
+    os.utime(folder / "cell_5.tif", ns=(1, 1))
+    with pytest.raises(Exception, match="exists and was made by something else"):
+        import_volume(TiffStack(str(folder), 5.0), target, run)
+
+
+def test_real_stack(real_data: Callable[[str], Path]) -> None:
+    """The 250 planes of a real FIB-SEM export open and read as tifffile reads them."""
+    folder = real_data("fib25/raw")
+    volume = TiffStack(str(folder), 10.0).open()
+    assert volume.shape == (250, 250, 250)
+    np.testing.assert_array_equal(volume.read()[123], tifffile.imread(folder / "fib25_0123.tif"))
+
+
+def test_zarr_source_overrides_voxel_size(tmp_path: Path) -> None:
+    """The `ome-zarr` source opens the container's first layer, with another voxel size on demand."""
+    target = tmp_path / "cell.zarr" / "raw"
+    import_volume(TiffStack(str(write_planes(tmp_path / "planes")), 5.0), target, QUIET)
+    source = OmeZarr(str(tmp_path / "cell.zarr"), voxel_size_nm=4.0)
+    assert source.layers() == ["raw"]
+    assert source.open().voxel_size_nm == (4, 4, 4)
+    assert OmeZarr(str(target)).open("s0").shape == IMAGE.shape
