@@ -51,7 +51,7 @@ def import_(
         asem import s3://bucket/cell.zarr --source-layer volumes/raw -o cell.zarr
     """
     from asem_core.catalog import load_catalog
-    from asem_core.flow import choose_source, import_volume
+    from asem_core.importing import choose_source, import_volume
 
     chosen = read_options(options)
     size = read_voxel_size(voxel_size)

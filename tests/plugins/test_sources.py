@@ -14,7 +14,7 @@ from asem_sources.tiff_stack import TiffStack
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
-from asem_core.flow import import_volume
+from asem_core.importing import import_volume
 from asem_core.testing import example_image
 
 IMAGE = example_image((12, 30, 40)).read()

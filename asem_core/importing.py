@@ -1,4 +1,4 @@
-"""The flow, stage by stage: source -> preprocess -> annotate -> sample -> train -> predict -> segment -> analyze."""
+"""Import: one layer of a source becomes a layer of a cell."""
 
 from __future__ import annotations
 
