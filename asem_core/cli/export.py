@@ -22,6 +22,13 @@ def export(
     threshold: Annotated[
         float | None, typer.Option("--threshold", "-t", help="Write 255 where the probability is at least this.")
     ] = None,
+    mesh: Annotated[
+        str | None, typer.Option(help="Surfaces instead of planes: ply, obj, glb, or precomputed (neuroglancer).")
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(help="Surfaces: nm they may move when simplified; 0: not at all.", show_default="1 voxel"),
+    ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Keep the layer's own grid: do not revert the crop.")] = False,
     compress: Annotated[bool, typer.Option("--compress/--no-compress", help="Lossless (deflate).")] = True,
     workers: Workers = DEFAULT_WORKERS,
@@ -35,16 +42,29 @@ def export(
         asem export cell.zarr/predictions/a/probability --threshold 0.5 -o mitochondria/
 
         asem export cell.zarr/labels/golgi -o golgi.tif
+
+        asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
     """
     from asem_core import export as core
+    from asem_core.errors import BadInput
     from asem_core.store import open_volume
-    from asem_core.volume import Volume
+    from asem_core.volume import Labels, Volume
 
+    run = make_run(workers, quiet=quiet)
+    if mesh is not None:
+        from asem_core.mesh import export_meshes
+
+        if threshold is not None:
+            raise BadInput("Surfaces are made of labels: segment the probability first (asem segment).")
+        labels = open_volume(layer, kind=Labels)
+        num = export_meshes(labels, output, run, form=mesh, max_error_nm=max_error, overwrite=overwrite)  # type: ignore[arg-type]
+        typer.echo(f"{output}: {num} objects")
+        return
     volume = open_volume(layer, kind=Volume)
     core.export_tiff(
         volume,
         output,
-        make_run(workers, quiet=quiet),
+        run,
         original=core.as_is(volume) if as_is else None,
         threshold=threshold,
         compress=compress,
