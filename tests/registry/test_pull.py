@@ -132,12 +132,12 @@ def test_offline(served, settings, server):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b[:-1] + b"!", lambda b: b""])
-def test_a_damaged_cached_file_is_fetched_again(served, settings, weights_bytes, damage, capsys):
+def test_a_damaged_cached_file_is_fetched_again(served, settings, weights_bytes, damage, caplog):
     """Truncated, altered or emptied: noticed on load, removed, replaced, and said."""
     path = obtain(served, settings, progress=False)
     path.write_bytes(damage(weights_bytes))
     assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
-    assert "is damaged or outdated; fetching it again" in capsys.readouterr().err
+    assert "is damaged or outdated; fetching it again" in caplog.text
 
 
 def test_a_damaged_cached_file_is_not_used_offline(served, settings, weights_bytes):
@@ -157,11 +157,11 @@ def test_a_card_with_another_sum_makes_the_cached_file_stale(
     assert not (folder_of(served, settings) / "weights.safetensors").exists()
 
 
-def test_trust_on_first_use(served, settings, server, weights_bytes, capsys):
+def test_trust_on_first_use(served, settings, server, weights_bytes, caplog):
     """Without a published sum the first one is recorded, said, and held against every later download."""
     card = attrs.evolve(served, sha256=None)
     path = obtain(card, settings, progress=False)
-    assert "its authors publish no sum, so it was trusted when it was first pulled" in capsys.readouterr().err
+    assert "its authors publish no sum, so it was trusted when it was first pulled" in caplog.text
     path.unlink()
     remove(card, settings)
     server.files["/w.safetensors"] = weights_bytes[:-4] + b"evil"

@@ -1,0 +1,233 @@
+"""N5 containers written by the specification, and by another program, open as volumes."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import itertools
+import json
+import lzma
+import math
+import pickle
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from asem_sources.n5 import N5
+
+from asem_core.errors import AsemError, BadInput, UnknownName
+from asem_core.testing import SourceKit
+from asem_core.volume import Box
+
+
+def _lz4(data):
+    """Frames as Java's LZ4BlockOutputStream writes them: one compressed, one stored, one empty at the end."""
+    from numcodecs import lz4
+
+    half = len(data) // 2
+    packed = lz4.compress(data[:half])[4:]
+    frames = struct.pack("<8sBiiI", b"LZ4Block", 0x26, len(packed), half, 0) + packed
+    frames += struct.pack("<8sBiiI", b"LZ4Block", 0x16, len(data) - half, len(data) - half, 0) + data[half:]
+    return frames + struct.pack("<8sBiiI", b"LZ4Block", 0x16, 0, 0, 0)
+
+
+def _numcodec(codec):
+    def encode(data):
+        import numcodecs
+
+        return bytes(numcodecs.get_codec(codec).encode(data))
+
+    return encode
+
+
+COMPRESSIONS = {
+    "raw": ({"type": "raw"}, lambda data: data),
+    "gzip": ({"type": "gzip", "level": -1}, gzip.compress),
+    "zlib": ({"type": "gzip", "useZlib": True}, zlib.compress),
+    "bzip2": ({"type": "bzip2", "blockSize": 9}, bz2.compress),
+    "xz": ({"type": "xz", "preset": 6}, lzma.compress),
+    "lz4": ({"type": "lz4", "blockSize": 65536}, _lz4),
+    "blosc": ({"type": "blosc", "cname": "zstd"}, _numcodec({"id": "blosc", "cname": "zstd"})),
+    "zstd": ({"type": "zstd", "level": 3}, _numcodec({"id": "zstd"})),
+}
+
+
+def write_n5(folder, array, block=(16, 20, 24), compression="gzip", leave_out=(), **attributes):
+    """Write a zyx array by the N5 specification; blocks whose zyx index is in `leave_out` are not written."""
+    about, compress = COMPRESSIONS[compression]
+    folder.mkdir(parents=True)
+    meta = {
+        "dimensions": list(array.shape[::-1]),
+        "blockSize": list(block[::-1]),
+        "dataType": array.dtype.name,
+        "compression": about,
+        **attributes,
+    }
+    (folder / "attributes.json").write_text(json.dumps(meta))
+    for index in itertools.product(*(range(math.ceil(n / b)) for n, b in zip(array.shape, block, strict=True))):
+        if index in leave_out:
+            continue
+        part = array[tuple(slice(i * b, (i + 1) * b) for i, b in zip(index, block, strict=True))]
+        header = struct.pack(">HH3I", 0, 3, *part.shape[::-1])
+        path = folder.joinpath(*map(str, index[::-1]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(header + compress(part.astype(part.dtype.newbyteorder(">")).tobytes()))
+    return folder
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 60000, (40, 50, 60), np.uint16)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_every_compression(tmp_path, image, compression):
+    """The whole and a box across blocks come back exactly, for each compression of the format."""
+    write_n5(tmp_path / "cell.n5" / "raw", image, compression=compression, resolution=[6, 5, 4], offset=[30, 20, 10])
+    volume = N5(str(tmp_path / "cell.n5")).open("raw")
+    assert volume.voxel_size_nm == (4, 5, 6)
+    assert volume.origin_nm == (10, 20, 30)
+    assert volume.dtype == image.dtype
+    np.testing.assert_array_equal(volume.read(), image)
+    box = Box((15, 3, 20), (37, 44, 51))
+    np.testing.assert_array_equal(volume.read(box), image[box.slices])
+    np.testing.assert_array_equal(volume.data[5], image[5])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(volume.data))[3:4, ::2], image[3:4, ::2])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "uint64", "float32", "float64"])
+def test_every_kind_of_number(tmp_path, image, dtype):
+    """Numbers are stored big-endian and come back as the machine's own."""
+    write_n5(tmp_path / "a.n5" / "x", image.astype(dtype), resolution=[1, 1, 1])
+    found = N5(str(tmp_path / "a.n5" / "x")).open()
+    assert found.dtype == dtype
+    assert found.dtype.isnative
+    np.testing.assert_array_equal(found.read(), image.astype(dtype))
+
+
+def test_blocks_that_do_not_exist_are_zero(tmp_path, image):
+    """The format leaves empty blocks out."""
+    write_n5(tmp_path / "a.n5" / "x", image, leave_out={(0, 0, 0), (1, 2, 1)}, resolution=[1, 1, 1])
+    expected = image.copy()
+    expected[:16, :20, :24] = 0
+    expected[16:32, 40:, 24:48] = 0
+    np.testing.assert_array_equal(N5(str(tmp_path / "a.n5")).open("x").read(), expected)
+
+
+def test_openorganelle_multiscale_group(tmp_path, image):
+    """A group with `s0, s1` opens at its finest level; `transform` places it, whatever order its axes have."""
+    group = tmp_path / "jrc.n5" / "em" / "fibsem-uint16"
+    place = {"axes": ["z", "y", "x"], "scale": [3.24, 4, 4], "translate": [0.5, 1, 2], "units": ["nm"] * 3}
+    write_n5(group / "s0", image, transform=place)
+    write_n5(group / "s1", image[::2, ::2, ::2], pixelResolution={"unit": "um", "dimensions": [0.008, 0.008, 0.00648]})
+    turned = {"axes": ["x", "y", "z"], "scale": [4, 4, 3.24], "translate": [2, 1, 0.5], "units": ["nm"] * 3}
+    labels = tmp_path / "jrc.n5" / "labels"
+    write_n5(labels / "s0", image)
+    (labels / "attributes.json").write_text(
+        json.dumps({"multiscales": [{"datasets": [{"path": "s0", "transform": turned}]}]})
+    )
+    source = N5(str(tmp_path / "jrc.n5"))
+    assert source.layers() == ["em/fibsem-uint16", "labels"]
+    for layer in source.layers():
+        assert source.open(layer).voxel_size_nm == (3.24, 4, 4)
+        assert source.open(layer).origin_nm == (0.5, 1, 2)
+    coarse = source.open("em/fibsem-uint16/s1")
+    assert coarse.voxel_size_nm == pytest.approx((6.48, 8, 8))
+    assert coarse.shape == (20, 25, 30)
+
+
+def test_group_resolution_and_factors(tmp_path, image):
+    """n5-viewer's convention: the group's resolution times the level's factors."""
+    group = tmp_path / "a.n5" / "setup0"
+    write_n5(group / "s1", image, downsamplingFactors=[2, 2, 4])
+    (group / "attributes.json").write_text(json.dumps({"pixelResolution": [4, 4, 3]}))
+    assert N5(str(group)).open("s1").voxel_size_nm == (12, 8, 8)
+
+
+def test_written_by_another_program(tmp_path, image):
+    """A container of TensorStore reads the same as the array it was given."""
+    tensorstore = pytest.importorskip("tensorstore", reason="pip install tensorstore")
+    path = tmp_path / "other.n5"
+    blosc = {"cname": "lz4", "clevel": 5, "shuffle": 1}
+    for kind in ("raw", "gzip", "blosc", "bzip2", "xz"):
+        spec = {
+            "driver": "n5",
+            "kvstore": {"driver": "file", "path": str(path / kind)},
+            "metadata": {
+                "compression": {"type": kind, **(blosc if kind == "blosc" else {})},
+                "blockSize": [24, 20, 16],
+            },
+        }
+        store = tensorstore.open(spec, create=True, dtype=tensorstore.uint16, shape=image.shape[::-1]).result()
+        store[...].write(image.T).result()
+        np.testing.assert_array_equal(N5(str(path / kind), voxel_size_nm=4).open().read(), image)
+
+
+def test_no_voxel_size(tmp_path, image):
+    """Without one there is a message with the option that gives it, and the option works."""
+    write_n5(tmp_path / "a.n5" / "x", image)
+    with pytest.raises(BadInput, match=r"says nothing of its voxel size.*--voxel-size 5,5,5"):
+        N5(str(tmp_path / "a.n5")).open("x")
+    assert N5(str(tmp_path / "a.n5"), voxel_size_nm=5).open("x").voxel_size_nm == (5, 5, 5)
+
+
+def test_a_damaged_block_is_named(tmp_path, image):
+    """A truncated block is an error that names it, never zeros."""
+    folder = write_n5(tmp_path / "a.n5" / "x", image, resolution=[1, 1, 1])
+    block = folder / "1" / "0" / "2"
+    block.write_bytes(block.read_bytes()[:-9])
+    with pytest.raises(BadInput, match=r"block .*1/0/2 is damaged"):
+        N5(str(tmp_path / "a.n5")).open("x").read()
+
+
+def test_unknown_compression_and_layer(tmp_path, image):
+    """Each says what is known."""
+    write_n5(tmp_path / "a.n5" / "x", image, resolution=[1, 1, 1])
+    with pytest.raises(UnknownName, match="is not an N5 array"):
+        N5(str(tmp_path / "a.n5")).open("y")
+    meta = tmp_path / "a.n5" / "x" / "attributes.json"
+    meta.write_text(meta.read_text().replace('"gzip"', '"jpeg"'))
+    with pytest.raises(BadInput, match="compressed by 'jpeg'; known: raw, gzip"):
+        N5(str(tmp_path / "a.n5")).open("x")
+
+
+def test_over_s3_only_the_blocks_of_the_box_are_read(tmp_path, image, s3, s3_server, monkeypatch):
+    """A remote container opens by its address, anonymously."""
+    monkeypatch.setenv("ASEM_S3_ENDPOINT", s3_server)
+    write_n5(tmp_path / "c.n5" / "raw" / "s0", image, resolution=[4, 4, 4])
+    s3.create_bucket(Bucket="organelles", ACL="public-read")
+    for path in (tmp_path / "c.n5").rglob("*"):
+        if path.is_file():
+            s3.put_object(
+                Bucket="organelles", Key=f"c.n5/{path.relative_to(tmp_path / 'c.n5')}", Body=path.read_bytes()
+            )
+    source = N5("s3://organelles/c.n5")
+    assert source.layers() == ["raw"]
+    volume = source.open("raw")
+    np.testing.assert_array_equal(volume.read(), image)
+    s3.delete_object(Bucket="organelles", Key="c.n5/raw/s0/0/0/0")
+    box = Box((16, 20, 24), (40, 50, 60))
+    np.testing.assert_array_equal(volume.read(box), image[box.slices])
+
+
+class TestKit(SourceKit):
+    """The N5 source does what every source must."""
+
+    def make(self, tmp_path):
+        image = np.random.default_rng(0).integers(0, 255, (60, 61, 62), np.uint8)
+        if not (tmp_path / "kit.n5").exists():
+            write_n5(tmp_path / "kit.n5" / "raw" / "s0", image, resolution=[4, 4, 4])
+            write_n5(tmp_path / "kit.n5" / "labels" / "er", image, resolution=[4, 4, 4])
+        return N5(str(tmp_path / "kit.n5"))
+
+    def test_lists_the_image_first(self, tmp_path):
+        """`raw` before `labels/er`."""
+        assert self.make(tmp_path).layers() == ["raw", "labels/er"]
+
+
+def test_a_folder_that_is_nothing(tmp_path):
+    """Opening a folder without attributes is an `AsemError`."""
+    (tmp_path / "empty.n5").mkdir()
+    with pytest.raises(AsemError):
+        N5(str(tmp_path / "empty.n5")).open()
