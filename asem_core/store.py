@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ import filelock
 import numpy as np
 
 from asem_core.blocks import Run, run_blocks
-from asem_core.errors import BadInput, OutputBusy, OutputExists, UnknownName
+from asem_core.errors import BadInput, MissingExtra, OutputBusy, OutputExists, UnknownName
 from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 V = TypeVar("V", bound=Volume)
@@ -115,13 +116,29 @@ def _open_node(address: str) -> Any:
                 f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
             )
         raise BadInput(f"{address} does not exist.")
-    options = {"storage_options": {"anon": True}} if address.startswith("s3://") else {}
+    options = {"storage_options": storage_options(address)} if remote else {}
     try:
         return zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
     except (NodeNotFoundError, FileNotFoundError, KeyError):
         raise BadInput(
             f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
         ) from None
+    except ImportError:
+        raise MissingExtra(f'{address} needs the extra "s3": pip install "asem-core[s3]".') from None
+    except Exception as error:
+        if not remote:
+            raise
+        raise BadInput(
+            f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
+        ) from error
+
+
+def storage_options(address: str) -> dict[str, Any]:
+    """Say how fsspec reads an address: S3 without credentials, from the server ASEM_S3_ENDPOINT names if it is set."""
+    if not address.startswith("s3://"):
+        return {}
+    endpoint = os.environ.get("ASEM_S3_ENDPOINT")
+    return {"anon": True, **({"endpoint_url": endpoint} if endpoint else {})}
 
 
 def _multiscale(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
