@@ -1,0 +1,102 @@
+"""The house stays in order: one arrow of imports, a full entry-point table, a light start."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PLUGIN_PACKAGES = sorted(p for p in (ROOT / "plugins").iterdir() if p.name.startswith("asem_"))
+KINDS = ("sources", "preprocessors", "annotators", "samplers", "models", "analyzers")
+
+
+def imports(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every module that the Python files below a folder import, wherever in the file."""
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                yield from ((file, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield file, node.module
+
+
+def test_core_imports_neither_plugins_nor_registry() -> None:
+    """One arrow: plugins -> core, registry -> core."""
+    forbidden = {p.name for p in PLUGIN_PACKAGES} | {"asem_registry"}
+    wrong = [(f, m) for f, m in imports(ROOT / "asem_core") if m.partition(".")[0] in forbidden]
+    assert not wrong
+
+
+def test_registry_imports_no_plugin() -> None:
+    """The registry knows the core only."""
+    forbidden = {p.name for p in PLUGIN_PACKAGES}
+    wrong = [(f, m) for f, m in imports(ROOT / "registry") if m.partition(".")[0] in forbidden]
+    assert not wrong
+
+
+def test_entry_points_equal_modules_on_disk() -> None:
+    """Every public module of the six plugin packages is in the table, and the table names nothing else."""
+    listed = set(PROJECT["project"]["entry-points"]["asem"].values())
+    found = {
+        f"asem_{kind}.{file.stem}"
+        for kind in KINDS
+        for file in (ROOT / "plugins" / f"asem_{kind}").glob("*.py")
+        if not file.stem.startswith("_")
+    }
+    assert listed == found
+
+
+def test_wheel_lists_every_package() -> None:
+    """The build configuration names the core, each plugin package and the registry."""
+    packages = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    assert packages == {"asem_core", "registry/asem_registry", *(f"plugins/{p.name}" for p in PLUGIN_PACKAGES)}
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["plugins", "list"], ["models", "list"], ["--version"], ["train", "--help"]]
+)
+def test_quick_commands_import_no_torch(words: list[str]) -> None:
+    """Answers that need no network import no torch, no numba, no napari."""
+    program = (
+        "import sys; from asem_core.cli import main\n"
+        f"sys.argv = ['asem', *{words!r}]\n"
+        "try: main()\n"
+        "except SystemExit as done: assert not done.code, done.code\n"
+        "heavy = {'torch', 'numba', 'napari', 'matplotlib', 'scipy', 'skimage', 'neuroglancer'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+def test_importing_the_core_has_no_effects(tmp_path: Path) -> None:
+    """Importing writes no files and reads no configuration."""
+    program = "import asem_core.interfaces, asem_core.catalog, asem_core.recipe, asem_core.store, asem_core.blocks"
+    env = {**os.environ, "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_public_function_has_a_docstring() -> None:
+    """Public modules, classes and functions of core, plugins and registry say what they do."""
+    missing = []
+    for folder in (ROOT / "asem_core", ROOT / "plugins", ROOT / "registry"):
+        for file in folder.rglob("*.py"):
+            tree = ast.parse(file.read_text())
+            if not ast.get_docstring(tree):
+                missing.append(str(file))
+            for node in tree.body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    own = file.stem.startswith("_") or node.name.startswith(("register_", "mount"))
+                    if not own and not ast.get_docstring(node):
+                        missing.append(f"{file}:{node.name}")
+    assert not missing
