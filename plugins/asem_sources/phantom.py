@@ -16,7 +16,6 @@ from asem_core.volume import Labels, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 if TYPE_CHECKING:
     from asem_sources._phantom.imaging import Look
-    from asem_sources._phantom.scene import Scene
 
 TRUTHS = ("nuclear-pores", "clathrin-coats", "caveolae", "mitochondria", "golgi", "endosomes", "endoplasmic-reticulum")
 _INSTANCES = ("nuclear-pores", "clathrin-coats", "caveolae", "mitochondria", "golgi", "endosomes")
@@ -110,7 +109,7 @@ class Phantom(Source):
         if layer not in _LAYERS:
             raise UnknownName(f"A phantom has no layer '{layer}'. It has: {', '.join(_LAYERS)}.")
         kind = Volume if layer == "raw" else Labels
-        return kind(_Drawing(self, layer), self.voxel_size_nm, path=f"phantom:{self.seed}/{layer}")
+        return kind(_Drawing(self, layer), self.voxel_size_nm, path=f"phantom:{self.scene}-{self.look}-{self.seed}/{layer}")
 
     def truth(self, organelle: str) -> dict[str, np.ndarray]:
         """Give the truth table of an organelle: one row an object, lengths in nm (see docs/phantoms.md).
@@ -143,7 +142,7 @@ class Phantom(Source):
         return as_zyx([max(1, round(n / s)) for n, s in zip(self.size_nm, self.voxel_size_nm, strict=True)])
 
     @cached_property
-    def _scene(self) -> Scene:
+    def _scene(self) -> Any:  # a Scene; attrs makes this a field, and recipes must resolve the types of fields
         from asem_sources._phantom.scene import build_scene
 
         return build_scene(self)
