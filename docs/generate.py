@@ -1,0 +1,124 @@
+"""Write the reference pages that the program itself knows best: `python docs/generate.py`.
+
+A test compares the pages with what this writes, so they never go stale.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import attrs
+import typer.main
+
+from asem_core import hookspecs
+from asem_core.catalog import KINDS, load_catalog
+from asem_core.cli import make_app
+
+DOCS = Path(__file__).parent
+
+
+def plugins_page() -> str:
+    """List the built-in plugins with their options."""
+    lines = [
+        "# Built-in plugins",
+        "",
+        "What `asem plugins list` shows of a plain installation, and each plugin's options with their defaults.",
+        "This page is written by `python docs/generate.py`.",
+        "",
+    ]
+    catalog = load_catalog(["asem-core"])
+    for kind in KINDS:
+        offers = sorted((o for o in catalog.offers if o.kind == kind), key=lambda o: o.name)
+        lines += [f"## {kind.capitalize()}s", "", "| name | what it does | options |", "|---|---|---|"]
+        lines += [f"| `{o.name}` | {o.summary} | {_options(o.cls)} |" for o in offers]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _options(cls: type) -> str:
+    shown = []
+    for field in attrs.fields(cls):
+        if not field.init:
+            continue
+        default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
+        shown.append(f"`{field.name}`" if field.default is attrs.NOTHING else f"`{field.name} = {default!r}`")
+    return ", ".join(shown) or "none"
+
+
+def hooks_page() -> str:
+    """Give every hook with its exact signature."""
+    lines = [
+        "# Hooks",
+        "",
+        "A plugin module offers things by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
+        "module is named by an entry point of the group `asem`. See [Write a plugin](write_a_plugin.md).",
+        "This page is written by `python docs/generate.py`.",
+        "",
+    ]
+    for name in sorted(n for n in dir(hookspecs) if n.startswith("register_")):
+        hook = getattr(hookspecs, name)
+        lines += [
+            f"## {name}",
+            "",
+            "```text",
+            f"def {name}{inspect.signature(hook)}",
+            "```",
+            "",
+            inspect.getdoc(hook) or "",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def cli_page() -> str:
+    """Give the help of every command."""
+    lines = [
+        "# Commands",
+        "",
+        "What `asem COMMAND --help` says. This page is written by `python docs/generate.py`.",
+        "",
+    ]
+    app: Any = typer.main.get_command(make_app())
+    _describe(app, "asem", lines)
+    return "\n".join(lines)
+
+
+def _describe(command: Any, path: str, lines: list[str]) -> None:
+    if path != "asem":
+        lines += [f"## {path}", "", inspect.cleandoc(command.help or ""), ""]
+        rows = [_row(p) for p in command.params if not getattr(p, "hidden", False) and p.name != "help"]
+        if rows:
+            lines += ["| option | what it means | default |", "|---|---|---|", *rows, ""]
+
+    for name in command.list_commands(None) if hasattr(command, "commands") else ():
+        _describe(command.commands[name], f"{path} {name}", lines)
+
+
+def _row(parameter: Any) -> str:
+    names = ", ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
+    if parameter.param_type_name == "argument":
+        names = f"`{(parameter.metavar or parameter.name).upper()}`"
+    default = parameter.default
+    if parameter.name == "workers":
+        shown = "all cores"
+    elif parameter.required:
+        shown = "needed"
+    else:
+        shown = "" if default in (None, False, (), []) or callable(default) else f"`{default}`"
+    text = (getattr(parameter, "help", None) or "").replace("|", "\\|").replace("\n", " ")
+    return f"| {names} | {text} | {shown} |"
+
+
+PAGES = {"plugins.md": plugins_page, "plugin_hooks.md": hooks_page, "cli.md": cli_page}
+
+
+def main() -> None:
+    """Write all pages."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page().rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
