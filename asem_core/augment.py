@@ -96,7 +96,9 @@ class Augment:
         shape = np.abs(after) @ box.shape
         spacing = np.array(self.elastic_spacing_vx)
         size = (shape - 1) // spacing + 4
-        lattice = np.stack(np.meshgrid(*[np.arange(n) - 1.0 for n in size], indexing="ij")) * spacing[:, None, None, None]
+        lattice = (
+            np.stack(np.meshgrid(*[np.arange(n) - 1.0 for n in size], indexing="ij")) * spacing[:, None, None, None]
+        )
         lattice -= ((shape - 1) / 2)[:, None, None, None]
         angle = np.deg2rad(rng.uniform(*self.rotation_deg))
         rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
@@ -115,7 +117,8 @@ class Augment:
         begins_shift = rng.random(num_planes) < self.shift_probability
         slips = rng.random(num_planes) < self.slip_probability
         shifted: np.ndarray = np.cumsum(amount[0] * begins_shift, axis=1)
-        return shifted + amount[1] * slips
+        shifted += amount[1] * slips
+        return shifted
 
     def draw_shade(self, num_planes: int, rng: np.random.Generator) -> Shade:
         """Draw a change of grey values for a block of `num_planes` planes."""
@@ -144,7 +147,9 @@ class Warp:
         """Say which voxels of the volume are needed to sample `box`, a part of the warp's own box."""
         # The map is smooth on the scale of the lattice, so every 8th voxel tells its extent to well within the margin of 1.
         ranges = [np.unique(np.r_[b : e - 1 : 8, e - 1]) for b, e in zip(*self._before_turn(box), strict=True)]
-        weights = [_cubic_weights(r, s, n) for r, s, n in zip(ranges, self.spacing, self.lattice.shape[1:], strict=True)]
+        weights = [
+            _cubic_weights(r, s, n) for r, s, n in zip(ranges, self.spacing, self.lattice.shape[1:], strict=True)
+        ]
         places = np.einsum("zi,yj,xk,cijk->czyx", *weights, self.lattice, optimize=True)
         begin, end = self._before_turn(box)
         planes = self.planes[:, begin[0] : end[0]]

@@ -8,7 +8,6 @@ The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its p
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,10 @@ class TrainingRecipe:
     path: Path | None = None
 
 
-def read_training_recipe(path: str | Path, catalog: Catalog) -> TrainingRecipe:
+def read_training_recipe(path: str | Path, catalog: Catalog, folder: Path | None = None) -> TrainingRecipe:
     """Read the tables `[model]`, `[sampler]` (optional) and `[train]` of a recipe; other tables are other stages'.
+
+    Relative paths in it are relative to `folder`, by default the recipe's own.
 
     Raises
     ------
@@ -48,6 +49,7 @@ def read_training_recipe(path: str | Path, catalog: Catalog) -> TrainingRecipe:
         A table is missing, or holds an unknown or wrong option; the message says which.
     """
     path = Path(path).resolve()
+    folder = folder or path.parent
     table = read_toml(path)
     for needed in ("model", "train"):
         if not isinstance(table.get(needed), dict):
@@ -60,8 +62,27 @@ def read_training_recipe(path: str | Path, catalog: Catalog) -> TrainingRecipe:
             raise RecipeError(f'{path.name}: {kind} does not say which plugin: add use = "...".')
         plugins[kind] = build_choice(catalog, kind, Choice(use, options), f"{path.name} @ {kind}")
     return TrainingRecipe(
-        plugins["model"], plugins["sampler"], _options(table["train"], path.name), path.parent, path
+        plugins["model"], plugins["sampler"], build(TrainOptions, table["train"], f"{path.name} @ train"), folder, path
     )
+
+
+def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
+    """Read the recipe that a run was started with.
+
+    Raises
+    ------
+    BadInput
+        `run` is not the folder of a training run.
+    """
+    folder = RunFolder(Path(run))
+    known = folder.read_json("provenance.json")
+    return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known["recipe_folder"]))
+
+
+def started_from(run: str | Path) -> Path | None:
+    """Name the weights that a run fine-tunes, or None."""
+    found = RunFolder(Path(run)).read_json("provenance.json")["start_from"]
+    return None if found is None else Path(found["path"])
 
 
 def train(
@@ -129,7 +150,7 @@ def make_plan(
         initialise(network, options)
     else:
         load_weights(start_from, network)
-    reach = network.input_shape(options.block)
+    reach = network.input_shape(options.block)  # type: ignore[operator]
 
     def open_all(kind: str, *, clean: bool) -> list[Region]:
         found = []
@@ -155,10 +176,6 @@ def make_plan(
     )
 
 
-def _options(table: Mapping[str, Any], name: str) -> TrainOptions:
-    return build(TrainOptions, table, f"{name} @ train")
-
-
 def _record(recipe: TrainingRecipe, plan: Plan, start_from: str | Path | None, processes: int) -> dict[str, Any]:
     """Describe the run: what must be equal for a run to be resumed."""
     regions = [*plan.regions, *plan.validation]
@@ -168,7 +185,9 @@ def _record(recipe: TrainingRecipe, plan: Plan, start_from: str | Path | None, p
         model=recipe.model,
         sampler=recipe.sampler,
         options=recipe.options,
-        start_from=None if start_from is None else {"path": str(start_from), "sha256": sha256(start_from)},
+        start_from=None
+        if start_from is None
+        else {"path": str(Path(start_from).resolve()), "sha256": sha256(start_from)},
         processes=processes,
         recipe_folder=str(recipe.folder),
     )

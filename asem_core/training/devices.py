@@ -50,7 +50,7 @@ class Team:
         if self.size > 1:
             torch.distributed.barrier()
 
-    def spread(self, network: torch.nn.Module) -> Any:
+    def spread(self, network: Any) -> Any:
         """Wrap a network so that its gradients are averaged over all processes."""
         import torch
 
@@ -100,7 +100,7 @@ def half_precision(options: TrainOptions, device: torch.device) -> bool:
     if options.precision != "auto":
         return options.precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # torch has no public name for this question; without it, float32 is right everywhere.
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     return device.type == "cpu" and bool(native())

@@ -106,7 +106,9 @@ class RunFolder:
         import torch
 
         if not self.state.is_file():
-            raise BadInput(f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without --resume.")
+            raise BadInput(
+                f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without --resume."
+            )
         found: dict[str, Any] = torch.load(self.state, map_location=device, weights_only=True)
         return found
 

@@ -108,19 +108,15 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
     """Time some iterations of a copy of the network, the first left out; blocks are really read and augmented."""
     import copy
 
-    import torch
-
     from asem_core.training.devices import half_precision, join_team
-    from asem_core.training.loop import make_optimizer, step
+    from asem_core.training.loop import make_optimizer, step, to_device
     from asem_core.training.stream import BlockStream
 
     options = plan.options
     with join_team("auto") as team:
-        network = copy.deepcopy(plan.network).to(team.device, memory_format=torch.channels_last_3d).train()
+        network = to_device(copy.deepcopy(plan.network), team.device).train()
         optimizer = make_optimizer(network, options.optimizer, team.device)
-        stream = BlockStream(
-            plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed
-        )
+        stream = BlockStream(plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed)
         cuts, half = stream.cuts(0), half_precision(options, team.device)
         times = []
         for _ in range(num_iterations):
@@ -138,11 +134,11 @@ _NO_VALIDATION = Finding(
 
 def _geometry(plan: Plan) -> Iterator[Finding]:
     options, regions = plan.options, [*plan.regions, *plan.validation]
-    for check in (lambda: require_one_voxel_size(regions), lambda: require_apart(plan.regions, plan.validation)):
-        try:
-            check()
-        except AsemError as error:
-            yield Finding(str(error), refused=True)
+    try:
+        require_one_voxel_size(regions)
+        require_apart(plan.regions, plan.validation)
+    except AsemError as error:
+        yield Finding(str(error), refused=True)
     network = plan.network
     fitting = network.output_shape(network.input_shape(options.block))  # type: ignore[operator]
     if fitting != tuple(options.block):
@@ -154,9 +150,13 @@ def _geometry(plan: Plan) -> Iterator[Finding]:
         short = missing_context(region, plan.context)
         if short:
             sides = ", ".join(f"{n} {side}" for side, n in short.items())
-            advice = "" if options.missing_context == "reflect" else (
-                " Crop the labels with box = ..., give an image with more around them, or accept its mirror image: "
-                'missing_context = "reflect".'
+            advice = (
+                ""
+                if options.missing_context == "reflect"
+                else (
+                    " Crop the labels with box = ..., give an image with more around them, or accept its mirror image: "
+                    'missing_context = "reflect".'
+                )
             )
             yield Finding(
                 f"Region '{region.name}': the network looks {list(plan.context)} voxels (z, y, x) beyond the labels, but "
@@ -175,7 +175,9 @@ def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:
             refused=True,
         )
     elif foreground == annotated:
-        yield Finding(f"Every voxel to {purpose} ({names}) is foreground: there is nothing to tell apart.", refused=True)
+        yield Finding(
+            f"Every voxel to {purpose} ({names}) is foreground: there is nothing to tell apart.", refused=True
+        )
     for f in facts:
         if foreground and not f.num_foreground_vx:
             yield Finding(f"Region '{f.name}' holds no foreground.")

@@ -64,7 +64,9 @@ def draw_curves(
     top.plot(steps, losses, color="0.75", linewidth=0.8)
     if len(losses) >= 20:
         width = len(losses) // 20
-        top.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), color="0.3", label="training")
+        top.plot(
+            steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"), color="0.3", label="training"
+        )
     at = [v["iteration"] for v in validated]
     top.plot(at, [v["loss"] for v in validated], "o-", markersize=3, color="tab:orange", label="validation")
     for key, label in _SCORES.items():

@@ -45,7 +45,9 @@ class Balanced(Sampler):
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(type(self)):
             if not 0 <= getattr(self, field.name) <= 1:
-                raise RecipeError(f"sampler balanced: {field.name} is {getattr(self, field.name)}; it lies from 0 to 1.")
+                raise RecipeError(
+                    f"sampler balanced: {field.name} is {getattr(self, field.name)}; it lies from 0 to 1."
+                )
 
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
         """Yield accepted boxes, for ever.
