@@ -43,12 +43,26 @@ def choose_source(catalog: Catalog, path: str, use: str | None, options: Mapping
 
 
 def import_volume(
-    source: Source, output: str | Path, run: Run, *, layer: str | None = None, overwrite: bool = False
+    source: Source,
+    output: str | Path,
+    run: Run,
+    *,
+    layer: str | None = None,
+    box: str | None = None,
+    overwrite: bool = False,
 ) -> Volume:
-    """Copy one layer of a source into a cell; returns the finished layer if this was done before."""
+    """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
+
+    Returns the finished layer if this was done before.
+    """
     volume = source.open(layer)
     about = dict(volume.attributes.get("asem", {}).get("source", {}))
-    record = made_by("import", source=source, layer=layer, fingerprint=about.get("fingerprint"), inputs=[volume])
+    part = {"box": Box.parse(box, volume.shape)} if box else {}
+    record = made_by(
+        "import", source=source, layer=layer, fingerprint=about.get("fingerprint"), inputs=[volume], **part
+    )
+    if box:
+        volume = volume.crop(part["box"])
     finished = find_finished(output, record)
     if finished is not None:
         return finished
