@@ -79,24 +79,28 @@ def _detect(staining, begin, seed, optics, inverted):
     bright, contrast, shot, line, curtain, drift = optics
     nz, ny, nx = staining.shape
     image = np.empty((nz, ny, nx), np.uint8)
+    stripes = np.empty(nx)
     for i in range(nz):
         z = begin[0] + i
         slow = value_noise(seed, 20, float(z), 0.0, 0.0, 180.0)
         offset = drift * (1.5 * slow + 0.35 * hash_normal(seed, 21, z, 0, 0))
         gain = contrast * (1.0 + 0.004 * drift * value_noise(seed, 22, float(z), 0.0, 0.0, 240.0))
+        for k in range(nx):
+            x = float(begin[2] + k)
+            stripes[k] = value_noise(seed, 25, z * 0.25, 0.0, x, 5.0) + 0.7 * value_noise(seed, 26, z * 0.08, 0.0, x, 17.0)
         for j in range(ny):
             y = begin[1] + j
+            strength = curtain * (1.0 + 0.6 * value_noise(seed, 27, float(z), float(y), 0.0, 90.0))
             flicker = line * hash_normal(seed, 23, z, y, 0)
             before = hash_normal(seed, 24, z, y, begin[2] - 1)
             for k in range(nx):
                 x = begin[2] + k
-                stripes = value_noise(seed, 25, z * 0.25, y * 0.004, float(x), 5.0) + 0.7 * value_noise(seed, 26, z * 0.08, y * 0.004, float(x), 17.0)
                 now = hash_normal(seed, 24, z, y, x)
                 # The detector answers a little late: shot noise of neighbours along a line is correlated.
                 grain = (now + 0.45 * before) * 0.912
                 before = now
                 signal = bright - gain * staining[i, j, k]
-                value = signal + offset + flicker + curtain * stripes + shot * (0.55 + 0.45 * max(0.0, signal) / bright) * grain
+                value = signal + offset + flicker + strength * stripes[k] + shot * (0.55 + 0.45 * max(0.0, signal) / bright) * grain
                 value = min(255.0, max(0.0, value + 0.5))
                 image[i, j, k] = 255 - int(value) if inverted else int(value)
     return image
