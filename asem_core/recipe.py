@@ -7,6 +7,8 @@ is not 2, and "false" is not true.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import tomllib
 import types
 import typing
@@ -122,8 +124,23 @@ def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder
         raise RecipeError(f"{where}: {error}") from None
     options = dict(choice.options)
     if folder is not None and isinstance(options.get("path"), str) and "://" not in options["path"]:
-        options["path"] = str(folder / options["path"])
+        options["path"] = str(folder / expand(options["path"], where))
     return build(cls, options, f"{where} ({choice.use})")
+
+
+def expand(path: str, where: str) -> str:
+    """Put the values of environment variables (`${NAME}`) and `~` into a path of a recipe.
+
+    Raises
+    ------
+    RecipeError
+        A variable is not set; names it.
+    """
+    found = os.path.expandvars(Path(path).expanduser())
+    unset = re.search(r"\$\{(\w+)\}", found)
+    if unset:
+        raise RecipeError(f"{where}: the environment variable {unset[1]} in '{path}' is not set.")
+    return found
 
 
 def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -180,10 +197,10 @@ def _converter() -> cattrs.Converter:
     for kind in (bool, int, float, str):
         converter.register_structure_hook(kind, _strict)
     converter.register_structure_hook(Path, lambda value, _: Path(_strict(value, str)))
-    converter.register_structure_hook_func(lambda t: typing.get_origin(t) is typing.Literal, _one_of)
+    converter.register_structure_hook_func(lambda t: _origin(t) is typing.Literal, _one_of)
     converter.register_structure_hook_func(_is_union, lambda value, union: _first_fit(converter, value, union))
     converter.register_structure_hook_func(
-        lambda t: typing.get_origin(t) is tuple, lambda value, t: _strict_tuple(converter, value, t)
+        lambda t: _origin(t) is tuple, lambda value, t: _strict_tuple(converter, value, t)
     )
     return converter
 
@@ -204,8 +221,12 @@ def _one_of(value: Any, kind: Any) -> Any:
     return value
 
 
+def _origin(kind: Any) -> Any:
+    return typing.get_origin(kind)
+
+
 def _is_union(kind: Any) -> bool:
-    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return _origin(kind) in (typing.Union, types.UnionType)
 
 
 def _first_fit(converter: cattrs.Converter, value: Any, union: Any) -> Any:

@@ -308,7 +308,7 @@ def find_finished(path: str | Path, made_by: Mapping[str, Any]) -> Volume | None
     if not Path(path).exists():
         return None
     try:
-        found = open_volume(path)
+        found: Volume = open_volume(path)
     except BadInput:
         return None
     return found if found.attributes.get("asem", {}).get("made_by") == json.loads(json.dumps(made_by)) else None

@@ -1,0 +1,47 @@
+"""`asem run`: a whole recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asem_core.cli._options import DEFAULT_WORKERS, BlockShape, Overwrite, Quiet, Workers, make_run
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("run", no_args_is_help=True)(run)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file that chooses plugins by name.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; by default the recipe's name.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the recipe.")] = False,
+    workers: Workers = DEFAULT_WORKERS,
+    block: BlockShape = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe: import, preprocess, train or fetch weights, predict, segment, evaluate, analyze, export.
+
+    Stopped or killed, the same command goes on where it was. Finished stages are not repeated.
+
+    Examples:
+
+        asem run docs/recipes/fib25-membrane.toml -o fib25/
+
+        asem run recipe.toml --check
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.flow import build_flow, run_flow
+    from asem_core.recipe import read_recipe
+
+    catalog = load_catalog()
+    flow = build_flow(read_recipe(recipe), catalog)
+    if check:
+        typer.echo(f"{recipe}: fine.")
+        return
+    folder = output or Path(recipe.stem)
+    run_flow(flow, catalog, folder, make_run(workers, block, quiet), typer.echo, overwrite=overwrite)
+    typer.echo(f"Everything is in {folder}/; look at it with: asem view {folder / 'cell.zarr'}")

@@ -1,0 +1,310 @@
+"""The whole flow of a recipe: source -> preprocess -> train -> predict -> segment -> evaluate -> analyze -> export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.errors import RecipeError
+from asem_core.importing import import_volume
+from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
+from asem_core.preprocess import apply
+from asem_core.pretrained import find_weights
+from asem_core.provenance import describe_plugin
+from asem_core.recipe import Choice, Recipe, build, build_choice, expand
+from asem_core.store import open_volume
+from asem_core.volume import Box, Labels, Volume
+
+Say = Callable[[str], None]
+"""Takes one line about what is being done; for people."""
+
+
+@attrs.frozen
+class EvaluateOptions:
+    """The `[evaluate]` table: compare the prediction with one of the recipe's labels.
+
+    Attributes
+    ----------
+    truth
+        A name of `[labels]`.
+    box
+        The part of the truth to compare, "z0:z1,y0:y1,x0:x1"; what was trained on is not a test.
+    zone_vx
+        Exclusion zone outwards and inwards in voxels; by default the model's own.
+    thresholds
+        Probabilities of interest.
+    """
+
+    truth: str
+    box: str | None = None
+    zone_vx: tuple[int, int] | None = None
+    thresholds: tuple[float, ...] = (0.5,)
+
+
+@attrs.frozen
+class ExportOptions:
+    """The `[export]` table: write TIFF planes named and placed as the original stack.
+
+    Attributes
+    ----------
+    layers
+        Which results: "segmentation", "probability".
+    """
+
+    layers: tuple[str, ...] = ("segmentation",)
+
+
+@attrs.frozen
+class Flow:
+    """A recipe with every plugin built and every table checked: nothing is left to go wrong by spelling."""
+
+    recipe: Recipe
+    source: Source
+    labels: Mapping[str, Source]
+    steps: Sequence[Preprocessor]
+    model: Model | None
+    weights: str | None
+    sampler: Sampler
+    predict: Any
+    evaluate: EvaluateOptions | None
+    analyzers: Sequence[Analyzer]
+    export: ExportOptions | None
+
+
+def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
+    """Build every plugin of a recipe and check every table, before any work starts.
+
+    Raises
+    ------
+    RecipeError
+        The first mistake, with its place.
+    """
+    from asem_core.predict import Prediction
+
+    name = recipe.path.name
+
+    def plugin(kind: str, choice: Choice, where: str) -> Any:
+        return build_choice(catalog, kind, choice, f"{name} @ {where}", recipe.folder)
+
+    model_options = dict(recipe.model.options) if recipe.model else {}
+    weights = model_options.pop("weights", None)
+    flow = Flow(
+        recipe,
+        plugin("source", recipe.source, "source"),
+        {n: plugin("source", c, f"labels.{n}") for n, c in recipe.labels.items()},
+        [plugin("preprocessor", c, f"preprocess[{i}]") for i, c in enumerate(recipe.preprocess)],
+        plugin("model", Choice(recipe.model.use, model_options), "model") if recipe.model else None,
+        weights,
+        plugin("sampler", recipe.sampler or Choice("balanced"), "sampler"),
+        build(Prediction, recipe.predict, f"{name} @ predict"),
+        build(EvaluateOptions, recipe.evaluate, f"{name} @ evaluate") if recipe.evaluate is not None else None,
+        [plugin("analyzer", c, f"analyze[{i}]") for i, c in enumerate(recipe.analyze)],
+        build(ExportOptions, recipe.export, f"{name} @ export") if recipe.export is not None else None,
+    )
+    _check_whole(flow, name)
+    if recipe.train is not None:
+        _train_options(recipe, "the recipe's image", dict.fromkeys(recipe.labels, "the recipe's labels"))
+    return flow
+
+
+def _check_whole(flow: Flow, name: str) -> None:
+    recipe = flow.recipe
+    needs_model = [t for t in ("train", "evaluate", "export") if getattr(recipe, t) is not None]
+    if flow.model is None and (needs_model or recipe.analyze):
+        raise RecipeError(
+            f'{name}: [{(needs_model or ["analyze"])[0]}] needs a [model]: add use = "mitochondria", for example.'
+        )
+    if flow.model is not None and flow.weights is None and recipe.train is None:
+        raise RecipeError(
+            f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'
+        )
+    if flow.weights is not None and not isinstance(flow.weights, str):
+        raise RecipeError(f"{name}: option 'weights' @ model: expected a text in quotes, got {flow.weights!r}")
+    if flow.evaluate is not None and flow.evaluate.truth not in flow.labels:
+        known = ", ".join(flow.labels) or "none"
+        raise RecipeError(f"{name}: evaluate.truth is '{flow.evaluate.truth}', but [labels] has: {known}.")
+
+
+def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
+    """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `tiff/`.
+
+    Stages that an equal run has finished are not repeated; one that was interrupted goes on where it stopped.
+    """
+    cell = output / "cell.zarr"
+    stage = _Stages(say)
+
+    with stage("import"):
+        image = import_volume(flow.source, cell / "raw", run, overwrite=overwrite)
+        labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
+    with stage("preprocess"):
+        for step, layer in zip(flow.steps, _layer_names(flow.steps), strict=True):
+            image = apply(step, image, cell / layer, run, overwrite=overwrite)
+    if flow.model is None:
+        return
+    with stage("train" if flow.recipe.train is not None else "weights"):
+        weights = _weights(flow, catalog, image, labels, output, overwrite)
+    name = flow.model.name
+    with stage("predict"):
+        probability = _predict(flow, weights, image, cell / "predictions" / name / "probability", run, overwrite)
+    with stage("segment"):
+        target = cell / "predictions" / name / "segmentation"
+        segmentation = flow.model.segment(probability, target, run)
+    if flow.evaluate is not None:
+        with stage("evaluate"):
+            _evaluate(flow, catalog, probability, cell, output / "reports" / "evaluation", run, say)
+    if flow.analyzers:
+        from asem_core.analyze import analyze
+
+        with stage("analyze"):
+            for analyzer in flow.analyzers:
+                page = analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run)
+                say(f"{analyzer.name}: {page}")
+    if flow.export is not None:
+        from asem_core.export import export_tiff
+
+        with stage("export"):
+            for layer in flow.export.layers:
+                chosen = {"segmentation": segmentation, "probability": probability}.get(layer)
+                chosen = chosen if chosen is not None else open_volume(cell / layer)
+                export_tiff(chosen, output / "tiff" / Path(layer).name, run, overwrite=True)
+                say(f"{layer}: {output / 'tiff' / Path(layer).name}")
+
+
+class _Stages:
+    """Announces each stage, and says how long it took."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._name = ""
+        self._start = 0.0
+
+    def __call__(self, name: str) -> _Stages:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._say(f"{self._name}: done in {time.monotonic() - self._start:.1f} s")
+
+
+def _layer_names(steps: Sequence[Preprocessor]) -> list[str]:
+    """Name the layer of each step: `raw_clahe`; a second step of one name gets a number."""
+    names: list[str] = []
+    for step in steps:
+        name = f"raw_{step.name}"
+        same = sum(n == name or n.startswith(f"{name}_") for n in names)
+        names.append(f"{name}_{same + 1}" if same else name)
+    return names
+
+
+def _weights(
+    flow: Flow, catalog: Catalog, image: Volume, labels: Mapping[str, Volume], output: Path, overwrite: bool
+) -> Path:
+    if flow.recipe.train is None:
+        assert flow.weights is not None  # _check_whole
+        return find_weights(flow.weights, flow.recipe.folder)
+    from asem_core.train import TrainingRecipe, train
+
+    assert flow.model is not None
+    places = {n: str(Path(v.path).resolve()) for n, v in labels.items()}
+    options = _train_options(flow.recipe, str(Path(image.path).resolve()), places)
+    folder = output / "training"
+    started = (folder / "provenance.json").exists() and not overwrite
+    made = train(
+        TrainingRecipe(flow.model, flow.sampler, options, flow.recipe.folder, flow.recipe.path),
+        catalog,
+        folder,
+        start_from=find_weights(flow.weights, flow.recipe.folder) if flow.weights else None,
+        resume=started,
+        overwrite=overwrite,
+        device=flow.predict.device,
+    )
+    return made.chosen()
+
+
+def _train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> Any:
+    """Build the `[train]` table; its regions may name the recipe's labels, and take its image unless they name one."""
+    from asem_core.training.options import TrainOptions
+
+    where = f"{recipe.path.name} @ train"
+    table = dict(recipe.train or {})
+    for part in ("regions", "validation"):
+        regions = table.get(part, [])
+        if isinstance(regions, list) and all(isinstance(r, Mapping) for r in regions):
+            table[part] = [_region(r, image, labels, recipe.folder, where) for r in regions]
+    return build(TrainOptions, table, where)
+
+
+def _region(
+    region: Mapping[str, Any], image: str, labels: Mapping[str, str], folder: Path, where: str
+) -> dict[str, Any]:
+    chosen = {"raw": image, **region}
+    for key in ("labels", "mask", "exclusion"):
+        place = chosen.get(key)
+        if place in labels:
+            chosen[key] = labels[place]
+        elif isinstance(place, str) and not (folder / expand(place, where)).exists():
+            known = ", ".join(labels) or "none"
+            raise RecipeError(f"{where}: {key} = '{place}' is neither a name of [labels] ({known}) nor a path.")
+    return chosen
+
+
+def _predict(flow: Flow, weights: Path, image: Volume, output: Path, run: Run, overwrite: bool) -> Volume:
+    from asem_core.predict import predict
+    from asem_core.provenance import sha256
+    from asem_core.weights import load_weights, read_metadata
+
+    assert flow.model is not None
+    # Our own files say which network they belong to; the authors' are of the model's own.
+    network = load_weights(weights, None if read_metadata(weights).get("model") else flow.model.network())
+    details = {
+        "model": describe_plugin(flow.model)["name"],
+        "weights": flow.weights or "trained here",
+        "weights_sha256": sha256(weights),
+    }
+    return predict(network, image, output, run, flow.predict, details=details, overwrite=overwrite)
+
+
+def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, folder: Path, run: Run, say: Say) -> None:
+    from asem_core.evaluate import exclusion_of, score
+    from asem_core.evaluation_report import sections
+    from asem_core.provenance import made_by
+    from asem_core.report import write_report
+
+    assert flow.model is not None
+    assert flow.evaluate is not None
+    options = flow.evaluate
+    truth = open_volume(cell / "labels" / options.truth, kind=Labels)
+    zone = _zone(flow, catalog)
+    exclusion = exclusion_of(truth, zone, run) if zone is not None else None
+    part = Box.parse(options.box, truth.shape) if options.box else truth.box
+    found = {
+        options.truth: score(probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, run=run)
+    }
+    record = made_by("evaluate", inputs=[probability, truth], zone=zone, box=part, thresholds=options.thresholds)
+    page = write_report(folder, f"Evaluation: {options.truth}", sections(found, options.thresholds, {}), made_by=record)
+    for threshold in options.thresholds:
+        counts = found[options.truth].at(threshold)
+        say(
+            f"{options.truth} at {threshold:g}: F1 {counts.f1:.4f}, precision {counts.precision:.4f}, recall {counts.recall:.4f}"
+        )
+    say(f"evaluation: {page}")
+
+
+def _zone(flow: Flow, catalog: Catalog) -> Preprocessor | None:
+    assert flow.model is not None
+    assert flow.evaluate is not None
+    if flow.evaluate.zone_vx is None:
+        return flow.model.exclusion_zone()
+    outwards, inwards = flow.evaluate.zone_vx
+    zone: Preprocessor = catalog.get("preprocessor", "exclusion-zone")(dilate_vx=outwards, erode_vx=inwards)
+    return zone if outwards or inwards else None

@@ -1,0 +1,39 @@
+"""Pretrained weights by name: the core's one door to the registry, which it finds by an entry point."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from asem_core.errors import MissingExtra, UnknownName
+
+
+def registry() -> Any:
+    """Load the registry module that is installed: it has `find(name) -> Card` and `pull(name) -> Path`.
+
+    Raises
+    ------
+    MissingExtra
+        None is installed.
+    """
+    for point in entry_points(group="asem.registry"):
+        return point.load()
+    raise MissingExtra("No registry of pretrained models is installed. Give a weights file, or: pip install asem-core.")
+
+
+def find_weights(name: str, folder: Path | None = None) -> Path:
+    """Find weights: a file (relative to `folder`), or a name of the registry, which is fetched and checked.
+
+    Raises
+    ------
+    UnknownName
+        It is neither; lists the nearest names.
+    """
+    file = (folder or Path()) / name
+    if file.is_file():
+        return file
+    if Path(name).suffix in (".pt", ".pth", ".safetensors"):
+        raise UnknownName(f"The weights file {file} does not exist.")
+    pulled: Path = registry().pull(name)
+    return pulled
