@@ -250,7 +250,7 @@ def _region(
     chosen = {"raw": image, **region}
     for key in ("labels", "mask", "exclusion"):
         place = chosen.get(key)
-        if place in labels:
+        if isinstance(place, str) and place in labels:
             chosen[key] = labels[place]
         elif isinstance(place, str) and not (folder / expand(place, where)).exists():
             known = ", ".join(labels) or "none"
