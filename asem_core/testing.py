@@ -66,9 +66,10 @@ class PluginKit:
     def test_derives_from_its_interface(self, tmp_path: Path) -> None:
         """The class names its kind explicitly, is a frozen attrs class, and has a kebab-case name."""
         cls: Any = type(self.make(tmp_path))
+        name = cls.name
         assert KINDS[self.kind] in cls.__mro__, f"{cls.__name__} does not derive from {KINDS[self.kind].__name__}"
         assert attrs.has(cls), f"{cls.__name__} is not an attrs class"
-        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", cls.name), f"{cls.name!r} is not kebab-case"
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name), f"{name!r} is not kebab-case"
         assert cls.__doc__, f"{cls.__name__} has no docstring"
 
     def test_is_built_from_plain_options(self, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""The docs keep their promises: code runs, reference pages are what the program says, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asem_core.catalog import load_catalog
+from asem_core.flow import build_flow
+from asem_core.recipe import read_recipe
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+
+
+def blocks(language: str) -> list[Any]:
+    return [
+        pytest.param(page, text, id=f"{page.relative_to(ROOT)}-{i}")
+        for page in PAGES
+        for i, (found, text) in enumerate(FENCE.findall(page.read_text()))
+        if found == language
+    ]
+
+
+def generator() -> Any:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("python"))
+def test_python_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
+    """Every Python block of the docs runs by itself."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{page}:\n{done.stderr}"
+
+
+@pytest.mark.parametrize(("page", "text"), blocks("toml"))
+def test_toml_blocks_parse(page: Path, text: str) -> None:
+    """Every TOML block of the docs is TOML."""
+    tomllib.loads(text)
+
+
+def test_every_block_says_its_language() -> None:
+    """A block is python or toml, which are tested, or says by its language that it is shown only."""
+    known = {"python", "toml", "console", "text", "json", "csv", "bibtex"}
+    wrong = [(p.name, lang) for p in PAGES for lang, _ in FENCE.findall(p.read_text()) if lang not in known]
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", ["plugins.md", "plugin_hooks.md", "cli.md"])
+def test_reference_pages_are_fresh(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin table, the hooks and the commands' help equal what the program says now."""
+    monkeypatch.setenv("ASEM_PLUGINS", "asem-core")
+    written = (ROOT / "docs" / page).read_text()
+    assert written == generator().PAGES[page]().rstrip() + "\n", "run: python docs/generate.py"
+
+
+def test_links_lead_somewhere() -> None:
+    """Relative links and pictures of the docs exist."""
+    broken = []
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text())
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+            if "://" not in target and not target.startswith("mailto:") and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "docs" / "recipes").glob("*.toml")), ids=lambda p: p.name)
+def test_recipes_are_right(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every recipe under docs/ names existing plugins and options."""
+    from asem_core.train import read_training_recipe
+
+    monkeypatch.setenv("ASEM_TEST_DATA", os.environ.get("ASEM_TEST_DATA", str(tmp_path)))
+    table = tomllib.loads(recipe.read_text())
+    if "source" in table:
+        build_flow(read_recipe(recipe), load_catalog())
+    else:
+        read_training_recipe(recipe, load_catalog())
+
+
+def test_every_command_of_the_docs_exists() -> None:
+    """`asem WORD ...` in console blocks names a command that is there."""
+    import typer.main
+
+    from asem_core.cli import make_app
+
+    app: Any = typer.main.get_command(make_app())
+    wrong = []
+    for page in PAGES:
+        for language, text in FENCE.findall(page.read_text()):
+            if language == "console":
+                for word in re.findall(r"(?:^|&& |\$ |/)asem ([a-z]+)", text, re.M):
+                    if word not in app.commands:
+                        wrong.append((page.name, word))
+    assert not wrong
