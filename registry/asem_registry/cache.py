@@ -276,7 +276,16 @@ def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
     if native:
         os.replace(named, target)
     else:
-        metadata = {"model": {"use": card.model, **card.options}, "converted_from": url, "card": card.key}
+        metadata = {
+            "model": {"use": card.model, **card.options},
+            "voxel_size_nm": list(card.voxel_size_nm),
+            "preprocessing": [
+                {"name": step["use"], "options": {k: v for k, v in step.items() if k != "use"}}
+                for step in card.preprocessing
+            ],
+            "card": card.key,
+            "converted_from": url,
+        }
         save_weights(target, network, metadata)
 
 

@@ -251,13 +251,13 @@ def pull_data(
     Example: `asem data pull asem-cell-6 volumes/raw_equalized_0.02 --box 400:641,926:1402,2512:3040 -o cell_6.zarr/raw`
     """
     from asem_core.blocks import Run
-    from asem_registry.datasets import find_data_set, pull
+    from asem_registry.datasets import find_data_set, layers, pull
     from asem_registry.settings import Settings
 
     settings = Settings.load()
     data_set = find_data_set(name)
     if layer is None or output is None:
-        for found in data_set.layers(settings):
+        for found in layers(data_set, settings):
             typer.echo(found)
         typer.echo(f"Next: asem data pull {name} LAYER --box z0:z1,y0:y1,x0:x1 -o {name}.zarr/raw", err=True)
         return

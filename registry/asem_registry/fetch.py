@@ -88,7 +88,7 @@ def read_texts(address: str, suffix: str, settings: Settings, limit_bytes: int =
     def read() -> dict[str, str]:
         with _explained(address):
             paths = [path] if path.endswith(suffix) else [p for p in fs.ls(path, detail=False) if p.endswith(suffix)]
-            return {p: fs.cat_file(p, 0, limit_bytes).decode("utf-8") for p in sorted(paths)}
+            return {p: fs.cat_file(p, start=0, end=limit_bytes).decode("utf-8") for p in sorted(paths)}
 
     try:
         texts: dict[str, str] = _retry(read, attrs.evolve(settings, attempts=min(2, settings.attempts)))
@@ -217,7 +217,9 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
 
 def _read(remote: Remote, begin: int, end: int | None, size: int | None) -> bytes:
     with _explained(remote.url):
-        piece: bytes = remote.fs.cat_file(remote.path) if end is None else remote.fs.cat_file(remote.path, begin, end)
+        piece: bytes = (
+            remote.fs.cat_file(remote.path) if end is None else remote.fs.cat_file(remote.path, start=begin, end=end)
+        )
     if end is not None and len(piece) not in (end - begin, size):
         raise _Passing(f"sent {len(piece)} bytes where {end - begin} were asked for")
     return piece

@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
-
 from asem_core.errors import BadInput, OutputExists
 from asem_registry.bundle import keep
 from asem_registry.cache import folder_of, sha256
 from asem_registry.cache import remove as remove_from_cache
-from asem_registry.card import Card, card_toml, parse_card
+from asem_registry.card import Card, Score, card_toml, parse_card
 from asem_registry.settings import Settings
 
 
@@ -39,26 +37,29 @@ def publish(
     """
     from asem_core.weights import load_weights, read_metadata
 
-    facts = _facts_of_run(run) if run.is_dir() else {"weights": run}
-    weights = Path(facts["weights"])
+    weights = _weights_of(run)
     load_weights(weights)  # complete, finite, and of the network that its metadata name
-    model = dict(read_metadata(weights)["model"])
-    size = _voxel_size(voxel_size) or facts.get("voxel_size_nm")
+    known = read_metadata(weights)
+    model = _stated(known["model"])
+    size = _voxel_size(voxel_size) or known.get("voxel_size_nm")
     if size is None:
-        raise BadInput(f"{run} does not say the voxel size of its training images: add --voxel-size 5,5,5 (nm; z, y, x).")
+        raise BadInput(
+            f"{run} does not say the voxel size of its training images: add --voxel-size 5,5,5 (nm; z, y, x)."
+        )
+    z, y, x = (float(v) for v in size)
     card = Card(
         name=name,
         version=version,
         model=model.pop("use"),
         options=model,
-        voxel_size_nm=size,
-        preprocessing=tuple(facts.get("preprocessing", ())),
-        scores=tuple(facts.get("scores", ())),
-        recipe=facts.get("recipe", {}),
+        voxel_size_nm=(z, y, x),
+        preprocessing=tuple({"use": s["name"], **_stated(s["options"])} for s in known.get("preprocessing", ())),
+        scores=_scores(run, weights),
+        recipe=_recipe(run),
         file=f"{name}.safetensors" if version == 1 else f"{name}@{version}.safetensors",
         sha256=sha256(weights),
         size_bytes=weights.stat().st_size,
-        **{**words, "training_data": words["training_data"] or facts.get("training_data") or "not stated"},
+        **{**words, "training_data": words["training_data"] or _regions(run) or "not stated"},
     )
     card = parse_card(card_toml(card), f"the card of {name}")
     existing = home / "cards" / f"{card.key}.toml"
@@ -78,7 +79,9 @@ def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:
     if not card.file:
         found = remove_from_cache(card, settings, forget=forget)
         kept = "" if forget or not card.trust_on_first_use else " Its sum is still remembered; --forget forgets it."
-        return f"{card.key} was deleted from {folder_of(card, settings)}.{kept}" if found else f"{card.key} is not cached."
+        return (
+            f"{card.key} was deleted from {folder_of(card, settings)}.{kept}" if found else f"{card.key} is not cached."
+        )
     path = Path(card.origin)
     if path.parent != settings.home / "cards":
         raise BadInput(f"{card.key} belongs to {card.origin}, not to you: remove it there.")
@@ -94,12 +97,39 @@ def _voxel_size(text: str | None) -> tuple[float, float, float] | None:
     return read_voxel_size(text)
 
 
-def _facts_of_run(run: Path) -> dict[str, Any]:
-    """Gather what a training run's folder says of its weights."""
+def _weights_of(run: Path) -> Path:
     from asem_core.training.folder import RunFolder
 
-    folder = RunFolder(run)
-    recipe = run / "recipe.toml"
-    facts: dict[str, Any] = {"weights": folder.chosen()}
-    facts["recipe"] = tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
-    return facts
+    return RunFolder(run).chosen() if run.is_dir() else run
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    path = run / "recipe.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+_METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "jaccard": "Jaccard"}
+
+
+def _scores(run: Path, weights: Path) -> tuple[Score, ...]:
+    """Take what the run measured on its validation regions with these weights."""
+    from asem_core.training.folder import RunFolder
+
+    if not run.is_dir():
+        return ()
+    for line in RunFolder(run).read_metrics("validate"):
+        if weights.stem == f"iteration_{line['iteration']:07d}":
+            data = f"validation regions of the run, iteration {line['iteration']}, threshold 0.5"
+            return tuple(Score(m, round(line[k], 4), data) for k, m in _METRICS.items() if line.get(k) is not None)
+    return ()
+
+
+def _regions(run: Path) -> str:
+    """Name the volumes that the run was trained on."""
+    regions = _recipe(run).get("train", {}).get("regions", [])
+    return "; ".join(str(r["labels"].get("path") if isinstance(r["labels"], dict) else r["labels"]) for r in regions)
+
+
+def _stated(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is None, which TOML cannot say."""
+    return {key: value for key, value in options.items() if value is not None}
