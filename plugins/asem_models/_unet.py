@@ -60,21 +60,10 @@ class UNet(nn.Module):
 
         width = [features * feature_factor**i for i in range(len(self.kernels))]
         below = [in_channels, *width]
-        self.unet = nn.Module()
-        self.unet.l_conv = nn.ModuleList(_ConvPass(below[i], width[i], k) for i, k in enumerate(self.kernels))
+        encoders = [_ConvPass(below[i], width[i], k) for i, k in enumerate(self.kernels)]
         decoders = [_ConvPass(width[i] + width[i + 1], width[i], self.kernels[i]) for i in range(len(self.factors))]
-        self.unet.r_conv = nn.ModuleList([nn.ModuleList(decoders)])
+        self.unet = _Sides(encoders, decoders)
         self.final_conv_pass = _ConvPass(features, out_channels, [self.kernels[0][-1]], activate=False)
-
-    @property
-    def encoders(self) -> list[_ConvPass]:
-        """The convolutions on the way down, the full resolution first."""
-        return list(self.unet.l_conv)
-
-    @property
-    def decoders(self) -> list[_ConvPass]:
-        """The convolutions on the way up, by level: the full resolution first."""
-        return list(self.unet.r_conv[0])
 
     def spec(self) -> dict[str, Any]:
         """Say what `UNet(**spec)` needs to build this network again; plain JSON values."""
@@ -130,15 +119,15 @@ class UNet(nn.Module):
         self.output_shape(image.shape[2:])
         skips = []
         for level, factor in enumerate(self.factors):
-            image = self.unet.l_conv[level](image)
+            image = self.unet.encoders[level](image)
             skips.append(image)
             image = functional.max_pool3d(image, factor)
-        image = self.unet.l_conv[-1](image)
+        image = self.unet.encoders[-1](image)
         for level in reversed(range(len(self.factors))):
             image = functional.interpolate(image, scale_factor=[float(f) for f in self.factors[level]], mode="nearest")
             shape = [self._crop(n, level, axis) for axis, n in enumerate(image.shape[2:])]
             image = torch.cat([_centre(skips.pop(), shape), _centre(image, shape)], dim=1)
-            image = self.unet.r_conv[0][level](image)
+            image = self.unet.decoders[level](image)
         result: torch.Tensor = self.final_conv_pass(image)
         return result
 
@@ -147,6 +136,16 @@ class UNet(nn.Module):
         from asem_models._unet_inference import InferenceUNet
 
         return InferenceUNet(self) if InferenceUNet.fits(self) else self
+
+    def num_values(self, shape: Sequence[int]) -> int:
+        """Estimate how many values prediction of an input of `shape` holds at once (see `InferenceUNet`)."""
+        from asem_models._unet_inference import SLAB
+
+        skips = self.skip_shapes(shape)
+        kept = sum(self.features * self.feature_factor**i * math.prod(s) for i, s in enumerate(skips))
+        slab = (min(SLAB, shape[0]) + self.removed(0)[0]) * shape[1] * shape[2] * self.features
+        total: int = math.prod(shape) + kept + 3 * slab
+        return total
 
     def skip_shapes(self, shape: Sequence[int]) -> list[Zyx]:
         """Say, for an input of `shape`, the shape of each encoder's map that its decoder reads, by level."""
@@ -211,6 +210,16 @@ class UNet(nn.Module):
                         f"The factors {self.factors} and the kernels of level {level}, {kernels}, do not fit along "
                         f"{name}: the crop would be an odd number of voxels, off the centre. Use other kernels."
                     )
+
+
+class _Sides(nn.Module):
+    """The convolutions on the way down and on the way up, by level; named as in the authors' checkpoints."""
+
+    def __init__(self, encoders: Sequence[_ConvPass], decoders: Sequence[_ConvPass]) -> None:
+        super().__init__()
+        self.l_conv = nn.ModuleList(encoders)
+        self.r_conv = nn.ModuleList([nn.ModuleList(decoders)])
+        self.encoders, self.decoders = tuple(encoders), tuple(decoders)
 
 
 class _ConvPass(nn.Module):

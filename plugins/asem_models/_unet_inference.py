@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from asem_models._unet import UNet
 
 
+SLAB = 48
+"""Planes of full resolution to work on at once: few enough to save memory, many enough to save repeated work."""
+
+
 class InferenceUNet(nn.Module):
     """A trained `UNet` with the same geometry, whose result is the foreground's log-odds.
 
@@ -39,13 +43,14 @@ class InferenceUNet(nn.Module):
     slab : how many planes of full resolution to work on at once
     """
 
-    def __init__(self, network: UNet, slab: int = 48) -> None:
+    def __init__(self, network: UNet, slab: int = SLAB) -> None:
         super().__init__()
         self.geometry = copy.deepcopy(network)
         step = network.factors[0][0]
         self.slab = -(-slab // step) * step
-        self.encode = nn.ModuleList(_Encoder(e.convolutions) for e in self.geometry.encoders)
-        decoders = zip(self.geometry.decoders, network.factors, strict=True)
+        self.encode = nn.ModuleList(_Encoder(e.convolutions) for e in self.geometry.unet.encoders)
+        self.widths = [e.convolutions[-1].out_channels for e in self.geometry.unet.encoders]
+        decoders = zip(self.geometry.unet.decoders, network.factors, strict=True)
         self.decode = nn.ModuleList(_Decoder(d.convolutions, factor) for d, factor in decoders)
         self.last = _difference(self.geometry.final_conv_pass.convolutions[0])
 
@@ -103,7 +108,7 @@ class InferenceUNet(nn.Module):
         removed = self.geometry.removed(level)
         full = [n - r for n, r in zip(image.shape[2:], removed, strict=True)]
         before = [(n - k) // 2 for n, k in zip(full, kept, strict=True)]
-        width = self.encode[level].width
+        width = self.widths[level]
         skip = _empty_like(image, width, kept)
         pooled = _empty_like(image, width, [n // f for n, f in zip(full, factor, strict=True)])
         for first in range(0, full[0], slab):
@@ -119,12 +124,14 @@ class InferenceUNet(nn.Module):
 
     def _up(self, level: int, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         """Decode one level; at full resolution, some planes at a time and with the last convolution."""
-        decode, factor = self.decode[level], self.geometry.factors[level]
+        decode: _Decoder = self.decode[level]  # type: ignore[assignment]
+        factor = self.geometry.factors[level]
         for axis, f in zip((2, 3, 4), factor, strict=True):
             before = (below.shape[axis] * f - skip.shape[axis]) // 2 // f
             below = below.narrow(axis, before, below.shape[axis] - before)
         if level:
-            return decode(skip, below)
+            whole: torch.Tensor = decode(skip, below)
+            return whole
         removed = self.geometry.removed(0)[0] + self.last.kernel_size[0] - 1
         planes = skip.shape[2] - removed
         step = self.slab if decode.lost(removed) % factor[0] == 0 else planes
@@ -142,7 +149,6 @@ class _Encoder(nn.Module):
     def __init__(self, convolutions: Sequence[nn.Conv3d]) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(convolutions)
-        self.width = convolutions[-1].out_channels
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         for convolution in self.convolutions:
