@@ -8,6 +8,7 @@ A layer under work is marked incomplete until `finish_volume`, so that a half-wr
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -349,7 +350,9 @@ def _make_groups(folder: Path) -> None:
             if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
                 group.mkdir(parents=True, exist_ok=True)
                 zarr.open_group(str(group), mode="a")
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise BadInput(
             f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
         ) from None
