@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
 import zlib
@@ -22,15 +21,15 @@ import attrs
 import filelock
 import numpy as np
 
-from asem_core.blocks import Run, run_blocks
+from asem_core.blocks import Run
 from asem_core.errors import BadInput, MissingExtra, OutputBusy, OutputExists, UnknownName
-from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.metadata import multiscale_of, ome_attributes, ome_placement
+from asem_core.pyramid import build_pyramid
+from asem_core.volume import ArrayLike, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 V = TypeVar("V", bound=Volume)
 
 LARGEST_CHUNK = 64  # voxels along an edge; small enough for viewers, large enough for file systems
-SMALLEST_LEVEL = 64  # the pyramid ends when every edge is at most this many voxels
-_NM_PER = {"nanometer": 1.0, "nm": 1.0, "micrometer": 1e3, "um": 1e3, "millimeter": 1e6, "angstrom": 0.1, "meter": 1e9}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -60,10 +59,10 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
         raise BadInput(
             f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
         )
-    multiscale = _multiscale(attributes)
+    multiscale = multiscale_of(attributes)
     if multiscale is not None:
         dataset = multiscale["datasets"][0]
-        size, origin, keep = _ome_placement(multiscale, dataset, address)
+        size, origin, keep = ome_placement(multiscale, dataset, address)
         return kind(_squeezed(node[dataset["path"]], keep, address), size, origin, address, attributes)
     if hasattr(node, "members"):
         found = layers(address)
@@ -90,7 +89,7 @@ def layers(container: str | Path) -> list[str]:
             if not hasattr(member, "members"):
                 if {"resolution", "voxel_size"} & set(member.attrs):
                     found.append(address)
-            elif _multiscale(dict(member.attrs)) is not None:
+            elif multiscale_of(dict(member.attrs)) is not None:
                 found.append(address)
             else:
                 visit(member, address + "/")
@@ -142,35 +141,6 @@ def storage_options(address: str) -> dict[str, Any]:
     return {"anon": True, **({"endpoint_url": endpoint} if endpoint else {})}
 
 
-def _multiscale(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = attributes.get("ome", attributes).get("multiscales")
-    return dict(found[0]) if found else None
-
-
-def _ome_placement(
-    multiscale: Mapping[str, Any], dataset: Mapping[str, Any], address: str
-) -> tuple[ZyxNm, ZyxNm, list[int]]:
-    """Voxel size and origin in nm of one level, and which of the array's axes are z, y, x."""
-    axes = [a if isinstance(a, Mapping) else {"name": a} for a in multiscale["axes"]]
-    names = [str(a["name"]).lower() for a in axes]
-    if not {"z", "y", "x"} <= set(names):
-        raise BadInput(f"{address} has the axes {', '.join(names)}; a volume needs z, y and x.")
-    scale, translation = np.ones(len(axes)), np.zeros(len(axes))
-    for step in [*dataset.get("coordinateTransformations", []), *multiscale.get("coordinateTransformations", [])]:
-        if step["type"] == "scale":
-            scale, translation = scale * step["scale"], translation * step["scale"]
-        elif step["type"] == "translation":
-            translation = translation + step["translation"]
-    keep = [names.index(n) for n in "zyx"]
-    units = [str(axes[i].get("unit", "nanometer")).lower() for i in keep]
-    unknown = [u for u in units if u not in _NM_PER]
-    if unknown:
-        raise BadInput(f"{address} gives its voxel size in '{unknown[0]}'; known units: {', '.join(_NM_PER)}.")
-    nm = [_NM_PER[u] for u in units]
-    size = as_zyx_nm([float(scale[i]) * f for i, f in zip(keep, nm, strict=True)])
-    return size, as_zyx_nm([float(translation[i]) * f for i, f in zip(keep, nm, strict=True)], "origin"), keep
-
-
 def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm, ZyxNm, list[int]]:
     size = attributes.get("resolution", attributes.get("voxel_size"))
     if size is not None:
@@ -178,12 +148,12 @@ def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm
     parent, _, name = address.rpartition("/")
     if "://" in parent or Path(parent).exists():
         try:
-            multiscale = _multiscale(dict(_open_node(parent).attrs))
+            multiscale = multiscale_of(dict(_open_node(parent).attrs))
         except BadInput:
             multiscale = None
         for dataset in (multiscale or {}).get("datasets", []):
             if dataset["path"] == name:
-                return _ome_placement(multiscale or {}, dataset, address)
+                return ome_placement(multiscale or {}, dataset, address)
     raise BadInput(
         f"{address} says nothing of its voxel size: it has neither OME-Zarr metadata nor a 'resolution' attribute (nm, z y x). "
         f"Give it: asem import {address} --voxel-size 5,5,5 -o CELL.zarr"
@@ -296,7 +266,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     group = zarr.open_group(volume.path, mode="r+")
     if not is_complete(volume):
         if pyramid:
-            _build_pyramid(group, volume, run or Run(progress=False))
+            build_pyramid(group, volume, create_array, run or Run(progress=False))
         group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
     shutil.rmtree(volume.work, ignore_errors=True)
     if volume.lock is not None:
@@ -412,101 +382,25 @@ def _create(
     work = work_folder(target, made_by)
     shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
     group = zarr.open_group(str(target), mode="w-")
-    array = _create_array(group, "s0", spec.shape, spec.dtype, chunk_shape(spec.shape, block), fill)
+    array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
     levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update({"asem": {"complete": False, "made_by": made_by, **attributes}, **_ome(target.name, levels)})  # type: ignore[dict-item]
+    group.attrs.update(
+        {"asem": {"complete": False, "made_by": made_by, **attributes}, **ome_attributes(target.name, levels)}
+    )  # type: ignore[dict-item]
     return Output(array, spec.voxel_size_nm, spec.origin_nm, str(target), dict(group.attrs), lock, work)
 
 
-def _create_array(group: Any, name: str, shape: Zyx, dtype: np.dtype[Any], chunks: Zyx, fill: float) -> Any:
+def create_array(group: Any, name: str, shape: Zyx, dtype: np.dtype[Any], block: Zyx, fill: float = 0) -> Any:
+    """Create an array in a layer's group, in chunks that divide the blocks which will be written."""
     from zarr.codecs import BloscCodec
 
     return group.create_array(
         name,
         shape=shape,
         dtype=dtype,
-        chunks=chunks,
+        chunks=chunk_shape(shape, block),
         fill_value=dtype.type(fill),
         compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle" if dtype.itemsize > 1 else "noshuffle"),
         dimension_names=["z", "y", "x"],
         overwrite=True,
     )
-
-
-def _ome(name: str, levels: Sequence[tuple[str, ZyxNm, ZyxNm]]) -> dict[str, Any]:
-    """OME-Zarr 0.5 metadata; positions are those of voxel centres, in nm."""
-    datasets = [
-        {
-            "path": path,
-            "coordinateTransformations": [
-                {"type": "scale", "scale": list(size)},
-                {"type": "translation", "translation": list(origin)},
-            ],
-        }
-        for path, size, origin in levels
-    ]
-    axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
-    return {"ome": {"version": "0.5", "multiscales": [{"name": name, "axes": axes, "datasets": datasets}]}}
-
-
-# --- the pyramid ------------------------------------------------------------------------------------------------
-
-
-def _build_pyramid(group: Any, volume: Volume, run: Run) -> None:
-    levels = [("s0", volume.voxel_size_nm, volume.origin_nm)]
-    is_label = _holds_labels(volume)
-    source = group["s0"]
-    while max(source.shape) > SMALLEST_LEVEL:
-        size, origin = levels[-1][1], levels[-1][2]
-        # Halve the axes that are finest, so that anisotropic voxels become isotropic as the pyramid narrows.
-        factor = as_zyx([2 if s <= 1.5 * min(size) and n > 1 else 1 for s, n in zip(size, source.shape, strict=True)])
-        if factor == (1, 1, 1):
-            break
-        shape = as_zyx([-(-n // f) for n, f in zip(source.shape, factor, strict=True)])
-        name = f"s{len(levels)}"
-        target = _create_array(group, name, shape, volume.dtype, chunk_shape(shape, as_zyx(LARGEST_CHUNK)), 0)
-        block = as_zyx([LARGEST_CHUNK * 2] * 3)
-        quiet = attrs.evolve(run, progress=False, scratch=None, workers=1 if math.prod(shape) < 5e7 else run.workers)
-        run_blocks(_Halve(source, target, factor, is_label), Box.of_shape(shape), block, quiet, name=f"pyramid-{name}")
-        new_size = as_zyx_nm([s * f for s, f in zip(size, factor, strict=True)])
-        shift = [0.0 if is_label else (n - s) / 2 for n, s in zip(new_size, size, strict=True)]
-        levels.append((name, new_size, as_zyx_nm([o + d for o, d in zip(origin, shift, strict=True)], "origin")))
-        source = target
-    group.attrs.update(_ome(Path(volume.path).name, levels))
-
-
-def _holds_labels(volume: Volume) -> bool:
-    made = volume.attributes.get("asem", {})
-    if "kind" in made:
-        return bool(made["kind"] == "labels")
-    parts = Path(volume.path).parts
-    return any(p in ("labels", "seeds", "exclusion", "instances") for p in parts) or parts[-1] in (
-        "mask",
-        "segmentation",
-    )
-
-
-@attrs.frozen
-class _Halve:
-    """Average (images) or subsample (labels: ids must not be mixed) by `factor`, one block of the result at a time."""
-
-    source: Any
-    target: Any
-    factor: Zyx
-    is_label: bool
-
-    def __call__(self) -> Any:
-        return self.halve
-
-    def halve(self, box: Box) -> None:
-        begin = [b * f for b, f in zip(box.begin, self.factor, strict=True)]
-        end = [min(e * f, n) for e, f, n in zip(box.end, self.factor, self.source.shape, strict=True)]
-        block = np.asarray(self.source[Box(as_zyx(begin), as_zyx(end)).slices])
-        if self.is_label:
-            self.target[box.slices] = block[tuple(slice(None, None, f) for f in self.factor)]
-            return
-        pad = [(0, -n % f) for n, f in zip(block.shape, self.factor, strict=True)]
-        block = np.pad(block, pad, mode="edge")
-        parts = [v for n, f in zip(block.shape, self.factor, strict=True) for v in (n // f, f)]
-        mean = block.reshape(parts).mean(axis=(1, 3, 5), dtype=np.float32)
-        self.target[box.slices] = np.rint(mean).astype(block.dtype) if block.dtype.kind in "ui" else mean
