@@ -137,25 +137,25 @@ class _Describe:
         self.label, self.folder = label, folder
 
     def __call__(self, block: Box) -> None:
+        import cc3d
+
         labels, mask = self.label.with_mask(block)
         n = int(labels.max(initial=0))
-        core = labels[tuple(slice(0, size) for size in block.shape)]
-        flat = np.flatnonzero(core)
-        of = core.ravel()[flat]
-        voxels = np.bincount(of, minlength=n + 1)[1:]
+        core = np.ascontiguousarray(labels[tuple(slice(0, size) for size in block.shape)])
+        # Objects that lie behind the block only have no voxels in it: bincount gives them their 0.
+        voxels = np.bincount(core.ravel(), minlength=n + 1)
+        present = np.flatnonzero(voxels)
+        begin, end = np.full((n + 1, 3), np.iinfo(np.int64).max), np.zeros((n + 1, 3), np.int64)
+        boxes = cc3d.statistics(core, no_slice_conversion=True)["bounding_boxes"].astype(np.int64)
+        begin[present] = boxes[present, 0::2] + block.begin
+        end[present] = boxes[present, 1::2] + block.begin + 1
         value = np.zeros(n + 1, np.int64)
         value[labels] = mask
-        at = np.stack(np.unravel_index(flat, core.shape), axis=1)
-        begin, end = np.full((n + 1, 3), np.iinfo(np.int64).max), np.zeros((n + 1, 3), np.int64)
-        for axis in range(3):
-            np.minimum.at(begin[:, axis], of, at[:, axis] + block.begin[axis])
-            np.maximum.at(end[:, axis], of, at[:, axis] + block.begin[axis] + 1)
         first = np.full(n + 1, np.iinfo(np.int64).max)
-        objects, where = np.unique(of, return_index=True)
-        first[objects] = np.ravel_multi_index(
-            tuple(at[where, axis] + block.begin[axis] - self.label.box.begin[axis] for axis in range(3)),
-            self.label.box.shape,
-        )
+        at = np.zeros(n + 1, np.int64)
+        at[core.ravel()[::-1]] = np.arange(core.size - 1, -1, -1)  # of voxels with one label, the last written stays
+        place = np.stack(np.unravel_index(at[present], core.shape), axis=1) + block.begin - self.label.box.begin
+        first[present] = np.ravel_multi_index(tuple(place.T), self.label.box.shape)
         planes = {f"first{axis}": core.take(0, axis) for axis in range(3)}
         planes |= {
             f"behind{axis}": labels.take(size, axis) if labels.shape[axis] > size else np.zeros((0, 0), np.uint32)
@@ -164,7 +164,7 @@ class _Describe:
         target = _file(self.folder, block)
         half = target.with_suffix(".half")
         with half.open("wb") as file:
-            np.savez(file, voxels=voxels, value=value[1:], begin=begin[1:], end=end[1:], first=first[1:], **planes)
+            np.savez(file, voxels=voxels[1:], value=value[1:], begin=begin[1:], end=end[1:], first=first[1:], **planes)
         half.replace(target)
 
 
