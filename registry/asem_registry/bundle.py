@@ -122,7 +122,7 @@ def _install(archive: zipfile.ZipFile, key: str, file: Path, settings: Settings)
 
 def keep(card: Card, weights: Path | None, home: Path) -> Card:
     """Store a card in a folder `home` (`cards/` and `weights/`), with the weights that its `file` names, if any."""
-    path = home / "cards" / f"{card.key}.toml"
+    path = home / "cards" / f"{card.stem}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.parent, card.key):
         if weights is not None and card.file is not None:

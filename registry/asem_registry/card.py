@@ -69,6 +69,11 @@ class Card:
         return f"{self.name}@{self.version}"
 
     @property
+    def stem(self) -> str:
+        """How its files are called: the name, with the version from the second on."""
+        return self.name if self.version == 1 else self.key
+
+    @property
     def trust_on_first_use(self) -> bool:
         return self.sha256 is None
 
@@ -134,9 +139,6 @@ def card_toml(card: Card) -> str:
     for key, value in table.items():
         if isinstance(value, tuple):
             table[key] = list(value)
-    for score in table.get("scores", []):
-        if not score["note"]:
-            del score["note"]
     return tomlkit.dumps(table)
 
 

@@ -137,6 +137,7 @@ def add(
     training_data: Annotated[str, typer.Option("--training-data", help="In words; else the run's regions.")] = "",
     licence: Annotated[str, typer.Option("--licence", help="Of the weights.")] = "not stated",
     citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
+    recipe: Annotated[bool, typer.Option(help="Put the run's recipe, with its paths, into the card.")] = True,
 ) -> None:
     """Make a model of your own training run available by name.
 
@@ -155,7 +156,7 @@ def add(
         "citation": citation,
     }
     settings = Settings.load()
-    card = publish(run, name, version, to or settings.home, words, voxel_size)
+    card = publish(run, name, version, to or settings.home, words, voxel_size, with_recipe=recipe)
     typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {card.name}.")
 
 

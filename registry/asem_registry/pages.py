@@ -55,7 +55,7 @@ def table_rows(cards: Iterable[Card], states: Mapping[str, str]) -> list[list[st
     """Make the rows of `asem models list`: name, model, voxels, preparation, state, sum."""
     return [
         [
-            card.name if card.version == 1 else card.key,
+            card.stem,
             card.model,
             _nm(card),
             card.preparation,

@@ -16,7 +16,14 @@ from asem_registry.settings import Settings
 
 
 def publish(
-    run: Path, name: str, version: int, home: Path, words: Mapping[str, Any], voxel_size: str | None = None
+    run: Path,
+    name: str,
+    version: int,
+    home: Path,
+    words: Mapping[str, Any],
+    voxel_size: str | None = None,
+    *,
+    with_recipe: bool = True,
 ) -> Card:
     """Copy the chosen weights of a run to `home/weights` and write their card to `home/cards`.
 
@@ -55,14 +62,14 @@ def publish(
         voxel_size_nm=(z, y, x),
         preprocessing=tuple({"use": s["name"], **_stated(s["options"])} for s in known.get("preprocessing", ())),
         scores=_scores(run, weights),
-        recipe=_recipe(run),
+        recipe=_recipe(run) if with_recipe else {},
         file=f"{name}.safetensors" if version == 1 else f"{name}@{version}.safetensors",
         sha256=sha256(weights),
         size_bytes=weights.stat().st_size,
         **{**words, "training_data": words["training_data"] or _regions(run) or "not stated"},
     )
     card = parse_card(card_toml(card), f"the card of {name}")
-    existing = home / "cards" / f"{card.key}.toml"
+    existing = home / "cards" / f"{card.stem}.toml"
     if existing.exists() and parse_card(existing.read_text(encoding="utf-8"), str(existing)).sha256 != card.sha256:
         raise OutputExists(f"{existing} is of other weights, and a version never changes: add --version {version + 1}.")
     return keep(card, weights, home)

@@ -1,0 +1,256 @@
+"""`asem models`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import attrs
+import pytest
+from asem_registry.bundle import BadBundle, bundle, unbundle
+from asem_registry.cache import WrongSum, obtain
+from asem_registry.card import BadCard
+from asem_registry.library import load_library
+from typer.testing import CliRunner
+
+from asem_core.cli import make_app
+
+
+@pytest.fixture
+def asem(settings, monkeypatch):
+    """Run a command with the test's own cache and folder of models; returns its result."""
+    monkeypatch.setenv("ASEM_CACHE", str(settings.cache))
+    monkeypatch.setenv("ASEM_HOME", str(settings.home))
+    monkeypatch.setenv("ASEM_CONFIG", str(settings.home / "no-config.toml"))
+    monkeypatch.delenv("ASEM_OFFLINE", raising=False)
+
+    def run(*words, code=0):
+        result = CliRunner().invoke(make_app(), [str(w) for w in words])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def served(server, weights_bytes, make_card, sum_of, add_card):
+    """A card, in the user's folder, whose weights the server has."""
+    server.files["/w.safetensors"] = weights_bytes
+    urls = (server.url("/w.safetensors"),)
+    return add_card(make_card(urls=urls, sha256=sum_of(weights_bytes), size_bytes=len(weights_bytes)))
+
+
+@pytest.fixture
+def run_folder(tmp_path, weights_bytes):
+    """A training run of the same small network, as `asem train` leaves it."""
+    from asem_models.mitochondria import Mitochondria
+
+    from asem_core.weights import load_weights, save_weights
+
+    plain = tmp_path / "plain.safetensors"
+    plain.write_bytes(weights_bytes)
+    network = load_weights(plain, Mitochondria(features=2, factors=((2, 2, 2),)).network())
+    run = tmp_path / "run"
+    metadata = {
+        "model": {"use": "mitochondria", "features": 2, "factors": [[2, 2, 2]]},
+        "voxel_size_nm": [5.0, 5.0, 5.0],
+        "preprocessing": [{"name": "clahe", "module": "m", "version": "v", "options": {"clip_limit": 0.02, "x": None}}],
+    }
+    save_weights(run / "checkpoints" / "iteration_0002000.safetensors", network, metadata)
+    (run / "choice.json").write_text(json.dumps({"predict_from": "checkpoints/iteration_0002000.safetensors"}))
+    scores = {"f1": 0.91234, "precision": 0.9, "recall": None, "jaccard": 0.8, "loss": 0.1}
+    lines = [{"iteration": i, "kind": "validate", **scores, "f1": f} for i, f in [(1000, 0.5), (2000, 0.91234)]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "recipe.toml").write_text(
+        '[model]\nuse = "mitochondria"\n[train]\niterations = 2000\n'
+        '[[train.regions]]\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/mito"\n'
+    )
+    return run
+
+
+def test_list_and_show(asem, served):
+    """Name, state and whose word the sum is; the card with what the model expects, also for programs."""
+    rows = {line.split()[0]: line for line in asem("models", "list").stdout.splitlines()}
+    assert "not cached" in rows["small-1nm"]
+    assert rows["small-1nm"].endswith("published")
+    assert rows["mitochondria-cf-5nm"].endswith("first use")
+    page = asem("models", "show", "mitochondria-hpfs-4nm").stdout
+    for words in [
+        "4 × 4 × 4 nm",
+        "High-pressure freezing",
+        "invert, then clahe(",
+        "clip_limit=0.02",
+        "F1         0.99",
+    ]:
+        assert words in page
+    assert "not published: trusted on first use, checked ever after" in page
+    card = json.loads(asem("models", "show", "asem-1675", "--json").stdout)
+    assert card["voxel_size_nm"] == [4, 4, 4]
+    assert card["preprocessing"][0] == {"use": "invert"}
+    assert card["trust_on_first_use"] is True
+    assert card["state"] == "not cached"
+    listed = json.loads(asem("models", "list", "--json").stdout)
+    assert "small-1nm" in [m["name"] for m in listed["models"]]
+    assert "Did you mean 'er-cf-5nm'" in asem("models", "show", "er-cf-5", code=1).stderr
+
+
+def test_pull_verify_remove(asem, served, settings):
+    """Pull prints a path; verify finds damage and says what to do; remove deletes."""
+    path = obtain(served, settings, progress=False)
+    assert asem("models", "pull", "small-1nm", "-q").stdout.strip() == str(path)
+    assert "small-1nm@1: good" in asem("models", "verify").stdout
+    path.write_bytes(b"damaged")
+    damaged = asem("models", "verify", "small-1nm", code=1).stdout
+    assert "damaged: it was deleted; `asem models pull small-1nm@1` fetches it again" in damaged
+    assert not path.exists()
+    assert "not cached" in asem("models", "verify", "small-1nm").stdout
+    asem("models", "pull", "small-1nm")
+    assert "was deleted" in asem("models", "remove", "small-1nm").stdout
+    assert not path.exists()
+    assert "is not cached" in asem("models", "remove", "small-1nm").stdout
+
+
+def test_offline_names_the_command(asem, served, monkeypatch):
+    """ASEM_OFFLINE=1: what is missing comes with the command that fetches it."""
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    error = asem("models", "pull", "small-1nm", code=1).stderr
+    assert "ASEM_OFFLINE is set" in error
+    assert "`asem models pull small-1nm@1` fetches it" in error
+
+
+def test_add_and_remove_a_run(asem, run_folder, settings):
+    """A run becomes a model with the run's voxel size, preprocessing, scores and recipe, found by name at once."""
+    said = asem("models", "add", run_folder, "--name", "mito-mylab", "--preparation", "CF", "--alias", "mine").stdout
+    assert "Use it with --model mito-mylab" in said
+    card = load_library(settings).find("mine")
+    assert card.options == {"features": 2, "factors": [[2, 2, 2]]}
+    assert card.voxel_size_nm == (5, 5, 5)
+    assert card.preprocessing == ({"use": "clahe", "clip_limit": 0.02},)
+    assert [(s.metric, s.value) for s in card.scores] == [("F1", 0.9123), ("precision", 0.9), ("Jaccard", 0.8)]
+    assert card.training_data == "cell.zarr/labels/mito"
+    assert card.recipe["train"]["iterations"] == 2000
+    source = run_folder / "checkpoints" / "iteration_0002000.safetensors"
+    assert obtain(card, settings).read_bytes() == source.read_bytes()
+    assert "good, bundled" in asem("models", "verify", "mito-mylab").stdout
+    asem("models", "add", run_folder, "--name", "mito-mylab", "--preparation", "CF, again")
+    source.write_bytes(source.read_bytes()[:-4] + b"\0\0\0\0")
+    refused = asem("models", "add", run_folder, "--name", "mito-mylab", code=1).stderr
+    assert "is of other weights, and a version never changes: add --version 2" in refused
+    asem("models", "add", run_folder, "--name", "mito-mylab", "--version", "2", "--no-recipe")
+    assert load_library(settings).find("mito-mylab").version == 2
+    assert "and its weights" in asem("models", "remove", "mito-mylab").stdout
+    asem("models", "remove", "mito-mylab@1")
+    assert not list((settings.home / "weights").iterdir())
+
+
+def test_add_one_file_to_a_folder(asem, run_folder, weights_bytes, tmp_path):
+    """A single weights file needs its voxel size; `--to` makes a folder that a lab or this project can ship."""
+    file = tmp_path / "bare.safetensors"
+    file.write_bytes(weights_bytes)
+    missing = asem("models", "add", file, "--name", "x", code=1).stderr
+    assert "of another architecture" in missing, "its metadata name another network"
+    chosen = run_folder / "checkpoints" / "iteration_0002000.safetensors"
+    asem("models", "add", chosen, "--name", "lab-5nm", "--to", tmp_path / "lab")
+    assert (tmp_path / "lab" / "weights" / "lab-5nm.safetensors").read_bytes() == chosen.read_bytes()
+    assert 'file = "lab-5nm.safetensors"' in (tmp_path / "lab" / "cards" / "lab-5nm.toml").read_text()
+
+
+def test_where(asem, settings):
+    """The folders in use."""
+    said = asem("models", "where").stdout
+    assert f"cache          {settings.cache}" in said
+    assert "no-config.toml (not there)" in said
+
+
+def test_bundle_and_unbundle(asem, served, run_folder, settings, tmp_path, monkeypatch, server):
+    """Two models, one fetched and one of the user, work on a machine that never had a network."""
+    asem("models", "add", run_folder, "--name", "mito-mylab")
+    file = tmp_path / "models.zip"
+    assert "models.zip" in asem("models", "bundle", "small-1nm", "mito-mylab", "-o", file).stdout
+    monkeypatch.setenv("ASEM_CACHE", str(tmp_path / "far" / "cache"))
+    monkeypatch.setenv("ASEM_HOME", str(tmp_path / "far" / "home"))
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    server.files.clear()
+    said = asem("models", "unbundle", file).stdout
+    assert "small-1nm@1 is here." in said
+    assert "mito-mylab@1 is here." in said
+    assert str(tmp_path / "far") in asem("models", "pull", "small-1nm", "mito-mylab").stdout
+    asem("models", "unbundle", file)
+
+
+def test_a_bundle_keeps_the_sum_trusted_first(served, settings, server, weights_bytes, tmp_path, add_card):
+    """The far machine checks against what was first pulled here."""
+    card = attrs.evolve(served, sha256=None, urls=tuple(u.replace("http:", "https:") for u in served.urls))
+    add_card(attrs.evolve(served, sha256=None, name="tofu", urls=("https://example.org/w.safetensors",)))
+    obtain(attrs.evolve(card, name="tofu", urls=served.urls), settings, progress=False)
+    file = bundle([load_library(settings).find("tofu")], tmp_path / "b.zip", settings)
+    far = attrs.evolve(settings, cache=tmp_path / "far", home=tmp_path / "far-home", offline=True)
+    assert [c.name for c in unbundle(file, far)] == ["tofu"]
+    assert obtain(load_library(far).find("tofu"), far).read_bytes() == weights_bytes
+
+
+def _rewritten(file, target, change):
+    """Copy a bundle, with `change(info, data)` giving the new member or None."""
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            changed = change(info, old.read(info))
+            if changed:
+                new.writestr(*changed)
+    return target
+
+
+def _as_link(info):
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+def test_a_bad_bundle_is_refused(served, settings, tmp_path):
+    """Members that climb out, links, foreign or missing members, damage: nothing is installed, and it is said."""
+    good = bundle([served], tmp_path / "good.zip", settings)
+    far = attrs.evolve(settings, cache=tmp_path / "far", home=tmp_path / "far-home")
+    extra = [("../../evil.toml", b"x"), ("/etc/evil", b"x"), ("small-1nm@1/../x/card.toml", b"x"), ("evil.py", b"x")]
+    for name, data in extra:
+        bad = _rewritten(good, tmp_path / "bad.zip", lambda info, d: (info.filename, d))
+        with zipfile.ZipFile(bad, "a") as archive:
+            archive.writestr(name, data)
+        with pytest.raises(BadBundle, match="does not belong in a bundle. Nothing was installed"):
+            unbundle(bad, far)
+    link = _rewritten(good, tmp_path / "link.zip", lambda info, d: (_as_link(info), b"/etc/passwd"))
+    with pytest.raises(BadBundle, match="does not belong"):
+        unbundle(link, far)
+    lacks = _rewritten(good, tmp_path / "lacks.zip", lambda i, d: None if "receipt" in i.filename else (i.filename, d))
+    with pytest.raises(BadBundle, match="lacks its card, receipt or weights"):
+        unbundle(lacks, far)
+    forged = _rewritten(
+        good, tmp_path / "forged.zip", lambda i, d: (i.filename, d[:-4] + b"evil" if "weights" in i.filename else d)
+    )
+    with pytest.raises(WrongSum, match="Nothing was installed"):
+        unbundle(forged, far)
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(good.read_bytes()[:-200])
+    with pytest.raises(BadBundle, match="is not a bundle, or is damaged"):
+        unbundle(cut, far)
+    with pytest.raises(BadBundle, match="There is no file"):
+        unbundle(tmp_path / "none.zip", far)
+    assert not list(far.cache.rglob("*.safetensors"))
+    assert not (tmp_path / "evil.toml").exists()
+
+
+def test_a_bundle_with_another_card_of_a_known_name(served, settings, tmp_path):
+    """A version means one thing on every machine."""
+    file = bundle([attrs.evolve(served, about="other words")], tmp_path / "b.zip", settings)
+    with pytest.raises(BadCard, match="its card of small-1nm@1 differs from the one known here"):
+        unbundle(file, settings)
+
+
+def test_listing_does_not_import_torch():
+    """`asem models list` stays light: neither torch nor fsspec nor numpy is imported."""
+    code = (
+        "import sys\nfrom asem_core.cli import main\nsys.argv = ['asem', 'models', 'list']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print([m for m in ('torch', 'fsspec', 'numpy', 's3fs') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]", found.stdout
