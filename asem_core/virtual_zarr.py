@@ -1,0 +1,101 @@
+"""Serve volumes as OME-Zarr without files: metadata and chunks are made when they are asked for.
+
+A viewer reads only what is offered here: addresses name a level and a chunk, never a file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.volume import Box, Volume, Zyx, as_zyx
+
+CHUNK = 64
+_CHUNK_KEY = re.compile(r"s(\d{1,2})/c/(\d{1,7})/(\d{1,7})/(\d{1,7})")
+_ARRAY_KEY = re.compile(r"s(\d{1,2})/zarr\.json")
+
+
+@attrs.frozen(eq=False)
+class VirtualZarr:
+    """A pyramid of volumes (finest first) as a Zarr v3 group with OME-Zarr 0.5 metadata."""
+
+    name: str
+    levels: Sequence[Volume]
+
+    def get(self, key: str) -> bytes | None:
+        """Return what lies under a key of the store (`zarr.json`, `s0/zarr.json`, `s0/c/0/1/2`), or None."""
+        if key == "zarr.json":
+            return json.dumps(self._group()).encode()
+        if match := _ARRAY_KEY.fullmatch(key):
+            level = int(match[1])
+            return json.dumps(_array(self.levels[level])).encode() if level < len(self.levels) else None
+        if match := _CHUNK_KEY.fullmatch(key):
+            level, *index = (int(part) for part in match.groups())
+            return _chunk(self.levels[level], as_zyx(index)) if level < len(self.levels) else None
+        return None
+
+    def _group(self) -> dict[str, Any]:
+        datasets = [
+            {
+                "path": f"s{i}",
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": list(v.voxel_size_nm)},
+                    {"type": "translation", "translation": list(v.origin_nm)},
+                ],
+            }
+            for i, v in enumerate(self.levels)
+        ]
+        axes = [{"name": axis, "type": "space", "unit": "nanometer"} for axis in "zyx"]
+        ome = {"version": "0.5", "multiscales": [{"name": self.name, "axes": axes, "datasets": datasets}]}
+        return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+
+
+def served_type(volume: Volume) -> np.dtype[Any]:
+    """Choose the type that is sent: what every viewer knows."""
+    if volume.dtype == bool:
+        return np.dtype(np.uint8)
+    return np.dtype(np.float32) if volume.dtype.kind == "f" else volume.dtype
+
+
+def chunk_of(volume: Volume) -> Zyx:
+    """Choose the chunks that are sent: those that are stored, where they are of a size that suits a viewer."""
+    stored = getattr(volume.data, "chunks", None) or (CHUNK,) * 3
+    return as_zyx([min(n, c if 32 <= c <= 128 else CHUNK) for c, n in zip(stored, volume.shape, strict=True)])
+
+
+def _array(volume: Volume) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(volume.shape),
+        "data_type": served_type(volume).name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_of(volume))}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+        ],
+        "attributes": {},
+        "dimension_names": ["z", "y", "x"],
+    }
+
+
+def _chunk(volume: Volume, index: Zyx) -> bytes | None:
+    from numcodecs.zstd import Zstd
+
+    shape = chunk_of(volume)
+    begin = as_zyx([i * n for i, n in zip(index, shape, strict=True)])
+    box = Box(begin, as_zyx([b + n for b, n in zip(begin, shape, strict=True)]))
+    inside = box & volume.box
+    if inside.is_empty:
+        return None
+    kind = served_type(volume)
+    block = np.zeros(shape, kind.newbyteorder("<"))  # chunks at the border are padded to their full shape
+    block[tuple(slice(0, n) for n in inside.shape)] = volume.read(inside)
+    return bytes(Zstd(level=1).encode(block))
