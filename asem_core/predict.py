@@ -20,6 +20,7 @@ import numpy as np
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.errors import BadInput, NoSpace
 from asem_core.inference import Arithmetic, Network, Predictor, choose_arithmetic, choose_device, free_memory
+from asem_core.machine import available_cores
 from asem_core.provenance import made_by
 from asem_core.store import Output, create_volume, find_finished, finish_volume, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
@@ -42,6 +43,7 @@ class Prediction:
     mirrors : average over the eight mirror images: a little better, eight times slower
     output : "uint8" (255 = 1) or "float16"
     compiled : let `torch.compile` fuse the network
+    workers : processes; 0 takes one per GPU, or one per 8 cores, since a network keeps that many busy by itself
     """
 
     device: str = "auto"
@@ -49,6 +51,7 @@ class Prediction:
     mirrors: bool = False
     output: Literal["uint8", "float16"] = "uint8"
     compiled: bool = False
+    workers: int = 0
 
 
 def predict(
@@ -101,12 +104,13 @@ def predict(
         mask=mask,
         network=network.spec() if hasattr(network, "spec") else type(network).__name__,
         parameters_sha256=digest(network),
-        how=attrs.evolve(how, device="any"),  # a run may go on on another device
+        how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
     )
     if (finished := find_finished(output, record)) is not None:
         return finished
     device = choose_device(how.device) if not run.launcher else how.device.replace("auto", "cuda")
+    run = attrs.evolve(run, workers=_num_workers(run, how, device))
     plan = _earlier_plan(output, record) or _make_plan(network, volume, box, mask, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
@@ -218,6 +222,16 @@ def aligned(network: Any, box: Box) -> Box:
     shape = network.input_shape([e - b for e, b in zip(box.end, begin, strict=True)])
     start = as_zyx([b - c for b, c in zip(begin, context, strict=True)])
     return Box(start, as_zyx([s + n for s, n in zip(start, shape, strict=True)]))
+
+
+def _num_workers(run: Run, how: Prediction, device: str) -> int:
+    if how.workers or run.launcher:
+        return how.workers or run.workers
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.device_count() if device == "cuda" else 1
+    return min(run.workers, -(-available_cores() // 8)) if device == "cpu" else 1
 
 
 def _make_plan(

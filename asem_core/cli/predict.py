@@ -1,0 +1,203 @@
+"""`asem predict` and `asem segment`: an image becomes a probability map, and that a segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asem_core.cli._options import (
+    DEFAULT_WORKERS,
+    AsJson,
+    BlockShape,
+    Options,
+    Overwrite,
+    Quiet,
+    VoxelSize,
+    Workers,
+    container_of,
+    make_run,
+    print_json,
+    read_options,
+    read_voxel_size,
+)
+
+if TYPE_CHECKING:
+    from asem_core.catalog import Catalog
+    from asem_core.volume import Volume, ZyxNm
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("predict", no_args_is_help=True)(predict)
+    app.command("segment", no_args_is_help=True)(segment)
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="The image: cell.zarr, cell.zarr/raw_clahe, a folder of TIFFs, ...")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Name from `asem models list`; or a model plugin, with --weights."),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="File: .safetensors, or the authors' .pt.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Cell or layer to write.", show_default="the cell that holds the image"),
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the source, where it holds several.")] = None,
+    voxel_size: VoxelSize = None,
+    box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
+    mask: Annotated[str | None, typer.Option(help="Layer: predict only where it is not 0.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda (every worker its own GPU), cuda:1, mps.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    mirrors: Annotated[bool, typer.Option("--mirrors", help="Average over 8 mirror images; 8 times slower.")] = False,
+    half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile fuse the network.")] = False,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Do no preprocessing, whatever the model expects.")] = False,
+    allow_voxel_size: Annotated[
+        bool, typer.Option("--allow-voxel-size", help="Accept voxels more than 15 % off the model's.")
+    ] = False,
+    options: Options = None,
+    workers: Annotated[
+        int, typer.Option("--workers", "-j", min=0, help="Processes. 0: one per GPU, or per 8 cores.")
+    ] = 0,
+    block: BlockShape = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict a probability map with a trained network.
+
+    What the model expects of an image (see `asem models show NAME`) is done first, where it has not been done. The map
+    goes to `predictions/MODEL/probability`. Stopped or killed, the same command goes on where it was.
+
+    Examples:
+
+        asem predict cell.zarr --model mitochondria-cf-5nm
+
+        asem predict cell.zarr/raw --model mitochondria --weights model_checkpoint_1847_mito_CF.pt
+
+        asem predict planes/ --voxel-size 5 --model er-cf-5nm --box 0:256,0:512,0:512 -o cell.zarr
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.predict import Prediction
+    from asem_core.predict import predict as predict_volume
+    from asem_core.preparation import load_trained, prepare, require_voxel_size
+    from asem_core.recipe import build
+    from asem_core.store import open_volume
+    from asem_core.volume import Box, Labels
+
+    catalog = load_catalog()
+    chosen = {
+        "device": device,
+        "precision": precision,
+        "mirrors": mirrors,
+        "output": "float16" if half else "uint8",
+        "compiled": compiled,
+        "workers": workers,
+    }
+    how = build(Prediction, chosen, "asem predict")
+    volume = _open(catalog, source, layer, read_voxel_size(voxel_size))
+    trained = load_trained(catalog, model, weights, read_options(options))
+    require_voxel_size(volume, trained, allow=allow_voxel_size)
+    target = _target(source, output, trained.details["model"])
+    run = make_run(DEFAULT_WORKERS, block, quiet)
+    if not as_is:
+        volume = prepare(volume, trained, catalog, container_of(target), run)
+    made = predict_volume(
+        trained.network,
+        volume,
+        target,
+        run,
+        how,
+        box=Box.parse(box, volume.shape) if box else None,
+        mask=open_volume(mask, kind=Labels) if mask else None,
+        details=trained.details,
+        overwrite=overwrite,
+    )
+    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}")
+
+
+def segment(
+    probability: Annotated[str, typer.Argument(help="Layer: cell.zarr/predictions/NAME/probability.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Layer to write.", show_default="`segmentation` beside it")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", "-t", help="Probability.", show_default="0.5, or the model's")
+    ] = None,
+    objects: Annotated[
+        bool | None,
+        typer.Option("--objects/--binary", help="Number objects, or write 0 and 1.", show_default="objects"),
+    ] = None,
+    smallest_vx: Annotated[
+        int | None, typer.Option(help="Drop objects of fewer voxels.", show_default="0, or the model's")
+    ] = None,
+    connectivity: Annotated[
+        int, typer.Option(help="Voxels of one object share a face (6), edge (18), corner (26).")
+    ] = 26,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Model plugin whose choices to take.")] = None,
+    workers: Workers = DEFAULT_WORKERS,
+    block: BlockShape = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a probability map into objects with ids, or into a binary map.
+
+    Ids are numbered by each object's first voxel; they depend neither on blocks nor on workers.
+
+    Examples:
+
+        asem segment cell.zarr/predictions/mitochondria/probability --threshold 0.5 --smallest-vx 1000
+
+        asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.segment import segment as segment_volume
+    from asem_core.store import open_volume
+
+    plugin = load_catalog().get("model", model)() if model else None
+    volume: Volume = open_volume(probability)
+    made = segment_volume(
+        volume,
+        output or Path(volume.path).with_name("segmentation"),
+        make_run(workers, block, quiet),
+        threshold=threshold if threshold is not None else getattr(plugin, "threshold", 0.5),
+        objects=objects if objects is not None else getattr(plugin, "objects", True),
+        smallest_vx=smallest_vx if smallest_vx is not None else getattr(plugin, "smallest_segment_vx", 0),
+        connectivity=connectivity,  # type: ignore[arg-type] # checked there
+        overwrite=overwrite,
+    )
+    count = made.attributes["asem"].get("num_objects")
+    if as_json:
+        print_json({"path": made.path, "shape": list(made.shape), "dtype": str(made.dtype), "num_objects": count})
+        return
+    typer.echo(f"{made.path}: {made.dtype}" + (f", {count} objects" if count is not None else ""))
+
+
+def _open(catalog: Catalog, source: str, layer: str | None, voxel_size: ZyxNm | None) -> Volume:
+    """Open a layer of a cell, or whatever a source plugin reads."""
+    from asem_core.importing import choose_source
+    from asem_core.store import layers, open_volume
+
+    if ".zarr" in source and voxel_size is None:
+        inside = layers(source) if container_of(Path(source)) == Path(source) else []
+        if layer is None and "raw" in inside:
+            layer = "raw"
+        return open_volume(f"{source.rstrip('/')}/{layer}" if layer else source)
+    given = {"voxel_size_nm": list(voxel_size)} if voxel_size else {}
+    return choose_source(catalog, source, None, given).open(layer)
+
+
+def _target(source: str, output: Path | None, model: str) -> Path:
+    """Say which layer to write: a cell as output takes `predictions/MODEL/probability`."""
+    from asem_core.errors import BadInput
+
+    cell = output or container_of(Path(source))
+    if cell.suffix != ".zarr":
+        if output is not None and container_of(output).suffix == ".zarr":
+            return output
+        raise BadInput("Say where to write: -o cell.zarr, or -o cell.zarr/predictions/NAME/probability.")
+    return cell / "predictions" / model.partition("@")[0] / "probability"

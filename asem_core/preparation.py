@@ -1,0 +1,203 @@
+"""What a trained network expects of an image, and giving it that: voxel size and preprocessing, before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
+from asem_core.interfaces import Model
+from asem_core.preprocess import apply
+from asem_core.pretrained import find_weights, registry
+from asem_core.provenance import sha256, steps_done
+from asem_core.recipe import build
+from asem_core.volume import Volume, ZyxNm, as_zyx_nm
+from asem_core.weights import load_weights, read_metadata
+
+LARGEST_VOXEL_SIZE_ERROR = 0.15
+
+PLACING_STEPS = ("align", "crop", "downsample")
+"""Steps that say where voxels are, not how grey: a network does not ask for them; the voxel size is checked by itself."""
+
+
+@attrs.frozen
+class Trained:
+    """A network with its weights, and what it was trained on.
+
+    Attributes
+    ----------
+    model : the organelle's plugin, or None where nothing names it
+    voxel_size_nm : of the training images, or None where the file does not say
+    steps : preprocessing of the training images, first to last: tables with `name` and `options`
+    details : what to record of it: names, sums
+    """
+
+    network: Any
+    model: Model | None
+    voxel_size_nm: ZyxNm | None
+    steps: Sequence[Mapping[str, Any]]
+    details: Mapping[str, Any]
+
+
+def load_trained(
+    catalog: Catalog, name: str | None, weights: str | Path | None = None, options: Mapping[str, Any] | None = None
+) -> Trained:
+    """Load a network by name.
+
+    Parameters
+    ----------
+    name
+        A name of the registry, or a model plugin (then `weights` is needed). None takes what the weights file says.
+    weights
+        A file: safetensors, or a checkpoint of the authors (`.pt`).
+    options
+        Options of the model plugin, where the weights file does not name them.
+
+    Raises
+    ------
+    BadInput
+        The weights do not fit; a model plugin without weights; weights that do not say whose they are.
+    UnknownName
+        Neither the plugins nor the registry know the name.
+    """
+    if name is None and weights is None:
+        raise BadInput("Say which model: --model NAME (see asem models list), or --weights FILE.")
+    if weights is None and name is not None and Path(name).suffix in (".safetensors", ".pt"):
+        name, weights = None, name
+    if weights is not None:
+        return _from_file(catalog, name, Path(weights), dict(options or {}))
+    assert name is not None
+    if name in catalog.names("model"):
+        known = [n for n in registry().names() if registry().find(n).model == name]
+        advice = f"name pretrained ones, --model {' or '.join(known)}" if known else "train some: asem train"
+        raise BadInput(f"'{name}' is a model without weights: add --weights FILE, or {advice}.")
+    return _from_registry(catalog, name)
+
+
+def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False) -> None:
+    """Refuse an image whose voxels are more than 15 % off those the network was trained on.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        Says how to resample, where whole factors do.
+    """
+    wanted = trained.voxel_size_nm
+    if wanted is None or allow:
+        return
+    ratios = [w / s for w, s in zip(wanted, volume.voxel_size_nm, strict=True)]
+    if all(abs(r - 1) <= LARGEST_VOXEL_SIZE_ERROR for r in ratios):
+        return
+    factors = [round(r) for r in ratios]
+    fits = all(f >= 1 and abs(r / f - 1) <= LARGEST_VOXEL_SIZE_ERROR for f, r in zip(factors, ratios, strict=True))
+    advice = "Choose a model trained at this voxel size"
+    if fits:
+        advice = f"Resample it: asem prepare {volume.path} --step downsample --set factor={factors}"
+    raise VoxelSizeMismatch(
+        f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {_name(trained)} was trained on {_nm(wanted)}. "
+        f"{advice}, or add --allow-voxel-size to predict all the same."
+    )
+
+
+def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
+    """List the preprocessing that the network expects and the volume has not had, in order.
+
+    Raises
+    ------
+    BadInput
+        What is missing cannot be made up for from this volume: it had a step with other options, or a later step
+        before an earlier one. The message says exactly which.
+    """
+    wanted = [s for s in trained.steps if s["name"] not in PLACING_STEPS]
+    done = [s for s in steps_done(volume) if s["name"] in {w["name"] for w in wanted}]
+    for number, (had, want) in enumerate(zip(done, wanted, strict=False)):
+        if had["name"] != want["name"]:
+            missing = ", ".join(s["name"] for s in wanted)
+            raise BadInput(
+                f"{_name(trained)} expects the steps {missing}, in this order, but {volume.path} had step {number + 1} "
+                f"'{had['name']}' without '{want['name']}' before it. Predict on the image before that step: "
+                f"{_before(volume, had['name'])}."
+            )
+        changed = [k for k, v in want["options"].items() if k in had["options"] and not _equal(had["options"][k], v)]
+        if changed:
+            told = ", ".join(f"{k} = {had['options'][k]} instead of {want['options'][k]}" for k in changed)
+            raise BadInput(
+                f"{_name(trained)} expects the step '{want['name']}' with other options than {volume.path} had: {told}. "
+                f"Predict on the image before that step: {_before(volume, had['name'])}; or with --as-is on this one."
+            )
+    return wanted[len(done) :]
+
+
+def prepare(
+    volume: Volume, trained: Trained, catalog: Catalog, container: Path, run: Run, *, overwrite: bool = False
+) -> Volume:
+    """Do the preprocessing that the network expects and the volume lacks; layers are named `raw_<step>`, as in a flow.
+
+    Returns the volume itself if it lacks nothing.
+    """
+    base = Path(volume.path).name.partition("_")[0] if ".zarr" in volume.path else "raw"
+    for step in missing_steps(volume, trained):
+        options = {k: v for k, v in step["options"].items() if v is not None}
+        plugin = build(catalog.get("preprocessor", step["name"]), options, f"{_name(trained)} @ {step['name']}")
+        volume = apply(plugin, volume, container / f"{base}_{step['name']}", run, overwrite=overwrite)
+    return volume
+
+
+def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[str, Any]) -> Trained:
+    about = read_metadata(weights)
+    table = dict(about.get("model", {}))
+    use = table.pop("use", None)
+    if name is not None and name not in catalog.names("model"):
+        known = ", ".join(catalog.names("model"))
+        raise UnknownName(f"'{name}' is no model plugin, which --weights needs. Known: {known}.")
+    chosen = name or use
+    if chosen is None:
+        raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")
+    if chosen != use:
+        table = {}
+    model: Model = build(catalog.get("model", chosen), {**table, **options}, f"{weights} @ model ({chosen})")
+    network = load_weights(weights, model.network())
+    size = about.get("voxel_size_nm")
+    details = {"model": chosen, "weights": str(weights), "weights_sha256": sha256(weights)}
+    steps = [s for s in about.get("preprocessing", []) if "name" in s]
+    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details)
+
+
+def _from_registry(catalog: Catalog, name: str) -> Trained:
+    card = registry().find(name)
+    model: Model = build(catalog.get("model", card.model), dict(card.options), f"card {card.name} @ model")
+    weights = find_weights(name)
+    network = load_weights(weights, model.network())
+    steps = [
+        {"name": step["use"], "options": {k: v for k, v in step.items() if k != "use"}} for step in card.preprocessing
+    ]
+    details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
+    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), steps, details)
+
+
+def _before(volume: Volume, step: str) -> str:
+    """Find the path of the volume that a step was applied to."""
+    record = volume.attributes.get("asem", {}).get("made_by")
+    while record:
+        inputs = record.get("inputs") or [{}]
+        if record.get("step", {}).get("name") == step:
+            return str(inputs[0].get("path", "unknown"))
+        record = inputs[0].get("made_by")
+    return "unknown"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(list(a) == list(b)) if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) else bool(a == b)
+
+
+def _name(trained: Trained) -> str:
+    return str(trained.details.get("model", "the model"))
+
+
+def _nm(size: Sequence[float]) -> str:
+    return " x ".join(f"{s:g}" for s in size) + " nm"
