@@ -9,17 +9,12 @@ run can be killed at any moment and started again: finished blocks are not compu
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import os
-import pickle
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,16 +23,13 @@ from typing import Any, Self
 import attrs
 import numpy as np
 
-from asem_core import errors
-from asem_core.errors import AsemError, BlockFailed, NoSpace
+from asem_core.block_worker import ATTEMPTS, GIVE_UP_AFTER, Job, Load, Work, serve
+from asem_core.errors import BlockFailed
 from asem_core.machine import available_cores
+from asem_core.progress import Bar
 from asem_core.volume import Box, Zyx, as_zyx
 
-Work = Callable[[Box], Any]
-Load = Callable[[], Work]
-
-ATTEMPTS = 3  # a failing block is tried once and retried twice
-GIVE_UP_AFTER = 8  # this many failed blocks are a systematic fault: do not grind through the rest
+__all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "worker_index"]
 
 
 @attrs.frozen
@@ -107,10 +99,10 @@ def run_blocks(
         return
     block = as_zyx(block)
     with _notes_folder(run) as folder:
-        job = _Job(load, box, block, name, folder, run.workers)
+        job = Job(load, box, block, name, folder, run.workers)
         job.forget_failures()
         inline = run.workers <= 1 and threads == 1 and not run.launcher
-        with _Bar(name, box, block, shown=run.progress) as bar, _shared_cores(run.workers):
+        with Bar(name, box, block, shown=run.progress) as bar, _shared_cores(run.workers):
             states = _run_daisy(job, run, skip, threads, inline, bar)
         job.raise_failures()
         if states.completed_count < states.total_block_count:
@@ -141,7 +133,7 @@ def worker_index() -> int:
 # --- the parent's side ------------------------------------------------------------------------------------------
 
 
-def _run_daisy(job: _Job, run: Run, skip: Callable[[Box], bool] | None, threads: int, inline: bool, bar: _Bar) -> Any:
+def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: int, inline: bool, bar: Bar) -> Any:
     import daisy.v2 as daisy
     from daisy.logging import set_log_basedir
 
@@ -176,7 +168,7 @@ def _run_daisy(job: _Job, run: Run, skip: Callable[[Box], bool] | None, threads:
     return states[job.name]
 
 
-def _inline_function(job: _Job, bar: _Bar) -> Callable[[Any], None]:
+def _inline_function(job: Job, bar: Bar) -> Callable[[Any], None]:
     work: Work | None = None
 
     def process(block: Any) -> None:
@@ -193,20 +185,20 @@ def _inline_function(job: _Job, bar: _Bar) -> Callable[[Any], None]:
     return process
 
 
-def _worker_function(job: _Job, launcher: str, threads: int) -> Callable[..., None]:
+def _worker_function(job: Job, launcher: str, threads: int) -> Callable[..., None]:
     if not launcher:
 
-        def serve(*, context: Any) -> None:
-            _serve(job, context, threads)
+        def start(*, context: Any) -> None:
+            serve(job, context, threads)
 
-        return serve
+        return start
 
     import cloudpickle
 
     payload = job.folder / f"{job.name}.job"
     job.folder.mkdir(parents=True, exist_ok=True)
     payload.write_bytes(cloudpickle.dumps((job, threads)))
-    command = [*shlex.split(launcher), sys.executable, "-m", "asem_core.blocks", str(payload)]
+    command = [*shlex.split(launcher), sys.executable, "-m", "asem_core.block_worker", str(payload)]
 
     def launch(*, context: Any) -> None:
         subprocess.run(command, env={**os.environ, "DAISY_CONTEXT": context.to_env()}, check=True)
@@ -240,189 +232,6 @@ def _shared_cores(workers: int) -> Iterator[None]:
             os.environ.pop(n, None)
 
 
-class _Bar:
-    """Progress in voxels, with rate and time left; also daisy's observer, which calls `on_*` with all counts."""
-
-    def __init__(self, name: str, box: Box, block: Zyx, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} blocks"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        total = int(np.prod([-(-n // b) for n, b in zip(box.shape, block, strict=True)]))
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=False)
-        self._task = self._progress.add_task(name, total=total, rate="")
-        self._voxels = box.size / total
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self) -> None:
-        self._show(int(self._progress.tasks[0].completed) + 1)
-
-    def on_start(self, states: dict[str, Any]) -> None:
-        self.on_progress(states)
-
-    def on_progress(self, states: dict[str, Any]) -> None:
-        for state in states.values():
-            self._show(int(state.completed_count))
-
-    def on_finish(self, states: dict[str, Any]) -> None:
-        self.on_progress(states)
-
-    def _show(self, completed: int) -> None:
-        speed = self._progress.tasks[0].speed
-        rate = f"{speed * self._voxels / 1e6:.2f} Mvoxel/s" if speed else ""
-        self._progress.update(self._task, completed=completed, rate=rate)
-
-
-# --- the worker's side ------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class _Job:
-    """What a worker must know. Failures are noted in files, since workers may run on other machines."""
-
-    load: Load
-    box: Box
-    block: Zyx
-    name: str
-    folder: Path
-    workers: int
-
-    @property
-    def _failures(self) -> Path:
-        return self.folder / f"{self.name}-failures"
-
-    def tile(self, block: Any) -> Box:
-        roi = block.write_roi
-        return Box(as_zyx(tuple(roi.begin)), as_zyx(tuple(roi.end))).shift(self.box.begin)
-
-    def attempt(self, work: Work, tile: Box) -> bool:
-        """Run one block, retrying twice; note the failure and return False if it does not succeed."""
-        for left in reversed(range(ATTEMPTS)):
-            if self._note_file(tile).exists() or self._stopped():
-                return False
-            try:
-                work(tile)
-                return True
-            except Exception as error:
-                if left == 0 or _is_fatal(error):
-                    self.note(error, tile)
-                    return False
-        return False
-
-    def note(self, error: Exception, tile: Box | None) -> None:
-        self._failures.mkdir(parents=True, exist_ok=True)
-        record = {
-            "box": str(tile) if tile is not None else None,
-            "type": type(error).__name__,
-            "message": str(error) or repr(error),
-            "fatal": tile is None or _is_fatal(error),
-            "no_space": _is_no_space(error),
-            "traceback": traceback.format_exc(),
-        }
-        with contextlib.suppress(OSError):  # a full disk cannot take the note either; an empty file still says "stop"
-            self._note_file(tile).write_text(json.dumps(record))
-
-    def _note_file(self, tile: Box | None) -> Path:
-        return self._failures / ("load.json" if tile is None else "-".join(map(str, tile.begin)) + ".json")
-
-    def _stopped(self) -> bool:
-        if not self._failures.exists():
-            return False
-        records = self._records()
-        return len(records) >= GIVE_UP_AFTER or any(r["fatal"] for r in records)
-
-    def _records(self) -> list[dict[str, Any]]:
-        found = []
-        for file in sorted(self._failures.glob("*.json")):
-            text = file.read_text()
-            full = {"box": None, "type": "OSError", "message": "", "fatal": True, "no_space": True, "traceback": ""}
-            try:
-                found.append(json.loads(text))
-            except json.JSONDecodeError:
-                found.append(full)
-        return found
-
-    def forget_failures(self) -> None:
-        shutil.rmtree(self._failures, ignore_errors=True)
-
-    def raise_failures(self) -> None:
-        records = self._records()
-        if not records:
-            return
-        if any(r["no_space"] for r in records):
-            raise NoSpace(
-                f"{self.name}: the disk is full ({self.folder}). Finished blocks are kept: make room, then run the same "
-                "command again to go on."
-            )
-        first = records[0]
-        ours = getattr(errors, first["type"], None)  # an AsemError says itself what to do
-        where = f" (block {first['box']})" if first["box"] else ""
-        if ours is not None:
-            raise ours(f"{self.name}: {first['message']}{where}")
-        if not where:
-            raise BlockFailed(f"{self.name}: a worker could not start: {first['type']}: {first['message']}")
-        more = f" {len(records) - 1} more blocks failed too." if len(records) > 1 else ""
-        raise BlockFailed(
-            f"{self.name}: block {first['box']} failed {ATTEMPTS} times: {first['type']}: {first['message'].rstrip('.')}.{more} "
-            "Finished blocks are kept; run the same command again to retry the rest."
-        ) from RuntimeError(first["traceback"])
-
-
-def _serve(job: _Job, context: Any, threads: int) -> None:
-    """Work off blocks until there are none: the body of a worker process."""
-    import daisy.v2 as daisy
-
-    os.environ["ASEM_WORKER"] = str(max(0, int(context["worker_id"])) % max(1, job.workers))
-    work: Work | None = None
-    try:
-        work = job.load()
-    except Exception as error:
-        job.note(error, None)
-
-    def loop() -> None:
-        client = daisy.Client(context)
-        while True:
-            with client.acquire_block() as block:
-                if block is None:
-                    return
-                if work is None or not job.attempt(work, job.tile(block)):
-                    block.status = daisy.BlockStatus.FAILED
-
-    others = [threading.Thread(target=loop) for _ in range(threads - 1)]
-    for thread in others:
-        thread.start()
-    loop()
-    for thread in others:
-        thread.join()
-
-
-def _is_no_space(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _is_fatal(error: BaseException) -> bool:
-    """Tell an error that no retry can mend."""
-    return _is_no_space(error) or isinstance(error, AsemError)
-
-
 @attrs.frozen
 class _SaveResults:
     load: Load
@@ -447,16 +256,3 @@ def _result_file(folder: Path, tile: Box) -> Path:
 
 def _key(box: Box, block: Zyx) -> str:
     return f"{zlib.crc32(repr((box, block)).encode()):08x}"
-
-
-def _main() -> None:
-    """Serve as a worker that a launcher started: `python -m asem_core.blocks JOBFILE`, context in the environment."""
-    import daisy.v2 as daisy
-
-    # The job file is written by this user's own run, in this run's own scratch folder.
-    job, threads = pickle.loads(Path(sys.argv[1]).read_bytes())
-    _serve(job, daisy.Context.from_env(), threads)
-
-
-if __name__ == "__main__":
-    _main()
