@@ -12,6 +12,7 @@ from asem_core.cli._options import container_of
 
 if TYPE_CHECKING:
     from asem_core.scene import Layer
+    from asem_core.volume import Box, Volume
 
 Layers = Annotated[
     list[str] | None, typer.Option("--layers", "-l", help="Which, as in raw or 'labels/*'; may be repeated.")
@@ -20,6 +21,8 @@ Layers = Annotated[
 
 def mount(app: typer.Typer) -> None:
     app.command("view", no_args_is_help=True)(view)
+    app.command("snapshot", no_args_is_help=True)(snapshot)
+    app.command("movie", no_args_is_help=True)(movie)
 
 
 def view(
@@ -55,18 +58,13 @@ def view(
         asem view cell.zarr -l raw --model mitochondria-cf-5nm
     """
     from asem_core.catalog import load_catalog
-    from asem_core.scene import errors_layer, open_layers
+    from asem_core.scene import open_layers
     from asem_core.view import serve
 
-    catalog = load_catalog()
-    shown = open_layers(cell, layers, catalog)
+    shown = open_layers(cell, layers, load_catalog())
     if model is not None:
         shown.append(_live_layer(cell, model, organelle, image, device))
-    if truth is not None:
-        (true,) = open_layers(container_of(Path(cell)), [truth], catalog)
-        predicted = [x for x in shown if x.kind == "probability" or x.name.endswith("segmentation")]
-        shown += [errors_layer(true, x, threshold) for x in predicted]
-    with serve(shown, bind=bind, port=port) as served:
+    with serve(_with_errors(shown, cell, truth, threshold), bind=bind, port=port) as served:
         typer.echo(served.url)
         if "SSH_CONNECTION" in os.environ and bind == "127.0.0.1":
             typer.echo(
@@ -124,3 +122,88 @@ def _wait() -> None:
         threading.Event().wait()
     except KeyboardInterrupt:
         typer.echo("Stopped.")
+
+
+def snapshot(
+    cell: Annotated[str, typer.Argument(help="A cell, for example cell.zarr.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .tif, .jpg or .pdf.")],
+    planes: Annotated[
+        list[str] | None,
+        typer.Option("--plane", help="As in z=120; may be repeated.", show_default="the middle plane"),
+    ] = None,
+    layers: Layers = None,
+    montage: Annotated[
+        bool, typer.Option("--montage", help="A row for each plane: the image alone, then each layer over it.")
+    ] = False,
+    truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
+    box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
+    width: Annotated[int, typer.Option(min=64, help="Largest width of the picture in pixels.")] = 1500,
+) -> None:
+    """Draw planes of a cell, with layers over the image and a scale bar.
+
+    Examples:
+
+        asem snapshot cell.zarr --plane z=120 -l raw -l labels/mito -o mito.png
+
+        asem snapshot cell.zarr --plane z=40 --plane y=100 --montage -o overview.png
+    """
+    from asem_core.snapshot import Plane, overlays, panels, write_picture
+
+    shown = _shown_layers(cell, layers, truth, threshold)
+    ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
+    chosen = [Plane.parse(text) for text in planes or [f"z={ground.shape[0] // 2}"]]
+    picture = (panels if montage else overlays)(shown, chosen, box=_box(box, ground), width=width)
+    typer.echo(str(write_picture(picture, output)))
+
+
+def movie(
+    cell: Annotated[str, typer.Argument(help="A cell, for example cell.zarr.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The movie: .mp4 or .gif.")],
+    axis: Annotated[str, typer.Option(help="Along which axis: z, y or x.")] = "z",
+    layers: Layers = None,
+    truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
+    box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
+    step: Annotated[int, typer.Option(min=1, help="Every how many planes.")] = 1,
+    fps: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 20,
+    width: Annotated[int, typer.Option(min=64, help="Largest width in pixels.")] = 1000,
+) -> None:
+    """Film a cell plane by plane, with layers over the image and a scale bar.
+
+    Example: `asem movie cell.zarr -l raw -l 'labels/*' --step 2 -o cell.mp4`
+    """
+    from asem_core.errors import BadInput
+    from asem_core.snapshot import AXES, movie_frames, write_movie
+
+    if len(axis) != 1 or axis not in AXES:
+        raise BadInput(f"'{axis}' is not an axis: z, y or x.")
+    shown = _shown_layers(cell, layers, truth, threshold)
+    ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
+    frames = movie_frames(shown, AXES.index(axis), step=step, box=_box(box, ground), width=width)
+    typer.echo(str(write_movie(frames, output, fps)))
+
+
+def _shown_layers(cell: str, names: list[str] | None, truth: str | None, threshold: float) -> list[Layer]:
+    """Open layers, with the errors of every prediction if there is a truth."""
+    from asem_core.catalog import load_catalog
+    from asem_core.scene import open_layers
+
+    return _with_errors(open_layers(cell, names, load_catalog()), cell, truth, threshold)
+
+
+def _with_errors(shown: list[Layer], cell: str, truth: str | None, threshold: float) -> list[Layer]:
+    from asem_core.catalog import load_catalog
+    from asem_core.scene import errors_layer, open_layers
+
+    if truth is None:
+        return shown
+    (true,) = open_layers(container_of(Path(cell)), [truth], load_catalog())
+    predicted = [x for x in shown if x.kind == "probability" or x.name.endswith("segmentation")]
+    return [*shown, *(errors_layer(true, x, threshold) for x in predicted)]
+
+
+def _box(text: str | None, volume: Volume) -> Box | None:
+    from asem_core import volume as nouns
+
+    return nouns.Box.parse(text, volume.shape) if text else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -204,53 +202,6 @@ def test_the_command_prints_the_address_and_stops_cleanly(cell):
 # --- in a browser -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("chromium and chromedriver are not installed (apt-get install chromium chromium-driver)")
-    options = selenium.ChromeOptions()
-    options.binary_location = program
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--use-angle=swiftshader",
-        "--enable-unsafe-swiftshader",
-        "--ignore-gpu-blocklist",
-        "--disable-background-networking",
-        "--window-size=1200,900",
-    ):
-        options.add_argument(flag)
-    found = selenium.Chrome(options=options, service=selenium.ChromeService(driver))
-    yield found
-    found.quit()
-
-
-def picture(browser):
-    """Return the drawn panel as RGB."""
-    from PIL import Image
-
-    panel = browser.execute_script(
-        "const panel = document.querySelector('.neuroglancer-rendered-data-panel');"
-        "const r = panel ? panel.getBoundingClientRect() : {left: 0, top: 0, width: 0, height: 0};"
-        "return [r.left, r.top, r.left + r.width, r.top + r.height]"
-    )
-    image = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-    return np.array(image.crop([round(p) for p in panel])).astype(int)
-
-
-def wait_for(browser, drawn, seconds=60):
-    """Look until what is drawn satisfies a condition."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        seen = picture(browser)
-        if seen.size and drawn(seen):
-            return seen
-        time.sleep(0.3)
-    raise AssertionError("the layers were not drawn in time")
-
-
 def test_image_and_labels_are_drawn_where_they_are(cell, browser):
     layers = open_layers(cell, ["raw", "labels/mito"], NOTHING)
     pixels = 8  # of the screen, for one voxel of the image
@@ -260,7 +211,7 @@ def test_image_and_labels_are_drawn_where_they_are(cell, browser):
             state.cross_section_scale = 1 / pixels
             state.position = [31.5, 31.5, 31.5]
             state.show_axis_lines = state.show_scale_bar = state.show_default_annotations = False
-        browser.get(served.url)
+        browser.open(served.url)
 
         def at(seen, x_nm, y_nm):
             middle = np.array(seen.shape[:2]) / 2
@@ -270,7 +221,7 @@ def test_image_and_labels_are_drawn_where_they_are(cell, browser):
         def drawn(seen):
             return at(seen, 600, 20).min() > 200 and np.ptp(at(seen, 400, 250)) > 50
 
-        seen = wait_for(browser, drawn)
+        seen = browser.wait_for(drawn)
         assert at(seen, 20, 20).max() < 30  # the dark half
         assert at(seen, 312, 20).max() < 30  # up to half a voxel before the edge
         assert at(seen, 319, 20).min() > 200
@@ -287,5 +238,5 @@ def test_surfaces_are_drawn(cell, browser):
         with served.viewer.txn() as state:
             state.layout = "3d"
             state.show_slices = state.show_default_annotations = False
-        browser.get(served.url)
-        wait_for(browser, lambda seen: (np.ptp(seen, axis=2) > 50).mean() > 0.01)
+        browser.open(served.url)
+        browser.wait_for(lambda seen: (np.ptp(seen, axis=2) > 50).mean() > 0.01)

@@ -1,0 +1,156 @@
+"""Pictures show what is there, where it is, with a scale bar of the right length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from asem_core.cli import make_app
+from asem_core.errors import BadInput, MissingExtra
+from asem_core.scene import Layer, errors_layer
+from asem_core.snapshot import (
+    Plane,
+    draw,
+    frame_of,
+    movie_frames,
+    nice_length,
+    overlays,
+    panels,
+    with_scale_bar,
+    write_movie,
+    write_picture,
+)
+from asem_core.store import create_volume, finish_volume
+from asem_core.volume import Box, Labels, Spec, Volume
+
+
+def image(shape=(40, 60, 80), size=(10.0, 5.0, 5.0), origin=(0, 0, 0)):
+    """Dark to the left of column 40, bright to the right."""
+    raw = np.full(shape, 50, np.uint8)
+    raw[:, :, 40:] = 200
+    return Layer("raw", "image", [Volume(raw, size, origin)])
+
+
+def labels(origin=(100, 50, 60)):
+    array = np.zeros((10, 20, 30), np.uint8)
+    array[2:8, 5:15, 5:25] = 1
+    return Layer("labels/mito", "labels", [Labels(array, (10, 5, 5), origin)], "#ff0000")
+
+
+def test_layers_lie_where_they_lie_in_nm():
+    picture = draw([image(), labels()], frame_of(image().volume, Plane.parse("z=13")))
+    assert picture.shape == (60, 80, 3)
+    red = picture[..., 0].astype(int) - picture[..., 1] > 30
+    rows, cols = np.nonzero(red)
+    assert (rows.min(), rows.max() + 1, cols.min(), cols.max() + 1) == (10 + 5, 10 + 15, 12 + 5, 12 + 25)
+    assert picture[0, 0].tolist() == [0, 0, 0]
+    assert picture[0, 79].tolist() == [255, 255, 255]
+    assert not (draw([image(), labels()], frame_of(image().volume, Plane(0, 5)))[..., 0] > 200)[:, :40].any()
+
+
+@pytest.mark.parametrize(("plane", "shape"), [("z=3", (60, 80)), ("y=7", (80, 80)), ("x=9", (80, 60))])
+def test_pixels_are_square_whatever_the_voxels(plane, shape):
+    assert draw([image()], frame_of(image().volume, Plane.parse(plane))).shape[:2] == shape
+
+
+def test_a_wide_image_is_read_from_a_coarser_level():
+    raw = np.zeros((4, 40, 400), np.uint8)
+    coarse = np.full((4, 20, 200), 99, np.uint8)
+    layer = Layer("raw", "image", [Volume(raw, 5.0), Volume(coarse, (5, 10, 10), (0, 2.5, 2.5))])
+    frame = frame_of(layer.volume, Plane(0, 1), width=150)
+    assert draw([layer], frame).shape == (15, 150, 3)
+    assert frame.pixel_nm == pytest.approx(400 * 5 / 150)
+
+
+def test_probabilities_and_errors_are_painted():
+    p = np.zeros((40, 60, 80), np.uint8)
+    p[:, 20:40, 10:30] = 255
+    prediction = Layer("p", "probability", [Volume(p, (10, 5, 5))], "#00ff00")
+    picture = draw([image(), prediction], frame_of(image().volume, Plane(0, 5)))
+    assert picture[30, 20].tolist() == [0, 178, 0]
+    assert picture[5, 5].tolist() == [0, 0, 0]
+    wrong = errors_layer(labels(), prediction)
+    seen = draw([image(), wrong], frame_of(image().volume, Plane(0, 13)))
+    assert seen[16, 32, 2] > 150  # in the truth, not predicted: blue
+    assert seen[28, 20, 0] > 150  # predicted, not in the truth: red
+
+
+@pytest.mark.parametrize(("nm", "length"), [(1234, 1000), (999, 500), (2000, 2000), (49, 20), (7, 5)])
+def test_scale_bars_have_round_lengths(nm, length):
+    assert nice_length(nm) == length
+
+
+def test_the_scale_bar_is_as_long_as_it_says():
+    grey = np.full((400, 800, 3), 100, np.uint8)
+    seen = with_scale_bar(grey, 5.0)  # 4000 nm wide: a bar of 500 nm, 100 pixels
+    longest = 0
+    for row in (seen == 255).all(axis=2):
+        runs = np.diff(np.flatnonzero(np.concatenate([[True], ~row, [True]])))
+        longest = max(longest, int(runs.max()) - 1)
+    assert abs(longest - 100) <= 2
+    assert with_scale_bar(grey[:20, :20], 5.0).shape == (20, 20, 3)  # too small for one
+
+
+def test_a_montage_has_a_row_for_each_plane_and_a_column_for_each_layer():
+    shown = [image(), labels()]
+    assert panels(shown, [Plane(0, 5), Plane(0, 13)]).shape == (60 * 2 + 6, 80 * 2 + 6, 3)
+    assert overlays(shown, [Plane(0, 5), Plane(0, 13)]).shape == (60, 80 * 2 + 6, 3)
+    assert overlays(shown, [Plane(0, 5)], box=Box((0, 0, 0), (40, 30, 80))).shape == (30, 80, 3)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".jpg", ".pdf"])
+def test_pictures_are_files(tmp_path, ending):
+    path = write_picture(overlays([image()], [Plane(0, 5)]), tmp_path / f"a{ending}")
+    assert path.stat().st_size > 500
+    assert [f.name for f in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_gif_and_an_mp4_go_through_the_volume(tmp_path):
+    write_movie(movie_frames([image(), labels()], 0, step=4), tmp_path / "a.gif")
+    assert Image.open(tmp_path / "a.gif").n_frames >= 3  # equal pictures are one, shown longer
+    pytest.importorskip("imageio_ffmpeg")
+    write_movie(movie_frames([image(), labels()], 1, step=10), tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_mistakes_are_explained(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match=r"'120' is not a plane.*z=120"):
+        Plane.parse("120")
+    with pytest.raises(BadInput, match=r"planes z=0 to z=39; there is no z=40"):
+        frame_of(image().volume, Plane(0, 40))
+    with pytest.raises(BadInput, match="lies outside"):
+        frame_of(image().volume, Plane(0, 1), box=Box((50, 0, 0), (60, 10, 10)))
+    with pytest.raises(BadInput, match="needs an image layer"):
+        overlays([labels()], [Plane(0, 1)])
+    with pytest.raises(BadInput, match=r"\.mp4 or \.gif"):
+        write_movie(iter(()), tmp_path / "a.avi")
+    with pytest.raises(BadInput, match=r"\.png, \.tif"):
+        write_picture(np.zeros((4, 4, 3), np.uint8), tmp_path / "a.bmp")
+    monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
+    with pytest.raises(MissingExtra, match="asem-core"):
+        write_movie(iter(()), tmp_path / "a.mp4")
+
+
+def test_the_commands_draw_and_film_a_cell(tmp_path):
+    cell = tmp_path / "cell.zarr"
+    for name, array in (
+        ("raw", image().volume.data),
+        ("labels/mito", np.eye(60, 80, dtype=np.uint8)[None].repeat(40, 0)),
+    ):
+        out = create_volume(cell / name, Spec(array.shape, array.dtype, 5.0), block=64, made_by={"stage": "test"})
+        out.data[:] = array
+        finish_volume(out)
+
+    def asem(*arguments):
+        return CliRunner().invoke(make_app(), [str(a) for a in arguments])
+
+    shown = asem("snapshot", cell, "--plane", "z=12", "--plane", "x=4", "--montage", "-o", tmp_path / "a.png")
+    assert shown.exit_code == 0, shown.output
+    assert Image.open(tmp_path / "a.png").size[0] > 80 * 2
+    shown = asem("movie", cell, "-l", "raw", "--step", 20, "-o", tmp_path / "a.gif")
+    assert shown.exit_code == 0, shown.output
+    assert "there is no z=99" in asem("snapshot", cell, "--plane", "z=99", "-o", tmp_path / "b.png").output
+    assert "not an axis" in asem("movie", cell, "--axis", "t", "-o", tmp_path / "b.gif").output
