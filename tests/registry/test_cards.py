@@ -155,7 +155,7 @@ def test_a_folder_of_cards(settings, make_card, weights_bytes, sum_of, tmp_path)
     ):
         asem_registry.pull("small-1nm", settings)
     (lab / "mito.safetensors").unlink()
-    with pytest.raises(asem_registry.cache.NotCached, match="its file mito.safetensors is not beside it"):
+    with pytest.raises(asem_registry.cache.NotCached, match=r"its file mito\.safetensors is not beside it"):
         asem_registry.pull("small-1nm", settings)
 
 

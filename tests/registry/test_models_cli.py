@@ -215,7 +215,7 @@ def test_a_bad_bundle_is_refused(served, settings, tmp_path):
         bad = _rewritten(good, tmp_path / "bad.zip", lambda info, d: (info.filename, d))
         with zipfile.ZipFile(bad, "a") as archive:
             archive.writestr(name, data)
-        with pytest.raises(BadBundle, match="does not belong in a bundle. Nothing was installed"):
+        with pytest.raises(BadBundle, match=r"does not belong in a bundle\. Nothing was installed"):
             unbundle(bad, far)
     link = _rewritten(good, tmp_path / "link.zip", lambda info, d: (_as_link(info), b"/etc/passwd"))
     with pytest.raises(BadBundle, match="does not belong"):
