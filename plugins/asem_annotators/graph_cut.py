@@ -1,0 +1,225 @@
+"""Graph cut: a few strokes become a 3D label, by the cheapest surface between object and background seeds.
+
+Gallusser et al. 2022, "Graph-cut annotator": supervoxels are labelled together by max-flow. Their energy is here under
+its own name; the default one sees membranes (docs/annotating.md, docs/accuracy/annotating.md).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from asem_annotators._boxes import honour, read_image, spacing_of
+from asem_core.errors import BadInput
+from asem_core.hookspecs import hookimpl
+from asem_core.interfaces import Annotator
+from asem_core.volume import Box, Volume
+
+if TYPE_CHECKING:
+    from asem_annotators._energy import Energy
+    from asem_annotators._graph import Graph
+    from asem_core.blocks import Run
+
+BYTES_PER_VOXEL = 36  # measured at 512^3; see docs/performance/annotating.md
+MIXTURE_STEPS = 50
+
+
+@attrs.frozen
+class GraphCut(Annotator):
+    """Cut supervoxels between object and background seeds by max-flow.
+
+    Options that are None take the value that belongs to the energy.
+
+    Parameters
+    ----------
+    energy
+        "membrane" follows dark sheets; "published" is that of Gallusser et al. 2022.
+    supervoxels
+        "watershed": basins between membranes, finer where there is detail (for "membrane"). "slic": compact pieces of
+        similar grey (for "published").
+    lam
+        Weight of the boundary: more makes it shorter. 1 for "membrane", 10 for "published".
+    beta
+        Weight of the distance to the seeds; across membranes it counts more in "membrane". 0, or 1 for "published".
+    gamma
+        Weight of the likeness to the seeds' greys. 0, or 1 for "published".
+    sigma_nm
+        Half the thickness of a membrane as the image shows it; at least one voxel is used.
+    contrast
+        Cutting through a full membrane costs exp(-contrast) of cutting through none ("membrane").
+    face
+        What of a face between two supervoxels tells how dark it is: its "weakest" voxel, the "mean" or the "darkest".
+    smoothing
+        Of the membranes before the watershed, in sigmas; more makes fewer, larger supervoxels.
+    num_supervoxels, compactness, iterations
+        Of SLIC.
+    refine_vx
+        Voxels on either side of the cut that are assigned anew one by one, along the membrane. 4, or 0 for "published".
+    keep
+        Clean-up by a mixture of two Gaussians over the greys of the object: keep "all", or its "dark" or "bright" part.
+    """
+
+    name: ClassVar[str] = "graph-cut"
+
+    energy: Literal["membrane", "published"] = "membrane"
+    supervoxels: Literal["watershed", "slic"] | None = None
+    lam: float | None = None
+    beta: float | None = None
+    gamma: float | None = None
+    sigma_nm: float = 10.0
+    contrast: float = 12.0
+    face: Literal["weakest", "mean", "darkest"] = "weakest"
+    smoothing: float = 0.6
+    num_supervoxels: int = 4000
+    compactness: float = 25.0
+    iterations: int = 10
+    refine_vx: int | None = None
+    keep: Literal["all", "dark", "bright"] = "all"
+
+    def __attrs_post_init__(self) -> None:
+        for option in ("lam", "beta", "gamma", "contrast", "smoothing", "refine_vx"):
+            value = getattr(self, option)
+            if value is not None and value < 0:
+                raise BadInput(f"graph-cut: {option} must be at least 0, got {value}.")
+        for option in ("sigma_nm", "num_supervoxels", "compactness", "iterations"):
+            value = getattr(self, option)
+            if value is not None and value <= 0:
+                raise BadInput(f"graph-cut: {option} must be more than 0, got {value}.")
+
+    def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedGraphCut:
+        """Make the supervoxels and their graph, or load them from `run.scratch` if the image and options are the same.
+
+        Raises
+        ------
+        BadInput
+            The box needs more memory than there is, or the image is constant there.
+        """
+        from asem_annotators._graph import Graph
+
+        image = read_image(volume, box, BYTES_PER_VOXEL)
+        spacing = spacing_of(volume)
+        sigma = max(1.0, self.sigma_nm / min(volume.voxel_size_nm))
+        file = None if run.scratch is None else run.scratch / self._file_name(image, spacing)
+        if file is not None and file.exists():
+            return PreparedGraphCut(self, Graph.load(file), image, spacing)
+        graph = self._build_graph(image, spacing, sigma)
+        if file is not None:
+            graph.save(file)
+        return PreparedGraphCut(self, graph, image, spacing)
+
+    def setting(self, option: str) -> Any:
+        """Return an option, or what belongs to the energy where it is None."""
+        chosen = getattr(self, option)
+        return _BY_ENERGY[self.energy][option] if chosen is None else chosen
+
+    def _build_graph(self, image: np.ndarray, spacing: Sequence[float], sigma: float) -> Graph:
+        from scipy import ndimage
+
+        from asem_annotators._graph import build_graph
+        from asem_annotators._supervoxels import basins, membranes, slic
+
+        sheet = membranes(image, spacing, sigma)
+        if self.smoothing:
+            ndimage.gaussian_filter(sheet, [self.smoothing * sigma / s for s in spacing], output=sheet, mode="nearest")
+        dark = sheet.astype(np.uint8)
+        if self.setting("supervoxels") == "slic":
+            labels, count = slic(image, spacing, self.num_supervoxels, self.compactness, self.iterations)
+        else:
+            labels, count = basins(sheet)
+        del sheet
+        return build_graph(image, labels, count, dark, spacing)
+
+    def _file_name(self, image: np.ndarray, spacing: Sequence[float]) -> str:
+        """Name the stored graph after all it depends on."""
+        options = (
+            self.setting("supervoxels"),
+            self.sigma_nm,
+            self.smoothing,
+            self.num_supervoxels,
+            self.compactness,
+            self.iterations,
+        )
+        of_options = zlib.crc32(repr((options, image.shape, tuple(spacing))).encode())
+        return f"graph-cut-{zlib.crc32(image.data):08x}-{of_options:08x}.npz"
+
+
+_BY_ENERGY: Mapping[str, Mapping[str, Any]] = {
+    "membrane": {"supervoxels": "watershed", "lam": 1.0, "beta": 0.0, "gamma": 0.0, "refine_vx": 4},
+    "published": {"supervoxels": "slic", "lam": 10.0, "beta": 1.0, "gamma": 1.0, "refine_vx": 0},
+}
+
+
+@attrs.frozen(eq=False)
+class PreparedGraphCut:
+    """A graph cut whose supervoxels are there; a call sets up the energy of its seeds and minimises it."""
+
+    options: GraphCut
+    graph: Graph
+    image: np.ndarray
+    spacing: tuple[float, float, float]
+
+    def __call__(self, seeds: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
+        """Label the box (see `PreparedAnnotator`). The cut is the best one of all, so `previous` has no influence."""
+        cut = self.energy(seeds).minimise()[self.graph.labels]
+        width = self.options.setting("refine_vx")
+        if width:
+            cut = refine(cut, seeds, self.graph.dark, width)
+        if self.options.keep != "all":
+            cut = keep_component(cut, self.image, self.options.keep)
+        return honour(seeds, cut)
+
+    def energy(self, seeds: np.ndarray) -> Energy:
+        """Set up what is minimised for these seeds."""
+        from asem_annotators import _energy
+
+        weights = {name: self.options.setting(name) for name in ("lam", "beta", "gamma")}
+        if self.options.energy == "published":
+            return _energy.published(self.graph, seeds, self.spacing, **weights)
+        return _energy.membrane(self.graph, seeds, contrast=self.options.contrast, face=self.options.face, **weights)
+
+
+def refine(cut: np.ndarray, seeds: np.ndarray, dark: np.ndarray, width_vx: int) -> np.ndarray:
+    """Assign the voxels near the surface of `cut` (bool) anew, by a watershed on `dark` (uint8) from both sides.
+
+    Where a seed disagrees with the cut, its surroundings are assigned anew too.
+    """
+    from asem_annotators import _kernels
+
+    marks = np.empty(cut.shape, np.uint8)
+    _kernels.free_band(cut, np.ascontiguousarray(seeds), width_vx, marks)
+    _kernels.flood(dark, marks)
+    return np.equal(marks, 1)
+
+
+def keep_component(cut: np.ndarray, image: np.ndarray, keep: Literal["dark", "bright"]) -> np.ndarray:
+    """Keep those voxels of `cut` (bool) that the darker or the brighter of two Gaussians explains better.
+
+    The mixture is fitted to the greys of the object by expectation maximisation.
+    """
+    greys, where = np.unique(np.clip(image[cut], 0, 255).astype(np.uint8), return_inverse=True)
+    if len(greys) < 2:
+        return cut
+    count = np.bincount(where).astype(float)
+    levels = greys.astype(float)
+    middle = np.average(levels, weights=count)
+    part = np.stack([levels <= middle, levels > middle]).astype(float)  # how much each component owns each level
+    for _ in range(MIXTURE_STEPS):
+        weight = (part * count).sum(1) + 1e-9
+        mean = (part * count * levels).sum(1) / weight
+        variance = (part * count * (levels - mean[:, None]) ** 2).sum(1) / weight + 1.0  # greys are rounded
+        log = np.log(weight / variance**0.5)[:, None] - (levels - mean[:, None]) ** 2 / (2 * variance[:, None])
+        part = np.exp(log - log.max(0))
+        part /= part.sum(0)
+    chosen = int(np.argmin(mean) if keep == "dark" else np.argmax(mean))
+    result = np.zeros_like(cut)
+    result[cut] = (part[chosen] > 0.5)[where]
+    return result
+
+
+@hookimpl
+def register_annotators() -> list[type[Annotator]]:
+    return [GraphCut]
