@@ -1,0 +1,176 @@
+"""How far planes are shifted against each other, and where that puts each plane."""
+
+from __future__ import annotations
+
+import numpy as np
+
+BLUR_VX = 0.7  # of planes before they are compared: noise of single voxels says nothing of shifts
+FADING = 3.0  # times the typical difference; voxels that differ by more count little
+CLEAR = 8.0  # standard deviations by which a true peak stands out of the correlation; noise reaches 5
+# Mean resultant length of the fractions of shifts, of y and x together, from which they gather round one value. Those of
+# neural tissue that is aligned, or shifted by whole voxels, reach 0.39 over 60 planes and 0.5 over 120; random ones stay below 0.39 and 0.32.
+GATHERED = 0.38
+STRUCTURE_PLANES = 15  # over which the fractions are averaged
+LIKENESS = 0.6  # how much of one plane's structural shift goes on in the next; measured on neural tissue: 0.6-0.7
+SMALLEST_PLANE = 32
+
+
+def find_shift(first: np.ndarray, second: np.ndarray, largest: float) -> tuple[float, float, float]:
+    """Measure by how many voxels (y, x) the content of `second` lies further along than that of `first`.
+
+    Phase correlation (Kuglin & Hines 1975) gives whole voxels. Then the fraction is the shift that the brightness
+    gradients of most voxels agree on (Lucas & Kanade 1981; voxels far off are weighted down after Geman & McClure 1985).
+
+    Parameters
+    ----------
+    first, second : (y, x), of one shape
+    largest : greatest shift looked for, in voxels along each axis
+
+    Returns
+    -------
+    y, x, and how far the correlation's peak stands out, in standard deviations; below `CLEAR` the shift means nothing.
+    """
+    shift, clarity = _whole_shift(first, second, np.zeros(2, int), largest)
+    if clarity < CLEAR:
+        return 0.0, 0.0, clarity
+    # Once more on what they share: windowing pulls the first estimate towards no shift.
+    a, b = _shared(first, second, shift)
+    if min(a.shape) >= SMALLEST_PLANE:
+        more, clarity = _whole_shift(a, b, shift, largest)
+        shift = shift + more
+        a, b = _shared(first, second, shift)
+    if min(a.shape) < SMALLEST_PLANE:
+        return 0.0, 0.0, 0.0
+    fraction = _fraction(a, b)
+    return float(shift[0] + fraction[0]), float(shift[1] + fraction[1]), clarity
+
+
+def _whole_shift(a: np.ndarray, b: np.ndarray, already: np.ndarray, largest: float) -> tuple[np.ndarray, float]:
+    from scipy import fft
+
+    if a.std() == 0 or b.std() == 0:
+        return np.zeros(2, int), 0.0
+    window = np.hanning(a.shape[0])[:, None] * np.hanning(a.shape[1])
+    spectra = [fft.rfft2(((p - p.mean()) * window).astype(np.float32)) for p in (a, b)]
+    cross = spectra[1] * np.conj(spectra[0])
+    cross /= np.abs(cross) + np.float32(1e-9) * np.abs(cross).max()
+    along_y, along_x = fft.fftfreq(a.shape[0])[:, None], fft.rfftfreq(a.shape[1])
+    surface = fft.irfft2(cross * np.exp(-2 * (np.pi * BLUR_VX) ** 2 * (along_y**2 + along_x**2)), a.shape)
+    lags = [np.rint(fft.fftfreq(n, 1 / n)).astype(int) for n in a.shape]
+    reach = [np.abs(lag + s) <= largest for lag, s in zip(lags, already, strict=True)]
+    allowed = np.where(reach[0][:, None] & reach[1], surface, -np.inf)
+    y, x = np.unravel_index(int(allowed.argmax()), a.shape)
+    return np.array([lags[0][y], lags[1][x]]), float((surface[y, x] - surface.mean()) / surface.std())
+
+
+def _shared(first: np.ndarray, second: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cut both planes to what they share if `second` is shifted by whole voxels."""
+    a = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, first.shape, strict=True))
+    b = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, first.shape, strict=True))
+    return first[a], second[b]
+
+
+def _fraction(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Refine a shift of less than a voxel or so: both planes move half of it towards each other, until they meet."""
+    from scipy import ndimage
+
+    a, b = (ndimage.gaussian_filter(p.astype(np.float32), BLUR_VX) for p in (a, b))
+    shift = np.zeros(2)
+    for _ in range(8):
+        moved_a, moved_b = _moved(a, -shift / 2), _moved(b, shift / 2)
+        slopes = np.gradient((moved_a + moved_b) / 2)
+        difference = (moved_b - moved_a).ravel()
+        typical = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
+        if typical == 0:
+            break
+        weights = 1 / (1 + (difference / (FADING * typical)) ** 2) ** 2
+        # The third unknown is a change of brightness.
+        design = np.stack([slopes[0].ravel(), slopes[1].ravel(), np.ones_like(difference)])
+        normal = (design * weights) @ design.T
+        if np.linalg.cond(normal) > 1e10:
+            break
+        change = np.linalg.solve(normal, (design * weights) @ difference)[:2]
+        shift = np.clip(shift - change, -2, 2)
+        if np.abs(change).max() < 0.01:
+            break
+    return shift if np.abs(shift).max() < 2 else np.zeros(2)
+
+
+def _moved(plane: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Read a plane at positions `shift` (less than two voxels) away, linearly interpolated, leaving a rim of three off."""
+    begin = np.floor(shift).astype(int)
+    wy, wx = np.float32(shift[0] - begin[0]), np.float32(shift[1] - begin[1])
+
+    def at(y: int, x: int) -> np.ndarray:
+        y, x = 3 + begin[0] + y, 3 + begin[1] + x
+        return plane[y : y + plane.shape[0] - 6, x : x + plane.shape[1] - 6]
+
+    return (1 - wy) * ((1 - wx) * at(0, 0) + wx * at(0, 1)) + wy * ((1 - wx) * at(1, 0) + wx * at(1, 1))
+
+
+def positions(shifts: np.ndarray, kept_drift: float, window: int) -> np.ndarray:
+    """Turn shifts of each plane against the last into the position of each plane, in voxels.
+
+    A shift is a true displacement plus what slanted structures move by. The latter changes slowly from plane to plane:
+    so the slow part of the shifts, up to `kept_drift`, is left in the image. If what remains lies near whole numbers
+    (0 for an aligned stack), it is rounded: then errors do not add up over the planes.
+
+    Parameters
+    ----------
+    shifts : (n, 2), plane i + 1 against plane i, along y and x
+    kept_drift : voxels per plane
+    window : planes over which the slow part is averaged
+
+    Returns
+    -------
+    (n + 1, 2), with a median of about 0
+    """
+    drift, gathered = _structure_drift(shifts)
+    if gathered >= GATHERED:
+        steps = np.stack([_most_even_rounding(rest) for rest in (shifts - drift).T], axis=1)
+    else:
+        steps = shifts - np.clip(_average(shifts, window), -kept_drift, kept_drift)
+    at = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
+    return at - np.median(np.rint(at), axis=0).round()
+
+
+def _structure_drift(shifts: np.ndarray) -> tuple[np.ndarray, float]:
+    """Find what structures add to shifts by whole voxels, and how well the fractions gather round it (0 to 1).
+
+    Structures move the fractions, so their part is a circular mean: of all planes first, then of those around each.
+    """
+    turns = np.exp(2j * np.pi * shifts)
+    drift = np.zeros(shifts.shape)
+    for width in (2 * len(shifts), STRUCTURE_PLANES):
+        drift += np.angle(_average(turns * np.exp(-2j * np.pi * drift), width)) / (2 * np.pi)
+    rests = turns * np.exp(-2j * np.pi * drift)
+    return drift, float(np.abs(rests.mean(axis=0)).mean())
+
+
+def _most_even_rounding(values: np.ndarray) -> np.ndarray:
+    """Round each value to one of the three nearest whole numbers so that the rests change least from one to the next.
+
+    What structures add resembles that of the plane before, which tells 0.6 of a voxel from -0.4. The most probable sequence of rests under a first-order autoregression, by dynamic programming (Viterbi 1967).
+    """
+    whole = np.rint(values)[:, None] + np.array([-1, 0, 1])
+    rests = values[:, None] - whole
+    cost = rests[0] ** 2
+    came_from = np.zeros(rests.shape, int)
+    for i in range(1, len(values)):
+        change = (rests[i][None] - LIKENESS * rests[i - 1][:, None]) ** 2 / (1 - LIKENESS**2)
+        total = cost[:, None] + change
+        came_from[i] = total.argmin(axis=0)
+        cost = total.min(axis=0)
+    chosen = np.empty(len(values), int)
+    chosen[-1] = cost.argmin()
+    for i in range(len(values) - 1, 0, -1):
+        chosen[i - 1] = came_from[i, chosen[i]]
+    return np.take_along_axis(whole, chosen[:, None], axis=1)[:, 0]
+
+
+def _average(values: np.ndarray, window: int) -> np.ndarray:
+    """Average over the planes around each, fewer at the ends."""
+    cumulated = np.concatenate([np.zeros((1, 2)), np.cumsum(values, axis=0)])
+    z = np.arange(len(values))
+    begin, end = np.maximum(z - window // 2, 0), np.minimum(z + window // 2 + 1, len(values))
+    return (cumulated[end] - cumulated[begin]) / (end - begin)[:, None]
