@@ -65,14 +65,14 @@ class Arithmetic:
     device : "cpu", "cuda", "cuda:1", "mps"; "cuda" with several workers gives each its own GPU
     precision : of the convolutions
     mirrors : average over the eight mirror images (test-time augmentation), at eight times the cost
-    half_output : return float16 instead of uint8
+    output : "uint8" (255 = 1), "float16" or "float32"
     compiled : let `torch.compile` fuse the network (slow to start; wants a C++ compiler)
     """
 
     device: str = "cpu"
     precision: Precision = "float32"
     mirrors: bool = False
-    half_output: bool = False
+    output: Literal["uint8", "float16", "float32"] = "uint8"
     compiled: bool = False
 
 
@@ -126,11 +126,11 @@ def choose_arithmetic(network: Any, image: np.ndarray, wanted: Arithmetic, preci
         candidates.insert(0, "bfloat16")
     if wanted.device == "cpu" and candidates == ["float32"]:
         return attrs.evolve(wanted, precision="float32")
-    plain = Arithmetic(half_output=True)
-    right = Predictor(network, plain)(image).astype(np.float32)
+    plain = Arithmetic(output="float32")
+    right = Predictor(network, plain)(image)
     for candidate in candidates:
         trial = attrs.evolve(plain, device=wanted.device, precision=candidate)
-        found = Predictor(network, trial)(image).astype(np.float32)
+        found = Predictor(network, trial)(image)
         error = float(np.abs(found - right).max()) if np.isfinite(found).all() else math.inf
         if error <= LARGEST_ERROR / 2:
             return attrs.evolve(wanted, precision=candidate)
@@ -176,7 +176,7 @@ class Predictor:
 
         Returns
         -------
-        uint8 (255 = 1) or float16, of `network.output_shape(image.shape)`
+        uint8 (255 = 1), float16 or float32, of `network.output_shape(image.shape)`
         """
         import torch
 
@@ -246,7 +246,9 @@ class Predictor:
         assert total is not None
         if len(sides) > 1:
             total /= len(sides)
-        return total.half() if self.arithmetic.half_output else total.mul_(255).round_().to(torch.uint8)
+        if self.arithmetic.output == "uint8":
+            total = total.mul_(255).round_()
+        return total.to(getattr(torch, self.arithmetic.output))
 
     @contextlib.contextmanager
     def _stream(self) -> Iterator[Any]:

@@ -41,7 +41,7 @@ class Prediction:
     device : "auto", "cpu", "cuda" (every worker its own GPU), "cuda:1", "mps"
     precision : "auto" takes bfloat16 where the hardware multiplies it and the result agrees with float32
     mirrors : average over the eight mirror images: a little better, eight times slower
-    output : "uint8" (255 = 1) or "float16"
+    output : "uint8" (255 = 1), "float16" or "float32"
     compiled : let `torch.compile` fuse the network
     workers : processes; 0 takes one per GPU, or one per 8 cores, since a network keeps that many busy by itself
     """
@@ -49,7 +49,7 @@ class Prediction:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     mirrors: bool = False
-    output: Literal["uint8", "float16"] = "uint8"
+    output: Literal["uint8", "float16", "float32"] = "uint8"
     compiled: bool = False
     workers: int = 0
 
@@ -84,7 +84,7 @@ def predict(
 
     Returns
     -------
-    uint8 (255 = 1) or float16, on the volume's grid. If an equal run has finished it, it is returned as it is; if one
+    uint8 (255 = 1), float16 or float32, on the volume's grid. If an equal run has finished it, it is returned as it is; if one
     was interrupted, its finished blocks are kept.
 
     Raises
@@ -117,7 +117,7 @@ def predict(
     out = create_volume(
         output, spec, block=block, made_by=record, overwrite=overwrite, attributes={"kind": "image", "plan": plan}
     )
-    arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output == "float16", how.compiled)
+    arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output, how.compiled)
     work = _Work(network, volume, out, box.begin, mask, arithmetic)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))

@@ -1,0 +1,58 @@
+"""The organelles carry the numbers of the paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
+from asem_core.recipe import build
+from asem_core.store import open_volume
+from asem_core.volume import Volume
+
+NUMBERS = {  # dilation, exclusion zone outwards and inwards, smallest object, largest hole: Gallusser et al. 2022
+    "mitochondria": (3, 4, 4, 27, 0),
+    "golgi": (1, 2, 2, 27, 0),
+    "endoplasmic-reticulum": (0, 1, 1, 0, 20_000),
+    "nuclear-pores": (0, 3, 1, 0, 0),
+    "clathrin-coats": (0, 3, 1, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_labels_are_prepared_by_the_numbers_of_the_paper(name):
+    dilate, outwards, inwards, smallest, hole = NUMBERS[name]
+    model = load_catalog().get("model", name)()
+    steps = {step.name: step for step in model.label_steps()}
+    assert list(steps) == [n for n, used in (("clean-labels", smallest or hole), ("dilate-labels", dilate)) if used]
+    if dilate:
+        assert steps["dilate-labels"].radius_vx == dilate
+    if smallest or hole:
+        assert (steps["clean-labels"].smallest_vx or 0, steps["clean-labels"].largest_hole_vx or 0) == (smallest, hole)
+    zone = model.exclusion_zone()
+    assert (zone.dilate_vx, zone.erode_vx) == (outwards, inwards)
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, "membrane"])
+def test_a_small_or_flat_network_is_one_option_away(name):
+    cls = load_catalog().get("model", name)
+    table = {"features": 2, "factors": [[1, 2, 2]], "kernels": [[[1, 3, 3], [1, 3, 3]]]}
+    network = build(cls, table, "test").network()
+    assert network.alignment == (1, 2, 2)
+    assert network.context[0] == 0
+
+
+def test_no_zone_where_both_widths_are_zero():
+    model = build(load_catalog().get("model", "golgi"), {"exclusion_dilate_vx": 0, "exclusion_erode_vx": 0}, "test")
+    assert model.exclusion_zone() is None
+
+
+@pytest.mark.parametrize(("name", "largest"), [("mitochondria", 2), ("membrane", 1)])
+def test_segment_makes_objects_or_a_map_as_the_organelle_wants(name, largest, tmp_path):
+    probability = np.zeros((20, 20, 20), np.uint8)
+    probability[2:5, 2:5, 2:5], probability[10:15, 10:15, 10:15] = 200, 130
+    volume = Volume(probability, 5.0)
+    made = load_catalog().get("model", name)().segment(volume, tmp_path / "a.zarr/segmentation", Run(progress=False))
+    assert made.read().max() == largest
+    assert open_volume(made.path).voxel_size_nm == (5, 5, 5)
