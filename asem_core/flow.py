@@ -287,6 +287,7 @@ def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, fol
     zone = _zone(flow, catalog)
     exclusion = exclusion_of(truth, zone, run) if zone is not None else None
     part = Box.parse(options.box, truth.shape) if options.box else truth.box
+    part &= truth.box_of(probability)  # a cropped image was not predicted beyond its border
     found = {
         options.truth: score(probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, run=run)
     }

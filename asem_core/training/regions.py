@@ -43,11 +43,14 @@ def open_region(options: RegionOptions, name: str, catalog: Catalog, folder: Pat
     labels = _as_labels(_open(options.labels, catalog, folder, f"{name}, labels"))
     if options.box is not None:
         labels = labels.crop(Box.parse(options.box, labels.shape))
-    if not raw.box.contains(raw.box_of(labels)):
+    place = raw.box_of(labels)
+    inside = place & raw.box  # labels of the whole stack outreach a cropped image
+    if inside.is_empty:
         raise BadInput(
-            f"{name}: the labels {labels.path} lie at {raw.box_of(labels)} of the image, which has the shape "
-            f"{list(raw.shape)}. Correct an origin, or crop the labels with box = ..."
+            f"{name}: the labels {labels.path} lie at {place} of the image, which has the shape {list(raw.shape)}: they "
+            "do not meet. Correct an origin, or choose another box."
         )
+    labels = labels.crop(inside.shift([-b for b in place.begin]))
     others = {}
     for kind in ("mask", "exclusion"):
         place = getattr(options, kind)

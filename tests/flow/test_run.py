@@ -1,0 +1,182 @@
+"""A recipe from planes to planes: every stage runs, a swap is one line, provenance names it, a second run finds it all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from asem_core.provenance import steps_done
+from asem_core.store import layers, open_volume
+from asem_core.testing import example_image, example_labels
+
+SHAPE = (64, 72, 80)
+
+RECIPE = """
+[source]
+use = "tiff-stack"
+path = "planes"
+voxel_size_nm = [5, 5, 5]
+
+[labels.balls]
+use = "tiff-stack"
+path = "labels.tif"
+voxel_size_nm = [5, 5, 5]
+
+[[preprocess]]
+use = "crop"
+box = "4:64,8:72,0:80"
+
+[[preprocess]]
+use = "normalize"
+
+[model]
+use = "mitochondria"
+features = 4
+factors = [[2, 2, 2]]
+kernels = [[[3, 3, 3]], [[3, 3, 3]]]
+smallest_object_vx = 0
+dilate_vx = 0
+
+[sampler]
+use = "balanced"
+
+[train]
+block = [16, 16, 16]
+iterations = 4
+checkpoint_every = 2
+choose = "last"
+missing_context = "reflect"
+readers = 0
+
+[[train.regions]]
+labels = "balls"
+box = "0:40,:,:"
+
+[[train.validation]]
+labels = "balls"
+box = "40:64,:,:"
+
+[evaluate]
+truth = "balls"
+box = "40:64,:,:"
+
+[[analyze]]
+use = "morphometry"
+
+[export]
+layers = ["segmentation", "probability"]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Make a folder of planes, labels and the recipe."""
+    (tmp_path / "planes").mkdir()
+    for i, plane in enumerate(example_image(SHAPE).read()):
+        tifffile.imwrite(tmp_path / "planes" / f"cell_{i + 100}.tif", plane)
+    tifffile.imwrite(tmp_path / "labels.tif", (example_labels(SHAPE).read() > 0).astype(np.uint8))
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def asem(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "asem_core", *words]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+
+def run(project: Path, *words: str) -> str:
+    done = asem(project, "run", "recipe.toml", "-o", "out", "-q", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_whole_recipe(project: Path) -> None:
+    """Planes in, planes out, in place; reports written; the second run repeats nothing; a swap is one line."""
+    said = run(project)
+    assert "balls at 0.5: F1" in said
+    cell = project / "out" / "cell.zarr"
+    assert {"raw", "raw_crop", "raw_normalize", "labels/balls", "predictions/mitochondria/probability"} <= set(
+        layers(cell)
+    )
+    for page in ("morphometry", "evaluation"):
+        assert (project / "out" / "reports" / page / "report.html").exists()
+
+    planes = sorted((project / "out" / "tiff" / "probability").glob("*.tif"))
+    assert [p.name for p in planes] == [f"cell_{i + 100}.tif" for i in range(SHAPE[0])]
+    exported = np.stack([tifffile.imread(p) for p in planes])
+    assert exported.shape == SHAPE
+    probability = open_volume(cell / "predictions" / "mitochondria" / "probability").read()
+    np.testing.assert_array_equal(exported[4:64, 8:72], probability)
+    assert not exported[:4].any()
+    assert not exported[:, :8].any()
+
+    record = open_volume(cell / "predictions" / "mitochondria" / "segmentation").attributes["asem"]["made_by"]
+    made = json.dumps(record)
+    assert '"normalize"' in made
+    assert "weights_sha256" in made
+    assert [s["name"] for s in steps_done(open_volume(cell / "raw_normalize"))] == ["crop", "normalize"]
+
+    stamps = {p: p.stat().st_mtime_ns for p in cell.rglob("c/*") if p.is_file()}
+    run(project)
+    assert {p: p.stat().st_mtime_ns for p in cell.rglob("c/*") if p.is_file()} == stamps
+
+    recipe = (project / "recipe.toml").read_text()
+    (project / "recipe.toml").write_text(recipe.replace('use = "normalize"', 'use = "invert"'))
+    refused = asem(project, "run", "recipe.toml", "-o", "out", "-q")
+    assert refused.returncode == 1
+    assert "--overwrite" in refused.stderr
+    run(project, "--overwrite")
+    assert '"invert"' in json.dumps(
+        open_volume(cell / "predictions/mitochondria/probability").attributes["asem"]["made_by"]
+    )
+
+    (project / "recipe.toml").write_text(recipe.replace('use = "balanced"', 'use = "uniform"'))
+    done = asem(project, "run", "recipe.toml", "-o", "out-uniform", "-q")
+    assert done.returncode == 0, done.stderr
+    assert '"uniform"' in (project / "out-uniform" / "training" / "provenance.json").read_text()
+
+
+BAD = {
+    "unknown key": (
+        'use = "balanced"',
+        'use = "balanced"\nforground = 1',
+        "unknown option 'forground' @ sampler (balanced)",
+    ),
+    "wrong type": ("iterations = 4", "iterations = 4.5", "expected a whole number, got 4.5"),
+    "wrong name": ('use = "normalize"', 'use = "normalise"', "Did you mean 'normalize'?"),
+    "unknown labels": (
+        'labels = "balls"',
+        'labels = "bals"',
+        "'bals' is neither a name of [labels] (balls) nor a path",
+    ),
+    "no weights": ("[train]", "[predict]", "[model] has no weights"),
+    "unknown truth": ('truth = "balls"', 'truth = "golgi"', "evaluate.truth is 'golgi', but [labels] has: balls"),
+    "no path": ('path = "planes"', 'path = "plains"', "plains does not exist"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_recipe_writes_nothing(project: Path, case: str) -> None:
+    """Each mistake is told by its place, without a traceback, before anything is written."""
+    before, after, sentence = BAD[case]
+    text = RECIPE.replace(before, after)
+    if case == "no weights":
+        text = RECIPE[: RECIPE.index("[train]")] + RECIPE[RECIPE.index("[evaluate]") :]
+    (project / "recipe.toml").write_text(text)
+    done = asem(project, "run", "recipe.toml", "-o", "out", "-q")
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "out").exists()
+
+
+def test_misspelt_command_and_option(project: Path) -> None:
+    """The program suggests what was meant."""
+    assert "import" in asem(project, "imprt").stderr
+    assert "--overwrite" in asem(project, "run", "recipe.toml", "--overwrit").stderr
