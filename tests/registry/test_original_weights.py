@@ -182,6 +182,7 @@ def test_resume_over_s3(bucket, monkeypatch, checkpoint):
     assert asked[6] == 5 << 20
 
 
+@pytest.mark.slow
 def test_from_pull_to_probabilities_in_two_commands(bucket, s3_server, tmp_path):
     """`asem models pull NAME`, then `asem predict --model NAME`: the published format gives a probability map."""
     from asem_core.blocks import Run
