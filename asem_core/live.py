@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -29,6 +29,8 @@ class LivePrediction:
     predict: Callable[[Box], np.ndarray]
     block: Zyx
     computing: threading.Lock = attrs.field(factory=threading.Lock)  # one block at a time: it takes all cores
+
+    slow: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -26,14 +26,22 @@ from asem_core.scene import Layer, grey_range
 from asem_core.virtual_zarr import VirtualZarr
 from asem_core.volume import Volume
 
-MESH_VOXELS = 3e7
+MESH_VOXELS = 4e6
 """Surfaces in the browser are made of the finest level with at most so many voxels."""
 MOST_SURFACES = 500
 """More objects than this are not drawn in 3D at first: double-click those of interest."""
+PATIENCE_S = 2.0
+"""What takes longer is answered with 503: the viewer asks again, and meanwhile its few connections serve the image."""
+SLOW_THREADS = 4
+"""Requests for surfaces and live predictions that may wait at once, apart from all others."""
 
 
 class Offer(Protocol):
     """Something that the server offers: bytes by key."""
+
+    @property
+    def slow(self) -> bool:
+        """Whether an answer may take seconds."""
 
     def get(self, key: str) -> bytes | None: ...
 
@@ -43,6 +51,7 @@ class Surfaces:
     """Neuroglancer's legacy meshes of a label volume, all made when the first is asked for."""
 
     volume: Volume
+    slow: bool = True
     _made: dict[int, bytes] | None = None
     _making: threading.Lock = attrs.field(factory=threading.Lock)
 
@@ -81,6 +90,7 @@ class Served:
     port: int
     layers: Sequence[Layer]
     _server: Any
+    _slow: concurrent.futures.Executor
     viewer: Any  # neuroglancer's: change what is seen by `with served.viewer.txn() as state`
 
     def __enter__(self) -> Self:
@@ -91,8 +101,9 @@ class Served:
 
     def close(self) -> None:
         """Stop at once: no request is answered any more, and nothing goes on computing."""
-        self._server.executor.shutdown(wait=True, cancel_futures=True)
         self._server.stop()
+        for executor in (self._server.executor, self._slow):
+            executor.shutdown(wait=True, cancel_futures=True)
         for layer in self.layers:
             close = getattr(layer.volume.data, "close", None)
             if close is not None:
@@ -124,6 +135,7 @@ def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) ->
 
     offers = _offers(layers)
     token = secrets.token_urlsafe(24)
+    slow = concurrent.futures.ThreadPoolExecutor(SLOW_THREADS)
 
     class Server(neuroglancer.server.Server):  # type: ignore[misc]
         """Neuroglancer's own server with one more route: the layers."""
@@ -131,7 +143,7 @@ def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) ->
         def _attempt_to_start_server(self) -> None:
             super()._attempt_to_start_server()
             self.app.settings["log_function"] = lambda handler: None
-            options = {"token": token, "offers": offers, "executor": self.executor}
+            options = {"token": token, "offers": offers, "executors": (self.executor, slow)}
             self.app.add_handlers(r".*", [(r"/layers/([^/]+)/(.*)", _handler(), options)])
 
     class Viewer(neuroglancer.viewer_base.ViewerBase):  # type: ignore[misc]
@@ -149,7 +161,7 @@ def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) ->
     viewer = Viewer(token=token)
     server.viewers[token] = viewer
     viewer.set_state(state_of(layers, f"{server.server_url}/layers/{token}"))
-    return Served(f"{server.server_url}/v/{token}/", server.port, layers, server, viewer)
+    return Served(f"{server.server_url}/v/{token}/", server.port, layers, server, slow, viewer)
 
 
 def _offers(layers: Sequence[Layer]) -> dict[str, Offer]:
@@ -172,19 +184,21 @@ def _handler() -> type[Any]:
     class Handler(tornado.web.RequestHandler):  # type: ignore[misc]
         """Answers `/layers/<token>/<offer>/<key>`."""
 
-        def initialize(self, token: str, offers: Mapping[str, Offer], executor: Any) -> None:
-            self.token, self.offers, self.executor = token, offers, executor
+        def initialize(self, token: str, offers: Mapping[str, Offer], executors: Sequence[Any]) -> None:
+            self.token, self.offers, self.executors = token, offers, executors
             self.answer: concurrent.futures.Future[bytes | None] | None = None
 
         async def get(self, token: str, path: str) -> None:
             name, _, key = path.partition("/")
             if not hmac.compare_digest(token.encode(), self.token.encode()) or name not in self.offers:
                 raise tornado.web.HTTPError(404)
-            self.answer = self.executor.submit(self.offers[name].get, key)
-            try:
-                found = await asyncio.wrap_future(self.answer)
-            except asyncio.CancelledError:  # the viewer has moved on
-                return
+            offer = self.offers[name]
+            self.answer = self.executors[offer.slow].submit(offer.get, key)
+            done, _ = await asyncio.wait([asyncio.wrap_future(self.answer)], timeout=PATIENCE_S)
+            if not done or self.answer.cancelled():  # it takes long, or the viewer has moved on
+                self.answer.cancel()
+                raise tornado.web.HTTPError(503)
+            found = self.answer.result()
             if found is None:
                 raise tornado.web.HTTPError(404)
             self.set_header("Content-Type", "application/json" if key.endswith("json") else "application/octet-stream")

@@ -27,6 +27,11 @@ class VirtualZarr:
     name: str
     levels: Sequence[Volume]
 
+    @property
+    def slow(self) -> bool:
+        """Whether voxels are computed when they are asked for."""
+        return bool(getattr(self.levels[0].data, "slow", False))
+
     def get(self, key: str) -> bytes | None:
         """Return what lies under a key of the store (`zarr.json`, `s0/zarr.json`, `s0/c/0/1/2`), or None."""
         if key == "zarr.json":

@@ -18,6 +18,7 @@ class ClathrinCoats(Organelle):
     """
 
     name: ClassVar[str] = "clathrin-coats"
+    colour: ClassVar[str] = "#cc79a7"
 
     exclusion_dilate_vx: int = 3
     exclusion_erode_vx: int = 1

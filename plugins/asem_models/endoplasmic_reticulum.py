@@ -19,6 +19,7 @@ class EndoplasmicReticulum(Organelle):
     """
 
     name: ClassVar[str] = "endoplasmic-reticulum"
+    colour: ClassVar[str] = "#56b4e9"
 
     largest_hole_vx: int = 20_000
     exclusion_dilate_vx: int = 1

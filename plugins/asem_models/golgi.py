@@ -15,6 +15,7 @@ class Golgi(Organelle):
     """The Golgi apparatus, as trained by Gallusser et al. 2022."""
 
     name: ClassVar[str] = "golgi"
+    colour: ClassVar[str] = "#009e73"
 
     smallest_object_vx: int = 27
     dilate_vx: int = 1

@@ -15,6 +15,7 @@ class Membrane(Organelle):
     """Boundaries between cells; not in the paper, which has no model of them."""
 
     name: ClassVar[str] = "membrane"
+    colour: ClassVar[str] = "#d55e00"
 
     exclusion_dilate_vx: int = 1
     exclusion_erode_vx: int = 1

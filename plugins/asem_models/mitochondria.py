@@ -15,6 +15,7 @@ class Mitochondria(Organelle):
     """Mitochondria, as trained by Gallusser et al. 2022."""
 
     name: ClassVar[str] = "mitochondria"
+    colour: ClassVar[str] = "#e69f00"
 
     smallest_object_vx: int = 27
     dilate_vx: int = 3

@@ -19,6 +19,7 @@ class NuclearPores(Organelle):
     """
 
     name: ClassVar[str] = "nuclear-pores"
+    colour: ClassVar[str] = "#f0e442"
 
     exclusion_dilate_vx: int = 3
     exclusion_erode_vx: int = 1
