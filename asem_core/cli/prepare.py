@@ -1,0 +1,200 @@
+"""`asem prepare`: crop, mask and equalize a cell, and show in one picture what each step did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import typer
+
+from asem_core.cli._options import (
+    DEFAULT_WORKERS,
+    AsJson,
+    BlockShape,
+    Options,
+    Overwrite,
+    Quiet,
+    Workers,
+    container_of,
+    make_run,
+    print_json,
+    read_options,
+)
+from asem_core.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+
+    from asem_core.volume import Volume
+
+STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}  # what users skip -> the plugin that does it
+SHOWN_PX = 1024  # larger planes are drawn with every second, third, ... voxel
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("prepare", no_args_is_help=True)(prepare)
+
+
+def prepare(
+    cell: Annotated[Path, typer.Argument(help="The cell, for example cell.zarr, or one of its image layers.")],
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Leave a step out: crop, mask or clahe; may be repeated.")
+    ] = None,
+    options: Options = None,
+    plane: Annotated[
+        int | None, typer.Option(help="Plane to show, in voxels of the image; by default the middle.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="The picture; by default CELL_prepare.png beside the cell.")
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+    block: BlockShape = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Crop to the cell, mask it, and equalize its contrast (CLAHE): layers raw_crop, mask and raw_clahe.
+
+    Each step that is not skipped works on the last image. The picture shows a plane before and after each step with its
+    histogram, so that the options can be judged by eye. Options are set by step: --set clahe.clip_limit=0.01.
+
+    Examples:
+
+        asem prepare cell.zarr
+
+        asem prepare cell.zarr --skip crop --set mask.darkest=10 --set mask.brightest=200 --overwrite
+
+        asem prepare cell.zarr --set crop.box=0:500,100:1900,100:1900 --set clahe.kernel_vx=64
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.preprocess import apply
+    from asem_core.recipe import build
+    from asem_core.store import open_volume
+
+    skipped = _known_steps(skip or [], "--skip")
+    chosen = _by_step(read_options(options))
+    container = container_of(cell)
+    image: Volume = open_volume(cell if cell != container else container / "raw")
+    catalog = load_catalog()
+    steps = {
+        name: build(catalog.get("preprocessor", plugin), chosen.get(name, {}), f"asem prepare @ {name} ({plugin})")
+        for name, plugin in STEPS.items()
+        if name not in skipped
+    }
+    run = make_run(workers, block, quiet)
+    shown = []
+    for name, step in steps.items():
+        layer = "mask" if name == "mask" else f"raw_{name}"
+        made = apply(step, image, container / layer, run, overwrite=overwrite)
+        shown.append(_Shown(name, image, made))
+        image = image if name == "mask" else made
+    where = picture or container.with_name(f"{container.stem}_prepare.png")
+    if shown:
+        _draw(shown, plane, where)
+    if as_json:
+        print_json({"layers": {s.step: s.after.path for s in shown}, "picture": str(where) if shown else None})
+        return
+    for s in shown:
+        typer.echo(f"{s.after.path}: {' x '.join(map(str, s.after.shape))} voxels, {s.after.dtype}")
+    typer.echo(f"Look at {where}." if shown else "Every step is skipped: nothing to do.")
+
+
+def _known_steps(names: Sequence[str], option: str) -> set[str]:
+    for name in names:
+        if name not in STEPS:
+            raise BadInput(f"{option}: there is no step '{name}'. Steps: {', '.join(STEPS)}.")
+    return set(names)
+
+
+def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort `clahe.clip_limit = ...` under its step."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in options.items():
+        step, dot, option = key.partition(".")
+        if not dot:
+            raise BadInput(
+                f"--set {key}=...: say of which step, for example --set clahe.{key}=... Steps: {', '.join(STEPS)}."
+            )
+        _known_steps([step], "--set")
+        found.setdefault(step, {})[option] = value
+    return found
+
+
+@attrs.frozen
+class _Shown:
+    """One row of the picture."""
+
+    step: str
+    before: Volume
+    after: Volume
+
+
+def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
+    """Draw a plane before and after each step, each with its histogram; the same place in all of them."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first, last = rows[0].before, rows[-1].after
+    if plane is not None and not 0 <= plane < first.shape[0]:
+        raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
+    of = last if plane is None else first
+    z = of.shape[0] // 2 if plane is None else plane
+    z_nm = of.origin_nm[0] + z * of.voxel_size_nm[0]
+    figure = Figure(figsize=(16, 4.2 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(2, 1.5, 2, 1.5))
+    for (before, before_greys, after, after_greys), row in zip(axes, rows, strict=True):
+        old, new = _plane(row.before, z_nm), _plane(row.after, z_nm)
+        _show(before, before_greys, f"before {row.step}", old, row.before)
+        if row.step == "mask" and new is not None:
+            title = f"after {row.step}: {np.count_nonzero(new) / new.size:.0%} of the plane"
+            _show(after, after_greys, title, old, row.before, new > 0)
+        else:
+            _show(after, after_greys, f"after {row.step}", new, row.after)
+    figure.suptitle(f"{container_of(Path(first.path)).name}, plane at z = {z_nm:g} nm")
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _plane(volume: Volume, z_nm: float) -> np.ndarray | None:
+    """Read the plane at a height, thinned out for drawing; None where the volume does not reach."""
+    from asem_core.volume import Box
+
+    z = round((z_nm - volume.origin_nm[0]) / volume.voxel_size_nm[0])
+    if not 0 <= z < volume.shape[0]:
+        return None
+    step = -(-max(volume.shape[1:]) // SHOWN_PX)
+    return volume.read(Box((z, 0, 0), (z + 1, volume.shape[1], volume.shape[2])))[0, ::step, ::step]
+
+
+def _show(
+    axis: Axes, greys: Axes, title: str, plane: np.ndarray | None, volume: Volume, mask: np.ndarray | None = None
+) -> None:
+    import numpy as np
+
+    axis.set_title(title, fontsize=10)
+    if plane is None:
+        axis.text(0.5, 0.5, "this plane was cropped away", ha="center")
+        axis.set_axis_off()
+        greys.set_axis_off()
+        return
+    low, high = (0, np.iinfo(volume.dtype).max) if volume.dtype.kind == "u" else (plane.min(), plane.max())
+    (top, left), (y, x) = (np.array(volume.origin_nm[1:]) / 1000, np.array(volume.voxel_size_nm[1:]) / 1000)
+    extent = (left, left + volume.shape[2] * x, top + volume.shape[1] * y, top)
+    axis.imshow(plane, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="nearest")
+    if mask is not None:
+        tint = np.zeros((*mask.shape, 4))
+        tint[~mask] = (0.84, 0.37, 0.0, 0.55)
+        axis.imshow(tint, extent=extent, interpolation="nearest")
+    axis.set_xlabel("x (µm)")
+    axis.set_ylabel("y (µm)")
+    bins = np.linspace(low, high, 129).tolist()
+    greys.hist(plane.ravel(), bins, color="0.75", label="plane")
+    if mask is not None:
+        greys.hist(plane[mask], bins, color="0.25", label="inside the mask")
+        greys.legend(fontsize=8)
+    greys.set_yscale("log")
+    greys.set_xlabel("grey value")
+    greys.set_ylabel("pixels")
