@@ -51,6 +51,7 @@ class Receipt:
 
 
 def folder_of(card: Card, settings: Settings) -> Path:
+    """Say where a model's files are in the cache, whether or not they are there."""
     return settings.cache / "weights" / card.key
 
 

@@ -60,6 +60,7 @@ def list_models(
             {
                 "models": [{**card_json(card), "state": states[card.key]} for card in cards],
                 "not_readable": dict(library.broken),
+                "offered_twice": library.conflicts(),
             }
         )
         return
@@ -67,6 +68,8 @@ def list_models(
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for key, origins in library.conflicts().items():
+        typer.secho(f"Not usable: {key} is offered twice, by {origins}.", err=True, fg="yellow")
     for place, why in library.broken.items():
         typer.secho(f"Not readable: {place}: {why}", err=True, fg="yellow")
 

@@ -40,6 +40,10 @@ class Library:
                 newest[card.name] = card
         return [newest[name] for name in sorted(newest)]
 
+    def conflicts(self) -> dict[str, str]:
+        """Say which `name@version` several different cards claim, and where those are."""
+        return {key: " and ".join(c.origin for c in cards) for key, cards in self.cards.items() if len(cards) > 1}
+
     def find(self, name: str) -> Card:
         """Find a card by name, `name@version` or alias; the newest version where none is given.
 
@@ -69,9 +73,8 @@ class Library:
             versions = ", ".join(sorted({c.key for c in same}))
             raise UnknownName(f"'{same[0].name}' has no version {version}. Known: {versions}.")
         if len(found) > 1:
-            origins = " and ".join(c.origin for c in found)
             raise PluginError(
-                f"'{found[0].key}' is offered twice, by {origins}. A version never changes: give one of them another "
+                f"'{found[0].key}' is offered twice, by {self.conflicts()[found[0].key]}. A version never changes: give one of them another "
                 "version or name, or remove it."
             )
         return found[0]

@@ -138,6 +138,7 @@ def test_a_name_offered_twice(settings, make_card, add_card, tmp_path):
     with pytest.raises(PluginError, match=rf"'lab@1' is offered twice, by .*{settings.home.name}.* and .*lab-cards"):
         asem_registry.find("lab", both)
     assert asem_registry.find("er-cf-5nm", both).version == 1
+    assert list(load_library(both).conflicts()) == ["lab@1"]
 
 
 def test_a_folder_of_cards(settings, make_card, weights_bytes, sum_of, tmp_path):

@@ -197,6 +197,12 @@ def test_a_redirect_that_leaves_http_is_refused(served, settings, server, target
         obtain(served, settings, progress=False)
 
 
+def test_hugging_face_addresses(settings):
+    """hf://owner/repository/file is the file on the main branch."""
+    _, path = fetch._filesystem("hf://mylab/asem/weights/mito.safetensors", settings)
+    assert path == "https://huggingface.co/mylab/asem/resolve/main/weights/mito.safetensors"
+
+
 def test_a_redirect_within_http_is_followed(served, settings, server, weights_bytes):
     """As the hosts of large files do."""
     server.files["/elsewhere"] = weights_bytes
