@@ -296,10 +296,12 @@ def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_env
         density = _mix(stain[8], density, s_golgi, size)
         membrane = max(membrane, _slab(s_golgi, thick, size))
     if s_endo < REACH_NM:
-        density = _mix(stain[9] + stain[3] * (0.5 * grain + dark), density, s_endo, size)
+        shade = 0.2 * (hash01(seed, 8, int(balls[endo, 16]), 0, 0) - 0.3)
+        density = _mix(stain[9] + shade + stain[3] * (0.5 * grain + dark), density, s_endo, size)
         membrane = max(membrane, _slab(s_endo, thick, size))
     if s_lyso < REACH_NM:
-        density = _mix(stain[10] + 2.0 * stain[3] * grain, density, s_lyso, size)
+        shade = 0.2 * (hash01(seed, 8, int(balls[endo, 16]), 0, 0) - 0.5)
+        density = _mix(stain[10] + shade + 2.0 * stain[3] * grain, density, s_lyso, size)
         membrane = max(membrane, _slab(s_lyso, thick, size))
     if s_vesicle < REACH_NM:
         if balls[vesicle, 17] != 0.0:
@@ -307,7 +309,8 @@ def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_env
         density = _mix(stain[9], density, s_vesicle, size)
         membrane = max(membrane, _slab(s_vesicle, thick, size))
     if s_mito < REACH_NM:
-        density = _mix(stain[6] + stain[3] * (0.5 * coarse + 0.5 * grain), density, s_mito, size)
+        shade = 0.16 * (hash01(seed, 7, int(tubes[mito, 9]), 0, 0) - 0.4)
+        density = _mix(stain[6] + shade + stain[3] * (0.5 * coarse + 0.5 * grain), density, s_mito, size)
         inner = s_mito + 17.0
         membrane = max(membrane, _slab(s_mito, thick, size), _slab(inner, thick, size))
         if inner < 0.0:

@@ -106,7 +106,7 @@ def _bodies(options: Phantom, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         return _body(shapes.PLANE, size * [0.5, 0.35, 0.5], np.array([0.0, -1.0, 0.0]), rng, 0.12), nothing
     if options.scene == "corner":
         cell = _body(shapes.PLANE, size * [0.5, 0.2, 0.2], unit(np.array([rng.uniform(-0.3, 0.3), -1.0, -1.0])), rng, 0.1)
-        radius = 0.62 * size.min()
+        radius = 0.62 * size[1:].min()
         return cell, _body(shapes.ELLIPSOID, size * [0.5, 1.0, 1.0], np.full(3, radius) * [1.1, 1.0, 1.0], rng, 0.05)
     cell = _body(shapes.ELLIPSOID, size / 2, size / 2 * 0.9, rng, 0.08)
     return cell, _body(shapes.ELLIPSOID, size * rng.uniform(0.46, 0.54, 3), size * 0.24, rng, 0.05)

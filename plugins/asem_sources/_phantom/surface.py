@@ -31,7 +31,7 @@ def place_pores(options: Phantom, nucleus: np.ndarray, size: np.ndarray) -> tupl
     places, normals = _on_surface(nucleus, size, options.pores_per_um2, rng)
     diameters = rng.uniform(low, high, len(places))
     reach = diameters / 2 + HALF_ENVELOPE_NM + LABELLED_ENVELOPE_NM
-    kept = _apart(places, reach + 12.0)
+    kept = _apart(places, reach + 18.0)
     places, normals, diameters, reach = places[kept], normals[kept], diameters[kept], reach[kept]
     inside = ((places > -reach[:, None]) & (places < size + reach[:, None])).all(1)
     places, normals, diameters, reach = places[inside], normals[inside], diameters[inside], reach[inside]

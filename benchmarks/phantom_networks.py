@@ -1,0 +1,85 @@
+"""How well the shipped phantom networks do on phantoms they never saw, in both looks.
+
+    python benchmarks/phantom_networks.py [nuclear-pores mitochondria clathrin-coats]
+
+Voxel scores leave out the exclusion zone of each organelle; objects count as found if half of their voxels are predicted,
+as false if they touch no true one. The reference is a threshold on the grey value, the best one for each image.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from _data import hardware
+from asem_sources.phantom import Phantom
+
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
+from asem_core.evaluate import exclusion_of, score, score_objects
+from asem_core.predict import predict
+from asem_core.pretrained import find_weights
+from asem_core.recipe import build
+from asem_core.volume import Labels, Volume
+from asem_core.weights import load_weights, read_metadata
+
+SCENES = {
+    "nuclear-pores": {"scene": "nucleus", "size_nm": (1500, 2400, 2400)},
+    "mitochondria": {"scene": "corner", "size_nm": (800, 1600, 1600), "mitochondria_fraction": 0.15},
+    "clathrin-coats": {
+        "scene": "membrane", "size_nm": (1000, 1000, 1600),
+        "pits_per_um2": 8, "caveolae_per_um2": 4, "vesicles_per_um3": 4,
+    },
+}  # fmt: skip
+SEEDS = {"cf": 101, "hpfs": 102}
+
+
+def main() -> None:
+    catalog = load_catalog()
+    print("organelle, look: F1, precision, recall | objects: true, found, false, merged | threshold F1 | Mvoxel/s")
+    for organelle in sys.argv[1:] or SCENES:
+        for look, seed in SEEDS.items():
+            phantom = Phantom(seed=seed, look=look, inverted=False, **SCENES[organelle])
+            measure(catalog, organelle, look, phantom)
+    print(hardware())
+
+
+def measure(catalog, organelle: str, look: str, phantom: Phantom) -> None:
+    run = Run(progress=False)
+    weights = find_weights(f"{organelle}-phantom")
+    options = dict(read_metadata(weights)["model"])
+    model = build(catalog.get("model", options.pop("use")), options, organelle)
+    raw = phantom.open()
+    image = Volume(raw.read(), raw.voxel_size_nm, path=raw.path)
+    ids = phantom.open(f"instances/{organelle}")
+    truth = Labels(ids.read(), ids.voxel_size_nm, path=ids.path)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        probability = predict(load_weights(weights, model.network()), image, Path(folder) / "c.zarr" / "p", run)
+        rate = image.box.size / (time.perf_counter() - start) / 1e6
+        found = model.segment(probability, Path(folder) / "c.zarr" / "s", run)
+        zone = exclusion_of(truth, model.exclusion_zone(), run)
+        voxels = score(found, truth, exclusion=zone, run=run).at(0.5)
+        objects = score_objects(found, truth, exclusion=zone, run=run)
+    counts = objects.counts()
+    by_grey = max(
+        score(threshold(image, t), truth, exclusion=zone, run=run).at(0.5).f1
+        for t in np.percentile(image.data, [2, 5, 10, 20])
+    )
+    print(
+        f"{organelle:15} {look:5}: {voxels.f1:.3f} {voxels.precision:.3f} {voxels.recall:.3f} | "
+        f"{len(objects.truth_id):4d} {counts.true_positive:4d} {counts.false_positive:4d} {objects.num_merged:4d} | "
+        f"{by_grey:.3f} | {rate:.2f}",
+        flush=True,
+    )
+
+
+def threshold(image: Volume, grey: float) -> Labels:
+    return Labels((np.asarray(image.data) < grey).astype(np.uint8), image.voxel_size_nm, path="threshold")
+
+
+if __name__ == "__main__":
+    main()
