@@ -23,7 +23,7 @@ class DilateLabels(Preprocessor):
     """Thicken every object by a ball (Gallusser et al. 2022: mitochondria 15 nm, Golgi 5 nm, others not).
 
     A background voxel within the radius takes the id of the nearest object; of equally near ones, the least id. On a
-    binary mask that is `scipy.ndimage.binary_dilation` by `skimage.morphology.ball(radius_vx)`. Objects keep their own
+    binary mask that is `scipy.ndimage.binary_dilation` by `skimage.morphology.ball` of that radius. Objects keep their own
     voxels. What lies outside the volume is background.
 
     Parameters
