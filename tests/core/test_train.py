@@ -1,0 +1,410 @@
+"""Training runs from recipe to report: what is learnt, refused, resumed and written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog, load_catalog
+from asem_core.cli import make_app
+from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, TrainingStopped
+from asem_core.store import create_volume, finish_volume
+from asem_core.train import make_plan, read_training_recipe, resumed_recipe, train
+from asem_core.training.folder import RunFolder
+from asem_core.training.preflight import preflight, seconds_per_iteration
+from asem_core.training.progress import Progress
+from asem_core.volume import Spec
+from asem_core.weights import load_weights, read_metadata
+
+RECIPE = """
+[model]
+use = "membrane"
+features = 4
+factors = [[1, 2, 2]]
+kernels = [[[3, 3, 3]], [[1, 3, 3]]]
+
+[sampler]
+use = "uniform"
+
+[train]
+block = [6, 12, 12]
+iterations = 6
+checkpoint_every = 2
+batch = 2
+fit_window = 4
+initialise = "he"
+precision = "float32"
+readers = 1
+{train}
+
+[train.augment]
+elastic_jitter_vx = [0.5, 1.0, 1.0]
+noise = 0.02
+
+[train.optimizer]
+learning_rate = 5e-3
+
+[[train.regions]]
+raw = "cell.zarr/raw"
+labels = "cell.zarr/labels/ball"
+{region}
+
+[[train.validation]]
+raw = "cell.zarr/raw"
+labels = "cell.zarr/labels/{held_out}"
+{validation}
+"""
+
+Recipe = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+def write(
+    path: Path, array: np.ndarray, voxel_size: float = 5.0, origin: tuple[float, float, float] = (0, 0, 0)
+) -> None:
+    out = create_volume(path, Spec(array.shape, array.dtype, voxel_size, origin), block=32, made_by={"stage": "test"})
+    out.data[...] = array  # type: ignore[index]
+    finish_volume(out, Run(progress=False))
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bright balls in noise: the image, labels well inside it, others held out, and some that nobody can use."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices((40, 72, 72))
+    balls = np.zeros(z.shape, bool)
+    for centre in ((12, 18, 18), (16, 34, 40), (14, 40, 20), (28, 50, 50), (30, 24, 48)):
+        balls |= sum((a - c) ** 2 for a, c in zip((z, y, x), centre, strict=True)) < 36
+    grey = np.clip(90 + 70 * balls + rng.normal(0, 15, balls.shape), 0, 255).astype(np.uint8)
+    write(folder / "cell.zarr/raw", grey)
+    labels = balls.astype(np.uint8)
+    write(folder / "cell.zarr/labels/ball", labels[6:22, 10:60, 10:60], origin=(30, 50, 50))
+    write(folder / "cell.zarr/labels/held_out", labels[24:36, 10:60, 10:60], origin=(120, 50, 50))
+    write(folder / "cell.zarr/labels/overlapping", labels[20:34, 10:60, 10:60], origin=(100, 50, 50))
+    write(folder / "cell.zarr/labels/at_border", labels[24:40, 10:60, 10:60], origin=(120, 50, 50))
+    write(folder / "cell.zarr/labels/empty", np.zeros((6, 20, 20), np.uint8), origin=(120, 50, 50))
+    write(folder / "coarse.zarr/raw", grey, 10.0)
+    write(folder / "coarse.zarr/labels/ball", labels[6:22, 10:60, 10:60], 10.0, (60, 100, 100))
+    broken = grey.astype(np.float32) / 255
+    broken[8:10, 12:58, 12:58] = np.nan
+    write(folder / "cell.zarr/raw_broken", broken)
+    write(folder / "cell.zarr/raw_empty", np.zeros_like(grey))
+    return folder
+
+
+@pytest.fixture
+def recipe(cell: Path, tmp_path: Path) -> Recipe:
+    """Write a recipe beside the cell, with changes."""
+
+    def make(
+        train: str = "", region: str = "", held_out: str = "held_out", validation: str = "", **changes: str
+    ) -> Path:
+        text = RECIPE.format(train=train, region=region, held_out=held_out, validation=validation)
+        for old, new in changes.items():
+            assert f"\n{old} = " in text, f"the recipe has no {old}"
+            lines = [f"{old} = {new}" if line.startswith(f"{old} = ") else line for line in text.splitlines()]
+            text = "\n".join(lines)
+        path = cell / f"{tmp_path.name}.toml"
+        path.write_text(text)
+        return path
+
+    return make
+
+
+def run(path: Path, catalog: Catalog, output: Path, **options: Any) -> RunFolder:
+    return train(read_training_recipe(path, catalog), catalog, output, device="cpu", progress=False, **options)
+
+
+def lines(folder: RunFolder) -> list[dict[str, Any]]:
+    """Metrics without the speed, which differs from run to run."""
+    found = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "iterations_per_s"} for line in found]
+
+
+class Killed(Exception):
+    """Stands for a power cut."""
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_one_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Recipe, provenance, metrics, checkpoints, pictures, choice and report are there; weights know their model."""
+    folder = run(recipe(), catalog, tmp_path / "run")
+    assert folder.saved_iterations() == [2, 4, 6]
+    assert [v["iteration"] for v in folder.read_metrics("validate")] == [2, 4, 6]
+    assert len(folder.read_metrics("train")) == 6
+    assert (folder.path / "recipe.toml").read_text() == recipe().read_text()
+    provenance = folder.read_json("provenance.json")
+    assert provenance["options"]["iterations"] == 6
+    assert provenance["model"]["options"]["features"] == 4
+    assert "fit regime" in (folder.path / "report.html").read_text()
+    assert (folder.path / "figures" / "curves.svg").exists()
+    assert folder.picture(4).read_bytes().startswith(b"\x89PNG")
+    choice = folder.read_json("choice.json")
+    assert choice["rule"] == "fit"
+    assert folder.chosen("finetune_from").exists()
+    weights = folder.chosen()
+    about = read_metadata(weights)
+    assert (about["model"]["use"], about["voxel_size_nm"]) == ("membrane", [5.0, 5.0, 5.0])
+    assert load_weights(weights).spec()["features"] == 4  # type: ignore[operator]
+
+
+def test_it_learns(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """After some iterations bright balls are found in planes that were never trained on."""
+    path = recipe(iterations="60", checkpoint_every="30", learning_rate="2e-2")
+    folder = run(path, catalog, tmp_path / "run")
+    first, last = folder.read_metrics("validate")
+    assert last["loss"] < first["loss"]
+    assert last["best_f1"] > 0.85
+
+
+def test_equal_seeds_give_equal_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Two runs of one recipe are equal to the bit, with threads that read ahead or without; another seed differs."""
+    path = recipe()
+    runs = [run(path, catalog, tmp_path / "a"), run(recipe(readers="0"), catalog, tmp_path / "b")]
+    runs.append(run(recipe(train="seed = 1"), catalog, tmp_path / "c"))
+    a, b, c = (load_file(r.checkpoint(6)) for r in runs)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not all(torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize("at", [1, 3, 4, 5])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    at: int, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at iteration `at` and resumed, the run ends with the same weights and metrics, to the bit."""
+    path = recipe(train="keep_last = 2")
+    whole = run(path, catalog, tmp_path / "whole")
+    step = Progress.step
+
+    def dies(self: Progress, iteration: int, *args: Any, **kwargs: Any) -> None:
+        if iteration == at:
+            raise Killed
+        step(self, iteration, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Progress, "step", dies)
+        run(path, catalog, tmp_path / "killed")
+    killed = RunFolder(tmp_path / "killed")
+    if at <= 2:  # nothing was saved yet
+        with pytest.raises(BadInput, match="nothing to resume"):
+            run(path, catalog, killed.path, resume=True)
+        return
+    training = resumed_recipe(killed.path, catalog)
+    train(training, catalog, killed.path, resume=True, device="cpu", progress=False)
+    a, b = load_file(whole.checkpoint(6)), load_file(killed.checkpoint(6))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert lines(whole) == lines(killed)
+    assert whole.saved_iterations() == killed.saved_iterations()
+    assert whole.read_json("choice.json") == killed.read_json("choice.json")
+
+
+def test_accumulating_equals_a_larger_batch(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Two steps of one block add up to one step of two blocks."""
+    a = run(recipe(), catalog, tmp_path / "a")
+    b = run(recipe(batch="1", train="accumulate = 2"), catalog, tmp_path / "b")
+    first, second = load_file(a.checkpoint(2)), load_file(b.checkpoint(2))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=1e-3)
+
+
+def test_only_the_last_checkpoints_are_kept(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """With `keep_last` the last, the best and the chosen ones stay, and nothing that choice.json names is missing."""
+    folder = run(recipe(iterations="12", train="keep_last = 1"), catalog, tmp_path / "run")
+    choice = folder.read_json("choice.json")
+    assert folder.chosen().exists()
+    assert folder.chosen("finetune_from").exists()
+    kept = folder.saved_iterations()
+    assert {12, choice["best_iteration"]} <= set(kept)
+    assert len(kept) < 6
+
+
+def test_labels_outside_the_mask_do_not_matter(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: Path) -> None:
+    """Regions smaller than a block, and wrong labels where the mask is 0, change nothing."""
+    shutil.copytree(cell, tmp_path / "copy")
+    from asem_core.store import open_volume
+
+    labels = open_volume(cell / "cell.zarr/labels/ball").read()
+    mask = np.zeros_like(labels)
+    mask[4:8, :30, :30] = 1
+    wrong = np.where(mask, labels, 1 - labels)
+    found = []
+    for name, array in (("right", labels), ("wrong", wrong)):
+        write(tmp_path / f"copy/cell.zarr/labels/{name}", array.astype(np.uint8), origin=(30, 50, 50))
+        write(tmp_path / f"copy/cell.zarr/labels/mask_{name}", mask, origin=(30, 50, 50))
+        text = recipe(region=f'mask = "cell.zarr/labels/mask_{name}"').read_text()
+        path = tmp_path / "copy" / f"{name}.toml"
+        path.write_text(text.replace("labels/ball", f"labels/{name}"))
+        found.append(load_file(run(path, catalog, tmp_path / name).checkpoint(6)))
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """At a step size of almost nothing the weights stay those that were given; the best checkpoint is chosen."""
+    first = run(recipe(), catalog, tmp_path / "first")
+    path = recipe(learning_rate="1e-12", train="prepare_labels = false")
+    second = run(path, catalog, tmp_path / "second", start_from=first.chosen("finetune_from"))
+    a, b = load_file(first.chosen("finetune_from")), load_file(second.checkpoint(6))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], atol=1e-8, rtol=0)
+    assert second.read_json("choice.json")["rule"] == "best"
+    assert second.read_json("provenance.json")["start_from"]["sha256"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(recipe: Recipe, tmp_path: Path) -> None:
+    """Started by torchrun, two processes share the work and one writes the run."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    command += ["-m", "asem_core", "train", str(recipe()), "-o", str(tmp_path / "run"), "--device", "cpu", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = RunFolder(tmp_path / "run")
+    assert folder.saved_iterations() == [2, 4, 6]
+    assert folder.read_json("provenance.json")["processes"] == 2
+    assert len(folder.read_metrics("validate")) == 3
+
+
+# --- what is refused --------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """The message names the block and its region; no checkpoint of broken weights is left."""
+    path = recipe(iterations="200", checkpoint_every="200")
+    path.write_text(path.read_text().replace("cell.zarr/raw", "cell.zarr/raw_broken"))
+    with pytest.raises(
+        TrainingStopped, match=r"The loss became nan at iteration \d+, in the block \[.*of region 'region 1'"
+    ):
+        run(path, catalog, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").saved_iterations() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "replaced", "said"),
+    [
+        ({"held_out": "overlapping"}, {}, r"overlaps the training region 'region 1' at \[20:22"),
+        ({"held_out": "at_border"}, {}, r"voxels missing: \d after z.*missing_context = \"reflect\""),
+        ({"held_out": "empty"}, {}, r"no foreground at all in the regions to validate on \('validation 1'\)"),
+        ({"train": "", "block": "[6, 13, 12]"}, {}, r"not \[6, 13, 12\]: set block = \["),
+        ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 all over: was it read from the right place"),
+        ({}, {"[[train.validation]]": '[[train.regions]]\nraw = "coarse.zarr/raw"\nlabels = "coarse.zarr/labels/ball"\n\n[[train.validation]]'}, r"'region 2' has \[10.0, 10.0, 10.0\] nm"),
+    ],
+)  # fmt: skip
+def test_a_run_that_would_be_wasted_is_refused(
+    changes: dict[str, str], replaced: dict[str, str], said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path
+) -> None:
+    """Leakage, missing context, no foreground, a shape that does not fit, an empty image, two voxel sizes."""
+    path = recipe(**changes)
+    text = path.read_text()
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    path.write_text(text)
+    with pytest.raises(BadInput, match=said):
+        run(path, catalog, tmp_path / "run")
+    assert not (tmp_path / "run" / "provenance.json").exists()
+
+
+def test_missing_context_can_be_reflected(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """The same labels at the border are accepted when the recipe says so."""
+    run(recipe(held_out="at_border", train='missing_context = "reflect"'), catalog, tmp_path / "run")
+
+
+def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Training into its folder, or resuming it with another recipe, is refused; --overwrite replaces it."""
+    run(recipe(), catalog, tmp_path / "run")
+    with pytest.raises(OutputExists, match=r"Go on with asem train --resume"):
+        run(recipe(), catalog, tmp_path / "run")
+    with pytest.raises(OutputExists, match="made from another recipe"):
+        run(recipe(train="seed = 3"), catalog, tmp_path / "run", resume=True)
+    again = run(recipe(iterations="2"), catalog, tmp_path / "run", overwrite=True)
+    assert again.saved_iterations() == [2]
+
+
+@pytest.mark.parametrize(
+    ("replaced", "said"),
+    [
+        ({'use = "membrane"': 'use = "membranes"'}, "Did you mean 'membrane'"),
+        ({"iterations = 6": "iteration = 6"}, "unknown option 'iteration' @ train. Did you mean 'iterations'"),
+        ({"noise = 0.02": "noize = 0.02"}, "Did you mean 'noise'"),
+        ({"cell.zarr/raw": "${NO_SUCH_FOLDER}/raw"}, "names an environment variable that is not set"),
+        ({"[model]": "[modell]"}, r"the table \[model\] is missing"),
+        ({'raw = "cell.zarr/raw"': 'raw = { path = "a.tif" }'}, "must say which source opens it"),
+        ({"labels/ball": "labels/nothing"}, "labels/nothing"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_explained(
+    replaced: dict[str, str], said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path
+) -> None:
+    """Each mistake names the place and what to do."""
+    path = recipe()
+    text = path.read_text()
+    for old, new in replaced.items():
+        text = text.replace(old, new)
+    path.write_text(text)
+    with pytest.raises(AsemError, match=said):
+        run(path, catalog, tmp_path / "run")
+
+
+def test_recipe_errors_are_recipe_errors(recipe: Recipe, catalog: Catalog) -> None:
+    """A recipe without a sampler takes the default one; one that does not name its plugin is refused."""
+    path = recipe()
+    text = path.read_text()
+    path.write_text(text.replace('[sampler]\nuse = "uniform"', ""))
+    assert read_training_recipe(path, catalog).sampler.name == "balanced"
+    path.write_text(text.replace('use = "uniform"', "least_foreground = 0.1"))
+    with pytest.raises(RecipeError, match="sampler does not say which plugin"):
+        read_training_recipe(path, catalog)
+
+
+# --- preflight and the command line -----------------------------------------------------------------------------
+
+
+def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Foreground fractions are exact, nothing is refused, and the time is that of real iterations."""
+    plan = make_plan(read_training_recipe(recipe(), catalog), catalog, RunFolder(tmp_path / "run"))
+    result = preflight(plan, tmp_path / "run")
+    assert [f for f in result.findings if f.refused] == []
+    labels = plan.regions[0].labels.read()
+    assert result.facts[0].foreground == pytest.approx((labels > 0).mean())
+    assert seconds_per_iteration(plan) > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_commands(recipe: Recipe, tmp_path: Path) -> None:
+    """preflight answers in JSON, train and finetune write runs, and --resume of a finished run does nothing."""
+    app, runner = make_app(), CliRunner()
+
+    def asem(*words: str) -> str:
+        result = runner.invoke(app, list(words))
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    path, out = str(recipe()), str(tmp_path / "run")
+    answer = json.loads(asem("preflight", path, "--no-time", "--json"))
+    assert (answer["ok"], answer["hours"]) == (True, None)
+    assert "Predict with" in asem("train", path, "-o", out, "--device", "cpu", "-q")
+    before = RunFolder(Path(out)).checkpoint(6).read_bytes()
+    asem("train", "--resume", out, "--device", "cpu", "-q")
+    assert RunFolder(Path(out)).checkpoint(6).read_bytes() == before
+    asem("finetune", "--from", out, path, "-o", str(tmp_path / "tuned"), "--device", "cpu", "-q")
+    assert RunFolder(tmp_path / "tuned").chosen().exists()
+    refused = runner.invoke(app, ["preflight", str(recipe(held_out="overlapping")), "--no-time"])
+    assert refused.exit_code == 1
+    assert "Refused: The validation region" in refused.output
