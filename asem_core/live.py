@@ -18,7 +18,7 @@ from asem_core.store import Output, create_volume
 from asem_core.volume import Box, Spec, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (64, 64, 64)
-"""Voxels predicted at a time: small, so that the first block is there soon."""
+"""Voxels predicted at a time at least: small, so that the first block is there soon."""
 
 
 @attrs.frozen(eq=False)
@@ -84,6 +84,12 @@ def model_of_boxes(network: Any, volume: Volume, device: str = "auto") -> Callab
         return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
 
     return predict
+
+
+def block_for(context: Zyx) -> Zyx:
+    """Choose how much to predict at a time: larger blocks for more context, which would else be most of the work."""
+    z, y, x = (2 * b if c > b / 8 else b for c, b in zip(context, BLOCK, strict=True))
+    return (z, y, x)
 
 
 def live_prediction(

@@ -78,12 +78,12 @@ def view(
 
 def _live_layer(cell: str, model: str, organelle: str | None, image: str, device: str) -> Layer:
     from asem_core.catalog import load_catalog
-    from asem_core.live import live_prediction, model_of_boxes
+    from asem_core.live import block_for, live_prediction, model_of_boxes
     from asem_core.pretrained import find_weights
     from asem_core.provenance import sha256
     from asem_core.scene import Layer, colour_of
     from asem_core.store import open_volume
-    from asem_core.volume import Volume
+    from asem_core.volume import Volume, as_zyx
     from asem_core.weights import load_weights, read_metadata
 
     catalog = load_catalog()
@@ -98,6 +98,7 @@ def _live_layer(cell: str, model: str, organelle: str | None, image: str, device
         model_of_boxes(network, volume, device),
         volume,
         container / layer,
+        block=block_for(as_zyx(network.context)),  # type: ignore[arg-type]
         details={"model": plugin, "weights": model, "weights_sha256": sha256(weights)},
     )
     live = Volume(array, volume.voxel_size_nm, volume.origin_nm, str(container / layer))

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from asem_core.blocks import Run
 from asem_core.cli import make_app
 from asem_core.errors import OutputBusy
-from asem_core.live import live_prediction, model_of_boxes
+from asem_core.live import block_for, live_prediction, model_of_boxes
 from asem_core.predict import Prediction, predict
 from asem_core.store import create_volume, finish_volume
 from asem_core.virtual_zarr import VirtualZarr
@@ -107,3 +107,8 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
     live = "predictions/live-small/probability (live)"
     assert names == [("raw", "image"), (live, "probability"), (f"errors of {live}", "errors")]
     assert (tmp_path / "cell.zarr" / "predictions" / "live-small" / "probability").exists()
+
+
+def test_networks_with_much_context_get_larger_blocks():
+    assert block_for((47, 47, 47)) == (128, 128, 128)
+    assert block_for((5, 8, 22)) == (64, 64, 128)

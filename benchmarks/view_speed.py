@@ -1,0 +1,140 @@
+"""Time how long a large cell takes to its first plane in a browser, and the server's memory meanwhile.
+
+`python benchmarks/view_speed.py [Z Y X]` (default 1024 2048 2048: 5 GB of disk). Needs chromium and chromedriver. The
+reference, in the same run and browser: the way the neuroglancer package serves an array itself (LocalVolume), without
+a pyramid.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from _data import hardware
+
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
+from asem_core.scene import open_layers
+from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.view import serve
+from asem_core.volume import Spec, as_zyx
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--ignore-gpu-blocklist",
+    "--disable-background-networking",
+    "--window-size=1200,900",
+)
+
+
+def main() -> None:
+    shape = as_zyx([int(n) for n in sys.argv[1:4]] or [1024, 2048, 2048])
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
+        cell = make(Path(folder) / "cell.zarr", shape)
+        browser = start_browser()
+        before = psutil.Process().memory_info().rss
+        memory = PeakMemory()
+        start = time.perf_counter()
+        with serve(open_layers(cell, None, load_catalog())) as served:
+            answered = time.perf_counter() - start
+            first = until_drawn(browser, served.url)
+            peak = memory.stop()
+        ours = answered + first
+        print(f"{' x '.join(map(str, shape))}: open and serve {answered:.2f} s, first plane {ours:.2f} s, ", end="")
+        print(f"server {peak / 1e9:.2f} GB at most (before: {before / 1e9:.2f})")
+        try:
+            plain = reference(browser, cell)
+            print(f"LocalVolume without a pyramid: {plain:.2f} s; ratio {plain / ours:.1f}")
+        except TimeoutError:
+            print(f"LocalVolume without a pyramid: not drawn within {TOO_LONG} s; ratio > {TOO_LONG / ours:.1f}")
+        browser.quit()
+    print(hardware())
+
+
+TOO_LONG = 120
+
+
+def reference(browser: Any, cell: Path) -> float:
+    import neuroglancer
+
+    volume = open_volume(cell / "raw")
+    start = time.perf_counter()
+    viewer = neuroglancer.Viewer()
+    space = neuroglancer.CoordinateSpace(names=["z", "y", "x"], units="nm", scales=list(volume.voxel_size_nm))
+    with viewer.txn() as state:
+        state.layers["raw"] = neuroglancer.ImageLayer(source=neuroglancer.LocalVolume(volume.data, space))
+        state.layout = "4panel"
+        state.cross_section_scale = max(volume.shape) / 600
+        state.position = [n / 2 for n in volume.shape]
+    answered = time.perf_counter() - start
+    return answered + until_drawn(browser, viewer.get_viewer_url())
+
+
+def until_drawn(browser: Any, url: str) -> float:
+    """Open a page, and wait until the middle of the first panel shows grain."""
+    from PIL import Image
+
+    start = time.perf_counter()
+    browser.get(url)
+    while time.perf_counter() - start < TOO_LONG:
+        seen = np.array(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("L"), np.float32)
+        if seen[100:350, 100:250].std() > 15:
+            return time.perf_counter() - start
+        time.sleep(0.05)
+    raise TimeoutError
+
+
+class PeakMemory:
+    """Watches this process's memory."""
+
+    def __init__(self) -> None:
+        self.peak, self._over = 0, threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.05):
+            self.peak = max(self.peak, psutil.Process().memory_info().rss)
+
+    def stop(self) -> int:
+        self._over.set()
+        self._thread.join()
+        return self.peak
+
+
+def make(cell: Path, shape: tuple[int, int, int]) -> Path:
+    """Write an image of grain and blobs, with its pyramid, slab by slab."""
+    rng = np.random.default_rng(0)
+    tile = rng.integers(0, 120, (64, 256, 256), np.uint8) + np.kron(rng.integers(0, 2, (8, 8, 8)), np.ones((8, 32, 32))).astype(np.uint8) * 120  # fmt: skip
+    out = create_volume(cell / "raw", Spec(shape, np.uint8, 5.0), block=64, made_by={"stage": "benchmark"})
+    slab = np.tile(tile, (1, -(-shape[1] // 256), -(-shape[2] // 256)))[:, : shape[1], : shape[2]]
+    for z in range(0, shape[0], 64):
+        out.data[z : z + 64] = slab[: shape[0] - z]
+    finish_volume(out, Run(workers=2, progress=False))
+    return cell
+
+
+def start_browser() -> Any:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for flag in FLAGS:
+        options.add_argument(flag)
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+if __name__ == "__main__":
+    main()
