@@ -11,7 +11,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.errors import RecipeError
+from asem_core.errors import OutputExists, RecipeError
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.preprocess import apply
@@ -219,15 +219,20 @@ def _weights(
     options = _train_options(flow.recipe, str(Path(image.path).resolve()), places)
     folder = output / "training"
     started = (folder / "provenance.json").exists() and not overwrite
-    made = train(
-        TrainingRecipe(flow.model, flow.sampler, options, flow.recipe.folder, flow.recipe.path),
-        catalog,
-        folder,
-        start_from=find_weights(flow.weights, flow.recipe.folder) if flow.weights else None,
-        resume=started,
-        overwrite=overwrite,
-        device=flow.predict.device,
-    )
+    try:
+        made = train(
+            TrainingRecipe(flow.model, flow.sampler, options, flow.recipe.folder, flow.recipe.path),
+            catalog,
+            folder,
+            start_from=find_weights(flow.weights, flow.recipe.folder) if flow.weights else None,
+            resume=started,
+            overwrite=overwrite,
+            device=flow.predict.device,
+        )
+    except OutputExists as error:
+        raise OutputExists(
+            f"{folder} holds a training run that was made otherwise. Add --overwrite to train anew, or choose another folder with -o."
+        ) from error
     return made.chosen()
 
 
