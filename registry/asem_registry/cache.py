@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from asem_core.errors import AsemError
+from asem_core.errors import AsemError, MissingExtra
 from asem_registry.card import Card
 from asem_registry.fetch import FetchError, check_room, fetch
 from asem_registry.settings import Settings
@@ -205,7 +205,7 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
     for url in card.urls:
         try:
             found_at = fetch(url, part, settings, size=card.size_bytes, progress=progress)
-        except FetchError as error:
+        except (FetchError, MissingExtra) as error:
             causes.append(f"  {url}: {error}")
             continue
         found = sha256(part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import functools
 import json
 import os
 import re
@@ -16,13 +17,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import attrs
 
 from asem_core.errors import AsemError, MissingExtra, NoSpace
 from asem_registry.settings import Settings
+
+T = TypeVar("T")
 
 PIECE_BYTES = 4 << 20
 _SPARE_BYTES = 64 << 20  # left free on the disk for everybody else
@@ -73,7 +76,7 @@ def fetch(url: str, part: Path, settings: Settings, *, size: int | None, progres
         _download(remote, part, settings, size if remote.size is None else remote.size, progress)
     except _Passing as error:
         raise FetchError(str(error)) from None
-    return str(remote.url)
+    return remote.url
 
 
 def read_texts(address: str, suffix: str, settings: Settings, limit_bytes: int = 1 << 20) -> dict[str, str]:
@@ -91,7 +94,7 @@ def read_texts(address: str, suffix: str, settings: Settings, limit_bytes: int =
             return {p: fs.cat_file(p, start=0, end=limit_bytes).decode("utf-8") for p in sorted(paths)}
 
     try:
-        texts: dict[str, str] = _retry(read, attrs.evolve(settings, attempts=min(2, settings.attempts)))
+        texts = _retry(read, attrs.evolve(settings, attempts=min(2, settings.attempts)))
     except _Passing as error:
         raise FetchError(f"{address}: {error}") from None
     except UnicodeDecodeError:
@@ -198,7 +201,7 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
         with part.open("ab") as file:
             while size is None or done < size:
                 end = None if size is None else min(done + PIECE_BYTES, size)
-                piece = _retry(lambda done=done, end=end: _read(remote, done, end, size), settings)  # type: ignore[misc]
+                piece = _retry(functools.partial(_read, remote, done, end, size), settings)
                 if len(piece) == size and done > 0:  # a server without ranges sends the whole file each time
                     piece = piece[done:]
                 file.write(piece)
@@ -225,7 +228,7 @@ def _read(remote: Remote, begin: int, end: int | None, size: int | None) -> byte
     return piece
 
 
-def _retry(act: Callable[[], Any], settings: Settings) -> Any:
+def _retry(act: Callable[[], T], settings: Settings) -> T:
     for attempt in range(settings.attempts):
         try:
             return act()

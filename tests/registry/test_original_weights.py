@@ -113,6 +113,13 @@ def test_no_server(settings):
         asem_registry.pull("mitochondria-cf-5nm", dead)
 
 
+def test_without_the_extra(bucket, monkeypatch):
+    """Without s3fs the message has the command that installs it."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(NotCached, match=r"needs the extra \"s3\": pip install \"asem-core\[s3\]\""):
+        asem_registry.pull("mitochondria-cf-5nm", bucket)
+
+
 def test_something_else_under_the_models_name(bucket):
     """A file that is no checkpoint is refused and leaves nothing to trust."""
     with pytest.raises(BadInput, match=r"er-cf-5nm@1 from s3://.* is refused and deleted"):
