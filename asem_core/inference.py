@@ -187,7 +187,7 @@ class Predictor:
                 host = host.pin_memory()
             grey = host.to(self.device, non_blocking=True)
             with self._compute:
-                scaled = grey.float().mul_(2 / white).sub_(1)[None, None].to(self.dtype)
+                scaled = (grey.float() * (2 / white)).sub_(1)[None, None].to(self.dtype)
                 probability = self._split(scaled)
                 if stream is not None:
                     stream.synchronize()

@@ -90,13 +90,11 @@ def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False)
     wanted = trained.voxel_size_nm
     if wanted is None or allow:
         return
-    ratios = [w / s for w, s in zip(wanted, volume.voxel_size_nm, strict=True)]
-    if all(abs(r - 1) <= LARGEST_VOXEL_SIZE_ERROR for r in ratios):
+    factors = [max(1, round(w / s)) for w, s in zip(wanted, volume.voxel_size_nm, strict=True)]
+    if _close(volume.voxel_size_nm, wanted):
         return
-    factors = [round(r) for r in ratios]
-    fits = all(f >= 1 and abs(r / f - 1) <= LARGEST_VOXEL_SIZE_ERROR for f, r in zip(factors, ratios, strict=True))
     advice = "Choose a model trained at this voxel size"
-    if fits:
+    if _close([s * f for s, f in zip(volume.voxel_size_nm, factors, strict=True)], wanted):
         advice = f"Resample it: asem prepare {volume.path} --step downsample --set factor={factors}"
     raise VoxelSizeMismatch(
         f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {_name(trained)} was trained on {_nm(wanted)}. "
@@ -189,6 +187,10 @@ def _before(volume: Volume, step: str) -> str:
             return str(inputs[0].get("path", "unknown"))
         record = inputs[0].get("made_by")
     return "unknown"
+
+
+def _close(size: Sequence[float], wanted: Sequence[float]) -> bool:
+    return all(abs(s / w - 1) <= LARGEST_VOXEL_SIZE_ERROR for s, w in zip(size, wanted, strict=True))
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -1,0 +1,179 @@
+"""A network gets the image it was trained on, or says what is missing; and the commands do it all."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
+from asem_core.cli import make_app
+from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
+from asem_core.predict import predict
+from asem_core.preparation import Trained, load_trained, missing_steps, prepare, require_voxel_size
+from asem_core.preprocess import apply
+from asem_core.provenance import steps_done
+from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.volume import Spec, Volume
+from asem_core.weights import save_weights
+
+sys.path.insert(0, str(Path(__file__).parent))
+from predict_networks import Copy, small_unet
+
+QUIET = Run(progress=False)
+INVERT = {"name": "invert", "options": {}}
+CLAHE = {"name": "clahe", "options": {"kernel_vx": 16, "clip_limit": 0.02}}
+OPTIONS = {"features": 3, "factors": [[2, 2, 2], [2, 2, 2]]}
+
+
+def trained(*steps, voxel_size_nm=(5.0, 5.0, 5.0)):
+    return Trained(Copy(), None, voxel_size_nm, steps, {"model": "golgi-test"})
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """A cell with a raw image of 32^3 voxels of 5 nm."""
+    spec = Spec((32, 32, 32), np.uint8, 5.0)
+    out = create_volume(tmp_path / "cell.zarr/raw", spec, block=32, made_by={"stage": "import"})
+    out.data[:] = np.random.default_rng(1).integers(0, 256, spec.shape, dtype=np.uint8)
+    finish_volume(out)
+    return tmp_path / "cell.zarr"
+
+
+def step(table):
+    return load_catalog().get("preprocessor", table["name"])(**table["options"])
+
+
+def test_missing_preprocessing_is_done_and_named_as_in_a_flow(cell):
+    raw = open_volume(cell / "raw")
+    made = prepare(raw, trained(INVERT, CLAHE), load_catalog(), cell, QUIET)
+    assert made.path == str(cell / "raw_clahe")
+    assert [s["name"] for s in steps_done(made)] == ["invert", "clahe"]
+    np.testing.assert_array_equal(open_volume(cell / "raw_invert").read(), 255 - raw.read())
+    assert missing_steps(made, trained(INVERT, CLAHE)) == []
+    assert prepare(made, trained(INVERT, CLAHE), load_catalog(), cell, QUIET) is made
+
+
+def test_only_what_is_missing_is_done(cell):
+    inverted = apply(step(INVERT), open_volume(cell / "raw"), cell / "raw_invert", QUIET)
+    assert missing_steps(inverted, trained(INVERT, CLAHE)) == [CLAHE]
+
+
+def test_steps_that_place_voxels_are_not_asked_for(cell):
+    crop = {"name": "crop", "options": {"box": "0:8,:,:"}}
+    assert missing_steps(open_volume(cell / "raw"), trained(crop, INVERT)) == [INVERT]
+
+
+def test_a_step_in_the_wrong_place_is_named(cell):
+    equalized = apply(step(CLAHE), open_volume(cell / "raw"), cell / "raw_clahe", QUIET)
+    with pytest.raises(BadInput, match=r"had step 1 'clahe' without 'invert' before it\. .*: .*cell.zarr/raw\."):
+        missing_steps(equalized, trained(INVERT, CLAHE))
+
+
+def test_a_step_with_other_options_is_named(cell):
+    other = {"name": "clahe", "options": {"kernel_vx": 16, "clip_limit": 0.05}}
+    equalized = apply(step(other), open_volume(cell / "raw"), cell / "raw_clahe", QUIET)
+    with pytest.raises(BadInput, match=r"with other options .* clip_limit = 0.05 instead of 0.02.*--as-is"):
+        missing_steps(equalized, trained(CLAHE))
+
+
+@pytest.mark.parametrize("size", [5.0, 4.3, 5.7, (5, 5, 5.5)])
+def test_a_voxel_size_within_15_percent_is_accepted(size):
+    require_voxel_size(Volume(np.zeros((2, 2, 2)), size), trained())
+
+
+def test_another_voxel_size_is_refused_and_resampling_offered():
+    volume = Volume(np.zeros((2, 2, 2)), (2.5, 2.5, 5.2), path="cell.zarr/raw")
+    with pytest.raises(
+        VoxelSizeMismatch, match=r"2.5 x 2.5 x 5.2 nm but golgi-test was trained on 5 x 5 x 5 nm"
+    ) as told:
+        require_voxel_size(volume, trained())
+    assert "downsample" in str(told.value)
+    assert "[2, 2, 1]" in str(told.value)
+    assert "--allow-voxel-size" in str(told.value)
+    require_voxel_size(volume, trained(), allow=True)
+    with pytest.raises(VoxelSizeMismatch, match="Choose a model trained at this voxel size"):
+        require_voxel_size(Volume(np.zeros((2, 2, 2)), 8.0), trained())
+
+
+def test_models_are_found_by_file_plugin_or_name(tmp_path):
+    catalog, network = load_catalog(), small_unet()
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [4, 4, 4], "preprocessing": [CLAHE]}
+    file = save_weights(tmp_path / "a.safetensors", network, table)
+    for found in (load_trained(catalog, None, file), load_trained(catalog, str(file))):
+        assert found.model.name == "golgi"
+        assert found.voxel_size_nm == (4, 4, 4)
+        assert found.steps == [CLAHE]
+    plain = save_weights(tmp_path / "b.safetensors", network)
+    assert load_trained(catalog, "membrane", plain, OPTIONS).details["model"] == "membrane"
+    with pytest.raises(BadInput, match="does not say which model it belongs to: add --model"):
+        load_trained(catalog, None, plain)
+    with pytest.raises(BadInput, match=r"'mitochondria' is a model without weights: .*mitochondria-cf-5nm"):
+        load_trained(catalog, "mitochondria")
+    with pytest.raises(BadInput, match="Say which model"):
+        load_trained(catalog, None)
+    with pytest.raises(UnknownName, match="'golgy' is no model plugin"):
+        load_trained(catalog, "golgy", plain)
+
+
+def asem(*arguments):
+    return CliRunner().invoke(make_app(), [str(a) for a in arguments])
+
+
+def test_predict_and_segment_by_command(cell, tmp_path):
+    """From a raw image and a weights file to objects; the preprocessing that the weights name is done on the way."""
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [5, 5, 5], "preprocessing": [INVERT]}
+    weights = save_weights(tmp_path / "golgi.safetensors", small_unet(), table)
+    result = asem("predict", cell, "--weights", weights, "--quiet", "--precision", "float32")
+    assert result.exit_code == 0, result.output
+    made = open_volume(cell / "predictions/golgi/probability")
+    assert "32 x 32 x 32 voxels, uint8" in result.output
+    assert [s["name"] for s in steps_done(made)] == ["invert"]
+    result = asem("segment", made.path, "--quiet", "--smallest-vx", 5, "--threshold", 0.6, "--json")
+    assert result.exit_code == 0, result.output
+    assert '"num_objects"' in result.output
+    assert (cell / "predictions/golgi/segmentation").exists()
+    result = asem("predict", cell, "--weights", weights, "--quiet", "--box", "0:8,0:8,0:8", "-o", tmp_path / "b.zarr/p")
+    assert result.exit_code == 0, result.output
+    assert open_volume(tmp_path / "b.zarr/p").shape == (8, 8, 8)
+
+
+def test_the_commands_say_what_is_wrong(cell, tmp_path):
+    weights = save_weights(tmp_path / "a.safetensors", small_unet(), {"model": {"use": "golgi", **OPTIONS}})
+    told = asem("predict", cell, "-w", weights, "--precision", "half")
+    assert told.exit_code == 1
+    assert "precision" in told.output
+    assert "There is no weights file" in asem("predict", cell, "-w", tmp_path / "none.safetensors").output
+    assert "Say where to write: -o cell.zarr" in asem("predict", cell, "-w", weights, "-o", tmp_path / "out").output
+    assert "between 0 and 1, not 128" in asem("segment", cell / "raw", "-t", 128).output
+
+
+def test_exported_planes_align_with_their_input_planes(real_data, tmp_path):
+    """Import, crop, predict (with a network that copies its input), export: each voxel is where it was."""
+    import tifffile
+
+    from asem_core.export import export_tiff
+    from asem_core.importing import choose_source, import_volume
+
+    folder = real_data("fib25/raw")
+    catalog = load_catalog()
+    source = choose_source(catalog, str(folder), "tiff-stack", {"voxel_size_nm": [10, 10, 10]})
+    raw = import_volume(source, tmp_path / "c.zarr/raw", QUIET, box="0:60,:,:")
+    crop = catalog.get("preprocessor", "crop")(box="13:57,21:183,40:201")
+    cropped = apply(crop, raw, tmp_path / "c.zarr/raw_crop", QUIET)
+    made = predict(
+        Copy(), cropped, tmp_path / "c.zarr/predictions/copy/probability", Run(block=(64,) * 3, progress=False)
+    )
+    export_tiff(made, tmp_path / "tiff", QUIET)
+    planes = sorted(folder.glob("*.tif"))
+    exported = sorted((tmp_path / "tiff").glob("*.tif"))
+    by_name = {p.name: p for p in exported}
+    for z in range(13, 57):
+        plane, original = tifffile.imread(by_name[planes[z].name]), tifffile.imread(planes[z])
+        assert plane.shape == original.shape
+        np.testing.assert_array_equal(plane[21:183, 40:201], original[21:183, 40:201])
+        assert plane[:21].max() == 0

@@ -1,0 +1,92 @@
+"""Probability maps become objects whose ids tell nothing of the blocks."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+import pytest
+
+from asem_core.blocks import Run
+from asem_core.errors import BadInput
+from asem_core.segment import segment
+from asem_core.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Smooth noise, uint8, 5 nm: some dozen objects of all sizes."""
+    from scipy.ndimage import gaussian_filter
+
+    smooth = gaussian_filter(np.random.default_rng(2).random((40, 44, 48)), 2)
+    ranks = smooth.ravel().argsort().argsort().reshape(smooth.shape) / smooth.size
+    return Volume((ranks * 255).astype(np.uint8), 5.0, (5, 10, 15), "blobs")
+
+
+def run(block, workers=1):
+    return Run(block=(block,) * 3, workers=workers, progress=False)
+
+
+def test_ids_do_not_depend_on_blocks_or_workers(blobs, tmp_path):
+    """The objects are those of the whole map, numbered by first voxel."""
+    right = cc3d.connected_components(blobs.read() >= 204, connectivity=26)
+    maps = [
+        segment(blobs, tmp_path / f"{n}.zarr/s", run(block, workers), threshold=0.8)
+        for n, (block, workers) in enumerate([(64, 1), (13, 1), (24, 2)])
+    ]
+    first = maps[0].read()
+    assert first.dtype == np.uint32
+    assert maps[0].attributes["asem"]["num_objects"] == right.max() > 5
+    pairs = np.unique(np.stack([first.ravel(), right.ravel()]), axis=1)
+    assert pairs.shape[1] == right.max() + 1  # one to one
+    ids, at = np.unique(first, return_index=True)
+    assert (np.diff(at[ids > 0]) > 0).all()
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other.read(), first)
+    assert maps[0].origin_nm == blobs.origin_nm
+
+
+@pytest.mark.parametrize(("threshold", "level"), [(0.0, 0), (0.5, 128), (0.8, 204), (1.0, 255)])
+def test_the_threshold_belongs_to_the_object(blobs, tmp_path, threshold, level):
+    made = segment(blobs, tmp_path / "a.zarr/s", run(64), threshold=threshold, objects=False)
+    assert made.dtype == np.uint8
+    np.testing.assert_array_equal(made.read(), blobs.read() >= level)
+
+
+def test_floats_are_probabilities_too(blobs, tmp_path):
+    floats = Volume(blobs.read().astype(np.float16) / 255, 5.0)
+    made = segment(floats, tmp_path / "a.zarr/s", run(64), threshold=0.75, objects=False)
+    np.testing.assert_array_equal(made.read(), floats.read() >= 0.75)
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_small_objects_are_dropped(blobs, tmp_path, objects):
+    right = cc3d.dust(blobs.read() >= 204, threshold=100, connectivity=26)
+    made = segment(blobs, tmp_path / "a.zarr/s", run(20), threshold=0.8, smallest_vx=100, objects=objects)
+    np.testing.assert_array_equal(made.read() > 0, right)
+    assert made.attributes["asem"]["num_objects"] == cc3d.connected_components(right).max()
+    if objects:
+        assert len(np.unique(made.read())) == made.attributes["asem"]["num_objects"] + 1
+
+
+def test_objects_that_touch_in_a_corner_are_one_or_two_as_asked(tmp_path):
+    grey = np.zeros((8, 8, 8), np.uint8)
+    grey[1:4, 1:4, 1:4], grey[4:7, 4:7, 4:7] = 255, 255
+    volume = Volume(grey, 5.0)
+    one = segment(volume, tmp_path / "a.zarr/s", run(4))
+    two = segment(volume, tmp_path / "b.zarr/s", run(4), connectivity=6)
+    assert (one.read().max(), two.read().max()) == (1, 2)
+
+
+def test_an_empty_map_has_no_objects(tmp_path):
+    made = segment(Volume(np.zeros((9, 9, 9), np.uint8), 5.0), tmp_path / "a.zarr/s", run(4))
+    assert made.read().max() == 0
+    assert made.attributes["asem"]["num_objects"] == 0
+
+
+def test_what_cannot_be_segmented_is_said(blobs, tmp_path):
+    with pytest.raises(BadInput, match="The threshold is a probability, between 0 and 1, not 128"):
+        segment(blobs, tmp_path / "a.zarr/s", run(64), threshold=128)
+    with pytest.raises(BadInput, match="The connectivity is 6, 18 or 26 neighbours, not 8"):
+        segment(blobs, tmp_path / "a.zarr/s", run(64), connectivity=8)
+    with pytest.raises(BadInput, match="holds uint16; probabilities are uint8"):
+        segment(Volume(np.zeros((4, 4, 4), np.uint16), 5.0), tmp_path / "a.zarr/s", run(64))
