@@ -1,0 +1,248 @@
+"""`asem annotate`: seeds become labels, in files or in a window, and labels travel to other programs and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asem_core.cli._options import AsJson, Options, Overwrite, Quiet, make_run, print_json, read_options
+
+if TYPE_CHECKING:
+    from asem_core.interfaces import Annotator
+    from asem_core.volume import Box, Volume
+
+Cell = Annotated[Path, typer.Argument(help="The cell, for example cell.zarr.")]
+Raw = Annotated[str, typer.Option(help="Which layer is the image.")]
+BoxText = Annotated[
+    str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the image.", show_default="all of it")
+]
+
+
+def mount(app: typer.Typer) -> None:
+    group = typer.Typer(
+        no_args_is_help=True, help="Make ground truth: from strokes, in a window, or from other programs."
+    )
+    group.command("cut", no_args_is_help=True)(cut)
+    group.command("open", no_args_is_help=True)(open_)
+    group.command("import", no_args_is_help=True)(import_)
+    group.command("export", no_args_is_help=True)(export)
+    group.command("train", no_args_is_help=True)(train)
+    app.add_typer(group, name="annotate")
+
+
+def cut(
+    cell: Cell,
+    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write to, as labels/golgi.")],
+    seeds: Annotated[
+        str | None, typer.Option(help="Layer (seeds/golgi), TIFF planes or stack, .npy, or strokes in .csv.")
+    ] = None,
+    box: BoxText = None,
+    raw: Raw = "raw",
+    use: Annotated[str, typer.Option(help="Annotator: see `asem plugins`.")] = "graph-cut",
+    options: Options = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn seeds into labels, in one box of a cell.
+
+    Seeds are 0 (unknown), 1 (object) and 2 (background). What the annotator can know without them is kept beside the
+    cell, so that a second cut takes a moment.
+
+    Examples:
+
+        asem annotate cut cell.zarr --seeds strokes.csv --box 100:300,200:400,200:400 -o labels/golgi
+
+        asem annotate cut cell.zarr --seeds seeds/golgi --use watershed -o labels/golgi
+    """
+    from asem_core.annotate import Seeds, read_seeds
+    from asem_core.errors import BadInput
+
+    image, where = _image(cell, raw, box)
+    annotator = _build(use, read_options(options))
+    if seeds is not None:
+        inside = cell / seeds
+        found = read_seeds(inside if inside.exists() else seeds, image, where)
+    elif getattr(annotator, "needs_seeds", True):
+        raise BadInput(f"{use} needs seeds: give --seeds.")
+    else:
+        found = Seeds(_no_seeds(where))
+    if found.repainted:
+        typer.echo(f"Note: {found.repainted} voxels are painted as both classes; the last stroke counts.", err=True)
+    _annotate(annotator, image, where, found.values, cell / output, quiet, as_json)
+
+
+def open_(
+    cell: Cell,
+    name: Annotated[
+        str, typer.Option(help="What is annotated: the layers are seeds/NAME and labels/NAME.")
+    ] = "organelle",
+    box: BoxText = None,
+    raw: Raw = "raw",
+    use: Annotated[str, typer.Option(help="Annotator to begin with.")] = "graph-cut",
+) -> None:
+    """Open the annotation window (napari): paint, press a key to cut, see the result, refine.
+
+    Example:
+
+        asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400
+    """
+    from asem_core.errors import MissingExtra
+
+    try:
+        import napari  # noqa: F401
+    except ImportError:
+        raise MissingExtra('The annotation window needs napari: pip install "asem-core[napari]"') from None
+    from importlib import import_module
+
+    image, where = _image(cell, raw, box)
+    # The window is a plugin of napari, outside the core; it is named here because it is what this command opens.
+    import_module("asem_napari.window").show(cell, image, where if box else None, name, use)
+
+
+def import_(
+    cell: Cell,
+    path: Annotated[str, typer.Argument(help="Planes in TIFF or PNG (VAST), one TIFF, HDF5 (ilastik), or Zarr.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write to, as labels/golgi.")],
+    box: BoxText = None,
+    raw: Raw = "raw",
+    options: Options = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take labels that were drawn in another program, after checks of voxel size and place.
+
+    Options of the annotator `from-file` say more: offset_vx, voxel_size_nm, ids, dataset.
+
+    Example:
+
+        asem annotate import cell.zarr vast_export/ --box 100:300,200:400,200:400 --set ids=[3,4] -o labels/golgi
+    """
+    image, where = _image(cell, raw, box)
+    annotator = _build("from-file", {"path": path, **read_options(options)})
+    _annotate(annotator, image, where, _no_seeds(where), cell / output, quiet, as_json)
+
+
+def export(
+    layer: Annotated[Path, typer.Argument(help="What to export, for example cell.zarr/labels/golgi.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder of planes, or a .tif or .h5 file.")],
+    box: BoxText = None,
+    options: Options = None,
+) -> None:
+    """Write a box of labels for another program, to edit there and to return with `asem annotate import`.
+
+    Examples:
+
+        asem annotate export cell.zarr/labels/golgi --box 100:300,200:400,200:400 --set form=png -o to_vast/
+
+        asem annotate export cell.zarr/labels/golgi -o to_ilastik.h5
+    """
+    from asem_core.annotate import WritesLabels
+    from asem_core.errors import PluginError
+    from asem_core.store import open_volume
+    from asem_core.volume import Box, Labels
+
+    labels = open_volume(layer, kind=Labels)
+    where = Box.parse(box, labels.shape) if box else labels.box
+    writer = _build("from-file", {"path": str(output), **read_options(options)})
+    if not isinstance(writer, WritesLabels):
+        raise PluginError("The annotator 'from-file' cannot write labels. This is a fault of the plugin.")
+    typer.echo(f"{writer.write(labels, where)}: {where} of {layer}")
+
+
+def train(
+    layer: Annotated[Path, typer.Argument(help="Annotated labels, for example cell.zarr/labels/golgi.")],
+    model: Annotated[str, typer.Option(help="Model plugin: see `asem plugins`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the recipe is written beside it.")],
+    raw: Raw = "raw",
+    iterations: Annotated[int | None, typer.Option(help="As in a recipe.", show_default="the model's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train on every box that was annotated in a layer; the recipe is written too, to change and use again.
+
+    Example:
+
+        asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
+    """
+    import tomlkit
+
+    from asem_core.annotate import annotated_boxes
+    from asem_core.cli._options import container_of
+    from asem_core.cli.train import train as start
+    from asem_core.errors import BadInput
+    from asem_core.store import open_volume
+
+    boxes = annotated_boxes(open_volume(layer))
+    if not boxes:
+        raise BadInput(f"{layer} notes no annotated box. Annotate one: asem annotate cut, or asem annotate open.")
+    image = (container_of(layer) / raw).resolve()
+    regions: list[dict[str, Any]] = [
+        {"raw": str(image), "labels": str(layer.resolve()), "box": str(b)[1:-1].replace(" ", "")} for b in boxes
+    ]
+    told = {} if iterations is None else {"iterations": iterations}
+    recipe = output.with_suffix(".toml")
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    recipe.write_text(tomlkit.dumps({"model": {"use": model}, "train": {**told, "regions": regions}}))
+    typer.echo(f"{recipe}: {len(boxes)} annotated boxes")
+    start(recipe, output, None, device, overwrite, quiet)
+
+
+def _annotate(
+    annotator: Annotator, image: Volume, box: Box, seeds: Any, output: Path, quiet: bool, as_json: bool
+) -> None:
+    import time
+
+    from asem_core.annotate import annotate, notes_folder
+
+    run = make_run(1, quiet=quiet)
+    begun = time.perf_counter()
+    layer = annotate(annotator, image, box, seeds, output, _kept(run, notes_folder(output)))
+    seconds = time.perf_counter() - begun
+    count = int(layer.read(box).astype(bool).sum())
+    um3 = count * float(image.voxel_size_nm[0] * image.voxel_size_nm[1] * image.voxel_size_nm[2]) / 1e9
+    if as_json:
+        print_json(
+            {
+                "layer": layer.path,
+                "box": [box.begin, box.end],
+                "object_vx": count,
+                "object_um3": um3,
+                "seconds": seconds,
+            }
+        )
+    else:
+        typer.echo(f"{layer.path} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
+
+
+def _image(cell: Path, raw: str, box: str | None) -> tuple[Volume, Box]:
+    from asem_core.errors import OutsideVolume
+    from asem_core.store import open_volume
+    from asem_core.volume import Box
+
+    image: Volume = open_volume(cell / raw)
+    where = Box.parse(box, image.shape) if box else image.box
+    if not image.box.contains(where):
+        raise OutsideVolume(f"The box {where} sticks out of {image.path}, whose shape is {list(image.shape)}.")
+    return image, where
+
+
+def _build(use: str, options: dict[str, Any]) -> Annotator:
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+
+    return build(load_catalog().get("annotator", use), options, f"asem annotate @ annotator ({use})")  # type: ignore[no-any-return]
+
+
+def _no_seeds(box: Box) -> Any:
+    import numpy as np
+
+    return np.zeros(box.shape, np.uint8)
+
+
+def _kept(run: Any, folder: Path) -> Any:
+    import attrs
+
+    return attrs.evolve(run, scratch=folder / "annotate")

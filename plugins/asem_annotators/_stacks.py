@@ -1,0 +1,263 @@
+"""Label stacks as other programs keep them: planes in TIFF or PNG (VAST), one TIFF, HDF5 (ilastik), Zarr."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput, MissingExtra, OutputExists
+from asem_core.volume import Zyx, ZyxNm, as_zyx, as_zyx_nm
+
+PLANES = (".tif", ".tiff", ".png")
+HDF5 = (".h5", ".hdf5", ".ilp")
+_NM_PER_UNIT = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "\\u00b5m": 1e3, "micron": 1e3, "mm": 1e6}
+
+
+@attrs.frozen
+class Stack:
+    """A stack of ids, read plane by plane; `voxel_size_nm` is None where the file does not say."""
+
+    path: Path
+    shape: Zyx
+    plane: Callable[[int], np.ndarray]
+    voxel_size_nm: ZyxNm | None = None
+    files: tuple[str, ...] = ()
+
+
+def open_stack(path: Path, dataset: str | None = None) -> Stack:
+    """Open a stack of labels without reading its voxels.
+
+    Parameters
+    ----------
+    dataset
+        Which data set of an HDF5 file; None takes the only one with three axes (or four, one of them of length 1).
+
+    Raises
+    ------
+    BadInput
+        Nothing is there, it is not a stack of whole numbers, planes differ in size, or are not numbered one by one.
+    MissingExtra
+        An HDF5 file, but no h5py.
+    """
+    if not path.exists():
+        raise BadInput(f"{path} does not exist.")
+    if path.suffix.lower() in HDF5:
+        return _open_hdf5(path, dataset)
+    if path.is_file() and path.suffix.lower() in (".tif", ".tiff"):
+        return _open_tiff(path)
+    if path.is_dir() and any((path / name).exists() for name in ("zarr.json", ".zarray", ".zgroup")):
+        return _open_zarr(path)
+    if path.is_dir():
+        return _open_planes(path)
+    raise BadInput(f"{path} is no label stack: give a folder of planes ({', '.join(PLANES)}), a TIFF, HDF5 or Zarr.")
+
+
+def write_stack(labels: np.ndarray, path: Path, voxel_size_nm: ZyxNm, form: str = "tif") -> Path:
+    """Write labels as one TIFF or HDF5 file (by the ending of `path`), or as a folder of planes of the `form` given.
+
+    Raises
+    ------
+    OutputExists
+        Something is at `path`.
+    """
+    if path.exists():
+        raise OutputExists(f"{path} exists. Remove it, or choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() in HDF5:
+        with _h5py().File(path, "w") as file:
+            made = file.create_dataset("exported_data", data=labels, compression="gzip", chunks=True)
+            made.attrs["axistags"] = _axistags()
+            made.attrs["element_size_um"] = [v / 1000 for v in voxel_size_nm]
+    elif path.suffix.lower() in (".tif", ".tiff"):
+        import tifffile
+
+        z, y, x = voxel_size_nm
+        tifffile.imwrite(
+            path,
+            labels,
+            imagej=True,
+            resolution=(1 / x, 1 / y),
+            metadata={"axes": "ZYX", "spacing": z, "unit": "nm"},
+            compression="zlib",
+        )
+    else:
+        path.mkdir()
+        digits = max(4, len(str(len(labels))))
+        for z, plane in enumerate(labels):
+            _write_plane(path / f"{path.name}_{z:0{digits}}.{form}", plane)
+    return path
+
+
+def _write_plane(file: Path, plane: np.ndarray) -> None:
+    if file.suffix == ".png":
+        from PIL import Image
+
+        Image.fromarray(plane).save(file)
+    else:
+        import tifffile
+
+        tifffile.imwrite(file, plane, compression="zlib")
+
+
+def _open_planes(folder: Path) -> Stack:
+    files = [p for p in folder.iterdir() if p.suffix.lower() in PLANES and not p.name.startswith(".")]
+    if not files:
+        raise BadInput(f"{folder} holds no planes ({', '.join(PLANES)}).")
+    numbered = number_planes(folder)
+    order = sorted(numbered)
+    missing = sorted(set(range(order[0], order[-1] + 1)) - set(order))
+    if missing:
+        raise BadInput(f"{folder} has planes {order[0]} to {order[-1]}, but {missing[0]} is missing. Export it again.")
+    paths = [numbered[n] for n in order]
+    first = read_plane(paths[0])
+
+    def plane(z: int) -> np.ndarray:
+        found = read_plane(paths[z])
+        if found.shape != first.shape:
+            raise BadInput(f"{paths[z]} has {list(found.shape)} pixels, but {paths[0].name} has {list(first.shape)}.")
+        return found
+
+    return Stack(folder, as_zyx([len(paths), *first.shape]), plane, files=tuple(p.name for p in paths))
+
+
+def number_planes(folder: Path) -> dict[int, Path]:
+    """Find the planes of a folder by the last number in their names."""
+    numbered: dict[int, Path] = {}
+    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in PLANES and not p.name.startswith(".")):
+        found = re.search(r"(\d+)(?!.*\d)", file.stem)
+        if found is None:
+            raise BadInput(f"{file} has no plane number in its name. Move it out of the folder, or rename it.")
+        if int(found[1]) in numbered:
+            raise BadInput(f"{numbered[int(found[1])].name} and {file.name} in {folder} are both plane {found[1]}.")
+        numbered[int(found[1])] = file
+    return numbered
+
+
+def read_plane(file: Path) -> np.ndarray:
+    """Read one plane of ids; colours are ids of 24 bits, as VAST writes them (red is the highest byte)."""
+    if file.suffix.lower() == ".png":
+        from PIL import Image
+
+        with Image.open(file) as image:
+            plane = np.asarray(image)
+    else:
+        import tifffile
+
+        try:
+            plane = tifffile.imread(file)
+        except (tifffile.TiffFileError, ValueError) as error:
+            raise BadInput(f"{file} cannot be read as TIFF: {error}.") from None
+    return _as_ids(plane, file)
+
+
+def _as_ids(plane: np.ndarray, file: Path) -> np.ndarray:
+    if plane.ndim == 3 and plane.shape[-1] in (3, 4):
+        red, green, blue = (plane[..., i].astype(np.uint32) for i in range(3))
+        return red << 16 | green << 8 | blue
+    if plane.dtype == bool:
+        return plane.astype(np.uint8)
+    if plane.ndim != 2 or plane.dtype.kind not in "ui":
+        raise BadInput(f"{file} holds {plane.dtype} of shape {list(plane.shape)}; a plane of labels is whole numbers.")
+    return plane
+
+
+def _open_tiff(path: Path) -> Stack:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            shape = (len(tiff.pages), *tiff.pages[0].shape[:2])
+            size = _imagej_voxel_size(tiff)
+    except (tifffile.TiffFileError, ValueError, IndexError) as error:
+        raise BadInput(f"{path} cannot be read as TIFF: {error}.") from None
+    return Stack(path, as_zyx(shape), lambda z: _as_ids(tifffile.imread(path, key=z), path), size)
+
+
+def _imagej_voxel_size(tiff: Any) -> ZyxNm | None:
+    about = tiff.imagej_metadata or {}
+    unit = _NM_PER_UNIT.get(str(about.get("unit", "")).lower())
+    tags = tiff.pages[0].tags
+    if unit is None or "spacing" not in about or "XResolution" not in tags:
+        return None
+    per_x, per_y = (tags[name].value for name in ("XResolution", "YResolution"))
+    if not per_x[0] or not per_y[0]:
+        return None
+    return as_zyx_nm([about["spacing"] * unit, per_y[1] / per_y[0] * unit, per_x[1] / per_x[0] * unit])
+
+
+def _open_zarr(path: Path) -> Stack:
+    from asem_core.store import open_volume
+    from asem_core.volume import Labels
+
+    labels = open_volume(path, kind=Labels)
+    return Stack(path, labels.shape, lambda z: np.asarray(labels.data[z : z + 1, :, :])[0], labels.voxel_size_nm)
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtra('HDF5 needs h5py: pip install "asem-core[hdf5]"') from None
+    return h5py
+
+
+def _open_hdf5(path: Path, dataset: str | None) -> Stack:
+    h5py = _h5py()
+    found: dict[str, Any] = {}
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read as HDF5: {error}.") from None
+    file.visititems(lambda name, node: found.update({name: node}) if isinstance(node, h5py.Dataset) else None)
+    stacks = {name: node for name, node in found.items() if len([n for n in node.shape if n > 1]) == 3}
+    if dataset is not None and dataset not in found:
+        raise BadInput(f"{path} has no data set '{dataset}'. It has: {', '.join(found) or 'none'}.")
+    if dataset is None and len(stacks) != 1:
+        named = ", ".join(stacks) or "none"
+        raise BadInput(f"{path} holds {len(stacks)} stacks ({named}): name one, as in --set dataset=exported_data.")
+    data = found[dataset] if dataset is not None else next(iter(stacks.values()))
+    if data.dtype.kind not in "uib":
+        raise BadInput(f"{path} holds {data.dtype} in {data.name}; labels are whole numbers. Export the segmentation.")
+    axes = _axes_of(data)
+    z, rest = axes.index("z"), [a for a in axes if a != "z"]
+
+    def plane(number: int) -> np.ndarray:
+        picked = data[(slice(None),) * z + (number,)]
+        picked = picked.transpose(
+            [rest.index(a) for a in ("y", "x")] + [i for i, a in enumerate(rest) if a not in "yx"]
+        )
+        return picked.reshape(picked.shape[:2])
+
+    size = data.attrs.get("element_size_um")
+    lengths = dict(zip(axes, data.shape, strict=True))
+    return Stack(
+        path,
+        as_zyx([lengths[a] for a in "zyx"]),
+        plane,
+        None if size is None else as_zyx_nm([float(v) * 1000 for v in size]),
+    )
+
+
+def _axes_of(data: Any) -> list[str]:
+    """Name the axes as ilastik notes them; without a note they are z, y, x and channels."""
+    import json
+
+    tags = data.attrs.get("axistags")
+    named = [axis["key"] for axis in json.loads(tags)["axes"]] if tags is not None else list("zyxc")[: len(data.shape)]
+    others = [n for a, n in zip(named, data.shape, strict=False) if a not in "zyx"]
+    if len(named) != len(data.shape) or not set("zyx") <= set(named) or any(n != 1 for n in others):
+        raise BadInput(
+            f"{data.name} has axes {''.join(named)} of {list(data.shape)}; a stack of labels has z, y and x."
+        )
+    return named
+
+
+def _axistags() -> str:
+    import json
+
+    return json.dumps({"axes": [{"key": a, "typeFlags": 2, "resolution": 0, "description": ""} for a in "zyx"]})

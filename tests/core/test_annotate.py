@@ -1,0 +1,255 @@
+"""Seeds become labels, in their place in the cell; by Python and by command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from asem_core import annotate
+from asem_core.annotate import Layer, annotated_boxes, check_seeds, label, read_seeds
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
+from asem_core.cli import make_app
+from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
+from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.testing import example_image, example_labels
+from asem_core.volume import Box, Labels, Spec, Volume
+
+BOX = Box((4, 5, 6), (36, 40, 44))
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Path:
+    """A cell with a small image that does not begin at 0."""
+    image = example_image()
+    spec = Spec(image.shape, "uint8", image.voxel_size_nm, (100, 200, 300))
+    out = create_volume(tmp_path / "cell.zarr" / "raw", spec, block=32, made_by={"test": 1})
+    out.data[:] = image.read()
+    finish_volume(out)
+    return tmp_path / "cell.zarr"
+
+
+def seeds_of(box: Box) -> np.ndarray:
+    """An object stroke in the middle of a ball, and background all around the image's border."""
+    truth = example_labels().read()
+    seeds = np.zeros(truth.shape, np.uint8)
+    seeds[:5] = seeds[-5:] = seeds[:, :6] = 2
+    seeds[14][truth[14] == 1] = 1
+    return np.ascontiguousarray(seeds[box.slices])
+
+
+def annotator(name: str = "watershed"):
+    return load_catalog().get("annotator", name)()
+
+
+def asem(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(make_app(), [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+def test_result_lies_in_its_place(cell: Path) -> None:
+    """A box of the layer is written; the rest stays; the box and the annotator are noted; a second box adds to it."""
+    image = open_volume(cell / "raw")
+    other = Box((0, 0, 0), (4, 40, 44))
+    annotate.annotate(annotator(), image, BOX, seeds_of(BOX), cell / "labels" / "ball", Run())
+    before = open_volume(cell / "labels/ball", kind=Labels)
+    assert before.origin_nm == image.origin_nm
+    assert before.read(BOX).any()
+    assert before.read().sum() == before.read(BOX).sum()
+    seeds = np.zeros(other.shape, np.uint8)
+    seeds[0, 0, 0], seeds[3, 30:, 30:] = 2, 1
+    annotate.annotate(annotator(), image, other, seeds, cell / "labels" / "ball", Run())
+    after = open_volume(cell / "labels/ball", kind=Labels)
+    np.testing.assert_array_equal(after.read(BOX), before.read(BOX))
+    assert annotated_boxes(after) == [BOX, other]
+
+
+def test_pyramid_of_an_imported_layer_follows(cell: Path) -> None:
+    """Editing labels that have coarser levels changes these too."""
+    image = Volume(np.zeros((40, 130, 150), np.uint8), 5)
+    out = create_volume(cell / "labels/big", image.spec, block=64, made_by={"test": 1})
+    finish_volume(out)
+    values = np.random.default_rng(0).integers(0, 2, (21, 70, 90)).astype(np.uint8)
+    with Layer.open(cell / "labels/big", image) as layer:
+        layer.write(Box((3, 5, 7), (24, 75, 97)), values)
+    fine = open_volume(cell / "labels/big").read()
+    for level in ("s1", "s2"):
+        if (cell / "labels/big" / level).exists():
+            coarse = open_volume(cell / "labels/big" / level).read()
+            step = [round(a / b) for a, b in zip(fine.shape, coarse.shape, strict=True)]
+            np.testing.assert_array_equal(coarse, fine[:: step[0], :: step[1], :: step[2]])
+    assert (cell / "labels/big/s1").exists()
+
+
+def test_one_editor_at_a_time(cell: Path) -> None:
+    """A layer that is open for editing is refused to a second editor until it is closed."""
+    image = open_volume(cell / "raw")
+    with (
+        Layer.open(cell / "labels/ball", image),
+        pytest.raises(OutputBusy, match="open for editing in another process"),
+    ):
+        Layer.open(cell / "labels/ball", image)
+    Layer.open(cell / "labels/ball", image).close()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0], r"There are no seeds in the box"),
+        ([0, 1], "All seeds in the box .* are object: paint some background too"),
+        ([0, 2], "are background: paint some object too"),
+        ([0, 1, 2, 7], r"Seeds are 0 \(unknown\), 1 \(object\) and 2 \(background\), but these hold \[0, 1, 2, 7\]"),
+    ],
+)
+def test_refuses_seeds_that_bound_nothing(values: list[int], message: str) -> None:
+    """None, one class, or other values: the message says what to paint."""
+    box = Box((0, 0, 0), (2, 3, 4))
+    seeds = np.resize(np.array(values, np.uint8), box.shape)
+    with pytest.raises(BadInput, match=message):
+        check_seeds(annotator(), seeds, box)
+
+
+def test_threshold_needs_no_seeds() -> None:
+    """An annotator that says so takes an empty array."""
+    box = Box((0, 0, 0), (2, 3, 4))
+    check_seeds(annotator("threshold"), np.zeros(box.shape, np.uint8), box)
+
+
+def test_names_an_annotator_that_breaks_its_word() -> None:
+    """A wrong shape or an ignored seed is the plugin's fault, and the message says whose."""
+    seeds = np.ones((2, 3, 4), np.uint8)
+    with pytest.raises(PluginError, match=r"'mine' must return uint8 of shape \[2, 3, 4\], but returned bool"):
+        label(lambda s, p: s > 0, "mine", seeds)
+    with pytest.raises(PluginError, match="'mine' must return 0 and 1 and honour every seed"):
+        label(lambda s, p: np.zeros_like(s), "mine", seeds)
+
+
+class TestReadSeeds:
+    def test_from_a_layer_an_array_and_planes(self, cell: Path, tmp_path: Path) -> None:
+        """All forms give the same seeds, whether as large as the image or as the box."""
+        image = open_volume(cell / "raw")
+        whole, part = seeds_of(image.box), seeds_of(BOX)
+        with Layer.open(cell / "seeds/ball", image) as layer:
+            layer.write(image.box, whole)
+        np.save(tmp_path / "part.npy", part)
+        tifffile.imwrite(tmp_path / "whole.tif", whole)
+        (tmp_path / "planes").mkdir()
+        for z in range(BOX.begin[0], BOX.end[0]):
+            tifffile.imwrite(tmp_path / "planes" / f"s{z:03}.tif", whole[z])
+        for name in ("cell.zarr/seeds/ball", "part.npy", "whole.tif", "planes"):
+            np.testing.assert_array_equal(read_seeds(tmp_path / name, image, BOX).values, part)
+
+    def test_from_strokes(self, cell: Path, tmp_path: Path) -> None:
+        """Points are balls, rows of one stroke are joined by lines, and where they cross the last one counts."""
+        image = open_volume(cell / "raw")
+        file = tmp_path / "strokes.csv"
+        file.write_text(
+            "class,z,y,x,radius,stroke\nobject,10,10,10,0,a\nobject,10,10,20,0,a\nbackground,20,20,20,2,\n"
+            "background,10,10,12,0,\n"
+        )
+        found = read_seeds(file, image, BOX)
+        line = found.values[10 - 4, 10 - 5]
+        assert line[10 - 6 : 21 - 6].tolist() == [1, 1, 2] + [1] * 8
+        assert (found.values[20 - 4] == 2).sum() == 13  # a disk of radius 2
+        assert found.repainted == 1
+
+    def test_from_points_in_nm(self, cell: Path, tmp_path: Path) -> None:
+        """Positions in nm count from the same origin as the image's."""
+        image = open_volume(cell / "raw")
+        file = tmp_path / "points.csv"
+        file.write_text("class,z_nm,y_nm,x_nm\nobject,150,250,350\nbackground,160,260,360\n")
+        found = read_seeds(file, image, BOX).values
+        assert np.argwhere(found == 1).tolist() == [[10 - 4, 10 - 5, 10 - 6]]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("class,z,y,x\n", "holds no strokes"),
+            ("kind,z,y,x\nobject,9,9,9\n", "has the columns kind, z, y, x; it needs class"),
+            ("class,z,y,x\nnucleus,9,9,9\n", "line 2: the class 'nucleus' is not object"),
+            ("class,z,y,x\nobject,9,9,nine\n", "line 2: 'nine' in the column x is not a number"),
+            ("class,z,y,x\nobject,9,9,9\nobject,9,9,99\n", r"line 3: the point z=9, y=9, x=99 lies outside the box"),
+        ],
+    )
+    def test_names_the_faulty_line(self, cell: Path, tmp_path: Path, text: str, message: str) -> None:
+        """Each fault of a CSV file is told with its line."""
+        file = tmp_path / "strokes.csv"
+        file.write_text(text)
+        with pytest.raises(BadInput, match=message):
+            read_seeds(file, open_volume(cell / "raw"), BOX)
+
+    def test_seeds_elsewhere(self, cell: Path, tmp_path: Path) -> None:
+        """Seeds outside the box, or of another shape, are told."""
+        image = open_volume(cell / "raw")
+        with Layer.open(cell / "seeds/ball", image) as layer:
+            layer.write(Box((0, 0, 0), (1, 1, 1)), np.ones((1, 1, 1), np.uint8))
+        with pytest.raises(BadInput, match="has no seeds in the box"):
+            read_seeds(cell / "seeds/ball", image, BOX)
+        np.save(tmp_path / "other.npy", np.ones((3, 3, 3), np.uint8))
+        with pytest.raises(ShapeMismatch, match=r"shape \[3, 3, 3\]: seeds have that of the image"):
+            read_seeds(tmp_path / "other.npy", image, BOX)
+        (tmp_path / "planes").mkdir()
+        tifffile.imwrite(tmp_path / "planes/z99.tif", np.ones((44, 48), np.uint8))
+        with pytest.raises(BadInput, match="is plane 99, outside the box"):
+            read_seeds(tmp_path / "planes", image, BOX)
+        with pytest.raises(BadInput, match="There are no seeds at"):
+            read_seeds(tmp_path / "nothing", image, BOX)
+
+
+class TestCommands:
+    def test_cut_swaps_annotators_by_one_word(self, cell: Path, tmp_path: Path) -> None:
+        """The same seeds through two annotators; the answer says how much was found."""
+        np.save(tmp_path / "seeds.npy", seeds_of(BOX))
+        for use in ("watershed", "graph-cut"):
+            code, output = asem(
+                "annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", "--box", "4:36,5:40,6:44", "--use", use,
+                "-o", f"labels/{use}", "--json",
+            )  # fmt: skip
+            assert code == 0, output
+            assert json.loads(output)["object_vx"] == open_volume(cell / f"labels/{use}").read().sum() > 0
+
+    def test_cut_needs_seeds_and_a_box_inside(self, cell: Path) -> None:
+        """Without seeds, or with a box that sticks out, the command says what is wrong."""
+        code, output = asem("annotate", "cut", cell, "-o", "labels/a")
+        assert (code, "graph-cut needs seeds: give --seeds" in output) == (1, True)
+        code, output = asem("annotate", "cut", cell, "--box", "0:99,:,:", "-o", "labels/a", "--seeds", "x")
+        assert (code, "sticks out of" in output) == (1, True)
+
+    def test_export_and_import(self, cell: Path, tmp_path: Path) -> None:
+        """Labels go to planes for another program and come back the same."""
+        np.save(tmp_path / "seeds.npy", seeds_of(BOX))
+        box = ("--box", "4:36,5:40,6:44")
+        asem("annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", *box, "--use", "watershed", "-o", "labels/a")
+        code, output = asem("annotate", "export", cell / "labels/a", *box, "--set", "form=png", "-o", tmp_path / "vast")
+        assert code == 0, output
+        code, output = asem("annotate", "import", cell, tmp_path / "vast", *box, "-o", "labels/b")
+        assert code == 0, output
+        np.testing.assert_array_equal(open_volume(cell / "labels/b").read(), open_volume(cell / "labels/a").read())
+
+    def test_train_without_boxes(self, cell: Path, tmp_path: Path) -> None:
+        """A layer in which nothing was annotated here is refused with what to do."""
+        Layer.open(cell / "labels/a", open_volume(cell / "raw")).close()
+        code, output = asem("annotate", "train", cell / "labels/a", "--model", "golgi", "-o", tmp_path / "run")
+        assert (code, "notes no annotated box" in output) == (1, True)
+
+    def test_train_writes_the_recipe(self, cell: Path, tmp_path: Path) -> None:
+        """Every annotated box becomes a region; what training then says of them is training's own."""
+        import tomllib
+
+        np.save(tmp_path / "seeds.npy", seeds_of(BOX))
+        asem(
+            "annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", "--box", "4:36,5:40,6:44", "--use", "watershed",
+            "-o", "labels/a",
+        )  # fmt: skip
+        asem(
+            "annotate", "train", cell / "labels/a", "--model", "golgi", "--iterations", 0, "-o", tmp_path / "run",
+            "--device", "cpu", "-q",
+        )  # fmt: skip
+        recipe = tomllib.loads((tmp_path / "run.toml").read_text())
+        assert recipe["train"]["regions"][0]["box"] == "4:36,5:40,6:44"
+        assert recipe["model"] == {"use": "golgi"}
