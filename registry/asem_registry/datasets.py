@@ -109,4 +109,4 @@ def _is_there(data_set: DataSet, settings: Settings) -> bool:
     try:
         return bool(listing(data_set.url, settings))
     except FetchError as error:
-        raise NotReachable(f"{data_set.name}: {error}. Is the network away?") from None
+        raise NotReachable(f"{data_set.name} cannot be read at {data_set.url}: {error}. Is the network away?") from None

@@ -96,7 +96,7 @@ def read_texts(address: str, suffix: str, settings: Settings, limit_bytes: int =
     try:
         texts = _retry(read, attrs.evolve(settings, attempts=min(2, settings.attempts)))
     except _Passing as error:
-        raise FetchError(f"{address}: {error}") from None
+        raise FetchError(str(error)) from None
     except UnicodeDecodeError:
         raise FetchError(f"{address} holds a {suffix} file that is not UTF-8 text.") from None
     if not texts:
@@ -121,7 +121,7 @@ def listing(address: str, settings: Settings) -> list[str]:
     try:
         return [f"{address.partition('://')[0]}://{p}" for p in sorted(_retry(look, settings))]
     except _Passing as error:
-        raise FetchError(f"{address}: {error}") from None
+        raise FetchError(str(error)) from None
 
 
 def _filesystem(url: str, settings: Settings) -> tuple[Any, str]:
