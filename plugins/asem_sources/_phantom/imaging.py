@@ -36,14 +36,14 @@ LOOKS = {
             membrane=0.92, membrane_nm=8.0, cytosol=0.30, granules=0.18, nucleoplasm=0.30, chromatin=0.25, matrix=0.52,
             er_lumen=0.20, golgi_lumen=0.22, endosome_lumen=0.16, lysosome_lumen=0.62, coat=0.38, outside=0.05,
         ),
-        bright=212.0, contrast=190.0, blur_nm=4.0, shot=7.0, line=1.2, curtain=2.5, drift=3.0, inverted=False,
+        bright=248.0, contrast=285.0, blur_nm=4.0, shot=9.0, line=1.2, curtain=2.5, drift=3.0, inverted=False,
     ),
     "hpfs": Look(
         stain=Stain(
             membrane=0.78, membrane_nm=7.0, cytosol=0.42, granules=0.15, nucleoplasm=0.40, chromatin=0.16, matrix=0.52,
             er_lumen=0.36, golgi_lumen=0.34, endosome_lumen=0.28, lysosome_lumen=0.60, coat=0.26, outside=0.16,
         ),
-        bright=220.0, contrast=185.0, blur_nm=3.0, shot=5.5, line=0.8, curtain=1.5, drift=2.0, inverted=True,
+        bright=285.0, contrast=315.0, blur_nm=3.0, shot=8.0, line=0.8, curtain=1.5, drift=2.0, inverted=True,
     ),
 }  # fmt: skip
 """Chemical fixation: extracted cytosol, strong membranes. High-pressure freezing: dense cytosol, fine membranes; stored
