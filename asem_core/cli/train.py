@@ -50,7 +50,8 @@ def train(
 
 def finetune(
     weights: Annotated[
-        Path | None, typer.Option("--from", metavar="WEIGHTS", help="A run's folder, or a .safetensors or .pt file.")
+        str | None,
+        typer.Option("--from", metavar="WEIGHTS", help="A run's folder, a file, or a name from `asem models list`."),
     ] = None,
     recipe: Recipe = None,
     output: Output = None,
@@ -68,7 +69,7 @@ def finetune(
 
         asem finetune --from runs/mitochondria new_cell.toml -o runs/new_cell
 
-        asem finetune --from mitochondria.safetensors new_cell.toml -o runs/new_cell
+        asem finetune --from mitochondria-cf-5nm new_cell.toml -o runs/new_cell
     """
     if resume is None and weights is None:
         raise typer.BadParameter("Say what to start from: --from WEIGHTS.")
@@ -132,28 +133,30 @@ def _train(
     recipe: Path | None,
     output: Path | None,
     resume: Path | None,
-    weights: Path | None,
+    weights: str | None,
     device: str,
     overwrite: bool,
     quiet: bool,
 ) -> None:
     from asem_core.catalog import load_catalog
+    from asem_core.pretrained import find_weights
     from asem_core.train import read_training_recipe, resumed_recipe, started_from, train
+    from asem_core.training.folder import RunFolder
 
     catalog = load_catalog()
+    start: Path | None = None
     if resume is not None:
-        training, output = resumed_recipe(resume, catalog), resume
-        weights = started_from(resume)
+        training, output, start = resumed_recipe(resume, catalog), resume, started_from(resume)
     elif recipe is not None:
         training, output = read_training_recipe(recipe, catalog), output or _default_output(recipe)
-        if weights is not None and weights.is_dir():
-            from asem_core.training.folder import RunFolder
-
-            weights = RunFolder(weights).chosen("finetune_from")
+        if weights is not None:
+            start = (
+                RunFolder(Path(weights)).chosen("finetune_from") if Path(weights).is_dir() else find_weights(weights)
+            )
     else:
         raise typer.BadParameter("Name a RECIPE, or a run to go on with: --resume RUN.")
     folder = train(
-        training, catalog, output, start_from=weights, resume=resume is not None, overwrite=overwrite, device=device,
+        training, catalog, output, start_from=start, resume=resume is not None, overwrite=overwrite, device=device,
         progress=not quiet,
     )  # fmt: skip
     typer.echo(f"Predict with {folder.chosen()}; what the run was like: {folder.path / 'report.html'}.")
