@@ -43,7 +43,7 @@ def _density(default: float) -> Any:
     return attrs.field(default=default, validator=_check_density)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Phantom(Source):
     """Make a FIB-SEM-like cell of any size from a seed, block by block, with the truth about everything in it.
 

@@ -9,6 +9,7 @@ import pytest
 from asem_sources.phantom import TRUTHS, Phantom
 
 from asem_core.errors import BadInput, UnknownName
+from asem_core.testing import SourceKit
 from asem_core.volume import Box, Labels
 
 
@@ -161,3 +162,9 @@ def test_bad_options_are_refused() -> None:
         Phantom().open("labels/lipid")
     with pytest.raises(UnknownName, match="no truth for 'raw'"):
         Phantom().truth("raw")
+
+
+class TestPhantomConforms(SourceKit):
+    """The kit of sources, on a small phantom."""
+
+    plugin = Phantom(size_nm=(200, 250, 300), voxel_size_nm=(5.3, 4, 4), look="hpfs", pore_diameters_nm=(90, 90))
