@@ -238,4 +238,4 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise MissingExtra(f"Meshes need the package {name}. Install it with: pip install 'asem-core[view]'") from None
+        raise MissingExtra(f"Meshes need the package {name}. Install it with: pip install 'asem-core[mesh]'") from None

@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import errno
 import hmac
+import importlib.util
 import json
 import re
 import secrets
@@ -174,8 +175,9 @@ def _offers(layers: Sequence[Layer]) -> dict[str, Offer]:
 
 
 def _has_surfaces(layer: Layer) -> bool:
-    """Tell whether the layer has a level small enough to be meshed whole."""
-    return layer.kind == "labels" and layer.coarse(MESH_VOXELS).box.size <= MESH_VOXELS
+    """Tell whether the layer has a level small enough to be meshed whole, and the mesher is installed."""
+    small = layer.kind == "labels" and layer.coarse(MESH_VOXELS).box.size <= MESH_VOXELS
+    return small and importlib.util.find_spec("zmesh") is not None
 
 
 def _handler() -> type[Any]:

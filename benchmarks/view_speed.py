@@ -1,14 +1,13 @@
 """Time how long a large cell takes to its first plane in a browser, and the server's memory meanwhile.
 
-`python benchmarks/view_speed.py [Z Y X]` (default 1024 2048 2048: 5 GB of disk). Needs chromium and chromedriver. The
-reference, in the same run and browser: the way the neuroglancer package serves an array itself (LocalVolume), without
+`python benchmarks/view_speed.py [FOLDER]` makes a cell of 1024 x 2048 x 2048 voxels in FOLDER (5 GB; used again if it is
+there already; a temporary folder by default). Needs chromium and chromedriver. The reference, in the same run and browser: the way the neuroglancer package serves an array itself (LocalVolume), without
 a pyramid.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from asem_core.catalog import load_catalog
 from asem_core.scene import open_layers
 from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.view import serve
-from asem_core.volume import Spec, as_zyx
+from asem_core.volume import Spec
 
 FLAGS = (
     "--headless=new",
@@ -39,20 +38,21 @@ FLAGS = (
 )
 
 
+SHAPE = (1024, 2048, 2048)
+
+
 def main() -> None:
-    shape = as_zyx([int(n) for n in sys.argv[1:4]] or [1024, 2048, 2048])
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/tmp")) as folder:
-        cell = make(Path(folder) / "cell.zarr", shape)
+    with tempfile.TemporaryDirectory() as folder:
+        cell = make(Path(sys.argv[1] if len(sys.argv) > 1 else folder) / "large.zarr", SHAPE)
         browser = start_browser()
-        before = psutil.Process().memory_info().rss
-        memory = PeakMemory()
+        browser.get("about:blank")
+        before, memory = psutil.Process().memory_info().rss, PeakMemory()
         start = time.perf_counter()
         with serve(open_layers(cell, None, load_catalog())) as served:
             answered = time.perf_counter() - start
-            first = until_drawn(browser, served.url)
+            ours = answered + until_drawn(browser, served.url)
             peak = memory.stop()
-        ours = answered + first
-        print(f"{' x '.join(map(str, shape))}: open and serve {answered:.2f} s, first plane {ours:.2f} s, ", end="")
+        print(f"{' x '.join(map(str, SHAPE))}: open and serve {answered:.2f} s, first plane {ours:.2f} s; ", end="")
         print(f"server {peak / 1e9:.2f} GB at most (before: {before / 1e9:.2f})")
         try:
             plain = reference(browser, cell)
@@ -115,7 +115,9 @@ class PeakMemory:
 
 
 def make(cell: Path, shape: tuple[int, int, int]) -> Path:
-    """Write an image of grain and blobs, with its pyramid, slab by slab."""
+    """Write an image of grain and blobs, with its pyramid, slab by slab, unless it is there."""
+    if (cell / "raw").exists():
+        return cell
     rng = np.random.default_rng(0)
     tile = rng.integers(0, 120, (64, 256, 256), np.uint8) + np.kron(rng.integers(0, 2, (8, 8, 8)), np.ones((8, 32, 32))).astype(np.uint8) * 120  # fmt: skip
     out = create_volume(cell / "raw", Spec(shape, np.uint8, 5.0), block=64, made_by={"stage": "benchmark"})

@@ -42,7 +42,7 @@ class Browser:
         image = Image.open(io.BytesIO(self.driver.get_screenshot_as_png())).convert("RGB")
         return np.array(image.crop([round(p) for p in panel])).astype(int)
 
-    def wait_for(self, drawn, seconds=60):
+    def wait_for(self, drawn, seconds=120):
         """Look until what is drawn satisfies a condition."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from asem_core.catalog import Catalog
+from asem_core.cli import view as cli
 from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
 from asem_core.scene import Layer, colour_of, errors_layer, find, open_layers
 from asem_core.store import create_volume, finish_volume
@@ -197,6 +198,19 @@ def test_the_command_prints_the_address_and_stops_cleanly(cell):
         rest, _ = process.communicate(timeout=20)
     assert rest.endswith("Stopped.\n")
     assert process.returncode == 0
+
+
+def test_where_no_browser_starts_the_address_is_enough(monkeypatch, capsys):
+    monkeypatch.setattr("webbrowser.open", lambda url: False)
+    cli._open_page("http://127.0.0.1:1/v/x/")
+    assert "open the address above yourself" in capsys.readouterr().out
+
+
+def test_without_the_mesher_labels_are_shown_in_planes_only(cell, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (layer,) = state_of(open_layers(cell, ["labels/mito"], NOTHING), "http://x")["layers"]
+    assert len(layer["source"]) == 1
+    assert "segments" not in layer
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------
