@@ -70,7 +70,7 @@ class Scores:
 
     def at(self, threshold: float) -> Counts:
         """Count with every voxel whose probability is at least `threshold` taken as predicted."""
-        predicted = self.levels >= threshold
+        predicted = self.levels >= threshold - 1e-9
         found, false = int(self.foreground[predicted].sum()), int(self.background[predicted].sum())
         return Counts(found, false, int(self.foreground.sum()) - found, int(self.background.sum()) - false)
 
@@ -362,7 +362,7 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
             return volume
         threshold = 1
     elif volume.dtype == np.uint8:
-        threshold *= 255
+        threshold = threshold * 255 - 1e-6  # a threshold of k / 255 is k, whatever the rounding
     mask = _AtLeast(grid, volume, threshold)
     found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
     return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")

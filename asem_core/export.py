@@ -231,7 +231,7 @@ class _Planes:
         if self.threshold is None:
             return block.astype(self.dtype)
         largest = 255 if block.dtype == np.uint8 and not isinstance(self.volume, Labels) else 1
-        return np.where(block >= self.threshold * largest, 255, 0).astype(np.uint8)
+        return np.where(block >= self.threshold * largest - 1e-6, 255, 0).astype(np.uint8)
 
 
 @attrs.frozen

@@ -171,7 +171,7 @@ class _Errors:
         if self.is_labels:
             found = predicted != 0
         else:
-            found = predicted >= self.threshold * (255 if predicted.dtype == np.uint8 else 1)
+            found = predicted >= self.threshold * (255 if predicted.dtype == np.uint8 else 1) - 1e-6
         true = self.truth.read(box) != 0
         result = (found & ~true) + 2 * (~found & true).astype(np.uint8)
         covered = np.zeros(box.shape, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,8 @@ def view(
 
     shown = open_layers(cell, layers, load_catalog())
     if model is not None:
-        shown.append(_live_layer(cell, model, organelle, image, device))
+        live = _live_layer(cell, model, organelle, image, device)
+        shown = [*(x for x in shown if x.name != live.name), live]
     with serve(_with_errors(shown, cell, truth, threshold), bind=bind, port=port) as served:
         typer.echo(served.url)
         if "SSH_CONNECTION" in os.environ and bind == "127.0.0.1":
@@ -102,7 +104,7 @@ def _live_layer(cell: str, model: str, organelle: str | None, image: str, device
         details={"model": plugin, "weights": model, "weights_sha256": sha256(weights)},
     )
     live = Volume(array, volume.voxel_size_nm, volume.origin_nm, str(container / layer))
-    return Layer(f"{layer} (live)", "probability", [live], colour_of(plugin, catalog))
+    return Layer(layer, "probability", [live], colour_of(plugin, catalog))
 
 
 def _open_page(url: str) -> None:
@@ -199,7 +201,7 @@ def _with_errors(shown: list[Layer], cell: str, truth: str | None, threshold: fl
 
     if truth is None:
         return shown
-    (true,) = open_layers(container_of(Path(cell)), [truth], load_catalog())
+    (true,) = open_layers(re.split(r"(?<=\.zarr)/", cell)[0], [truth], load_catalog())
     predicted = [x for x in shown if x.kind == "probability" or x.name.endswith("segmentation")]
     return [*shown, *(errors_layer(true, x, threshold) for x in predicted)]
 

@@ -124,6 +124,14 @@ def test_pooled_scores_are_counted_over_all_voxels():
     assert list(with_pooled({"a": scores["a"]})) == ["a"]
 
 
+def test_a_threshold_of_k_255ths_is_k():
+    """Whatever floating point makes of k / 255 * 255."""
+    scores = score(
+        Volume(np.arange(256, dtype=np.uint8).reshape(1, 16, 16), NM), labels(np.ones((1, 16, 16), np.uint8))
+    )
+    assert [scores.at(k / 255).true_positive for k in range(1, 256)] == [256 - k for k in range(1, 256)]
+
+
 def test_the_best_threshold_has_the_highest_f1():
     truth = blobs()
     scores = score(Volume(probability(truth) // 2, NM), labels(truth))

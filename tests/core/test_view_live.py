@@ -104,7 +104,7 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
     result = CliRunner().invoke(make_app(), ["view", str(tmp_path / "cell.zarr"), "-l", "raw", *arguments])
     assert result.exit_code == 130, result.output
     names = [(x.name, x.kind) for x in shown]
-    live = "predictions/live-small/probability (live)"
+    live = "predictions/live-small/probability"
     assert names == [("raw", "image"), (live, "probability"), (f"errors of {live}", "errors")]
     assert (tmp_path / "cell.zarr" / "predictions" / "live-small" / "probability").exists()
 
