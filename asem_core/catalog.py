@@ -90,11 +90,20 @@ class Catalog:
             raise PluginError(
                 f"The {kind} '{name}' is offered twice: by {owners}. Uninstall one, or limit ASEM_PLUGINS."
             )
-        known = self.names(kind)
+        raise UnknownName(self._unknown(kind, name, self.names(kind)))
+
+    def find_all(self, name: str) -> list[Offer]:
+        """Find the plugins of every kind that have this name; errors are those of `find`."""
+        found = [self.find(kind, name) for kind in KINDS if name in self.names(kind)]
+        if not found:
+            raise UnknownName(self._unknown("plugin", name, sorted({o.name for o in self.offers})))
+        return found
+
+    def _unknown(self, what: str, name: str, known: list[str]) -> str:
         near = difflib.get_close_matches(name, known, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         broken = f" These plugins did not load: {'; '.join(map(str, self.problems))}." if self.problems else ""
-        raise UnknownName(f"No {kind} is called '{name}'.{hint} Known: {', '.join(known) or 'none'}.{broken}")
+        return f"No {what} is called '{name}'.{hint} Known: {', '.join(known) or 'none'}.{broken}"
 
     def get(self, kind: str, name: str) -> type[Any]:
         """Return the class that `find` chooses."""

@@ -67,11 +67,9 @@ def show(
 
     Example: `asem plugins show clahe`
     """
-    from asem_core.catalog import KINDS, load_catalog
+    from asem_core.catalog import load_catalog
 
-    catalog = load_catalog()
-    kinds = [k for k in KINDS if name in catalog.names(k)]
-    offers = [catalog.find(kind, name) for kind in kinds] or [catalog.find("plugin", name)]
+    offers = load_catalog().find_all(name)
     if as_json:
         print_json([_described(o) for o in offers])
         return

@@ -1,0 +1,138 @@
+"""The command `asem`: help with examples, answers for programs, errors without tracebacks, Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import typer.main
+from typer.testing import CliRunner
+
+from asem_core import __version__
+from asem_core.cli import make_app
+from asem_core.store import open_volume
+
+APP = make_app()
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every leaf command with the words that call it."""
+    for name, child in command.commands.items():
+        if hasattr(child, "commands"):
+            yield from commands(child, (*path, name))
+        else:
+            yield (*path, name), child
+
+
+LEAVES = dict(commands(typer.main.get_command(APP)))
+
+
+def invoke(*words: str) -> Any:
+    return CliRunner().invoke(APP, list(words))
+
+
+def test_version() -> None:
+    """`asem --version` prints it."""
+    assert invoke("--version").output.strip() == f"asem {__version__}"
+
+
+def test_all_commands_are_there() -> None:
+    """The commands that the docs promise exist."""
+    expected = {"import", "prepare", "train", "predict", "segment", "evaluate", "analyze", "export", "run", "demo"}
+    assert expected <= {words[0] for words in LEAVES}
+    assert {("plugins", w) for w in ("list", "show", "new")} | {("models", "list")} <= set(LEAVES)
+
+
+@pytest.mark.parametrize("words", sorted(LEAVES), ids=" ".join)
+def test_help_has_an_example(words: tuple[str, ...]) -> None:
+    """Each command explains itself, with an example to copy."""
+    text = LEAVES[words].help or ""
+    assert f"asem {' '.join(words)}" in text, f"asem {' '.join(words)} --help shows no example"
+    assert invoke(*words, "--help").exit_code == 0
+
+
+def test_answers_for_programs() -> None:
+    """`--json` prints JSON alone."""
+    plugins = json.loads(invoke("plugins", "list", "--json").stdout)
+    assert any(p["name"] == "clahe" for p in plugins["plugins"])
+    shown = json.loads(invoke("plugins", "show", "clahe", "--json").stdout)
+    assert any(o["name"] == "clip_limit" for o in shown[0]["options"])
+    assert json.loads(invoke("models", "list", "--json").stdout)
+
+
+def test_completion() -> None:
+    """The shell's completion script can be printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asem_core", "--show-completion", "bash"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "asem" in done.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["import", "nowhere/", "--voxel-size", "5", "-o", "c.zarr"], "nowhere/ does not exist"),
+        (["import", ".", "--voxel-size", "five", "-o", "c.zarr"], "--voxel-size takes one number, or three"),
+        (["import", ".", "--voxel-size", "5,5", "-o", "c.zarr"], "needs three numbers in nm"),
+        (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "No source plugin can read"),
+        (["import", ".", "--set", "x", "-o", "c.zarr"], "is not KEY=VALUE"),
+        (["plugins", "show", "clahee"], "No plugin is called 'clahee'. Did you mean 'clahe'?"),
+        (["plugins", "list", "colour"], "is not a kind of plugin. Kinds: source, "),
+        (["plugins", "new", "Lipid Droplets"], "cannot name a plugin"),
+        (["run", "none.toml"], "none.toml does not exist"),
+    ],
+)
+def test_errors_say_what_to_do(
+    words: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mistakes end with one sentence and exit code 1, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*words)
+    assert done.exit_code == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
+    """A project that is there is kept."""
+    assert invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path)).exit_code == 0
+    again = invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path))
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_keeps_finished_blocks(tmp_path: Path, workers: str) -> None:
+    """Ctrl-C ends within two seconds with advice; the same command then completes the layer exactly."""
+    image = np.random.default_rng(0).integers(0, 256, (96, 160, 160)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", image)
+    words = ["import", "stack.tif", "--voxel-size", "5", "-o", "cell.zarr", "-q", "--block", "16", "-j", workers]
+    command = [sys.executable, "-m", "asem_core", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    chunks = tmp_path / "cell.zarr" / "raw" / "s0" / "c"
+    deadline = time.monotonic() + 120
+    while not (chunks.exists() and sum(1 for _ in chunks.rglob("*")) > 20):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    sent = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - sent < 2
+    assert process.returncode == 130
+    assert "Finished blocks are kept: run the same command again" in said
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(open_volume(tmp_path / "cell.zarr" / "raw").read(), image)
