@@ -79,7 +79,7 @@ class UNet(nn.Module):
     @property
     def alignment(self) -> Zyx:
         """Shifting the input by a multiple of this (voxels, zyx) shifts the output, and nothing else does."""
-        return self._step(0)
+        return self.step(0)
 
     @property
     def context(self) -> Zyx:
@@ -125,7 +125,7 @@ class UNet(nn.Module):
         image = self.unet.encoders[-1](image)
         for level in reversed(range(len(self.factors))):
             image = functional.interpolate(image, scale_factor=[float(f) for f in self.factors[level]], mode="nearest")
-            shape = [self._crop(n, level, axis) for axis, n in enumerate(image.shape[2:])]
+            shape = [self._cropped(n, level, axis) for axis, n in enumerate(image.shape[2:])]
             image = torch.cat([_centre(skips.pop(), shape), _centre(image, shape)], dim=1)
             image = self.unet.decoders[level](image)
         result: torch.Tensor = self.final_conv_pass(image)
@@ -156,7 +156,7 @@ class UNet(nn.Module):
         kept = []
         for level in reversed(range(len(self.factors))):
             edges = [
-                self._crop(n * f, level, a) for a, (n, f) in enumerate(zip(edges, self.factors[level], strict=True))
+                self._cropped(n * f, level, a) for a, (n, f) in enumerate(zip(edges, self.factors[level], strict=True))
             ]
             kept.append(as_zyx(edges))
             edges = [n - r for n, r in zip(edges, self.removed(level), strict=True)]
@@ -166,13 +166,17 @@ class UNet(nn.Module):
         """How many voxels the convolutions of a level take off an image's edges, both sides together, zyx."""
         return as_zyx([sum(k[axis] - 1 for k in self.kernels[level]) for axis in range(3)])
 
-    def _step(self, level: int) -> Zyx:
+    def step(self, level: int) -> Zyx:
         """The product of the factors from a level down."""
         return as_zyx([math.prod(f[axis] for f in self.factors[level:]) for axis in range(3)])
 
-    def _crop(self, edge: int, level: int, axis: int) -> int:
+    def crop(self, level: int) -> Zyx:
+        """How many voxels are cropped from the upsampled map of a level, both sides together, zyx."""
+        return as_zyx([-r % s for r, s in zip(self.removed(level), self.step(level), strict=True)])
+
+    def _cropped(self, edge: int, level: int, axis: int) -> int:
         """Crop an upsampled edge so that what remains after the convolutions is a multiple of the factors below."""
-        step, removed = self._step(level)[axis], self.removed(level)[axis]
+        step, removed = self.step(level)[axis], self.removed(level)[axis]
         return (edge - removed) // step * step + removed
 
     def _output_edge(self, edge: int, axis: int) -> int | None:
@@ -184,7 +188,7 @@ class UNet(nn.Module):
             edge //= factor[axis]
         edge -= self.removed(len(self.factors))[axis]
         for level in reversed(range(len(self.factors))):
-            edge = self._crop(edge * self.factors[level][axis], level, axis) - self.removed(level)[axis]
+            edge = self._cropped(edge * self.factors[level][axis], level, axis) - self.removed(level)[axis]
         edge -= self.kernels[0][-1][axis] - 1
         return edge if edge > 0 else None
 
@@ -204,8 +208,7 @@ class UNet(nn.Module):
             for level, kernels in enumerate(self.kernels):
                 if any(k[axis] < 1 or k[axis] % 2 == 0 for k in kernels):
                     raise BadInput(f"Kernels must be odd, but level {level} has {kernels} (z, y, x).")
-                step, removed = self._step(level)[axis], self.removed(level)[axis]
-                if (-removed) % step % 2:
+                if self.crop(level)[axis] % 2:
                     raise BadInput(
                         f"The factors {self.factors} and the kernels of level {level}, {kernels}, do not fit along "
                         f"{name}: the crop would be an odd number of voxels, off the centre. Use other kernels."

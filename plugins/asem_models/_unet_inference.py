@@ -16,7 +16,6 @@ difference, and the last convolution can compute that difference itself.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,18 +49,21 @@ class InferenceUNet(nn.Module):
         self.slab = -(-slab // step) * step
         self.encode = nn.ModuleList(_Encoder(e.convolutions) for e in self.geometry.unet.encoders)
         self.widths = [e.convolutions[-1].out_channels for e in self.geometry.unet.encoders]
-        decoders = zip(self.geometry.unet.decoders, network.factors, strict=True)
-        self.decode = nn.ModuleList(_Decoder(d.convolutions, factor) for d, factor in decoders)
+        self.decode = nn.ModuleList(
+            _Decoder(decoder.convolutions, factor, [c // 2 % f for c, f in zip(network.crop(i), factor, strict=True)])
+            for i, (decoder, factor) in enumerate(zip(self.geometry.unet.decoders, network.factors, strict=True))
+        )
         self.last = _difference(self.geometry.final_conv_pass.convolutions[0])
 
     @staticmethod
     def fits(network: UNet) -> bool:
-        """Tell whether the network's crops and kernels fall on whole upsampled voxels, as the rearrangement needs."""
+        """Tell whether the network can be arranged: two classes, and the maps below reach as far as they are read."""
         for level, factor in enumerate(network.factors):
             for axis, f in enumerate(factor):
-                removed = network.removed(level)[axis]
-                crop = -removed % math.prod(lower[axis] for lower in network.factors[level:])
-                if (crop // 2) % f or (removed - (network.kernels[level][0][axis] - 1)) % f:
+                kernel, removed = network.kernels[level][0][axis], network.removed(level)[axis]
+                crop, kept = network.crop(level)[axis], removed + 8 * network.step(level)[axis]
+                reach = (kept + crop) // f - crop // 2 // f
+                if _low_edge(kept - kernel + 1, crop // 2 % f, f, kernel) > reach:
                     return False
         return network.out_channels == 2 and len(network.factors) > 0
 
@@ -126,18 +128,17 @@ class InferenceUNet(nn.Module):
         """Decode one level; at full resolution, some planes at a time and with the last convolution."""
         decode: _Decoder = self.decode[level]  # type: ignore[assignment]
         factor = self.geometry.factors[level]
-        for axis, f in zip((2, 3, 4), factor, strict=True):
-            before = (below.shape[axis] * f - skip.shape[axis]) // 2 // f
-            below = below.narrow(axis, before, below.shape[axis] - before)
+        for axis, (f, crop) in enumerate(zip(factor, self.geometry.crop(level), strict=True)):
+            before = crop // 2 // f
+            below = below.narrow(axis + 2, before, below.shape[axis + 2] - before)
         if level:
             whole: torch.Tensor = decode(skip, below)
             return whole
         removed = self.geometry.removed(0)[0] + self.last.kernel_size[0] - 1
         planes = skip.shape[2] - removed
-        step = self.slab if decode.lost(removed) % factor[0] == 0 else planes
         parts = []
-        for first in range(0, planes, step):
-            n = min(step, planes - first) + removed
+        for first in range(0, planes, self.slab):
+            n = min(self.slab, planes - first) + removed
             low = below.narrow(2, first // factor[0], below.shape[2] - first // factor[0])
             parts.append(self.last(decode(skip.narrow(2, first, n), low)))
         return torch.cat(parts, dim=2)
@@ -157,36 +158,47 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """A decoder level that takes the encoder's map and the map from below as it is, not upsampled."""
+    """A decoder level that takes the encoder's map and the map from below as it is, not upsampled.
 
-    def __init__(self, convolutions: Sequence[nn.Conv3d], factor: Zyx) -> None:
+    `offset` says how many upsampled voxels of the first voxel of `below` lie before the first voxel of `skip`.
+    """
+
+    def __init__(self, convolutions: Sequence[nn.Conv3d], factor: Zyx, offset: Sequence[int]) -> None:
         super().__init__()
         first = convolutions[0]
         assert first.bias is not None
         above = first.out_channels  # the encoder of a level is as wide as its decoder
-        self.factor, self.kernel = factor, as_zyx(first.kernel_size)
+        self.factor, self.offset, self.kernel = factor, as_zyx(offset), as_zyx(first.kernel_size)
         self.above = nn.Conv3d(above, first.out_channels, self.kernel)
         self.above.load_state_dict({"weight": first.weight[:, :above], "bias": first.bias})
         merged = _merge_weights(first.weight[:, above:], factor)
         self.below = nn.Conv3d(merged.shape[1], merged.shape[0], as_zyx(merged.shape[2:]), bias=False)
         self.below.load_state_dict({"weight": merged})
-        self.rest = _Encoder(convolutions[1:]) if len(convolutions) > 1 else nn.Identity()
-
-    def lost(self, removed: int) -> int:
-        """Of `removed` planes, how many go after the first convolution."""
-        return removed - (self.kernel[0] - 1)
+        self.rest = _Encoder(convolutions[1:])
 
     def forward(self, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         """Convolve `skip` (1, c, z, y, x) and `below`, whose first voxel lies under the first of `skip`."""
         image = self.above(skip)
-        for axis, f in enumerate(self.factor):
-            below = below.narrow(axis + 2, 0, image.shape[axis + 2] // f + self.below.kernel_size[axis] - 1)
+        edges = image.shape[2:]
+        for axis, (n, r, f, k) in enumerate(zip(edges, self.offset, self.factor, self.kernel, strict=True)):
+            below = below.narrow(axis + 2, 0, _low_edge(n, r, f, k))
         z, y, x = self.factor
         # Channels of the low-resolution result: (position in z, in y, in x, feature). Put each where it belongs.
         phases = self.below(below).unflatten(1, (z, y, x, -1)).permute(0, 4, 5, 1, 6, 2, 7, 3)
-        image.unflatten(2, (-1, z)).unflatten(4, (-1, y)).unflatten(6, (-1, x)).add_(phases)
+        if self.offset == (0, 0, 0) and not any(n % f for n, f in zip(edges, self.factor, strict=True)):
+            image.unflatten(2, (-1, z)).unflatten(4, (-1, y)).unflatten(6, (-1, x)).add_(phases)
+        else:
+            full = phases.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+            for axis, (n, r) in enumerate(zip(edges, self.offset, strict=True)):
+                full = full.narrow(axis + 2, r, n)
+            image.add_(full)
         result: torch.Tensor = self.rest(functional.relu_(image))
         return result
+
+
+def _low_edge(edge: int, offset: int, factor: int, kernel: int) -> int:
+    """How many voxels of the map below are read for `edge` voxels of the first convolution's result."""
+    return -(-(offset + edge) // factor) + (factor + kernel - 2) // factor
 
 
 def _merge_weights(weight: torch.Tensor, factor: Zyx) -> torch.Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from asem_core.errors import BadInput
 from asem_core.weights import load_weights
 
+THIN = {"features": 4, "factors": ((2, 2, 2),) * 2, "kernels": (((3, 3, 3),), ((3, 3, 3),) * 2, ((3, 3, 3),) * 2)}
 FLAT = {
     "features": 4,
     "factors": ((1, 2, 2), (1, 2, 2), (2, 2, 2)),
@@ -128,7 +129,7 @@ def test_shifting_by_the_alignment_shifts_the_result(options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"features": 4}, FLAT, {"features": 4, "factors": ((2, 2, 2),)}, {"features": 3, "feature_factor": 3}],
+    [{"features": 4}, FLAT, THIN, {"features": 4, "factors": ((2, 2, 2),), "feature_factor": 3}],
     ids=str,
 )
 @pytest.mark.parametrize("slab", [8, 48])
@@ -145,7 +146,7 @@ def test_the_arrangement_for_prediction_gives_the_same(options, slab):
 
 
 def test_a_network_that_cannot_be_rearranged_predicts_as_it_is():
-    network = UNet(features=2, factors=((2, 2, 2),) * 2, kernels=((3, 3, 3),))
+    network = UNet(features=2, out_channels=3, factors=((2, 2, 2),))
     assert network.for_inference() is network
 
 
