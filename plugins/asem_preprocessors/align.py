@@ -118,7 +118,7 @@ class Align(Preprocessor):
                 f"align: no plane of {volume.path} resembles its neighbour: is the image empty, constant, or are its "
                 f"planes further apart than largest_vx ({self.largest_vx})?"
             )
-        known = positions(shifts, self.kept_drift_vx, self.window)
+        known = positions(shifts, np.diff(planes), self.kept_drift_vx, self.window)
         return known[np.maximum(np.searchsorted(planes, np.arange(num), side="right") - 1, 0)]
 
     def _shift_of(self, volume: Volume, first: int, second: int) -> np.ndarray:

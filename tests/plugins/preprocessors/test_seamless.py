@@ -1,0 +1,130 @@
+"""Every step gives the same voxels for any block size and number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from asem_preprocessors.align import Align
+from asem_preprocessors.cell_mask import CellMask
+from asem_preprocessors.clahe import Clahe
+from asem_preprocessors.clean_labels import CleanLabels
+from asem_preprocessors.crop import Crop
+from asem_preprocessors.dilate_labels import DilateLabels
+from asem_preprocessors.downsample import Downsample
+from asem_preprocessors.exclusion_zone import ExclusionZone
+from asem_preprocessors.invert import Invert
+from asem_preprocessors.match_histogram import MatchHistogram
+from asem_preprocessors.normalize import Normalize
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asem_core.blocks import Run
+from asem_core.interfaces import Preprocessor
+from asem_core.preprocess import apply, apply_in_memory
+from asem_core.store import create_volume, finish_volume
+from asem_core.volume import Labels, Volume
+
+IMAGE_STEPS: list[Preprocessor] = [
+    Clahe(kernel_vx=24),
+    Clahe(kernel_vx=(7, 40, 16), clip_limit=0.0, dtype="uint16"),
+    CellMask(darkest=60, brightest=140, smallest_vx=30),
+    Crop(box="1:,:,0:20"),
+    Crop(darkest=20, brightest=250, margin_vx=3),
+    Downsample(factor=(2, 3, 2)),
+    Normalize(),
+    Normalize(method="zscore"),
+    Invert(),
+]
+LABEL_STEPS: list[Preprocessor] = [
+    CleanLabels(smallest_vx=40, largest_hole_vx=60),
+    DilateLabels(radius_vx=3),
+    DilateLabels(radius_nm=17.0),
+    ExclusionZone(dilate_vx=2, erode_vx=1),
+    Downsample(factor=2, method="mode"),
+]
+SHAPES = st.tuples(st.integers(2, 40), st.integers(1, 60), st.integers(20, 50))
+FEW = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def same_for(step: Preprocessor, volume: Volume, blocks: tuple[int, ...]) -> None:
+    """Compare results made in blocks, fitted in blocks of the same shape, with the whole."""
+    whole = apply_in_memory(step, volume, Run(block=256, progress=False), block=256)
+    for block in blocks:
+        made = apply_in_memory(step, volume, Run(block=block, progress=False), block=block)
+        np.testing.assert_array_equal(made.read(), whole.read(), err_msg=f"{step} in blocks of {block}")
+
+
+@pytest.mark.parametrize("step", IMAGE_STEPS, ids=str)
+@FEW
+@given(shape=SHAPES, seed=st.integers(0, 1000))
+def test_images_do_not_depend_on_blocks(
+    image: Callable[..., Volume], step: Preprocessor, shape: tuple[int, int, int], seed: int
+) -> None:
+    """Random shapes, some smaller than a block and none divisible by it: the same voxels."""
+    same_for(step, image(shape, seed), (16, 29))
+
+
+@pytest.mark.parametrize("step", LABEL_STEPS, ids=str)
+@FEW
+@given(shape=SHAPES, seed=st.integers(0, 1000), num_ids=st.sampled_from([1, 4]))
+def test_labels_do_not_depend_on_blocks(
+    objects: Callable[..., Labels], step: Preprocessor, shape: tuple[int, int, int], seed: int, num_ids: int
+) -> None:
+    """Random shapes, binary masks and ids alike: the same voxels."""
+    same_for(step, objects(shape, seed, num_ids), (16, 29))
+
+
+@FEW
+@given(shape=st.tuples(st.integers(1, 12), st.integers(32, 60), st.integers(32, 60)), seed=st.integers(0, 1000))
+def test_aligning_does_not_depend_on_blocks(
+    image: Callable[..., Volume], shape: tuple[int, int, int], seed: int
+) -> None:
+    """Planes shifted by several voxels, read in blocks smaller than the shifts: the same voxels."""
+    volume = image(shape, seed)
+    shifts = np.random.default_rng(seed).integers(-9, 10, (shape[0], 2))
+    planes = np.stack([np.roll(p, tuple(s), (0, 1)) for p, s in zip(volume.read(), shifts, strict=True)])
+    for step in (Align(), Align(canvas="grow", subpixel=True)):
+        same_for(step, Volume(planes, 5), (8, 29))
+
+
+@pytest.fixture
+def cell(image: Callable[..., Volume], objects: Callable[..., Labels], tmp_path: Path) -> Path:
+    """Write an image and labels, (130, 100, 140), as layers of a cell."""
+    for layer, volume in (("raw", image((130, 100, 140))), ("labels/things", objects((130, 100, 140), num_ids=3))):
+        out = create_volume(tmp_path / "cell.zarr" / layer, volume.spec, block=64, made_by={"test": layer})
+        out.data[:] = volume.read()  # type: ignore[index]
+        finish_volume(out)
+    return tmp_path / "cell.zarr"
+
+
+@pytest.mark.parametrize("step", [*IMAGE_STEPS, Align(), MatchHistogram(reference="")], ids=str)
+def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, step: Preprocessor) -> None:
+    """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
+    import attrs
+
+    from asem_core.store import open_volume
+
+    if isinstance(step, MatchHistogram):
+        step = attrs.evolve(step, reference=str(cell / "raw"))
+    volume = open_volume(cell / "raw")
+    check_on_disk(step, volume, cell)
+
+
+@pytest.mark.parametrize("step", LABEL_STEPS, ids=str)
+def test_labels_on_disk_are_the_same_for_blocks_and_workers(cell: Path, step: Preprocessor) -> None:
+    """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
+    from asem_core.store import open_volume
+
+    check_on_disk(step, open_volume(cell / "labels/things", kind=Labels), cell)
+
+
+def check_on_disk(step: Preprocessor, volume: Volume, cell: Path) -> None:
+    whole = apply_in_memory(step, volume, block=256)
+    for block, workers in ((64, 2), (96, 1), (128, 2)):
+        run = Run(workers=workers, block=block, progress=False)
+        made = apply(step, volume, cell / f"made_{block}_{workers}", run)
+        np.testing.assert_array_equal(made.read(), whole.read(), err_msg=f"blocks of {block}, {workers} workers")
+        assert made.spec == whole.spec
