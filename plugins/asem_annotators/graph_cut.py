@@ -51,6 +51,9 @@ class GraphCut(Annotator):
         Half the thickness of a membrane as the image shows it; at least one voxel is used.
     contrast
         Cutting through a full membrane costs exp(-contrast) of cutting through none ("membrane").
+    inertia
+        What a voxel that changes from the last result costs, in seeds: strokes that refine a result act where they are,
+        and do not turn regions elsewhere. 0.005, or 0 for "published".
     face
         What of a face between two supervoxels tells how dark it is: its "weakest" voxel, the "mean" or the "darkest".
     smoothing
@@ -71,7 +74,8 @@ class GraphCut(Annotator):
     beta: float | None = None
     gamma: float | None = None
     sigma_nm: float = 10.0
-    contrast: float = 12.0
+    contrast: float = 18.0
+    inertia: float | None = None
     face: Literal["weakest", "mean", "darkest"] = "weakest"
     smoothing: float = 0.6
     num_supervoxels: int = 4000
@@ -81,7 +85,7 @@ class GraphCut(Annotator):
     keep: Literal["all", "dark", "bright"] = "all"
 
     def __attrs_post_init__(self) -> None:
-        for option in ("lam", "beta", "gamma", "contrast", "smoothing", "refine_vx"):
+        for option in ("lam", "beta", "gamma", "contrast", "inertia", "smoothing", "refine_vx"):
             value = getattr(self, option)
             if value is not None and value < 0:
                 raise BadInput(f"graph-cut: {option} must be at least 0, got {value}.")
@@ -148,8 +152,8 @@ class GraphCut(Annotator):
 
 
 _BY_ENERGY: Mapping[str, Mapping[str, Any]] = {
-    "membrane": {"supervoxels": "watershed", "lam": 1.0, "beta": 0.0, "gamma": 0.0, "refine_vx": 4},
-    "published": {"supervoxels": "slic", "lam": 10.0, "beta": 1.0, "gamma": 1.0, "refine_vx": 0},
+    "membrane": {"supervoxels": "watershed", "lam": 1.0, "beta": 0.0, "gamma": 0.0, "inertia": 0.005, "refine_vx": 4},
+    "published": {"supervoxels": "slic", "lam": 10.0, "beta": 1.0, "gamma": 1.0, "inertia": 0.0, "refine_vx": 0},
 }
 
 
@@ -163,8 +167,14 @@ class PreparedGraphCut:
     spacing: tuple[float, float, float]
 
     def __call__(self, seeds: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
-        """Label the box (see `PreparedAnnotator`). The cut is the best one of all, so `previous` has no influence."""
-        cut = self.energy(seeds).minimise()[self.graph.labels]
+        """Label the box (see `PreparedAnnotator`); `previous` holds as far as `inertia` says."""
+        from asem_annotators import _energy
+
+        energy = self.energy(seeds)
+        inertia = self.options.setting("inertia")
+        if previous is not None and inertia:
+            energy = _energy.holding(energy, self.graph, previous, inertia)
+        cut = energy.minimise()[self.graph.labels]
         width = self.options.setting("refine_vx")
         if width:
             cut = refine(cut, seeds, self.graph.dark, width)

@@ -133,6 +133,18 @@ def test_honours_random_seeds(cells: tuple[Volume, np.ndarray], options: dict) -
     assert (result[seeds == 2] == 0).all()
 
 
+def test_inertia_keeps_what_no_stroke_touches(cells: tuple[Volume, np.ndarray]) -> None:
+    """A result holds where inertia outweighs the image; strokes change it where they are."""
+    prepared = GraphCut(inertia=100.0).prepare(cells[0], cells[0].box, QUIET)
+    before = np.zeros(cells[0].shape, np.uint8)
+    before[8:24, 10:40, 40:50] = 1
+    seeds = np.zeros(cells[0].shape, np.uint8)
+    seeds[16, 22:26, 44:46] = 1
+    seeds[2, 4:8, 4:8] = 2
+    assert dice(prepared(seeds, before) == 1, before == 1) > 0.8
+    assert dice(prepared(strokes(cells)) == 1, cells[1]) > 0.9
+
+
 def test_works_on_a_box_and_with_anisotropic_voxels(cells: tuple[Volume, np.ndarray]) -> None:
     """Half the planes, twice as thick, give the same cell at the box's place."""
     volume, truth = cells

@@ -1,0 +1,148 @@
+"""One box of a cell under annotation: what the window shows, without the window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+import numpy as np
+
+from asem_core.annotate import Layer, check_seeds, notes_folder
+from asem_core.errors import BadInput, OutsideVolume
+from asem_core.interfaces import Annotator
+from asem_core.store import layers, open_volume
+from asem_core.volume import Box, Volume
+
+LARGEST_UNASKED = 256**3  # voxels: a larger image opens in a box about its middle unless the user gives one
+
+
+@attrs.frozen
+class Saved:
+    """How many voxels of seeds were written, and how many of them went from one class to the other."""
+
+    changed: int
+    repainted: int
+
+
+@attrs.frozen(eq=False)
+class Session:
+    """Seeds and result of a box, kept on disk while they change.
+
+    `seeds` (uint8: 0 unknown, 1 object, 2 background) and `result` (uint8: 1 object) are painted and replaced in place.
+    """
+
+    image: Volume
+    box: Box
+    name: str
+    greys: np.ndarray
+    seeds: np.ndarray
+    result: np.ndarray
+    seeds_layer: Layer
+    labels_layer: Layer
+    _saved: np.ndarray = attrs.field(repr=False)
+
+    @classmethod
+    def open(cls, cell: Path, name: str, box: Box | None = None, raw: str = "raw") -> Self:
+        """Open a box of a cell, with the seeds and the labels that an earlier session left there.
+
+        Parameters
+        ----------
+        name
+            What is annotated: the layers are `seeds/<name>` and `labels/<name>`.
+        box
+            In voxels of the image; None is all of it, or the middle of a large one.
+
+        Raises
+        ------
+        BadInput
+            The name is empty or holds a slash.
+        OutsideVolume
+            The box sticks out of the image.
+        OutputBusy
+            Another window has these layers open.
+        """
+        if not name or "/" in name:
+            raise BadInput(f"'{name}' is no name for an organelle: use letters, digits and -, for example golgi.")
+        image = open_volume(cell / raw)
+        box = default_box(image) if box is None else box
+        if not image.box.contains(box) or box.is_empty:
+            raise OutsideVolume(f"The box {box} sticks out of {image.path}, whose shape is {list(image.shape)}.")
+        seeds_layer = Layer.open(cell / "seeds" / name, image)
+        try:
+            labels_layer = Layer.open(cell / "labels" / name, image)
+        except BaseException:
+            seeds_layer.close()
+            raise
+        seeds = np.ascontiguousarray(seeds_layer.read(box), np.uint8)
+        result = (labels_layer.read(box) != 0).astype(np.uint8)
+        return cls(image, box, name, image.read(box), seeds, result, seeds_layer, labels_layer, seeds.copy())
+
+    @property
+    def part(self) -> Volume:
+        """The box as a volume in its place."""
+        return self.image.crop(self.box)
+
+    @property
+    def previous(self) -> np.ndarray | None:
+        """A copy of the last result, if there is one."""
+        return self.result.copy() if self.result.any() else None
+
+    @property
+    def scratch(self) -> Path:
+        """Where annotators keep what they prepared."""
+        return notes_folder(self.seeds_layer.path) / "annotate"
+
+    def save_seeds(self) -> Saved:
+        """Write the seeds that changed since the last time."""
+        changed = self.seeds != self._saved
+        saved = Saved(
+            int(np.count_nonzero(changed)), int(np.count_nonzero(changed & (self.seeds != 0) & (self._saved != 0)))
+        )
+        if saved.changed:
+            ends = [np.flatnonzero(changed.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+            where = Box(tuple(int(e[0]) for e in ends), tuple(int(e[-1]) + 1 for e in ends))
+            self.seeds_layer.write(where.shift(self.box.begin), self.seeds[where.slices])
+            self._saved[where.slices] = self.seeds[where.slices]
+        return saved
+
+    def check(self, annotator: Annotator) -> None:
+        """Refuse to cut with these seeds if they cannot lead anywhere (see `check_seeds`)."""
+        check_seeds(annotator, self.seeds, self.box)
+
+    def accept(self, result: np.ndarray, annotator: Annotator) -> None:
+        """Take a result: show it and write it to the cell."""
+        self.result[:] = result
+        self.labels_layer.write(self.box, result)
+        self.labels_layer.note_box(self.box, annotator)
+
+    def close(self) -> None:
+        """Save and let go of the layers."""
+        self.save_seeds()
+        self.seeds_layer.close()
+        self.labels_layer.close()
+
+
+def default_box(image: Volume) -> Box:
+    """Choose the box of an image that nobody chose: all of a small one, the middle of a large one."""
+    edge = round(LARGEST_UNASKED ** (1 / 3))
+    if image.box.size <= LARGEST_UNASKED:
+        return image.box
+    begin = [max(0, (n - edge) // 2) for n in image.shape]
+    return Box(begin, [b + edge for b in begin]) & image.box
+
+
+def names_in(cell: Path) -> list[str]:
+    """List what has been annotated in a cell so far."""
+    parts = [name.split("/") for name in layers(cell)]
+    return sorted({p[1] for p in parts if len(p) == 2 and p[0] in ("seeds", "labels")})
+
+
+def images_in(cell: Path) -> list[str]:
+    """List the layers of a cell that can be annotated."""
+    return [n for n in layers(cell) if not n.startswith(("labels/", "seeds/", "exclusion/", "predictions/", "mask"))]
+
+
+def options_of(annotator: type[Annotator]) -> dict[str, Any]:
+    """List an annotator's options with their defaults (`attrs.NOTHING` where the user must say)."""
+    return {f.name: f.default for f in attrs.fields(annotator) if f.init}

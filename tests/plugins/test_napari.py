@@ -1,0 +1,309 @@
+"""The annotation window under a virtual display, its session without one, and napari's reader."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from asem_napari.reader import get_reader, read
+from asem_napari.session import Saved, Session, default_box, images_in, names_in
+
+from asem_core.annotate import annotated_boxes
+from asem_core.catalog import load_catalog
+from asem_core.errors import AsemError, BadInput, OutputBusy, OutsideVolume
+from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.testing import example_image, example_labels
+from asem_core.volume import Box, Spec, Volume
+
+BOX = Box((4, 0, 0), (40, 44, 48))
+MIDDLE = 14  # a plane through one of the balls
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> Path:
+    """A cell with a small image and a layer of labels, away from the origin."""
+    image = example_image()
+    spec = Spec(image.shape, "uint8", (10, 5, 5), (100, 200, 300))
+    for layer, values in (("raw", image.read()), ("labels/known", example_labels().read().astype(np.uint8))):
+        out = create_volume(tmp_path / "cell.zarr" / layer, spec, block=32, made_by={"test": 1})
+        out.data[:] = values
+        finish_volume(out)
+    return tmp_path / "cell.zarr"
+
+
+class TestSession:
+    def test_strokes_are_on_disk_and_work_resumes(self, cell: Path) -> None:
+        """What was painted and saved is there when the box is opened again, also inside another box."""
+        session = Session.open(cell, "golgi", BOX)
+        session.seeds[10, 20:25, 20:25] = 1
+        session.seeds[3, :5, :5] = 2
+        assert session.save_seeds() == Saved(changed=50, repainted=0)
+        assert session.save_seeds() == Saved(changed=0, repainted=0)
+        session.seeds[10, 20:25, 20] = 2
+        assert session.save_seeds() == Saved(changed=5, repainted=5)
+        on_disk = open_volume(cell / "seeds/golgi").read(BOX)
+        np.testing.assert_array_equal(on_disk, session.seeds)
+        session.close()
+        again = Session.open(cell, "golgi", Box((10, 0, 0), (40, 44, 48)))
+        assert again.seeds.sum() == 30
+        again.close()
+
+    def test_result_is_written_and_shown_again(self, cell: Path) -> None:
+        """An accepted result lies in labels/<name>, is noted, and is there at the next opening."""
+        session = Session.open(cell, "golgi", BOX)
+        result = np.zeros(BOX.shape, np.uint8)
+        result[5:9] = 1
+        session.accept(result, load_catalog().get("annotator", "watershed")())
+        session.close()
+        labels = open_volume(cell / "labels/golgi")
+        np.testing.assert_array_equal(labels.read(BOX), result)
+        assert annotated_boxes(labels) == [BOX]
+        again = Session.open(cell, "golgi", BOX)
+        np.testing.assert_array_equal(again.result, result)
+        again.close()
+
+    def test_one_window_at_a_time(self, cell: Path) -> None:
+        """A second window on the same organelle is refused, and can open it after the first is closed."""
+        session = Session.open(cell, "golgi", BOX)
+        with pytest.raises(OutputBusy, match="open for editing"):
+            Session.open(cell, "golgi", BOX)
+        Session.open(cell, "er", BOX).close()
+        session.close()
+        Session.open(cell, "golgi", BOX).close()
+
+    def test_bad_names_and_boxes(self, cell: Path) -> None:
+        """A name with a slash, or a box that sticks out, is refused."""
+        with pytest.raises(BadInput, match="is no name for an organelle"):
+            Session.open(cell, "labels/golgi", BOX)
+        with pytest.raises(OutsideVolume, match="sticks out of"):
+            Session.open(cell, "golgi", Box((0, 0, 0), (99, 9, 9)))
+
+    def test_lists_what_can_be_chosen(self, cell: Path) -> None:
+        """Images and organelles of a cell; a large image opens in its middle."""
+        Session.open(cell, "golgi", BOX).close()
+        assert images_in(cell) == ["raw"]
+        assert names_in(cell) == ["golgi", "known"]
+        large = Volume(np.broadcast_to(np.uint8(0), (300, 1000, 200)), 5)
+        assert default_box(large) == Box((22, 372, 0), (278, 628, 200))
+
+
+class TestReader:
+    def test_opens_every_layer_in_nm(self, cell: Path) -> None:
+        """The image first, then labels; scale and place in nm."""
+        (image, image_about, image_kind), (_, labels_about, labels_kind) = get_reader(str(cell))(str(cell))
+        assert (image_kind, labels_kind) == ("image", "labels")
+        assert image_about["name"] == "raw"
+        assert image_about["scale"] == (10, 5, 5)
+        assert image_about["translate"] == (100, 200, 300)
+        assert labels_about["scale"] == (10, 5, 5)
+        np.testing.assert_array_equal(np.asarray(image[:]), example_image().read())
+
+    def test_opens_one_layer_and_pyramids(self, tmp_path: Path) -> None:
+        """A layer's own address opens; its coarser levels come along."""
+        out = create_volume(
+            tmp_path / "c.zarr/raw", Spec((70, 140, 140), "uint16", (5, 5, 5)), block=64, made_by={"test": 1}
+        )
+        out.data[:] = np.broadcast_to(np.arange(140, dtype=np.uint16), (70, 140, 140))
+        finish_volume(out)
+        ((levels, about, kind),) = read(str(tmp_path / "c.zarr"))
+        assert kind == "image"
+        assert about["multiscale"]
+        assert [level.shape for level in levels] == [(70, 140, 140), (35, 70, 70), (18, 35, 35)]
+        assert 0 <= about["contrast_limits"][0] < about["contrast_limits"][1] <= 139
+        assert get_reader(str(tmp_path / "c.zarr" / "raw")) is not None
+
+    def test_leaves_other_files_to_other_readers(self, tmp_path: Path) -> None:
+        """A folder that is no cell, and a file that is not there, are not ours."""
+        assert get_reader(str(tmp_path)) is None
+        assert get_reader(str(tmp_path / "nothing.zarr")) is None
+
+
+# --- the window -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[None]:
+    """A virtual screen for Qt."""
+    if importlib.util.find_spec("napari") is None:
+        pytest.skip("napari is not installed (extra napari)")
+    if shutil.which("Xvfb") is None:
+        pytest.skip("there is no Xvfb for a virtual display (system package xvfb)")
+    screen = subprocess.Popen(["Xvfb", "-displayfd", "1", "-screen", "0", "1500x950x24"], stdout=subprocess.PIPE)
+    assert screen.stdout is not None
+    before = {name: os.environ.get(name) for name in ("DISPLAY", "QT_QPA_PLATFORM")}
+    os.environ.update(DISPLAY=f":{int(screen.stdout.readline())}", QT_QPA_PLATFORM="xcb")
+    yield
+    screen.terminate()
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture
+def window(display: None) -> Iterator[Any]:
+    """A napari window with the panel, closed at the end."""
+    import napari
+    from asem_napari.window import AnnotatePanel
+
+    viewer = napari.Viewer()
+    panel = AnnotatePanel(viewer)
+    viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
+    yield panel
+    panel.close_session()
+    viewer.close()
+
+
+def wait_for(true: Callable[[], bool], seconds: float = 240) -> None:
+    """Let Qt work until something holds."""
+    from qtpy.QtWidgets import QApplication
+
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "this did not happen in time"
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def press(panel: Any, key: str) -> None:
+    """Press a key on the canvas."""
+    from qtpy.QtTest import QTest
+
+    QTest.keyClicks(panel.viewer.window._qt_viewer.canvas.native, key)
+
+
+def stroke(panel: Any, points: list[tuple[int, int, int]]) -> None:
+    """Paint as one stroke of the brush, through these voxels."""
+    with panel.seeds.block_history():
+        for point in points:
+            panel.seeds.paint(point, panel.seeds.selected_label)
+
+
+def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
+    """The whole round: strokes by keys, one key to cut, an overlay, everything on disk, and back at the next start."""
+    window.open(cell, "golgi", BOX)
+    assert [layer.name for layer in window.viewer.layers] == ["golgi: image", "golgi: result", "golgi: seeds"]
+    assert tuple(window.seeds.scale) == (10, 5, 5)
+    assert tuple(window.seeds.translate) == (140, 200, 300)
+    truth = example_labels().read()[BOX.slices]
+    middle = tuple(int(c.mean()) for c in np.nonzero(truth[MIDDLE - 4] > 0))
+
+    window.seeds.brush_size = 5
+    press(window, "q")
+    assert (window.seeds.selected_label, window.seeds.mode) == (1, "paint")
+    stroke(window, [(MIDDLE - 4, middle[0], x) for x in (middle[1] - 3, middle[1] + 3)])
+    press(window, "w")
+    assert window.seeds.selected_label == 2
+    for z in (0, MIDDLE - 4, 35):
+        stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 2)])
+        stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 2)])
+
+    started = time.monotonic()
+    wait_for(lambda: bool((open_volume(cell / "seeds/golgi").read(BOX) == window.session.seeds).all()))
+    assert time.monotonic() - started < 60  # a second on a quiet machine; see docs/performance/annotating.md
+    assert (window.session.seeds == 1).any()
+    assert (window.session.seeds == 2).any()
+
+    window.annotators.setCurrentText("watershed")
+    press(window, "c")
+    wait_for(lambda: not window.is_busy)
+    shown = window.viewer.layers["golgi: result"].data
+    assert "voxels are object" in window.status.text()
+    assert shown.sum() > 0
+    np.testing.assert_array_equal(open_volume(cell / "labels/golgi").read(BOX), shown)
+
+    press(window, "2")
+    assert window.viewer.dims.order == (1, 0, 2)
+    press(window, "e")
+    assert window.seeds.mode == "erase"
+    kept, seeds = shown.copy(), window.session.seeds.copy()
+    window.close_session()
+    assert not window.viewer.layers
+    window.open(cell, "golgi", BOX)
+    np.testing.assert_array_equal(window.seeds.data, seeds)
+    np.testing.assert_array_equal(window.viewer.layers["golgi: result"].data, kept)
+
+
+def test_undo_takes_a_stroke_back_on_disk_too(window: Any, cell: Path) -> None:
+    """Undo changes what is shown and, at the next save, what is stored."""
+    window.open(cell, "golgi", BOX)
+    stroke(window, [(10, 20, 20)])
+    window.save()
+    assert open_volume(cell / "seeds/golgi").read().any()
+    window.seeds.undo()
+    window.save()
+    assert not open_volume(cell / "seeds/golgi").read().any()
+
+
+def test_faults_are_told_in_the_panel(window: Any, cell: Path) -> None:
+    """No seeds, one class, repainting, a wrong option, a missing cell: a sentence, never a traceback."""
+    window.cut()
+    assert window.status.text() == "Open a cell first."
+    window.open(cell, "golgi", BOX)
+    window.cut()
+    assert "There are no seeds in the box" in window.status.text()
+    stroke(window, [(10, 20, 20)])
+    window.cut()
+    assert "paint some background too" in window.status.text()
+    press(window, "w")
+    stroke(window, [(10, 20, 20)])
+    assert "the last stroke counts" in window.status.text()
+    window._form.findChild(object, "lam").setText("-3")
+    window.cut()
+    assert "lam must be at least 0, got -3" in window.status.text()
+    window.open(cell.with_name("other.zarr"), "golgi")
+    assert "does not exist" in window.status.text()
+
+
+def test_cancel_ends_a_cut(window: Any, cell: Path) -> None:
+    """A cancelled cut leaves the result as it was, and the next cut works."""
+    window.open(cell, "golgi", BOX)
+    stroke(window, [(10, 20, 20)])
+    press(window, "w")
+    stroke(window, [(0, 2, 2)])
+    window.annotators.setCurrentText("watershed")
+    window.cut()
+    assert window.is_busy
+    wait_for(lambda: window._cutter._process is not None and window._cutter._process.is_alive())
+    window.stop()
+    wait_for(lambda: not window.is_busy)
+    assert "was stopped before it was done" in window.status.text()
+    assert not window.session.result.any()
+    window.cut()
+    wait_for(lambda: not window.is_busy)
+    assert window.session.result.any()
+
+
+def test_every_annotator_has_its_form(window: Any) -> None:
+    """All annotators of the catalog, other distributions' too, are in the panel with their options."""
+    names = [window.annotators.itemText(i) for i in range(window.annotators.count())]
+    assert names == load_catalog().names("annotator")
+    for name in names:
+        window.annotators.setCurrentText(name)
+        try:
+            made = window._form.annotator()
+        except AsemError as error:
+            assert name == "from-file"
+            assert "path" in str(error)  # noqa: PT017
+        else:
+            assert made == load_catalog().get("annotator", name)()
+            assert attrs.has(type(made))
+
+
+def test_napari_finds_reader_and_window(display: None, cell: Path) -> None:
+    """The manifest is valid, and what it names is there."""
+    from importlib.resources import files
+
+    from npe2 import PluginManifest
+
+    manifest = PluginManifest.from_file(files("asem_napari") / "napari.yaml")
+    for command in manifest.contributions.commands:
+        module, _, name = command.python_name.partition(":")
+        assert hasattr(importlib.import_module(module), name)
