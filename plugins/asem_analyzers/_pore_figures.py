@@ -24,7 +24,7 @@ def histogram(diameters_nm: np.ndarray, size_nm: float, error_nm: float) -> Figu
     axes = figure.subplots()
     width = 4.0
     edges = np.arange(np.floor(diameters_nm.min() / width), np.ceil(diameters_nm.max() / width) + 1.5) * width
-    axes.hist(diameters_nm, bins=edges, color="#4878a8", label=f"{len(diameters_nm)} pores")
+    axes.hist(diameters_nm, bins=edges.tolist(), color="#4878a8", label=f"{len(diameters_nm)} pores")
     x = np.linspace(min(edges[0], size_nm - 4 * error_nm), max(edges[-1], size_nm + 4 * error_nm), 400)
     gauss = np.exp(-0.5 * ((x - size_nm) / error_nm) ** 2) / (error_nm * np.sqrt(2 * np.pi))
     axes.plot(

@@ -205,7 +205,7 @@ class _Results:
 
     @property
     def measured(self) -> np.ndarray:
-        return np.isfinite(self.centre_nm[:, 0])
+        return np.asarray(np.isfinite(self.centre_nm[:, 0]))
 
     @property
     def median_nm(self) -> np.ndarray:

@@ -1,0 +1,73 @@
+"""A person's corrections: the table of an earlier report, edited and read back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from asem_core.errors import BadInput
+
+
+def apply_corrections(
+    path: str, ids: np.ndarray, columns: MutableMapping[str, np.ndarray], classes: Sequence[str]
+) -> np.ndarray:
+    """Overwrite values by those of an edited CSV; say which objects were changed, bool (n,).
+
+    The file has a column `object_id` and any of `columns`; other columns and empty cells are left alone, so the
+    table of an earlier report can be edited in place, or cut down to the rows and columns that change.
+
+    Raises
+    ------
+    BadInput
+        No such file or column, an unknown object or class, or a value that is no number; names the line.
+    """
+    changed = np.zeros(len(ids), bool)
+    row_of = {int(i): n for n, i in enumerate(ids)}
+    for line, row in _rows(path):
+        try:
+            n = row_of[int(row["object_id"])]
+        except (ValueError, KeyError):
+            raise BadInput(
+                f"{path}, line {line}: there is no object '{row['object_id']}' in this segmentation. Corrections belong to "
+                "the table of the same segmentation."
+            ) from None
+        for name, values in columns.items():
+            text = (row.get(name) or "").strip()
+            if not text:
+                continue
+            value = _read(path, line, name, text, values, classes)
+            if not _same(value, values[n]):
+                values[n] = value
+                changed[n] = True
+    return changed
+
+
+def _rows(path: str) -> list[tuple[int, Mapping[str, str]]]:
+    if not Path(path).is_file():
+        raise BadInput(f"There is no file {path}. Corrections are an edited copy of a report's tables/coats.csv.")
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if "object_id" not in (reader.fieldnames or []):
+            raise BadInput(f"{path} has no column 'object_id': is it an edited copy of a report's tables/coats.csv?")
+        return [(n, row) for n, row in enumerate(reader, start=2)]
+
+
+def _read(path: str, line: int, name: str, text: str, values: np.ndarray, classes: Sequence[str]) -> str | float:
+    if values.dtype == object:
+        if text not in classes:
+            raise BadInput(f"{path}, line {line}: '{text}' is no class. They are: {', '.join(classes)}.")
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise BadInput(f"{path}, line {line}: {name} is '{text}', which is no number.") from None
+
+
+def _same(new: str | float, old: str | float) -> bool:
+    """Tell if a cell was left as it was; a table's text rounds nothing, but a spreadsheet may."""
+    if isinstance(new, str) or isinstance(old, str):
+        return new == old
+    return bool(np.isclose(new, old, rtol=1e-4, equal_nan=True))
