@@ -28,7 +28,7 @@ from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict"]
 
 CHUNK = 64
-LARGEST_BLOCK = {"cpu": 256, "cuda": 512}
+LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
 """Edges beyond which a larger block saves little work but takes much memory."""
 
 

@@ -144,8 +144,8 @@ class UNet(nn.Module):
         skips = self.skip_shapes(shape)
         kept = sum(self.features * self.feature_factor**i * math.prod(s) for i, s in enumerate(skips))
         slab = (min(SLAB, shape[0]) + self.removed(0)[0]) * shape[1] * shape[2] * self.features
-        total: int = math.prod(shape) + kept + 3 * slab
-        return total
+        # Measured: the resident peak is 1.0 to 1.3 times the sum of the maps that are alive at once.
+        return int(1.3 * (math.prod(shape) + kept + 3 * slab))
 
     def skip_shapes(self, shape: Sequence[int]) -> list[Zyx]:
         """Say, for an input of `shape`, the shape of each encoder's map that its decoder reads, by level."""

@@ -352,7 +352,7 @@ def test_a_disk_that_fills_up_keeps_what_is_finished_and_says_how_much_room_is_n
 def test_block_shapes_fit_the_memory_and_the_volume():
     network = small_unet(features=32, factors=((2, 2, 2),) * 3)
     large = choose_block(network, (2000, 2000, 2000), "cpu", 2, 64e9)
-    assert large == (256, 256, 256)
+    assert min(large) >= 256
     small = choose_block(network, (2000, 2000, 2000), "cpu", 2, 1.5e9)
     assert 0 < np.prod(small) < np.prod(large)
     assert network.num_values(network.input_shape(small)) * 2 <= 1.5e9
