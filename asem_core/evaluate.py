@@ -187,16 +187,23 @@ class _Comparison:
 
     def _count(self, box: Box) -> np.ndarray:
         """Return int64 (2, levels): background and foreground voxels of the box by level."""
-        truth = self.truth.read(box) != 0
+        truth, values = self.truth.read(box) != 0, read_like(self.truth, self.prediction, box)
+        if self.mask is not None or self.exclusion is not None:
+            scored = self._scored(box)
+            truth, values = truth[scored], values[scored]
+        n = len(self.levels)
+        level = self._level(values.ravel())
+        level += n * truth.ravel()
+        counts: np.ndarray = np.bincount(level, minlength=2 * n)
+        return counts.reshape(2, n)
+
+    def _scored(self, box: Box) -> np.ndarray:
         scored = np.ones(box.shape, bool)
         if self.mask is not None:
             scored &= read_like(self.truth, self.mask, box) != 0
         if self.exclusion is not None:
             scored &= read_like(self.truth, self.exclusion, box) == 0
-        level = self._level(read_like(self.truth, self.prediction, box)[scored])
-        n = len(self.levels)
-        counts: np.ndarray = np.bincount(level + n * truth[scored], minlength=2 * n)
-        return counts.reshape(2, n)
+        return scored
 
     def _level(self, values: np.ndarray) -> np.ndarray:
         """File values under the highest level each reaches."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import fnmatch
+import functools
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,17 @@ class Layer:
     @property
     def volume(self) -> Volume:
         return self.levels[0]
+
+    @functools.cached_property
+    def grey_range(self) -> tuple[float, float]:
+        """The grey values between which an image is shown: the middle 99 % of its coarsest level."""
+        volume = self.levels[-1]
+        # The middle of a volume without a pyramid is enough; it may be large.
+        box = Box.of_shape([min(n, 128) for n in volume.shape])
+        box = box.shift([(n - m) // 2 for n, m in zip(volume.shape, box.shape, strict=True)])
+        values = volume.read(box)
+        low, high = np.percentile(values[np.isfinite(values)], [0.5, 99.5])
+        return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
     def coarse(self, most_voxels: float) -> Volume:
         """Choose the finest level with at most so many voxels (or the coarsest)."""
@@ -117,17 +129,6 @@ def colour_of(name: str, catalog: Catalog) -> str:
     # Golden-ratio steps spread the hues of different names.
     hue = (zlib.crc32(name.encode()) * 0.6180339887) % 1
     return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, 0.75, 1.0))
-
-
-def grey_range(layer: Layer) -> tuple[float, float]:
-    """Find the grey values between which an image is shown: the middle 99 % of its coarsest level."""
-    volume = layer.levels[-1]
-    # The middle of a volume without a pyramid is enough; it may be large.
-    box = Box.of_shape([min(n, 128) for n in volume.shape])
-    box = box.shift([(n - m) // 2 for n, m in zip(volume.shape, box.shape, strict=True)])
-    values = volume.read(box)
-    low, high = np.percentile(values[np.isfinite(values)], [0.5, 99.5])
-    return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
 def errors_layer(truth: Layer, prediction: Layer, threshold: float = 0.5) -> Layer:

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.scene import Layer, grey_range
+from asem_core.scene import Layer
 from asem_core.volume import Box, Volume, as_zyx
 
 AXES = "zyx"
@@ -119,7 +119,7 @@ def _painted(layer: Layer, values: np.ndarray, covered: np.ndarray) -> tuple[np.
     """Return the colour (0 to 255) and the opacity (0 to 1) of each pixel."""
     own = np.array([int(layer.colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
     if layer.kind == "image":
-        low, high = grey_range(layer)
+        low, high = layer.grey_range
         grey = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1) * 255
         return np.repeat(grey[..., None], 3, axis=2), covered.astype(np.float32)
     if layer.kind == "probability":

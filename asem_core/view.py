@@ -23,7 +23,7 @@ import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.mesh import precomputed_fragment, surfaces
-from asem_core.scene import Layer, grey_range
+from asem_core.scene import Layer
 from asem_core.virtual_zarr import VirtualZarr
 from asem_core.volume import Volume
 
@@ -242,7 +242,7 @@ def state_of(layers: Sequence[Layer], address: str) -> dict[str, Any]:
 def _layer_state(layer: Layer, address: str) -> dict[str, Any]:
     source = {"url": f"{address}/|zarr3:"}
     if layer.kind == "image":
-        low, high = grey_range(layer)
+        low, high = layer.grey_range
         shader = f"#uicontrol invlerp grey(range=[{low:g}, {high:g}])\nvoid main() {{ emitGrayscale(grey()); }}\n"
         return {
             "type": "image",
