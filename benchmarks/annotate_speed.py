@@ -54,6 +54,27 @@ def measure(name: str, edge: int) -> None:
     )
 
 
+def measure_saving(edge: int) -> None:
+    """Time from the end of a stroke until it is on disk, in a box of a cell of 1024^3 voxels."""
+    from asem_napari.session import Session
+
+    from asem_core.store import create_volume, finish_volume
+    from asem_core.volume import Box, Spec
+
+    with tempfile.TemporaryDirectory() as folder:
+        cell = Path(folder) / "cell.zarr"
+        finish_volume(create_volume(cell / "raw", Spec((1024,) * 3, "uint8", 5), block=64, made_by={}), pyramid=False)
+        session = Session.open(cell, "organelle", Box((300,) * 3, (300 + edge,) * 3))
+        times = []
+        for z in range(20):
+            session.seeds[z * 5, 20:28, 20 : edge - 20] = 1
+            begun = time.perf_counter()
+            session.save_seeds()
+            times.append(time.perf_counter() - begun)
+        session.close()
+    print(f"a stroke of 8 x {edge - 40} voxels is on disk after {np.median(times):.3f} s (longest {max(times):.3f})")
+
+
 def strokes(edge: int, planes: int) -> np.ndarray:
     """A disk of object and a ring of background on as many planes about the middle."""
     seeds = np.zeros((edge,) * 3, np.uint8)
@@ -77,6 +98,7 @@ def main() -> None:
         process = context.Process(target=measure, args=(name, options.edge))
         process.start()
         process.join()
+    measure_saving(options.edge)
     print(hardware())
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QLineEdit, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QLabel,
+    QLineEdit,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 from asem_core.annotate import BACKGROUND, OBJECT
 from asem_core.blocks import Run
@@ -68,7 +78,8 @@ class AnnotatePanel(QWidget):
         self.progress.hide()
         self._open, self._cut, self._stop = QPushButton("Open"), QPushButton("Cut (c)"), QPushButton("Cancel")
         self._stop.setEnabled(False)
-        self._form_place = QVBoxLayout()
+        self._form_place = QScrollArea()
+        self._form_place.setWidgetResizable(True)
 
         form = QFormLayout()
         for label, field in (
@@ -83,10 +94,9 @@ class AnnotatePanel(QWidget):
         layout.addWidget(self._open)
         layout.addWidget(QLabel("q object   w background   e erase\n1 2 3 axis   [ ] brush   c cut   Ctrl+Z undo"))
         layout.addWidget(self.annotators)
-        layout.addLayout(self._form_place)
+        layout.addWidget(self._form_place, 1)
         for widget in (self._cut, self._stop, self.progress, self.status):
             layout.addWidget(widget)
-        layout.addStretch()
 
         self.annotators.currentTextChanged.connect(self._choose)
         self.annotators.setCurrentText("graph-cut")
@@ -252,10 +262,8 @@ class AnnotatePanel(QWidget):
     # --- the panel
 
     def _choose(self, name: str) -> None:
-        while self._form_place.count():
-            self._form_place.takeAt(0).widget().deleteLater()
         self._form = OptionsForm(self.catalog, name)
-        self._form_place.addWidget(self._form)
+        self._form_place.setWidget(self._form)  # which deletes the form before
 
     def _list_layers(self) -> None:
         cell = Path(self.cell.text())
