@@ -283,7 +283,7 @@ def _check_greys(volume: Volume) -> None:
         if not np.isfinite(found).all() or found.min() < 0 or found.max() > 1:
             raise BadInput(
                 f"{volume.path} holds floats from {found.min():g} to {found.max():g}; a network needs [0, 1], or whole "
-                "numbers. Scale it: asem prepare with the step normalize."
+                "numbers. Scale it, for example with the step 'normalize' of a recipe."
             )
     elif volume.dtype not in (np.uint8, np.uint16):
         raise BadInput(f"{volume.path} holds {volume.dtype}; a network needs uint8, uint16, or floats in [0, 1].")

@@ -16,7 +16,7 @@ from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights, registry
 from asem_core.provenance import sha256, steps_done
 from asem_core.recipe import build
-from asem_core.volume import Volume, ZyxNm, as_zyx_nm
+from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 from asem_core.weights import load_weights, read_metadata
 
 LARGEST_VOXEL_SIZE_ERROR = 0.15
@@ -85,21 +85,32 @@ def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False)
     Raises
     ------
     VoxelSizeMismatch
-        Says how to resample, where whole factors do.
+        Offers the resampling, where whole factors do.
     """
     wanted = trained.voxel_size_nm
-    if wanted is None or allow:
+    if wanted is None or allow or _close(volume.voxel_size_nm, wanted):
         return
-    factors = [max(1, round(w / s)) for w, s in zip(wanted, volume.voxel_size_nm, strict=True)]
-    if _close(volume.voxel_size_nm, wanted):
-        return
+    factors = _factors(volume, wanted)
     advice = "Choose a model trained at this voxel size"
-    if _close([s * f for s, f in zip(volume.voxel_size_nm, factors, strict=True)], wanted):
-        advice = f"Resample it: asem prepare {volume.path} --step downsample --set factor={factors}"
+    if factors is not None:
+        z, y, x = factors
+        advice = f"Add --resample, to average {z} x {y} x {x} voxels into one first"
     raise VoxelSizeMismatch(
         f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {_name(trained)} was trained on {_nm(wanted)}. "
-        f"{advice}, or add --allow-voxel-size to predict all the same."
+        f"{advice}, or --allow-voxel-size, to predict all the same."
     )
+
+
+def resample(
+    volume: Volume, trained: Trained, catalog: Catalog, container: Path, run: Run, *, overwrite: bool = False
+) -> Volume:
+    """Average voxels to the size the network was trained on, where whole factors do: the layer `raw_downsample`."""
+    wanted = trained.voxel_size_nm
+    factors = None if wanted is None else _factors(volume, wanted)
+    if wanted is None or factors is None or _close(volume.voxel_size_nm, wanted):
+        return volume
+    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "--resample")
+    return apply(step, volume, container / f"{_base(volume)}_downsample", run, overwrite=overwrite)
 
 
 def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
@@ -138,7 +149,7 @@ def prepare(
 
     Returns the volume itself if it lacks nothing.
     """
-    base = Path(volume.path).name.partition("_")[0] if ".zarr" in volume.path else "raw"
+    base = _base(volume)
     for step in missing_steps(volume, trained):
         options = {k: v for k, v in step["options"].items() if v is not None}
         plugin = build(catalog.get("preprocessor", step["name"]), options, f"{_name(trained)} @ {step['name']}")
@@ -187,6 +198,16 @@ def _before(volume: Volume, step: str) -> str:
             return str(inputs[0].get("path", "unknown"))
         record = inputs[0].get("made_by")
     return "unknown"
+
+
+def _base(volume: Volume) -> str:
+    return Path(volume.path).name.partition("_")[0] if ".zarr" in volume.path else "raw"
+
+
+def _factors(volume: Volume, wanted: Sequence[float]) -> Zyx | None:
+    """Say how many voxels make one of the wanted size, or None where no whole numbers do."""
+    found = as_zyx([max(1, round(w / s)) for w, s in zip(wanted, volume.voxel_size_nm, strict=True)])
+    return found if _close([s * f for s, f in zip(volume.voxel_size_nm, found, strict=True)], wanted) else None
 
 
 def _close(size: Sequence[float], wanted: Sequence[float]) -> bool:

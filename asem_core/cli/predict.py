@@ -59,6 +59,9 @@ def predict(
     allow_voxel_size: Annotated[
         bool, typer.Option("--allow-voxel-size", help="Accept voxels more than 15 % off the model's.")
     ] = False,
+    resampled: Annotated[
+        bool, typer.Option("--resample", help="Average voxels to the model's size first, where whole factors do.")
+    ] = False,
     options: Options = None,
     workers: Annotated[
         int, typer.Option("--workers", "-j", min=0, help="Processes. 0: one per GPU, or per 8 cores.")
@@ -83,7 +86,7 @@ def predict(
     from asem_core.catalog import load_catalog
     from asem_core.predict import Prediction
     from asem_core.predict import predict as predict_volume
-    from asem_core.preparation import load_trained, prepare, require_voxel_size
+    from asem_core.preparation import load_trained, prepare, require_voxel_size, resample
     from asem_core.recipe import build
     from asem_core.store import open_volume
     from asem_core.volume import Box, Labels
@@ -100,9 +103,11 @@ def predict(
     how = build(Prediction, chosen, "asem predict")
     volume = _open(catalog, source, layer, read_voxel_size(voxel_size))
     trained = load_trained(catalog, model, weights, read_options(options))
-    require_voxel_size(volume, trained, allow=allow_voxel_size)
     target = _target(source, output, trained.details["model"])
     run = make_run(DEFAULT_WORKERS, block, quiet)
+    if resampled:
+        volume = resample(volume, trained, catalog, container_of(target), run)
+    require_voxel_size(volume, trained, allow=allow_voxel_size)
     if not as_is:
         volume = prepare(volume, trained, catalog, container_of(target), run)
     made = predict_volume(

@@ -14,7 +14,7 @@ from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
 from asem_core.predict import predict
-from asem_core.preparation import Trained, load_trained, missing_steps, prepare, require_voxel_size
+from asem_core.preparation import Trained, load_trained, missing_steps, prepare, require_voxel_size, resample
 from asem_core.preprocess import apply
 from asem_core.provenance import steps_done
 from asem_core.store import create_volume, finish_volume, open_volume
@@ -92,12 +92,18 @@ def test_another_voxel_size_is_refused_and_resampling_offered():
         VoxelSizeMismatch, match=r"2.5 x 2.5 x 5.2 nm but golgi-test was trained on 5 x 5 x 5 nm"
     ) as told:
         require_voxel_size(volume, trained())
-    assert "downsample" in str(told.value)
-    assert "[2, 2, 1]" in str(told.value)
-    assert "--allow-voxel-size" in str(told.value)
+    assert "Add --resample, to average 2 x 2 x 1 voxels into one first, or --allow-voxel-size" in str(told.value)
     require_voxel_size(volume, trained(), allow=True)
     with pytest.raises(VoxelSizeMismatch, match="Choose a model trained at this voxel size"):
         require_voxel_size(Volume(np.zeros((2, 2, 2)), 8.0), trained())
+
+
+def test_resampling_makes_the_size_the_network_knows(cell):
+    raw = open_volume(cell / "raw")
+    made = resample(raw, trained(voxel_size_nm=(10.0, 10.0, 5.0)), load_catalog(), cell, QUIET)
+    assert made.path == str(cell / "raw_downsample")
+    assert made.voxel_size_nm == (10, 10, 5)
+    assert resample(raw, trained(), load_catalog(), cell, QUIET) is raw
 
 
 def test_models_are_found_by_file_plugin_or_name(tmp_path):
