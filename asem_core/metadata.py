@@ -14,6 +14,7 @@ _NM_PER = {"nanometer": 1.0, "nm": 1.0, "micrometer": 1e3, "um": 1e3, "millimete
 
 
 def multiscale_of(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the first multiscale image that a group's attributes describe (OME-Zarr 0.4 or 0.5), or None."""
     found = attributes.get("ome", attributes).get("multiscales")
     return dict(found[0]) if found else None
 

@@ -154,6 +154,8 @@ def choose(folder: RunFolder, plan: Plan) -> None:
 
 @attrs.frozen
 class StepLoss:
+    """The loss of one step, and where it was worst."""
+
     value: float
     place: str  # of the worst block
 
