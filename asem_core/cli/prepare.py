@@ -85,20 +85,26 @@ def prepare(
         if name not in skipped
     }
     run = make_run(workers, block, quiet)
-    shown = []
+    made: dict[str, Volume] = {}
+    shown: list[_Shown] = []
+    where = picture or container.with_name(f"{container.stem}_prepare.png")
     for name, step in steps.items():
         layer = "mask" if name == "mask" else f"raw_{name}"
-        made = apply(step, image, container / layer, run, overwrite=overwrite)
-        shown.append(_Shown(name, image, made))
-        image = image if name == "mask" else made
-    where = picture or container.with_name(f"{container.stem}_prepare.png")
+        try:
+            made[name] = apply(step, image, container / layer, run, overwrite=overwrite)
+        except BadInput as error:
+            # The picture of the image as it is shows which options would do.
+            _draw([*shown, _Shown(name, image, None)], plane, where)
+            raise BadInput(f"{error} {where} shows the image and its histogram.") from None
+        shown.append(_Shown(name, image, made[name]))
+        image = image if name == "mask" else made[name]
     if shown:
         _draw(shown, plane, where)
     if as_json:
-        print_json({"layers": {s.step: s.after.path for s in shown}, "picture": str(where) if shown else None})
+        print_json({"layers": {n: v.path for n, v in made.items()}, "picture": str(where) if shown else None})
         return
-    for s in shown:
-        typer.echo(f"{s.after.path}: {' x '.join(map(str, s.after.shape))} voxels, {s.after.dtype}")
+    for volume in made.values():
+        typer.echo(f"{volume.path}: {' x '.join(map(str, volume.shape))} voxels, {volume.dtype}")
     typer.echo(f"Look at {where}." if shown else "Every step is skipped: nothing to do.")
 
 
@@ -125,11 +131,11 @@ def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 @attrs.frozen
 class _Shown:
-    """One row of the picture."""
+    """One row of the picture; `after` is None if the step could not be done."""
 
     step: str
     before: Volume
-    after: Volume
+    after: Volume | None
 
 
 def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
@@ -138,7 +144,7 @@ def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first, last = rows[0].before, rows[-1].after
+    first, last = rows[0].before, rows[-1].after or rows[-1].before
     if plane is not None and not 0 <= plane < first.shape[0]:
         raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
     of = last if plane is None else first
@@ -147,8 +153,13 @@ def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
     figure = Figure(figsize=(16, 4.2 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(2, 1.5, 2, 1.5))
     for (before, before_greys, after, after_greys), row in zip(axes, rows, strict=True):
-        old, new = _plane(row.before, z_nm), _plane(row.after, z_nm)
+        old = _plane(row.before, z_nm)
         _show(before, before_greys, f"before {row.step}", old, row.before)
+        if row.after is None:
+            after.set_axis_off()
+            after_greys.set_axis_off()
+            continue
+        new = _plane(row.after, z_nm)
         if row.step == "mask" and new is not None:
             title = f"after {row.step}: {np.count_nonzero(new) / new.size:.0%} of the plane"
             _show(after, after_greys, title, old, row.before, new > 0)

@@ -73,6 +73,14 @@ def test_steps_can_be_skipped(cell: Path, tmp_path: Path) -> None:
     assert picture.exists()
 
 
+def test_a_failed_step_still_shows_the_histogram(cell: Path) -> None:
+    """Who chose thresholds that fit nothing needs the picture most."""
+    code, said = asem(cell, "-q", "-j", 1, "--skip", "crop", "--set", "mask.darkest=250", "--set", "mask.brightest=255")
+    assert code == 1
+    assert "cell_prepare.png shows the image and its histogram" in " ".join(said.split())
+    assert cell.with_name("cell_prepare.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
