@@ -92,10 +92,11 @@ class CoatMeasurer:
 
         if self.source is None:
             return float("nan")
-        for reach in (min(60.0, self.far_nm), self.far_nm):
+        # Far away every eighth voxel does: it is at most some nanometres off, and searching far is slow.
+        for reach, stride in ((min(60.0, self.far_nm), 1), (self.far_nm, 8)):
             points = self._membrane(index, reach)
             if len(points):
-                nearest = float(cKDTree(points).query(voxels_nm)[0].min())
+                nearest = float(cKDTree(points).query(voxels_nm[::stride])[0].min())
                 if nearest <= reach:
                     return nearest
         return float("nan")

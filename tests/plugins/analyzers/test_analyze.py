@@ -9,9 +9,9 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
-from asem_analyzers.morphometry import Morphometry
 from typer.testing import CliRunner
 
+from asem_analyzers.morphometry import Morphometry
 from asem_core.analyze import analyze
 from asem_core.blocks import Run
 from asem_core.cli import make_app

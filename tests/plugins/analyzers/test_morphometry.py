@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from asem_analyzers.morphometry import Morphometry
 
+from asem_analyzers.morphometry import Morphometry
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.interfaces import Analysis

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from asem_analyzers._envelope import outliers, triangulate
 from asem_analyzers._pore_statistics import describe, morans_i, single_size_test
 from asem_analyzers.nuclear_pores import NuclearPores
-
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Labels, Volume, ZyxNm
