@@ -148,7 +148,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     if flow.model is None:
         return
     with stage("train" if flow.recipe.train is not None else "weights"):
-        weights = _weights(flow, catalog, image, labels, output, overwrite)
+        weights = _weights(flow, catalog, image, labels, output, run, overwrite)
     name = flow.model.name
     with stage("predict"):
         probability = _predict(flow, weights, image, cell / "predictions" / name / "probability", run, overwrite)
@@ -207,7 +207,13 @@ def _layer_names(steps: Sequence[Preprocessor]) -> list[str]:
 
 
 def _weights(
-    flow: Flow, catalog: Catalog, image: Volume, labels: Mapping[str, Volume], output: Path, overwrite: bool
+    flow: Flow,
+    catalog: Catalog,
+    image: Volume,
+    labels: Mapping[str, Volume],
+    output: Path,
+    run: Run,
+    overwrite: bool,
 ) -> Path:
     if flow.recipe.train is None:
         assert flow.weights is not None  # _check_whole
@@ -228,6 +234,7 @@ def _weights(
             resume=started,
             overwrite=overwrite,
             device=flow.predict.device,
+            progress=run.progress,
         )
     except OutputExists as error:
         raise OutputExists(

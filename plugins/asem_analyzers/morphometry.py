@@ -142,7 +142,7 @@ def _object_table(objects: Objects, shapes: np.ndarray, with_skeleton: bool) -> 
         "num_vx": Column(objects.num_vx, "volume in voxels"),
         "surface_um2": Column(surface, "area of the surface"),
         "surface_to_volume_per_um": Column(surface / volume, "surface over volume"),
-        "sphericity": Column(np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2 / surface, "1 for a ball, less for all others"),
+        "sphericity": Column(_sphericity(volume, surface), "1 for a ball, less for all others"),
         "long_axis_nm": Column(axes[:, 0], "longest axis of the ellipsoid of the same second moments"),
         "middle_axis_nm": Column(axes[:, 1], "its middle axis"),
         "short_axis_nm": Column(axes[:, 2], "its shortest axis"),
@@ -162,6 +162,12 @@ def _object_table(objects: Objects, shapes: np.ndarray, with_skeleton: bool) -> 
         table[f"end_{axis}_vx"] = Column(objects.end[:, i], f"voxel past the last along {axis}")
     table["touches_border"] = Column(objects.touches_border, "part of the object may lie outside the volume")
     return table
+
+
+def _sphericity(volume: np.ndarray, surface: np.ndarray) -> np.ndarray:
+    """Surface of the ball of the same volume over the surface; NaN where the mesh of a speck has none."""
+    ball = np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2
+    return np.divide(ball, surface, out=np.full(len(ball), np.nan), where=surface > 0)
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
