@@ -56,10 +56,9 @@ def measure(name: str, edge: int) -> None:
 
 def measure_saving(edge: int) -> None:
     """Time from the end of a stroke until it is on disk, in a box of a cell of 1024^3 voxels."""
-    from asem_napari.session import Session
-
     from asem_core.store import create_volume, finish_volume
     from asem_core.volume import Box, Spec
+    from asem_napari.session import Session
 
     with tempfile.TemporaryDirectory() as folder:
         cell = Path(folder) / "cell.zarr"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asem_annotators._graph import Graph
     from asem_core.blocks import Run
 
-BYTES_PER_VOXEL = 36  # measured at 512^3; see docs/performance/annotating.md
+BYTES_PER_VOXEL = 30  # 18 at 512^3, and SLIC needs somewhat more; see docs/performance/annotating.md
 MIXTURE_STEPS = 50
 
 

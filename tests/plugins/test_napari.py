@@ -14,8 +14,6 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from asem_napari.reader import get_reader, read
-from asem_napari.session import Saved, Session, default_box, images_in, names_in
 
 from asem_core.annotate import annotated_boxes
 from asem_core.catalog import load_catalog
@@ -23,6 +21,8 @@ from asem_core.errors import AsemError, BadInput, OutputBusy, OutsideVolume
 from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Spec, Volume
+from asem_napari.reader import get_reader, read
+from asem_napari.session import Saved, Session, default_box, images_in, names_in
 
 BOX = Box((4, 0, 0), (40, 44, 48))
 MIDDLE = 14  # a plane through one of the balls
@@ -151,6 +151,7 @@ def display() -> Iterator[None]:
 def window(display: None) -> Iterator[Any]:
     """A napari window with the panel, closed at the end."""
     import napari
+
     from asem_napari.window import AnnotatePanel
 
     viewer = napari.Viewer()

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from asem_annotators.from_file import FromFile
 
+from asem_annotators.from_file import FromFile
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.volume import Box, Labels, Volume

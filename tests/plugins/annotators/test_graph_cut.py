@@ -6,13 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from asem_annotators import _energy
 from asem_annotators._energy import Energy
 from asem_annotators._graph import build_graph
 from asem_annotators._supervoxels import basins, membranes, slic
 from asem_annotators.graph_cut import GraphCut, keep_component
-from scipy import ndimage
-
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.testing import AnnotatorKit
@@ -134,15 +134,13 @@ def test_honours_random_seeds(cells: tuple[Volume, np.ndarray], options: dict) -
 
 
 def test_inertia_keeps_what_no_stroke_touches(cells: tuple[Volume, np.ndarray]) -> None:
-    """A result holds where inertia outweighs the image; strokes change it where they are."""
-    prepared = GraphCut(inertia=100.0).prepare(cells[0], cells[0].box, QUIET)
-    before = np.zeros(cells[0].shape, np.uint8)
-    before[8:24, 10:40, 40:50] = 1
-    seeds = np.zeros(cells[0].shape, np.uint8)
-    seeds[16, 22:26, 44:46] = 1
-    seeds[2, 4:8, 4:8] = 2
-    assert dice(prepared(seeds, before) == 1, before == 1) > 0.8
-    assert dice(prepared(strokes(cells)) == 1, cells[1]) > 0.9
+    """Without inertia a result leaves no trace; with much of it the result holds where no stroke is."""
+    seeds = strokes(cells)
+    before = cells[1].astype(np.uint8)
+    before[4:28, 10:40, 36:58] = 1  # the second cell too, but for the stroke in it
+    fresh, held = (GraphCut(inertia=i).prepare(cells[0], cells[0].box, QUIET) for i in (0.0, 10.0))
+    np.testing.assert_array_equal(fresh(seeds, before), fresh(seeds))
+    assert held(seeds, before).sum() > 1.5 * fresh(seeds).sum()
 
 
 def test_works_on_a_box_and_with_anisotropic_voxels(cells: tuple[Volume, np.ndarray]) -> None:
@@ -234,7 +232,7 @@ def test_refuses_a_box_larger_than_memory(monkeypatch: pytest.MonkeyPatch) -> No
 
     volume = Volume(np.zeros((64, 64, 64), np.uint8), 10)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1e6})())
-    with pytest.raises(BadInput, match=r"needs about 0\.0 GB of memory, and 0\.0 GB are free.*at most about 30\^3"):
+    with pytest.raises(BadInput, match=r"needs about 0\.0 GB of memory, and 0\.0 GB are free.*at most about 32\^3"):
         GraphCut().prepare(volume, volume.box, QUIET)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from asem_annotators.graph_cut import GraphCut
 from asem_annotators.random_walker import RandomWalker
 from asem_annotators.threshold import Threshold
 from asem_annotators.watershed import Watershed
-
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.testing import AnnotatorKit, example_image
