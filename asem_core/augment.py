@@ -2,8 +2,8 @@
 
 Mirrors, transposes, rotation, elastic jitter and plane slips are drawn as one `Warp`: a map from the block's voxels to
 places in the source volume. The image is sampled once through it (trilinear) and the labels once (nearest), so nothing
-is interpolated twice and both stay aligned. The map is a coarse lattice, interpolated by three small matrix products
-(cubic, separable), so it is made wherever the block is needed: on the CPU or on the GPU, by the same code.
+is interpolated twice and both stay aligned. The map is a coarse lattice, interpolated cubically axis by axis: on a GPU by three
+small matrix products and torch's own sampling, on a CPU by one compiled loop (`asem_core._warp_kernel`).
 
 Order and default numbers: Gallusser et al. 2022, "Training": mirror + transpose; elastic + rotation + shifted planes;
 mirror + transpose; intensity.
@@ -164,7 +164,7 @@ class Warp:
 
         Parameters
         ----------
-        source : float32 (z, y, x), on any device
+        source : (z, y, x), any number type, on any device
         source_box : where `source` lies in the volume; at least `needs(box)`
         box : a part of the warp's box
         mode : "bilinear" (torch's word; trilinear here) for images, "nearest" for labels
@@ -173,27 +173,12 @@ class Warp:
         -------
         float32, `box.shape`, on the device of `source`.
         """
-        import torch
-        from torch.nn import functional
-
         begin, end = self._before_turn(box)
-        # torch counts places from -1 to 1 over the source and orders them xyz.
-        half = np.maximum(np.array(source_box.shape) - 1, 1) / 2
-        start = np.array(source_box.begin, dtype=float)
-        lattice = ((self.lattice - start[:, None, None, None]) / half[:, None, None, None] - 1)[::-1].copy()
-        places = torch.from_numpy(lattice).to(source.device, torch.float32)
-        for axis in range(3):
-            rows = np.arange(begin[axis], end[axis])
-            weights = _cubic_weights(rows, self.spacing[axis], self.lattice.shape[axis + 1])
-            matrix = torch.from_numpy(weights).to(source.device, torch.float32)
-            places = torch.tensordot(places, matrix, dims=([1], [1]))  # consumes one axis, appends the new one: z, y, x
+        lattice = self.lattice - np.array(source_box.begin, dtype=float)[:, None, None, None]
+        rows = [np.arange(b, e) for b, e in zip(begin, end, strict=True)]
         planes = self.planes[:, begin[0] : end[0]]
-        if planes.any():
-            moved = torch.from_numpy((planes / half[:, None])[::-1].copy()).to(source.device, torch.float32)
-            places += moved[:, :, None, None]
-        sampled = functional.grid_sample(
-            source[None, None], places.permute(1, 2, 3, 0)[None], mode=mode, padding_mode="border", align_corners=True
-        )[0, 0]
+        on_cpu = source.device.type == "cpu"
+        sampled = (_sample_on_cpu if on_cpu else _sample_on_gpu)(source, lattice, rows, self.spacing, planes, mode)
         order = np.abs(self.turn).argmax(axis=0).tolist()
         flips = [i for i in range(3) if self.turn[:, i].sum() < 0]
         return sampled.permute(order).flip(flips) if flips else sampled.permute(order)
@@ -229,8 +214,7 @@ class Shade:
         if self.gamma != 1:
             image = image.clamp(0, 1) ** self.gamma
         if self.scale != 1 or self.shift != 0:
-            mean = image.mean()
-            image = (image - mean) * self.scale + (mean + self.shift)
+            image = image * self.scale + (image.mean() * (1 - self.scale) + self.shift)
         if self.noise > 0:
             generator = torch.Generator(image.device).manual_seed(self.seed)
             image = image + self.noise * torch.randn(image.shape, generator=generator, device=image.device)
@@ -248,15 +232,64 @@ def _signed_permutation(axes: Sequence[int], mirror: str, rng: np.random.Generat
     return result
 
 
-def _cubic_weights(rows: np.ndarray, spacing: int, size: int) -> np.ndarray:
-    """Weights (row, control point) of Catmull-Rom interpolation: through the control points, exact for straight lines."""
+def _sample_on_cpu(
+    source: torch.Tensor, lattice: np.ndarray, rows: Sequence[np.ndarray], spacing: Zyx, planes: np.ndarray, mode: str
+) -> torch.Tensor:
+    import torch
+
+    from asem_core._warp_kernel import sample_lattice
+
+    parts = [_cubic_parts(r, s) for r, s in zip(rows, spacing, strict=True)]
+    bases, weights = tuple(base for base, _ in parts), tuple(w.astype(np.float32) for _, w in parts)
+    sampled = sample_lattice(
+        source.numpy(), lattice.astype(np.float32), bases, weights, planes.astype(np.float32), mode == "nearest"
+    )
+    return torch.from_numpy(sampled)
+
+
+def _sample_on_gpu(
+    source: torch.Tensor, lattice: np.ndarray, rows: Sequence[np.ndarray], spacing: Zyx, planes: np.ndarray, mode: str
+) -> torch.Tensor:
+    import torch
+    from torch.nn import functional
+
+    # torch counts places from -1 to 1 over the source and orders them xyz.
+    half = np.maximum(np.array(source.shape) - 1, 1) / 2
+    places = torch.from_numpy((lattice / half[:, None, None, None] - 1)[::-1].copy()).to(source.device, torch.float32)
+    for axis in range(3):
+        matrix = _cubic_weights(rows[axis], spacing[axis], lattice.shape[axis + 1])
+        weights = torch.from_numpy(matrix).to(source.device, torch.float32)
+        places = torch.tensordot(places, weights, dims=([1], [1]))  # consumes one axis, appends the new one: z, y, x
+    if planes.any():
+        moved = torch.from_numpy((planes / half[:, None])[::-1].copy()).to(source.device, torch.float32)
+        places += moved[:, :, None, None]
+    sampled: torch.Tensor = functional.grid_sample(
+        source[None, None].float(),
+        places.permute(1, 2, 3, 0)[None],
+        mode=mode,
+        padding_mode="border",
+        align_corners=True,
+    )[0, 0]
+    return sampled
+
+
+def _cubic_parts(rows: np.ndarray, spacing: int) -> tuple[np.ndarray, np.ndarray]:
+    """Catmull-Rom interpolation (through the control points, exact for straight lines) of four control points a row.
+
+    Returns the first of the four, int (rows,), and their weights, float (rows, 4).
+    """
     t = rows / spacing + 1
-    base = np.floor(t).astype(int)
+    base = np.floor(t).astype(np.int64)
     f = t - base
-    weights = np.zeros((len(rows), size))
     parts = (-f + 2 * f**2 - f**3, 2 - 5 * f**2 + 3 * f**3, f + 4 * f**2 - 3 * f**3, -(f**2) + f**3)
-    for offset, part in enumerate(parts, start=-1):
-        weights[np.arange(len(rows)), base + offset] = part / 2
+    return base - 1, np.stack(parts, axis=1) / 2
+
+
+def _cubic_weights(rows: np.ndarray, spacing: int, size: int) -> np.ndarray:
+    """Spread the weights of `_cubic_parts` over all control points: (rows, size)."""
+    base, parts = _cubic_parts(rows, spacing)
+    weights = np.zeros((len(rows), size))
+    np.put_along_axis(weights, base[:, None] + np.arange(4), parts, axis=1)
     return weights
 
 

@@ -54,9 +54,9 @@ class Cut:
         import torch
 
         white = full_range(self.image.dtype)
-        image = torch.from_numpy(self.image).to(device).float().div_(white)
-        image = self.shade(self.warp.sample(image, self.image_box, self.warp.box, "bilinear"))
-        target = torch.from_numpy(self.target).to(device).float()
+        image = torch.from_numpy(self.image).to(device)
+        image = self.shade(self.warp.sample(image, self.image_box, self.warp.box, "bilinear").div_(white))
+        target = torch.from_numpy(self.target).to(device)
         target = self.warp.sample(target, self.target_box, self.result_box, "nearest")
         return image.mul_(2).sub_(1)[None], target.round().long()
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from asem_core.augment import Augment, Warp
+from asem_core.augment import Augment, Warp, _sample_on_cpu, _sample_on_gpu
 from asem_core.errors import RecipeError
 from asem_core.volume import Box, Volume
 
@@ -134,6 +134,20 @@ def test_sampling_equals_scipy() -> None:
     inside = ((places >= 1) & (places <= 58)).all(axis=0)
     expected = map_coordinates(array, places, order=1)
     np.testing.assert_allclose(sample(warp, array, box)[inside], expected[inside], atol=1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds, nearest=st.booleans())
+def test_cpu_and_gpu_code_agree(seed: int, nearest: bool) -> None:
+    """The compiled loop and torch's operations (here run on the CPU) sample the same values, up to rounding."""
+    rng = np.random.default_rng(seed)
+    source = torch.from_numpy(np.indices((40, 42, 44)).sum(axis=0).astype(np.uint8))
+    lattice = rng.uniform(2, 36, (3, 6, 7, 8))
+    rows, planes = [np.arange(5, 20), np.arange(30), np.arange(3, 33)], rng.integers(-2, 3, (3, 15)).astype(float)
+    mode = "nearest" if nearest else "bilinear"
+    a, b = (f(source, lattice, rows, (8, 8, 8), planes, mode) for f in (_sample_on_cpu, _sample_on_gpu))
+    assert float((a - b).abs().mean()) < (0.05 if nearest else 1e-3)
+    assert float((a - b).abs().max()) < (1.01 if nearest else 0.05)
 
 
 def test_shade_changes_grey_values_as_asked() -> None:
