@@ -6,7 +6,6 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from asem_models.membrane import Membrane
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
@@ -18,6 +17,7 @@ from asem_core.store import create_volume, finish_volume
 from asem_core.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Spec, Volume
 from asem_core.weights import save_weights
+from asem_models.membrane import Membrane
 
 SMALL = {"features": 2, "factors": [[2, 2, 2]], "kernels": [[[3, 3, 3]]]}
 
