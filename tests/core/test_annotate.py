@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,12 @@ class TestCommands:
         assert (code, "graph-cut needs seeds: give --seeds" in output) == (1, True)
         code, output = asem("annotate", "cut", cell, "--box", "0:99,:,:", "-o", "labels/a", "--seeds", "x")
         assert (code, "sticks out of" in output) == (1, True)
+
+    def test_open_without_napari(self, cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The window's command says how to install what it needs."""
+        monkeypatch.setitem(sys.modules, "napari", None)
+        code, output = asem("annotate", "open", cell)
+        assert (code, 'pip install "asem-core[napari]"' in output) == (1, True)
 
     def test_export_and_import(self, cell: Path, tmp_path: Path) -> None:
         """Labels go to planes for another program and come back the same."""

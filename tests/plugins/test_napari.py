@@ -298,13 +298,38 @@ def test_every_annotator_has_its_form(window: Any) -> None:
             assert attrs.has(type(made))
 
 
-def test_napari_finds_reader_and_window(display: None, cell: Path) -> None:
-    """The manifest is valid, and what it names is there."""
+def test_command_opens_the_window(display: None, cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`asem annotate open` shows the box that was asked for, with the annotator that was asked for."""
+    import napari
+    from typer.testing import CliRunner
+
+    from asem_core.cli import make_app
+
+    monkeypatch.setattr(napari, "run", lambda: None)  # which would wait until somebody closes the window
+    command = ["annotate", "open", str(cell), "--name", "er", "--box", "4:40,:,:", "--use", "watershed"]
+    result = CliRunner().invoke(make_app(), command)
+    assert result.exit_code == 0, result.output
+    viewer = napari.current_viewer()
+    panel = viewer.window.dock_widgets["Annotate organelles"]
+    assert panel.session.box == BOX
+    assert panel.annotators.currentText() == "watershed"
+    panel.close_session()
+    viewer.close()
+
+
+def test_napari_finds_reader_and_window(window: Any, cell: Path) -> None:
+    """The manifest is valid, what it names is there, and napari opens a cell by it, scaled in nm."""
     from importlib.resources import files
 
-    from npe2 import PluginManifest
+    from npe2 import PluginManager, PluginManifest
 
     manifest = PluginManifest.from_file(files("asem_napari") / "napari.yaml")
     for command in manifest.contributions.commands:
         module, _, name = command.python_name.partition(":")
         assert hasattr(importlib.import_module(module), name)
+    if manifest.name not in PluginManager.instance():
+        PluginManager.instance().register(manifest)
+    image, labels = window.viewer.open(str(cell), plugin=manifest.name)
+    assert (image.name, labels.name) == ("raw", "labels/known")
+    assert tuple(image.scale) == (10, 5, 5)
+    assert tuple(labels.translate) == (100, 200, 300)
