@@ -9,6 +9,7 @@ import os
 
 os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -16,23 +17,25 @@ from collections.abc import Callable
 import numpy as np
 import tifffile
 from _data import data_path, hardware
-from asem_preprocessors.clahe import Clahe
 from skimage.exposure import equalize_adapthist
 
 from asem_core.blocks import Run
 from asem_core.preprocess import apply_in_memory
 from asem_core.volume import Volume
+from asem_preprocessors.clahe import Clahe
 
-ROUNDS = 3
 QUIET = Run(progress=False)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
     raw = np.stack([tifffile.imread(path) for path in sorted(data_path("fib25/raw").glob("*.tif"))])
     volume = Volume(raw, 10)
     apply_in_memory(Clahe(), volume.crop(volume.box.grow(-80)), QUIET)  # compile
     ours, theirs = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         seconds, made = processor_time(lambda: apply_in_memory(Clahe(), volume, QUIET).read())
         ours.append(raw.size / seconds / 1e6)
         seconds, wanted = processor_time(lambda: equalize_adapthist(raw, 128, 0.02, 256))
@@ -44,7 +47,7 @@ def main() -> None:
     )
     print(f"scikit-image  {statistics.median(theirs):7.2f} Mvoxel/s")
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    print(f"ratio {statistics.median(ratios):.0f} ({min(ratios):.0f} to {max(ratios):.0f} over {ROUNDS} rounds)")
+    print(f"ratio {statistics.median(ratios):.0f} ({min(ratios):.0f} to {max(ratios):.0f} over {rounds} rounds)")
     print(hardware())
 
 

@@ -22,13 +22,13 @@ import fill_voids
 import numpy as np
 import tifffile
 from _data import data_path, hardware
-from asem_preprocessors._downsample_kernels import means, modes
-from asem_preprocessors._morphology import Ball
 from scipy import ndimage
 from skimage import measure, morphology
 from skimage.transform import downscale_local_mean
 
 from asem_core.volume import Box
+from asem_preprocessors._downsample_kernels import means, modes
+from asem_preprocessors._morphology import Ball
 
 ROUNDS = 3
 Work = Callable[[], np.ndarray]

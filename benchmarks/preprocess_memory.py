@@ -131,13 +131,12 @@ def _memory(pid: int) -> float:
 
 def kernel_seconds(raw: Volume) -> float:
     """Processor seconds that the compiled loops of all steps take for one block in the middle, with its context."""
+    from asem_core.components import _Describe, _LabelBlock
     from asem_preprocessors._clahe_kernels import tile_histograms
     from asem_preprocessors._downsample_kernels import means
     from asem_preprocessors._morphology import Ball
     from asem_preprocessors.cell_mask import _Opened
     from asem_preprocessors.clahe import Clahe
-
-    from asem_core.components import _Describe, _LabelBlock
 
     middle = [max(0, (n // 2 // BLOCK - 1) * BLOCK) for n in raw.shape]
     box = Box(as_zyx(middle), as_zyx([m + BLOCK for m in middle])) & raw.box

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from asem_preprocessors._registration import find_shift
-from asem_preprocessors.align import Align
 from scipy import ndimage
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.preprocess import apply_in_memory
 from asem_core.volume import Volume
+from asem_preprocessors._registration import find_shift
+from asem_preprocessors.align import Align
 
 QUIET = Run(progress=False)
 

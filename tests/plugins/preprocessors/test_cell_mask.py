@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from asem_preprocessors.cell_mask import CellMask
 from scipy import ndimage
 from skimage import morphology
 
@@ -12,6 +11,7 @@ from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.preprocess import apply_in_memory
 from asem_core.volume import Volume
+from asem_preprocessors.cell_mask import CellMask
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from asem_preprocessors.clahe import Clahe
 from skimage.exposure import equalize_adapthist
 
 from asem_core.errors import BadInput
 from asem_core.preprocess import apply_in_memory
 from asem_core.volume import Volume
+from asem_preprocessors.clahe import Clahe
 
 
 def reference(data: np.ndarray, kernel: int | tuple[int, int, int], clip_limit: float = 0.02) -> np.ndarray:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asem_preprocessors.crop import Crop
-from asem_preprocessors.downsample import Downsample
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.preprocess import apply, apply_in_memory
 from asem_core.volume import Labels, Volume
+from asem_preprocessors.crop import Crop
+from asem_preprocessors.downsample import Downsample
 
 
 def test_crop_keeps_the_place_and_is_remembered(image: Callable[..., Volume], tmp_path: Path) -> None:

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asem_preprocessors.invert import Invert
-from asem_preprocessors.match_histogram import MatchHistogram
-from asem_preprocessors.normalize import Normalize
 from skimage.exposure import match_histograms
 
 from asem_core.errors import BadInput
@@ -17,6 +14,9 @@ from asem_core.interfaces import Preprocessor
 from asem_core.preprocess import apply_in_memory
 from asem_core.store import create_volume, finish_volume
 from asem_core.volume import Volume
+from asem_preprocessors.invert import Invert
+from asem_preprocessors.match_histogram import MatchHistogram
+from asem_preprocessors.normalize import Normalize
 
 SHAPE = (20, 30, 40)
 

@@ -6,10 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from asem_preprocessors._morphology import Ball
-from asem_preprocessors.clean_labels import CleanLabels
-from asem_preprocessors.dilate_labels import DilateLabels
-from asem_preprocessors.exclusion_zone import ExclusionZone
 from scipy import ndimage
 from skimage import morphology
 
@@ -18,6 +14,10 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
 from asem_core.preprocess import apply_in_memory
 from asem_core.volume import Labels, Volume
+from asem_preprocessors._morphology import Ball
+from asem_preprocessors.clean_labels import CleanLabels
+from asem_preprocessors.dilate_labels import DilateLabels
+from asem_preprocessors.exclusion_zone import ExclusionZone
 
 SHAPE = (41, 50, 33)
 IN_BLOCKS = Run(block=24, progress=False)
