@@ -33,7 +33,8 @@ Eccentricity: major over minor axis.
 Height, width and neck, which the paper measured by hand, are measured between the membrane's centres in the mean of 36
 half-planes around the pit's axis, the normal of the plasma membrane around it: height from the flat membrane to the
 bottom, width at the widest, neck at the narrowest above that. Their confidence is the part of the half-planes in which
-the wall is where the mean says. An early pit has a neck above {neck:g} nm. Look at the gallery, least certain first; to
+the wall is where the mean says. An early pit has a neck above {neck:g} nm and is lower than {late:g} nm.
+Look at the gallery, least certain first; to
 correct a value, edit a copy of tables/coats.csv and give it back as the option `corrections`.
 
 Membranes are {membrane} in this image. The plasma membrane is taken from {source}."""
@@ -64,8 +65,8 @@ class ClathrinCoats(Analyzer):
         A vesicle this close to it is endocytic.
     least_coat
         Darkness just outside the membrane, as part of the membrane's own, from which on there is a coat.
-    early_neck_nm
-        A pit with a wider neck is early.
+    early_neck_nm, late_height_nm
+        A pit with a wider neck than the one, and lower than the other, is early.
     smallest_um3
         Smaller objects, in um3, are left out.
     membrane
@@ -84,6 +85,7 @@ class ClathrinCoats(Analyzer):
     vesicle_nm: float = attrs.field(default=400.0, validator=_not_negative)
     least_coat: float = 0.3
     early_neck_nm: float = attrs.field(default=40.0, validator=_not_negative)
+    late_height_nm: float = attrs.field(default=75.0, validator=_not_negative)
     smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
     membrane: Literal["auto", "dark", "bright"] = "auto"
     corrections: str | None = None
@@ -121,6 +123,7 @@ class ClathrinCoats(Analyzer):
                 vesicle=self.vesicle_nm,
                 coat=self.least_coat,
                 neck=self.early_neck_nm,
+                late=self.late_height_nm,
                 membrane=membrane,
                 source=source.labels.path if source else "nowhere",
             ),
@@ -150,7 +153,8 @@ class ClathrinCoats(Analyzer):
         on_membrane = np.isin(values["class"].astype(str), ON_MEMBRANE)
         pit = {name: np.where(on_membrane, values[name], np.nan) for name in ("height_nm", "width_nm", "neck_nm")}
         is_pit = (values["class"] == "endocytic pit") & np.isfinite(pit["neck_nm"])
-        stage = np.where(is_pit, np.where(pit["neck_nm"] > self.early_neck_nm, "early", "late"), "")
+        early = (pit["neck_nm"] > self.early_neck_nm) & (pit["height_nm"] < self.late_height_nm)
+        stage = np.where(is_pit, np.where(early, "early", "late"), "")
         return {
             "object_id": Column(found.ids, "id in the segmentation, or number of the connected piece"),
             "class": Column(

@@ -180,7 +180,8 @@ class NuclearPores(Analyzer):
             figures["pores on the envelope"] = _pore_figures.envelope_map(envelope, centres, diameters)
             shown = measured[np.argsort(diameters)][_spread_evenly(len(measured), self.num_gallery)]
             rings = [(int(found.ids[i]), self.ring(found, normals, raw, membrane, i)) for i in shown]
-            figures["reoriented pores"] = _pore_figures.gallery([(k, r) for k, r in rings if isinstance(r, Ring)])
+            if kept := [(number, ring) for number, ring in rings if isinstance(ring, Ring)]:
+                figures["reoriented pores"] = _pore_figures.gallery(kept)
         alpha = "not needed" if envelope is None else f"{envelope.alpha_nm:.0f} nm"
         return Analysis(
             tables={"pores": _table(found, reason, results, np.asarray(raw.origin_nm))},
@@ -252,7 +253,7 @@ def _ring_row(
 
 
 def _spread_evenly(num: int, wanted: int) -> np.ndarray:
-    return np.unique(np.linspace(0, num - 1, min(num, max(wanted, 0))).round().astype(int))
+    return np.unique(np.linspace(0, num - 1, max(0, min(num, wanted))).round().astype(int))
 
 
 def _table(found: Objects, reason: np.ndarray, results: _Results, origin_nm: np.ndarray) -> dict[str, Column]:

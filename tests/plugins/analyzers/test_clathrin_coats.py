@@ -183,17 +183,17 @@ def test_corrections_come_back_from_the_edited_table(drawn, tmp_path):
     analyze(ClathrinCoats(**options), drawn["labels"], drawn["raw"], tmp_path / "first", RUN)
     with (tmp_path / "first/tables/coats.csv").open() as file:
         rows = list(csv.DictReader(file))
-    rows[0]["neck_nm"], rows[2]["class"] = "55", "endocytic pit"
+    rows[1]["neck_nm"], rows[2]["class"] = "35", "endocytic pit"
     with (tmp_path / "edited.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     options["corrections"] = str(tmp_path / "edited.csv")
     analysis = ClathrinCoats(**options).analyze(drawn["labels"], drawn["raw"], RUN)
-    assert column(analysis, "neck_nm")[0] == 55
-    assert column(analysis, "stage")[0] == "early"
+    assert column(analysis, "neck_nm")[1] == 35
+    assert column(analysis, "stage")[1] == "late"
     assert column(analysis, "class")[2] == "endocytic pit"
-    assert column(analysis, "corrected") == [True, False, True, False, False]
+    assert column(analysis, "corrected") == [False, True, True, False, False]
     assert "2 objects were corrected by a person" in analysis.notes[-1]
 
 

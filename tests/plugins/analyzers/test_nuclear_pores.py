@@ -124,6 +124,12 @@ def test_empty_segmentation_gives_an_empty_table_and_a_sentence():
     assert not analysis.figures
 
 
+def test_gallery_can_be_left_out():
+    """No pore is shown, the other figures stay."""
+    analysis = NuclearPores(num_gallery=0).analyze(*patch([80.0, 90.0, 100.0, 110.0]), RUN)
+    assert set(analysis.figures) == {"diameters", "pores on the envelope"}
+
+
 def test_image_is_needed():
     """The message says how to give it."""
     with pytest.raises(BadInput, match=r"give it \(--raw cell.zarr/raw\)"):
