@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from _data import data_path, hardware
-from asem_sources.phantom import Phantom
 from matplotlib.figure import Figure
+
+from asem_sources.phantom import Phantom
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 NUM_PLANES = 48

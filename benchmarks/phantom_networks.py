@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from _data import hardware
-from asem_sources.phantom import Phantom
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
@@ -25,6 +24,7 @@ from asem_core.pretrained import find_weights
 from asem_core.recipe import build
 from asem_core.volume import Labels, Volume
 from asem_core.weights import load_weights, read_metadata
+from asem_sources.phantom import Phantom
 
 SCENES = {
     "nuclear-pores": {"scene": "nucleus", "size_nm": (1500, 2400, 2400)},

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 import tifffile
 from _data import data_path, hardware
-from asem_sources.phantom import Phantom
 from scipy.ndimage import find_objects, gaussian_filter
 from skimage.measure import marching_cubes, mesh_surface_area
+
+from asem_sources.phantom import Phantom
 
 VOXEL_NM = (15.0, 16.0, 16.0)
 SHAPE = (256, 256, 256)

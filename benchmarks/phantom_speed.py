@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 from _data import hardware
-from asem_sources.phantom import Phantom
 
 from asem_core.volume import Box
+from asem_sources.phantom import Phantom
 
 BLOCK = Box((0, 0, 0), (64, 256, 256))
 

@@ -8,8 +8,9 @@ Counted by PyTorch on tensors without data, so it takes no time to speak of.
 from __future__ import annotations
 
 import torch
-from asem_models._unet import UNet
 from torch.utils.flop_counter import FlopCounterMode
+
+from asem_models._unet import UNet
 
 
 def count(network: torch.nn.Module, edge: int) -> float:

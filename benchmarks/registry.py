@@ -41,12 +41,11 @@ def main() -> None:
 
 
 def compare_pull(folder: Path) -> None:
+    from asem_core.weights import load_weights, save_weights
     from asem_models.mitochondria import Mitochondria
     from asem_registry.cache import obtain, remove
     from asem_registry.card import Card
     from asem_registry.settings import Settings
-
-    from asem_core.weights import load_weights, save_weights
 
     model = Mitochondria()
     data = save_weights(folder / "w.safetensors", model.network(), {"model": {"use": "mitochondria"}}).read_bytes()

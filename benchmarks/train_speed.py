@@ -17,8 +17,6 @@ from itertools import islice
 import numpy as np
 import torch
 from _data import hardware
-from asem_models.mitochondria import Mitochondria
-from asem_samplers.uniform import Uniform
 
 from asem_core.augment import Augment
 from asem_core.interfaces import Region
@@ -27,6 +25,8 @@ from asem_core.training.loop import initialise, make_optimizer, step, to_device
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.stream import BlockStream
 from asem_core.volume import Labels, Volume
+from asem_models.mitochondria import Mitochondria
+from asem_samplers.uniform import Uniform
 
 
 def main() -> None:

@@ -36,7 +36,9 @@ def _check_density(_instance: Any, attribute: Any, value: float) -> None:
 
 def _check_diameters(_instance: Any, _attribute: Any, value: tuple[float, float]) -> None:
     if not 20 <= value[0] <= value[1] <= 300:
-        raise BadInput(f"pore_diameters_nm is the smallest and the largest diameter, within 20-300 nm, got {list(value)}.")
+        raise BadInput(
+            f"pore_diameters_nm is the smallest and the largest diameter, within 20-300 nm, got {list(value)}."
+        )
 
 
 def _density(default: float) -> Any:
@@ -68,12 +70,16 @@ class Phantom(Source):
 
     name: ClassVar[str] = "phantom"
 
-    size_nm: ZyxNm = attrs.field(default=(1600.0, 1600.0, 1600.0), converter=lambda v: as_zyx_nm(v, "size"), validator=_check_size)
+    size_nm: ZyxNm = attrs.field(
+        default=(1600.0, 1600.0, 1600.0), converter=lambda v: as_zyx_nm(v, "size"), validator=_check_size
+    )
     voxel_size_nm: ZyxNm = attrs.field(default=(5.0, 5.0, 5.0), converter=as_zyx_nm)
     seed: int = 0
     look: Literal["cf", "hpfs"] = "cf"
     scene: Literal["cell", "corner", "nucleus", "membrane", "cytoplasm"] = "corner"
-    pore_diameters_nm: tuple[float, float] = attrs.field(default=(60.0, 130.0), converter=tuple, validator=_check_diameters)
+    pore_diameters_nm: tuple[float, float] = attrs.field(
+        default=(60.0, 130.0), converter=tuple, validator=_check_diameters
+    )
     pores_per_um2: float = _density(14.0)
     pits_per_um2: float = _density(4.0)
     caveolae_per_um2: float = _density(2.0)
@@ -109,7 +115,9 @@ class Phantom(Source):
         if layer not in _LAYERS:
             raise UnknownName(f"A phantom has no layer '{layer}'. It has: {', '.join(_LAYERS)}.")
         kind = Volume if layer == "raw" else Labels
-        return kind(_Drawing(self, layer), self.voxel_size_nm, path=f"phantom:{self.scene}-{self.look}-{self.seed}/{layer}")
+        return kind(
+            _Drawing(self, layer), self.voxel_size_nm, path=f"phantom:{self.scene}-{self.look}-{self.seed}/{layer}"
+        )
 
     def truth(self, organelle: str) -> dict[str, np.ndarray]:
         """Give the truth table of an organelle: one row an object, lengths in nm (see docs/phantoms.md).
@@ -172,7 +180,10 @@ class _Drawing:
     def __getitem__(self, key: Any) -> np.ndarray:
         keys = key if isinstance(key, tuple) else (key,)
         keys = keys + (slice(None),) * (3 - len(keys))
-        ranges = [range(n)[k] if isinstance(k, slice) else range(int(k) % n, int(k) % n + 1) for k, n in zip(keys, self.shape, strict=True)]
+        ranges = [
+            range(n)[k] if isinstance(k, slice) else range(int(k) % n, int(k) % n + 1)
+            for k, n in zip(keys, self.shape, strict=True)
+        ]
         result = np.empty([len(r) for r in ranges], self.dtype)
         if result.size:
             begin = [min(r[0], r[-1]) for r in ranges]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from asem_models._unet import UNet
 
 from asem_core.volume import as_zyx
+from asem_models._unet import UNet
 
 
 def small_unet(seed: int = 0, **options) -> UNet:

@@ -88,7 +88,9 @@ def test_skip(tmp_path: Path) -> None:
 def test_failing_block(tmp_path: Path, workers: int) -> None:
     """A failing block is tried three times and named with its cause; the others are done and not redone on resume."""
     run = Run(workers=workers, progress=False, scratch=tmp_path / "scratch")
-    with pytest.raises(BlockFailed, match=r"\[6:10, 4:8, 5:9\] failed 3 times: ValueError: too dark.*same command again"):
+    with pytest.raises(
+        BlockFailed, match=r"\[6:10, 4:8, 5:9\] failed 3 times: ValueError: too dark.*same command again"
+    ):
         run_blocks(Touch(tmp_path, (6, 4, 5)), BOX, 4, run, name="bad")
     assert calls(tmp_path).count("[6:10, 4:8, 5:9]") == 3
     (tmp_path / "calls").unlink()

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from asem_core.blocks import Run
-from asem_core.errors import BadInput, OutputBusy, OutputExists, UnknownName
+from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.store import (
     chunk_shape,
     create_volume,

@@ -87,7 +87,9 @@ def test_labels_are_whole_numbers() -> None:
         Labels(np.zeros((2, 2, 2), np.float32), 5.0)
 
 
-@pytest.mark.parametrize(("text", "box"), [("0:2,:,3", Box((0, 0, 3), (2, 4, 4))), (" 1:,:2,: ", Box((1, 0, 0), (3, 2, 5)))])
+@pytest.mark.parametrize(
+    ("text", "box"), [("0:2,:,3", Box((0, 0, 3), (2, 4, 4))), (" 1:,:2,: ", Box((1, 0, 0), (3, 2, 5)))]
+)
 def test_parse_box(text: str, box: Box) -> None:
     """Boxes are written as slices; an empty side is the volume's own."""
     assert Box.parse(text, (3, 4, 5)) == box

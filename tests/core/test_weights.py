@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from asem_models.golgi import Golgi
 
 from asem_core.errors import BadInput
 from asem_core.weights import load_weights, read_metadata, save_weights
+from asem_models.golgi import Golgi
 
 SMALL = Golgi(features=2, factors=((2, 2, 2),))
 

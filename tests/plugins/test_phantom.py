@@ -6,11 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from asem_sources.phantom import TRUTHS, Phantom
 
 from asem_core.errors import BadInput, UnknownName
 from asem_core.testing import SourceKit
 from asem_core.volume import Box, Labels
+from asem_sources.phantom import TRUTHS, Phantom
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,9 @@ def corner() -> Phantom:
     return Phantom(size_nm=(700, 1000, 1000), seed=5, mitochondria_fraction=0.15)
 
 
-@pytest.mark.parametrize("layer", ["raw", "mask", "instances/mitochondria", "labels/endoplasmic-reticulum", "instances/clathrin-coats"])
+@pytest.mark.parametrize(
+    "layer", ["raw", "mask", "instances/mitochondria", "labels/endoplasmic-reticulum", "instances/clathrin-coats"]
+)
 def test_any_cut_reads_the_same(corner: Phantom, layer: str) -> None:
     """A box inside a larger one, read alone, has the larger one's voxels, also by another instance and after pickling."""
     whole = corner.open(layer).read(Box((20, 30, 60), (101, 133, 190)))

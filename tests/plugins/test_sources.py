@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from asem_sources.ome_zarr import OmeZarr
-from asem_sources.tiff_stack import TiffStack
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.importing import import_volume
 from asem_core.testing import example_image
+from asem_sources.ome_zarr import OmeZarr
+from asem_sources.tiff_stack import TiffStack
 
 IMAGE = example_image((12, 30, 40)).read()
 QUIET = Run(progress=False)

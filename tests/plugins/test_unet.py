@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from asem_models._unet import UNet
-from asem_models._unet_inference import InferenceUNet
 from torch.nn import functional
 
 from asem_core.errors import BadInput
 from asem_core.weights import load_weights
+from asem_models._unet import UNet
+from asem_models._unet_inference import InferenceUNet
 
 THIN = {"features": 4, "factors": ((2, 2, 2),) * 2, "kernels": (((3, 3, 3),), ((3, 3, 3),) * 2, ((3, 3, 3),) * 2)}
 FLAT = {

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 import pytest
+
 from asem_registry.card import Card, card_toml
 from asem_registry.settings import Settings
 
@@ -154,9 +155,9 @@ def make_card() -> Callable[..., Card]:
 def weights_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Weights of the network of `make_card`, as safetensors."""
     import torch
-    from asem_models.mitochondria import Mitochondria
 
     from asem_core.weights import save_weights
+    from asem_models.mitochondria import Mitochondria
 
     torch.manual_seed(0)
     model = Mitochondria(features=2, factors=((2, 2, 2),))

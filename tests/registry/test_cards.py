@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import asem_registry
 import attrs
 import pytest
+
+import asem_registry
+from asem_core.catalog import load_catalog
+from asem_core.errors import PluginError, UnknownName
+from asem_core.recipe import build
 from asem_registry.card import BadCard, card_toml, parse_card, read_card
 from asem_registry.library import SHIPPED, load_library, read_folder
 from asem_registry.pages import models_page
 from asem_registry.settings import BadSettings, Settings
-
-from asem_core.catalog import load_catalog
-from asem_core.errors import PluginError, UnknownName
-from asem_core.recipe import build
 
 ROOT = Path(__file__).resolve().parents[2]
 

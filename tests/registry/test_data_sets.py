@@ -6,8 +6,6 @@ import attrs
 import numpy as np
 import pytest
 import zarr
-from asem_registry import datasets
-from asem_registry.datasets import DataSet, NotReachable, find_data_set, layers, load_data_sets, pull
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
@@ -16,6 +14,8 @@ from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutsideVolume, UnknownName
 from asem_core.store import open_volume
 from asem_core.volume import Box
+from asem_registry import datasets
+from asem_registry.datasets import DataSet, NotReachable, find_data_set, layers, load_data_sets, pull
 
 QUIET = Run(progress=False)
 

@@ -9,13 +9,13 @@ import zipfile
 
 import attrs
 import pytest
+from typer.testing import CliRunner
+
+from asem_core.cli import make_app
 from asem_registry.bundle import BadBundle, bundle, unbundle
 from asem_registry.cache import WrongSum, obtain
 from asem_registry.card import BadCard
 from asem_registry.library import load_library
-from typer.testing import CliRunner
-
-from asem_core.cli import make_app
 
 
 @pytest.fixture
@@ -45,9 +45,8 @@ def served(server, weights_bytes, make_card, sum_of, add_card):
 @pytest.fixture
 def run_folder(tmp_path, weights_bytes):
     """A training run of the same small network, as `asem train` leaves it."""
-    from asem_models.mitochondria import Mitochondria
-
     from asem_core.weights import load_weights, save_weights
+    from asem_models.mitochondria import Mitochondria
 
     plain = tmp_path / "plain.safetensors"
     plain.write_bytes(weights_bytes)

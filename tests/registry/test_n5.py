@@ -14,11 +14,11 @@ import zlib
 
 import numpy as np
 import pytest
-from asem_sources.n5 import N5
 
 from asem_core.errors import AsemError, BadInput, UnknownName
 from asem_core.testing import SourceKit
 from asem_core.volume import Box
+from asem_sources.n5 import N5
 
 
 def _lz4(data):

@@ -8,15 +8,15 @@ import subprocess
 import sys
 import zipfile
 
-import asem_registry
 import attrs
 import numpy as np
 import pytest
-from asem_registry.cache import NotCached, folder_of, obtain, receipt_of
-from asem_registry.library import SHIPPED, read_folder
 
+import asem_registry
 from asem_core.errors import BadInput
 from asem_core.weights import read_metadata
+from asem_registry.cache import NotCached, folder_of, obtain, receipt_of
+from asem_registry.library import SHIPPED, read_folder
 
 PREFIX = "models/pretrained_checkpoints"
 

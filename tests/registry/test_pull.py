@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 
-import asem_registry
 import attrs
 import pytest
+
+import asem_registry
+from asem_core.errors import BadInput, NoSpace
 from asem_registry import fetch
 from asem_registry.cache import NotCached, WrongSum, folder_of, obtain, receipt_of, remove
 from asem_registry.fetch import Refused
-
-from asem_core.errors import BadInput, NoSpace
 
 
 @pytest.fixture

@@ -63,7 +63,9 @@ def expose(scene: Scene, look: Look, begin: tuple[int, int, int], shape: tuple[i
     for axis, kernel in enumerate(kernels):
         staining = correlate1d(staining, kernel, axis, mode="nearest")
     inner = tuple(slice(h, h + n) for h, n in zip(halo, shape, strict=True))
-    optics = np.array([look.bright, look.contrast, noise * look.shot, noise * look.line, noise * look.curtain, noise * look.drift])
+    optics = np.array(
+        [look.bright, look.contrast, noise * look.shot, noise * look.line, noise * look.curtain, noise * look.drift]
+    )
     return _detect(np.ascontiguousarray(staining[inner]), np.array(begin, np.int64), seed, optics, look.inverted)
 
 
@@ -87,7 +89,9 @@ def _detect(staining, begin, seed, optics, inverted):
         gain = contrast * (1.0 + 0.004 * drift * value_noise(seed, 22, float(z), 0.0, 0.0, 240.0))
         for k in range(nx):
             x = float(begin[2] + k)
-            stripes[k] = value_noise(seed, 25, z * 0.25, 0.0, x, 5.0) + 0.7 * value_noise(seed, 26, z * 0.08, 0.0, x, 17.0)
+            stripes[k] = value_noise(seed, 25, z * 0.25, 0.0, x, 5.0) + 0.7 * value_noise(
+                seed, 26, z * 0.08, 0.0, x, 17.0
+            )
         for j in range(ny):
             y = begin[1] + j
             strength = curtain * (1.0 + 0.6 * value_noise(seed, 27, float(z), float(y), 0.0, 90.0))
@@ -100,7 +104,13 @@ def _detect(staining, begin, seed, optics, inverted):
                 grain = (now + 0.45 * before) * 0.912
                 before = now
                 signal = bright - gain * staining[i, j, k]
-                value = signal + offset + flicker + strength * stripes[k] + shot * (0.55 + 0.45 * max(0.0, signal) / bright) * grain
+                value = (
+                    signal
+                    + offset
+                    + flicker
+                    + strength * stripes[k]
+                    + shot * (0.55 + 0.45 * max(0.0, signal) / bright) * grain
+                )
                 value = min(255.0, max(0.0, value + 0.5))
                 image[i, j, k] = 255 - int(value) if inverted else int(value)
     return image

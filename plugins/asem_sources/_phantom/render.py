@@ -68,10 +68,20 @@ def draw(scene: Scene, layer: int, begin: tuple[int, int, int], shape: tuple[int
     pores = _near(scene.pores, scene.pores[:, :3], scene.pores[:, 6] / 2 + 130, low, high)
     flasks = _near(scene.flasks, scene.flasks[:, :3], scene.flasks[:, 6] + 160, low, high)
     middle = (scene.tubes[:, :3] + scene.tubes[:, 3:6]) / 2
-    tubes = _near(scene.tubes, middle, np.linalg.norm(scene.tubes[:, :3] - middle, axis=1) + scene.tubes[:, 6:8].max(1, initial=0), low, high)
+    tubes = _near(
+        scene.tubes,
+        middle,
+        np.linalg.norm(scene.tubes[:, :3] - middle, axis=1) + scene.tubes[:, 6:8].max(1, initial=0),
+        low,
+        high,
+    )
     tubes &= np.isin(scene.tubes[:, 8], wanted)
-    discs = _near(scene.discs, scene.discs[:, :3], scene.discs[:, 12] * 1.2 + 60, low, high) & np.isin(scene.discs[:, 15], wanted)
-    balls = _near(scene.balls, scene.balls[:, :3], scene.balls[:, 12:15].max(1, initial=0), low, high) & np.isin(scene.balls[:, 15], wanted)
+    discs = _near(scene.discs, scene.discs[:, :3], scene.discs[:, 12] * 1.2 + 60, low, high) & np.isin(
+        scene.discs[:, 15], wanted
+    )
+    balls = _near(scene.balls, scene.balls[:, :3], scene.balls[:, 12:15].max(1, initial=0), low, high) & np.isin(
+        scene.balls[:, 15], wanted
+    )
     image, ids = _draw(
         layer, np.array(begin, np.int64), np.array(shape, np.int64), voxel, seed, stain.row(), trace_nm,
         scene.cell if every or layer in (PLASMA_MEMBRANE, CELL, COATS, CAVEOLAE) else nothing,
@@ -88,7 +98,25 @@ def _near(rows: np.ndarray, centres: np.ndarray, radii: np.ndarray, low: np.ndar
 
 
 @shapes.jit
-def _draw(layer, begin, shape, voxel, seed, stain, trace, cell, nucleus, half_envelope, pores, flasks, profiles, tubes, discs, holes, balls):
+def _draw(
+    layer,
+    begin,
+    shape,
+    voxel,
+    seed,
+    stain,
+    trace,
+    cell,
+    nucleus,
+    half_envelope,
+    pores,
+    flasks,
+    profiles,
+    tubes,
+    discs,
+    holes,
+    balls,
+):
     raw = layer == RAW
     image = np.zeros((shape[0], shape[1], shape[2]), np.float32) if raw else np.zeros((1, 1, 1), np.float32)
     ids = np.zeros((1, 1, 1), np.uint32) if raw else np.zeros((shape[0], shape[1], shape[2]), np.uint32)
@@ -169,7 +197,28 @@ def _pick(pick, z, y, x, reach, pores, flasks, tubes, discs, balls):
 
 
 @shapes.jit
-def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_envelope, pick, counts, pores, flasks, profiles, tubes, discs, holes, balls):
+def _voxel(
+    layer,
+    z,
+    y,
+    x,
+    size,
+    seed,
+    stain,
+    trace,
+    d_cell,
+    d_nucleus,
+    half_envelope,
+    pick,
+    counts,
+    pores,
+    flasks,
+    profiles,
+    tubes,
+    discs,
+    holes,
+    balls,
+):
     """Staining, and id in the asked layer, of the voxel whose centre is (z, y, x) nm."""
     # The plasma membrane, which pits and caveolae push inwards.
     s_cell = d_cell
@@ -251,7 +300,11 @@ def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_env
             elif flask >= 0 and invaginated and flasks[flask, 8] != 0.0 and abs(s_cell) <= trace:
                 number = int(flasks[flask, 9])
         elif layer == CAVEOLAE:
-            number = int(flasks[flask, 9]) if flask >= 0 and invaginated and flasks[flask, 8] == 0.0 and abs(s_cell) <= trace else 0
+            number = (
+                int(flasks[flask, 9])
+                if flask >= 0 and invaginated and flasks[flask, 8] == 0.0 and abs(s_cell) <= trace
+                else 0
+            )
         elif layer == CELL:
             number = 1 if s_cell <= 0.0 else 0
         elif layer == NUCLEUS:
@@ -261,7 +314,16 @@ def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_env
         elif layer == PLASMA_MEMBRANE:
             number = 1 if abs(s_cell) <= trace else 0
         elif layer == MEMBRANE:
-            nearest = min(abs(s_cell), abs(s_envelope), abs(s_mito), abs(s_er), abs(s_golgi), abs(s_endo), abs(s_lyso), abs(s_vesicle))
+            nearest = min(
+                abs(s_cell),
+                abs(s_envelope),
+                abs(s_mito),
+                abs(s_er),
+                abs(s_golgi),
+                abs(s_endo),
+                abs(s_lyso),
+                abs(s_vesicle),
+            )
             number = 1 if nearest <= trace else 0
         return np.float32(0.0), number
 
@@ -285,7 +347,11 @@ def _voxel(layer, z, y, x, size, seed, stain, trace, d_cell, d_nucleus, half_env
         density = _mix(nucleoplasm, density, d_nucleus, size)
         if pore >= 0 and s_envelope > 0.0 and abs(d_nucleus) < 60.0:
             plug = math.exp(-((rho_pore / 22.0) ** 2) - (d_nucleus / 28.0) ** 2)
-            density = cytosol + (density - cytosol) * min(1.0, abs(d_nucleus) / 60.0) + pores[pore, 7] * plug * (1.0 + 0.6 * fine)
+            density = (
+                cytosol
+                + (density - cytosol) * min(1.0, abs(d_nucleus) / 60.0)
+                + pores[pore, 7] * plug * (1.0 + 0.6 * fine)
+            )
         density = _mix(stain[7], density, s_envelope, size)
         membrane = max(membrane, _slab(s_envelope, thick, size))
     if s_er < REACH_NM:

@@ -61,7 +61,9 @@ def build_scene(options: Phantom) -> Scene:
         _place_vesicles(options, space, first_id=len(pit_truth["id"]) + 1),
         _place_er(options, space),
     ]
-    tubes, discs, holes, balls = (np.concatenate([getattr(p, kind) for p in parts]) for kind in ("tubes", "discs", "holes", "balls"))
+    tubes, discs, holes, balls = (
+        np.concatenate([getattr(p, kind) for p in parts]) for kind in ("tubes", "discs", "holes", "balls")
+    )
     truth = {"nuclear-pores": pore_truth, "caveolae": caveola_truth}
     for part in parts:
         truth |= part.truth
@@ -105,7 +107,9 @@ def _bodies(options: Phantom, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     if options.scene == "membrane":
         return _body(shapes.PLANE, size * [0.5, 0.35, 0.5], np.array([0.0, -1.0, 0.0]), rng, 0.12), nothing
     if options.scene == "corner":
-        cell = _body(shapes.PLANE, size * [0.5, 0.2, 0.2], unit(np.array([rng.uniform(-0.3, 0.3), -1.0, -1.0])), rng, 0.1)
+        cell = _body(
+            shapes.PLANE, size * [0.5, 0.2, 0.2], unit(np.array([rng.uniform(-0.3, 0.3), -1.0, -1.0])), rng, 0.1
+        )
         radius = 0.62 * size[1:].min()
         return cell, _body(shapes.ELLIPSOID, size * [0.5, 1.0, 1.0], np.full(3, radius) * [1.1, 1.0, 1.0], rng, 0.05)
     cell = _body(shapes.ELLIPSOID, size / 2, size / 2 * 0.9, rng, 0.08)

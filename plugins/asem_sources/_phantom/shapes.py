@@ -58,7 +58,9 @@ def body_distances(body, points):
     distance = np.empty(len(points))
     normal = np.empty((len(points), 3))
     for i in range(len(points)):
-        distance[i], normal[i, 0], normal[i, 1], normal[i, 2] = body_distance(body, points[i, 0], points[i, 1], points[i, 2])
+        distance[i], normal[i, 0], normal[i, 1], normal[i, 2] = body_distance(
+            body, points[i, 0], points[i, 1], points[i, 2]
+        )
     return distance, normal
 
 

@@ -78,7 +78,12 @@ def place_flasks(options: Phantom, space: Space) -> tuple[np.ndarray, np.ndarray
         "section_minor_nm": sections[:, 2],
         "complete": inside,
     }
-    return rows, meridians, {k: v[coated] for k, v in table.items()}, {k: v[~coated] for k, v in table.items() if k != "late"}
+    return (
+        rows,
+        meridians,
+        {k: v[coated] for k, v in table.items()},
+        {k: v[~coated] for k, v in table.items() if k != "late"},
+    )
 
 
 def _flask_shape(rng: np.random.Generator, coated: bool, late: bool) -> tuple[float, float, float, float, float]:
@@ -102,14 +107,18 @@ def join_coats(pits: Table, vesicles: Table) -> Table:
     vesicle_section = _vesicle_sections(vesicles)
     nothing, no_vesicle = np.full(n_pits, np.nan), np.full(n_vesicles, np.nan)
     distance = vesicles["membrane_distance_nm"]
-    table = {name: np.concatenate([pits[name], vesicles[name]]) for name in ("id", "z_nm", "y_nm", "x_nm", "nz", "ny", "nx")}
+    table = {
+        name: np.concatenate([pits[name], vesicles[name]]) for name in ("id", "z_nm", "y_nm", "x_nm", "nz", "ny", "nx")
+    }
     stage = np.where(pits["late"], "late", "early") if n_pits else np.zeros(0, "U5")
     table |= {
         "kind": np.array(["pit"] * n_pits + ["vesicle"] * n_vesicles, dtype="U9"),
-        "class": np.concatenate([
-            np.full(n_pits, "endocytic pit", dtype="U18"),
-            np.where(distance <= 400, "endocytic vesicle", "secretory").astype("U18"),
-        ]),
+        "class": np.concatenate(
+            [
+                np.full(n_pits, "endocytic pit", dtype="U18"),
+                np.where(distance <= 400, "endocytic vesicle", "secretory").astype("U18"),
+            ]
+        ),
         "stage": np.concatenate([stage, np.full(n_vesicles, "", dtype="U5")]),
         "height_nm": np.concatenate([pits["height_nm"], no_vesicle]),
         "width_nm": np.concatenate([pits["width_nm"], no_vesicle]),
@@ -130,7 +139,9 @@ def _where(places: np.ndarray, normals: np.ndarray) -> Table:
     return dict(zip(names, np.column_stack([places, normals]).reshape(-1, 6).T, strict=True))
 
 
-def _on_surface(body: np.ndarray, size: np.ndarray, per_um2: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _on_surface(
+    body: np.ndarray, size: np.ndarray, per_um2: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw points evenly over a body's surface, as many as that density asks for, with outward normals; in the image."""
     if body[0] == shapes.NO_BODY or per_um2 <= 0:
         return np.zeros((0, 3)), np.zeros((0, 3))
@@ -195,7 +206,10 @@ def _section(place: np.ndarray, normal: np.ndarray, meridian: np.ndarray) -> np.
         cut = np.abs(cosine) <= 1
         angles = np.concatenate([turn + np.arccos(cosine[cut]), turn - np.arccos(cosine[cut])])
         ring, low = np.tile(rho[cut], 2), np.tile(depth[cut], 2)
-        points = ring[:, None] * (np.cos(angles)[:, None] * frame[0] + np.sin(angles)[:, None] * frame[1]) - low[:, None] * normal
+        points = (
+            ring[:, None] * (np.cos(angles)[:, None] * frame[0] + np.sin(angles)[:, None] * frame[1])
+            - low[:, None] * normal
+        )
         if len(points) > longest and len(points) > 20:
             longest = len(points)
             best = np.array([axis, *fit_ellipse(np.delete(points, axis, axis=1))])
