@@ -1,0 +1,196 @@
+"""The demo's flow: phantom -> normalize -> downsample -> predict -> segment -> analyze -> report, each stage as in a recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.errors import BadInput
+from asem_core.importing import import_volume
+from asem_core.interfaces import Analysis, Column
+from asem_core.predict import predict
+from asem_core.preprocess import apply
+from asem_core.pretrained import find_weights
+from asem_core.provenance import made_by, sha256
+from asem_core.recipe import build
+from asem_core.report import Section, write_report
+from asem_core.store import open_volume
+from asem_core.volume import Labels, Volume, as_zyx_nm
+from asem_core.weights import load_weights, read_metadata
+
+CELL = {"size_nm": (1400.0, 1400.0, 1400.0), "pores_per_um2": 24.0, "mitochondria_fraction": 0.18, "trace_nm": 10.0}
+"""A corner of a cell with some thirty pores, small enough for two minutes on two cores."""
+PREDICTED = ("mitochondria", "clathrin-coats")
+"""Organelles that small networks look for; `NAME-phantom` are their weights."""
+ANNOTATED = "nuclear-pores"
+"""Measured from the phantom's own labels, as from a person's annotation: no small network that finds pores ships yet."""
+
+Say = Callable[[str], None]
+Pairs = tuple[np.ndarray, np.ndarray]
+"""Measured and true diameters of the same pores, nm."""
+
+
+@attrs.frozen(eq=False)
+class Found:
+    """One organelle that a network looked for, and how well that agrees with the truth."""
+
+    organelle: str
+    segmentation: Labels
+    f1: float
+
+
+def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look: str) -> Path:
+    """Run the whole demo into the folder `output`; return the path of its report.
+
+    Raises
+    ------
+    RecipeError
+        There is no such look.
+    OutputExists
+        The folder holds a demo of another seed or look.
+    """
+    from asem_demo.picture import draw_picture
+
+    start = time.monotonic()
+    if output.is_file():
+        raise BadInput(f"{output} is a file; the demo needs a folder. Choose another one with -o.")
+    cell = output / "cell.zarr"
+    # Stored as a microscope would, but with membranes dark: what the networks learnt.
+    options = {**CELL, "seed": seed, "look": look, "inverted": False}
+    phantom: Any = build(catalog.get("source", "phantom"), options, "asem demo @ source")
+    with _stage(say, f"Making a phantom cell of {' x '.join(str(n) for n in phantom.shape)} voxels"):
+        raw = import_volume(phantom, cell / "raw", run)
+    with _stage(say, "Normalizing grey values"):
+        image = apply(catalog.get("preprocessor", "normalize")(), raw, cell / "raw_normalize", run)
+    found = [
+        (_take if organelle in FROM_TRUTH else _find)(phantom, image, organelle, cell, catalog, run, say)
+        for organelle in ANALYSES
+    ]
+    with _stage(say, "Writing the report"):
+        picture = draw_picture(image, found, phantom)
+        output.mkdir(parents=True, exist_ok=True)
+        picture.savefig(output / "demo.png", dpi=100)
+        record = made_by("demo", inputs=[raw], source=phantom, predicted=list(PREDICTED), annotated=ANNOTATED)
+        seconds = time.monotonic() - start
+        page = write_report(output, "ASEM demo", _sections(found, analyses, pores, picture, phantom, seconds), made_by=record)
+    say(f"Done in {time.monotonic() - start:.0f} s.")
+    return page
+
+
+def _take(phantom: Any, image: Volume, organelle: str, cell: Path, catalog: Catalog, run: Run, say: Say) -> Found:
+    """Measure one organelle from the phantom's own mask."""
+    with _stage(say, f"Taking the true masks of {organelle}"):
+        labels = import_volume(phantom, cell / "labels" / organelle, run, layer=f"labels/{organelle}")
+        truth = open_volume(labels.path, kind=Labels)
+    return Found(organelle, truth, None, analysis)
+
+
+def _find(phantom: Any, image: Volume, organelle: str, cell: Path, catalog: Catalog, run: Run, say: Say) -> Found:
+    """Predict and segment one organelle with the weights that ship for it."""
+    weights = find_weights(f"{organelle}-phantom")
+    options = dict(read_metadata(weights)["model"])
+    model = build(catalog.get("model", options.pop("use")), options, f"asem demo @ {organelle}-phantom")
+    network = load_weights(weights, model.network())
+    layers = cell / "predictions" / organelle
+    voxel = as_zyx_nm(read_metadata(weights)["voxel_size_nm"])
+    known = import_volume(phantom, cell / "labels" / organelle, run, layer=f"labels/{organelle}")
+    truth = open_volume(known.path, kind=Labels)
+    seen = image
+    if voxel != image.voxel_size_nm:
+        with _stage(say, f"Downsampling to {voxel[0]:g} nm"):
+            smaller = catalog.get("preprocessor", "downsample")(to_voxel_size_nm=voxel)
+            seen = apply(smaller, image, cell / f"raw_{voxel[0]:g}nm", run)
+            truth = _as_labels(apply(smaller, truth, cell / "labels" / f"{organelle}_{voxel[0]:g}nm", run))
+    with _stage(say, f"Predicting {organelle}"):
+        details = {"model": organelle, "weights": f"{organelle}-phantom", "weights_sha256": sha256(weights)}
+        probability = predict(network, seen, layers / "probability", run, details=details)
+    with _stage(say, f"Segmenting {organelle}"):
+        segmentation = model.segment(probability, layers / "segmentation", run)
+    with _stage(say, f"Measuring {organelle}"):
+        analyzer = catalog.get("analyzer", ANALYSES[organelle])()
+        analysis = analyzer.analyze(segmentation, seen, run)
+    return Found(organelle, segmentation, _f1(model, segmentation, truth, run))
+
+
+def _as_labels(volume: Volume) -> Labels:
+    return open_volume(volume.path, kind=Labels)
+
+
+def _f1(model: Any, segmentation: Labels, truth: Labels, run: Run) -> float:
+    from asem_core.evaluate import exclusion_of, score
+
+    zone = model.exclusion_zone()
+    exclusion = exclusion_of(truth, zone, run) if zone is not None else None
+    return float(score(segmentation, truth, exclusion=exclusion, thresholds=(0.5,), run=run).at(0.5).f1)
+
+
+@contextmanager
+def _stage(say: Say, what: str) -> Iterator[None]:
+    say(f"{what} ...")
+    start = time.monotonic()
+    yield
+    say(f"  {time.monotonic() - start:.1f} s")
+
+
+def _sections(
+    found: list[Found], analyses: dict[str, Analysis], pores: Pairs, picture: Any, phantom: Any, seconds: float
+) -> list[Section]:
+    measured, true = pores
+    error = measured - true
+    return [
+        Section(
+            "What was found",
+            "This cell was made by a program: every membrane, pore and pit in it is known. Networks that were trained on "
+            "other such cells looked for mitochondria and for coated pits and vesicles. Nuclear pores were measured in the "
+            "image from their known labels, as from a person's annotation.\n\n"
+            "F1 leaves out the zone around outlines that the published method leaves out, too.",
+            numbers={
+                "seed": phantom.seed,
+                "look": phantom.look,
+                "seconds": round(seconds, 1),
+                **{f"F1 of {f.organelle}": round(f.f1, 3) for f in found},
+            },
+            figures={"overview": picture},
+        ),
+        Section(
+            "Nuclear pores against the truth",
+            "Each true pore that the image's border does not cut, and the measured one within 60 nm of it.",
+            numbers={
+                "true pores": int(phantom.truth(ANNOTATED)["complete"].sum()),
+                "measured": len(measured),
+                "mean error (nm)": round(float(error.mean()), 2) if len(error) else None,
+                "standard deviation of the error (nm)": round(float(error.std()), 2) if len(error) else None,
+            },
+            tables={
+                "pores_against_truth": {
+                    "true_diameter_nm": Column(true, "diameter of the pore in the phantom"),
+                    "measured_diameter_nm": Column(measured, "diameter that the analysis measured"),
+                }
+            },
+        ),
+        *(Section.of(organelle, analysis) for organelle, analysis in analyses.items()),
+    ]
+
+
+def match_pores(analysis: Analysis, phantom: Any) -> Pairs:
+    """Pair true pores with the measured ones within 60 nm: (measured diameters, true diameters) in nm."""
+    table = next(t for t in analysis.tables.values() if "centre_z_nm" in t)
+    diameter = np.asarray(table["diameter_nm"].values, float)
+    place = np.stack([np.asarray(table[f"centre_{axis}_nm"].values, float) for axis in "zyx"], 1)
+    place, diameter = place[np.isfinite(diameter)], diameter[np.isfinite(diameter)]
+    truth = phantom.truth(ANNOTATED)
+    true_place = np.stack([truth[f"{axis}_nm"] for axis in "zyx"], 1)[truth["complete"]]
+    true = truth["diameter_nm"][truth["complete"]]
+    if len(place) == 0 or len(true) == 0:
+        return np.zeros(0), np.zeros(0)
+    distance = np.linalg.norm(true_place[:, None] - place[None], axis=2)
+    close = distance.min(1) < 60
+    return diameter[distance.argmin(1)[close]], true[close]

@@ -1,0 +1,82 @@
+"""The demo: one command from nothing to a report, in both looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def asem(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    code = "from asem_core.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ASEM_OFFLINE": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, asem("demo", "-o", "out", "-q", cwd=folder)
+
+
+def test_the_demo_names_its_report(demo) -> None:
+    """It ends well, says every stage, and names a report and a picture that exist."""
+    folder, done = demo
+    assert done.returncode == 0, done.stderr
+    assert f"Report: {Path('out') / 'report.html'}" in done.stdout
+    assert (folder / "out" / "report.html").stat().st_size > 100_000
+    assert (folder / "out" / "demo.png").stat().st_size > 100_000
+    for stage in (
+        "Making a phantom",
+        "Normalizing",
+        "Taking the true masks of nuclear-pores",
+        "Predicting mitochondria",
+        "Segmenting mitochondria",
+        "Measuring",
+    ):
+        assert stage in done.stderr
+
+
+def test_the_demo_finds_what_is_there(demo) -> None:
+    """The small network finds the mitochondria of a phantom that it never saw, and the pores have their diameters."""
+    folder, _ = demo
+    numbers = json.loads((folder / "out" / "numbers.json").read_text())
+    found = numbers["What was found"]
+    assert found["F1 of mitochondria"] > 0.85
+    assert "F1 of nuclear-pores" not in found, "no network ships for pores, so there is nothing to score"
+    pores = numbers["Nuclear pores against the truth"]
+    assert pores["measured"] >= 0.8 * pores["true pores"]
+    assert abs(pores["mean error (nm)"]) < 4
+    assert pores["standard deviation of the error (nm)"] < 9
+
+
+def test_a_second_run_reuses_the_first(demo) -> None:
+    """The same command again makes nothing anew but the report."""
+    folder, _ = demo
+    layer = folder / "out" / "cell.zarr" / "raw"
+    before = {p: p.stat().st_mtime_ns for p in layer.rglob("*") if p.is_file()}
+    done = asem("demo", "-o", "out", "-q", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in layer.rglob("*") if p.is_file()} == before
+
+
+def test_bad_words_are_told(tmp_path: Path) -> None:
+    """A file in the folder's place and an unknown look are refused in a sentence."""
+    (tmp_path / "taken").write_text("")
+    done = asem("demo", "-o", "taken", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is a file; the demo needs a folder" in done.stderr
+    done = asem("demo", "--look", "cryo", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "look" in done.stderr
+    assert not (tmp_path / "asem_demo").exists()
