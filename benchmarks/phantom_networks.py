@@ -1,6 +1,6 @@
 """How well the shipped phantom networks do on phantoms they never saw, in both looks.
 
-    python benchmarks/phantom_networks.py [nuclear-pores mitochondria clathrin-coats]
+    python benchmarks/phantom_networks.py [mitochondria clathrin-coats]
 
 Voxel scores leave out the exclusion zone of each organelle; objects count as found if half of their voxels are predicted,
 as false if they touch no true one. The reference is a threshold on the grey value, the best one for each image.
@@ -27,10 +27,9 @@ from asem_core.weights import load_weights, read_metadata
 from asem_sources.phantom import Phantom
 
 SCENES = {
-    "nuclear-pores": {"scene": "nucleus", "size_nm": (1500, 2400, 2400)},
-    "mitochondria": {"scene": "corner", "size_nm": (800, 1600, 1600), "mitochondria_fraction": 0.15},
+    "mitochondria": {"scene": "corner", "size_nm": (1400, 2400, 2400), "mitochondria_fraction": 0.15},
     "clathrin-coats": {
-        "scene": "membrane", "size_nm": (1000, 1000, 1600),
+        "scene": "membrane", "size_nm": (1400, 1000, 2400), "trace_nm": 10,
         "pits_per_um2": 8, "caveolae_per_um2": 4, "vesicles_per_um3": 4,
     },
 }  # fmt: skip
@@ -42,7 +41,8 @@ def main() -> None:
     print("organelle, look: F1, precision, recall | objects: true, found, false, merged | threshold F1 | Mvoxel/s")
     for organelle in sys.argv[1:] or SCENES:
         for look, seed in SEEDS.items():
-            phantom = Phantom(seed=seed, look=look, inverted=False, **SCENES[organelle])
+            voxel = read_metadata(find_weights(f"{organelle}-phantom"))["voxel_size_nm"]
+            phantom = Phantom(seed=seed, look=look, inverted=False, voxel_size_nm=voxel, **SCENES[organelle])
             measure(catalog, organelle, look, phantom)
     print(hardware())
 
@@ -64,7 +64,7 @@ def measure(catalog, organelle: str, look: str, phantom: Phantom) -> None:
         zone = exclusion_of(truth, model.exclusion_zone(), run)
         voxels = score(found, truth, exclusion=zone, run=run).at(0.5)
         objects = score_objects(found, truth, exclusion=zone, run=run)
-    counts = objects.counts()
+    counts = objects.counts
     by_grey = max(
         score(threshold(image, t), truth, exclusion=zone, run=run).at(0.5).f1
         for t in np.percentile(image.data, [2, 5, 10, 20])

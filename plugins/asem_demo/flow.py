@@ -84,7 +84,9 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
         picture.savefig(output / "demo.png", dpi=100, bbox_inches="tight")
         record = made_by("demo", inputs=[raw], source=phantom, predicted=list(PREDICTED), annotated=ANNOTATED)
         seconds = time.monotonic() - start
-        page = write_report(output, "ASEM demo", _sections(found, analyses, pores, picture, phantom, seconds), made_by=record)
+        page = write_report(
+            output, "ASEM demo", _sections(found, analyses, pores, picture, phantom, seconds), made_by=record
+        )
     say(f"Done in {time.monotonic() - start:.0f} s.")
     return page
 

@@ -55,7 +55,7 @@ def test_the_demo_finds_what_is_there(demo) -> None:
     assert found["F1 of mitochondria"] > 0.8
     assert "F1 of nuclear-pores" not in found, "no network ships for pores, so there is nothing to score"
     pores = numbers["Nuclear pores against the truth"]
-    assert pores["measured"] >= 0.8 * pores["true pores"]
+    assert pores["measured"] >= 0.7 * pores["true pores"]
     assert abs(pores["mean error (nm)"]) < 4
     assert pores["standard deviation of the error (nm)"] < 9
 

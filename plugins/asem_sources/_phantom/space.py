@@ -11,6 +11,7 @@ MARGIN_NM = 250.0
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
+    """Scale vectors to length 1."""
     return vector / (np.linalg.norm(vector) + 1e-12)
 
 
