@@ -39,7 +39,7 @@ def test_the_demo_names_its_report(demo) -> None:
     for stage in (
         "Making a phantom",
         "Normalizing",
-        "Taking the true masks of nuclear-pores",
+        "Measuring nuclear pores",
         "Predicting mitochondria",
         "Segmenting mitochondria",
         "Measuring",
