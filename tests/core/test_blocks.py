@@ -50,6 +50,11 @@ class Touch:
         return np.array([*box.begin, worker_index()])
 
 
+def heed_interrupts() -> None:
+    """Undo what a shell does to background jobs: there Ctrl-C is ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def calls(folder: Path) -> list[str]:
     return (folder / "calls").read_text().splitlines()
 
@@ -130,13 +135,13 @@ def test_load_fails(tmp_path: Path, workers: int) -> None:
 def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int) -> None:
     """Ctrl-C ends the run within two seconds; the rest, and only the rest, is done by the same run started again."""
     program = (
-        "import sys; from pathlib import Path; from tests.core.test_blocks import Touch, BOX\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from test_blocks import Touch, BOX\n"
         "from asem_core.blocks import Run, run_blocks\n"
         f"run_blocks(Touch(Path({str(tmp_path)!r}), wait=0.15), BOX, 4, "
         f"Run(workers={workers}, progress=False, scratch=Path({str(tmp_path / 'scratch')!r})), name='slow')"
     )
-    root = Path(__file__).parents[2]
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 60
     while not (tmp_path / "calls").exists() or len(calls(tmp_path)) < 4:
         assert time.monotonic() < deadline

@@ -103,16 +103,16 @@ def test_second_writer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cell.zarr" / "raw"
     first = create_volume(path, SPEC, block=32, made_by=MADE)
     program = (
-        "from tests.core.test_store import *; import sys\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_store import MADE, SPEC, create_volume\n"
+        "from asem_core.errors import OutputBusy\n"
         "try: create_volume(sys.argv[1], SPEC, block=32, made_by=MADE)\n"
         "except OutputBusy as error: print(error)"
     )
-    root = Path(__file__).parents[2]
-    said = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=True)
+    said = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert "is being written by another process" in said.stdout
     assert first.lock is not None
     first.lock.release()
-    said = subprocess.run([sys.executable, "-c", program, path], cwd=root, capture_output=True, text=True, check=True)
+    said = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert said.stdout == ""
 
 

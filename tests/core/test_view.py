@@ -190,7 +190,8 @@ def test_the_first_view_shows_the_image_whole(cell):
 
 def test_the_command_prints_the_address_and_stops_cleanly(cell):
     command = [sys.executable, "-m", "asem_core", "view", str(cell), "--no-browser", "-l", "raw"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 - a background shell job ignores it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         url = process.stdout.readline().strip()
         assert b"<html" in fetch(url)
         time.sleep(0.5)  # until it waits
