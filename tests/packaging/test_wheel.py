@@ -67,7 +67,9 @@ def test_wheel_holds_everything(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for folder in [ROOT / "asem_core", *(ROOT / "plugins").glob("asem_*"), ROOT / "registry" / "asem_registry"]:
         for file in folder.rglob("*"):
-            if file.is_file() and "__pycache__" not in file.parts:
+            if file.is_file() and not any(
+                p == "__pycache__" or p.startswith(".") for p in file.parts[len(folder.parts) :]
+            ):
                 inside = f"{folder.name}/{file.relative_to(folder).as_posix()}"
                 assert inside in names, f"{inside} is not in the wheel"
     assert not [n for n in names if n.startswith(("tests/", "docs/", "benchmarks/"))]

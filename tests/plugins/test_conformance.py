@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +41,34 @@ def _reference(folder: Path) -> dict[str, Any]:
     return {"reference": _container(folder)["path"] + "/raw"}
 
 
+def _n5(folder: Path) -> dict[str, Any]:
+    """Write one block of raw bytes, as the N5 specification says: big-endian header, x varying fastest."""
+    image = example_image().read()
+    array = folder / "example.n5" / "raw"
+    (array / "0" / "0").mkdir(parents=True, exist_ok=True)
+    size = list(image.shape[::-1])
+    about = {"dataType": "uint8", "compression": {"type": "raw"}, "blockSize": size, "dimensions": size}
+    (array / "attributes.json").write_text(json.dumps(about))
+    (array.parent / "attributes.json").write_text('{"n5": "2.5.1"}')
+    (array / "0" / "0" / "0").write_bytes(struct.pack(">HH3I", 0, 3, *size) + image.tobytes())
+    return {"path": str(array.parent), "voxel_size_nm": 5.0}
+
+
+def _label_file(folder: Path) -> dict[str, Any]:
+    import tifffile
+
+    tifffile.imwrite(folder / "labels.tif", (example_labels().read() > 0).astype(np.uint8))
+    return {"path": str(folder / "labels.tif")}
+
+
 # What a plugin cannot do without: files, mostly. Everything else runs on its defaults.
 OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("source", "tiff-stack"): _tiff_stack,
     ("source", "ome-zarr"): _container,
+    ("source", "n5"): _n5,
+    ("annotator", "from-file"): _label_file,
+    ("annotator", "threshold"): lambda _: {"high": 90.0},
+    ("preprocessor", "cell-mask"): lambda _: {"smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
 }
 ON_LABELS = {"clean-labels", "dilate-labels", "exclusion-zone"}
