@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -154,6 +155,8 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         probability = _predict(flow, weights, image, cell / "predictions" / name / "probability", run, overwrite)
     with stage("segment"):
         target = cell / "predictions" / name / "segmentation"
+        if overwrite:  # a model's `segment` knows no such thing; what it makes is quick to make again
+            shutil.rmtree(target, ignore_errors=True)
         segmentation = flow.model.segment(probability, target, run)
     if flow.evaluate is not None:
         with stage("evaluate"):
