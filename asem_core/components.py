@@ -19,8 +19,8 @@ from typing import Any, Literal, Self
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, run_blocks
-from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.blocks import Run, Work, map_blocks, run_blocks
+from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 MaskOf = Callable[[Box], np.ndarray]
 Connectivity = Literal[6, 18, 26]
@@ -106,6 +106,20 @@ def components(
         offsets = {tile.begin: int(start) for tile, start in zip(tiles, starts[:-1], strict=True)}
         joined = _join(tiles, block, folder, offsets, int(starts[-1]))
     return _merge(label, box, found, starts, offsets, joined)
+
+
+def largest_id(volume: Volume, run: Run) -> int:
+    """Look through a volume, block by block, for its largest value."""
+    found = map_blocks(_Largest(volume), volume.box, 256, attrs.evolve(run, scratch=None), name="largest-id")
+    return max(int(largest) for _, largest in found)
+
+
+@attrs.frozen
+class _Largest:
+    volume: Volume
+
+    def __call__(self) -> Work:
+        return lambda box: np.asarray(self.volume.read(box).max())
 
 
 @attrs.frozen

@@ -15,9 +15,10 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks
-from asem_core.components import Components, components
+from asem_core.components import Components, components, largest_id
 from asem_core.errors import BadInput, OutsideVolume
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Preprocessor
+from asem_core.preprocess import apply_lazily
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (128, 256, 256)
@@ -228,29 +229,8 @@ def read_like(grid: Volume, volume: Volume, box: Box) -> np.ndarray:
 
 def exclusion_of(truth: Labels, step: Preprocessor, run: Run) -> Labels:
     """Make the exclusion zone of `truth` as a lazy volume: computed where it is read, never stored."""
-    fitted = step.fit(truth, run)
-    return Labels(_Computed(truth, fitted), truth.voxel_size_nm, truth.origin_nm, f"exclusion zone of {truth.path}")
-
-
-@attrs.frozen(eq=False)
-class _Computed:
-    """A lazy array: a fitted preprocessor applied to whatever box is asked for."""
-
-    volume: Volume
-    fitted: Fitted
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.fitted.output.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.fitted.output.dtype
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        ends = [k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)]
-        box = Box(as_zyx([b for b, _ in ends]), as_zyx([e for _, e in ends]))
-        return self.fitted(self.volume.read(self.fitted.needs(box), self.fitted.outside), box)
+    zone = apply_lazily(step, truth, run)
+    return Labels(zone.data, zone.voxel_size_nm, zone.origin_nm, f"exclusion zone of {truth.path}")
 
 
 # --- objects ----------------------------------------------------------------------------------------------------
@@ -365,7 +345,7 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
     """
     box = grid.box if box is None else box
     if isinstance(volume, Labels):
-        if max(int(m) for _, m in map_blocks(_Largest(volume), volume.box, BLOCK, run, name="largest-id")) > 1:
+        if largest_id(volume, run) > 1:
             return volume
         threshold = 1
     elif volume.dtype == np.uint8:
@@ -373,14 +353,6 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
     mask = _AtLeast(grid, volume, threshold)
     found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
     return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")
-
-
-@attrs.frozen
-class _Largest:
-    volume: Volume
-
-    def __call__(self) -> Work:
-        return lambda box: np.asarray(self.volume.read(box).max())
 
 
 @attrs.frozen

@@ -20,7 +20,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, Work, map_blocks, run_blocks
+from asem_core.blocks import Run, Work, run_blocks
+from asem_core.components import largest_id
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.provenance import made_by
 from asem_core.store import open_volume
@@ -175,20 +176,11 @@ def _stored_type(volume: Volume, threshold: float | None, run: Run) -> np.dtype[
         return np.dtype(np.float32)
     if volume.dtype in (np.uint8, np.uint16):
         return volume.dtype
-    quiet = attrs.evolve(run, scratch=None, progress=False)
-    largest = max(int(m) for _, m in map_blocks(_Largest(volume), volume.box, 256, quiet, name="largest-id"))
+    largest = largest_id(volume, attrs.evolve(run, progress=False))
     fits = [d for d in (np.uint16, np.uint32) if largest <= np.iinfo(d).max]
     if not fits:
         raise BadInput(f"{volume.path} has an id of {largest}, beyond what 32 bits hold. Renumber its objects first.")
     return np.dtype(fits[0])
-
-
-@attrs.frozen
-class _Largest:
-    volume: Volume
-
-    def __call__(self) -> Work:
-        return lambda box: np.asarray(self.volume.read(box).max())
 
 
 @attrs.frozen

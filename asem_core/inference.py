@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
-from asem_core.volume import Zyx, as_zyx
+from asem_core.volume import Zyx, as_zyx, full_range
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +74,6 @@ class Arithmetic:
     mirrors: bool = False
     output: Literal["uint8", "float16", "float32"] = "uint8"
     compiled: bool = False
-
-
-def full_range(dtype: np.dtype[Any]) -> float:
-    """Say which grey value is white: the largest of an integer type, 1 of a float."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
 
 
 def choose_device(wanted: str) -> str:

@@ -5,6 +5,7 @@ It lets a model, or a threshold, be judged before a whole cell is run. What was 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,17 +74,9 @@ class LivePrediction:
 def model_of_boxes(network: Any, volume: Volume, device: str = "auto") -> Callable[[Box], np.ndarray]:
     """Load a network onto its device, and return the function that predicts one box of an image."""
     from asem_core.inference import Arithmetic, Predictor, choose_device
-    from asem_core.predict import aligned
+    from asem_core.predict import predict_box
 
-    predictor = Predictor(network, Arithmetic(choose_device(device)))
-
-    def predict(box: Box) -> np.ndarray:
-        needed = aligned(network, box)
-        found = predictor(volume.read(needed, outside="reflect"))
-        first = [b - n - c for b, n, c in zip(box.begin, needed.begin, network.context, strict=True)]
-        return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
-
-    return predict
+    return functools.partial(predict_box, Predictor(network, Arithmetic(choose_device(device))), volume)
 
 
 def block_for(context: Zyx) -> Zyx:

@@ -25,7 +25,7 @@ from asem_core.provenance import made_by
 from asem_core.store import Output, create_volume, find_finished, finish_volume, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
-__all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict"]
+__all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "predict_box"]
 
 CHUNK = 64
 LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
@@ -197,11 +197,8 @@ class _Work:
         return process
 
     def predict(self, predictor: Predictor, box: Box) -> np.ndarray:
-        """Predict a box of the input volume, whatever its place and size."""
-        needed = aligned(self.network, box)
-        image = self.volume.read(needed, outside="reflect")
-        first = [b - n - c for b, n, c in zip(box.begin, needed.begin, self.network.context, strict=True)]
-        found = predictor(image)[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
+        """Predict a box of the input volume; 0 outside the mask."""
+        found = predict_box(predictor, self.volume, box)
         if self.mask is not None:
             found = found * (self._mask(box) != 0)
         return found
@@ -213,6 +210,15 @@ class _Work:
         assert self.mask is not None
         place = self.volume.box_of(self.mask)
         return self.mask.read(box.shift([-b for b in place.begin]), outside=0)
+
+
+def predict_box(predictor: Predictor, volume: Volume, box: Box) -> np.ndarray:
+    """Predict a box of a volume, whatever its place and size: the same values as if the whole volume was predicted."""
+    network = predictor.geometry
+    needed = aligned(network, box)
+    first = [b - n - c for b, n, c in zip(box.begin, needed.begin, network.context, strict=True)]
+    found = predictor(volume.read(needed, outside="reflect"))
+    return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
 
 
 def aligned(network: Any, box: Box) -> Box:

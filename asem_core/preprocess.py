@@ -57,6 +57,15 @@ def apply_in_memory(
     return Volume(result, fitted.output.voxel_size_nm, fitted.output.origin_nm, f"{volume.path} after {step.name}")
 
 
+def apply_lazily(step: Preprocessor, volume: Volume, run: Run) -> Volume:
+    """Fit `step`, and apply it where the result is read: nothing is stored."""
+    fitted = step.fit(volume, run)
+    made = fitted.output
+    return Volume(
+        _Lazy(fitted, volume, step.name), made.voxel_size_nm, made.origin_nm, f"{volume.path} after {step.name}"
+    )
+
+
 def apply_to_block(fitted: Fitted, volume: Volume, box: Box, name: str) -> np.ndarray:
     """Make one block of the result, and check that the plugin kept its word."""
     result = fitted(volume.read(fitted.needs(box), fitted.outside), box)
@@ -80,3 +89,25 @@ class _Write:
 
     def block(self, box: Box) -> None:
         self.output.data[box.slices] = apply_to_block(self.fitted, self.volume, box, self.name)  # type: ignore[index]
+
+
+@attrs.frozen(eq=False)
+class _Lazy:
+    """A lazy array: a fitted preprocessor applied to whatever box is asked for."""
+
+    fitted: Fitted
+    volume: Volume
+    name: str
+
+    @property
+    def shape(self) -> Zyx:
+        return self.fitted.output.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.fitted.output.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        ends = [k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)]
+        box = Box(as_zyx([b for b, _ in ends]), as_zyx([e for _, e in ends]))
+        return apply_to_block(self.fitted, self.volume, box, self.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,15 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, run_blocks
+from asem_core.chunks import create_array
 from asem_core.metadata import ome_attributes
 from asem_core.volume import Box, Volume, Zyx, as_zyx, as_zyx_nm
 
 SMALLEST_LEVEL = 64  # the pyramid ends when every edge is at most this many voxels
 BLOCK = as_zyx(128)
 
-CreateArray = Callable[[Any, str, Zyx, np.dtype[Any], Zyx], Any]
-"""Creates an array in a group: (group, name, shape, dtype, block that will be written)."""
 
-
-def build_pyramid(group: Any, volume: Volume, create: CreateArray, run: Run) -> None:
+def build_pyramid(group: Any, volume: Volume, run: Run) -> None:
     """Add coarser levels to the group of a layer, each from the one before, and describe them in its metadata."""
     levels = [("s0", volume.voxel_size_nm, volume.origin_nm)]
     is_label = _holds_labels(volume)
@@ -34,7 +31,7 @@ def build_pyramid(group: Any, volume: Volume, create: CreateArray, run: Run) -> 
             break
         shape = as_zyx([-(-n // f) for n, f in zip(source.shape, factor, strict=True)])
         name = f"s{len(levels)}"
-        target = create(group, name, shape, volume.dtype, BLOCK)
+        target = create_array(group, name, shape, volume.dtype, BLOCK)
         quiet = attrs.evolve(run, progress=False, scratch=None, workers=1 if math.prod(shape) < 5e7 else run.workers)
         run_blocks(_Halve(source, target, factor, is_label), Box.of_shape(shape), BLOCK, quiet, name=f"pyramid-{name}")
         new_size = as_zyx_nm([s * f for s, f in zip(size, factor, strict=True)])

@@ -139,7 +139,9 @@ def expand(path: str, where: str) -> str:
     found = os.path.expandvars(Path(path).expanduser())
     unset = re.search(r"\$\{(\w+)\}", found)
     if unset:
-        raise RecipeError(f"{where}: the environment variable {unset[1]} in '{path}' is not set.")
+        raise RecipeError(
+            f"{where}: the environment variable {unset[1]} in '{path}' is not set. Set it to a folder first."
+        )
     return found
 
 

@@ -22,14 +22,13 @@ import filelock
 import numpy as np
 
 from asem_core.blocks import Run
+from asem_core.chunks import create_array
 from asem_core.errors import BadInput, MissingExtra, OutputBusy, OutputExists, UnknownName
 from asem_core.metadata import multiscale_of, ome_attributes, ome_placement
 from asem_core.pyramid import build_pyramid
 from asem_core.volume import ArrayLike, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 V = TypeVar("V", bound=Volume)
-
-LARGEST_CHUNK = 64  # voxels along an edge; small enough for viewers, large enough for file systems
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -266,7 +265,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     group = zarr.open_group(volume.path, mode="r+")
     if not is_complete(volume):
         if pyramid:
-            build_pyramid(group, volume, create_array, run or Run(progress=False))
+            build_pyramid(group, volume, run or Run(progress=False))
         group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
     shutil.rmtree(volume.work, ignore_errors=True)
     if volume.lock is not None:
@@ -297,17 +296,6 @@ def work_folder(path: str | Path, made_by: Mapping[str, Any]) -> Path:
 def _notes_base(target: Path) -> Path:
     root = next((p for p in target.parents if p.suffix == ".zarr"), target.parent)
     return root.with_name(f".{root.name}-work") / ("-".join(target.relative_to(root).parts) + ".x")
-
-
-def chunk_shape(shape: Zyx, block: Zyx) -> Zyx:
-    """Choose chunks of at most 64 voxels along an edge that divide the block, so that no two blocks share one."""
-    edges = []
-    for n, b in zip(shape, block, strict=True):
-        largest = min(b, LARGEST_CHUNK)
-        edge = next(c for c in range(largest, 0, -1) if b % c == 0)
-        # A block with no useful divisor (a prime edge) is its own chunk.
-        edges.append(min(n, b if edge < 16 <= b else edge))
-    return as_zyx(edges)
 
 
 def _make_groups(folder: Path) -> None:
@@ -388,19 +376,3 @@ def _create(
         {"asem": {"complete": False, "made_by": made_by, **attributes}, **ome_attributes(target.name, levels)}
     )  # type: ignore[dict-item]
     return Output(array, spec.voxel_size_nm, spec.origin_nm, str(target), dict(group.attrs), lock, work)
-
-
-def create_array(group: Any, name: str, shape: Zyx, dtype: np.dtype[Any], block: Zyx, fill: float = 0) -> Any:
-    """Create an array in a layer's group, in chunks that divide the blocks which will be written."""
-    from zarr.codecs import BloscCodec
-
-    return group.create_array(
-        name,
-        shape=shape,
-        dtype=dtype,
-        chunks=chunk_shape(shape, block),
-        fill_value=dtype.type(fill),
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle" if dtype.itemsize > 1 else "noshuffle"),
-        dimension_names=["z", "y", "x"],
-        overwrite=True,
-    )

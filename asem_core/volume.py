@@ -38,6 +38,11 @@ def as_zyx_nm(value: float | Sequence[float], what: str = "voxel size") -> ZyxNm
     return (values[0], values[1], values[2])
 
 
+def full_range(dtype: np.dtype[Any]) -> float:
+    """Say which grey value is white: the largest of an integer type, 1 of a float."""
+    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
+
+
 def _as_origin(value: float | Sequence[float]) -> ZyxNm:
     return as_zyx_nm(value, "origin")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import attrs
 import numpy as np
@@ -16,7 +15,7 @@ from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluate import exclusion_of
 from asem_core.interfaces import Model, Region
 from asem_core.preprocess import apply
-from asem_core.recipe import Choice, build_choice
+from asem_core.recipe import Choice, build_choice, expand
 from asem_core.store import open_volume
 from asem_core.training.options import Place, RegionOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
@@ -138,29 +137,16 @@ def read_target(region: Region, box: Box, *, exclude: bool) -> np.ndarray:
     return target
 
 
-def full_range(dtype: np.dtype[Any]) -> float:
-    """Say which grey value is white: the largest of an integer type, 1 of a float."""
-    return float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
-
-
 def _open(place: Place, catalog: Catalog, folder: Path, where: str) -> Volume:
     if isinstance(place, str):
-        return open_volume(folder / _expand(place, where))
-    options = {key: _expand(v, where) if key == "path" else v for key, v in place.items()}
+        return open_volume(folder / expand(place, f"train @ {where}"))
+    options = dict(place)
     use, layer = options.pop("use", None), options.pop("layer", None)
     if not isinstance(use, str):
         raise RecipeError(f'{where}: a table must say which source opens it: use = "tiff-stack", for example.')
     source = build_choice(catalog, "source", Choice(use, options), f"train @ {where}", folder)
     volume: Volume = source.open(layer)
     return volume
-
-
-def _expand(path: Any, where: str) -> Any:
-    """Fill in environment variables, written ${NAME}, so that one recipe serves several computers."""
-    found = os.path.expandvars(path) if isinstance(path, str) else path
-    if isinstance(found, str) and "${" in found:
-        raise RecipeError(f"{where}: '{path}' names an environment variable that is not set. Set it to a folder first.")
-    return found
 
 
 def _as_labels(volume: Volume) -> Labels:

@@ -17,8 +17,8 @@ import numpy as np
 
 from asem_core.augment import Augment, Shade, Warp
 from asem_core.interfaces import Region, Sampler
-from asem_core.training.regions import full_range, input_box, labels_box, read_target
-from asem_core.volume import Box, Zyx
+from asem_core.training.regions import input_box, labels_box, read_target
+from asem_core.volume import Box, Zyx, full_range
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ from asem_core.evaluate import Scores
 from asem_core.interfaces import Region
 from asem_core.training.loss import loss_of
 from asem_core.training.options import LossOptions
-from asem_core.training.regions import IGNORE, full_range, input_box, read_target
-from asem_core.volume import Box, Zyx
+from asem_core.training.regions import IGNORE, input_box, read_target
+from asem_core.volume import Box, Zyx, full_range
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import run_blocks
+from asem_core.chunks import chunk_shape
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.provenance import made_by
-from asem_core.store import chunk_shape
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 import zarr
 
 from asem_core.blocks import Run
+from asem_core.chunks import chunk_shape
 from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.store import (
-    chunk_shape,
     create_volume,
     find_finished,
     finish_volume,

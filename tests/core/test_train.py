@@ -343,7 +343,7 @@ def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_pa
         ({'use = "membrane"': 'use = "membranes"'}, "Did you mean 'membrane'"),
         ({"iterations = 6": "iteration = 6"}, "unknown option 'iteration' @ train. Did you mean 'iterations'"),
         ({"noise = 0.02": "noize = 0.02"}, "Did you mean 'noise'"),
-        ({"cell.zarr/raw": "${NO_SUCH_FOLDER}/raw"}, "names an environment variable that is not set"),
+        ({"cell.zarr/raw": "${NO_SUCH_FOLDER}/raw"}, "the environment variable NO_SUCH_FOLDER in .* is not set"),
         ({"[model]": "[modell]"}, r"the table \[model\] is missing"),
         ({'raw = "cell.zarr/raw"': 'raw = { path = "a.tif" }'}, "must say which source opens it"),
         ({"labels/ball": "labels/nothing"}, "labels/nothing"),
