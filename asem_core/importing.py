@@ -21,15 +21,17 @@ from asem_core.volume import Box, Volume, Zyx, as_zyx
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
 
-def choose_source(catalog: Catalog, path: str, use: str | None, options: Mapping[str, Any]) -> Source:
-    """Build the source that `use` names, or the first that can read `path`.
+def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
+    """Build the source that `use` names, or the first that can read `path`; one that makes its images has no path.
 
     Raises
     ------
     BadInput
-        Nothing is at `path`, or no plugin reads it.
+        Nothing is at `path`, no plugin reads it, or neither path nor plugin was named.
     """
     if use is None:
+        if path is None:
+            raise BadInput("Say what to import: a path, or a source that makes images itself (--use phantom).")
         if "://" not in path and not Path(path).exists():
             raise BadInput(f"{path} does not exist.")
         readers = [n for n in catalog.names("source") if catalog.get("source", n).can_read(path)]
@@ -39,7 +41,11 @@ def choose_source(catalog: Catalog, path: str, use: str | None, options: Mapping
                 f"No source plugin can read {path}. Known: {known}. Name one with --use, or install a plugin."
             )
         use = readers[0]
-    return build(catalog.get("source", use), {"path": path, **options}, f"asem import @ source ({use})")  # type: ignore[no-any-return]
+    plugin = catalog.get("source", use)
+    if path is not None and "path" not in attrs.fields_dict(plugin):
+        raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
+    given = {"path": path, **options} if path is not None else options
+    return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
 
 
 def import_volume(

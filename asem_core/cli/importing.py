@@ -26,10 +26,10 @@ def mount(app: typer.Typer) -> None:
 
 
 def import_(
-    source: Annotated[
-        str, typer.Argument(help="Folder of TIFF planes, a multi-page TIFF, a Zarr container, a URL, ...")
-    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The cell, for example cell.zarr.")],
+    source: Annotated[
+        str | None, typer.Argument(help="Folder of TIFF planes, a multi-page TIFF, a Zarr container, a URL, ...")
+    ] = None,
     layer: Annotated[str, typer.Option(help="Where in the cell: raw, labels/NAME, ...")] = "raw",
     voxel_size: VoxelSize = None,
     use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
@@ -50,6 +50,8 @@ def import_(
         asem import golgi_labels.tif --voxel-size 5 --layer labels/golgi -o cell_6.zarr
 
         asem import s3://bucket/cell.zarr --source-layer volumes/raw -o cell.zarr
+
+        asem import --use phantom --set size_nm=[800,1200,1200] --set seed=7 -o phantom.zarr
     """
     from asem_core.catalog import load_catalog
     from asem_core.importing import choose_source, import_volume

@@ -91,6 +91,10 @@ def test_completion() -> None:
         (["import", ".", "--voxel-size", "5,5", "-o", "c.zarr"], "needs three numbers in nm"),
         (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "No source plugin can read"),
         (["import", ".", "--set", "x", "-o", "c.zarr"], "is not KEY=VALUE"),
+        (["import", "-o", "c.zarr"], "Say what to import: a path, or a source that makes images itself"),
+        (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' makes its images and reads no path"),
+        (["import", "--use", "phantom", "--set", "sise_nm=500", "-o", "c.zarr"], "Did you mean 'size_nm'?"),
+        (["import", "--use", "tiff-stack", "-o", "c.zarr"], "option 'path' is missing @ source (tiff-stack)"),
         (["plugins", "show", "clahee"], "No plugin is called 'clahee'. Did you mean 'clahe'?"),
         (["plugins", "list", "colour"], "is not a kind of plugin. Kinds: source, "),
         (["plugins", "new", "Lipid Droplets"], "cannot name a plugin"),
@@ -107,6 +111,21 @@ def test_errors_say_what_to_do(
     assert sentence in done.stderr
     assert "Traceback" not in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_source_without_a_path_is_imported(tmp_path: Path) -> None:
+    """A phantom becomes a cell by name and options alone; its labels come from the same words."""
+    cell = tmp_path / "cell.zarr"
+    words = ["import", "--use", "phantom", "--set", "size_nm=[200,240,280]", "-q", "-o", str(cell)]
+    done = invoke(*words, "--voxel-size", "10")
+    assert done.exit_code == 0, done.output
+    raw = open_volume(cell / "raw")
+    assert raw.shape == (20, 24, 28)
+    assert raw.voxel_size_nm == (10, 10, 10)
+    assert raw.read().std() > 5
+    done = invoke(*words, "--voxel-size", "10", "--source-layer", "labels/membrane", "--layer", "labels/membrane")
+    assert done.exit_code == 0, done.output
+    assert set(np.unique(open_volume(cell / "labels/membrane").read())) <= {0, 1}
 
 
 def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
