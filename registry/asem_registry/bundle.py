@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from asem_core.errors import AsemError
-from asem_registry.cache import Receipt, locked, obtain, place, receipt_of, sha256
+from asem_registry.cache import Receipt, obtain, place, receipt_of, sha256
 from asem_registry.card import BadCard, Card, card_toml, parse_card
 from asem_registry.fetch import check_room
 from asem_registry.library import load_library
@@ -121,25 +121,31 @@ def _install(archive: zipfile.ZipFile, key: str, file: Path, settings: Settings)
 
 
 def keep(card: Card, weights: Path | None, home: Path) -> Card:
-    """Store a card in a folder `home` (`cards/` and `weights/`), with the weights that its `file` names, if any."""
+    """Store a card in a folder `home` (`cards/` and `weights/`), with the weights that its `file` names, if any.
+
+    People look after this folder, so no lock is left in it: each file appears in one step, and of two who store different
+    weights under one name at once, the card's sum tells.
+    """
     path = home / "cards" / f"{card.stem}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent, card.key):
-        if weights is not None and card.file is not None:
-            _replace(home / "weights" / card.file, weights.read_bytes())
-        _replace(path, card_toml(card).encode())
+    if weights is not None and card.file is not None:
+        _replace(home / "weights" / card.file, weights.read_bytes())
+    _replace(path, card_toml(card).encode())
     return attrs.evolve(card, origin=str(path))
 
 
 def _replace(path: Path, data: bytes) -> None:
     check_room(path.parents[1], len(data))
     path.parent.mkdir(exist_ok=True)
-    half = path.with_name(path.name + ".half")
-    with half.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(half, path)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with half.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> Path:

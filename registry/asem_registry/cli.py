@@ -134,7 +134,9 @@ def add(
     version: Annotated[int, typer.Option("--version", min=1, help="A version never changes what it means.")] = 1,
     about: Annotated[str, typer.Option("--about", help="One line: what it finds in which samples.")] = "",
     alias: Annotated[list[str] | None, typer.Option("--alias", help="A further name; may be repeated.")] = None,
-    voxel_size: Annotated[str | None, typer.Option("--voxel-size", help="nm, if the run does not say: 5,5,5.")] = None,
+    voxel_size: Annotated[
+        str | None, typer.Option("--voxel-size", help="nm, only if the weights do not say it: 5,5,5.")
+    ] = None,
     preparation: Annotated[str, typer.Option("--preparation", help="How samples were prepared.")] = "not stated",
     contrast: Annotated[str, typer.Option("--contrast", help="What is dark and what is bright.")] = "not stated",
     training_data: Annotated[str, typer.Option("--training-data", help="In words; else the run's regions.")] = "",

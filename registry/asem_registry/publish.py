@@ -30,8 +30,9 @@ def publish(
     Parameters
     ----------
     run : folder of a training run, or one safetensors file
+        Its weights say which model they are of, the voxel size and preprocessing of the training images.
     words : the card's texts; empty ones are filled from the run where it knows them
-    voxel_size : nm, as `5` or `5,5,5`; needed if the run does not record it
+    voxel_size : nm, as `5` or `5,5,5`; needed only where the weights do not say it
 
     Raises
     ------
@@ -60,7 +61,9 @@ def publish(
         model=model.pop("use"),
         options=model,
         voxel_size_nm=(z, y, x),
-        preprocessing=tuple({"use": s["name"], **_stated(s["options"])} for s in known.get("preprocessing", ())),
+        preprocessing=tuple(
+            {"use": s["name"], **_stated(s.get("options", {}))} for s in known.get("preprocessing", ()) if "name" in s
+        ),
         scores=_scores(run, weights),
         recipe=_recipe(run) if with_recipe else {},
         file=f"{name}.safetensors" if version == 1 else f"{name}@{version}.safetensors",

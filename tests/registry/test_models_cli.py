@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from asem_core.cli import make_app
 from asem_registry.bundle import BadBundle, bundle, unbundle
 from asem_registry.cache import WrongSum, obtain
-from asem_registry.card import BadCard
+from asem_registry.card import BadCard, read_card
 from asem_registry.library import load_library
 
 
@@ -145,7 +145,7 @@ def test_add_and_remove_a_run(asem, run_folder, settings):
 
 
 def test_add_one_file_to_a_folder(asem, run_folder, weights_bytes, tmp_path):
-    """A single weights file needs its voxel size; `--to` makes a folder that a lab or this project can ship."""
+    """A weights file says its voxel size and preprocessing; `--to` makes a folder that a lab or this project can ship."""
     file = tmp_path / "bare.safetensors"
     file.write_bytes(weights_bytes)
     missing = asem("models", "add", file, "--name", "x", code=1).stderr
@@ -153,7 +153,28 @@ def test_add_one_file_to_a_folder(asem, run_folder, weights_bytes, tmp_path):
     chosen = run_folder / "checkpoints" / "iteration_0002000.safetensors"
     asem("models", "add", chosen, "--name", "lab-5nm", "--to", tmp_path / "lab")
     assert (tmp_path / "lab" / "weights" / "lab-5nm.safetensors").read_bytes() == chosen.read_bytes()
-    assert 'file = "lab-5nm.safetensors"' in (tmp_path / "lab" / "cards" / "lab-5nm.toml").read_text()
+    card = read_card(tmp_path / "lab" / "cards" / "lab-5nm.toml")
+    assert card.file == "lab-5nm.safetensors"
+    assert card.voxel_size_nm == (5, 5, 5)
+    assert card.preprocessing == ({"use": "clahe", "clip_limit": 0.02},)
+    left = {str(p.relative_to(tmp_path / "lab")) for p in (tmp_path / "lab").rglob("*") if p.is_file()}
+    assert left == {"cards/lab-5nm.toml", "weights/lab-5nm.safetensors"}, "neither locks nor halves are left"
+
+
+def test_add_asks_only_for_what_the_weights_do_not_say(asem, tmp_path):
+    """Weights without a voxel size need one, and take what is given; a network is not asked for, it must be in the file."""
+    from asem_core.weights import save_weights
+    from asem_models.mitochondria import Mitochondria
+
+    network = Mitochondria(features=2, factors=((2, 2, 2),)).network()
+    table = {"use": "mitochondria", "features": 2, "factors": [[2, 2, 2]]}
+    file = save_weights(tmp_path / "small.safetensors", network, {"model": table})
+    said = asem("models", "add", file, "--name", "small", code=1).stderr
+    assert "does not say the voxel size of its training images: add --voxel-size 5,5,5 (nm; z, y, x)" in said
+    asem("models", "add", file, "--name", "small", "--voxel-size", "4,5,5", "--to", tmp_path / "lab")
+    card = read_card(tmp_path / "lab" / "cards" / "small.toml")
+    assert card.voxel_size_nm == (4, 5, 5)
+    assert card.preprocessing == ()
 
 
 def test_where(asem, settings):
