@@ -24,7 +24,7 @@ import attrs
 
 from asem_core.errors import AsemError, MissingExtra
 from asem_registry.card import Card
-from asem_registry.fetch import FetchError, check_room, fetch
+from asem_registry.fetch import FetchError, check_room, fetch, room
 from asem_registry.settings import Settings
 
 LOG = logging.getLogger("asem_registry")
@@ -226,16 +226,17 @@ def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -
     source_bytes = part.stat().st_size
     half = weights.with_name("half.safetensors")
     try:
-        _as_safetensors(card, url, part, half)
-        receipt = Receipt(
-            url=url,
-            fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            source_sha256=source_sum,
-            source_bytes=source_bytes,
-            weights_sha256=sha256(half),
-            trusted_on_first_use=card.trust_on_first_use,
-        )
-        _commit(half, weights, receipt)
+        with room(part, source_bytes):
+            _as_safetensors(card, url, part, half)
+            receipt = Receipt(
+                url=url,
+                fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                source_sha256=source_sum,
+                source_bytes=source_bytes,
+                weights_sha256=sha256(half),
+                trusted_on_first_use=card.trust_on_first_use,
+            )
+            _commit(half, weights, receipt)
     finally:
         _tidy(weights.parent)
 

@@ -188,7 +188,7 @@ def _find(url: str, settings: Settings) -> Remote:
 
 
 def _download(remote: Remote, part: Path, settings: Settings, size: int | None, progress: bool) -> None:
-    note = part.with_name(part.name + ".json")
+    note = _note_of(part)
     about = {"url": remote.url, "size": size, "mark": remote.mark}
     done = part.stat().st_size if part.exists() else 0
     known = _read_note(note) == about and remote.mark != "" and size is not None and done <= size
@@ -196,7 +196,7 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
         part.unlink(missing_ok=True)
         done = 0
     check_room(part.parent, (size or 0) - done)
-    with _room(part), _bar(remote.url, size, done, progress) as advance:
+    with room(part, size), _bar(remote.url, size, done, progress) as advance:
         note.write_text(json.dumps(about), encoding="utf-8")
         with part.open("ab") as file:
             while size is None or done < size:
@@ -290,18 +290,25 @@ def check_room(folder: Path, needed_bytes: int) -> None:
 
 
 @contextmanager
-def _room(part: Path) -> Iterator[None]:
+def room(part: Path, size: int | None) -> Iterator[None]:
+    """Delete `part`, and say how much room is needed, if the disk fills up on the way."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        part.unlink(missing_ok=True)
-        raise NoSpace(_no_space(part.parent, f"{error.strerror}; what had come was deleted")) from None
+        for file in (part, _note_of(part)):
+            file.unlink(missing_ok=True)
+        needed = "" if size is None else f", {size:,} bytes are needed"
+        raise NoSpace(_no_space(part.parent, f"{error.strerror}{needed}; what had come was deleted")) from None
 
 
 def _no_space(folder: Path, why: str) -> str:
     return f"No room for the download in {folder}: {why}. Free some, or set ASEM_CACHE to a folder on a larger disk."
+
+
+def _note_of(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
 
 
 def _read_note(note: Path) -> dict[str, Any] | None:

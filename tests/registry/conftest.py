@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import ipaddress
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -123,6 +126,57 @@ def server() -> Iterator[FileServer]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
+
+
+class TlsServer(FileServer):
+    """The same over https, with a certificate that nobody but a test trusts."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        super().__init__()
+        self.certificate = certificate
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+
+    def url(self, path: str) -> str:
+        return super().url(path).replace("http:", "https:")
+
+    def handle_error(self, *_: Any) -> None:
+        """Be silent about clients that hang up because they do not trust us."""
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[TlsServer]:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    _write_certificate(certificate, key)
+    with TlsServer(certificate, key) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def _write_certificate(certificate: Path, key: Path) -> None:
+    """Write a self-signed certificate of 127.0.0.1 that is good for an hour."""
+    pytest.importorskip("cryptography", reason="pip install cryptography")
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, private.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
 
 
 @pytest.fixture

@@ -210,6 +210,48 @@ def test_a_redirect_within_http_is_followed(served, settings, server, weights_by
     assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
 
 
+@pytest.fixture
+def trusted(tls_server, settings):
+    """The environment of a process that trusts the server's certificate, by the usual SSL_CERT_FILE."""
+    own = {
+        "ASEM_CACHE": str(settings.cache),
+        "ASEM_HOME": str(settings.home),
+        "ASEM_CONFIG": str(settings.home / "none"),
+    }
+    return {**os.environ, **own, "SSL_CERT_FILE": str(tls_server.certificate)}
+
+
+def _pull_by_command(environ):
+    command = [sys.executable, "-m", "asem_core", "models", "pull", "small-1nm", "-q"]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_https(served, tls_server, settings, weights_bytes, add_card, trusted):
+    """Weights come over https from a server whose certificate is trusted, and from no other."""
+    tls_server.files["/w.safetensors"] = weights_bytes
+    add_card(attrs.evolve(served, urls=(tls_server.url("/w.safetensors"),)))
+    strange = _pull_by_command({k: v for k, v in trusted.items() if k != "SSL_CERT_FILE"})
+    assert strange.returncode == 1
+    assert "certificate verify failed" in strange.stderr
+    assert tls_server.requests == []
+    done = _pull_by_command(trusted)
+    assert done.returncode == 0, done.stderr
+    assert (folder_of(served, settings) / "weights.safetensors").read_bytes() == weights_bytes
+
+
+def test_a_redirect_from_https_to_http_is_refused(served, server, tls_server, settings, add_card, trusted):
+    """What was promised to come encrypted is not fetched in the clear, even where the sum would be right."""
+    tls_server.redirects["/w.safetensors"] = server.url("/w.safetensors")
+    add_card(attrs.evolve(served, urls=(tls_server.url("/w.safetensors"),)))
+    done = _pull_by_command(trusted)
+    assert done.returncode == 1
+    assert f"sends us on to {server.url('/w.safetensors')}: refused" in done.stderr
+    assert "https never to http" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert server.requests == []
+    assert not (folder_of(served, settings) / "weights.safetensors").exists()
+
+
 _PULL = """
 import sys
 from pathlib import Path
@@ -277,8 +319,56 @@ def test_the_disk_is_full(served, settings, add_card, capfd):
     assert process.exitcode == 7
     said = capfd.readouterr().out
     assert f"No room for the download in {folder_of(served, settings)}" in said
-    assert "what had come was deleted. Free some, or set ASEM_CACHE" in said
-    assert not (folder_of(served, settings) / "source.part").exists()
+    assert f"{served.size_bytes:,} bytes are needed; what had come was deleted. Free some, or set ASEM_CACHE" in said
+    assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own with room for 256 kB, which takes root."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_real_disk_fills_up_meanwhile(served, server, settings, add_card, small_disk, weights_bytes):
+    """Another program takes the room that there was: it is said what is needed; no part is left, and room is enough."""
+    add_card(served)
+    settings = attrs.evolve(settings, cache=small_disk / "cache")
+    server.faults.extend(["", "", "wait 4"])
+    process = _pull_process(settings)
+    deadline = time.monotonic() + 60
+    while len(server.gets("/w.safetensors")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    hog = small_disk / "hog"
+    with pytest.raises(OSError, match="No space left"), hog.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert f"No room for the download in {folder_of(served, settings)}: No space left on device" in said
+    assert f"{len(weights_bytes):,} bytes are needed; what had come was deleted. Free some, or set ASEM_CACHE" in said
+    assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
+    hog.unlink()
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
+
+
+def test_a_real_disk_is_too_small(served, server, settings, small_disk, weights_bytes):
+    """What will not fit is not begun: both figures are said."""
+    settings = attrs.evolve(settings, cache=small_disk / "cache")
+    (small_disk / "others").write_bytes(bytes(248 << 10))
+    with pytest.raises(
+        NoSpace, match=rf"{len(weights_bytes):,} more bytes are needed and [0-9,]+ are free\. Free some"
+    ):
+        obtain(served, settings, progress=False)
+    assert server.gets("/w.safetensors") == []
+    assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
 
 
 def test_the_disk_would_be_full(tmp_path):
