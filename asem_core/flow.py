@@ -15,9 +15,10 @@ from asem_core.catalog import Catalog
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
+from asem_core.predict import Prediction, predict
+from asem_core.preparation import Trained, adapt, load_for
 from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights
-from asem_core.provenance import describe_plugin
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Volume
@@ -49,6 +50,30 @@ class EvaluateOptions:
 
 
 @attrs.frozen
+class PredictOptions(Prediction):
+    """The `[predict]` table: how to predict, and what to do with an image that is not what the weights expect.
+
+    Attributes
+    ----------
+    as_is
+        Do none of the preprocessing that the weights expect and `[[preprocess]]` lacks.
+    allow_voxel_size
+        Accept voxels more than 15 % off those of the training images.
+    resample
+        Average voxels to that size first, where whole factors do.
+    """
+
+    as_is: bool = False
+    allow_voxel_size: bool = False
+    resample: bool = False
+
+    @property
+    def how(self) -> Prediction:
+        """How to predict, once the image is right."""
+        return Prediction(**{a.name: getattr(self, a.name) for a in attrs.fields(Prediction)})
+
+
+@attrs.frozen
 class ExportOptions:
     """The `[export]` table: write TIFF planes named and placed as the original stack.
 
@@ -72,7 +97,7 @@ class Flow:
     model: Model | None
     weights: str | None
     sampler: Sampler
-    predict: Any
+    predict: PredictOptions
     evaluate: EvaluateOptions | None
     analyzers: Sequence[Analyzer]
     export: ExportOptions | None
@@ -86,8 +111,6 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
     RecipeError
         The first mistake, with its place.
     """
-    from asem_core.predict import Prediction
-
     name = recipe.path.name
 
     def plugin(kind: str, choice: Choice, where: str) -> Any:
@@ -103,7 +126,7 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         plugin("model", Choice(recipe.model.use, model_options), "model") if recipe.model else None,
         weights,
         plugin("sampler", recipe.sampler or Choice("balanced"), "sampler"),
-        build(Prediction, recipe.predict, f"{name} @ predict"),
+        build(PredictOptions, recipe.predict, f"{name} @ predict"),
         build(EvaluateOptions, recipe.evaluate, f"{name} @ evaluate") if recipe.evaluate is not None else None,
         [plugin("analyzer", c, f"analyze[{i}]") for i, c in enumerate(recipe.analyze)],
         build(ExportOptions, recipe.export, f"{name} @ export") if recipe.export is not None else None,
@@ -149,10 +172,22 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     if flow.model is None:
         return
     with stage("train" if flow.recipe.train is not None else "weights"):
-        weights = _weights(flow, catalog, image, labels, output, run, overwrite)
+        trained = _trained(flow, catalog, image, labels, output, run, overwrite)
     name = flow.model.name
     with stage("predict"):
-        probability = _predict(flow, weights, image, cell / "predictions" / name / "probability", run, overwrite)
+        how = flow.predict
+        image = adapt(
+            image,
+            trained,
+            catalog,
+            cell,
+            run,
+            as_is=how.as_is,
+            allow_voxel_size=how.allow_voxel_size,
+            resampled=how.resample,
+            overwrite=overwrite,
+        )
+        probability = _predict(flow, trained, image, cell / "predictions" / name / "probability", run, overwrite)
     with stage("segment"):
         target = cell / "predictions" / name / "segmentation"
         if overwrite:  # a model's `segment` knows no such thing; what it makes is quick to make again
@@ -209,7 +244,7 @@ def _layer_names(steps: Sequence[Preprocessor]) -> list[str]:
     return names
 
 
-def _weights(
+def _trained(
     flow: Flow,
     catalog: Catalog,
     image: Volume,
@@ -217,13 +252,14 @@ def _weights(
     output: Path,
     run: Run,
     overwrite: bool,
-) -> Path:
+) -> Trained:
+    """Load the weights that the recipe names, or train them."""
+    assert flow.model is not None
     if flow.recipe.train is None:
         assert flow.weights is not None  # _check_whole
-        return find_weights(flow.weights, flow.recipe.folder)
+        return load_for(catalog, flow.model, flow.weights, flow.recipe.folder)
     from asem_core.train import TrainingRecipe, train
 
-    assert flow.model is not None
     places = {n: str(Path(v.path).resolve()) for n, v in labels.items()}
     options = _train_options(flow.recipe, str(Path(image.path).resolve()), places)
     folder = output / "training"
@@ -243,7 +279,7 @@ def _weights(
         raise OutputExists(
             f"{folder} holds a training run that was made otherwise. Add --overwrite to train anew, or choose another folder with -o."
         ) from error
-    return made.chosen()
+    return load_for(catalog, flow.model, made.chosen())
 
 
 def _train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> Any:
@@ -273,20 +309,14 @@ def _region(
     return chosen
 
 
-def _predict(flow: Flow, weights: Path, image: Volume, output: Path, run: Run, overwrite: bool) -> Volume:
-    from asem_core.predict import predict
-    from asem_core.provenance import sha256
-    from asem_core.weights import load_weights, read_metadata
-
+def _predict(flow: Flow, trained: Trained, image: Volume, output: Path, run: Run, overwrite: bool) -> Volume:
     assert flow.model is not None
-    # Our own files say which network they belong to; the authors' are of the model's own.
-    network = load_weights(weights, None if read_metadata(weights).get("model") else flow.model.network())
     details = {
-        "model": describe_plugin(flow.model)["name"],
+        "model": flow.model.name,
         "weights": flow.weights or "trained here",
-        "weights_sha256": sha256(weights),
+        "weights_sha256": trained.details["weights_sha256"],
     }
-    return predict(network, image, output, run, flow.predict, details=details, overwrite=overwrite)
+    return predict(trained.network, image, output, run, flow.predict.how, details=details, overwrite=overwrite)
 
 
 def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, folder: Path, run: Run, say: Say) -> None:

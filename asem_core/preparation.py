@@ -13,13 +13,15 @@ from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
 from asem_core.interfaces import Model
 from asem_core.preprocess import apply
-from asem_core.pretrained import find_weights, registry
+from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.provenance import sha256, steps_done
 from asem_core.recipe import build
 from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 from asem_core.weights import load_weights, read_metadata
 
 LARGEST_VOXEL_SIZE_ERROR = 0.15
+
+_IN_A_RECIPE = " (in a recipe: [predict] resample, allow_voxel_size or as_is = true)"
 
 PLACING_STEPS = ("align", "crop", "downsample")
 """Steps that say where voxels are, not how grey: a network does not ask for them; the voxel size is checked by itself."""
@@ -79,6 +81,56 @@ def load_trained(
     return _from_registry(catalog, name)
 
 
+def load_for(catalog: Catalog, model: Model, weights: str | Path, folder: Path | None = None) -> Trained:
+    """Load the weights that a recipe names for its model: a file (relative to `folder`), or a name of the registry.
+
+    A file or card that says which network it is of is believed; otherwise it is the model's own.
+
+    Raises
+    ------
+    BadInput
+        The weights do not fit.
+    UnknownName
+        There is no such file, and the registry does not know the name.
+    """
+    file = weights_file(str(weights), folder)
+    if file is None:
+        return _from_registry(catalog, str(weights))
+    return _from_file(catalog, None, file, {}) if read_metadata(file).get("model") else _described(file, model)
+
+
+def adapt(
+    volume: Volume,
+    trained: Trained,
+    catalog: Catalog,
+    container: Path,
+    run: Run,
+    *,
+    as_is: bool = False,
+    allow_voxel_size: bool = False,
+    resampled: bool = False,
+    overwrite: bool = False,
+) -> Volume:
+    """Make an image what the network expects: resampled if wanted, its voxel size checked, its preprocessing completed.
+
+    Parameters
+    ----------
+    container : where new layers go
+    as_is : do no preprocessing
+    allow_voxel_size : accept voxels more than 15 % off
+    resampled : average voxels first, where whole factors do
+
+    Raises
+    ------
+    VoxelSizeMismatch, BadInput
+        See `require_voxel_size` and `missing_steps`.
+    """
+    if resampled:
+        volume = resample(volume, trained, catalog, container, run, overwrite=overwrite)
+    require_voxel_size(volume, trained, allow=allow_voxel_size)
+    return volume if as_is else prepare(volume, trained, catalog, container, run, overwrite=overwrite)
+
+
 def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False) -> None:
     """Refuse an image whose voxels are more than 15 % off those the network was trained on.
 
@@ -97,7 +149,7 @@ def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False)
         advice = f"Add --resample, to average {z} x {y} x {x} voxels into one first"
     raise VoxelSizeMismatch(
         f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {_name(trained)} was trained on {_nm(wanted)}. "
-        f"{advice}, or --allow-voxel-size, to predict all the same."
+        f"{advice}, or --allow-voxel-size, to predict all the same{_IN_A_RECIPE}."
     )
 
 
@@ -137,7 +189,7 @@ def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
             told = ", ".join(f"{k} = {had['options'][k]} instead of {want['options'][k]}" for k in changed)
             raise BadInput(
                 f"{_name(trained)} expects the step '{want['name']}' with other options than {volume.path} had: {told}. "
-                f"Predict on the image before that step: {_before(volume, had['name'])}; or with --as-is on this one."
+                f"Predict on the image before that step: {_before(volume, had['name'])}; or with --as-is on this one{_IN_A_RECIPE}."
             )
     return wanted[len(done) :]
 
@@ -170,11 +222,16 @@ def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[
     if chosen != use:
         table = {}
     model: Model = build(catalog.get("model", chosen), {**table, **options}, f"{weights} @ model ({chosen})")
-    network = load_weights(weights, model.network())
+    return _described(weights, model)
+
+
+def _described(weights: Path, model: Model) -> Trained:
+    """Load a model's weights, with what the file says of the images behind them."""
+    about = read_metadata(weights)
     size = about.get("voxel_size_nm")
-    details = {"model": chosen, "weights": str(weights), "weights_sha256": sha256(weights)}
+    details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
     steps = [s for s in about.get("preprocessing", []) if "name" in s]
-    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details)
+    return Trained(load_weights(weights, model.network()), model, as_zyx_nm(size) if size else None, steps, details)
 
 
 def _from_registry(catalog: Catalog, name: str) -> Trained:

@@ -30,10 +30,24 @@ def find_weights(name: str, folder: Path | None = None) -> Path:
     UnknownName
         It is neither; lists the nearest names.
     """
+    file = weights_file(name, folder)
+    if file is not None:
+        return file
+    pulled: Path = registry().pull(name)
+    return pulled
+
+
+def weights_file(name: str, folder: Path | None = None) -> Path | None:
+    """Return the file that a name means (relative to `folder`), or None for a name of the registry.
+
+    Raises
+    ------
+    UnknownName
+        It can only mean a file, and there is none.
+    """
     file = (folder or Path()) / name
     if file.is_file():
         return file
     if Path(name).suffix in (".pt", ".pth", ".safetensors"):
         raise UnknownName(f"The weights file {file} does not exist.")
-    pulled: Path = registry().pull(name)
-    return pulled
+    return None

@@ -86,7 +86,7 @@ def predict(
     from asem_core.catalog import load_catalog
     from asem_core.predict import Prediction
     from asem_core.predict import predict as predict_volume
-    from asem_core.preparation import load_trained, prepare, require_voxel_size, resample
+    from asem_core.preparation import adapt, load_trained
     from asem_core.recipe import build
     from asem_core.store import open_volume
     from asem_core.volume import Box, Labels
@@ -105,11 +105,16 @@ def predict(
     trained = load_trained(catalog, model, weights, read_options(options))
     target = _target(source, output, trained.details["model"])
     run = make_run(DEFAULT_WORKERS, block, quiet)
-    if resampled:
-        volume = resample(volume, trained, catalog, container_of(target), run)
-    require_voxel_size(volume, trained, allow=allow_voxel_size)
-    if not as_is:
-        volume = prepare(volume, trained, catalog, container_of(target), run)
+    volume = adapt(
+        volume,
+        trained,
+        catalog,
+        container_of(target),
+        run,
+        as_is=as_is,
+        allow_voxel_size=allow_voxel_size,
+        resampled=resampled,
+    )
     made = predict_volume(
         trained.network,
         volume,

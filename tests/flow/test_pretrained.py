@@ -1,0 +1,127 @@
+"""A recipe with pretrained weights: the image is checked, and completed, as `asem predict` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
+from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
+from asem_core.flow import build_flow, run_flow
+from asem_core.preparation import load_trained, require_voxel_size
+from asem_core.provenance import steps_done
+from asem_core.recipe import read_recipe
+from asem_core.store import layers, open_volume
+from asem_core.testing import example_image
+from asem_core.weights import save_weights
+from asem_models.mitochondria import Mitochondria
+
+MODEL = {"features": 2, "factors": [[2, 2, 2]]}
+STEPS = [
+    {"name": "invert", "options": {}},
+    {"name": "clahe", "options": {"kernel_vx": 16, "clip_limit": 0.02}},
+]
+INVERT = '[[preprocess]]\nuse = "invert"\n'
+CLAHE = '[[preprocess]]\nuse = "clahe"\nkernel_vx = 16\nclip_limit = {}\n'
+
+RECIPE = """
+[source]
+use = "tiff-stack"
+path = "image.tif"
+voxel_size_nm = [{size}, {size}, {size}]
+
+{steps}
+[model]
+use = "mitochondria"
+weights = "{weights}"
+
+[predict]
+device = "cpu"
+precision = "float32"
+{predict}
+"""
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a file of weights that expect 5 nm, inverted and then equalized; the registry knows them as "small"."""
+    from asem_registry.publish import publish
+
+    for name in ("HOME", "CACHE", "CONFIG"):
+        monkeypatch.setenv(f"ASEM_{name}", str(tmp_path / name))
+    network = Mitochondria(features=2, factors=((2, 2, 2),)).network()
+    about = {"model": {"use": "mitochondria", **MODEL}, "voxel_size_nm": [5, 5, 5], "preprocessing": STEPS}
+    file = save_weights(tmp_path / "small.safetensors", network, about)
+    words = ("training_data", "preparation", "contrast", "licence", "citation")
+    publish(file, "small", 1, tmp_path / "HOME", dict.fromkeys(words, "none: random weights"))
+    return file
+
+
+def run(folder: Path, weights: str, steps: str = "", size: float = 5.0, predict: str = "") -> Path:
+    """Run the recipe; returns the cell."""
+    if not (folder / "image.tif").exists():
+        tifffile.imwrite(folder / "image.tif", example_image((32, 32, 32)).read())
+    (folder / "recipe.toml").write_text(RECIPE.format(weights=weights, steps=steps, size=size, predict=predict))
+    catalog = load_catalog()
+    out = folder / "out"
+    run_flow(
+        build_flow(read_recipe(folder / "recipe.toml"), catalog), catalog, out, Run(progress=False), lambda _: None
+    )
+    return out / "cell.zarr"
+
+
+@pytest.mark.parametrize("named", ["small", "small.safetensors"])
+@pytest.mark.parametrize("steps", ["", INVERT, INVERT + CLAHE.format(0.02)], ids=["none", "first", "both"])
+def test_preprocessing_is_completed_and_never_done_twice(tmp_path: Path, weights: Path, named: str, steps: str) -> None:
+    """Whatever part of it the recipe lists, the network sees the image inverted once and then equalized once."""
+    cell = run(tmp_path, named, steps)
+    probability = open_volume(cell / "predictions/mitochondria/probability")
+    assert [s["name"] for s in steps_done(probability)] == ["invert", "clahe"]
+    assert {name for name in layers(cell) if name.startswith("raw")} == {"raw", "raw_invert", "raw_clahe"}
+    np.testing.assert_array_equal(open_volume(cell / "raw_invert").read(), 255 - open_volume(cell / "raw").read())
+
+
+def test_a_step_with_other_options_is_refused(tmp_path: Path, weights: Path) -> None:
+    """The step and its options are named; `as_is` predicts on the image as the recipe makes it."""
+    steps = INVERT + CLAHE.format(0.05)
+    with pytest.raises(BadInput, match=r"small@1 expects the step 'clahe' with other .*as_is = true"):
+        run(tmp_path, "small", steps)
+    cell = run(tmp_path, "small", steps, predict="as_is = true")
+    assert (cell / "predictions/mitochondria/segmentation").exists()
+
+
+def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) -> None:
+    """8 nm is refused in the words of `asem predict`, unless the recipe allows it."""
+    with pytest.raises(VoxelSizeMismatch) as told:
+        run(tmp_path, "small", size=8.0)
+    raw = open_volume(tmp_path / "out" / "cell.zarr" / "raw")
+    with pytest.raises(VoxelSizeMismatch) as by_command:
+        require_voxel_size(raw, load_trained(load_catalog(), "small"))
+    assert str(told.value) == str(by_command.value)
+    assert "8 x 8 x 8 nm but small@1 was trained on 5 x 5 x 5 nm" in str(told.value)
+    assert "allow_voxel_size" in str(told.value)
+    cell = run(tmp_path, "small", size=8.0, predict="allow_voxel_size = true")
+    assert open_volume(cell / "predictions/mitochondria/probability").voxel_size_nm == (8, 8, 8)
+
+
+def test_voxels_are_averaged_to_the_size_that_is_known(tmp_path: Path, weights: Path) -> None:
+    """`resample` makes 2.5 nm 5 nm, then does the rest."""
+    cell = run(tmp_path, "small", size=2.5, predict="resample = true")
+    probability = open_volume(cell / "predictions/mitochondria/probability")
+    assert probability.voxel_size_nm == (5, 5, 5)
+    assert [s["name"] for s in steps_done(probability)] == ["downsample", "invert", "clahe"]
+
+
+def test_mistakes_are_told(tmp_path: Path, weights: Path) -> None:
+    """A misspelt option, before anything is made; weights that are nowhere."""
+    with pytest.raises(RecipeError, match="Did you mean 'as_is'"):
+        run(tmp_path, "small", predict="as_iss = true")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(AsemError, match="Did you mean 'small'"):
+        run(tmp_path, "smal")
+    with pytest.raises(AsemError, match=r"none.safetensors does not exist"):
+        run(tmp_path, "none.safetensors")
