@@ -19,6 +19,7 @@ class Graph:
     labels: np.ndarray  # int32, shape of the box
     bins: np.ndarray  # uint8, shape of the box: the grey bin of each voxel
     dark: np.ndarray  # uint8, shape of the box: how much a voxel lies on a membrane
+    wall: np.ndarray  # uint8, shape of the box: the same, seen more finely and with its greys, for the last voxel
     size: np.ndarray  # int64 (n,) voxels
     grey: np.ndarray  # float64 (n,) mean
     centre: np.ndarray  # float64 (n, 3) in voxels
@@ -48,13 +49,15 @@ class Graph:
             return cls(**{a.name: file[a.name] for a in attrs.fields(cls)})
 
 
-def build_graph(image: np.ndarray, labels: np.ndarray, count: int, dark: np.ndarray, spacing: Sequence[float]) -> Graph:
+def build_graph(
+    image: np.ndarray, labels: np.ndarray, count: int, dark: np.ndarray, wall: np.ndarray, spacing: Sequence[float]
+) -> Graph:
     """Gather what the energies need of supervoxels `labels` (int32, 0..count-1) of an image.
 
     Parameters
     ----------
-    dark
-        uint8, shape of the image.
+    dark, wall
+        uint8, shape of the image; see `Graph`.
     spacing
         Voxel size in units of its finest edge.
     """
@@ -71,6 +74,7 @@ def build_graph(image: np.ndarray, labels: np.ndarray, count: int, dark: np.ndar
         labels=labels,
         bins=bins,
         dark=dark,
+        wall=wall,
         size=size,
         grey=grey / size,
         centre=centre / size[:, None],

@@ -5,10 +5,17 @@ All arrays are zyx and C-contiguous. Loops over planes take `begin, end`, so tha
 
 from __future__ import annotations
 
+import heapq
+import itertools
+
 import numba
 import numpy as np
 
 _jit = numba.njit(cache=True, nogil=True)
+FACES = 6
+STEPS = np.array(  # to the 26 neighbours: first those across faces
+    sorted((s for s in itertools.product((-1, 0, 1), repeat=3) if any(s)), key=lambda s: np.abs(s).sum()), np.int64
+)
 
 
 @_jit
@@ -212,29 +219,22 @@ def assign(image, centres, greys, window, weight, labels, begin, end):
 
 
 @_jit
-def flood(level, marks):
+def flood(level, marks, band):
     """Grow marks (uint8, 0 = free) in place over free voxels, lowest `level` (uint8) first: a seeded watershed.
 
-    Faces connect. Equal levels are flooded from all marks at the same pace.
+    Faces connect. Equal levels are flooded from all marks at the same pace. `band` holds the flat indices of all free
+    voxels; marked ones among them do no harm.
     """
-    depth, height, width = level.shape
-    plane = height * width
     levels, marked = level.ravel(), marks.reshape(-1)
-    following = np.full(marked.size, -1, np.int32)
+    following = np.full(marked.size, -2, np.int32)  # in its level's queue; -1 ends one, -2 was in none
     head = np.full(256, -1, np.int64)
     tail = np.full(256, -1, np.int64)
-    for i in range(marked.size):
-        if marked[i] != 0:
-            z, y, x = i // plane, i // width % height, i % width
-            if (
-                (z > 0 and marked[i - plane] == 0)
-                or (z + 1 < depth and marked[i + plane] == 0)
-                or (y > 0 and marked[i - width] == 0)
-                or (y + 1 < height and marked[i + width] == 0)
-                or (x > 0 and marked[i - 1] == 0)
-                or (x + 1 < width and marked[i + 1] == 0)
-            ):
-                _append(i, levels[i], head, tail, following)
+    for i in band:
+        if marked[i] == 0:
+            for side in range(FACES):
+                j = _beside(i, side, marks.shape)
+                if j >= 0 and marked[j] != 0 and following[j] == -2:
+                    _append(j, levels[j], head, tail, following)
     now = 0
     while now < 256:
         i = head[now]
@@ -242,23 +242,9 @@ def flood(level, marks):
             now += 1
             continue
         head[now] = following[i]
-        z, y, x = i // plane, i // width % height, i % width
-        for side in range(6):
-            if side == 0 and z > 0:
-                j = i - plane
-            elif side == 1 and z + 1 < depth:
-                j = i + plane
-            elif side == 2 and y > 0:
-                j = i - width
-            elif side == 3 and y + 1 < height:
-                j = i + width
-            elif side == 4 and x > 0:
-                j = i - 1
-            elif side == 5 and x + 1 < width:
-                j = i + 1
-            else:
-                continue
-            if marked[j] == 0:
+        for side in range(FACES):
+            j = _beside(i, side, marks.shape)
+            if j >= 0 and marked[j] == 0:
                 marked[j] = marked[i]
                 _append(j, max(now, np.int64(levels[j])), head, tail, following)
 
@@ -274,64 +260,128 @@ def _append(i, level, head, tail, following):
 
 
 @_jit
-def free_band(cut, seeds, width, marks):
-    """Write 1 (object) or 2 (background) to `marks`, and 0 within `width` voxels of where `cut` changes or a seed disagrees.
+def meet(cost, level, marks, band, spacing):
+    """Grow marks (uint8, 0 = free) in place over free voxels: each takes the mark that reaches it at the least cost.
 
-    Seeds (1 object, 2 background) keep their class.
+    A step to one of 26 neighbours costs its length (`spacing` is the voxel size) times the mean of both voxels' `cost`,
+    a table (float32, 256) over `level` (uint8). Dijkstra's algorithm; `band` as in `flood`.
     """
-    depth, height, width_x = cut.shape
-    plane = height * width_x
+    levels, marked = level.ravel(), marks.reshape(-1)
+    length = np.sqrt(((STEPS * spacing) ** 2).sum(axis=1)) / 2
+    owner = np.zeros(marked.size, np.uint8)
+    paid = np.full(marked.size, np.inf, np.float32)
+    queue = [(np.float32(0), np.int64(-1))]  # typed by its first entry, which leads nowhere
+    for i in band:
+        if marked[i] == 0:
+            for side in range(len(STEPS)):
+                j = _beside(i, side, marks.shape)
+                if j >= 0 and marked[j] != 0:
+                    price = np.float32(length[side] * (cost[levels[i]] + cost[levels[j]]))
+                    if price < paid[i]:
+                        paid[i], owner[i] = price, marked[j]
+            if owner[i] != 0:
+                heapq.heappush(queue, (paid[i], np.int64(i)))
+    while len(queue) > 0:
+        price, i = heapq.heappop(queue)
+        if i < 0 or marked[i] != 0:
+            continue
+        marked[i] = owner[i]
+        for side in range(len(STEPS)):
+            j = _beside(i, side, marks.shape)
+            if j >= 0 and marked[j] == 0:
+                further = np.float32(price + length[side] * (cost[levels[i]] + cost[levels[j]]))
+                if further < paid[j]:
+                    paid[j], owner[j] = further, owner[i]
+                    heapq.heappush(queue, (further, j))
+
+
+@_jit
+def surface(cut, seeds, marks):
+    """Write 1 (object) or 2 (background) to `marks`, and 0 where `cut` changes or a seed disagrees with it.
+
+    Seeds are 1 (object) and 2 (background). Returns the flat indices of the zeros.
+    """
+    depth, height, width = cut.shape
+    plane = height * width
     flat, seed, out = cut.reshape(-1), seeds.reshape(-1), marks.reshape(-1)
-    for i in range(flat.size):
-        out[i] = 1 if flat[i] else 2
-    front = np.empty(flat.size // 4 + 64, np.int64)
+    found = np.empty(out.size // 16 + 64, np.int64)
     count = 0
-    for i in range(flat.size):
-        z, y, x = i // plane, i // width_x % height, i % width_x
-        here = flat[i]
-        at_edge = (
-            (z > 0 and flat[i - plane] != here)
-            or (z + 1 < depth and flat[i + plane] != here)
-            or (y > 0 and flat[i - width_x] != here)
-            or (y + 1 < height and flat[i + width_x] != here)
-            or (x > 0 and flat[i - 1] != here)
-            or (x + 1 < width_x and flat[i + 1] != here)
-        )
-        disagrees = (seed[i] == 1 and not here) or (seed[i] == 2 and here)
-        if at_edge or disagrees:
-            if count == front.size:
-                front = np.append(front, np.empty(count, np.int64))
-            front[count] = i
-            count += 1
-            out[i] = 0
-    begin = 0
+    for i in range(out.size):
+        out[i] = 1 if flat[i] else 2
+    for z in range(depth):
+        for y in range(height):
+            for x in range(width):
+                i = z * plane + y * width + x
+                here = flat[i]
+                if seed[i] != 0 and (seed[i] == 1) != here:
+                    found, count = _free(i, found, count, out)
+                if z + 1 < depth and flat[i + plane] != here:
+                    found, count = _free(i, found, count, out)
+                    found, count = _free(i + plane, found, count, out)
+                if y + 1 < height and flat[i + width] != here:
+                    found, count = _free(i, found, count, out)
+                    found, count = _free(i + width, found, count, out)
+                if x + 1 < width and flat[i + 1] != here:
+                    found, count = _free(i, found, count, out)
+                    found, count = _free(i + 1, found, count, out)
+    return found[:count]
+
+
+@_jit
+def surface_among(marks, band):
+    """Free those voxels of `band` that touch the other mark through a face; return their flat indices."""
+    out = marks.reshape(-1)
+    found = np.empty_like(band)
+    count = 0
+    for i in band:
+        for side in range(FACES):
+            j = _beside(i, side, marks.shape)
+            if j >= 0 and out[j] != out[i]:
+                found[count] = i
+                count += 1
+                break
+    out[found[:count]] = 0
+    return found[:count]
+
+
+@_jit
+def widen(front, width, seeds, marks):
+    """Free all within `width` voxels (through faces) of the free voxels `front`, but for seeds, which have their class.
+
+    Returns the flat indices of the free voxels, and of the seeds among them.
+    """
+    seed, out = seeds.reshape(-1), marks.reshape(-1)
+    band, begin, count = front, 0, front.size
     for _ in range(width - 1):
         end = count
         for k in range(begin, end):
-            i = front[k]
-            z, y, x = i // plane, i // width_x % height, i % width_x
-            for side in range(6):
-                if side == 0 and z > 0:
-                    j = i - plane
-                elif side == 1 and z + 1 < depth:
-                    j = i + plane
-                elif side == 2 and y > 0:
-                    j = i - width_x
-                elif side == 3 and y + 1 < height:
-                    j = i + width_x
-                elif side == 4 and x > 0:
-                    j = i - 1
-                elif side == 5 and x + 1 < width_x:
-                    j = i + 1
-                else:
-                    continue
-                if out[j] != 0:
-                    out[j] = 0
-                    if count == front.size:
-                        front = np.append(front, np.empty(count, np.int64))
-                    front[count] = j
-                    count += 1
+            for side in range(FACES):
+                j = _beside(band[k], side, marks.shape)
+                if j >= 0:
+                    band, count = _free(j, band, count, out)
         begin = end
-    for i in range(seed.size):
+    for i in band[:count]:
         if seed[i] != 0:
             out[i] = seed[i]
+    return band[:count]
+
+
+@_jit
+def _free(i, band, count, out):
+    """Set voxel i free, unless it is, and put it at the end of `band`, which is made longer if it is full."""
+    if out[i] == 0:
+        return band, count
+    if count == band.size:
+        band = np.append(band, np.empty(count + 64, np.int64))
+    band[count] = i
+    out[i] = 0
+    return band, count + 1
+
+
+@_jit
+def _beside(i, side, shape):
+    """Return the flat index of the voxel one of STEPS from the i-th, or -1 if that is outside."""
+    depth, height, width = shape
+    dz, dy, dx = STEPS[side]
+    z, y, x = i // (height * width) + dz, i // width % height + dy, i % width + dx
+    return (z * height + y) * width + x if 0 <= z < depth and 0 <= y < height and 0 <= x < width else -1

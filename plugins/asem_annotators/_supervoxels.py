@@ -9,6 +9,8 @@ import numpy as np
 
 from asem_core.machine import available_cores
 
+FINER = 0.7  # of sigma, for greys: they need no derivatives
+
 
 def slic(
     image: np.ndarray, spacing: Sequence[float], count: int, compactness: float, iterations: int
@@ -90,11 +92,30 @@ def membranes(image: np.ndarray, spacing: Sequence[float], sigma: float) -> np.n
     ndimage.gaussian_filter(image, [sigma / s for s in spacing], output=smooth, mode="nearest")
     sheet = np.empty(image.shape, np.float32)
     in_slabs(lambda a, b: _kernels.ridge(smooth, np.asarray(spacing, float), sheet, a, b), image.shape[0])
-    sample = sheet[:: max(1, image.shape[0] // 64), :: max(1, image.shape[1] // 128), :: max(1, image.shape[2] // 128)]
-    low, high = np.percentile(sample, [2, 99.5])
-    sheet -= low
-    sheet *= 255 / max(high - low, 1e-6)
-    return np.clip(sheet, 0, 255, out=sheet)
+    return _to_bytes(sheet)
+
+
+def walls(image: np.ndarray, sheet: np.ndarray, spacing: Sequence[float], sigma: float) -> np.ndarray:
+    """Measure how much each voxel is part of a membrane: on a dark sheet and, as much, dark itself.
+
+    Parameters
+    ----------
+    sheet
+        What `membranes` returns for the same image, spacing and sigma.
+
+    Returns
+    -------
+    uint8, shape of the image
+    """
+    from scipy import ndimage
+
+    grey = np.empty(image.shape, np.float32)
+    ndimage.gaussian_filter(image, [FINER * sigma / s for s in spacing], output=grey, mode="nearest")
+    np.negative(grey, out=grey)
+    _to_bytes(grey)
+    grey += sheet
+    grey /= 2
+    return grey.astype(np.uint8)
 
 
 def in_slabs(work: Callable[[int, int], object], depth: int) -> None:
@@ -103,6 +124,15 @@ def in_slabs(work: Callable[[int, int], object], depth: int) -> None:
     ends = np.linspace(0, depth, threads + 1).round().astype(int).tolist()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, ends[:-1], ends[1:]))
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Stretch values (float32) in place so that the 2nd percentile is 0 and the 99.5th 255; clip the rest."""
+    every = tuple(slice(None, None, max(1, n // m)) for n, m in zip(values.shape, (64, 128, 128), strict=True))
+    low, high = np.percentile(values[every], [2, 99.5])
+    values -= low
+    values *= 255 / max(high - low, 1e-6)
+    return np.clip(values, 0, 255, out=values)
 
 
 def _connected(labels: np.ndarray, smallest: float) -> tuple[np.ndarray, int]:

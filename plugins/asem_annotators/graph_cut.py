@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_VOXEL = 30  # 18 at 512^3, and SLIC needs somewhat more; see docs/performance/annotating.md
 MIXTURE_STEPS = 50
+FORMAT = 2  # of the stored graph: a file of another one is not found, and made anew
 
 
 @attrs.frozen
@@ -62,6 +63,10 @@ class GraphCut(Annotator):
         Of SLIC.
     refine_vx
         Voxels on either side of the cut that are assigned anew one by one, along the membrane. 4, or 0 for "published".
+    middle_vx, middle_contrast
+        Voxels on either side of that surface which then go to the side that reaches them at the least cost. Passing the
+        darkest voxel costs exp(middle_contrast) of passing the brightest, so that the sides meet in the middle of what is
+        dark and not at its darkest voxel. 2, or 0 for "published"; 8.
     keep
         Clean-up by a mixture of two Gaussians over the greys of the object: keep "all", or its "dark" or "bright" part.
     """
@@ -74,7 +79,7 @@ class GraphCut(Annotator):
     beta: float | None = None
     gamma: float | None = None
     sigma_nm: float = 10.0
-    contrast: float = 18.0
+    contrast: float = 22.0
     inertia: float | None = None
     face: Literal["weakest", "mean", "darkest"] = "weakest"
     smoothing: float = 0.6
@@ -82,10 +87,22 @@ class GraphCut(Annotator):
     compactness: float = 25.0
     iterations: int = 10
     refine_vx: int | None = None
+    middle_vx: int | None = None
+    middle_contrast: float = 8.0
     keep: Literal["all", "dark", "bright"] = "all"
 
     def __attrs_post_init__(self) -> None:
-        for option in ("lam", "beta", "gamma", "contrast", "inertia", "smoothing", "refine_vx"):
+        for option in (
+            "lam",
+            "beta",
+            "gamma",
+            "contrast",
+            "inertia",
+            "smoothing",
+            "refine_vx",
+            "middle_vx",
+            "middle_contrast",
+        ):
             value = getattr(self, option)
             if value is not None and value < 0:
                 raise BadInput(f"graph-cut: {option} must be at least 0, got {value}.")
@@ -124,9 +141,10 @@ class GraphCut(Annotator):
         from scipy import ndimage
 
         from asem_annotators._graph import build_graph
-        from asem_annotators._supervoxels import basins, membranes, slic
+        from asem_annotators._supervoxels import basins, membranes, slic, walls
 
         sheet = membranes(image, spacing, sigma)
+        wall = walls(image, sheet, spacing, sigma)
         if self.smoothing:
             ndimage.gaussian_filter(sheet, [self.smoothing * sigma / s for s in spacing], output=sheet, mode="nearest")
         dark = sheet.astype(np.uint8)
@@ -135,11 +153,12 @@ class GraphCut(Annotator):
         else:
             labels, count = basins(sheet)
         del sheet
-        return build_graph(image, labels, count, dark, spacing)
+        return build_graph(image, labels, count, dark, wall, spacing)
 
     def _file_name(self, image: np.ndarray, spacing: Sequence[float]) -> str:
         """Name the stored graph after all it depends on."""
         options = (
+            FORMAT,
             self.setting("supervoxels"),
             self.sigma_nm,
             self.smoothing,
@@ -152,8 +171,24 @@ class GraphCut(Annotator):
 
 
 _BY_ENERGY: Mapping[str, Mapping[str, Any]] = {
-    "membrane": {"supervoxels": "watershed", "lam": 1.0, "beta": 0.0, "gamma": 0.0, "inertia": 0.005, "refine_vx": 4},
-    "published": {"supervoxels": "slic", "lam": 10.0, "beta": 1.0, "gamma": 1.0, "inertia": 0.0, "refine_vx": 0},
+    "membrane": {
+        "supervoxels": "watershed",
+        "lam": 1.0,
+        "beta": 0.0,
+        "gamma": 0.0,
+        "inertia": 0.005,
+        "refine_vx": 4,
+        "middle_vx": 2,
+    },
+    "published": {
+        "supervoxels": "slic",
+        "lam": 10.0,
+        "beta": 1.0,
+        "gamma": 1.0,
+        "inertia": 0.0,
+        "refine_vx": 0,
+        "middle_vx": 0,
+    },
 }
 
 
@@ -175,9 +210,9 @@ class PreparedGraphCut:
         if previous is not None and inertia:
             energy = _energy.holding(energy, self.graph, previous, inertia)
         cut = energy.minimise()[self.graph.labels]
-        width = self.options.setting("refine_vx")
-        if width:
-            cut = refine(cut, seeds, self.graph.dark, width)
+        near = {name: self.options.setting(name) for name in ("refine_vx", "middle_vx")}
+        if any(near.values()):
+            cut = refine(cut, seeds, self.graph, self.spacing, middle_contrast=self.options.middle_contrast, **near)
         if self.options.keep != "all":
             cut = keep_component(cut, self.image, self.options.keep)
         return honour(seeds, cut)
@@ -192,16 +227,35 @@ class PreparedGraphCut:
         return _energy.membrane(self.graph, seeds, contrast=self.options.contrast, face=self.options.face, **weights)
 
 
-def refine(cut: np.ndarray, seeds: np.ndarray, dark: np.ndarray, width_vx: int) -> np.ndarray:
-    """Assign the voxels near the surface of `cut` (bool) anew, by a watershed on `dark` (uint8) from both sides.
+def refine(
+    cut: np.ndarray,
+    seeds: np.ndarray,
+    graph: Graph,
+    spacing: Sequence[float],
+    *,
+    refine_vx: int,
+    middle_vx: int,
+    middle_contrast: float,
+) -> np.ndarray:
+    """Assign the voxels near the surface of `cut` (bool) anew, and those near a seed that disagrees with it.
 
-    Where a seed disagrees with the cut, its surroundings are assigned anew too.
+    First, within `refine_vx`, by a watershed from both sides: it finds the membrane. Then, within `middle_vx` of where
+    that ends, to the side that reaches them at the least cost. A watershed ends at the darkest voxel, which noise moves
+    about; costs from both sides are equal in the middle of what is dark.
     """
     from asem_annotators import _kernels
 
+    seeds = np.ascontiguousarray(seeds)
     marks = np.empty(cut.shape, np.uint8)
-    _kernels.free_band(cut, np.ascontiguousarray(seeds), width_vx, marks)
-    _kernels.flood(dark, marks)
+    front = _kernels.surface(cut, seeds, marks)
+    if refine_vx:
+        band = _kernels.widen(front, refine_vx, seeds, marks)
+        _kernels.flood(graph.dark, marks, band)
+        front = _kernels.surface_among(marks, band)
+    if middle_vx:
+        band = _kernels.widen(front, middle_vx, seeds, marks)
+        cost = np.exp(np.linspace(0, middle_contrast, 256)).astype(np.float32)
+        _kernels.meet(cost, graph.wall, marks, band, np.asarray(spacing, float))
     return np.equal(marks, 1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import attrs
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -12,7 +13,7 @@ from asem_annotators import _energy
 from asem_annotators._energy import Energy
 from asem_annotators._graph import build_graph
 from asem_annotators._supervoxels import basins, membranes, slic
-from asem_annotators.graph_cut import GraphCut, keep_component
+from asem_annotators.graph_cut import GraphCut, keep_component, refine
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.testing import AnnotatorKit
@@ -64,7 +65,7 @@ def hand_made() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_published_energy_equals_the_one_computed_by_hand() -> None:
     """Every term of the energy of Gallusser et al. 2022, on three supervoxels."""
     image, labels, seeds = hand_made()
-    graph = build_graph(image, labels, 3, np.zeros_like(image), (1, 1, 1))
+    graph = build_graph(image, labels, 3, np.zeros_like(image), np.zeros_like(image), (1, 1, 1))
     energy = _energy.published(graph, seeds, (1, 1, 1), lam=10, beta=1, gamma=1)
 
     # D: distances to the object seed are 0 1 | 2 3 | 4 5, to the background seed 5 4 | 3 2 | 1 0.
@@ -110,7 +111,7 @@ def test_membrane_energy_counts_overruled_seeds_and_bright_faces() -> None:
     """A face of full darkness costs exp(-contrast) of its area; a supervoxel costs the seeds of the other class in it."""
     image, labels, seeds = hand_made()
     dark = np.array([0, 0, 255, 0, 0, 0], np.uint8).reshape(1, 1, 6)
-    graph = build_graph(image, labels, 3, dark, (1, 2, 3))
+    graph = build_graph(image, labels, 3, dark, dark, (1, 2, 3))
     energy = _energy.membrane(graph, seeds, lam=2, beta=0, gamma=0, contrast=3, face="weakest")
     area = 1 * 2  # the faces across x, of voxels 1 x 2 x 3
     np.testing.assert_allclose(energy.pair, [2 * area * np.exp(-3), 2 * area])
@@ -123,7 +124,9 @@ def test_finds_the_cell_between_membranes(cells: tuple[Volume, np.ndarray]) -> N
     assert dice(result == 1, cells[1]) > 0.9
 
 
-@pytest.mark.parametrize("options", [{}, {"energy": "published"}, {"keep": "bright"}, {"refine_vx": 0}, {"beta": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"energy": "published"}, {"keep": "bright"}, {"refine_vx": 0, "middle_vx": 0}, {"beta": 1.0}]
+)
 def test_honours_random_seeds(cells: tuple[Volume, np.ndarray], options: dict) -> None:
     """Every seeded voxel has its class, wherever it lies and whatever the options."""
     rng = np.random.default_rng(3)
@@ -131,6 +134,43 @@ def test_honours_random_seeds(cells: tuple[Volume, np.ndarray], options: dict) -
     result = GraphCut(**options).prepare(cells[0], cells[0].box, QUIET)(seeds)
     assert (result[seeds == 1] == 1).all()
     assert (result[seeds == 2] == 0).all()
+
+
+def test_surface_ends_in_the_middle_of_what_is_dark(cells: tuple[Volume, np.ndarray]) -> None:
+    """In a wall of planes 8-13 whose plane 9 is the darkest, the sides meet half-way, where a watershed ends at plane 9."""
+    volume, _ = cells
+    graph = GraphCut().prepare(volume, volume.box, QUIET).graph
+    wall = np.zeros(volume.shape, np.uint8)
+    wall[8:14] = 200
+    dark = wall.copy()
+    dark[9] = 255
+    cut = np.zeros(volume.shape, bool)
+    cut[:11] = True
+    seeds = np.zeros(volume.shape, np.uint8)
+    graph = attrs.evolve(graph, dark=dark, wall=wall)
+    by_watershed, to_middle = (
+        refine(cut, seeds, graph, (1, 1, 1), refine_vx=4, middle_vx=vx, middle_contrast=8.0) for vx in (0, 6)
+    )
+    assert by_watershed[8].all()
+    assert not by_watershed[10].any()
+    assert to_middle[10].all()
+    assert not to_middle[11].any()
+
+
+def test_refining_keeps_seeds_and_leaves_the_rest_alone(cells: tuple[Volume, np.ndarray]) -> None:
+    """Voxels farther from the surface than what is assigned anew stay; seeds within it have their class."""
+    volume, truth = cells
+    graph = GraphCut().prepare(volume, volume.box, QUIET).graph
+    depth = np.where(
+        truth, ndimage.distance_transform_cdt(truth, "taxicab"), ndimage.distance_transform_cdt(~truth, "taxicab")
+    )
+    seeds = np.random.default_rng(4).choice(np.array([0, 1, 2], np.uint8), p=[0.9, 0.05, 0.05], size=truth.shape)
+    seeds[(seeds == 1) != truth] = 0
+    refined = refine(truth, seeds, graph, (1, 1, 1), refine_vx=3, middle_vx=2, middle_contrast=8.0)
+    assert (refined == truth)[depth > 5].all()
+    assert refined[seeds == 1].all()
+    assert not refined[seeds == 2].any()
+    assert (refined != truth).any()
 
 
 def test_inertia_keeps_what_no_stroke_touches(cells: tuple[Volume, np.ndarray]) -> None:
@@ -188,7 +228,8 @@ def test_basins_hold_one_minimum_each() -> None:
 def test_adjacency_is_by_faces() -> None:
     """Pieces that share faces are pairs, with as many faces as a plain count finds; edges and corners do not count."""
     labels = np.random.default_rng(0).integers(0, 6, (5, 6, 7)).astype(np.int32)
-    graph = build_graph(labels.astype(np.uint8), labels, 6, np.zeros(labels.shape, np.uint8), (1, 1, 1))
+    dark = np.zeros(labels.shape, np.uint8)
+    graph = build_graph(labels.astype(np.uint8), labels, 6, dark, dark, (1, 1, 1))
     counted: dict[tuple[int, int], int] = {}
     for axis in range(3):
         here, there = np.moveaxis(labels, axis, 0)[:-1], np.moveaxis(labels, axis, 0)[1:]
