@@ -251,8 +251,9 @@ def refine(
     if refine_vx:
         band = _kernels.widen(front, refine_vx, seeds, marks)
         _kernels.flood(graph.dark, marks, band)
-        front = _kernels.surface_among(marks, band)
     if middle_vx:
+        if refine_vx:
+            front = _kernels.surface_among(marks, band)
         band = _kernels.widen(front, middle_vx, seeds, marks)
         cost = np.exp(np.linspace(0, middle_contrast, 256)).astype(np.float32)
         _kernels.meet(cost, graph.wall, marks, band, np.asarray(spacing, float))
