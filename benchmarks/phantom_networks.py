@@ -1,6 +1,6 @@
 """How well the shipped phantom networks do on phantoms they never saw, in both looks.
 
-    python benchmarks/phantom_networks.py [mitochondria clathrin-coats]
+    python benchmarks/phantom_networks.py [mitochondria clathrin-coats nuclear-pores]
 
 Voxel scores leave out the exclusion zone of each organelle; objects count as found if half of their voxels are predicted,
 as false if they touch no true one. The reference is a threshold on the grey value, the best one for each image.
@@ -15,15 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from _data import hardware
+from _networks import segment_with, voxel_size_of
 
 from asem_core.blocks import Run
-from asem_core.catalog import load_catalog
 from asem_core.evaluate import exclusion_of, score, score_objects
-from asem_core.predict import predict
-from asem_core.pretrained import find_weights
-from asem_core.recipe import build
 from asem_core.volume import Labels, Volume
-from asem_core.weights import load_weights, read_metadata
 from asem_sources.phantom import Phantom
 
 SCENES = {
@@ -32,35 +28,31 @@ SCENES = {
         "scene": "membrane", "size_nm": (1400, 1000, 2400), "trace_nm": 10,
         "pits_per_um2": 8, "caveolae_per_um2": 4, "vesicles_per_um3": 4,
     },
+    "nuclear-pores": {"scene": "nucleus", "size_nm": (1400, 2400, 2400), "trace_nm": 10},
 }  # fmt: skip
 SEEDS = {"cf": 101, "hpfs": 102}
 
 
 def main() -> None:
-    catalog = load_catalog()
     print("organelle, look: F1, precision, recall | objects: true, found, false, merged | threshold F1 | Mvoxel/s")
     for organelle in sys.argv[1:] or SCENES:
         for look, seed in SEEDS.items():
-            voxel = read_metadata(find_weights(f"{organelle}-phantom"))["voxel_size_nm"]
+            voxel = voxel_size_of(f"{organelle}-phantom")
             phantom = Phantom(seed=seed, look=look, inverted=False, voxel_size_nm=voxel, **SCENES[organelle])
-            measure(catalog, organelle, look, phantom)
+            measure(organelle, look, phantom)
     print(hardware())
 
 
-def measure(catalog, organelle: str, look: str, phantom: Phantom) -> None:
+def measure(organelle: str, look: str, phantom: Phantom) -> None:
     run = Run(progress=False)
-    weights = find_weights(f"{organelle}-phantom")
-    options = dict(read_metadata(weights)["model"])
-    model = build(catalog.get("model", options.pop("use")), options, organelle)
     raw = phantom.open()
     image = Volume(raw.read(), raw.voxel_size_nm, path=raw.path)
     ids = phantom.open(f"instances/{organelle}")
     truth = Labels(ids.read(), ids.voxel_size_nm, path=ids.path)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        probability = predict(load_weights(weights, model.network()), image, Path(folder) / "c.zarr" / "p", run)
+        model, found = segment_with(f"{organelle}-phantom", image, Path(folder))
         rate = image.box.size / (time.perf_counter() - start) / 1e6
-        found = model.segment(probability, Path(folder) / "c.zarr" / "s", run)
         zone = exclusion_of(truth, model.exclusion_zone(), run)
         voxels = score(found, truth, exclusion=zone, run=run).at(0.5)
         objects = score_objects(found, truth, exclusion=zone, run=run)
