@@ -151,25 +151,16 @@ class _Describe:
         self.label, self.folder = label, folder
 
     def __call__(self, block: Box) -> None:
-        import cc3d
+        from asem_core._component_kernels import describe
 
         labels, mask = self.label.with_mask(block)
-        n = int(labels.max(initial=0))
-        core = np.ascontiguousarray(labels[tuple(slice(0, size) for size in block.shape)])
-        # Objects that lie behind the block only have no voxels in it: bincount gives them their 0.
-        voxels = np.bincount(core.ravel(), minlength=n + 1)
-        present = np.flatnonzero(voxels)
-        begin, end = np.full((n + 1, 3), np.iinfo(np.int64).max), np.zeros((n + 1, 3), np.int64)
-        boxes = cc3d.statistics(core, no_slice_conversion=True)["bounding_boxes"].astype(np.int64)
-        begin[present] = boxes[present, 0::2] + block.begin
-        end[present] = boxes[present, 1::2] + block.begin + 1
-        value = np.zeros(n + 1, np.int64)
-        value[labels] = mask
-        first = np.full(n + 1, np.iinfo(np.int64).max)
-        at = np.zeros(n + 1, np.int64)
-        at[core.ravel()[::-1]] = np.arange(core.size - 1, -1, -1)  # of voxels with one label, the last written stays
-        place = np.stack(np.unravel_index(at[present], core.shape), axis=1) + block.begin - self.label.box.begin
+        voxels, value, first, begin, end = describe(labels, mask, block.shape, int(labels.max(initial=0)))
+        present = np.flatnonzero(voxels)  # objects that lie behind the block only have none
+        begin[present] += block.begin
+        end[present] += block.begin
+        place = np.stack(np.unravel_index(first[present], block.shape), axis=1) + block.begin - self.label.box.begin
         first[present] = np.ravel_multi_index(tuple(place.T), self.label.box.shape)
+        core = labels[tuple(slice(0, size) for size in block.shape)]
         planes = {f"first{axis}": core.take(0, axis) for axis in range(3)}
         planes |= {
             f"behind{axis}": labels.take(size, axis) if labels.shape[axis] > size else np.zeros((0, 0), np.uint32)
