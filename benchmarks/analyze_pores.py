@@ -1,11 +1,11 @@
 """How right are the diameters of nuclear pores? Phantom nuclei with known pores.
 
     python benchmarks/analyze_pores.py [--nuclei 6] [--looks cf hpfs] [--voxel 5 5 5] [--single 95]
-    python benchmarks/analyze_pores.py --predicted [--nuclei 6]
+    python benchmarks/analyze_pores.py --network NAME [--nuclei 6]
 
-From their true masks, or from those that the shipped network `nuclear-pores-phantom` predicts, at its voxel size. Prints,
-for each look: pores measured, false ones (60 nm and more from any true one), bias and standard deviation of the diameter,
-and what the Kolmogorov-Smirnov test says of the population.
+From their true masks, or from those that a network of the registry predicts, at its voxel size. Prints, for each look:
+pores measured, false ones (60 nm and more from any true one), bias and standard deviation of the diameter, and what the
+Kolmogorov-Smirnov test says of the population.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from asem_core.blocks import Run
 from asem_core.volume import Labels, Volume
 from asem_sources.phantom import Phantom
 
-NETWORK = "nuclear-pores-phantom"
 SAME_PORE_NM = 60.0
 
 
@@ -47,11 +46,13 @@ class Found:
         self.seconds += time.perf_counter() - begun
         truth = phantom.truth("nuclear-pores")
         places = np.column_stack([truth[f"{a}_nm"] for a in "zyx"])
+        self.num_true += int(truth["complete"].sum())
         rows = np.flatnonzero(table["measured"].values)
+        if not len(rows):
+            return
         at = np.column_stack([table[f"centre_{a}_nm"].values[rows] for a in "zyx"])
         apart = np.linalg.norm(at[:, None] - places[None], axis=2)
         self.num_false += int((apart.min(axis=1) > SAME_PORE_NM).sum())
-        self.num_true += int(truth["complete"].sum())
         self.diameters += table["diameter_nm"].values[rows].tolist()
         for k in np.flatnonzero(truth["complete"]):
             nearest = int(apart[:, k].argmin())
@@ -61,6 +62,8 @@ class Found:
 
     def __str__(self) -> str:
         error, count = np.array(self.errors), len(self.diameters)
+        if not len(error):
+            return f"0 of {self.num_true} pores measured, {count} false"
         distance, p, size = single_size_test(np.array(self.diameters), 6.0, None)
         return (
             f"{len(error)} of {self.num_true} pores measured ({len(error) / self.num_true:.1%}), "
@@ -78,9 +81,9 @@ def main() -> None:
     parser.add_argument("--voxel", nargs=3, type=float, default=[5.0, 5.0, 5.0])
     parser.add_argument("--size", type=float, default=2000.0)
     parser.add_argument("--single", type=float, help="diameter of a population of one size, nm")
-    parser.add_argument("--predicted", action="store_true", help=f"masks that {NETWORK} predicts, at its voxel size")
+    parser.add_argument("--network", help="take the masks that it predicts, instead of the true ones")
     options = parser.parse_args()
-    voxel = voxel_size_of(NETWORK) if options.predicted else tuple(options.voxel)
+    voxel = voxel_size_of(options.network) if options.network else tuple(options.voxel)
     diameters = (options.single, options.single) if options.single else (60.0, 130.0)
     for look in options.looks:
         found = Found()
@@ -89,20 +92,20 @@ def main() -> None:
                 size_nm=(options.size,) * 3,
                 voxel_size_nm=voxel,
                 look=look,
-                inverted=False if options.predicted else None,
+                inverted=False if options.network else None,
                 scene="nucleus",
                 seed=100 + seed,
                 pore_diameters_nm=diameters,
             )
             raw = phantom.open("raw")
             raw = Volume(raw.read(), raw.voxel_size_nm)
-            if options.predicted:
+            if options.network:
                 with tempfile.TemporaryDirectory() as folder:
-                    found.add(phantom, raw, segment_with(NETWORK, raw, Path(folder))[1])
+                    found.add(phantom, raw, segment_with(options.network, raw, Path(folder))[1])
             else:
                 mask = phantom.open("labels/nuclear-pores")
                 found.add(phantom, raw, Labels(mask.read(), mask.voxel_size_nm))
-        masks = "predicted" if options.predicted else "true"
+        masks = "predicted" if options.network else "true"
         at = "x".join(f"{v:g}" for v in voxel)
         print(f"{look} at {at} nm, {diameters[0]:g}-{diameters[1]:g} nm, {masks} masks: {found}", flush=True)
     print(hardware())

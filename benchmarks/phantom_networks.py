@@ -19,6 +19,7 @@ from _networks import segment_with, voxel_size_of
 
 from asem_core.blocks import Run
 from asem_core.evaluate import exclusion_of, score, score_objects
+from asem_core.pretrained import registry
 from asem_core.volume import Labels, Volume
 from asem_sources.phantom import Phantom
 
@@ -35,7 +36,7 @@ SEEDS = {"cf": 101, "hpfs": 102}
 
 def main() -> None:
     print("organelle, look: F1, precision, recall | objects: true, found, false, merged | threshold F1 | Mvoxel/s")
-    for organelle in sys.argv[1:] or SCENES:
+    for organelle in sys.argv[1:] or [name for name in SCENES if f"{name}-phantom" in registry().names()]:
         for look, seed in SEEDS.items():
             voxel = voxel_size_of(f"{organelle}-phantom")
             phantom = Phantom(seed=seed, look=look, inverted=False, voxel_size_nm=voxel, **SCENES[organelle])
