@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -141,7 +142,13 @@ def _limit_from_environment() -> set[str] | None:
 
 
 def _owner(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "unknown distribution"
+    return _name_and_version(point.dist)[0]
+
+
+@functools.cache
+def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
+    """Ask once: each question parses the distribution's metadata anew."""
+    return (distribution.name, distribution.version) if distribution is not None else ("unknown distribution", "")
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
@@ -162,7 +169,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer]
 
 def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
     others = [p for p in manager.get_plugins() if p is not module]
-    version = point.dist.version if point.dist is not None else ""
+    version = _name_and_version(point.dist)[1]
     offers = []
     for kind, protocol in KINDS.items():
         for returned in manager.subset_hook_caller(f"register_{kind}s", others).__call__():
