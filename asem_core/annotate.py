@@ -19,8 +19,9 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.interfaces import Annotator, PreparedAnnotator
+from asem_core.notes import work_folder
 from asem_core.provenance import describe_plugin, made_by
-from asem_core.store import create_volume, finish_volume, open_volume, work_folder
+from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 OBJECT, BACKGROUND = 1, 2

@@ -15,7 +15,7 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Source
 from asem_core.provenance import made_by
 from asem_core.recipe import build
-from asem_core.store import Output, create_volume, find_finished, finish_volume
+from asem_core.store import Output, create_volume, finish_volume, require_free
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
@@ -69,7 +69,7 @@ def import_volume(
     )
     if box:
         volume = volume.crop(part["box"])
-    finished = find_finished(output, record)
+    finished = require_free(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
     block = run.block or _slab(volume)

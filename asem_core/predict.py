@@ -22,7 +22,7 @@ from asem_core.errors import BadInput, NoSpace
 from asem_core.inference import Arithmetic, Network, Predictor, choose_arithmetic, choose_device, free_memory
 from asem_core.machine import available_cores
 from asem_core.provenance import made_by
-from asem_core.store import Output, create_volume, find_finished, finish_volume, open_volume
+from asem_core.store import Output, create_volume, finish_volume, open_volume, require_free
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "predict_box"]
@@ -107,7 +107,7 @@ def predict(
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
     )
-    if (finished := find_finished(output, record)) is not None:
+    if (finished := require_free(output, record, overwrite=overwrite)) is not None:
         return finished
     device = choose_device(how.device) if not run.launcher else how.device.replace("auto", "cuda")
     run = attrs.evolve(run, workers=_num_workers(run, how, device))

@@ -12,8 +12,9 @@ import numpy as np
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.errors import PluginError
 from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.notes import work_folder
 from asem_core.provenance import made_by
-from asem_core.store import Output, create_volume, find_finished, finish_volume, work_folder
+from asem_core.store import Output, create_volume, finish_volume, require_free
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 DEFAULT_BLOCK = as_zyx(128)
@@ -33,7 +34,7 @@ def apply(
     A layer that the same step made from the same input is returned as it is; an unfinished one is completed.
     """
     record = made_by("preprocess", step=step, inputs=[volume])
-    finished = find_finished(output, record)
+    finished = require_free(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
     fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -56,6 +57,55 @@ def steps_done(volume: Volume) -> list[dict[str, Any]]:
         inputs = record.get("inputs") or [{}]
         record = inputs[0].get("made_by")
     return found[::-1]
+
+
+def differences(before: Any, after: Any) -> list[str]:
+    """Name what differs between two records of `made_by`, with short values: `clip_limit: 0.02 -> 0.1`."""
+    return [_told(keys, *values) for keys, *values in _differing(before, after, ())]
+
+
+_ABSENT = object()
+
+
+def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    if before == after:
+        return
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        named_otherwise = before.get("name") != after.get("name") and "name" in before and "name" in after
+        for key in ["name"] if named_otherwise else sorted({*before, *after}):
+            yield from _differing(before.get(key, _ABSENT), after.get(key, _ABSENT), (*keys, key))
+    elif (
+        keys[-1:] == ("inputs",) and isinstance(before, list) and isinstance(after, list) and len(before) == len(after)
+    ):
+        for one, other in zip(before, after, strict=True):
+            yield from _differing(one, other, keys)
+    else:
+        yield keys, before, after
+
+
+def _told(keys: tuple[str, ...], before: Any, after: Any) -> str:
+    of_input = "the input's " if keys[0] == "inputs" and len(keys) > 1 else ""
+    shown = [k for k in keys if k not in ("inputs", "made_by")] or ["inputs"]
+    if "options" in shown:
+        shown = shown[shown.index("options") + 1 :] or shown
+    values = [json.dumps(v) if v is not _ABSENT else "not set" for v in (before, after)]
+    told = f": {values[0]} -> {values[1]}" if all(len(v) <= 40 for v in values) else ""
+    return f"{of_input}{'.'.join(shown)}{told}"
+
+
+def what_it_holds(volume: Volume) -> Literal["image", "probability", "labels"] | None:
+    """Say what a layer of ours holds by what made it; None for data from elsewhere, of which nothing is known.
+
+    An import or a preprocessing step counts as an image where the layer is called so: `raw`, `raw_clahe`.
+    """
+    about = volume.attributes.get("asem", {})
+    stage = about.get("made_by", {}).get("stage")
+    if stage in ("predict", "live-prediction"):
+        return "probability"
+    if stage in ("segment", "annotate") or about.get("kind") == "labels":
+        return "labels"
+    is_raw = Path(volume.path).name.partition("_")[0] == "raw"
+    return "image" if stage in ("import", "preprocess") and is_raw else None
 
 
 def sha256(path: str | Path) -> str:

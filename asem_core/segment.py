@@ -13,8 +13,9 @@ import numpy as np
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.components import Components, Connectivity, components
 from asem_core.errors import BadInput
-from asem_core.provenance import made_by
-from asem_core.store import Output, create_volume, find_finished, finish_volume, open_volume, work_folder
+from asem_core.notes import work_folder
+from asem_core.provenance import made_by, what_it_holds
+from asem_core.store import Output, create_volume, finish_volume, open_volume, require_free
 from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
 
 DEFAULT_BLOCK = as_zyx(192)
@@ -47,7 +48,7 @@ def segment(
     Raises
     ------
     BadInput
-        The threshold is not between 0 and 1, or the volume holds no probabilities.
+        The threshold is not between 0 and 1, or the volume holds no probabilities: an image, say.
     OutputExists, OutputBusy, NoSpace
     """
     if not 0 <= threshold <= 1:
@@ -56,6 +57,11 @@ def segment(
         raise BadInput(f"The connectivity is 6, 18 or 26 neighbours, not {connectivity}.")
     if probability.dtype != np.uint8 and probability.dtype.kind != "f":
         raise BadInput(f"{probability.path} holds {probability.dtype}; probabilities are uint8 (255 = 1) or floats.")
+    if (held := what_it_holds(probability)) in ("image", "labels"):
+        raise BadInput(
+            f"{probability.path} holds {'an image' if held == 'image' else 'labels'}; segment takes a probability map, "
+            "which asem predict makes: cell.zarr/predictions/NAME/probability."
+        )
     options = {
         "threshold": threshold,
         "objects": objects,
@@ -64,7 +70,7 @@ def segment(
         **dict(details or {}),
     }
     record = made_by("segment", inputs=[probability], **options)
-    if find_finished(output, record) is not None:
+    if require_free(output, record, overwrite=overwrite) is not None:
         return open_volume(output, kind=Labels)
     block = run.block or DEFAULT_BLOCK
     mask = _AtLeast(probability, threshold)

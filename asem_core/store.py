@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,12 +22,17 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.chunks import create_array
-from asem_core.errors import BadInput, MissingExtra, OutputBusy, OutputExists, UnknownName
+from asem_core.errors import BadInput, MissingExtra, OutputExists, UnknownName
 from asem_core.metadata import multiscale_of, ome_attributes, ome_placement
+from asem_core.notes import lock as take_lock
+from asem_core.notes import remove_notes, work_folder
+from asem_core.provenance import differences
 from asem_core.pyramid import build_pyramid
 from asem_core.volume import ArrayLike, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 V = TypeVar("V", bound=Volume)
+
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -243,12 +247,15 @@ def create_volume(
         Something else is there and `overwrite` is False.
     OutputBusy
         Another process is writing it.
+    BadInput
+        The container would lie in a folder that holds other files.
     """
     target = Path(path)
+    made_by = json.loads(json.dumps(made_by))
+    require_free(target, made_by, overwrite=overwrite)
     _make_groups(target.parent)
-    lock = _lock(target)
+    lock = take_lock(target)
     try:
-        made_by = json.loads(json.dumps(made_by))
         existing = _existing(target, spec, made_by, overwrite)
         if existing is not None:
             return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
@@ -267,41 +274,70 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
         if pyramid:
             build_pyramid(group, volume, run or Run(progress=False))
         group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
-    shutil.rmtree(volume.work, ignore_errors=True)
     if volume.lock is not None:
+        remove_notes(Path(volume.path))
         volume.lock.release()
     return open_volume(volume.path)
 
 
-def find_finished(path: str | Path, made_by: Mapping[str, Any]) -> Volume | None:
-    """Return the layer if an equal run has already finished it."""
-    if not Path(path).exists():
+def require_container(folder: str | Path) -> None:
+    """Refuse a folder of other files as a container, before anything is written to it.
+
+    Raises
+    ------
+    BadInput
+        It is there, is not empty, and is no Zarr container; or it is a file.
+    """
+    place = Path(folder)
+    if place.is_file():
+        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
+    if place.is_dir() and not any((place / m).exists() for m in _ZARR_MARKS) and any(place.iterdir()):
+        raise BadInput(
+            f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
+            "Choose a new name with -o, for example cell.zarr."
+        )
+
+
+def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Volume | None:
+    """Refuse an output that `create_volume` would refuse, before long work; return the layer if an equal run finished it.
+
+    Raises
+    ------
+    OutputExists
+        Something else is there and `overwrite` is False.
+    BadInput
+        The container would lie in a folder that holds other files.
+    """
+    target = Path(path)
+    require_container(_container(target.parent))
+    made_by = json.loads(json.dumps(made_by))
+    if not target.exists():
         return None
     try:
-        found: Volume = open_volume(path)
+        found: Volume | None = open_volume(target, unfinished=True)
     except BadInput:
-        return None
-    return found if found.attributes.get("asem", {}).get("made_by") == json.loads(json.dumps(made_by)) else None
+        found = None
+    before = {} if found is None else found.attributes.get("asem", {}).get("made_by", {})
+    if found is not None and before == made_by:
+        return found if is_complete(found) else None
+    if not overwrite:
+        told = differences(before, made_by) if before else []
+        what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
+        raise OutputExists(
+            f"{target} exists and was made by something else{what}. "
+            "Add --overwrite to replace it, or choose another output."
+        )
+    return None
 
 
-def work_folder(path: str | Path, made_by: Mapping[str, Any]) -> Path:
-    """Where a run keeps its notes (locks, done markers, intermediate results) until the layer `path` is finished.
-
-    Beside the container, hidden: inside it, Zarr readers would stumble over foreign files. Runs that differ in what
-    they make have different folders, so stale notes are never taken for good ones.
-    """
-    return _notes_base(Path(path)).with_suffix(f".{zlib.crc32(json.dumps(made_by, sort_keys=True).encode()):08x}")
-
-
-def _notes_base(target: Path) -> Path:
-    root = next((p for p in target.parents if p.suffix == ".zarr"), target.parent)
-    return root.with_name(f".{root.name}-work") / ("-".join(target.relative_to(root).parts) + ".x")
+def _container(folder: Path) -> Path:
+    return next((p for p in [folder, *folder.parents] if p.suffix == ".zarr"), folder)
 
 
 def _make_groups(folder: Path) -> None:
     import zarr
 
-    root = next((p for p in [folder, *folder.parents] if p.suffix == ".zarr"), folder)
+    root = _container(folder)
     chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
     try:
         for group in reversed(chain):
@@ -316,44 +352,24 @@ def _make_groups(folder: Path) -> None:
         ) from None
 
 
-def _lock(target: Path) -> filelock.BaseFileLock:
-    file = _notes_base(target).with_suffix(".lock")
-    file.parent.mkdir(exist_ok=True)
-    lock = filelock.FileLock(file, timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise OutputBusy(
-            f"{target} is being written by another process. Wait for it, or choose another output."
-        ) from None
-    return lock
-
-
 def _existing(target: Path, spec: Spec, made_by: Mapping[str, Any], overwrite: bool) -> Output | None:
+    import zarr
+
+    require_free(target, made_by, overwrite=overwrite)  # another process may have made it before the lock was ours
     if not target.exists():
         return None
     try:
         found: Volume | None = open_volume(target, unfinished=True)
     except BadInput:
         found = None
-    if found is not None and found.attributes.get("asem", {}).get("made_by") == made_by and found.shape == spec.shape:
-        import zarr
-
-        group = zarr.open_group(str(target), mode="r+")
-        return Output(group["s0"], found.voxel_size_nm, found.origin_nm, str(target), dict(group.attrs))  # type: ignore[arg-type]
-    if not overwrite:
-        raise OutputExists(
-            f"{target} exists and was made by something else{_difference(found, made_by)}. "
-            "Add --overwrite to replace it, or choose another output."
-        )
+    if found is not None and found.attributes.get("asem", {}).get("made_by") == made_by:
+        if found.shape == spec.shape:
+            group = zarr.open_group(str(target), mode="r+")
+            return Output(group["s0"], found.voxel_size_nm, found.origin_nm, str(target), dict(group.attrs))  # type: ignore[arg-type]
+        if not overwrite:
+            raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
     shutil.rmtree(target)
     return None
-
-
-def _difference(found: Volume | None, made_by: Mapping[str, Any]) -> str:
-    before = (found.attributes.get("asem", {}).get("made_by") if found is not None else None) or {}
-    keys = [k for k in sorted({*before, *made_by}) if before.get(k) != made_by.get(k)]
-    return f" (differs in: {', '.join(keys)})" if before and keys else ""
 
 
 def _create(

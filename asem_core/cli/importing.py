@@ -55,7 +55,9 @@ def import_(
     """
     from asem_core.catalog import load_catalog
     from asem_core.importing import choose_source, import_volume
+    from asem_core.store import require_container
 
+    require_container(output)
     chosen = read_options(options)
     size = read_voxel_size(voxel_size)
     if size is not None:

@@ -128,6 +128,18 @@ def test_a_source_without_a_path_is_imported(tmp_path: Path) -> None:
     assert set(np.unique(open_volume(cell / "labels/membrane").read())) <= {0, 1}
 
 
+def test_a_folder_of_planes_is_never_made_a_cell(tmp_path: Path) -> None:
+    """An output that is the user's folder is refused; nothing is written into it or beside it."""
+    planes = tmp_path / "planes"
+    planes.mkdir()
+    tifffile.imwrite(planes / "z0.tif", np.zeros((8, 8), np.uint8))
+    for layer in ("raw", "labels/er"):
+        result = invoke("import", str(planes), "--voxel-size", "10", "-o", str(planes), "--layer", layer)
+        assert result.exit_code == 1
+        assert "holds other files and is no Zarr container" in result.output
+    assert [p.name for p in tmp_path.rglob("*")] == ["planes", "z0.tif"]
+
+
 def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
     """A project that is there is kept."""
     assert invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path)).exit_code == 0

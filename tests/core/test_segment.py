@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asem_core.blocks import Run
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutputExists
 from asem_core.segment import segment
 from asem_core.volume import Volume
 
@@ -90,3 +90,41 @@ def test_what_cannot_be_segmented_is_said(blobs, tmp_path):
         segment(blobs, tmp_path / "a.zarr/s", run(64), connectivity=8)
     with pytest.raises(BadInput, match="holds uint16; probabilities are uint8"):
         segment(Volume(np.zeros((4, 4, 4), np.uint16), 5.0), tmp_path / "a.zarr/s", run(64))
+
+
+@pytest.mark.parametrize(
+    ("layer", "made", "said"),
+    [
+        ("raw", {"stage": "import"}, "holds an image; segment takes a probability map"),
+        ("raw_clahe", {"stage": "preprocess"}, "holds an image"),
+        ("labels/er", {"stage": "annotate"}, "holds labels"),
+    ],
+)
+def test_only_probabilities_are_segmented(blobs, tmp_path, layer, made, said):
+    """What our own record calls an image or labels is refused at once, and nothing is written."""
+    attributes = {"asem": {"made_by": made}}
+    volume = Volume(blobs.data, 5.0, path=f"cell.zarr/{layer}", attributes=attributes)
+    with pytest.raises(BadInput, match=said):
+        segment(volume, tmp_path / "a.zarr/s", run(64))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_result_is_not_replaced_and_refused_before_any_work(blobs, tmp_path):
+    """The refusal names what differs, and comes before the pass over the volume: no notes are left."""
+    segment(blobs, tmp_path / "a.zarr/s", run(64), threshold=0.8)
+    with pytest.raises(OutputExists, match=r"differs in: smallest_vx: 0 -> 9\)"):
+        segment(
+            Unreadable(blobs.data, 5.0, blobs.origin_nm, "blobs"),
+            tmp_path / "a.zarr/s",
+            run(64),
+            threshold=0.8,
+            smallest_vx=9,
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
+
+
+class Unreadable(Volume):
+    """A volume that must not be read."""
+
+    def read(self, *_):
+        raise AssertionError

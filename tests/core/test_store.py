@@ -16,11 +16,12 @@ from asem_core.chunks import chunk_shape
 from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.store import (
     create_volume,
-    find_finished,
     finish_volume,
     is_complete,
     layers,
     open_volume,
+    require_container,
+    require_free,
 )
 from asem_core.volume import Labels, Spec, Volume
 
@@ -75,15 +76,15 @@ def test_unfinished_layer_is_not_taken_for_whole(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="was not finished. Run the command"):
         open_volume(tmp_path / "cell.zarr" / "raw")
     assert not is_complete(open_volume(tmp_path / "cell.zarr" / "raw", unfinished=True))
-    assert find_finished(tmp_path / "cell.zarr" / "raw", MADE) is None
+    assert require_free(tmp_path / "cell.zarr" / "raw", MADE) is None
 
 
 def test_same_output_again(tmp_path: Path) -> None:
     """The same run finds its finished layer; another one is refused unless it may overwrite."""
     path = tmp_path / "cell.zarr" / "raw"
     write(path, image())
-    assert find_finished(path, MADE) is not None
-    with pytest.raises(OutputExists, match=r"differs in: threshold.*--overwrite"):
+    assert require_free(path, MADE) is not None
+    with pytest.raises(OutputExists, match=r"differs in: threshold: 0.5 -> 0.6\).*--overwrite"):
         create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6})
     out = create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6}, overwrite=True)
     assert not is_complete(out)
@@ -91,11 +92,42 @@ def test_same_output_again(tmp_path: Path) -> None:
 
 def test_a_foreign_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     """A folder that is no layer of ours is kept."""
-    (tmp_path / "cell.zarr" / "raw").mkdir(parents=True)
+    write(tmp_path / "cell.zarr" / "mask", image())
+    (tmp_path / "cell.zarr" / "raw").mkdir()
     (tmp_path / "cell.zarr" / "raw" / "notes.txt").write_text("mine")
     with pytest.raises(OutputExists):
         create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
     assert (tmp_path / "cell.zarr" / "raw" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("layer", ["planes/raw", "planes/labels/er", "planes.zarr/raw"])
+def test_a_folder_of_other_files_becomes_no_container(tmp_path: Path, layer: str) -> None:
+    """A user's folder stays as it was, and nothing appears beside it; an empty one may become a cell."""
+    folder = tmp_path / layer.partition("/")[0]
+    folder.mkdir()
+    (folder / "z0000.tif").write_bytes(b"mine")
+    with pytest.raises(BadInput, match=r"is a folder that holds other files and is no Zarr container"):
+        require_container(folder)
+    if layer.count("/") == 1:
+        with pytest.raises(BadInput, match=r"is a folder that holds other files and is no Zarr container"):
+            create_volume(tmp_path / layer, SPEC, block=32, made_by=MADE)
+    assert [p.name for p in tmp_path.rglob("*")] == [folder.name, "z0000.tif"]
+    (folder / "z0000.tif").unlink()
+    write(folder / "raw", image())
+
+
+def test_notes_go_when_a_layer_is_finished_or_refused(tmp_path: Path) -> None:
+    """Beside a container with nothing under work there is no hidden folder, whatever stopped runs left in it."""
+    path = tmp_path / "cell.zarr" / "raw"
+    stopped = create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.1})
+    (stopped.work / "done").mkdir(parents=True)
+    assert stopped.lock is not None
+    stopped.lock.release()
+    write(path, image(), overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.zarr"]
+    with pytest.raises(OutputExists):
+        create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6})
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.zarr"]
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:

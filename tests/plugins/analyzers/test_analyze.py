@@ -123,3 +123,25 @@ def test_analyzer_that_returns_something_else_is_named(returned, message, tmp_pa
 
     with pytest.raises(PluginError, match=f"The analyzer 'odd' returned .*{message}|'odd' {message}"):
         analyze(Odd(), Labels(np.ones((8, 8, 8), np.uint8), 5.0), None, tmp_path / "report", RUN)
+
+
+@pytest.mark.parametrize(
+    ("layer", "stage", "said"),
+    [
+        (
+            "raw",
+            "import",
+            "raw is an image; analyses measure a segmentation or labels. If it holds labels all the same",
+        ),
+        ("raw_clahe", "preprocess", "raw_clahe is an image"),
+        ("predictions/a/probability", "predict", "is a probability map; .* Segment it first"),
+    ],
+)
+def test_what_is_no_segmentation_is_refused(layer, stage, said, tmp_path):
+    """Only what our own record calls an image or a probability map: nothing is known of data from elsewhere."""
+    labels = Labels(
+        np.ones((8, 8, 8), np.uint8), 5.0, path=f"c.zarr/{layer}", attributes={"asem": {"made_by": {"stage": stage}}}
+    )
+    with pytest.raises(BadInput, match=said):
+        analyze(Morphometry(), labels, None, tmp_path / "report", RUN)
+    assert not (tmp_path / "report").exists()

@@ -97,3 +97,13 @@ def test_mistakes_are_named(cell: Path, arguments: tuple[str, ...], text: str) -
     code, said = asem(cell, "-q", "-j", 1, *arguments)
     assert code == 1
     assert text in " ".join(said.split())
+
+
+def test_other_options_are_refused_before_the_histograms(cell: Path) -> None:
+    """The refusal says which option differs, and leaves no notes of a run beside the cell."""
+    words = (cell, "-q", "-j", 1, "--skip", "crop", "--skip", "mask", "--set", "clahe.kernel_vx=32")
+    assert asem(*words)[0] == 0
+    code, said = asem(*words, "--set", "clahe.clip_limit=0.1")
+    assert code == 1
+    assert "differs in: clip_limit: 0.02 -> 0.1)" in said
+    assert not [p.name for p in cell.parent.iterdir() if p.name.startswith(".")]
