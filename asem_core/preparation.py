@@ -10,7 +10,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
+from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
 from asem_core.interfaces import Model
 from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights, registry, weights_file
@@ -79,6 +79,37 @@ def load_trained(
         advice = f"name pretrained ones, --model {' or '.join(known)}" if known else "train some: asem train"
         raise BadInput(f"'{name}' is a model without weights: add --weights FILE, or {advice}.")
     return _from_registry(catalog, name)
+
+
+def find_model(catalog: Catalog, name: str) -> Model:
+    """Build the model plugin that a name means: its own name, or that of pretrained weights in the registry.
+
+    Raises
+    ------
+    UnknownName
+        Neither the plugins nor the registry know the name.
+    """
+    if name in catalog.names("model"):
+        plugin: Model = catalog.get("model", name)()
+        return plugin
+    try:
+        card = registry().find(name)
+    except UnknownName as error:
+        known = ", ".join(catalog.names("model"))
+        raise UnknownName(f"No model plugin is called '{name}' (known: {known}). {error}") from None
+    return _model_of(card, catalog)
+
+
+def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
+    """Build the model that made a probability map, as its record names it; None where it names none that is known."""
+    record = probability.attributes.get("asem", {}).get("made_by", {})
+    name = record.get("model") if record.get("stage") in ("predict", "live-prediction") else None
+    if not isinstance(name, str):
+        return None
+    try:
+        return find_model(catalog, name)
+    except (UnknownName, MissingExtra):  # a plugin or weights of another computer
+        return None
 
 
 def load_for(catalog: Catalog, model: Model, weights: str | Path, folder: Path | None = None) -> Trained:
@@ -236,7 +267,7 @@ def _described(weights: Path, model: Model) -> Trained:
 
 def _from_registry(catalog: Catalog, name: str) -> Trained:
     card = registry().find(name)
-    model: Model = build(catalog.get("model", card.model), dict(card.options), f"card {card.name} @ model")
+    model = _model_of(card, catalog)
     weights = find_weights(name)
     network = load_weights(weights, model.network())
     steps = [
@@ -244,6 +275,11 @@ def _from_registry(catalog: Catalog, name: str) -> Trained:
     ]
     details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
     return Trained(network, model, as_zyx_nm(card.voxel_size_nm), steps, details)
+
+
+def _model_of(card: Any, catalog: Catalog) -> Model:
+    model: Model = build(catalog.get("model", card.model), dict(card.options), f"card {card.name} @ model")
+    return model
 
 
 def _before(volume: Volume, step: str) -> str:

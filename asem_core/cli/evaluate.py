@@ -22,7 +22,8 @@ def evaluate(
         list[float] | None, typer.Option("--threshold", "-t", help="Probability; may be repeated.", show_default="0.5")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Organelle whose exclusion zone and kind of object to take.")
+        str | None,
+        typer.Option(help="Whose exclusion zone and kind of object to take: a model plugin, or a registry name."),
     ] = None,
     zone_vx: Annotated[
         str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in voxels.")
@@ -112,9 +113,10 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
     """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects."""
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
+    from asem_core.preparation import find_model
 
     catalog = load_catalog()
-    plugin = catalog.get("model", model)() if model else None
+    plugin = find_model(catalog, model) if model else None
     step = plugin.exclusion_zone() if plugin is not None else None
     if zone_vx and zone_nm:
         raise BadInput("Give the zone in voxels (--zone-vx) or in nm (--zone-nm), not both.")

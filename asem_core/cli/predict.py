@@ -105,6 +105,7 @@ def predict(
     trained = load_trained(catalog, model, weights, read_options(options))
     target = _target(source, output, trained.details["model"])
     run = make_run(DEFAULT_WORKERS, block, quiet)
+    given = volume.path
     volume = adapt(
         volume,
         trained,
@@ -126,7 +127,10 @@ def predict(
         details=trained.details,
         overwrite=overwrite,
     )
-    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}")
+    why = (
+        "" if as_is else ", as the model expects" if volume.path == given else f", made of {given} as the model expects"
+    )
+    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {volume.path}{why}")
 
 
 def segment(
@@ -147,7 +151,15 @@ def segment(
     connectivity: Annotated[
         int, typer.Option(help="Voxels of one object share a face (6), edge (18), corner (26).")
     ] = 26,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Model plugin whose choices to take.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Whose choices to take: a model plugin, or a name from `asem models list`.",
+            show_default="the one that made the map",
+        ),
+    ] = None,
     workers: Workers = DEFAULT_WORKERS,
     block: BlockShape = None,
     overwrite: Overwrite = False,
@@ -165,11 +177,13 @@ def segment(
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
     from asem_core.catalog import load_catalog
+    from asem_core.preparation import find_model, model_behind
     from asem_core.segment import segment as segment_volume
     from asem_core.store import open_volume
 
-    plugin = load_catalog().get("model", model)() if model else None
+    catalog = load_catalog()
     volume: Volume = open_volume(probability)
+    plugin = find_model(catalog, model) if model else model_behind(catalog, volume)
     made = segment_volume(
         volume,
         output or Path(volume.path).with_name("segmentation"),

@@ -138,6 +138,7 @@ def test_predict_and_segment_by_command(cell, tmp_path):
     assert result.exit_code == 0, result.output
     made = open_volume(cell / "predictions/golgi/probability")
     assert "32 x 32 x 32 voxels, uint8" in result.output
+    assert f"from {cell}/raw_invert, made of {cell}/raw as the model expects" in result.output
     assert [s["name"] for s in steps_done(made)] == ["invert"]
     result = asem("segment", made.path, "--quiet", "--smallest-vx", 5, "--threshold", 0.6, "--json")
     assert result.exit_code == 0, result.output
@@ -146,6 +147,33 @@ def test_predict_and_segment_by_command(cell, tmp_path):
     result = asem("predict", cell, "--weights", weights, "--quiet", "--box", "0:8,0:8,0:8", "-o", tmp_path / "b.zarr/p")
     assert result.exit_code == 0, result.output
     assert open_volume(tmp_path / "b.zarr/p").shape == (8, 8, 8)
+
+
+def probability(cell, **record):
+    """Write a map that is certain of one object of 8 voxels and one of 64."""
+    spec = Spec((16, 16, 16), np.uint8, 5.0)
+    made = {"stage": "predict", **record}
+    out = create_volume(cell / "predictions/m/probability", spec, block=16, made_by=made, overwrite=True)
+    data = np.zeros(spec.shape, np.uint8)
+    data[1:3, 1:3, 1:3] = data[8:12, 8:12, 8:12] = 255
+    out.data[:] = data
+    return finish_volume(out).path
+
+
+def test_segment_takes_the_choices_of_a_registry_name_or_of_the_model_behind_the_map(cell):
+    """`--model` takes the names that predict takes; without it, the map's own record says whose map it is."""
+    words = ("-q", "-j", 1, "--overwrite")
+    path = probability(cell)
+    for name in ("membrane", "membrane-fibsem-10nm"):  # membranes come as no objects
+        result = asem("segment", path, *words, "--model", name)
+        assert result.output.strip().endswith("segmentation: uint8")
+    assert "2 objects" in asem("segment", path, *words).output
+    assert "2 objects" in asem("segment", probability(cell, model="of-another-lab"), *words).output
+    result = asem("segment", probability(cell, model="membrane-fibsem-10nm@1"), *words)
+    assert result.output.strip().endswith("segmentation: uint8")
+    told = asem("segment", path, *words, "--model", "membranne").output
+    assert "No model plugin is called 'membranne' (known: clathrin-coats, " in told
+    assert "membrane-fibsem-10nm" in told
 
 
 def test_the_commands_say_what_is_wrong(cell, tmp_path):
