@@ -172,6 +172,10 @@ def export_meshes(
         raise OutputExists(f"{output} exists. Choose another output, or add --overwrite.")
     if output.is_dir() and not all(_MESH_FILE.fullmatch(f.name) for f in output.iterdir()):
         raise OutputExists(f"{output} holds other files than meshes, which are not replaced. Choose another output.")
+    for package in (
+        ("zmesh",) if form == "precomputed" else ("zmesh", "trimesh")
+    ):  # before the first block, not after it
+        _import(package)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     _remove(partial)
@@ -238,4 +242,6 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise MissingExtra(f"Meshes need the package {name}. Install it with: pip install 'asem-core[mesh]'") from None
+        raise MissingExtra(
+            f"Install what makes meshes: pip install 'asem-core[mesh]'. The package {name} is not here."
+        ) from None

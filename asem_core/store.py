@@ -127,7 +127,9 @@ def _open_node(address: str) -> Any:
             f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
         ) from None
     except ImportError:
-        raise MissingExtra(f'{address} needs the extra "s3": pip install "asem-core[s3]".') from None
+        raise MissingExtra(
+            f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {address}.'
+        ) from None
     except Exception as error:
         if not remote:
             raise

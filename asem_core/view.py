@@ -131,7 +131,7 @@ def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) ->
         import neuroglancer.viewer_base
     except ModuleNotFoundError:
         raise MissingExtra(
-            "Viewing needs the package neuroglancer. Install it with: pip install 'asem-core[view]'"
+            "Install the viewer: pip install 'asem-core[view]'. Viewing needs the package neuroglancer."
         ) from None
 
     offers = _offers(layers)

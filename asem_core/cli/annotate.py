@@ -22,7 +22,9 @@ BoxText = Annotated[
 
 def mount(app: typer.Typer) -> None:
     group = typer.Typer(
-        no_args_is_help=True, help="Make ground truth: from strokes, in a window, or from other programs."
+        no_args_is_help=True,
+        help="Make ground truth: from strokes, in a window, or from other programs.\n\n"
+        "Example: `asem annotate open cell.zarr --name golgi`",
     )
     group.command("cut", no_args_is_help=True)(cut)
     group.command("open", no_args_is_help=True)(open_)
@@ -93,7 +95,7 @@ def open_(
     try:
         import napari  # noqa: F401
     except ImportError:
-        raise MissingExtra('The annotation window needs napari: pip install "asem-core[napari]"') from None
+        raise MissingExtra('Install napari: pip install "asem-core[napari]". The annotation window needs it.') from None
     from importlib import import_module
 
     image, where = _image(cell, raw, box)

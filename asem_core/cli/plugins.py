@@ -12,7 +12,9 @@ from asem_core.cli._options import AsJson, print_json
 
 
 def mount(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="List, explain and create plugins.")
+    group = typer.Typer(
+        no_args_is_help=True, help="List, explain and create plugins.\n\nExample: `asem plugins show clahe`"
+    )
     group.command("list")(list_)
     group.command("show", no_args_is_help=True)(show)
     group.command("new", no_args_is_help=True)(new)
@@ -113,7 +115,12 @@ def new(
 
     Example: `asem plugins new lipid-droplets && pip install -e asem-lipid-droplets && asem plugins show lipid-droplets`
     """
+    from asem_core.catalog import load_catalog
+    from asem_core.errors import BadInput
     from asem_core.new_plugin import write_project
 
+    taken = next((o for o in load_catalog().offers if o.name == name), None)
+    if taken is not None:
+        raise BadInput(f"A {taken.kind} of {taken.distribution} is called '{name}' already. Choose another name.")
     made = write_project(name, folder)
     typer.echo(f"{made}/ is ready. Next:\n  pip install -e {made}[test]\n  pytest {made}\n  asem plugins show {name}")

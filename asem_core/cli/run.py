@@ -29,7 +29,7 @@ def run(
 
     Examples:
 
-        asem run docs/recipes/fib25-membrane.toml -o fib25/
+        asem run docs/recipes/fib25.toml -o fib25/
 
         asem run recipe.toml --check
     """

@@ -150,7 +150,7 @@ class _Planes:
 def _sorted_planes(folder: Path, pattern: str | None, allow_gaps: bool) -> list[_Page]:
     files = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".")]
     if not files:
-        raise BadInput(f"{folder} holds no TIFF files ({', '.join(ENDINGS)}).")
+        raise BadInput(f"{folder} holds no TIFF planes ({', '.join(ENDINGS)}).")
     try:
         number = re.compile(pattern or r"(\d+)(?!.*\d)")
     except re.error as error:

@@ -80,6 +80,8 @@ def obtain(card: Card, settings: Settings, *, progress: bool = True) -> Path:
     ------
     NotCached
         It would have to be fetched, but ASEM_OFFLINE is set or no server answers.
+    MissingExtra
+        What reads its address is not installed.
     WrongSum
         What was served is not what the card says, or not what it was when it was first pulled.
     NoSpace
@@ -202,11 +204,13 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
     expected = card.sha256 or (before.source_sha256 if before else None)
     causes = []
     wrong: WrongSum | None = None
+    missing: MissingExtra | None = None
     for url in card.urls:
         try:
             found_at = fetch(url, part, settings, size=card.size_bytes, progress=progress)
         except (FetchError, MissingExtra) as error:
             causes.append(f"  {url}: {error}")
+            missing = error if isinstance(error, MissingExtra) else missing
             continue
         found = sha256(part)
         if expected is None or found == expected:
@@ -218,6 +222,8 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
         causes.append(f"  {url}: wrong sum")
     if wrong:
         raise wrong
+    if missing:
+        raise missing
     raise NotCached(_absent(card, settings, "\n".join(["no address worked:", *causes])))
 
 

@@ -14,7 +14,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def mount(app: typer.Typer) -> None:
-    models = typer.Typer(no_args_is_help=True, help="Pretrained models by name: list, show, pull, check, add, carry.")
+    models = typer.Typer(
+        no_args_is_help=True,
+        help="Pretrained models by name: list, show, pull, check, add, carry.\n\nExample: `asem models list`",
+    )
     models.command("list")(list_models)
     models.command("show", no_args_is_help=True)(show)
     models.command("pull", no_args_is_help=True)(pull)
@@ -25,7 +28,9 @@ def mount(app: typer.Typer) -> None:
     models.command("unbundle", no_args_is_help=True)(unbundle)
     models.command("where")(where)
     app.add_typer(models, name="models")
-    data = typer.Typer(no_args_is_help=True, help="Public data sets by name: list, and copy a box of one.")
+    data = typer.Typer(
+        no_args_is_help=True, help="Public data sets by name: list, and copy a box of one.\n\nExample: `asem data list`"
+    )
     data.command("list")(list_data)
     data.command("pull", no_args_is_help=True)(pull_data)
     app.add_typer(data, name="data")

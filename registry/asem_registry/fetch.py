@@ -138,7 +138,9 @@ def _filesystem(url: str, settings: Settings) -> tuple[Any, str]:
         try:
             import s3fs  # noqa: F401
         except ImportError:
-            raise MissingExtra(f'{url} needs the extra "s3": pip install "asem-core[s3]".') from None
+            raise MissingExtra(
+                f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {url}.'
+            ) from None
         fs = fsspec.filesystem(
             "s3",
             anon=True,

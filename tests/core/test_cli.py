@@ -140,6 +140,20 @@ def test_a_folder_of_planes_is_never_made_a_cell(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.rglob("*")] == ["planes", "z0.tif"]
 
 
+def test_a_new_plugin_takes_no_name_that_is_taken(tmp_path: Path) -> None:
+    """Two plugins of one name would clash when the project is installed."""
+    result = invoke("plugins", "new", "golgi", "-o", str(tmp_path))
+    assert result.exit_code == 1
+    assert "is called 'golgi' already. Choose another name." in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("group", ["annotate", "models", "data", "plugins"])
+def test_help_of_groups_has_an_example(group: str) -> None:
+    """A group of commands shows one to begin with."""
+    assert f"asem {group} " in invoke(group, "--help").output.partition("Example")[2]
+
+
 def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
     """A project that is there is kept."""
     assert invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path)).exit_code == 0

@@ -94,7 +94,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty file": (lambda f: (f / "cell_8.tif").write_bytes(b""), "cell_8.tif cannot be read as TIFF"),
     "rgb": (_replace(np.stack([IMAGE[0]] * 3, -1), photometric="rgb"), "cell_8.tif is a colour image"),
     "no number": (lambda f: (f / "cell_8.tif").rename(f / "overview.tif"), "overview.tif has no plane number"),
-    "no planes": (lambda f: [p.unlink() for p in f.iterdir()], "holds no TIFF files"),
+    "no planes": (lambda f: [p.unlink() for p in f.iterdir()], "holds no TIFF planes"),
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import asem_registry
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, MissingExtra
 from asem_core.weights import read_metadata
 from asem_registry.cache import NotCached, folder_of, obtain, receipt_of
 from asem_registry.library import SHIPPED, read_folder
@@ -116,7 +116,9 @@ def test_no_server(settings):
 def test_without_the_extra(bucket, monkeypatch):
     """Without s3fs the message has the command that installs it."""
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(NotCached, match=r"needs the extra \"s3\": pip install \"asem-core\[s3\]\""):
+    with pytest.raises(
+        MissingExtra, match=r"^Install what reads s3://: pip install \"asem-core\[s3\]\". It is needed for s3://[^ ]*$"
+    ):
         asem_registry.pull("mitochondria-cf-5nm", bucket)
 
 
