@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from asem_core.blocks import Run
 
+SMALLEST_WITH_SURFACE_VX = 34
+"""A ball 4 voxels across; surfaces of smaller objects fall short (docs/accuracy/analyses.md)."""
+
 METHOD = """\
 Objects are {objects}. Volume: number of voxels. Surface: marching cubes on the mask smoothed so that curved surfaces stay
 in place; where the border of the volume cuts an object, the cut is not surface. Sphericity: surface of the ball of the
@@ -133,16 +136,18 @@ def _shape_of(objects: Objects, with_skeleton: bool, index: int) -> np.ndarray:
 def _object_table(objects: Objects, shapes: np.ndarray, with_skeleton: bool) -> dict[str, Column]:
     if not len(objects):
         shapes = np.zeros((0, 7 if with_skeleton else 1))
-    volume, surface = objects.volume_um3, shapes[:, 0] * 1e-6
+    volume = objects.volume_um3
+    surface = np.where(objects.num_vx < SMALLEST_WITH_SURFACE_VX, np.nan, shapes[:, 0] * 1e-6)
+    whole = np.where(objects.touches_border, np.nan, surface)  # the open surface of a part says nothing of its shape
     axes, _ = objects.principal_axes_nm()
     centre = objects.centroid_nm
     table = {
         "object_id": Column(objects.ids, "id in the segmentation, or number of the connected piece"),
         "volume_um3": Column(volume, "volume"),
         "num_vx": Column(objects.num_vx, "volume in voxels"),
-        "surface_um2": Column(surface, "area of the surface"),
+        "surface_um2": Column(surface, f"area of the surface; empty below {SMALLEST_WITH_SURFACE_VX} voxels"),
         "surface_to_volume_per_um": Column(surface / volume, "surface over volume"),
-        "sphericity": Column(_sphericity(volume, surface), "1 for a ball, less for all others"),
+        "sphericity": Column(_sphericity(volume, whole), "1 for a ball, less for all others; empty at the border"),
         "long_axis_nm": Column(axes[:, 0], "longest axis of the ellipsoid of the same second moments"),
         "middle_axis_nm": Column(axes[:, 1], "its middle axis"),
         "short_axis_nm": Column(axes[:, 2], "its shortest axis"),
@@ -186,7 +191,9 @@ def _cell_table(objects: Objects, table: dict[str, Column], mask: Labels | None,
         "num_objects": Column(np.array([len(objects)]), "objects"),
         "num_at_border": Column(np.array([int(objects.touches_border.sum())]), "objects that touch the border"),
         "volume_um3": Column(np.array([total]), "volume of all objects"),
-        "surface_um2": Column(np.array([float(table["surface_um2"].values.sum())]), "surface of all objects"),
+        "surface_um2": Column(
+            np.array([float(np.nansum(table["surface_um2"].values))]), "surface of all objects that have one"
+        ),
         "space_um3": Column(np.array([space]), "volume of the cell mask" if mask else "volume of the image"),
         "fraction": Column(np.array([total / space if space else np.nan]), "volume of all objects over that"),
     }
@@ -230,7 +237,7 @@ def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, ob
         f"fraction of the {'cell' if masked else 'image'}": float(cell["fraction"].values[0]),
     }
     for column in ("volume_um3", "surface_um2", "sphericity", "length_nm"):
-        if column in table and whole.any():
+        if column in table and np.isfinite(table[column].values[whole]).any():
             numbers[f"median {column}"] = float(np.nanmedian(table[column].values[whole]))
     if "contacts" in tables:
         contacts = tables["contacts"]
@@ -251,6 +258,12 @@ def _notes(segmentation: Labels, found: Objects, smallest_um3: float) -> list[st
         notes.append(
             f"Object {int(found.ids[share.argmax()])} holds {share.max():.0%} of the segmented volume. If organelles have "
             "merged, raise the threshold of the segmentation, or separate them."
+        )
+    small = int((found.num_vx < SMALLEST_WITH_SURFACE_VX).sum())
+    if small:
+        notes.append(
+            f"Of the {len(found)} objects, {small} have fewer than {SMALLEST_WITH_SURFACE_VX} voxels, as a ball 4 voxels across: too "
+            "few for a surface, so surface and sphericity are left empty, and count in no total or median."
         )
     if found.touches_border.all():
         notes.append("Every object touches the border of the volume: no medians are given.")

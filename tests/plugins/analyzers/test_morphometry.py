@@ -119,7 +119,9 @@ def scene() -> np.ndarray:
 
 
 def columns(analysis: Analysis) -> dict[str, list]:
-    return {name: column.values.tolist() for name, column in analysis.tables["objects"].items()}
+    """Lists that compare: None where a cell is empty."""
+    table = analysis.tables["objects"]
+    return {name: [None if v != v else v for v in column.values.tolist()] for name, column in table.items()}
 
 
 def test_result_is_the_same_for_any_block_and_number_of_workers(tmp_path):
@@ -251,3 +253,18 @@ def test_contact_distance_must_be_positive():
     """The message names the option."""
     with pytest.raises(BadInput, match="contact_nm must be a length above 0 nm, got 0"):
         Morphometry(contact_nm=0.0)
+
+
+def test_crumbs_have_no_surface_and_parts_no_sphericity():
+    """A surface of a few voxels falls short, and an open one makes a part seem rounder than a ball: both stay empty."""
+    array = np.zeros((40, 40, 40), np.uint8)
+    array[5:7, 5:7, 5:7] = 1
+    array[15:27, 15:27, 15:27] = 2
+    array[:6, 30:36, 30:36] = 3
+    made = Morphometry(objects="ids", skeleton=False).analyze(Labels(array, 5.0), None, Run(progress=False))
+    table = made.tables["objects"]
+    assert np.isnan(table["surface_um2"].values).tolist() == [True, False, False]
+    assert np.isnan(table["sphericity"].values).tolist() == [True, False, True]
+    assert made.numbers["median sphericity"] == pytest.approx(table["sphericity"].values[1])
+    assert made.numbers["total surface, um2"] == pytest.approx(table["surface_um2"].values[1:].sum())
+    assert "Of the 3 objects, 1 have fewer than 34 voxels" in made.notes[0]
