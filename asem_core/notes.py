@@ -57,6 +57,14 @@ def remove_notes(target: Path) -> None:
         base.parent.rmdir()
 
 
+def forget(path: str | Path, made_by: Mapping[str, Any]) -> None:
+    """Remove the notes of a run that came to nothing before its layer was made."""
+    work = work_folder(path, made_by)
+    shutil.rmtree(work, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds notes of other layers
+        work.parent.rmdir()
+
+
 def _notes_base(target: Path) -> Path:
     root = next((p for p in target.parents if p.suffix == ".zarr"), target.parent)
     return root.with_name(f".{root.name}-work") / ("-".join(target.relative_to(root).parts) + ".x")

@@ -10,9 +10,9 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
-from asem_core.errors import PluginError
+from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.notes import work_folder
+from asem_core.notes import forget, work_folder
 from asem_core.provenance import made_by
 from asem_core.store import Output, create_volume, finish_volume, require_free
 from asem_core.volume import Box, Volume, Zyx, as_zyx
@@ -37,7 +37,11 @@ def apply(
     finished = require_free(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
-    fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))
+    try:
+        fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))
+    except BadInput:  # the same image and options will be refused again
+        forget(output, record)
+        raise
     block = run.block or DEFAULT_BLOCK
     extra = {**dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, attributes=extra)

@@ -79,6 +79,7 @@ def test_a_failed_step_still_shows_the_histogram(cell: Path) -> None:
     assert code == 1
     assert "cell_prepare.png shows the image and its histogram" in " ".join(said.split())
     assert cell.with_name("cell_prepare.png").exists()
+    assert not [p.name for p in cell.parent.iterdir() if p.name.startswith(".")]  # no notes of the refused step
 
 
 @pytest.mark.parametrize(
