@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -124,6 +125,7 @@ def serve(job: Job, context: Any, threads: int) -> None:
     """Work off blocks until there are none: the body of a worker process."""
     import daisy.v2 as daisy
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches us, too; the run ends us itself
     os.environ["ASEM_WORKER"] = str(max(0, int(context["worker_id"])) % max(1, job.workers))
     work: Work | None = None
     try:
@@ -132,7 +134,10 @@ def serve(job: Job, context: Any, threads: int) -> None:
         job.note(error, None)
 
     def loop() -> None:
-        client = daisy.Client(context)
+        try:
+            client = daisy.Client(context)
+        except ConnectionError:  # others have done all blocks, and the server is just closing
+            return
         while True:
             with client.acquire_block() as block:
                 if block is None:

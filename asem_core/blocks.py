@@ -9,6 +9,7 @@ run can be killed at any moment and started again: finished blocks are not compu
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import shutil
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,11 +27,14 @@ import numpy as np
 
 from asem_core.block_worker import ATTEMPTS, GIVE_UP_AFTER, Job, Load, Work, serve
 from asem_core.errors import BlockFailed
+from asem_core.interrupt import run_stoppable, silenced
 from asem_core.machine import available_cores
 from asem_core.progress import Bar
 from asem_core.volume import Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "worker_index"]
+
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -135,9 +140,12 @@ def worker_index() -> int:
 
 def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: int, inline: bool, bar: Bar) -> Any:
     import daisy.v2 as daisy
-    from daisy.logging import set_log_basedir
+    from daisy.logging import set_log_basedir, set_log_level
 
     set_log_basedir(None)  # daisy would make a folder of logs beside the user's data
+    # Its warnings, for example of a worker that came up when the others had done all blocks, are no news to a user.
+    # Failures do not come this way: they are noted in files, and raised.
+    set_log_level(logging.NOTSET if log.isEnabledFor(logging.INFO) else logging.ERROR)
     grid = as_zyx([-(-n // b) for n, b in zip(job.box.shape, job.block, strict=True)])
     mask = None
     if skip is not None:
@@ -145,12 +153,15 @@ def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: 
     total = daisy.Roi((0, 0, 0), job.box.shape)
     tile = daisy.Roi((0, 0, 0), job.block)
     job.folder.mkdir(parents=True, exist_ok=True)
+    stopping = contextlib.ExitStack()
     task = daisy.Task(
         task_id=job.name,
         total_roi=total,
         read_roi=tile,
         write_roi=tile,
-        process_function=_inline_function(job, bar) if inline else _worker_function(job, run.launcher, threads),
+        process_function=_inline_function(job, bar, stopping)
+        if inline
+        else _worker_function(job, run.launcher, threads),
         read_write_conflict=False,
         fit="shrink",
         max_workers=max(1, run.workers),
@@ -161,14 +172,16 @@ def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: 
         skip_mask=mask,
     )
     if inline:
-        states = daisy.run_blockwise(task, multiprocessing=False, progress=False, summary=False, return_states=True)
+        with stopping:
+            states = daisy.run_blockwise(task, multiprocessing=False, progress=False, summary=False, return_states=True)
     else:
         host = None if run.launcher else "127.0.0.1"
-        states = daisy.Server().run_blockwise(task, progress=bar, summary=False, host=host)
+        run_on = partial(daisy.Server().run_blockwise, task, progress=bar, summary=False, host=host)
+        states = run_stoppable(run_on)
     return states[job.name]
 
 
-def _inline_function(job: Job, bar: Bar) -> Callable[[Any], None]:
+def _inline_function(job: Job, bar: Bar, stopping: contextlib.ExitStack) -> Callable[[Any], None]:
     work: Work | None = None
 
     def process(block: Any) -> None:
@@ -177,7 +190,12 @@ def _inline_function(job: Job, bar: Bar) -> Callable[[Any], None]:
 
         if work is None:
             work = job.load()
-        if job.attempt(work, job.tile(block)):
+        try:
+            done = job.attempt(work, job.tile(block))
+        except KeyboardInterrupt:
+            stopping.enter_context(silenced())  # daisy would print the traceback
+            raise
+        if done:
             bar.advance()
         else:
             block.status = daisy.BlockStatus.FAILED

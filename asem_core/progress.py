@@ -1,34 +1,36 @@
-"""Progress of a run over blocks: a bar with rate and time left on standard error."""
+"""Progress bars on standard error, with rate, time elapsed and time left."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from asem_core.volume import Box, Zyx
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, Task
+
+NUMBERS_WIDTH = 58
+"""Characters that counts, rate and times take, as a rule at most; name and bar share the rest of a line."""
+
+SHORTEST_BAR = 6
+
 
 class Bar:
-    """Progress in voxels, with rate and time left; also daisy's observer, which calls `on_*` with all counts."""
+    """Progress in blocks, with rate and times; also daisy's observer, which calls `on_*` with all counts."""
 
     def __init__(self, name: str, box: Box, block: Zyx, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} blocks"),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
         total = int(np.prod([-(-n // b) for n, b in zip(box.shape, block, strict=True)]))
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=False)
-        self._task = self._progress.add_task(name, total=total, rate="")
-        self._voxels = box.size / total
+        voxels = box.size / total
+
+        def numbers(task: Task) -> str:
+            rate = rate_of(task.speed * voxels) if task.speed else ""
+            return " ".join(filter(None, (f"{task.completed:.0f}/{task.total:.0f} blocks", rate, times(task))))
+
+        self._progress = open_bar(name, numbers, shown=shown)
+        self._task = self._progress.add_task(name, total=total)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -38,19 +40,59 @@ class Bar:
         self._progress.stop()
 
     def advance(self) -> None:
-        self._show(int(self._progress.tasks[0].completed) + 1)
+        self._progress.advance(self._task)
 
     def on_start(self, states: dict[str, Any]) -> None:
         self.on_progress(states)
 
     def on_progress(self, states: dict[str, Any]) -> None:
         for state in states.values():
-            self._show(int(state.completed_count))
+            self._progress.update(self._task, completed=int(state.completed_count))
 
     def on_finish(self, states: dict[str, Any]) -> None:
         self.on_progress(states)
 
-    def _show(self, completed: int) -> None:
-        speed = self._progress.tasks[0].speed
-        rate = f"{speed * self._voxels / 1e6:.2f} Mvoxel/s" if speed else ""
-        self._progress.update(self._task, completed=completed, rate=rate)
+
+def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -> Progress:
+    """Build a progress display for one task: name, bar, and what `numbers` says of the task.
+
+    Where the line is short, the bar is shortened first, then the name: the numbers stay.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Numbers(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(numbers(task), no_wrap=True)
+
+    console = Console(stderr=True)
+    room = max(3 * SHORTEST_BAR, console.width - NUMBERS_WIDTH - 2)
+    label = name if len(name) + SHORTEST_BAR <= room else name[: room - SHORTEST_BAR - 1] + "…"
+    return Progress(
+        TextColumn(label, table_column=Column(no_wrap=True), markup=False),
+        BarColumn(min(40, room - len(label))),
+        Numbers(Column(no_wrap=True)),
+        console=console,
+        disable=not shown,
+    )
+
+
+def times(task: Task) -> str:
+    """Say how long a task has run and how long it will: "elapsed 0:01:02, left 0:00:10"."""
+    left = task.time_remaining
+    return f"elapsed {_clock(task.elapsed or 0)}, left {'-:--:--' if left is None else _clock(left)}"
+
+
+def rate_of(voxels_per_s: float) -> str:
+    """Say a speed in three digits: "9.65 Mvoxel/s"."""
+    prefix, factor = next(
+        ((p, f) for p, f in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if voxels_per_s >= 0.9995 * f), ("", 1.0)
+    )
+    return f"{voxels_per_s / factor:.3g} {prefix}voxel/s"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -16,11 +16,14 @@ import typer
 import typer.core
 
 from asem_core.errors import AsemError
+from asem_core.interrupt import STOPPED, leave
 
 IN_FLOW_ORDER = (
     "demo", "import", "prepare", "annotate", "train", "finetune", "preflight", "predict", "segment", "evaluate",
     "analyze", "export", "run", "view", "snapshot", "movie", "models", "data", "plugins",
 )  # fmt: skip
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
 class _Commands(typer.core.TyperGroup):
@@ -38,9 +41,9 @@ class _Commands(typer.core.TyperGroup):
                 logging.getLogger("asem_core").exception("What led to the error:")
             typer.secho(f"Error: {error}", err=True, fg="red")
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("Stopped. Finished blocks are kept: run the same command again to go on.", err=True)
-            raise typer.Exit(130) from None
+        except KeyboardInterrupt as stop:
+            typer.echo(str(stop) or STOPPED, err=True)
+            raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
             if error.errno is None:
                 raise
@@ -95,4 +98,9 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run the program: the entry point of the script `asem`."""
-    make_app()(prog_name="asem")
+    try:
+        make_app()(prog_name="asem")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            leave(INTERRUPTED)
+        raise

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
+from asem_core.progress import open_bar, times
 from asem_core.training.folder import RunFolder
 
 LINES_PER_RUN = 2000
@@ -75,13 +76,9 @@ class Progress:
         return events
 
     def _open_bar(self, done: int) -> tuple[Any, Any]:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        def numbers(task: Any) -> str:
+            return f"{task.completed:.0f}/{task.total:.0f} {task.description} {times(task)}"
 
-        bar = Bar(
-            TextColumn("train"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True),
-        )  # fmt: skip
+        bar = open_bar("train", numbers)
         self._resources.enter_context(bar)
-        return bar, bar.add_task("loss", total=self._iterations, completed=done)
+        return bar, bar.add_task("", total=self._iterations, completed=done)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +13,12 @@ from pathlib import Path
 
 import attrs
 import numpy as np
+import psutil
 import pytest
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks, worker_index
 from asem_core.errors import BadInput, BlockFailed, NoSpace
+from asem_core.progress import Bar, rate_of
 from asem_core.volume import Box
 
 BOX = Box((2, 0, 1), (12, 11, 13))
@@ -28,6 +32,7 @@ class Touch:
     fail: tuple[int, int, int] | None = None
     how: str = "value"
     wait: float = 0.0
+    wait_more: float = 0.0  # s, from the fifth block on
 
     def __call__(self) -> Work:
         if self.how == "load":
@@ -36,7 +41,7 @@ class Touch:
         return self.work
 
     def work(self, box: Box) -> np.ndarray:
-        time.sleep(self.wait)
+        time.sleep(self.wait_more if self.wait_more and len(calls(self.folder)) >= 4 else self.wait)
         with (self.folder / "calls").open("a") as file:
             file.write(f"{box}\n")
         if box.begin == self.fail:
@@ -56,7 +61,8 @@ def heed_interrupts() -> None:
 
 
 def calls(folder: Path) -> list[str]:
-    return (folder / "calls").read_text().splitlines()
+    file = folder / "calls"
+    return file.read_text().splitlines() if file.exists() else []
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (2, 1), (1, 3)])
@@ -131,30 +137,113 @@ def test_load_fails(tmp_path: Path, workers: int) -> None:
         run_blocks(Touch(tmp_path, how="load"), BOX, 4, Run(workers=workers, progress=False), name="unloadable")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int) -> None:
-    """Ctrl-C ends the run within two seconds; the rest, and only the rest, is done by the same run started again."""
+@pytest.mark.parametrize("to_all", [True, False])
+@pytest.mark.parametrize(("workers", "threads"), [(1, 1), (2, 1), (1, 2)])
+def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads: int, to_all: bool) -> None:
+    """Ctrl-C ends the program in two seconds, though blocks take four, with one sentence and with all its processes.
+
+    Sent to all processes, as a terminal does, or to the main one. The rest, and only the rest, is done by the same run
+    started again.
+    """
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path; from test_blocks import Touch, BOX\n"
         "from asem_core.blocks import Run, run_blocks\n"
-        f"run_blocks(Touch(Path({str(tmp_path)!r}), wait=0.15), BOX, 4, "
-        f"Run(workers={workers}, progress=False, scratch=Path({str(tmp_path / 'scratch')!r})), name='slow')"
+        "import asem_core.cli as cli, typer\n"
+        "app = typer.Typer(cls=cli._Commands)\n"
+        "@app.command()\n"
+        "def go() -> None:\n"
+        f"    run_blocks(Touch(Path({str(tmp_path)!r}), wait=0.15, wait_more=4), BOX, 4, "
+        f"Run(workers={workers}, progress=False, scratch=Path({str(tmp_path / 'scratch')!r})), name='slow', "
+        f"threads={threads})\n"
+        "@app.command()\n"
+        "def other() -> None: ...\n"
+        "cli.make_app = lambda: app\n"
+        "sys.argv[1:] = ['go']\n"
+        "cli.main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "calls").exists() or len(calls(tmp_path)) < 4:
+    while len(calls(tmp_path)) < 4:
         assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.02)
+    time.sleep(0.3)
     sent = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) != 0
+    (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=30)
     assert time.monotonic() - sent < 2
-    time.sleep(0.5)  # a worker may still end its last block
+    assert process.returncode == 130
+    assert said == "Stopped. Finished blocks are kept: run the same command again to go on.\n"
+    time.sleep(0.2)
+    assert not living(process.pid)
     before = calls(tmp_path)
     run = Run(workers=workers, progress=False, scratch=tmp_path / "scratch")
-    run_blocks(Touch(tmp_path), BOX, 4, run, name="slow")
+    run_blocks(Touch(tmp_path), BOX, 4, run, name="slow", threads=threads)
     everything = calls(tmp_path)
     assert set(everything) == set(map(str, BOX.blocks(4)))
     repeated = len(everything) - len(set(everything))
-    assert repeated <= 2 * workers, f"{repeated} blocks were done twice, of {len(before)} done before the interrupt"
+    at_once = workers * threads
+    assert repeated <= 2 * at_once, f"{repeated} blocks were done twice, of {len(before)} done before the interrupt"
+
+
+def living(group: int) -> list[psutil.Process]:
+    """List the processes of a group, without those that have ended but were not waited for."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_a_worker_that_comes_too_late_is_no_news(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With more workers than blocks, some find that all is done; nobody is told."""
+    run_blocks(Touch(tmp_path), Box((0, 0, 0), (4, 4, 8)), 4, Run(workers=4, progress=False), name="short")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_late_worker_says_so_only_to_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level of daisy's log goes along to its workers."""
+    from daisy.logging import get_log_level
+
+    asked = logging.getLogger("asem_core")
+    for level, expected in ((logging.INFO, logging.NOTSET), (logging.WARNING, logging.ERROR)):
+        monkeypatch.setattr(asked, "level", level)
+        asked.manager._clear_cache()  # type: ignore[attr-defined]
+        run_blocks(_nothing, Box((0, 0, 0), (4, 4, 4)), 4, Run(progress=False), name="short")
+        assert get_log_level() == expected
+
+
+def _nothing() -> Work:
+    return str
+
+
+@pytest.mark.parametrize(
+    ("speed", "said"),
+    [(0.4, "0.4 voxel/s"), (999.6, "1 kvoxel/s"), (2345.0, "2.35 kvoxel/s"), (9.65e6, "9.65 Mvoxel/s")],
+)
+def test_rates(speed: float, said: str) -> None:
+    """Three digits in a fitting unit: never 0.00."""
+    assert rate_of(speed) == said
+
+
+def test_numbers_are_whole_in_80_columns(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name and the bar are shortened, not the counts, the rate, and the times."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with Bar("predict-membrane-fibsem-10nm", Box((0, 0, 0), (640, 640, 640)), (64, 64, 64), True) as bar:
+        for _ in range(5):
+            time.sleep(0.02)
+            bar.advance()
+    (line,) = capfd.readouterr().err.splitlines()
+    assert len(line.rstrip()) <= 80
+    assert line.startswith("predict-")
+    assert re.search(r" 5/1000 blocks [\d.]+ Mvoxel/s elapsed 0:00:00, left \d:\d\d:\d\d", line)
