@@ -131,10 +131,23 @@ def train(
             preflight(plan, folder.path).require()
             _claim(folder, recipe, record, resume=resume, overwrite=overwrite)
         team.wait()
-        fit(plan, folder, team, resume=resume, progress=progress)
+        try:
+            fit(plan, folder, team, resume=resume, progress=progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_what_is_kept(folder)) from None
         if team.leads:
             write_training_report(folder, plan, record)
     return folder
+
+
+def _what_is_kept(folder: RunFolder) -> str:
+    saved = folder.saved_iterations()
+    kept = (
+        f"Stopped. What was trained until the checkpoint of iteration {saved[-1]} is kept"
+        if saved
+        else "Stopped before the first checkpoint: nothing of the training is kept"
+    )
+    return f"{kept}. To go on: asem train --resume {folder.path} (or asem run again, as before)."
 
 
 def make_plan(

@@ -204,10 +204,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         patch.setattr(Progress, "step", dies)
         run(path, catalog, tmp_path / "killed")
     killed = RunFolder(tmp_path / "killed")
-    if at <= 2:  # nothing was saved yet
-        with pytest.raises(BadInput, match="nothing to resume"):
-            run(path, catalog, killed.path, resume=True)
-        return
     training = resumed_recipe(killed.path, catalog)
     train(training, catalog, killed.path, resume=True, device="cpu", progress=False)
     a, b = load_file(whole.checkpoint(6)), load_file(killed.checkpoint(6))
@@ -215,6 +211,23 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     assert lines(whole) == lines(killed)
     assert whole.saved_iterations() == killed.saved_iterations()
     assert whole.read_json("choice.json") == killed.read_json("choice.json")
+
+
+@pytest.mark.parametrize(
+    ("at", "said"), [(1, "before the first checkpoint: nothing"), (5, "until the checkpoint of iteration 4 is kept")]
+)
+def test_ctrl_c_says_what_is_kept(
+    at: int, said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C does not promise what was not saved."""
+
+    def stops(self: Progress, iteration: int, *args: Any, **kwargs: Any) -> None:
+        if iteration == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "step", stops)
+    with pytest.raises(KeyboardInterrupt, match=said):
+        run(recipe(), catalog, tmp_path / "run")
 
 
 def test_accumulating_equals_a_larger_batch(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
