@@ -108,7 +108,10 @@ def run_blocks(
         job.forget_failures()
         inline = run.workers <= 1 and threads == 1 and not run.launcher
         with Bar(name, box, block, shown=run.progress) as bar, _shared_cores(run.workers):
-            states = _run_daisy(job, run, skip, threads, inline, bar)
+            try:
+                states = _run_daisy(job, run, skip, threads, inline, bar)
+            except KeyboardInterrupt:  # daisy's own has words of daisy's
+                raise KeyboardInterrupt from None
         job.raise_failures()
         if states.completed_count < states.total_block_count:
             cause = (states.last_worker_error or "a worker process died; was it killed for lack of memory?").strip()
