@@ -89,15 +89,15 @@ def find_model(catalog: Catalog, name: str) -> Model:
     UnknownName
         Neither the plugins nor the registry know the name.
     """
-    if name in catalog.names("model"):
-        plugin: Model = catalog.get("model", name)()
-        return plugin
     try:
-        card = registry().find(name)
+        plugin: Model = catalog.get("model", name)()
     except UnknownName as error:
-        known = ", ".join(catalog.names("model"))
-        raise UnknownName(f"No model plugin is called '{name}' (known: {known}). {error}") from None
-    return _model_of(card, catalog)
+        try:
+            card = registry().find(name)
+        except UnknownName:
+            raise UnknownName(f"{error} Pretrained ones: asem models list.") from None
+        return _model_of(card, catalog)
+    return plugin
 
 
 def model_behind(catalog: Catalog, probability: Volume) -> Model | None:

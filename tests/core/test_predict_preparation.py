@@ -172,8 +172,8 @@ def test_segment_takes_the_choices_of_a_registry_name_or_of_the_model_behind_the
     result = asem("segment", probability(cell, model="membrane-fibsem-10nm@1"), *words)
     assert result.output.strip().endswith("segmentation: uint8")
     told = asem("segment", path, *words, "--model", "membranne").output
-    assert "No model plugin is called 'membranne' (known: clathrin-coats, " in told
-    assert "membrane-fibsem-10nm" in told
+    assert "Did you mean 'membrane'? Known: clathrin-coats, " in told
+    assert "asem models list" in told
 
 
 def test_the_commands_say_what_is_wrong(cell, tmp_path):
