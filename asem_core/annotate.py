@@ -154,7 +154,7 @@ class Layer:
             names = [d["path"] for d in attributes.get("ome", attributes)["multiscales"][0]["datasets"]]
             arrays = [group[name] for name in names]
             scales = [as_zyx([round(n / m) for n, m in zip(volume.shape, a.shape, strict=True)]) for a in arrays]  # type: ignore[union-attr]
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must give the lock back
             lock.release()
             raise
         return cls(volume, list(zip(arrays, scales, strict=True)), lock)

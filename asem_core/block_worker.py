@@ -56,7 +56,7 @@ class Job:
             try:
                 work(tile)
                 return True
-            except Exception as error:
+            except Exception as error:  # a block function is a plugin's: tried again, then reported with its box
                 if left == 0 or _is_fatal(error):
                     self.note(error, tile)
                     return False
@@ -130,7 +130,7 @@ def serve(job: Job, context: Any, threads: int) -> None:
     work: Work | None = None
     try:
         work = job.load()
-    except Exception as error:
+    except Exception as error:  # loading is a plugin's code: the parent reports it
         job.note(error, None)
 
     def loop() -> None:

@@ -161,7 +161,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer]
         manager.register(module, name)
         manager.check_pending()
         return _offers(manager, module, point)
-    except BaseException:
+    except BaseException:  # a plugin that fails half-way must not stay registered
         if manager.is_registered(module):
             manager.unregister(module)
         raise

@@ -307,7 +307,7 @@ class _WriteFile(_Output):
             with tifffile.TiffWriter(self.partial, bigtiff=True) as file:
                 shape, dtype = self.planes.grid.shape, self.planes.dtype
                 file.write(self._each(), shape=shape, dtype=dtype, metadata=self._about("ZYX"), **self._tags)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too, must leave no half file
             self.partial.unlink(missing_ok=True)
             raise
 

@@ -44,7 +44,7 @@ def run_stoppable(function: Callable[[], T]) -> T:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this thread, and of all that it starts
         try:
             result.set_result(function())
-        except BaseException as error:
+        except BaseException as error:  # it is raised again in the thread that waits
             result.set_exception(error)
 
     runner = threading.Thread(target=call, name="asem-blocks")

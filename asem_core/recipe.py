@@ -239,7 +239,7 @@ def _first_fit(converter: cattrs.Converter, value: Any, union: Any) -> Any:
     for kind in kinds:
         try:
             return converter.structure(value, kind)
-        except Exception as error:
+        except Exception as error:  # a converter or validator of a plugin may raise whatever it likes
             if len(kinds) == 1:
                 raise
             said.append(str(error))

@@ -130,7 +130,7 @@ def _open_node(address: str) -> Any:
         raise MissingExtra(
             f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {address}.'
         ) from None
-    except Exception as error:
+    except Exception as error:  # each remote file system raises its own kind
         if not remote:
             raise
         raise BadInput(
@@ -262,7 +262,7 @@ def create_volume(
         if existing is not None:
             return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
         return _create(target, spec, as_zyx(block), made_by, fill, dict(attributes or {}), lock)
-    except BaseException:
+    except BaseException:  # Ctrl-C, too, must give the lock back
         lock.release()
         raise
 
@@ -315,10 +315,7 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
     made_by = json.loads(json.dumps(made_by))
     if not target.exists():
         return None
-    try:
-        found: Volume | None = open_volume(target, unfinished=True)
-    except BadInput:
-        found = None
+    found = _readable(target)
     before = {} if found is None else found.attributes.get("asem", {}).get("made_by", {})
     if found is not None and before == made_by:
         return found if is_complete(found) else None
@@ -330,6 +327,14 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
             "Add --overwrite to replace it, or choose another output."
         )
     return None
+
+
+def _readable(target: Path) -> Volume | None:
+    """Open what is there, finished or not; None where it is no layer."""
+    try:
+        return open_volume(target, unfinished=True)
+    except BadInput:
+        return None
 
 
 def _container(folder: Path) -> Path:
@@ -360,10 +365,7 @@ def _existing(target: Path, spec: Spec, made_by: Mapping[str, Any], overwrite: b
     require_free(target, made_by, overwrite=overwrite)  # another process may have made it before the lock was ours
     if not target.exists():
         return None
-    try:
-        found: Volume | None = open_volume(target, unfinished=True)
-    except BadInput:
-        found = None
+    found = _readable(target)
     if found is not None and found.attributes.get("asem", {}).get("made_by") == made_by:
         if found.shape == spec.shape:
             group = zarr.open_group(str(target), mode="r+")

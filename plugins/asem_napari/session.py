@@ -71,7 +71,7 @@ class Session:
         seeds_layer = Layer.open(cell / "seeds" / name, image)
         try:
             labels_layer = Layer.open(cell / "labels" / name, image)
-        except BaseException:
+        except BaseException:  # the first layer's lock must be given back
             seeds_layer.close()
             raise
         seeds = np.ascontiguousarray(seeds_layer.read(box), np.uint8)

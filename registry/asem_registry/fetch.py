@@ -250,7 +250,7 @@ def _explained(url: str) -> Iterator[None]:
         raise
     except (TypeError, AttributeError, ImportError):
         raise  # a fault of ours
-    except Exception as error:
+    except Exception as error:  # fsspec's file systems each raise their own kind
         raise _sorted(error, url) from None
 
 
