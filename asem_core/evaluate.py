@@ -19,6 +19,7 @@ from asem_core.components import Components, components, largest_id
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.interfaces import Preprocessor
 from asem_core.preprocess import apply_lazily
+from asem_core.resample import on_grid_of
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (128, 256, 256)
@@ -109,7 +110,8 @@ def score(
     Parameters
     ----------
     prediction : uint8 (255 = 1) or float (0 to 1) probability, or Labels (nonzero = predicted)
-        May be larger than the truth, never smaller; they are matched by their origins.
+        May be larger than the truth, never smaller; they are matched by their origins. Larger voxels, by whole factors,
+        are seen on the truth's grid (`on_grid_of`).
     truth : Labels, nonzero = the organelle
     exclusion : Labels, nonzero = not scored
     mask : Labels, nonzero = annotated; what it does not cover is not annotated
@@ -119,13 +121,14 @@ def score(
     Raises
     ------
     VoxelSizeMismatch, ShapeMismatch
-        A volume is not on the truth's grid.
+        A volume is not on the truth's grid, nor on one that is coarser by whole factors.
     OutsideVolume
         The prediction does not cover the truth.
     BadInput
         A float prediction has values that are not between 0 and 1.
     """
     box = truth.box if box is None else box
+    prediction = on_grid_of(truth, prediction)
     _require_covered(prediction, truth, box)
     levels = _levels(prediction, thresholds)
     load = _Comparison(prediction, truth, exclusion, mask, levels)
@@ -282,6 +285,7 @@ def score_objects(
         As for `score`.
     """
     box = truth.box if box is None else box
+    prediction = on_grid_of(truth, prediction)
     _require_covered(prediction, truth, box)
     load = _Overlaps(prediction, truth, exclusion, mask)
     found = [pairs for _, pairs in map_blocks(load, box, BLOCK, run or Run(progress=False), name="objects")]
@@ -344,6 +348,7 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
     parts (26 neighbours) of the labels, or of the voxels whose probability is at least `threshold`.
     """
     box = grid.box if box is None else box
+    volume = on_grid_of(grid, volume)
     if isinstance(volume, Labels):
         if largest_id(volume, run) > 1:
             return volume

@@ -37,8 +37,8 @@ class EvaluateOptions:
         A name of `[labels]`.
     box
         The part of the truth to compare, "z0:z1,y0:y1,x0:x1"; what was trained on is not a test.
-    zone_vx
-        Exclusion zone outwards and inwards in voxels; by default the model's own.
+    zone_vx, zone_nm
+        Exclusion zone outwards and inwards, in voxels or in nm; by default the model's own.
     thresholds
         Probabilities of interest.
     """
@@ -46,7 +46,12 @@ class EvaluateOptions:
     truth: str
     box: str | None = None
     zone_vx: tuple[int, int] | None = None
+    zone_nm: tuple[float, float] | None = None
     thresholds: tuple[float, ...] = (0.5,)
+
+    def __attrs_post_init__(self) -> None:
+        if self.zone_vx is not None and self.zone_nm is not None:
+            raise RecipeError("evaluate: zone_vx and zone_nm are both given; keep one.")
 
 
 @attrs.frozen
@@ -93,6 +98,7 @@ class Flow:
     recipe: Recipe
     source: Source
     labels: Mapping[str, Source]
+    others: Mapping[str, Source]
     steps: Sequence[Preprocessor]
     model: Model | None
     weights: str | None
@@ -122,6 +128,7 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         recipe,
         plugin("source", recipe.source, "source"),
         {n: plugin("source", c, f"labels.{n}") for n, c in recipe.labels.items()},
+        {n: plugin("source", c, f"others.{n}") for n, c in recipe.others.items()},
         [plugin("preprocessor", c, f"preprocess[{i}]") for i, c in enumerate(recipe.preprocess)],
         plugin("model", Choice(recipe.model.use, model_options), "model") if recipe.model else None,
         weights,
@@ -144,6 +151,10 @@ def _check_whole(flow: Flow, name: str) -> None:
         raise RecipeError(
             f'{name}: [{(needs_model or ["analyze"])[0]}] needs a [model]: add use = "mitochondria", for example.'
         )
+    if flow.others and flow.model is None:
+        raise RecipeError(
+            f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
+        )
     if flow.model is not None and flow.weights is None and recipe.train is None:
         raise RecipeError(
             f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'
@@ -156,7 +167,7 @@ def _check_whole(flow: Flow, name: str) -> None:
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
-    """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `tiff/`.
+    """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `tiff/`, `<other>.zarr`.
 
     Stages that an equal run has finished are not repeated; one that was interrupted goes on where it stopped.
     """
@@ -167,32 +178,23 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         image = import_volume(flow.source, cell / "raw", run, overwrite=overwrite)
         labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
     with stage("preprocess"):
-        for step, layer in zip(flow.steps, _layer_names(flow.steps), strict=True):
-            image = apply(step, image, cell / layer, run, overwrite=overwrite)
+        image = _preprocessed(flow, image, cell, run, overwrite)
     if flow.model is None:
         return
     with stage("train" if flow.recipe.train is not None else "weights"):
         trained = _trained(flow, catalog, image, labels, output, run, overwrite)
-    name = flow.model.name
     with stage("predict"):
-        how = flow.predict
-        image = adapt(
-            image,
-            trained,
-            catalog,
-            cell,
-            run,
-            as_is=how.as_is,
-            allow_voxel_size=how.allow_voxel_size,
-            resampled=how.resample,
-            overwrite=overwrite,
-        )
-        probability = _predict(flow, trained, image, cell / "predictions" / name / "probability", run, overwrite)
+        image, probability = _predict(flow, trained, catalog, image, cell, run, overwrite)
     with stage("segment"):
-        target = cell / "predictions" / name / "segmentation"
-        if overwrite:  # a model's `segment` knows no such thing; what it makes is quick to make again
-            shutil.rmtree(target, ignore_errors=True)
-        segmentation = flow.model.segment(probability, target, run)
+        segmentation = _segment(flow, probability, cell, run, overwrite)
+    for name, source in flow.others.items():
+        with stage(f"predict {name}"):
+            other = output / f"{name}.zarr"
+            unseen = _preprocessed(
+                flow, import_volume(source, other / "raw", run, overwrite=overwrite), other, run, overwrite
+            )
+            _, found = _predict(flow, trained, catalog, unseen, other, run, overwrite)
+            say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
     if flow.evaluate is not None:
         with stage("evaluate"):
             _evaluate(flow, catalog, probability, cell, output / "reports" / "evaluation", run, say)
@@ -232,6 +234,12 @@ class _Stages:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._say(f"{self._name}: done in {time.monotonic() - self._start:.1f} s")
+
+
+def _preprocessed(flow: Flow, image: Volume, cell: Path, run: Run, overwrite: bool) -> Volume:
+    for step, layer in zip(flow.steps, _layer_names(flow.steps), strict=True):
+        image = apply(step, image, cell / layer, run, overwrite=overwrite)
+    return image
 
 
 def _layer_names(steps: Sequence[Preprocessor]) -> list[str]:
@@ -309,14 +317,38 @@ def _region(
     return chosen
 
 
-def _predict(flow: Flow, trained: Trained, image: Volume, output: Path, run: Run, overwrite: bool) -> Volume:
+def _predict(
+    flow: Flow, trained: Trained, catalog: Catalog, image: Volume, cell: Path, run: Run, overwrite: bool
+) -> tuple[Volume, Volume]:
+    """Predict an image; returns it as the network saw it, and the probability."""
     assert flow.model is not None
+    how = flow.predict
+    image = adapt(
+        image,
+        trained,
+        catalog,
+        cell,
+        run,
+        as_is=how.as_is,
+        allow_voxel_size=how.allow_voxel_size,
+        resampled=how.resample,
+        overwrite=overwrite,
+    )
     details = {
         "model": flow.model.name,
         "weights": flow.weights or "trained here",
         "weights_sha256": trained.details["weights_sha256"],
     }
-    return predict(trained.network, image, output, run, flow.predict.how, details=details, overwrite=overwrite)
+    output = cell / "predictions" / flow.model.name / "probability"
+    return image, predict(trained.network, image, output, run, how, details=details, overwrite=overwrite)
+
+
+def _segment(flow: Flow, probability: Volume, cell: Path, run: Run, overwrite: bool) -> Labels:
+    assert flow.model is not None
+    target = cell / "predictions" / flow.model.name / "segmentation"
+    if overwrite:  # a model's `segment` knows no such thing; what it makes is quick to make again
+        shutil.rmtree(target, ignore_errors=True)
+    return flow.model.segment(probability, target, run)
 
 
 def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, folder: Path, run: Run, say: Say) -> None:
@@ -349,8 +381,11 @@ def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, fol
 def _zone(flow: Flow, catalog: Catalog) -> Preprocessor | None:
     assert flow.model is not None
     assert flow.evaluate is not None
-    if flow.evaluate.zone_vx is None:
+    options = flow.evaluate
+    widths, unit = (options.zone_vx, "vx") if options.zone_nm is None else (options.zone_nm, "nm")
+    if widths is None:
         return flow.model.exclusion_zone()
-    outwards, inwards = flow.evaluate.zone_vx
-    zone: Preprocessor = catalog.get("preprocessor", "exclusion-zone")(dilate_vx=outwards, erode_vx=inwards)
+    outwards, inwards = widths
+    exclusion_zone = catalog.get("preprocessor", "exclusion-zone")
+    zone: Preprocessor = exclusion_zone(**{f"dilate_{unit}": outwards, f"erode_{unit}": inwards})
     return zone if outwards or inwards else None

@@ -16,7 +16,8 @@ from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.provenance import sha256, steps_done
 from asem_core.recipe import build
-from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.resample import whole_factors
+from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx_nm
 from asem_core.weights import load_weights, read_metadata
 
 LARGEST_VOXEL_SIZE_ERROR = 0.15
@@ -299,8 +300,7 @@ def _base(volume: Volume) -> str:
 
 def _factors(volume: Volume, wanted: Sequence[float]) -> Zyx | None:
     """Say how many voxels make one of the wanted size, or None where no whole numbers do."""
-    found = as_zyx([max(1, round(w / s)) for w, s in zip(wanted, volume.voxel_size_nm, strict=True)])
-    return found if _close([s * f for s, f in zip(volume.voxel_size_nm, found, strict=True)], wanted) else None
+    return whole_factors(wanted, volume.voxel_size_nm, LARGEST_VOXEL_SIZE_ERROR)
 
 
 def _close(size: Sequence[float], wanted: Sequence[float]) -> bool:

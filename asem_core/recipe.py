@@ -43,13 +43,14 @@ class Choice:
 class Recipe:
     """What `asem run` does, in flow order. Tables that a stage does not need may be left out.
 
-    `labels` are sources of annotations by name; `train`, `predict`, `segment`, `evaluate` and `export` hold the options
+    `labels` are sources of annotations by name, `others` of further images to preprocess, predict and segment; `train`, `predict`, `segment`, `evaluate` and `export` hold the options
     of those stages. Relative paths are relative to the recipe's folder.
     """
 
     path: Path
     source: Choice
     labels: Mapping[str, Choice] = attrs.field(factory=dict)
+    others: Mapping[str, Choice] = attrs.field(factory=dict)
     preprocess: tuple[Choice, ...] = ()
     model: Choice | None = None
     sampler: Choice | None = None
@@ -95,8 +96,8 @@ def read_recipe(path: str | Path) -> Recipe:
             if not isinstance(value, list):
                 raise RecipeError(f"{path.name}: {key} is a list of steps: write [[{key}]] with two brackets.")
             parts[key] = tuple(_choice(v, path, f"{key}[{i}]") for i, v in enumerate(value))
-        elif key == "labels":
-            parts[key] = {n: _choice(v, path, f"labels.{n}") for n, v in _table(value, path, key).items()}
+        elif key in ("labels", "others"):
+            parts[key] = {n: _choice(v, path, f"{key}.{n}") for n, v in _table(value, path, key).items()}
         else:
             parts[key] = _table(value, path, key)
     return Recipe(**parts)

@@ -168,7 +168,7 @@ def make_plan(
     def open_all(kind: str, *, clean: bool) -> list[Region]:
         found = []
         for number, place in enumerate(getattr(options, "regions" if kind == "region" else kind), 1):
-            region = open_region(place, f"{kind} {number}", catalog, recipe.folder)
+            region = open_region(place, f"{kind} {number}", catalog, recipe.folder, options.downsample)
             prepared = prepare(region, recipe.model, folder.path / "prepared", Run(progress=False), clean=clean)
             found.append(hold(prepared, reach))
         return found

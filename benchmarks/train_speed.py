@@ -47,10 +47,10 @@ def main() -> None:
     options = TrainOptions(regions=(RegionOptions("", ""),), block=block)
     plain_network = Mitochondria().network()
     initialise(plain_network, options)
-    fast_network = to_device(copy.deepcopy(plain_network), device).train()
+    half = half_precision(options, device)
+    fast_network = to_device(copy.deepcopy(plain_network), device, half).train()
     plain_network.to(device).train()
     plain_adam, fast_adam = (make_optimizer(n, options.optimizer, device) for n in (plain_network, fast_network))
-    half = half_precision(options, device)
     still, moved = cuts(Augment.none()), cuts(Augment())
 
     def plain() -> None:

@@ -111,3 +111,10 @@ def autocast(half: bool, device: torch.device) -> AbstractContextManager[Any]:
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def memory_layout(half: bool, device: torch.device) -> torch.memory_format:
+    """Say how maps are laid out: channels last, but for float32 on a CPU, whose gradients are nearly twice as fast otherwise."""
+    import torch
+
+    return torch.channels_last_3d if half or device.type == "cuda" else torch.contiguous_format

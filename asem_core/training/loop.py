@@ -12,9 +12,10 @@ import attrs
 import numpy as np
 
 from asem_core.errors import TrainingStopped
-from asem_core.training.devices import Team, autocast, half_precision
+from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
 from asem_core.training.loss import loss_of
+from asem_core.training.normalise import add_normalisation, start_learning, without_normalisation
 from asem_core.training.options import OptimizerOptions, TrainOptions
 from asem_core.training.pictures import fullest_tile, write_picture
 from asem_core.training.plan import Plan
@@ -42,7 +43,8 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
 
     options, device = plan.options, team.device
     half = half_precision(options, device)
-    network = to_device(plan.network, device).train()
+    network = add_normalisation(plan.network) if options.normalise else plan.network
+    network = to_device(network, device, half)
     optimizer = make_optimizer(network, options.optimizer, device)
     # Without a saved state the same run begins at its begin: the result is the same, too.
     done = _restore(network, optimizer, folder, device) if resume and folder.state.is_file() else 0
@@ -61,6 +63,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     cuts = stream.cuts(done * per_step)
     with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
         for iteration in range(done + 1, options.iterations + 1):
+            start_learning(network, fixed=iteration > options.iterations // 2)
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -79,20 +82,18 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
                     if shown is not None:
                         log.validated(iteration, found.to_metrics())
                         write_picture(folder.picture(iteration), forward, shown, plan.context, device)
-                    save_weights(folder.checkpoint(iteration), network, {**plan.metadata, "iteration": iteration})
+                    plain = without_normalisation(network)
+                    save_weights(folder.checkpoint(iteration), plain, {**plan.metadata, "iteration": iteration})
                     folder.save_state(_state(network, optimizer, iteration))
                     choose(folder, plan)
-                network.train()
 
 
-def to_device(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Move a network; its weights are laid out channels last, which convolutions are faster on."""
-    import torch
-
+def to_device(network: torch.nn.Module, device: torch.device, half: bool) -> torch.nn.Module:
+    """Move a network; its weights are laid out as its convolutions are fastest."""
     network.to(device)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 5:
-            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last_3d)
+            tensor.data = tensor.data.contiguous(memory_format=memory_layout(half, device))
     return network
 
 
@@ -178,7 +179,7 @@ def step(
     losses = []
     for n in range(options.accumulate):
         part = [cut.to_tensors(device) for cut in cuts[n * options.batch : (n + 1) * options.batch]]
-        image = torch.stack([image for image, _ in part]).contiguous(memory_format=torch.channels_last_3d)
+        image = torch.stack([image for image, _ in part]).contiguous(memory_format=memory_layout(half, device))
         with _without_sync(learner, last=n == options.accumulate - 1):
             with autocast(half, device):
                 logits = learner(image)
@@ -199,11 +200,9 @@ def _without_sync(learner: Any, *, last: bool) -> AbstractContextManager[Any]:
 
 
 def _forward(network: torch.nn.Module, half: bool, device: torch.device) -> Forward:
-    import torch
-
     def forward(image: torch.Tensor) -> torch.Tensor:
         with autocast(half, device):
-            result: torch.Tensor = network(image.contiguous(memory_format=torch.channels_last_3d))
+            result: torch.Tensor = network(image.contiguous(memory_format=memory_layout(half, device)))
         return result
 
     return forward

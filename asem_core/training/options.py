@@ -28,7 +28,8 @@ class RegionOptions:
         Volumes (see `Place`). `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it.
     box
-        The part of the labels to use, as "z0:z1,y0:y1,x0:x1" in voxels of the labels; all of them by default.
+        The part of the labels to use, as "z0:z1,y0:y1,x0:x1" in voxels of the labels as they are stored; all of them by
+        default.
     name
         For messages and reports; "region 1", "region 2", ... by default.
     """
@@ -89,6 +90,10 @@ class TrainOptions:
     ----------
     regions, validation
         Where to learn, and where to test; they must not overlap.
+    downsample
+        Average so many voxels (zyx) into one first, of images and, by their most frequent value, of labels: the network
+        then works at larger voxels, which is cheaper and sees farther. All else in the recipe but the boxes of regions
+        is in these larger voxels. `asem predict --resample` does the same to an image.
     block
         Shape of the network's result for one block, zyx; raw is read around it as the network needs.
     batch, accumulate
@@ -111,6 +116,10 @@ class TrainOptions:
         Apply the model's clean-up and dilation to the labels of training regions.
     initialise
         Random weights at the start: "torch" is its default (and the paper's), "he" (He et al. 2015) learns faster.
+    normalise
+        Batch normalisation after every convolution while training, its numbers fixed in the second half of the run; it is
+        folded into the saved weights, so that these are of the same network as without. Not published; small networks
+        learn far faster with it.
     precision
         "bfloat16" multiplies in half precision; "auto" does so where the hardware is faster for it.
     compile
@@ -121,6 +130,7 @@ class TrainOptions:
 
     regions: tuple[RegionOptions, ...]
     validation: tuple[RegionOptions, ...] = ()
+    downsample: Zyx = (1, 1, 1)
     block: Zyx = (110, 110, 110)
     batch: int = 1
     accumulate: int = 1
@@ -134,6 +144,7 @@ class TrainOptions:
     missing_context: Literal["refuse", "reflect"] = "refuse"
     prepare_labels: bool = True
     initialise: Literal["torch", "he"] = "torch"
+    normalise: bool = False
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
     readers: int = 2
@@ -148,6 +159,8 @@ class TrainOptions:
         for name in ("keep_last", "validation_blocks", "readers", "seed"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"train: {name} is {getattr(self, name)}; it must not be negative.")
+        if min(self.downsample) < 1:
+            raise RecipeError(f"train: downsample is {list(self.downsample)}; each factor must be at least 1.")
         if not self.regions:
             raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
         if self.choose == "best" and not self.validation:

@@ -114,10 +114,11 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
 
     options = plan.options
     with join_team("auto") as team:
-        network = to_device(copy.deepcopy(plan.network), team.device).train()
+        half = half_precision(options, team.device)
+        network = to_device(copy.deepcopy(plan.network), team.device, half).train()
         optimizer = make_optimizer(network, options.optimizer, team.device)
         stream = BlockStream(plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed)
-        cuts, half = stream.cuts(0), half_precision(options, team.device)
+        cuts = stream.cuts(0)
         times = []
         for _ in range(num_iterations):
             begun = time.perf_counter()

@@ -14,8 +14,8 @@ from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluate import exclusion_of
 from asem_core.interfaces import Model, Region
-from asem_core.preprocess import apply
-from asem_core.recipe import Choice, build_choice, expand
+from asem_core.preprocess import apply, apply_lazily
+from asem_core.recipe import Choice, build, build_choice, expand
 from asem_core.store import open_volume
 from asem_core.training.options import Place, RegionOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
@@ -29,8 +29,14 @@ LARGEST_HELD_BYTES = 512 * 2**20
 AnyVolume = TypeVar("AnyVolume", bound=Volume)
 
 
-def open_region(options: RegionOptions, name: str, catalog: Catalog, folder: Path) -> Region:
+def open_region(
+    options: RegionOptions, name: str, catalog: Catalog, folder: Path, downsample: Zyx = (1, 1, 1)
+) -> Region:
     """Open what a recipe says about a region; relative paths are relative to `folder`.
+
+    Parameters
+    ----------
+    downsample : so many voxels (zyx) become one, in every volume of the region
 
     Raises
     ------
@@ -38,10 +44,18 @@ def open_region(options: RegionOptions, name: str, catalog: Catalog, folder: Pat
         A volume cannot be opened, or the labels do not lie inside the image.
     """
     name = options.name or name
-    raw = _open(options.raw, catalog, folder, f"{name}, raw")
-    labels = _as_labels(_open(options.labels, catalog, folder, f"{name}, labels"))
+
+    def opened(place: Place, what: str) -> Volume:
+        return _open(place, catalog, folder, f"{name}, {what}")
+
+    raw = _downsampled(opened(options.raw, "raw"), downsample, catalog)
+    stored = _as_labels(opened(options.labels, "labels"))
+    labels = _downsampled(stored, downsample, catalog)
     if options.box is not None:
-        labels = labels.crop(Box.parse(options.box, labels.shape))
+        part = _whole_voxels(Box.parse(options.box, stored.shape), downsample)
+        if part.is_empty:
+            raise BadInput(f"{name}: the box {options.box} holds no whole voxel of {list(downsample)} stored ones.")
+        labels = labels.crop(part)
     place = raw.box_of(labels)
     inside = place & raw.box  # labels of the whole stack outreach a cropped image
     if inside.is_empty:
@@ -54,7 +68,7 @@ def open_region(options: RegionOptions, name: str, catalog: Catalog, folder: Pat
     for kind in ("mask", "exclusion"):
         place = getattr(options, kind)
         if place is not None:
-            found = _as_labels(_open(place, catalog, folder, f"{name}, {kind}"))
+            found = _downsampled(_as_labels(opened(place, kind)), downsample, catalog)
             others[kind] = found.crop(found.box_of(labels))
     return Region(name, raw, labels, **others)
 
@@ -147,6 +161,21 @@ def _open(place: Place, catalog: Catalog, folder: Path, where: str) -> Volume:
     source = build_choice(catalog, "source", Choice(use, options), f"train @ {where}", folder)
     volume: Volume = source.open(layer)
     return volume
+
+
+def _downsampled(volume: AnyVolume, factor: Zyx, catalog: Catalog) -> AnyVolume:
+    """Average voxels where they are read: the mean of images, the most frequent value of labels."""
+    if factor == (1, 1, 1):
+        return volume
+    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factor)}, "train @ downsample")
+    made = apply_lazily(step, volume, Run(progress=False))
+    return attrs.evolve(volume, data=made.data, voxel_size_nm=made.voxel_size_nm, origin_nm=made.origin_nm)
+
+
+def _whole_voxels(box: Box, factor: Zyx) -> Box:
+    """Take the larger voxels that lie in a box of stored ones with all their parts."""
+    begin = [-(-b // f) for b, f in zip(box.begin, factor, strict=True)]
+    return Box(as_zyx(begin), as_zyx([max(b, e // f) for b, e, f in zip(begin, box.end, factor, strict=True)]))
 
 
 def _as_labels(volume: Volume) -> Labels:

@@ -149,7 +149,7 @@ def test_segmentations_are_compared_as_they_are():
 @pytest.mark.parametrize(
     ("prediction", "options", "error", "words"),
     [
-        (Volume(np.zeros((4, 4, 4), np.uint8), 10), {}, VoxelSizeMismatch, r"voxels of \[10.0, 10.0, 10.0\] nm"),
+        (Volume(np.zeros((4, 4, 4), np.uint8), 7), {}, VoxelSizeMismatch, r"voxels of \[7.0, 7.0, 7.0\] nm"),
         (Volume(np.zeros((4, 4, 3), np.uint8), NM), {}, OutsideVolume, r"covers \[0:4, 0:4, 0:3\] of labels/mito"),
         (Volume(np.zeros((4, 4, 4), np.uint8), NM, (1, 0, 0)), {}, ShapeMismatch, "not a whole number"),
         (Volume(np.zeros((4, 4, 4), np.uint16), NM), {}, BadInput, "holds uint16.*--segmentation"),

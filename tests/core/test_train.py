@@ -191,7 +191,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     at: int, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at iteration `at` and resumed, the run ends with the same weights and metrics, to the bit."""
-    path = recipe(train="keep_last = 2")
+    path = recipe(train="keep_last = 2\nnormalise = true")
     whole = run(path, catalog, tmp_path / "whole")
     step = Progress.step
 
@@ -248,6 +248,29 @@ def test_only_the_last_checkpoints_are_kept(recipe: Recipe, catalog: Catalog, tm
     kept = folder.saved_iterations()
     assert {12, choice["best_iteration"]} <= set(kept)
     assert len(kept) < 6
+
+
+def test_larger_voxels(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: Path) -> None:
+    """`downsample` averages image and labels alike; the weights say which voxels they expect; boxes are in stored ones."""
+    path = recipe(train="downsample = [1, 2, 2]", region='box = "0:12,1:49,2:50"', block="[6, 4, 4]")
+    training = read_training_recipe(path, catalog)
+    region, *_ = make_plan(training, catalog, RunFolder(tmp_path / "plan")).regions
+    assert region.labels.shape == (12, 23, 24)  # whole larger voxels only
+    assert region.raw.voxel_size_nm == region.labels.voxel_size_nm == (5.0, 10.0, 10.0)
+    image, place = region.raw.read(), region.raw.box_of(region.labels)
+    inside = image[place.slices][region.labels.read() > 0]
+    assert inside.mean() > image.mean() + 40  # bright balls: labels lie on them
+    folder = run(path, catalog, tmp_path / "run")
+    assert read_metadata(folder.chosen())["voxel_size_nm"] == [5.0, 10.0, 10.0]
+
+
+def test_normalisation_leaves_no_trace_in_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Weights learnt with normalisation are those of the same network, and load into it."""
+    with_it = run(recipe(train="normalise = true"), catalog, tmp_path / "with")
+    without = run(recipe(), catalog, tmp_path / "without")
+    a, b = (load_file(folder.checkpoint(6)) for folder in (with_it, without))
+    assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
+    load_weights(with_it.chosen())
 
 
 def test_labels_outside_the_mask_do_not_matter(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: Path) -> None:

@@ -142,6 +142,23 @@ def test_whole_recipe(project: Path) -> None:
     assert '"uniform"' in (project / "out-uniform" / "training" / "provenance.json").read_text()
 
 
+def test_coarse_network_and_other_images(project: Path) -> None:
+    """A network of larger voxels predicts the image and others, and is scored and exported on the image's own grid."""
+    text = RECIPE.replace("iterations = 4", "iterations = 4\ndownsample = [1, 2, 2]").replace(
+        "block = [16", "block = [8"
+    )
+    text = text.replace("[evaluate]", "[predict]\nresample = true\n\n[evaluate]\nzone_nm = [5, 5]")
+    others = '\n[others.again]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n'
+    (project / "recipe.toml").write_text(text + others)
+    assert "balls at 0.5: F1" in run(project)
+    first = open_volume(project / "out/cell.zarr/predictions/mitochondria/probability")
+    other = open_volume(project / "out/again.zarr/predictions/mitochondria/probability")
+    assert first.voxel_size_nm == (5.0, 10.0, 10.0)
+    np.testing.assert_array_equal(first.read(), other.read())
+    assert open_volume(project / "out/again.zarr/predictions/mitochondria/segmentation").shape == first.shape
+    assert tifffile.imread(project / "out/tiff/probability/cell_120.tif").shape == SHAPE[1:]
+
+
 BAD = {
     "unknown key": (
         'use = "balanced"',
@@ -157,6 +174,11 @@ BAD = {
     ),
     "no weights": ("[train]", "[predict]", "[model] has no weights"),
     "unknown truth": ('truth = "balls"', 'truth = "golgi"', "evaluate.truth is 'golgi', but [labels] has: balls"),
+    "two zones": (
+        'truth = "balls"',
+        'truth = "balls"\nzone_vx = [1, 0]\nzone_nm = [5, 0]',
+        "zone_vx and zone_nm are both given; keep one",
+    ),
     "no path": ('path = "planes"', 'path = "plains"', "plains does not exist"),
 }
 

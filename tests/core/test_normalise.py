@@ -1,0 +1,41 @@
+"""Batch normalisation while training, folded away afterwards."""
+
+from __future__ import annotations
+
+import torch
+
+from asem_core.training.normalise import add_normalisation, without_normalisation
+from asem_models._unet import UNet
+
+
+def small_network() -> UNet:
+    torch.manual_seed(0)
+    return UNet(features=3, factors=[[1, 2, 2]], kernels=[[[1, 3, 3]], [[3, 3, 3], [1, 3, 3]]])
+
+
+def test_the_saved_network_is_plain_and_says_the_same():
+    """Same tensors as a network without; same output as the normalised one in evaluation."""
+    plain = small_network()
+    names = {name: tensor.shape for name, tensor in plain.state_dict().items()}
+    learner = add_normalisation(small_network())
+    assert len(learner.state_dict()) > len(names)
+    optimizer = torch.optim.Adam(learner.parameters(), 0.05)
+    image = torch.randn(2, 1, *plain.input_shape((4, 8, 8)))
+    for _ in range(5):
+        optimizer.zero_grad()
+        learner(image * 3 + 1).square().mean().backward()
+        optimizer.step()
+    folded = without_normalisation(learner.eval())
+    assert {name: tensor.shape for name, tensor in folded.state_dict().items()} == names
+    plain.load_state_dict(folded.state_dict())
+    with torch.no_grad():
+        expected = learner(image)
+        assert torch.allclose(plain(image), expected, atol=1e-4 * float(expected.abs().max()))
+    assert not torch.allclose(expected, small_network()(image), atol=0.1)
+
+
+def test_only_convolutions_before_a_relu_are_normalised():
+    """The last convolution gives log-odds: it has no ReLU, and stays as it is."""
+    learner = add_normalisation(small_network())
+    assert sum(isinstance(m, torch.nn.BatchNorm3d) for m in learner.modules()) == 4
+    assert isinstance(learner.final_conv_pass.conv_pass[0], torch.nn.Conv3d)
