@@ -45,8 +45,8 @@ class Offer:
 
     @property
     def summary(self) -> str:
-        """First line of the class's docstring."""
-        return (inspect.getdoc(self.cls) or "").partition("\n")[0]
+        """First sentence of the class's docstring, however its lines are broken."""
+        return " ".join((inspect.getdoc(self.cls) or "").partition("\n\n")[0].split())
 
 
 @attrs.frozen

@@ -1,7 +1,5 @@
 """`asem analyze`: a segmentation becomes tables, figures and a report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

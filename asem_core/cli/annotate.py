@@ -1,7 +1,5 @@
 """`asem annotate`: seeds become labels, in files or in a window, and labels travel to other programs and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,7 +191,7 @@ def train(
 
 
 def _annotate(
-    annotator: Annotator, image: Volume, box: Box, seeds: Any, output: Path, quiet: bool, as_json: bool
+    annotator: "Annotator", image: "Volume", box: "Box", seeds: Any, output: Path, quiet: bool, as_json: bool
 ) -> None:
     import time
 
@@ -219,7 +217,7 @@ def _annotate(
         typer.echo(f"{layer.path} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
 
 
-def _image(cell: Path, raw: str, box: str | None) -> tuple[Volume, Box]:
+def _image(cell: Path, raw: str, box: str | None) -> "tuple[Volume, Box]":
     from asem_core.errors import OutsideVolume
     from asem_core.store import open_volume
     from asem_core.volume import Box
@@ -231,14 +229,14 @@ def _image(cell: Path, raw: str, box: str | None) -> tuple[Volume, Box]:
     return image, where
 
 
-def _build(use: str, options: dict[str, Any]) -> Annotator:
+def _build(use: str, options: dict[str, Any]) -> "Annotator":
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
 
     return build(load_catalog().get("annotator", use), options, f"asem annotate @ annotator ({use})")  # type: ignore[no-any-return]
 
 
-def _no_seeds(box: Box) -> Any:
+def _no_seeds(box: "Box") -> Any:
     import numpy as np
 
     return np.zeros(box.shape, np.uint8)

@@ -1,7 +1,5 @@
 """`asem evaluate`: how good a prediction is, against the truth."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """`asem export`: a layer as TIFF planes in the place of the original stack, or as surfaces."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`asem import`: a microscope's export becomes a layer of a cell."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

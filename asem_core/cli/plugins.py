@@ -1,14 +1,18 @@
 """`asem plugins`: what is installed, what each option means, and a new plugin project."""
 
-from __future__ import annotations
-
 import inspect
+import itertools
+import shutil
+import textwrap
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asem_core.cli._options import AsJson, print_json
+
+if TYPE_CHECKING:
+    from asem_core.catalog import Offer
 
 
 def mount(app: typer.Typer) -> None:
@@ -35,9 +39,11 @@ def list_(
     if kind is not None and kind not in KINDS:
         raise UnknownName(f"'{kind}' is not a kind of plugin. Kinds: {', '.join(KINDS)}.")
     catalog = load_catalog()
-    offers = [
-        o for k in KINDS for o in sorted(catalog.offers, key=lambda o: o.name) if o.kind == k and kind in (None, k)
-    ]
+    kinds = [kind] if kind is not None else list(KINDS)
+    offers = sorted(
+        (o for o in catalog.offers if o.kind in kinds),
+        key=lambda o: (kinds.index(o.kind), o.distribution != "asem-core", o.distribution, o.name),
+    )
     if as_json:
         rows = [
             {"kind": o.kind, "name": o.name, "distribution": o.distribution, "version": o.version, "summary": o.summary}
@@ -48,17 +54,25 @@ def list_(
         ]
         print_json({"plugins": rows, "problems": problems})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("kind", "name", "from", "what it does"):
-        table.add_column(heading, no_wrap=heading != "what it does")
-    for o in offers:
-        table.add_row(o.kind, o.name, f"{o.distribution} {o.version}", o.summary)
-    Console().print(table)
+    typer.echo(_as_text(offers))
     for problem in catalog.problems:
         typer.secho(f"Not loaded: {problem}", err=True, fg="yellow")
+
+
+def _as_text(offers: "list[Offer]") -> str:
+    """Lay out names and what they do, under headings that say kind and distribution, as wide as the terminal."""
+    room = shutil.get_terminal_size().columns
+    width = max((len(o.name) for o in offers), default=0)
+    blocks = []
+    for (kind, owner, version), group in itertools.groupby(offers, lambda o: (o.kind, o.distribution, o.version)):
+        lines = [f"{kind} ({owner} {version})"]
+        for offer in group:
+            name = f"  {offer.name:{width}}  "
+            lines += textwrap.wrap(
+                offer.summary, max(room, len(name) + 20), initial_indent=name, subsequent_indent=" " * len(name)
+            ) or [name.rstrip()]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
 
 
 def show(

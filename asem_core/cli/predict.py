@@ -1,7 +1,5 @@
 """`asem predict` and `asem segment`: an image becomes a probability map, and that a segmentation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -201,7 +199,7 @@ def segment(
     typer.echo(f"{made.path}: {made.dtype}" + (f", {count} objects" if count is not None else ""))
 
 
-def _open(catalog: Catalog, source: str, layer: str | None, voxel_size: ZyxNm | None) -> Volume:
+def _open(catalog: "Catalog", source: str, layer: str | None, voxel_size: "ZyxNm | None") -> "Volume":
     """Open a layer of a cell, or whatever a source plugin reads."""
     from asem_core.importing import choose_source
     from asem_core.store import layers, open_volume

@@ -1,7 +1,5 @@
 """`asem prepare`: crop, mask and equalize a cell, and show in one picture what each step did."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,8 +132,8 @@ class _Shown:
     """One row of the picture; `after` is None if the step could not be done."""
 
     step: str
-    before: Volume
-    after: Volume | None
+    before: "Volume"
+    after: "Volume | None"
 
 
 def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
@@ -169,7 +167,7 @@ def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
     FigureCanvasAgg(figure).print_png(str(path))
 
 
-def _plane(volume: Volume, z_nm: float) -> np.ndarray | None:
+def _plane(volume: "Volume", z_nm: float) -> "np.ndarray | None":
     """Read the plane at a height, thinned out for drawing; None where the volume does not reach."""
     from asem_core.volume import Box
 
@@ -181,7 +179,12 @@ def _plane(volume: Volume, z_nm: float) -> np.ndarray | None:
 
 
 def _show(
-    axis: Axes, greys: Axes, title: str, plane: np.ndarray | None, volume: Volume, mask: np.ndarray | None = None
+    axis: "Axes",
+    greys: "Axes",
+    title: str,
+    plane: "np.ndarray | None",
+    volume: "Volume",
+    mask: "np.ndarray | None" = None,
 ) -> None:
     import numpy as np
     from matplotlib.patches import Patch

@@ -1,7 +1,5 @@
 """`asem train`, `asem finetune` and `asem preflight`: from annotated regions to weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`asem view`, `asem snapshot`, `asem movie`: looking at a cell."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
@@ -78,7 +76,7 @@ def view(
         _wait()
 
 
-def _live_layer(cell: str, model: str, organelle: str | None, image: str, device: str) -> Layer:
+def _live_layer(cell: str, model: str, organelle: str | None, image: str, device: str) -> "Layer":
     from asem_core.catalog import load_catalog
     from asem_core.live import block_for, live_prediction, model_of_boxes
     from asem_core.pretrained import find_weights
@@ -187,7 +185,7 @@ def movie(
     typer.echo(str(write_movie(frames, output, fps)))
 
 
-def _shown_layers(cell: str, names: list[str] | None, truth: str | None, threshold: float) -> list[Layer]:
+def _shown_layers(cell: str, names: list[str] | None, truth: str | None, threshold: float) -> "list[Layer]":
     """Open layers, with the errors of every prediction if there is a truth."""
     from asem_core.catalog import load_catalog
     from asem_core.scene import open_layers
@@ -195,7 +193,7 @@ def _shown_layers(cell: str, names: list[str] | None, truth: str | None, thresho
     return _with_errors(open_layers(cell, names, load_catalog()), cell, truth, threshold)
 
 
-def _with_errors(shown: list[Layer], cell: str, truth: str | None, threshold: float) -> list[Layer]:
+def _with_errors(shown: "list[Layer]", cell: str, truth: str | None, threshold: float) -> "list[Layer]":
     from asem_core.catalog import load_catalog
     from asem_core.scene import errors_layer, open_layers
 
@@ -206,7 +204,7 @@ def _with_errors(shown: list[Layer], cell: str, truth: str | None, threshold: fl
     return [*shown, *(errors_layer(true, x, threshold) for x in predicted)]
 
 
-def _box(text: str | None, volume: Volume) -> Box | None:
+def _box(text: str | None, volume: "Volume") -> "Box | None":
     from asem_core import volume as nouns
 
     return nouns.Box.parse(text, volume.shape) if text else None

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_analyzers._coat_measures import FAR_NM, MEASURES, CoatMeasurer
-from asem_analyzers._corrections import apply_corrections
-from asem_analyzers._membrane import MembraneSource
 from asem_analyzers._objects import Objects, find_objects, measure_each
-from asem_analyzers._polarity import membrane_of
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.volume import Labels, Volume
 
 if TYPE_CHECKING:
+    from asem_analyzers._coat_measures import CoatMeasurer
+    from asem_analyzers._membrane import MembraneSource
     from asem_core.blocks import Run
 
 METHOD = """\
@@ -99,6 +97,10 @@ class ClathrinCoats(Analyzer):
         BadInput
             No image is given; a layer named by an option cannot be opened; the corrections do not fit.
         """
+        from asem_analyzers._coat_measures import FAR_NM, MEASURES, CoatMeasurer
+        from asem_analyzers._corrections import apply_corrections
+        from asem_analyzers._polarity import membrane_of
+
         if raw is None:
             raise BadInput("clathrin-coats measures membranes in the image: give it (--raw cell.zarr/raw).")
         source = self._source()
@@ -131,6 +133,7 @@ class ClathrinCoats(Analyzer):
         )
 
     def _source(self) -> MembraneSource | None:
+        from asem_analyzers._membrane import MembraneSource
         from asem_core.store import open_volume
 
         path = self.plasma_membrane or self.cell_mask

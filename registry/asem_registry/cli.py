@@ -1,7 +1,5 @@
 """`asem models` and `asem data`: pretrained weights and public data sets by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 
