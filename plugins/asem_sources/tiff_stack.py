@@ -18,6 +18,7 @@ from asem_core.interfaces import Source
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
 
 ENDINGS = (".tif", ".tiff")
+GREY_RANGE = "--set grey_range=[LOW,HIGH] (in a recipe: grey_range = [LOW, HIGH])."
 READERS = 8  # planes read at once: enough to keep a disk or a file server busy
 
 
@@ -39,8 +40,8 @@ class TiffStack(Source):
     allow_gaps
         Close gaps in the numbering instead of refusing them.
     grey_range
-        For float or signed data: the grey values that become 0 and 255. Without it floats must lie in 0..1 and signed
-        integers must not be negative.
+        For float or signed data: the grey values that become 0 and 255; what is not a number becomes 0. Without it floats
+        must lie in 0..1 and signed integers must not be negative.
     """
 
     name: ClassVar[str] = "tiff-stack"
@@ -102,8 +103,15 @@ class _Page:
     def read(self) -> np.ndarray:
         import tifffile
 
-        with tifffile.TiffFile(self.file) as tiff:
-            return np.asarray(tiff.pages[self.index].asarray())
+        try:
+            with tifffile.TiffFile(self.file) as tiff:
+                return np.asarray(tiff.pages[self.index].asarray())
+        except Exception as error:  # each of the many codecs raises errors of its own
+            if (
+                isinstance(error, OSError) and error.errno
+            ):  # the disk's or the network's: may be over at the next attempt
+                raise
+            raise BadInput(f"{self.file} cannot be decoded: {error}. It is damaged: copy it again.") from error
 
 
 @attrs.frozen
@@ -118,7 +126,7 @@ class _Conversion:
         if self.scale is None:
             return plane.astype(self.dtype, copy=False)
         top = np.iinfo(self.dtype).max
-        return np.rint(np.clip((plane - self.low) * self.scale, 0, top)).astype(self.dtype)
+        return np.rint(np.nan_to_num(np.clip((plane - self.low) * self.scale, 0, top))).astype(self.dtype)
 
 
 @attrs.frozen(eq=False)
@@ -174,7 +182,7 @@ def _sorted_planes(folder: Path, pattern: str | None, allow_gaps: bool) -> list[
         named = ", ".join(map(str, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise BadInput(
             f"{folder} has planes {order[0]} to {order[-1]}, but {named} {'is' if len(missing) == 1 else 'are'} missing. "
-            "Restore it, or set allow_gaps = true to join the planes around the gap."
+            "Restore it, or join the planes around the gap: --set allow_gaps=true (in a recipe: allow_gaps = true)."
         )
     return [_Page(numbered[n]) for n in order]
 
@@ -184,11 +192,12 @@ def _pages_of(file: Path) -> list[_Page]:
 
     try:
         with tifffile.TiffFile(file) as tiff:
-            if len(tiff.pages) == 1 and len(tiff.series[0].shape) == 3 and tiff.series[0].axes[-1] != "S":
-                raise BadInput(f"{file} is a raw ImageJ stack above 4 GB with one page. Save it as an image sequence.")
-            return [_Page(file, i) for i in range(len(tiff.pages))]
-    except (tifffile.TiffFileError, ValueError, IndexError) as error:
-        raise BadInput(f"{file} cannot be read as TIFF: {error}.") from None
+            num_pages, first = len(tiff.pages), tiff.series[0]
+    except Exception as error:  # a damaged header leads tifffile into errors of many kinds
+        raise BadInput(f"{file} {_unreadable(file, error)}") from None
+    if num_pages == 1 and len(first.shape) == 3 and first.axes[-1] != "S":
+        raise BadInput(f"{file} is a raw ImageJ stack above 4 GB with one page. Save it as an image sequence.")
+    return [_Page(file, i) for i in range(num_pages)]
 
 
 @attrs.frozen
@@ -206,8 +215,8 @@ def _headers(pages: Sequence[_Page]) -> list[_Header]:
             size = file.stat().st_size
             with tifffile.TiffFile(file) as tiff:
                 return [_header(tiff.pages[i], size) for i in indices]
-        except (tifffile.TiffFileError, ValueError, IndexError, OSError) as error:
-            return [_Header((), "", f"cannot be read as TIFF: {error}")] * len(indices)
+        except Exception as error:  # a damaged header leads tifffile into errors of many kinds
+            return [_Header((), "", _unreadable(file, error))] * len(indices)
 
     files: dict[Path, list[int]] = {}
     for page in pages:
@@ -216,12 +225,20 @@ def _headers(pages: Sequence[_Page]) -> list[_Header]:
         return [h for headers in pool.map(lambda item: of_file(*item), files.items()) for h in headers]
 
 
+def _unreadable(file: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}."
+    if not file.stat().st_size:
+        return "is empty. Copy it again."
+    return f"cannot be read as TIFF: {str(error).rstrip('.')}. Is it damaged, or of another format?"
+
+
 def _header(page: Any, file_size: int) -> _Header:
     if page.photometric.name == "RGB" or page.samplesperpixel > 1:
-        return _Header(page.shape, str(page.dtype), "is a colour image. Save it as 8- or 16-bit grey values")
+        return _Header(page.shape, str(page.dtype), "is a colour image. Save it as 8- or 16-bit grey values.")
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or max(ends) > file_size:
-        return _Header(page.shape, str(page.dtype), "is truncated: its last rows are missing. Copy it again")
+        return _Header(page.shape, str(page.dtype), "is truncated: its last rows are missing. Copy it again.")
     return _Header(page.shape, str(page.dtype))
 
 
@@ -231,7 +248,7 @@ def _check_planes(pages: Sequence[_Page]) -> tuple[tuple[int, int], np.dtype[Any
     for page, header in zip(pages, headers, strict=True):
         where = page.file if page.index == 0 else f"{page.file}, page {page.index + 1},"
         if header.fault:
-            raise BadInput(f"{where} {header.fault.rstrip('.')}.")
+            raise BadInput(f"{where} {header.fault}")
         if header.shape != first.shape:
             raise BadInput(
                 f"{where} is {_size(header)} pixels but {pages[0].label} is {_size(first)}. "
@@ -261,11 +278,16 @@ def _conversion(pages: Sequence[_Page], stored: np.dtype[Any], grey_range: tuple
     low, high = (0.0, 1.0) if stored.kind == "f" else (0.0, float(np.iinfo(stored).max))
     for page in pages:
         plane = page.read()
+        if not np.isfinite(plane).all():
+            raise BadInput(
+                f"{page.file} holds values that are not numbers (NaN) or infinite. Replace them, or say which grey values "
+                f"become black and white, and what is no number becomes black: {GREY_RANGE}"
+            )
         smallest, largest = plane.min(), plane.max()
         if not (low <= smallest and largest <= high):
             raise BadInput(
                 f"{page.file} holds {stored} grey values from {smallest:g} to {largest:g}, outside {low:g} to {high:g}. "
-                "Say which become black and white: grey_range = [low, high]."
+                f"Say which become black and white: {GREY_RANGE}"
             )
     if stored.kind == "f":
         return _Conversion(np.dtype(np.uint16), 0.0, 65535.0)

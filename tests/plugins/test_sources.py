@@ -74,6 +74,23 @@ def test_signed_and_float_data(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "s.tif", IMAGE.astype(np.int16) - 128)
     ranged = TiffStack(str(tmp_path / "s.tif"), 5.0, grey_range=(-128.0, 127.0)).open()
     np.testing.assert_array_equal(ranged.read(), IMAGE)
+    holed = (IMAGE / 255).astype(np.float32)
+    holed[3, :4] = np.nan
+    tifffile.imwrite(tmp_path / "n.tif", holed)
+    filled = TiffStack(str(tmp_path / "n.tif"), 5.0, grey_range=(0.0, 1.0)).open().read()
+    assert not filled[3, :4].any()
+    np.testing.assert_array_equal(filled[4:], IMAGE[4:])
+
+
+def test_a_damaged_plane_is_named(tmp_path: Path) -> None:
+    """Compressed pixels that cannot be decoded name their file, at once; the import ends with that sentence."""
+    folder = write_planes(tmp_path / "planes")
+    for file in folder.iterdir():
+        tifffile.imwrite(file, tifffile.imread(file), compression="zlib")
+    damaged = folder / "cell_8.tif"
+    damaged.write_bytes(damaged.read_bytes()[:-60] + bytes(60))
+    with pytest.raises(BadInput, match=r"cell_8.tif cannot be decoded: .* It is damaged: copy it again"):
+        import_volume(TiffStack(str(folder), 5.0), tmp_path / "cell.zarr" / "raw", QUIET)
 
 
 def _truncate(folder: Path) -> None:
@@ -91,7 +108,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "dtype": (_replace(IMAGE[0].astype(np.uint16)), "cell_8.tif holds uint16 but cell_5.tif holds uint8"),
     "truncated": (_truncate, "cell_8.tif is truncated"),
     "not tiff": (lambda f: (f / "cell_8.tif").write_text("hello"), "cell_8.tif cannot be read as TIFF"),
-    "empty file": (lambda f: (f / "cell_8.tif").write_bytes(b""), "cell_8.tif cannot be read as TIFF"),
+    "empty file": (lambda f: (f / "cell_8.tif").write_bytes(b""), "cell_8.tif is empty. Copy it again"),
+    "cut in the header": (lambda f: os.truncate(f / "cell_8.tif", 5), "cell_8.tif cannot be read as TIFF"),
     "rgb": (_replace(np.stack([IMAGE[0]] * 3, -1), photometric="rgb"), "cell_8.tif is a colour image"),
     "no number": (lambda f: (f / "cell_8.tif").rename(f / "overview.tif"), "overview.tif has no plane number"),
     "no planes": (lambda f: [p.unlink() for p in f.iterdir()], "holds no TIFF planes"),
@@ -113,8 +131,8 @@ def test_bad_stack_is_refused_and_nothing_written(tmp_path: Path, fault: str) ->
     ("values", "sentence"),
     [
         (IMAGE.astype(np.int16) - 200, "holds int16 grey values from -170 to 16, outside 0 to 32767"),
-        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white: grey_range"),
-        (np.full(IMAGE.shape, np.nan, np.float32), "holds float32 grey values from nan"),
+        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white: --set grey_range"),
+        (np.full(IMAGE.shape, np.nan, np.float32), "holds values that are not numbers"),
     ],
 )
 def test_grey_values_out_of_range(tmp_path: Path, values: np.ndarray, sentence: str) -> None:
