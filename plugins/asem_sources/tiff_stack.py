@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -192,12 +193,23 @@ def _pages_of(file: Path) -> list[_Page]:
 
     try:
         with tifffile.TiffFile(file) as tiff:
-            num_pages, first = len(tiff.pages), tiff.series[0]
+            num_pages, first, is_whole = len(tiff.pages), tiff.series[0], _ends(tiff)
     except Exception as error:  # a damaged header leads tifffile into errors of many kinds
         raise BadInput(f"{file} {_unreadable(file, error)}") from None
+    if not is_whole:
+        raise BadInput(f"{file} is truncated: planes are missing after the first {num_pages}. Copy it again.")
     if num_pages == 1 and len(first.shape) == 3 and first.axes[-1] != "S":
         raise BadInput(f"{file} is a raw ImageJ stack above 4 GB with one page. Save it as an image sequence.")
     return [_Page(file, i) for i in range(num_pages)]
+
+
+def _ends(tiff: Any) -> bool:
+    """Tell whether the last page that was found names no further one: tifffile passes over pages beyond the file's end."""
+    form, offset = tiff.tiff, tiff.pages[-1].offset
+    tiff.filehandle.seek(offset)
+    (num_tags,) = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))
+    tiff.filehandle.seek(offset + form.tagnosize + num_tags * form.tagsize)
+    return not any(tiff.filehandle.read(form.offsetsize))
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,30 @@ def test_multi_page_file(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "b.tif", IMAGE, compression="zlib")
     for name in "ab":
         np.testing.assert_array_equal(TiffStack(str(tmp_path / f"{name}.tif"), 5.0).open().read(), IMAGE)
+
+
+@pytest.mark.parametrize("options", [{}, {"imagej": True}, {"bigtiff": True}, {"compression": "zlib"}])
+@pytest.mark.parametrize("part", [0.4, 0.8, 0.99])
+def test_a_cut_file_of_many_pages_is_no_smaller_stack(tmp_path: Path, options: dict[str, Any], part: float) -> None:
+    """Wherever a copy of a multi-page file ended early, it is refused, never read as the planes that came."""
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.random.default_rng(0).integers(0, 256, (12, 30, 40)).astype(np.uint8), **options)
+    os.truncate(file, int(file.stat().st_size * part))
+    with pytest.raises(BadInput, match=r"a.tif(, page \d+,)? (is truncated: .* Copy it again|cannot be read as TIFF)"):
+        TiffStack(str(file), 5.0).open()
+
+
+def test_a_raw_stack_of_imagej(tmp_path: Path) -> None:
+    """ImageJ describes only the first plane of a stack above 4 GB: refused, since the others have no pages."""
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, IMAGE, imagej=True)
+    with tifffile.TiffFile(file) as tiff:
+        end = tiff.pages[0].offset + 2 + 12 * len(tiff.pages[0].tags)
+    with file.open("r+b") as raw:
+        raw.seek(end)
+        raw.write(bytes(4))
+    with pytest.raises(BadInput, match="is a raw ImageJ stack above 4 GB with one page. Save it as an image sequence"):
+        TiffStack(str(file), 5.0).open()
 
 
 def test_voxel_size_of_imagej(tmp_path: Path) -> None:
