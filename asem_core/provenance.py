@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,7 +45,12 @@ def describe_plugin(plugin: Any) -> dict[str, Any]:
     """Name a plugin with its options and where it comes from."""
     cls = type(plugin)
     options = {a.name: _plain(getattr(plugin, a.name)) for a in attrs.fields(cls) if a.init}
-    return {"name": plugin.name, "module": cls.__module__, "version": _version_of(cls), "options": options}
+    return {
+        "name": plugin.name,
+        "module": cls.__module__,
+        "version": _version_of(cls.__module__.partition(".")[0]),
+        "options": options,
+    }
 
 
 def steps_done(volume: Volume) -> list[dict[str, Any]]:
@@ -114,10 +120,10 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version_of(cls: type) -> str:
+@functools.cache  # reading what every installed distribution holds takes half a second
+def _version_of(package: str) -> str:
     from importlib.metadata import packages_distributions, version
 
-    package = cls.__module__.partition(".")[0]
     owners = packages_distributions().get(package)
     return f"{owners[0]} {version(owners[0])}" if owners else f"asem-core {__version__}"
 

@@ -41,6 +41,15 @@ def build_pyramid(group: Any, volume: Volume, run: Run) -> None:
     group.attrs.update(ome_attributes(Path(volume.path).name, levels))
 
 
+def average(block: np.ndarray, factor: Zyx, dtype: Any) -> np.ndarray:
+    """Average each cell of `factor` voxels, rounded if `dtype` is of whole numbers; cells at the far border may be cut."""
+    from asem_core._mean_kernel import means
+
+    result = np.empty([-(-n // f) for n, f in zip(block.shape, factor, strict=True)], dtype)
+    means(np.ascontiguousarray(block), factor, result, result.dtype.kind != "f")
+    return result
+
+
 def _holds_labels(volume: Volume) -> bool:
     made = volume.attributes.get("asem", {})
     if "kind" in made:
@@ -70,9 +79,5 @@ class _Halve:
         block = np.asarray(self.source[Box(as_zyx(begin), as_zyx(end)).slices])
         if self.is_label:
             self.target[box.slices] = block[tuple(slice(None, None, f) for f in self.factor)]
-            return
-        pad = [(0, -n % f) for n, f in zip(block.shape, self.factor, strict=True)]
-        block = np.pad(block, pad, mode="edge")
-        parts = [v for n, f in zip(block.shape, self.factor, strict=True) for v in (n // f, f)]
-        mean = block.reshape(parts).mean(axis=(1, 3, 5), dtype=np.float32)
-        self.target[box.slices] = np.rint(mean).astype(block.dtype) if block.dtype.kind in "ui" else mean
+        else:
+            self.target[box.slices] = average(block, self.factor, block.dtype)

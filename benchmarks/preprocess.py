@@ -26,8 +26,9 @@ from scipy import ndimage
 from skimage import measure, morphology
 from skimage.transform import downscale_local_mean
 
+from asem_core.pyramid import average
 from asem_core.volume import Box
-from asem_preprocessors._downsample_kernels import means, modes
+from asem_preprocessors._downsample_kernels import modes
 from asem_preprocessors._morphology import Ball
 
 ROUNDS = 3
@@ -78,7 +79,7 @@ def main() -> None:
     compare(
         "downsample by 2, mean",
         {
-            "asem (numba)": lambda: filled(means, raw, small, True),
+            "asem (numba)": lambda: average(raw, (2, 2, 2), np.uint8),
             "scikit-image": lambda: np.rint(downscale_local_mean(raw, (2, 2, 2))).astype(np.uint8),
         },
     )
@@ -106,9 +107,9 @@ def compare(title: str, ways: dict[str, Work], same: Callable[[np.ndarray, np.nd
         print(f"  {name:26} {statistics.median(speeds[name]):9.2f} Mvoxel/s   {ratio:8.1f}{agrees}", flush=True)
 
 
-def filled(kernel: Callable[..., None], block: np.ndarray, shape: tuple[int, ...], *more: bool) -> np.ndarray:
+def filled(kernel: Callable[..., None], block: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     result = np.empty(shape, block.dtype)
-    kernel(block, (2, 2, 2), result, *more)
+    kernel(block, (2, 2, 2), result)
     return result
 
 

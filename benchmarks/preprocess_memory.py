@@ -132,8 +132,8 @@ def _memory(pid: int) -> float:
 def kernel_seconds(raw: Volume) -> float:
     """Processor seconds that the compiled loops of all steps take for one block in the middle, with its context."""
     from asem_core.components import _Describe, _LabelBlock
+    from asem_core.pyramid import average
     from asem_preprocessors._clahe_kernels import tile_histograms
-    from asem_preprocessors._downsample_kernels import means
     from asem_preprocessors._morphology import Ball
     from asem_preprocessors.cell_mask import _Opened
     from asem_preprocessors.clahe import Clahe
@@ -148,14 +148,13 @@ def kernel_seconds(raw: Volume) -> float:
     mask = np.ascontiguousarray(opened(inner))
     small = Volume(block, raw.voxel_size_nm)
     fitted = Clahe().fit(small, Run(progress=False))
-    cubes = np.empty([n // 16 for n in block.shape], np.float32)
     with tempfile.TemporaryDirectory() as folder:
         whole = Box.of_shape(block.shape)
         describe = [
             _Describe(_LabelBlock(functools.partial(_part, m), whole, 6), Path(folder)) for m in (mask, mask ^ 1)
         ]
         work = [
-            lambda: means(block, (16, 16, 16), cubes, False),
+            lambda: average(block, (16, 16, 16), np.float32),
             lambda: opened(inner),
             *(functools.partial(d, whole) for d in describe),
             lambda: tile_histograms(block, np.arange(256, dtype=np.uint16), (BLOCK,) * 3, 256),

@@ -1,27 +1,9 @@
-"""The compiled loops of `downsample`; imported only when it runs."""
+"""The compiled loops that take the mode of cells; imported only when labels are downsampled."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
-
-
-@njit(cache=True, nogil=True)
-def means(block, factor, result, rounded):
-    """Average each cell of `factor` voxels; cells at the far border may be cut."""
-    for z in range(result.shape[0]):
-        z1 = min((z + 1) * factor[0], block.shape[0])
-        for y in range(result.shape[1]):
-            y1 = min((y + 1) * factor[1], block.shape[1])
-            for x in range(result.shape[2]):
-                x1 = min((x + 1) * factor[2], block.shape[2])
-                total = 0.0
-                for zz in range(z * factor[0], z1):
-                    for yy in range(y * factor[1], y1):
-                        for xx in range(x * factor[2], x1):
-                            total += block[zz, yy, xx]
-                mean = total / ((z1 - z * factor[0]) * (y1 - y * factor[1]) * (x1 - x * factor[2]))
-                result[z, y, x] = np.rint(mean) if rounded else mean
 
 
 @njit(cache=True, nogil=True)

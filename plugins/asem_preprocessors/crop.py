@@ -13,6 +13,7 @@ from asem_core.blocks import map_blocks
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.pyramid import average
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK, grey_limits, not_finite
 from asem_preprocessors._scratch import own_scratch
@@ -99,7 +100,7 @@ class Crop(Preprocessor):
 
         darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
         means = np.empty([-(-n // CELL) for n in volume.shape], np.float32)
-        load = functools.partial(_load_means, volume)
+        load = functools.partial(functools.partial, _cube_means, volume)
         for box, found in map_blocks(load, volume.box, PASS_BLOCK, run, name="crop-means"):
             if not np.isfinite(found).all():
                 raise not_finite(volume, box, self.name)
@@ -120,16 +121,8 @@ class Crop(Preprocessor):
         return Box(begin, as_zyx([s.stop * CELL for s in found_at])).grow(self.margin_vx) & volume.box
 
 
-def _load_means(volume: Volume) -> Any:
-    from asem_preprocessors._downsample_kernels import means
-
-    def average(box: Box) -> np.ndarray:
-        block = np.ascontiguousarray(volume.read(box))
-        result = np.empty([-(-n // CELL) for n in box.shape], np.float32)
-        means(block, (CELL, CELL, CELL), result, False)
-        return result
-
-    return average
+def _cube_means(volume: Volume, box: Box) -> np.ndarray:
+    return average(volume.read(box), as_zyx(CELL), np.float32)
 
 
 @attrs.frozen

@@ -11,6 +11,7 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.pyramid import average
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 
@@ -101,14 +102,13 @@ class FittedDownsample(Fitted):
         return Box(begin, as_zyx([e * f for e, f in zip(box.end, self.factor, strict=True)])) & self.source
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        from asem_preprocessors._downsample_kernels import means, modes
+        block = finite(block, box, "downsample")
+        if not self.mode:
+            return average(block, self.factor, self.output.dtype)
+        from asem_preprocessors._downsample_kernels import modes
 
         result = np.empty(box.shape, self.output.dtype)
-        block = np.ascontiguousarray(finite(block, box, "downsample"))
-        if self.mode:
-            modes(block, self.factor, result)
-        else:
-            means(block, self.factor, result, block.dtype.kind != "f")
+        modes(np.ascontiguousarray(block), self.factor, result)
         return result
 
 
