@@ -1,4 +1,4 @@
-"""Describe the labelled objects of a block in one pass: the compiled inner loop of `asem_core.components`."""
+"""Describe the labelled objects of a block: the compiled inner loops of `asem_core.components`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import numba
 import numpy as np
 
 NOWHERE = np.iinfo(np.int64).max
+REMEMBERED = 4096  # pairs of neighbours seen last; a power of two
 
 
 @numba.njit(cache=True, nogil=True)
 def describe(labels, mask, shape, num):  # type: ignore[no-untyped-def]
-    """Measure objects by label; 0 is background.
+    """Measure objects by label, run by run along x; 0 is background.
 
     Parameters
     ----------
@@ -32,8 +33,14 @@ def describe(labels, mask, shape, num):  # type: ignore[no-untyped-def]
     for z in range(labels.shape[0]):
         for y in range(labels.shape[1]):
             inside = z < shape[0] and y < shape[1]
-            for x in range(labels.shape[2]):
-                k = labels[z, y, x]
+            row = labels[z, y]
+            x_end = 0
+            while x_end < row.size:
+                x = x_end
+                k = row[x]
+                x_end += 1
+                while x_end < row.size and row[x_end] == k:
+                    x_end += 1
                 if k == 0:
                     continue
                 value[k] = mask[z, y, x]
@@ -42,8 +49,49 @@ def describe(labels, mask, shape, num):  # type: ignore[no-untyped-def]
                 if voxels[k] == 0:
                     first[k] = (z * shape[1] + y) * shape[2] + x
                     begin[k, 0], begin[k, 1], begin[k, 2] = z, y, x
-                voxels[k] += 1
+                last = min(x_end, shape[2])
+                voxels[k] += last - x
                 end[k, 0] = z + 1
                 begin[k, 1], end[k, 1] = min(begin[k, 1], y), max(end[k, 1], y + 1)
-                begin[k, 2], end[k, 2] = min(begin[k, 2], x), max(end[k, 2], x + 1)
+                begin[k, 2], end[k, 2] = min(begin[k, 2], x), max(end[k, 2], last)
     return voxels, value, first, begin, end
+
+
+@numba.njit(cache=True, nogil=True)
+def touching(labels):  # type: ignore[no-untyped-def]
+    """List pairs of labels that share a face, the lower first: int64 (n, 2). Few are listed twice."""
+    seen = np.full((REMEMBERED, 2), -1, np.int64)
+    pairs = np.empty((64, 2), np.int64)
+    num = 0
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            row = labels[z, y]
+            for axis in range(3):
+                if (axis == 0 and z == 0) or (axis == 1 and y == 0):
+                    continue
+                other = labels[z - 1, y] if axis == 0 else labels[z, y - 1] if axis == 1 else row[:-1]
+                here = row[1:] if axis == 2 else row
+                if not _differ(here, other):
+                    continue
+                for x in range(here.size):
+                    if here[x] == other[x]:
+                        continue
+                    low, high = np.int64(min(here[x], other[x])), np.int64(max(here[x], other[x]))
+                    slot = (low * 31 + high) & (REMEMBERED - 1)
+                    if seen[slot, 0] == low and seen[slot, 1] == high:
+                        continue
+                    seen[slot, 0], seen[slot, 1] = low, high
+                    if num == len(pairs):
+                        pairs = np.concatenate((pairs, np.empty_like(pairs)))
+                    pairs[num, 0], pairs[num, 1] = low, high
+                    num += 1
+    return pairs[:num]
+
+
+@numba.njit(cache=True)
+def _differ(a, b):  # type: ignore[no-untyped-def]
+    """Tell whether two rows differ anywhere; without leaving early, so that the compiler vectorizes it."""
+    found = np.uint32(0)
+    for i in range(a.size):
+        found |= a[i] ^ b[i]
+    return found != 0

@@ -36,6 +36,7 @@ class Components:
     begin, end : int64 (n, 3), its bounding box, in the voxels of `box`'s volume
     value : int64 (n,), what the mask holds there (1 for a boolean mask)
     touches_border : bool (n,), whether it reaches a face of `box`
+    neighbours : int64 (m, 2), rows of objects that share a face, the lower first; found only with the background
     """
 
     voxels: np.ndarray
@@ -43,9 +44,11 @@ class Components:
     end: np.ndarray
     value: np.ndarray
     touches_border: np.ndarray
+    neighbours: np.ndarray
     box: Box
+    block: Zyx
     _label: _LabelBlock = attrs.field(repr=False)
-    _offsets: dict[Zyx, int] = attrs.field(repr=False)
+    _numbers: dict[Zyx, range] = attrs.field(repr=False)
     _ids: np.ndarray = attrs.field(repr=False)
 
     def __len__(self) -> int:
@@ -61,25 +64,56 @@ class Components:
         new = np.zeros(len(self) + 1, np.int64)
         new[1:][keep] = np.arange(1, np.count_nonzero(keep) + 1)
         rows = {name: getattr(self, name)[keep] for name in ("voxels", "begin", "end", "value", "touches_border")}
-        return attrs.evolve(self, **rows, ids=new[self._ids])
+        still = keep[self.neighbours].all(axis=1)
+        return attrs.evolve(self, **rows, neighbours=new[1:][self.neighbours[still]] - 1, ids=new[self._ids])
 
-    def read(self, block: Box) -> np.ndarray:
-        """Label one of the blocks that the objects were found in: ids, 0 is background or a dropped object.
+    def groups(self, among: np.ndarray) -> np.ndarray:
+        """Join neighbours, where the bool array `among` holds for both: int64 (n,), a number from 0 on for each group."""
+        return _joined(self.neighbours[among[self.neighbours].all(axis=1)], len(self))
 
-        The mask is read and labelled again, which is cheaper than keeping every label on disk.
+    def read(self, box: Box) -> np.ndarray:
+        """Return the ids of a box; 0 is background or a dropped object. Cheapest for the blocks they were found in."""
+        return self.paint(box, np.arange(len(self) + 1, dtype=self.dtype))
+
+    def paint(self, box: Box, values: np.ndarray) -> np.ndarray:
+        """Give each voxel of a box the entry of `values` (n + 1,) for its id.
+
+        The mask is read and labelled again where a block's objects get different values, which is cheaper than keeping
+        every label on disk.
         """
-        if block.begin not in self._offsets:
-            raise KeyError(f"{block} is not one of the blocks of {self.box} that the objects were found in.")
-        local = self._label(block)[tuple(slice(0, n) for n in block.shape)]
-        first = self._offsets[block.begin]
-        table = self._ids[first : first + int(local.max(initial=0)) + 1].copy()
-        table[0] = 0
-        ids: np.ndarray = table.astype(self.dtype)[local]
-        return ids
+        begin = [o + (b - o) // n * n for o, b, n in zip(self.box.begin, box.begin, self.block, strict=True)]
+        result = np.empty(box.shape, values.dtype)
+        for tile in Box(as_zyx(begin), box.end).blocks(self.block):
+            tile = Box(tile.begin, as_zyx([b + n for b, n in zip(tile.begin, self.block, strict=True)])) & self.box
+            if tile == box:
+                return self._paint(tile, values)
+            part = tile & box
+            to, of = part.shift([-b for b in box.begin]), part.shift([-b for b in tile.begin])
+            result[to.slices] = self._paint(tile, values)[of.slices]
+        return result
+
+    def _paint(self, tile: Box, values: np.ndarray) -> np.ndarray:
+        numbers = self._numbers[tile.begin]
+        ids = self._ids[numbers.start : numbers.stop]  # the first is the background's
+        used = ids[1:] if self._label.background else ids
+        if (values[used] == values[used[0]]).all():
+            return np.full(tile.shape, values[used[0]])
+        inner = tuple(slice(0, n) for n in tile.shape)
+        if self._label.background and used.all() and (values[used] == self.value[used - 1]).all():
+            return self._label.mask(tile)[inner].astype(values.dtype)
+        painted: np.ndarray = values[ids][self._label(tile)[inner]]
+        return painted
 
 
 def components(
-    mask_of: MaskOf, box: Box, block: Zyx, run: Run, connectivity: Connectivity = 26, name: str = "components"
+    mask_of: MaskOf,
+    box: Box,
+    block: Zyx,
+    run: Run,
+    connectivity: Connectivity = 26,
+    name: str = "components",
+    *,
+    background: bool = False,
 ) -> Components:
     """Find the connected objects of a mask, block by block.
 
@@ -92,20 +126,22 @@ def components(
         What to search, and the shape of the blocks to do it in, voxels.
     connectivity
         6: voxels of one object share a face; 18: or an edge; 26: or a corner.
+    background
+        Connected pieces of background are objects too, of value 0.
     """
-    label = _LabelBlock(mask_of, box, connectivity)
+    label = _LabelBlock(mask_of, box, connectivity, background)
     with _kept(run, name) as folder:
         run_blocks(
             functools.partial(_Describe, label, folder), box, block, attrs.evolve(run, scratch=folder), name=name
         )
         tiles = list(box.blocks(block))
-        found = [_load(folder, tile) for tile in tiles]
+        found = [_load(folder, tile, *_STATISTICS) for tile in tiles]
         counts = np.array([len(f["voxels"]) for f in found], np.int64)
         # Local label k of a block is number offset + k; offset itself is that block's background, never used.
         starts = np.concatenate([[0], np.cumsum(counts + 1)])
         offsets = {tile.begin: int(start) for tile, start in zip(tiles, starts[:-1], strict=True)}
-        joined = _join(tiles, block, folder, offsets, int(starts[-1]))
-    return _merge(label, box, found, starts, offsets, joined)
+        joined = _joined(_meeting(tiles, block, folder, offsets), int(starts[-1]))
+    return _merge(label, box, block, tiles, found, starts, joined)
 
 
 def largest_id(volume: Volume, run: Run) -> int:
@@ -129,19 +165,36 @@ class _LabelBlock:
     mask_of: MaskOf
     box: Box
     connectivity: Connectivity
+    background: bool
 
     def __call__(self, block: Box) -> np.ndarray:
-        return self.with_mask(block)[0]
+        return self.label(self.mask(block))
 
-    def with_mask(self, block: Box) -> tuple[np.ndarray, np.ndarray]:
+    def mask(self, block: Box) -> np.ndarray:
+        grown = Box(block.begin, as_zyx([e + 1 for e in block.end])) & self.box
+        return np.ascontiguousarray(self.mask_of(grown))
+
+    def label(self, mask: np.ndarray) -> np.ndarray:
         import cc3d
 
-        mask = np.ascontiguousarray(self.mask_of(self.grown(block)))
-        labels = cc3d.connected_components(mask, connectivity=self.connectivity, out_dtype=np.uint32)
-        return labels, mask
+        first = mask.flat[0]
+        if (mask == first).all():
+            return np.full(mask.shape, 1 if first or self.background else 0, np.uint32)
+        objects = _without_zero(mask) if self.background else mask
+        found: np.ndarray = cc3d.connected_components(objects, connectivity=self.connectivity, out_dtype=np.uint32)
+        return found
 
-    def grown(self, block: Box) -> Box:
-        return Box(block.begin, as_zyx([e + 1 for e in block.end])) & self.box
+
+def _without_zero(mask: np.ndarray) -> np.ndarray:
+    """Give the background, too, a number of its own that is not 0."""
+    raised = mask.view(np.uint8) + np.uint8(1) if mask.dtype == bool else mask + mask.dtype.type(1)
+    if raised.all():
+        return raised
+    # Some object has the last number there is.
+    return np.unique(mask, return_inverse=True)[1].reshape(mask.shape).astype(np.uint64) + np.uint64(1)
+
+
+_STATISTICS = ("voxels", "value", "first", "begin", "end", "neighbours")
 
 
 class _Describe:
@@ -151,33 +204,41 @@ class _Describe:
         self.label, self.folder = label, folder
 
     def __call__(self, block: Box) -> None:
-        from asem_core._component_kernels import describe
+        from asem_core._component_kernels import describe, touching
 
-        labels, mask = self.label.with_mask(block)
-        voxels, value, first, begin, end = describe(labels, mask, block.shape, int(labels.max(initial=0)))
+        mask = self.label.mask(block)
+        labels = self.label.label(mask)
+        num = int(labels.max(initial=0))
+        voxels, value, first, begin, end = describe(labels, mask, block.shape, num)
         present = np.flatnonzero(voxels)  # objects that lie behind the block only have none
         begin[present] += block.begin
         end[present] += block.begin
         place = np.stack(np.unravel_index(first[present], block.shape), axis=1) + block.begin - self.label.box.begin
         first[present] = np.ravel_multi_index(tuple(place.T), self.label.box.shape)
+        statistics = {"voxels": voxels, "value": value, "first": first, "begin": begin, "end": end}
+        neighbours = touching(labels) if self.label.background and num > 1 else np.zeros((0, 2), np.int64)
         core = labels[tuple(slice(0, size) for size in block.shape)]
-        planes = {f"first{axis}": core.take(0, axis) for axis in range(3)}
-        planes |= {
-            f"behind{axis}": labels.take(size, axis) if labels.shape[axis] > size else np.zeros((0, 0), np.uint32)
-            for axis, size in enumerate(block.shape)
-        }
+        planes = {}
+        for axis, size in enumerate(block.shape):
+            planes[f"first{axis}"] = np.moveaxis(core, axis, 0)[0]
+            behind = np.moveaxis(labels, axis, 0)[size:]
+            planes[f"behind{axis}"] = behind[0] if len(behind) else np.zeros((0, 0), labels.dtype)
+        smallest = np.min_scalar_type(num)
         target = _file(self.folder, block)
         half = target.with_suffix(".half")
         with half.open("wb") as file:
-            np.savez(file, voxels=voxels[1:], value=value[1:], begin=begin[1:], end=end[1:], first=first[1:], **planes)
+            np.savez(
+                file,
+                **{name: rows[1:] for name, rows in statistics.items()},
+                neighbours=np.unique(neighbours, axis=0),
+                **{name: plane.astype(smallest) for name, plane in planes.items()},
+            )
         half.replace(target)
 
 
-def _join(tiles: list[Box], block: Zyx, folder: Path, offsets: dict[Zyx, int], total: int) -> np.ndarray:
-    """Say for each number which object it belongs to: labels that meet in one voxel are one object."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
+def _meeting(tiles: list[Box], block: Zyx, folder: Path, offsets: dict[Zyx, int]) -> np.ndarray:
+    """Pair the numbers that blocks give to the same voxel, of those planes that two blocks have labelled."""
+    planes = [f"{kind}{axis}" for kind in ("first", "behind") for axis in range(3)]
     load = functools.lru_cache(maxsize=256)(functools.partial(_load, folder))
     at = {tile.begin: tile for tile in tiles}
     pairs = [np.zeros((0, 2), np.int64)]
@@ -187,32 +248,40 @@ def _join(tiles: list[Box], block: Zyx, folder: Path, offsets: dict[Zyx, int], t
             if other is None or not any(step):
                 continue
             axis = step.index(1)  # a plane behind this tile, and the first plane of the other, across this axis
-            mine, theirs = load(tile)[f"behind{axis}"], load(other)[f"first{axis}"]
+            mine, theirs = load(tile, *planes)[f"behind{axis}"], load(other, *planes)[f"first{axis}"]
             across = [a for a in range(3) if a != axis]
             mine = mine[tuple(slice(tile.shape[a], None) if step[a] else slice(0, tile.shape[a]) for a in across)]
             theirs = theirs[tuple(slice(0, n) for n in mine.shape)]
-            both = (mine > 0) & (theirs > 0)
-            met = np.stack([mine[both].astype(np.int64), theirs[both].astype(np.int64)], axis=1)
+            met = np.stack([mine.ravel(), theirs.ravel()], axis=1).astype(np.int64)
+            changes = np.ones(len(met), bool)  # most rows repeat the one before: sorting them all would be slow
+            changes[1:] = (met[1:] != met[:-1]).any(axis=1)
+            met = met[changes & met.all(axis=1)]
             pairs.append(np.unique(met, axis=0) + np.array([offsets[tile.begin], offsets[other.begin]]))
-    a, b = np.concatenate(pairs).T
-    graph = coo_matrix((np.ones(len(a), np.uint8), (a, b)), shape=(total, total))
-    joined: np.ndarray = connected_components(graph, directed=False)[1]
-    return joined
+    return np.concatenate(pairs)
+
+
+def _joined(pairs: np.ndarray, total: int) -> np.ndarray:
+    """Number the groups that pairs join numbers below `total` to."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_matrix((np.ones(len(pairs), np.uint8), tuple(pairs.T)), shape=(total, total))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def _merge(
     label: _LabelBlock,
     box: Box,
+    block: Zyx,
+    tiles: list[Box],
     found: list[dict[str, np.ndarray]],
     starts: np.ndarray,
-    offsets: dict[Zyx, int],
     joined: np.ndarray,
 ) -> Components:
     """Add up what belongs together and number it by first voxel."""
     rows = np.concatenate([start + 1 + np.arange(len(f["voxels"])) for start, f in zip(starts, found, strict=False)])
-    everything = {
-        name: np.concatenate([f[name] for f in found]) for name in ("voxels", "value", "begin", "end", "first")
-    }
+    everything = {name: np.concatenate([f[name] for f in found]) for name in _STATISTICS[:-1]}
+    touching = np.concatenate([f["neighbours"] + start for start, f in zip(starts, found, strict=False)])
     object_of, n = joined[rows], int(joined.max(initial=-1)) + 1
     first = np.full(n, np.iinfo(np.int64).max)
     np.minimum.at(first, object_of, everything["first"])
@@ -231,7 +300,9 @@ def _merge(
     ids = np.zeros(len(joined), np.int64)
     ids[rows] = row + 1
     border = (begin == box.begin).any(axis=1) | (end == box.end).any(axis=1)
-    return Components(voxels, begin, end, value, border, box, label, offsets, ids)
+    neighbours = np.unique(np.sort(new[joined[touching]], axis=1), axis=0)
+    numbers = {tile.begin: range(*ends) for tile, ends in zip(tiles, itertools.pairwise(starts.tolist()), strict=True)}
+    return Components(voxels, begin, end, value, border, neighbours, box, block, label, numbers, ids)
 
 
 @contextlib.contextmanager
@@ -249,6 +320,6 @@ def _file(folder: Path, block: Box) -> Path:
     return folder / ("-".join(map(str, block.begin + block.end)) + ".npz")
 
 
-def _load(folder: Path, block: Box) -> dict[str, np.ndarray]:
+def _load(folder: Path, block: Box, *names: str) -> dict[str, np.ndarray]:
     with np.load(_file(folder, block), allow_pickle=False) as file:
-        return dict(file)
+        return {name: file[name] for name in names}

@@ -5,78 +5,50 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-FAR = np.float32(1e30)
-
 
 @njit(cache=True, nogil=True)
-def within(mask, begin, end, margin, squares, limit):
-    """Mark each voxel of the box [begin, end) of `mask` whose squared distance to a set voxel is at most `limit`.
+def dilate(words, reach):
+    """Dilate a mask of 64 voxels a word; the first voxel along x is the lowest bit.
 
-    Squared distances separate by axis: nearest along x by two sweeps, then the minimum over a few rows along y, then
-    along z. Rows without a set voxel are passed over.
+    Rows are spread along x by shifting. Then each plane of the result unites the planes around it, moved along y and
+    each spread as far as the element reaches there.
+
+    Parameters
+    ----------
+    words : uint64 (z, y, x // 64)
+    reach : int64 (z, y), odd: how far the element reaches along x in each of its rows, -1 where it has no voxel
     """
-    nz, ny, nx = mask.shape
-    along_x = np.empty((nz, ny, nx), np.float32)
-    has = np.zeros((nz, ny), np.bool_)
+    nz, ny, nx = words.shape
+    mz, my = reach.shape[0] // 2, reach.shape[1] // 2
+    spread = np.empty((reach.max() + 1, nz, ny * nx), np.uint64)
+    spread[0] = words.reshape(nz, ny * nx)
+    for far in range(1, len(spread)):
+        for z in range(nz):
+            _widen(spread[far - 1, z], nx, spread[far, z])
+    result = np.zeros((nz, ny * nx), np.uint64)
     for z in range(nz):
-        for y in range(ny):
-            has[z, y] = _sweep(mask[z, y], margin[2], np.float32(squares[2]), along_x[z, y])
-    height = end[1] - begin[1]
-    along_y = np.empty((nz, height, nx), np.float32)
-    has_y = np.zeros((nz, height), np.bool_)
-    for z in range(nz):
-        for y in range(height):
-            row = along_y[z, y]
-            for other in range(max(0, begin[1] + y - margin[1]), min(ny, begin[1] + y + margin[1] + 1)):
-                if has[z, other]:
-                    step = np.float32(squares[1] * (begin[1] + y - other) ** 2)
-                    _take_least(row, along_x[z, other], step, not has_y[z, y])
-                    has_y[z, y] = True
-    result = np.zeros((end[0] - begin[0], height, end[2] - begin[2]), np.uint8)
-    row = np.empty(nx, np.float32)
-    for z in range(result.shape[0]):
-        for y in range(height):
-            first = True
-            for other in range(max(0, begin[0] + z - margin[0]), min(nz, begin[0] + z + margin[0] + 1)):
-                if has_y[other, y]:
-                    step = np.float32(squares[0] * (begin[0] + z - other) ** 2)
-                    _take_least(row, along_y[other, y], step, first)
-                    first = False
-            if not first:
-                for x in range(result.shape[2]):
-                    result[z, y, x] = row[begin[2] + x] <= limit
-    return result
+        plane = result[z]
+        for dz in range(max(-mz, -z), min(mz, nz - 1 - z) + 1):
+            for dy in range(max(-my, 1 - ny), min(my, ny - 1) + 1):
+                far = reach[mz + dz, my + dy]
+                if far >= 0:
+                    begin, end = max(0, -dy) * nx, (ny - max(0, dy)) * nx
+                    here, there = plane[begin:end], spread[far, z + dz, begin + dy * nx : end + dy * nx]
+                    for i in range(here.size):
+                        here[i] |= there[i]
+    return result.reshape(nz, ny, nx)
 
 
 @njit(cache=True)
-def _sweep(mask, margin, square, result):
-    """Squared distance along one row to the nearest set voxel; tells whether there is one."""
-    n = mask.size
-    last = -n - margin - 1
-    found = False
-    for x in range(n):
-        if mask[x]:
-            last = x
-            found = True
-        result[x] = square * np.float32((x - last) ** 2) if x - last <= margin else FAR
-    if found:
-        last = 2 * n + margin
-        for x in range(n - 1, -1, -1):
-            if mask[x]:
-                last = x
-            if last - x <= margin:
-                result[x] = min(result[x], square * np.float32((last - x) ** 2))
-    return found
-
-
-@njit(cache=True)
-def _take_least(row, other, step, first):
-    if first:
-        for x in range(row.size):
-            row[x] = other[x] + step
-    else:
-        for x in range(row.size):
-            row[x] = min(row[x], other[x] + step)
+def _widen(plane, nx, result):
+    """Make each voxel one voxel wider on both sides, in rows of `nx` words."""
+    one, last = np.uint64(1), np.uint64(63)
+    for i in range(plane.size):
+        result[i] = plane[i] | plane[i] << one | plane[i] >> one
+    for begin in range(0, plane.size, nx):
+        for i in range(begin, begin + nx - 1):
+            result[i] |= plane[i + 1] << last
+            result[i + 1] |= plane[i] >> last
 
 
 @njit(cache=True, nogil=True)

@@ -1,8 +1,7 @@
-"""Results of fitting that are as large as the volume: kept on disk, block by block."""
+"""What fitting gathers of the whole volume: masks kept on disk, and results that are painted object by object."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -15,17 +14,17 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import run_blocks
-from asem_core.chunks import chunk_shape
+from asem_core.components import Components
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.provenance import made_by
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
+from asem_preprocessors._greys import PASS_BLOCK
+from asem_preprocessors._morphology import Bits
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
 
 WORK_BLOCK = as_zyx(128)
-
-BlockOf = Callable[[Box], np.ndarray]
 
 
 def own_scratch(run: Run, step: Preprocessor, volume: Volume) -> Run:
@@ -34,51 +33,76 @@ def own_scratch(run: Run, step: Preprocessor, volume: Volume) -> Run:
     return run.within(hashlib.sha256(record.encode()).hexdigest()[:12])
 
 
+def work_block(run: Run) -> Zyx:
+    """Return the blocks that a stage works in."""
+    return run.block or WORK_BLOCK
+
+
 @attrs.frozen(eq=False)
-class Stored:
-    """A zyx array on disk. The process that made it removes it with its folder if that was temporary; copies do not."""
+class StoredMask:
+    """A mask on disk, 8 voxels a byte, a file a block: boxes of any shape are read cheaply.
 
-    array: Any
-    _folder: tempfile.TemporaryDirectory[str] | None = None
+    The process that made it removes it with its folder if that was temporary; copies do not.
+    """
 
-    def __call__(self, box: Box) -> np.ndarray:
-        return np.asarray(self.array[box.slices])
+    folder: Path
+    box: Box
+    _temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Stored, (self.array,)
+        return StoredMask, (self.folder, self.box)
+
+    def around(self, box: Box, margin: Zyx) -> tuple[Bits, Box]:
+        """Read a box and at least `margin` voxels around it, as far as the mask goes; also says which box that is."""
+        z, y, x = (box.grow(margin) & self.box).slices
+        have = Box((z.start, y.start, x.start // 8 * 8), (z.stop, y.stop, -(-x.stop // 8) * 8)) & self.box
+        octets = np.empty((*have.shape[:2], -(-have.shape[2] // 8)), np.uint8)
+        first = as_zyx([b // PASS_BLOCK * PASS_BLOCK for b in have.begin])
+        for corner in Box(first, have.end).blocks(PASS_BLOCK):
+            file = _file(self.folder, corner.begin)
+            stored = Box(corner.begin, as_zyx([b + PASS_BLOCK for b in corner.begin])) & have
+            to, of = (_in_octets(stored.shift([-b for b in begin])) for begin in (have.begin, corner.begin))
+            octets[to] = np.load(file, mmap_mode="r")[of]
+        return Bits.packed(octets, have.shape[2]), have
 
 
-def store(block_of: BlockOf, box: Box, dtype: Any, run: Run, name: str) -> Stored:
-    """Call `block_of` for every block of `box` and keep the results; a killed run goes on where it stopped.
+def store_mask(mask_of: Callable[[Box], np.ndarray], box: Box, run: Run, name: str) -> StoredMask:
+    """Call `mask_of` for every block of `box`, which begins at 0, and keep the results; a killed run goes on where it stopped.
 
-    `block_of` must be picklable.
+    `mask_of` must be picklable.
     """
-    import zarr
-
-    folder = tempfile.TemporaryDirectory(prefix="asem-") if run.scratch is None else None
-    path = (Path(folder.name) if folder is not None else run.scratch or Path()) / f"{name}.zarr"
-    block = work_block(run)
-    array: Any = None
-    with contextlib.suppress(FileNotFoundError):
-        array = zarr.open_array(str(path), mode="r+")
-    if array is None:
-        array = zarr.create_array(
-            str(path), shape=box.shape, dtype=dtype, chunks=chunk_shape(box.shape, block), fill_value=0
-        )
-    run_blocks(functools.partial(functools.partial, _write, block_of, array), box, block, run, name=name)
-    return Stored(array, folder)
+    temporary = tempfile.TemporaryDirectory(prefix="asem-") if run.scratch is None else None
+    folder = Path(temporary.name) if temporary is not None else (run.scratch or Path()) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    load = functools.partial(functools.partial, _store_block, mask_of, folder)
+    run_blocks(load, box, PASS_BLOCK, run, name=name)
+    return StoredMask(folder, box, temporary)
 
 
-def _write(block_of: BlockOf, array: Any, box: Box) -> None:
-    array[box.slices] = block_of(box)
+def _store_block(mask_of: Callable[[Box], np.ndarray], folder: Path, box: Box) -> None:
+    file = _file(folder, box.begin)
+    half = file.with_suffix(".half")
+    with half.open("wb") as opened:
+        np.save(opened, np.packbits(mask_of(box), axis=2, bitorder="little"))
+    half.replace(file)
+
+
+def _file(folder: Path, begin: Zyx) -> Path:
+    return folder / ("-".join(map(str, begin)) + ".npy")
+
+
+def _in_octets(box: Box) -> tuple[slice, slice, slice]:
+    z, y, x = box.slices
+    return z, y, slice(x.start // 8, -(-x.stop // 8))
 
 
 @attrs.frozen(eq=False)
-class FittedStored(Fitted):
-    """A step whose whole result was made while fitting, because each voxel depends on the whole volume."""
+class FittedPainted(Fitted):
+    """A step that gives each object of the whole volume one value."""
 
     output: Spec
-    result: Stored
+    objects: Components
+    values: np.ndarray  # id -> value
     attributes: dict[str, Any]
     outside: ClassVar[Outside] = "error"
 
@@ -86,9 +110,4 @@ class FittedStored(Fitted):
         return Box(box.begin, box.begin)  # nothing
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        return self.result(box).astype(self.output.dtype, copy=False)
-
-
-def work_block(run: Run) -> Zyx:
-    """Return the blocks that a stage works in."""
-    return run.block or WORK_BLOCK
+        return self.objects.paint(box, self.values)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import numpy as np
 
-from asem_core.components import Components, components
+from asem_core.components import components
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
 from asem_preprocessors._greys import finite, grey_limits
 from asem_preprocessors._morphology import Ball
-from asem_preprocessors._scratch import FittedStored, Stored, own_scratch, store, work_block
+from asem_preprocessors._scratch import FittedPainted, StoredMask, own_scratch, store_mask, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -54,8 +55,8 @@ class CellMask(Preprocessor):
         if min(self.opening_vx, self.closing_vx, self.smallest_vx) < 0:
             raise BadInput("cell-mask: opening_vx, closing_vx and smallest_vx must not be negative.")
 
-    def fit(self, volume: Volume, run: Run) -> FittedStored:
-        """Make the whole mask; three binary volumes pass through the scratch folder.
+    def fit(self, volume: Volume, run: Run) -> FittedPainted:
+        """Threshold the volume into the scratch folder, then decide about its pieces.
 
         Raises
         ------
@@ -63,80 +64,62 @@ class CellMask(Preprocessor):
             The mask is empty, or the image holds NaN or infinite values.
         """
         run = own_scratch(run, self, volume)
-        block = work_block(run)
         darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
-        opened = _Opened(volume, darkest, brightest, Ball(self.opening_vx), Ball(self.closing_vx))
-        mask = store(opened, volume.box, np.uint8, run, "mask-closed")
+        between = store_mask(_Between.of(volume, darkest, brightest), volume.box, run, "mask-threshold")
+        closed = _Closed(between, Ball(self.opening_vx), Ball(self.closing_vx))
+        pieces = components(closed, volume.box, work_block(run), run, 6, name="mask-pieces", background=True)
+        inside = pieces.value > 0
         if self.fill_holes:
-            background = components(_Background(mask), volume.box, block, run, 6, name="mask-holes")
-            holes = background.select(~background.touches_border)
-            if len(holes):
-                mask = store(_Filled(mask, holes), volume.box, np.uint8, run, "mask-filled")
-        pieces = components(mask, volume.box, block, run, 6, name="mask-objects")
-        kept = pieces.voxels >= self.smallest_vx
+            inside |= ~pieces.touches_border
+        object_of = pieces.groups(inside)  # what a hole touches becomes one with it
+        voxels = np.zeros(len(pieces), np.int64)
+        np.add.at(voxels, object_of[inside], pieces.voxels[inside])
+        kept = inside & (voxels[object_of] >= self.smallest_vx)
         if not kept.any():
-            largest = int(pieces.voxels.max(initial=0))
             raise BadInput(
                 f"cell-mask finds nothing in {volume.path}: of the voxels between grey {darkest:g} and {brightest:g}, the "
-                f"largest piece has {largest} voxels, and smallest_vx is {self.smallest_vx}. Look at the histogram "
+                f"largest piece has {voxels.max()} voxels, and smallest_vx is {self.smallest_vx}. Look at the histogram "
                 "(asem prepare draws it) and set darkest, brightest or smallest_vx."
             )
-        if not kept.all():
-            mask = store(_Kept(pieces.select(kept)), volume.box, np.uint8, run, "mask-kept")
-        return FittedStored(attrs.evolve(volume.spec, dtype=np.uint8), mask, {"kind": "labels"})
+        values = np.concatenate([[0], kept]).astype(np.uint8)
+        return FittedPainted(attrs.evolve(volume.spec, dtype=np.uint8), pieces, values, {"kind": "labels"})
 
 
 @attrs.frozen
-class _Opened:
-    """Threshold one block, open and close it; each of the four passes needs a ball of context.
-
-    Beyond the volume's border a dilation sees nothing and an erosion no gap, as in scikit-image.
-    """
+class _Between:
+    """The voxels of grey values between two."""
 
     volume: Volume
     darkest: float
     brightest: float
+
+    @classmethod
+    def of(cls, volume: Volume, darkest: float, brightest: float) -> _Between:
+        if volume.dtype.kind == "u":  # compared as whole numbers, which is faster and the same
+            darkest, brightest = math.floor(darkest), math.ceil(brightest)
+        return cls(volume, darkest, brightest)
+
+    def __call__(self, box: Box) -> np.ndarray:
+        block = finite(self.volume.read(box), box, "cell-mask")
+        return np.asarray((block > self.darkest) & (block < self.brightest))
+
+
+@attrs.frozen
+class _Closed:
+    """Open a mask and close it; each of the four passes needs a ball of context."""
+
+    mask: StoredMask
     opening: Ball
     closing: Ball
 
     def __call__(self, box: Box) -> np.ndarray:
         margin = as_zyx([2 * a + 2 * b for a, b in zip(self.opening.margin, self.closing.margin, strict=True)])
-        have = box.grow(margin) & self.volume.box
-        block = finite(self.volume.read(have), have, "cell-mask")
-        mask = (block > self.darkest) & (block < self.brightest)
-        for ball, erodes in ((self.opening, True), (self.opening, False), (self.closing, False), (self.closing, True)):
-            if ball.radius >= 1:
-                mask = (
-                    ~ball.reaches(~mask, Box.of_shape(mask.shape))
-                    if erodes
-                    else ball.reaches(mask, Box.of_shape(mask.shape))
-                )
-        return mask[box.shift([-b for b in have.begin]).slices].astype(np.uint8)
-
-
-@attrs.frozen
-class _Background:
-    mask: Stored
-
-    def __call__(self, box: Box) -> np.ndarray:
-        return self.mask(box) == 0
-
-
-@attrs.frozen
-class _Filled:
-    mask: Stored
-    holes: Components
-
-    def __call__(self, box: Box) -> np.ndarray:
-        return self.mask(box) | (self.holes.read(box) > 0)
-
-
-@attrs.frozen
-class _Kept:
-    pieces: Components
-
-    def __call__(self, box: Box) -> np.ndarray:
-        return self.pieces.read(box) > 0
+        bits, have = self.mask.around(box, margin)
+        if self.opening.radius >= 1:
+            bits = bits.erode(self.opening).dilate(self.opening)
+        if self.closing.radius >= 1:
+            bits = bits.dilate(self.closing).erode(self.closing)
+        return bits.read(box.shift([-b for b in have.begin]))
 
 
 @hookimpl

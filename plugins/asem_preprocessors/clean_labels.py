@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,14 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.blocks import map_blocks
 from asem_core.components import Components, components
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.volume import Box, Outside, Spec, Volume, Zyx
+from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import check_one_unit
-from asem_preprocessors._scratch import BlockOf, FittedStored, Stored, own_scratch, store, work_block
+from asem_preprocessors._scratch import FittedPainted, own_scratch, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -56,7 +53,7 @@ class CleanLabels(Preprocessor):
         check_one_unit(self.name, "largest_hole", self.largest_hole_vx, self.largest_hole_um3, units=("vx", "um3"))
 
     def fit(self, volume: Volume, run: Run) -> Fitted:
-        """Clean the whole volume, into the scratch folder.
+        """Find all pieces of the whole volume, background among them, and decide what each becomes.
 
         Raises
         ------
@@ -64,26 +61,19 @@ class CleanLabels(Preprocessor):
             The volume does not hold labels.
         """
         require_labels(volume, self.name)
-        run = own_scratch(run, self, volume)
-        block = work_block(run)
         smallest = _voxels(self.smallest_vx, self.smallest_um3, volume)
         hole = _voxels(self.largest_hole_vx, self.largest_hole_um3, volume)
-        labels: BlockOf = volume.read
-        stored: Stored | None = None
-        if smallest > 1:
-            objects = components(labels, volume.box, block, run, 6, name="objects")
-            if (objects.voxels < smallest).any():
-                kept = objects.select(objects.voxels >= smallest)
-                labels = stored = store(_Kept(labels, kept), volume.box, volume.dtype, run, "kept")
-        if hole > 1:
-            background = components(_Background(labels), volume.box, block, run, 6, name="holes")
-            holes = background.select(background.voxels < hole)
-            if len(holes):
-                fill = _ids_around(labels, holes, block, run)
-                labels = stored = store(_Filled(labels, holes, fill), volume.box, volume.dtype, run, "filled")
-        if stored is None:
+        if max(smallest, hole) <= 1:
             return FittedUnchanged(volume.spec)
-        return FittedStored(volume.spec, stored, {"kind": "labels"})
+        run = own_scratch(run, self, volume)
+        pieces = components(volume.read, volume.box, work_block(run), run, 6, name="pieces", background=True)
+        values = np.where(pieces.voxels < smallest, 0, pieces.value)
+        if hole > 1:
+            values = _filled(pieces, values, hole)
+        if (values == pieces.value).all():
+            return FittedUnchanged(volume.spec)
+        painted = np.concatenate([[0], values]).astype(volume.dtype)
+        return FittedPainted(volume.spec, pieces, painted, {"kind": "labels"})
 
 
 def _voxels(vx: int | None, um3: float | None, volume: Volume) -> int:
@@ -107,61 +97,19 @@ class FittedUnchanged(Fitted):
         return block
 
 
-@attrs.frozen
-class _Background:
-    labels: BlockOf
-
-    def __call__(self, box: Box) -> np.ndarray:
-        return self.labels(box) == 0
-
-
-@attrs.frozen
-class _Kept:
-    labels: BlockOf
-    objects: Components
-
-    def __call__(self, box: Box) -> np.ndarray:
-        labels = self.labels(box)
-        return np.where(self.objects.read(box) > 0, labels, labels.dtype.type(0))
-
-
-@attrs.frozen(eq=False)
-class _Filled:
-    labels: BlockOf
-    holes: Components
-    fill: np.ndarray  # hole id -> what fills it
-
-    def __call__(self, box: Box) -> np.ndarray:
-        return self.labels(box) | self.fill[self.holes.read(box)]
-
-
-def _ids_around(labels: BlockOf, holes: Components, block: Zyx, run: Run) -> np.ndarray:
-    """Find what fills each hole: the one id around it, or 0 where there are several (or none)."""
-    least = np.full(len(holes) + 1, np.iinfo(np.int64).max)
-    greatest = np.zeros(len(holes) + 1, np.int64)
-    load = functools.partial(functools.partial, _neighbours, labels, holes)
-    for _, found in map_blocks(load, holes.box, block, run, name="around-holes"):
-        np.minimum.at(least, found[:, 0], found[:, 1])
-        np.maximum.at(greatest, found[:, 0], found[:, 1])
-    return np.where(least == greatest, greatest, 0).astype(labels(Box(holes.box.begin, holes.box.begin)).dtype)
-
-
-def _neighbours(labels: BlockOf, holes: Components, box: Box) -> np.ndarray:
-    """List which ids touch which holes of one block, as rows (hole, id)."""
-    ids = holes.read(box)
-    if not ids.any():
-        return np.zeros((0, 2), np.int64)
-    have = box.grow(1) & holes.box
-    around = labels(have)
-    pairs = []
-    for axis, step in itertools.product(range(3), (-1, 1)):
-        there = box.shift([step if a == axis else 0 for a in range(3)]) & have
-        other = around[there.shift([-b for b in have.begin]).slices]
-        here = there.shift([-step if a == axis else 0 for a in range(3)]).shift([-b for b in box.begin])
-        hole = ids[here.slices]
-        touch = (hole > 0) & (other > 0)
-        pairs.append(np.unique(np.stack([hole[touch], other[touch]], axis=1).astype(np.int64), axis=0))
-    return np.unique(np.concatenate(pairs), axis=0)
+def _filled(pieces: Components, values: np.ndarray, smallest: int) -> np.ndarray:
+    """Give holes of fewer voxels the one id around them; those between several ids (or none) stay 0."""
+    background = values == 0
+    hole_of = pieces.groups(background)  # what was dropped becomes one with the background around it
+    voxels = np.zeros(len(pieces), np.int64)
+    np.add.at(voxels, hole_of, pieces.voxels)
+    least, greatest = np.full(len(pieces), np.iinfo(np.int64).max), np.full(len(pieces), np.iinfo(np.int64).min)
+    for hole, other in (pieces.neighbours.T, pieces.neighbours[:, ::-1].T):
+        touch = background[hole] & ~background[other]
+        np.minimum.at(least, hole_of[hole[touch]], values[other[touch]])
+        np.maximum.at(greatest, hole_of[hole[touch]], values[other[touch]])
+    fill = np.where((least == greatest) & (voxels < smallest), greatest, 0)
+    return np.where(background, fill[hole_of], values)
 
 
 @hookimpl
