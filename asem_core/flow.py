@@ -12,13 +12,13 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.errors import OutputExists, RecipeError
+from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.predict import Prediction, predict
 from asem_core.preparation import Trained, adapt, load_for
 from asem_core.preprocess import apply
-from asem_core.pretrained import find_weights
+from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Volume
@@ -85,7 +85,7 @@ class ExportOptions:
     Attributes
     ----------
     layers
-        Which results: "segmentation", "probability".
+        Which results: "segmentation", "probability", or a layer of the run's cell such as "raw_clahe".
     """
 
     layers: tuple[str, ...] = ("segmentation",)
@@ -164,6 +164,31 @@ def _check_whole(flow: Flow, name: str) -> None:
     if flow.evaluate is not None and flow.evaluate.truth not in flow.labels:
         known = ", ".join(flow.labels) or "none"
         raise RecipeError(f"{name}: evaluate.truth is '{flow.evaluate.truth}', but [labels] has: {known}.")
+    if flow.export is not None:
+        made = ["segmentation", "probability", "raw", *_layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
+        for layer in flow.export.layers:
+            if layer not in made:
+                raise RecipeError(f"{name}: export.layers names '{layer}', but the run makes: {', '.join(made)}.")
+
+
+def require_inputs(flow: Flow) -> None:
+    """Check that the images and weights that a recipe names are there, before any work; nothing is fetched.
+
+    Raises
+    ------
+    RecipeError
+        One is missing; names its place in the recipe.
+    """
+    name = flow.recipe.path.name
+    for place, source in {"source": flow.source, **{f"labels.{n}": s for n, s in flow.labels.items()}}.items():
+        path = getattr(source, "path", None)
+        if isinstance(path, str) and "://" not in path and not Path(path).exists():
+            raise RecipeError(f"{name} @ {place}: {path} does not exist.")
+    if flow.weights is not None:
+        try:
+            require_weights(flow.weights, flow.recipe.folder)
+        except AsemError as error:
+            raise RecipeError(f"{name} @ model: {error}") from None
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
@@ -171,6 +196,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
     Stages that an equal run has finished are not repeated; one that was interrupted goes on where it stopped.
     """
+    require_inputs(flow)
     cell = output / "cell.zarr"
     stage = _Stages(say)
 

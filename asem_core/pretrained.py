@@ -37,6 +37,12 @@ def find_weights(name: str, folder: Path | None = None) -> Path:
     return pulled
 
 
+def require_weights(name: str, folder: Path | None = None) -> None:
+    """Check that weights are there or can be fetched, without fetching them; errors are those of `find_weights`."""
+    if weights_file(name, folder) is None:
+        registry().find(name)
+
+
 def weights_file(name: str, folder: Path | None = None) -> Path | None:
     """Return the file that a name means (relative to `folder`), or None for a name of the registry.
 

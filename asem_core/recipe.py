@@ -162,16 +162,16 @@ def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     except ClassValidationError as error:
         faults = list(dict.fromkeys(_faults(error, cls, "", suffix)))
     except (AsemError, ValueError, TypeError) as error:
-        faults = [f"{error}{suffix}"]
-    raise RecipeError(f"{file}: " + f"\n{file}: ".join(faults))
+        faults = [f"{suffix}: {error}"]
+    raise RecipeError("\n".join(f"{file}{fault}" for fault in faults))
 
 
 def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]:
-    """Flatten cattrs' tree of errors into sentences."""
+    """Flatten cattrs' tree of errors into what follows the file's name in a message."""
     if isinstance(error, ForbiddenExtraKeysError):
         known = [a.name for a in attrs.fields(error.cl) if a.init]
         inside = f" in {name}" if name else ""
-        return [f"unknown option '{k}'{inside}{suffix}.{_nearest(k, known)}" for k in sorted(error.extra_fields)]
+        return [f": unknown option '{k}'{inside}{suffix}.{_nearest(k, known)}" for k in sorted(error.extra_fields)]
     if isinstance(error, ClassValidationError | IterableValidationError):
         found = []
         for child in error.exceptions:
@@ -180,11 +180,10 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]
             found += _faults(child, cls, inner, suffix)
         return found
     if isinstance(error, KeyError) and error.args:
-        return [f"option '{error.args[0]}' is missing{suffix}."]
+        return [f": option '{error.args[0]}' is missing{suffix}."]
     if isinstance(error, ExceptionGroup):
         return [fault for child in error.exceptions for fault in _faults(child, cls, name, suffix)]
-    about = f"option '{name}'{suffix}: " if name else ""
-    return [f"{about}{error}{'' if about else suffix}"]
+    return [f": option '{name}'{suffix}: {error}" if name else f"{suffix}: {error}"]
 
 
 def _nearest(key: str, known: Any) -> str:

@@ -32,12 +32,13 @@ def run(
         asem run recipe.toml --check
     """
     from asem_core.catalog import load_catalog
-    from asem_core.flow import build_flow, run_flow
+    from asem_core.flow import build_flow, require_inputs, run_flow
     from asem_core.recipe import read_recipe
 
     catalog = load_catalog()
     flow = build_flow(read_recipe(recipe), catalog)
     if check:
+        require_inputs(flow)
         typer.echo(f"{recipe}: fine.")
         return
     folder = output or Path(recipe.stem)

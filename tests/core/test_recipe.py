@@ -66,7 +66,7 @@ def test_mistakes_are_told(mistake: str) -> None:
     options, sentence = MISTAKES[mistake]
     with pytest.raises(RecipeError) as raised:
         build(Step, {"path": "x", **options}, WHERE)
-    assert str(raised.value).startswith("recipe.toml: ")
+    assert str(raised.value).startswith(("recipe.toml: ", "recipe.toml @ "))
     assert sentence in str(raised.value)
 
 

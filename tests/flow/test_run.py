@@ -179,7 +179,15 @@ BAD = {
         'truth = "balls"\nzone_vx = [1, 0]\nzone_nm = [5, 0]',
         "zone_vx and zone_nm are both given; keep one",
     ),
-    "no path": ('path = "planes"', 'path = "plains"', "plains does not exist"),
+    "no path": ('path = "planes"', 'path = "plains"', "recipe.toml @ source: "),
+    "no labels": ('path = "labels.tif"', 'path = "label.tif"', "recipe.toml @ labels.balls: "),
+    "no such model": ("smallest_object_vx = 0", 'weights = "mitochondria-cf-5m"', "@ model: No model is called"),
+    "no such file": ("smallest_object_vx = 0", 'weights = "mito.safetensors"', "mito.safetensors does not exist"),
+    "unknown layer": (
+        '["segmentation", ',
+        '["segmentatoin", ',
+        "export.layers names 'segmentatoin', but the run makes",
+    ),
 }
 
 
