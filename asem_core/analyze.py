@@ -39,7 +39,7 @@ def analyze(analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder
         raise BadInput(f"{folder} is a file; a report needs a folder. Choose another name for it.")
     if (held := what_it_holds(segmentation)) in ("image", "probability"):
         advice = (
-            "If it holds labels all the same, import it as such: asem import ... --layer labels/NAME"
+            "If it holds labels all the same, import it as such: asem import ... --kind labels"
             if held == "image"
             else "Segment it first: asem segment"
         )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from asem_core.blocks import Run, Work, run_blocks
+from asem_core.blocks import Run, Work
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput
 from asem_core.interfaces import Source
-from asem_core.provenance import made_by
+from asem_core.provenance import Kind, kind_by_name, made_by, what_it_holds
 from asem_core.recipe import build
-from asem_core.store import Output, create_volume, finish_volume, require_free
-from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_core.store import Output, create_volume, fill_volume, require_free
+from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
@@ -38,7 +39,8 @@ def choose_source(catalog: Catalog, path: str | None, use: str | None, options: 
         if not readers:
             known = ", ".join(catalog.names("source"))
             raise BadInput(
-                f"No source plugin can read {path}. Known: {known}. Name one with --use, or install a plugin."
+                f"No source plugin can read {path}{_what_is_in(path)}. Known: {known}. "
+                "Name one with --use, or install a plugin."
             )
         use = readers[0]
     plugin = catalog.get("source", use)
@@ -48,6 +50,14 @@ def choose_source(catalog: Catalog, path: str | None, use: str | None, options: 
     return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
 
 
+def _what_is_in(path: str) -> str:
+    """Say what a folder holds, by the endings of its files: a wrong folder is seen at once."""
+    if not Path(path).is_dir():
+        return ""
+    endings = Counter("folder" if p.is_dir() else p.suffix or p.name for p in Path(path).iterdir())
+    return f" (it holds {', '.join(f'{n} {e}' for e, n in endings.most_common(4)) or 'nothing'})"
+
+
 def import_volume(
     source: Source,
     output: str | Path,
@@ -55,29 +65,31 @@ def import_volume(
     *,
     layer: str | None = None,
     box: str | None = None,
+    kind: Kind | None = None,
     overwrite: bool = False,
 ) -> Volume:
     """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
 
+    `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
     Returns the finished layer if this was done before.
     """
     volume = source.open(layer)
     about = dict(volume.attributes.get("asem", {}).get("source", {}))
-    part = {"box": Box.parse(box, volume.shape)} if box else {}
+    part = Box.parse(box, volume.shape) if box else None
+    said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
     record = made_by(
-        "import", source=source, layer=layer, fingerprint=about.get("fingerprint"), inputs=[volume], **part
+        "import", source=source, layer=layer, fingerprint=about.get("fingerprint"), inputs=[volume], **said
     )
-    if box:
-        volume = volume.crop(part["box"])
+    kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume) or kind_by_name(output))
+    if part is not None:
+        volume = volume.crop(part)
     finished = require_free(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
     block = run.block or _slab(volume)
-    out = create_volume(
-        output, volume.spec, block=block, made_by=record, overwrite=overwrite, attributes={"source": about}
-    )
-    run_blocks(_Copy(volume, out), out.box, block, out.resumable(run), name=f"import-{Path(out.path).name}")
-    return finish_volume(out, run)
+    attributes = {"source": about, **({"kind": kind} if kind else {})}
+    out = create_volume(output, volume.spec, block=block, made_by=record, overwrite=overwrite, attributes=attributes)
+    return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
 
 
 def _slab(volume: Volume) -> Zyx:

@@ -107,5 +107,5 @@ def live_prediction(
     """
     spec = Spec(volume.shape, np.uint8, volume.voxel_size_nm, volume.origin_nm)
     record = made_by("live-prediction", inputs=[volume], **details)
-    out = create_volume(output, spec, block=block, made_by=record, overwrite=True, attributes={"kind": "image"})
+    out = create_volume(output, spec, block=block, made_by=record, overwrite=True, attributes={"kind": "probability"})
     return LivePrediction(out, predict, block)

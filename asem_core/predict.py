@@ -17,12 +17,12 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, Work, run_blocks
-from asem_core.errors import BadInput, NoSpace
+from asem_core.blocks import Run, Work
+from asem_core.errors import BadInput
 from asem_core.inference import Arithmetic, Network, Predictor, choose_arithmetic, choose_device, free_memory
 from asem_core.machine import available_cores
 from asem_core.provenance import made_by
-from asem_core.store import Output, create_volume, finish_volume, open_volume, require_free
+from asem_core.store import Output, create_volume, fill_volume, open_volume, require_free
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "predict_box"]
@@ -115,25 +115,21 @@ def predict(
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
     out = create_volume(
-        output, spec, block=block, made_by=record, overwrite=overwrite, attributes={"kind": "image", "plan": plan}
+        output, spec, block=block, made_by=record, overwrite=overwrite, attributes={"kind": "probability", "plan": plan}
     )
     arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output, how.compiled)
     work = _Work(network, volume, out, box.begin, mask, arithmetic)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))
-    try:
-        run_blocks(
-            work,
-            out.box,
-            block,
-            out.resumable(run),
-            name=f"predict-{Path(out.path).parent.name}",
-            skip=None if mask is None else work.lies_outside,
-            threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
-        )
-    except NoSpace as error:
-        raise NoSpace(f"{error} {_room_needed(out)}") from None
-    return finish_volume(out, run)
+    return fill_volume(
+        out,
+        work,
+        block,
+        run,
+        name=f"predict-{Path(out.path).parent.name}",
+        skip=None if mask is None else work.lies_outside,
+        threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
+    )
 
 
 def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: float, workers: int = 1) -> Zyx:
@@ -308,13 +304,3 @@ def _input_edges(network: Any, size: int, block: int, axis: int) -> list[int]:
         shape[axis] = edge
         cost[edge] = network.input_shape(shape)[axis]
     return [cost[edge] for edge in edges]
-
-
-def _room_needed(out: Output) -> str:
-    """Say how much room the rest of the output takes at most."""
-    import shutil
-
-    written = sum(f.stat().st_size for f in Path(out.path).rglob("*") if f.is_file())
-    whole = math.prod(out.shape) * out.dtype.itemsize * 8 / 7  # with the pyramid
-    free = shutil.disk_usage(out.path).free
-    return f"Up to {max(0.0, whole - written) / 1e9:.3g} GB are needed ({free / 1e9:.3g} GB are free)."

@@ -9,12 +9,12 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, Work, run_blocks
+from asem_core.blocks import Run, Work
 from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.notes import forget, work_folder
-from asem_core.provenance import made_by
-from asem_core.store import Output, create_volume, finish_volume, require_free
+from asem_core.provenance import made_by, what_it_holds
+from asem_core.store import Output, create_volume, fill_volume, require_free
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 DEFAULT_BLOCK = as_zyx(128)
@@ -43,11 +43,11 @@ def apply(
         forget(output, record)
         raise
     block = run.block or DEFAULT_BLOCK
-    extra = {**dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
+    kind = what_it_holds(volume)  # which most steps leave as it is; others say what they make
+    extra = {**({"kind": kind} if kind else {}), **dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, attributes=extra)
     work = _Write(fitted, volume, out, step.name)
-    run_blocks(work, out.box, block, out.resumable(run), name=f"{step.name}-{Path(out.path).name}")
-    return finish_volume(out, run)
+    return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
 
 
 def apply_in_memory(

@@ -14,6 +14,9 @@ import attrs
 from asem_core import __version__
 from asem_core.volume import Box, Volume
 
+Kind = Literal["image", "probability", "labels"]
+"""What the voxels of a layer mean."""
+
 
 def made_by(stage: str, *, inputs: Sequence[Volume] = (), **details: Any) -> dict[str, Any]:
     """Describe a run, in plain JSON: the stage, ASEM's version, the inputs with what made them, and further details.
@@ -99,19 +102,32 @@ def _told(keys: tuple[str, ...], before: Any, after: Any) -> str:
     return f"{of_input}{'.'.join(shown)}{told}"
 
 
-def what_it_holds(volume: Volume) -> Literal["image", "probability", "labels"] | None:
-    """Say what a layer of ours holds by what made it; None for data from elsewhere, of which nothing is known.
+def what_it_holds(volume: Volume) -> Kind | None:
+    """Say what a layer of ours holds, as noted by what made it; None for data from elsewhere, of which nothing is known.
 
-    An import or a preprocessing step counts as an image where the layer is called so: `raw`, `raw_clahe`.
+    An import that could not tell counts as what its name says, see `kind_by_name`.
     """
     about = volume.attributes.get("asem", {})
     stage = about.get("made_by", {}).get("stage")
     if stage in ("predict", "live-prediction"):
         return "probability"
-    if stage in ("segment", "annotate") or about.get("kind") == "labels":
+    if stage in ("segment", "annotate"):
         return "labels"
-    is_raw = Path(volume.path).name.partition("_")[0] == "raw"
-    return "image" if stage in ("import", "preprocess") and is_raw else None
+    noted: Kind | None = about.get("kind")
+    return noted or (kind_by_name(volume.path) if stage in ("import", "preprocess") else None)
+
+
+def kind_by_name(path: str | Path) -> Kind | None:
+    """Say what a layer holds by its place in the container, if that tells: `raw_clahe`, `labels/golgi`, ..."""
+    *folders, name = str(path).rpartition(".zarr/")[2].split("/")
+    if name == "probability":
+        return "probability"
+    if _FOLDERS_OF_LABELS & {*folders} or name in ("mask", "segmentation"):
+        return "labels"
+    return "image" if name.partition("_")[0] == "raw" else None
+
+
+_FOLDERS_OF_LABELS = {"labels", "seeds", "exclusion", "mask", "instances", "groundtruth"}
 
 
 def sha256(path: str | Path) -> str:

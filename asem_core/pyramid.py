@@ -12,6 +12,7 @@ import numpy as np
 from asem_core.blocks import Run, run_blocks
 from asem_core.chunks import create_array
 from asem_core.metadata import ome_attributes
+from asem_core.provenance import kind_by_name, what_it_holds
 from asem_core.volume import Box, Volume, Zyx, as_zyx, as_zyx_nm
 
 SMALLEST_LEVEL = 64  # the pyramid ends when every edge is at most this many voxels
@@ -51,14 +52,7 @@ def average(block: np.ndarray, factor: Zyx, dtype: Any) -> np.ndarray:
 
 
 def _holds_labels(volume: Volume) -> bool:
-    made = volume.attributes.get("asem", {})
-    if "kind" in made:
-        return bool(made["kind"] == "labels")
-    parts = Path(volume.path).parts
-    return any(p in ("labels", "seeds", "exclusion", "instances") for p in parts) or parts[-1] in (
-        "mask",
-        "segmentation",
-    )
+    return (what_it_holds(volume) or kind_by_name(volume.path)) == "labels"
 
 
 @attrs.frozen

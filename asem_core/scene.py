@@ -15,6 +15,7 @@ import numpy as np
 
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, UnknownName
+from asem_core.provenance import kind_by_name, what_it_holds
 from asem_core.store import layers as layers_of
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Volume
@@ -95,18 +96,11 @@ def _open_level(address: str) -> Volume:
 
 def _kind(name: str, volume: Volume) -> Kind:
     """Tell what a layer holds: by what its maker said, its place in the container, or its type."""
-    first, last = name.split("/")[0], name.split("/")[-1]
-    if last == "probability":
-        return "probability"
-    noted = volume.attributes.get("asem", {}).get("kind")
-    if noted == "labels" or first in ("labels", "seeds", "exclusion", "mask") or last == "segmentation":
-        return "labels"
-    in_labels = any(part in ("labels", "seeds", "exclusion", "groundtruth") for part in name.split("/")[:-1])
-    return (
-        "labels"
-        if in_labels or volume.dtype == bool or (volume.dtype.itemsize * 8 >= 32 and volume.dtype.kind in "ui")
-        else "image"
-    )
+    known = what_it_holds(volume) or kind_by_name(name)
+    if known is not None:
+        return known
+    has_ids = volume.dtype == bool or (volume.dtype.itemsize >= 4 and volume.dtype.kind in "ui")
+    return "labels" if has_ids else "image"
 
 
 def _organelle(name: str, volume: Volume) -> str:

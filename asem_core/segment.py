@@ -10,12 +10,12 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, Work, run_blocks
+from asem_core.blocks import Run, Work
 from asem_core.components import Components, Connectivity, components
 from asem_core.errors import BadInput
 from asem_core.notes import work_folder
 from asem_core.provenance import made_by, what_it_holds
-from asem_core.store import Output, create_volume, finish_volume, open_volume, require_free
+from asem_core.store import Output, create_volume, fill_volume, open_volume, require_free
 from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
 
 DEFAULT_BLOCK = as_zyx(192)
@@ -85,10 +85,7 @@ def segment(
     if found is not None:
         about["num_objects"] = len(found)
     out = create_volume(output, spec, block=block, made_by=record, overwrite=overwrite, attributes=about)
-    run_blocks(
-        _Write(mask, found, out, objects), out.box, block, out.resumable(run), name=f"segment-{Path(output).name}"
-    )
-    finish_volume(out, run)
+    fill_volume(out, _Write(mask, found, out, objects), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,15 +21,15 @@ import attrs
 import filelock
 import numpy as np
 
-from asem_core.blocks import Run
+from asem_core.blocks import Load, Run, run_blocks
 from asem_core.chunks import create_array
-from asem_core.errors import BadInput, MissingExtra, OutputExists, UnknownName
+from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
 from asem_core.metadata import multiscale_of, ome_attributes, ome_placement
 from asem_core.notes import lock as take_lock
 from asem_core.notes import remove_notes, work_folder
 from asem_core.provenance import differences
 from asem_core.pyramid import build_pyramid
-from asem_core.volume import ArrayLike, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 V = TypeVar("V", bound=Volume)
 
@@ -265,6 +266,40 @@ def create_volume(
     except BaseException:  # Ctrl-C, too, must give the lock back
         lock.release()
         raise
+
+
+def fill_volume(
+    out: Output,
+    work: Load,
+    block: int | Zyx,
+    run: Run,
+    *,
+    name: str,
+    skip: Callable[[Box], bool] | None = None,
+    threads: int = 1,
+) -> Volume:
+    """Write a layer block by block (see `run_blocks`), and finish it; a killed run goes on where it stopped.
+
+    Raises
+    ------
+    BlockFailed
+        A block failed three times.
+    NoSpace
+        The disk is full; says how much room the rest needs.
+    """
+    try:
+        run_blocks(work, out.box, block, out.resumable(run), name=name, skip=skip, threads=threads)
+        return finish_volume(out, run)
+    except NoSpace as error:
+        raise NoSpace(f"{error} {_room_needed(out)}") from None
+
+
+def _room_needed(out: Output) -> str:
+    """Say how much room the rest of the output takes at most."""
+    written = sum(f.stat().st_size for f in Path(out.path).rglob("*") if f.is_file())
+    whole = math.prod(out.shape) * out.dtype.itemsize * 8 / 7  # with the pyramid
+    free = shutil.disk_usage(out.path).free
+    return f"Up to {max(0.0, whole - written) / 1e9:.3g} GB are needed ({free / 1e9:.3g} GB are free)."
 
 
 def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = True) -> Volume:

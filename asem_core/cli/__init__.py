@@ -6,6 +6,7 @@ commands by an entry point of the group `asem.cli` that names a module with `mou
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import pkgutil
@@ -22,6 +23,16 @@ IN_FLOW_ORDER = (
     "demo", "import", "prepare", "annotate", "train", "finetune", "preflight", "predict", "segment", "evaluate",
     "analyze", "export", "run", "view", "snapshot", "movie", "models", "data", "plugins",
 )  # fmt: skip
+
+_NO_ROOM = " Make room, then run the same command again."
+_REFUSED = " Choose another place with -o, or change its permissions."
+_ADVICE = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EACCES: _REFUSED,
+    errno.EPERM: _REFUSED,
+    errno.EROFS: _REFUSED,
+}
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
@@ -45,10 +56,10 @@ class _Commands(typer.core.TyperGroup):
             typer.echo(str(stop) or STOPPED, err=True)
             raise typer.Exit(INTERRUPTED) from None
         except OSError as error:
-            if error.errno is None:
+            if error.errno in (None, errno.EPIPE):  # typer ends quietly when `| head` has read enough
                 raise
             about = f": {error.filename}" if error.filename else ""
-            typer.secho(f"Error: {error.strerror}{about}", err=True, fg="red")
+            typer.secho(f"Error: {error.strerror}{about}.{_ADVICE.get(error.errno, '')}", err=True, fg="red")
             raise typer.Exit(1) from None
 
 

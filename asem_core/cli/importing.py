@@ -1,7 +1,7 @@
 """`asem import`: a microscope's export becomes a layer of a cell."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -32,6 +32,10 @@ def import_(
     voxel_size: VoxelSize = None,
     use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
     source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
+    kind: Annotated[
+        Literal["image", "labels"] | None,
+        typer.Option(help="What the voxels are.", show_default="by the name: raw..., labels/..."),
+    ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
@@ -62,7 +66,13 @@ def import_(
         chosen["voxel_size_nm"] = list(size)
     plugin = choose_source(load_catalog(), source, use, chosen)
     made = import_volume(
-        plugin, output / layer, make_run(workers, block, quiet), layer=source_layer, box=box, overwrite=overwrite
+        plugin,
+        output / layer,
+        make_run(workers, block, quiet),
+        layer=source_layer,
+        box=box,
+        kind=kind,
+        overwrite=overwrite,
     )
     z, y, x = made.shape
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {' x '.join(f'{v:g}' for v in made.voxel_size_nm)} nm")

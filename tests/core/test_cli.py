@@ -19,8 +19,11 @@ import typer.main
 from typer.testing import CliRunner
 
 from asem_core import __version__
+from asem_core.blocks import Run
 from asem_core.cli import make_app
+from asem_core.preprocess import apply
 from asem_core.store import open_volume
+from asem_preprocessors.invert import Invert
 
 APP = make_app()
 
@@ -90,6 +93,7 @@ def test_completion() -> None:
         (["import", ".", "--voxel-size", "five", "-o", "c.zarr"], "--voxel-size takes one number, or three"),
         (["import", ".", "--voxel-size", "5,5", "-o", "c.zarr"], "needs three numbers in nm"),
         (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "No source plugin can read"),
+        (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "can read . (it holds nothing). Known: "),
         (["import", ".", "--set", "x", "-o", "c.zarr"], "is not KEY=VALUE"),
         (["import", "-o", "c.zarr"], "Say what to import: a path, or a source that makes images itself"),
         (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' makes its images and reads no path"),
@@ -126,6 +130,27 @@ def test_a_source_without_a_path_is_imported(tmp_path: Path) -> None:
     done = invoke(*words, "--voxel-size", "10", "--source-layer", "labels/membrane", "--layer", "labels/membrane")
     assert done.exit_code == 0, done.output
     assert set(np.unique(open_volume(cell / "labels/membrane").read())) <= {0, 1}
+
+
+def test_an_import_notes_what_it_holds(tmp_path: Path) -> None:
+    """What is said, or what the name of the layer says, is noted, handed on by steps, and believed by later stages."""
+    tifffile.imwrite(tmp_path / "a.tif", np.arange(8 * 16 * 16, dtype=np.uint8).reshape(8, 16, 16))
+    cell = tmp_path / "cell.zarr"
+    words = ["import", str(tmp_path / "a.tif"), "--voxel-size", "5", "-q", "-o", str(cell), "--layer"]
+    for layer, said, kind in [
+        ("em", ["--kind", "image"], "image"),
+        ("neurons", ["--kind", "labels"], "labels"),
+        ("raw_aligned", [], "image"),
+        ("labels/golgi", [], "labels"),
+        ("something", [], None),
+    ]:
+        assert invoke(*words, layer, *said).exit_code == 0
+        assert open_volume(cell / layer).attributes["asem"].get("kind") == kind
+    assert "holds an image; segment takes a probability map" in invoke("segment", str(cell / "em")).stderr
+    assert "holds labels; segment takes a probability map" in invoke("segment", str(cell / "neurons")).stderr
+    apply(Invert(), open_volume(cell / "em"), cell / "em_inverted", Run(progress=False))
+    refused = invoke("analyze", "morphometry", str(cell / "em_inverted"), "-o", str(tmp_path / "report"))
+    assert "em_inverted is an image" in refused.stderr
 
 
 def test_a_folder_of_planes_is_never_made_a_cell(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_full_disk_then_room(planes: Path, disk: Path) -> None:
     done = asem_import(planes, disk / "cell.zarr")
     assert done.returncode == 1
     assert "the disk is full" in done.stderr
+    assert "GB are needed" in done.stderr
     assert "run the same command again" in done.stderr
     assert "Traceback" not in done.stderr
     subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
