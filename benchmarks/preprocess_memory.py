@@ -135,28 +135,26 @@ def kernel_seconds(raw: Volume) -> float:
     from asem_core.pyramid import average
     from asem_preprocessors._clahe_kernels import tile_histograms
     from asem_preprocessors._morphology import Ball
-    from asem_preprocessors.cell_mask import _Opened
+    from asem_preprocessors._scratch import store_mask
+    from asem_preprocessors.cell_mask import _Between, _Closed
     from asem_preprocessors.clahe import Clahe
 
     middle = [max(0, (n // 2 // BLOCK - 1) * BLOCK) for n in raw.shape]
     box = Box(as_zyx(middle), as_zyx([m + BLOCK for m in middle])) & raw.box
     around = box.grow(16) & raw.box
-    inner = box.shift([-b for b in around.begin])
     held = Volume(raw.read(around), raw.voxel_size_nm)
-    block = np.ascontiguousarray(held.read(inner))
-    opened = _Opened(held, 2, 180, Ball(3), Ball(2))
-    mask = np.ascontiguousarray(opened(inner))
-    small = Volume(block, raw.voxel_size_nm)
+    block = np.ascontiguousarray(raw.read(box))
+    small, whole = Volume(block, raw.voxel_size_nm), Box.of_shape(block.shape)
     fitted = Clahe().fit(small, Run(progress=False))
     with tempfile.TemporaryDirectory() as folder:
-        whole = Box.of_shape(block.shape)
-        describe = [
-            _Describe(_LabelBlock(functools.partial(_part, m), whole, 6), Path(folder)) for m in (mask, mask ^ 1)
-        ]
+        between = store_mask(_Between.of(held, 2, 180), held.box, Run(progress=False, scratch=folder), "threshold")
+        label = _LabelBlock(_Closed(between, Ball(3), Ball(2)), held.box, 6, True)
+        describe = _Describe(label, Path(folder))
         work = [
+            *[lambda: average(block, (2, 2, 2), np.uint8)] * 3,  # three layers have pyramids of means
             lambda: average(block, (16, 16, 16), np.float32),
-            lambda: opened(inner),
-            *(functools.partial(d, whole) for d in describe),
+            lambda: np.packbits(_Between.of(small, 2, 180)(whole), axis=2),
+            lambda: describe(box.shift([-b for b in around.begin])),
             lambda: tile_histograms(block, np.arange(256, dtype=np.uint16), (BLOCK,) * 3, 256),
             lambda: fitted(block, whole),
         ]
@@ -180,10 +178,6 @@ def copy(cell: Path, workers: int) -> None:
 
 def _copy_block(source: Any, target: Any, box: Box) -> None:
     target[box.slices] = source[box.slices]
-
-
-def _part(mask: np.ndarray, box: Box) -> np.ndarray:
-    return mask[box.slices]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ CLEAR = 8.0  # standard deviations by which a true peak stands out of the correl
 # Mean resultant length of the changes of shift from plane to plane, as fractions of a voxel, from which shifts are taken
 # for whole ones. That of neural tissue is 0.4 or more over 30 planes, 0.7 over 250; of random fractions, 0.1 to 0.3.
 GATHERED = 0.33
+JUMP = 6.0  # standard deviations by which a jump stands out of other shifts
+RATE_VX = 0.15  # standard deviation of what structures add to a shift; 0.1 to 0.2 in two blocks of neural tissue
+SMALLEST_VARIANCE = 0.02**2  # of displacements, voxels squared: as well as shifts are measured
 LIKENESS = 0.75  # how much of what structures add to one shift goes on in the next; 0.6 to 0.8 serve neural tissue
 SMALLEST_PLANE = 32
 
@@ -107,19 +110,18 @@ def _moved(plane: np.ndarray, shift: np.ndarray) -> np.ndarray:
     return (1 - wy) * ((1 - wx) * at(0, 0) + wx * at(0, 1)) + wy * ((1 - wx) * at(1, 0) + wx * at(1, 1))
 
 
-def positions(shifts: np.ndarray, gaps: np.ndarray, kept_drift: float, window: int) -> np.ndarray:
+def positions(shifts: np.ndarray, gaps: np.ndarray, kept_drift: float) -> np.ndarray:
     """Turn shifts of planes, each against the last, into the position of each plane, in voxels.
 
-    A shift is a true displacement plus what slanted structures move by. The latter changes slowly from plane to plane:
-    so the slow part of the shifts, up to `kept_drift`, is left in the image. If the shifts are whole ones (0 in an
-    aligned stack) but for structures, they are rounded: then errors do not add up over the planes.
+    A shift is a true displacement plus what slanted structures move by. The latter changes slowly from plane to plane,
+    and is left in the image as far as it does not exceed `kept_drift`. If the shifts are whole ones (0 in an aligned
+    stack) but for structures, they are rounded: then errors do not add up over the planes.
 
     Parameters
     ----------
     shifts : (n, 2), plane i + 1 against plane i, along y and x
     gaps : (n,), how many planes apart they lie: 1, or more where planes were passed over
     kept_drift : voxels per plane
-    window : planes over which the slow part is averaged
 
     Returns
     -------
@@ -128,10 +130,12 @@ def positions(shifts: np.ndarray, gaps: np.ndarray, kept_drift: float, window: i
     changes = np.exp(2j * np.pi * np.diff(shifts, axis=0))
     if len(changes) and np.abs(changes.mean(axis=0)).mean() >= GATHERED:
         steps = np.stack([_most_even_rounding(along, gaps) for along in shifts.T], axis=1)
+        at = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
     else:
-        slow = np.clip(_average(shifts / gaps[:, None], window), -kept_drift, kept_drift)
-        steps = shifts - slow * gaps[:, None]
-    at = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
+        at = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, axis=0)])
+        planes = np.concatenate([[0], np.cumsum(gaps)])
+        rates = np.clip(np.diff(_slow_part(at, planes), axis=0), -kept_drift, kept_drift)
+        at -= np.concatenate([np.zeros((1, 2)), np.cumsum(rates, axis=0)])[planes]
     return at - np.median(np.rint(at), axis=0).round()
 
 
@@ -157,9 +161,42 @@ def _most_even_rounding(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
     return np.take_along_axis(whole, chosen[:, None], axis=1)[:, 0]
 
 
-def _average(values: np.ndarray, window: int) -> np.ndarray:
-    """Average over the planes around each, fewer at the ends."""
-    cumulated = np.concatenate([np.zeros((1, 2)), np.cumsum(values, axis=0)])
-    z = np.arange(len(values))
-    begin, end = np.maximum(z - window // 2, 0), np.minimum(z + window // 2 + 1, len(values))
-    return (cumulated[end] - cumulated[begin]) / (end - begin)[:, None]
+def _slow_part(at: np.ndarray, planes: np.ndarray) -> np.ndarray:
+    """Estimate what structures add to the positions `at` of `planes`: (planes[-1] + 1, 2).
+
+    Displacements are taken to be independent from plane to plane, of any one variance, and structures to move at a rate
+    that is a first-order autoregression around a constant. Shifts far from all others (of the stage, say) are jumps of
+    unknown size, which are displacements. Given the variance, the estimate is linear (least squares); the variance is
+    the most probable one (restricted maximum likelihood, Patterson & Thompson 1971).
+    """
+    from scipy.linalg import cho_solve_banded, cholesky_banded
+    from scipy.sparse import diags_array
+
+    num = int(planes[-1]) + 1
+    known = np.zeros(num)
+    known[planes] = 1
+    off = np.abs(np.diff(at, axis=0) - np.median(np.diff(at, axis=0), axis=0))
+    jumps = planes[1:][(off > JUMP * (1.4826 * np.median(off, axis=0) + SMALLEST_VARIANCE**0.5)).any(axis=1)]
+    plane = np.arange(num)
+    columns = np.zeros((num, 3 + len(jumps)))  # positions along y and x; a constant rate, and steps
+    columns[planes, :2], columns[:, 2], columns[:, 3:] = at, plane, plane[:, None] >= jumps
+    innovation = RATE_VX**2 * (1 - LIKENESS**2)
+    diagonal = np.full(num - 1, (1 + LIKENESS**2) / innovation)
+    diagonal[[0, -1]] = 1 / innovation
+    precision = diags_array([diagonal, *[np.full(num - 2, -LIKENESS / innovation)] * 2], offsets=[0, 1, -1])
+    step = diags_array([np.full(num - 1, -1.0), np.ones(num - 1)], offsets=[0, 1], shape=(num - 1, num))
+    smooth = step.T @ precision @ step
+    bands = np.array([np.pad(smooth.diagonal(-k), (0, k)) for k in range(3)])
+
+    best, slow = np.inf, np.zeros((num, 2))
+    for variance in np.geomspace(SMALLEST_VARIANCE, max(2 * SMALLEST_VARIANCE, at.var(axis=0).max()), 40):
+        weight = known[:, None] / variance
+        factor = cholesky_banded(bands + np.stack([weight[:, 0], *np.zeros((2, num))]), lower=True)
+        fitted = cho_solve_banded((factor, True), weight * columns)
+        product = columns.T @ (weight * (columns - fitted))
+        effects = np.linalg.solve(product[2:, 2:], product[2:, :2])
+        misfit = np.trace(product[:2, :2]) - (effects * product[2:, :2]).sum()
+        spread = 2 * np.log(factor[0]).sum() + len(planes) * np.log(variance) + np.linalg.slogdet(product[2:, 2:])[1]
+        if 2 * spread + misfit < best:
+            best, slow = 2 * spread + misfit, fitted[:, :2] - fitted[:, 2:] @ effects + plane[:, None] * effects[0]
+    return slow

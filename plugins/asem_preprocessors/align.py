@@ -30,9 +30,9 @@ class Align(Preprocessor):
     Gallusser et al. 2022, there with a Fiji plugin).
 
     Slanted structures look like a slow drift: on neural tissue, a quarter of a voxel a plane. Correcting that would
-    bend the cell, so the slow part of the shifts, averaged over `window` planes, stays in the image as far as it does
-    not exceed `kept_drift_vx`. Where shifts are whole voxels (0 in an aligned stack) they are found exactly. Planes
-    that resemble neither neighbour (blank, damaged) are passed over and stay with the plane before.
+    bend the cell, so the slow part of the shifts stays in the image as far as it does not exceed `kept_drift_vx`. Where
+    shifts are whole voxels (0 in an aligned stack) they are found exactly. Planes that resemble neither neighbour
+    (blank, damaged) are passed over and stay with the plane before.
 
     Parameters
     ----------
@@ -40,8 +40,6 @@ class Align(Preprocessor):
         Greatest shift between successive planes that is looked for, in voxels.
     kept_drift_vx
         Slow drift in voxels per plane that is taken for structure; 0 removes all drift.
-    window
-        Planes over which slow drift is averaged.
     compared_vx
         Edge in voxels of the part in the middle of planes that is compared; larger planes need no more.
     subpixel
@@ -56,7 +54,6 @@ class Align(Preprocessor):
 
     largest_vx: int = 50
     kept_drift_vx: float = 1.0
-    window: int = 25
     compared_vx: int = 1024
     subpixel: bool = False
     canvas: str = "same"
@@ -67,8 +64,8 @@ class Align(Preprocessor):
 
         if self.canvas not in ("same", "grow"):
             raise BadInput(f"align: canvas must be 'same' or 'grow', got '{self.canvas}'.")
-        if self.largest_vx < 1 or self.window < 1 or self.kept_drift_vx < 0:
-            raise BadInput("align: largest_vx and window must be at least 1, and kept_drift_vx not negative.")
+        if self.largest_vx < 1 or self.kept_drift_vx < 0:
+            raise BadInput("align: largest_vx must be at least 1, and kept_drift_vx not negative.")
         if self.compared_vx < SMALLEST_PLANE:
             raise BadInput(f"align: compared_vx must be at least {SMALLEST_PLANE} voxels, got {self.compared_vx}.")
 
@@ -118,7 +115,7 @@ class Align(Preprocessor):
                 f"align: no plane of {volume.path} resembles its neighbour: is the image empty, constant, or are its "
                 f"planes further apart than largest_vx ({self.largest_vx})?"
             )
-        known = positions(shifts, np.diff(planes), self.kept_drift_vx, self.window)
+        known = positions(shifts, np.diff(planes), self.kept_drift_vx)
         return known[np.maximum(np.searchsorted(planes, np.arange(num), side="right") - 1, 0)]
 
     def _shift_of(self, volume: Volume, first: int, second: int) -> np.ndarray:
