@@ -180,7 +180,9 @@ def require_inputs(flow: Flow) -> None:
         One is missing; names its place in the recipe.
     """
     name = flow.recipe.path.name
-    for place, source in {"source": flow.source, **{f"labels.{n}": s for n, s in flow.labels.items()}}.items():
+    sources = {"source": flow.source}
+    sources |= {f"labels.{n}": s for n, s in flow.labels.items()} | {f"others.{n}": s for n, s in flow.others.items()}
+    for place, source in sources.items():
         path = getattr(source, "path", None)
         if isinstance(path, str) and "://" not in path and not Path(path).exists():
             raise RecipeError(f"{name} @ {place}: {path} does not exist.")
