@@ -15,7 +15,7 @@ from asem_core.errors import TrainingStopped
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
 from asem_core.training.loss import loss_of
-from asem_core.training.normalise import add_normalisation, start_learning, without_normalisation
+from asem_core.training.normalise import add_normalisation, start_step, without_normalisation
 from asem_core.training.options import OptimizerOptions, TrainOptions
 from asem_core.training.pictures import fullest_tile, write_picture
 from asem_core.training.plan import Plan
@@ -63,7 +63,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     cuts = stream.cuts(done * per_step)
     with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
         for iteration in range(done + 1, options.iterations + 1):
-            start_learning(network, fixed=iteration > options.iterations // 2)
+            start_step(network, iteration)
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate

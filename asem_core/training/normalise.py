@@ -5,9 +5,8 @@ above it. Normalising each map over the block (Ioffe and Szegedy 2015) takes tha
 one factor and one offset a map, which the convolution before it can hold itself. So checkpoints, cards and prediction
 know nothing of it, and blocks are still predicted independently of each other.
 
-With a single block a step, what the network learns leans on that block's own mean and variance, which prediction does not
-have. So these are used for the first half of a run only; in the second half they are fixed at their running averages,
-and the network learns as it will be used.
+Prediction uses means and variances that are averaged over many blocks; those of the last few would be of a few places
+and a few augmentations only.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-MOMENTUM = 0.02
-"""Weight of the newest block in the running mean and variance that evaluation uses."""
+MOMENTUM = 0.01
+"""Weight of the newest step in the running means and variances, once there have been as many steps as to average."""
 
 
 def add_normalisation(network: nn.Module) -> nn.Module:
@@ -30,20 +29,19 @@ def add_normalisation(network: nn.Module) -> nn.Module:
         for index in range(len(sequence) - 1):
             convolution = sequence[index]
             if isinstance(convolution, nn.Conv3d) and isinstance(sequence[index + 1], nn.ReLU):
-                norm = nn.BatchNorm3d(convolution.out_channels, momentum=MOMENTUM)
+                norm = nn.BatchNorm3d(convolution.out_channels)
                 sequence[index] = nn.Sequential(convolution, norm.to(convolution.weight.device))
     return network
 
 
-def start_learning(network: nn.Module, *, fixed: bool) -> None:
-    """Switch a network to training; `fixed` keeps what its normalisations have found so far."""
+def start_step(network: nn.Module, step: int) -> None:
+    """Switch a network to training for a step, counted from 1."""
     from torch import nn
 
     network.train()
-    if fixed:
-        for part in network.modules():
-            if isinstance(part, nn.BatchNorm3d):
-                part.eval()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            part.momentum = max(MOMENTUM, 1 / step)
 
 
 def without_normalisation(network: nn.Module) -> nn.Module:

@@ -117,9 +117,8 @@ class TrainOptions:
     initialise
         Random weights at the start: "torch" is its default (and the paper's), "he" (He et al. 2015) learns faster.
     normalise
-        Batch normalisation after every convolution while training, its numbers fixed in the second half of the run; it is
-        folded into the saved weights, so that these are of the same network as without. Not published; small networks
-        learn far faster with it.
+        Batch normalisation after every convolution while training; it is folded into the saved weights, so that these are
+        of the same network as without. Not published; small networks learn far faster with it.
     precision
         "bfloat16" multiplies in half precision; "auto" does so where the hardware is faster for it.
     compile
