@@ -187,11 +187,16 @@ class _LabelBlock:
 
 def _without_zero(mask: np.ndarray) -> np.ndarray:
     """Give the background, too, a number of its own that is not 0."""
-    raised = mask.view(np.uint8) + np.uint8(1) if mask.dtype == bool else mask + mask.dtype.type(1)
+    size = mask.dtype.itemsize
+    numbers = mask.view(f"u{size}")
+    raised = numbers + numbers.dtype.type(1)
     if raised.all():
         return raised
     # Some object has the last number there is.
-    return np.unique(mask, return_inverse=True)[1].reshape(mask.shape).astype(np.uint64) + np.uint64(1)
+    if size < 8:
+        return numbers.astype(f"u{2 * size}") + numbers.dtype.type(1)
+    _, place = np.unique(numbers, return_inverse=True)
+    return np.asarray(place.reshape(mask.shape) + 1)
 
 
 _STATISTICS = ("voxels", "value", "first", "begin", "end", "neighbours")

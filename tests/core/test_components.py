@@ -79,6 +79,55 @@ def test_two_workers_and_a_box_inside_the_volume_give_the_same():
     np.testing.assert_array_equal(one.read(first), expected[:6, :6, :6])
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint64"])
+@pytest.mark.parametrize("block", [(7, 5, 9), (16, 16, 16)])
+def test_background_is_objects_too_with_their_neighbours(dtype, block):
+    """Pieces of each value, of 0 as well, and which of them share a face: those of the whole volume, also for the last number."""
+    values = np.random.default_rng(4).choice([0, 0, 1, 1, 2], (14, 13, 15))
+    mask = (values > 0) if dtype == "bool" else values.astype(dtype)
+    if dtype != "bool":
+        mask[values == 2] = -1 if dtype == "int16" else np.iinfo(dtype).max
+    expected = whole(np.unique(mask, return_inverse=True)[1].reshape(mask.shape) + 1, 6)
+    found = components(partial(part, mask), Box.of_shape(mask.shape), block, QUIET, 6, background=True)
+    everywhere = Box.of_shape(mask.shape)
+    np.testing.assert_array_equal(found.read(everywhere), expected)
+    np.testing.assert_array_equal(found.voxels, np.bincount(expected.ravel())[1:])
+    np.testing.assert_array_equal(np.concatenate([[0], found.value])[expected].astype(mask.dtype), mask)
+    touching = set()
+    for axis in range(3):
+        a, b = np.delete(expected, -1, axis), np.delete(expected, 0, axis)
+        touching |= {tuple(sorted(pair)) for pair in zip(a[a != b] - 1, b[a != b] - 1, strict=True)}
+    assert {tuple(pair) for pair in found.neighbours.tolist()} == touching
+
+    kept = found.select(found.value == 0)
+    assert len(kept.neighbours) == 0
+    np.testing.assert_array_equal(kept.read(everywhere) > 0, mask == 0)
+
+
+def test_any_box_can_be_painted():
+    """Boxes across blocks and inside one: each voxel has the value of its object; all alike, as in the mask, or neither."""
+    mask = np.random.default_rng(8).random((12, 13, 14)) < 0.4
+    everywhere = Box.of_shape(mask.shape)
+    found = components(partial(part, mask), everywhere, (5, 4, 6), QUIET, 6, background=True)
+    ids = found.read(everywhere)
+    for values in (np.arange(len(found) + 1) * 3, np.full(len(found) + 1, 7), np.concatenate([[0], found.value])):
+        for box in (Box((1, 2, 3), (11, 12, 13)), Box((5, 4, 6), (10, 8, 12)), Box((6, 5, 7), (8, 7, 9))):
+            np.testing.assert_array_equal(found.paint(box, values), values[ids][box.slices])
+
+
+def test_neighbours_are_grouped():
+    """Joined are those that touch, directly or through others, and are among those asked for."""
+    mask = np.zeros((3, 3, 12), np.uint8)
+    for x, value in enumerate((1, 1, 2, 2, 3, 0, 0, 4, 5, 0, 6, 6)):
+        mask[:, :, x] = value
+    found = components(partial(part, mask), Box.of_shape(mask.shape), (3, 3, 5), QUIET, 6, background=True)
+    groups = found.groups(found.value > 0)
+    of = {int(v): int(g) for v, g in zip(found.value, groups, strict=True) if v}
+    assert of[1] == of[2] == of[3]
+    assert of[4] == of[5]
+    assert len({of[1], of[4], of[6]}) == 3
+
+
 def test_an_empty_mask_has_no_objects():
     found = components(partial(part, np.zeros((9, 9, 9), bool)), Box.of_shape((9, 9, 9)), (4, 4, 4), QUIET)
     assert len(found) == 0
