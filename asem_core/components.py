@@ -189,14 +189,15 @@ def _without_zero(mask: np.ndarray) -> np.ndarray:
     """Give the background, too, a number of its own that is not 0."""
     size = mask.dtype.itemsize
     numbers = mask.view(f"u{size}")
-    raised = numbers + numbers.dtype.type(1)
+    raised: np.ndarray = numbers + numbers.dtype.type(1)
     if raised.all():
         return raised
     # Some object has the last number there is.
     if size < 8:
-        return numbers.astype(f"u{2 * size}") + numbers.dtype.type(1)
-    _, place = np.unique(numbers, return_inverse=True)
-    return np.asarray(place.reshape(mask.shape) + 1)
+        raised = numbers.astype(f"u{2 * size}") + numbers.dtype.type(1)
+    else:
+        raised = np.unique(numbers, return_inverse=True)[1].reshape(mask.shape) + 1
+    return raised
 
 
 _STATISTICS = ("voxels", "value", "first", "begin", "end", "neighbours")
