@@ -8,7 +8,7 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -87,10 +87,7 @@ class Catalog:
         if len(found) == 1:
             return found[0]
         if found:
-            owners = " and ".join(f"{o.distribution} {o.version} ({o.entry_point})" for o in found)
-            raise PluginError(
-                f"The {kind} '{name}' is offered twice: by {owners}. Uninstall one, or limit ASEM_PLUGINS."
-            )
+            raise PluginError(_clash(found))
         raise UnknownName(self._unknown(kind, name, self.names(kind)))
 
     def find_all(self, name: str) -> list[Offer]:
@@ -99,6 +96,13 @@ class Catalog:
         if not found:
             raise UnknownName(self._unknown("plugin", name, sorted({o.name for o in self.offers})))
         return found
+
+    def clashes(self) -> list[str]:
+        """Say which names are offered twice, and by whom."""
+        by_name: dict[tuple[str, str], list[Offer]] = {}
+        for offer in self.offers:
+            by_name.setdefault((offer.kind, offer.name), []).append(offer)
+        return [_clash(found) for found in by_name.values() if len(found) > 1]
 
     def _unknown(self, what: str, name: str, known: list[str]) -> str:
         near = difflib.get_close_matches(name, known, 1)
@@ -109,6 +113,11 @@ class Catalog:
     def get(self, kind: str, name: str) -> type[Any]:
         """Return the class that `find` chooses."""
         return self.find(kind, name).cls
+
+
+def _clash(found: Sequence[Offer]) -> str:
+    owners = " and ".join(f"{o.distribution} {o.version} ({o.entry_point})" for o in found)
+    return f"The {found[0].kind} '{found[0].name}' is offered twice: by {owners}. Uninstall one, or limit ASEM_PLUGINS."
 
 
 def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
@@ -128,7 +137,7 @@ def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
             continue
         try:
             new_offers, new_folders = _load(manager, point)
-        except Exception as error:  # a plugin is a stranger's code: whatever it raises must not stop the host
+        except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises must not stop the host
             problems.append(Problem(point.name, _owner(point), _reason(error)))
         else:
             offers += new_offers
@@ -172,7 +181,11 @@ def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint
     version = _name_and_version(point.dist)[1]
     offers = []
     for kind, protocol in KINDS.items():
-        for returned in manager.subset_hook_caller(f"register_{kind}s", others).__call__():
+        hook = manager.subset_hook_caller(f"register_{kind}s", others)
+        results = hook()
+        if not results and any(i.plugin is module for i in hook.get_hookimpls()):  # pluggy leaves None out
+            raise PluginError(f"register_{kind}s() returned None: it must return a list of classes.")
+        for returned in results:
             if not isinstance(returned, (list, tuple)):
                 what = f"the class {returned.__name__}" if inspect.isclass(returned) else type(returned).__name__
                 raise PluginError(f"register_{kind}s() must return a list of classes, but returned {what}.")
@@ -205,7 +218,7 @@ def _check_class(cls: Any, kind: str, protocol: type) -> None:
         raise PluginError(f"{cls.__name__}.name must be lower-case words joined by '-', got {name!r}.")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, PluginError):
         return str(error)
     if isinstance(error, pluggy.PluginValidationError):

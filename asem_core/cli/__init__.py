@@ -102,7 +102,7 @@ def make_app() -> typer.Typer:
     for point in entry_points(group="asem.cli"):
         try:
             point.load().mount(app)
-        except Exception as error:  # a stranger's module must not take the other commands away
+        except (Exception, SystemExit) as error:  # a stranger's module must not take the other commands away
             typer.secho(f"Note: the commands of '{point.name}' cannot be loaded: {error}", err=True, fg="yellow")
     return app
 

@@ -52,11 +52,13 @@ def list_(
         problems = [
             {"entry_point": p.entry_point, "distribution": p.distribution, "reason": p.reason} for p in catalog.problems
         ]
-        print_json({"plugins": rows, "problems": problems})
+        print_json({"plugins": rows, "problems": problems, "clashes": catalog.clashes()})
         return
     typer.echo(_as_text(offers))
     for problem in catalog.problems:
         typer.secho(f"Not loaded: {problem}", err=True, fg="yellow")
+    for clash in catalog.clashes():
+        typer.secho(f"Not usable: {clash}", err=True, fg="yellow")
 
 
 def _as_text(offers: "list[Offer]") -> str:

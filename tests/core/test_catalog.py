@@ -68,6 +68,11 @@ BROKEN = {
         STEP.replace("return [Step]", "return Step"),
         "register_preprocessors() must return a list of classes, but returned the class Step.",
     ),
+    "no return": (
+        STEP.replace("return [Step]", "[Step]"),
+        "register_preprocessors() returned None: it must return a list of classes.",
+    ),
+    "leaves": ("raise SystemExit('no licence')", "cannot be imported: SystemExit: no licence"),
     "not a class": (STEP.replace("return [Step]", "return ['Step']"), "must return classes, but its list holds 'Step'"),
     "wrong kind": (
         STEP.replace("register_preprocessors", "register_analyzers"),
@@ -100,10 +105,12 @@ def test_broken_plugin_is_reported_and_stops_nothing(tmp_path: Path, fault: str)
 
 
 def test_name_clash_names_both_and_only_when_used(tmp_path: Path) -> None:
-    """Two distributions with one name: the list works, choosing the name is an error that names both."""
+    """Two distributions with one name: the list works and says so, choosing the name is an error that names both."""
     install(tmp_path, "asem-one", STEP.replace("NAME", "twice"))
     install(tmp_path, "asem-two", STEP.replace("NAME", "twice"))
-    assert asem(tmp_path, "plugins", "list").returncode == 0
+    listed = asem(tmp_path, "plugins", "list")
+    assert listed.returncode == 0
+    assert "Not usable: The preprocessor 'twice' is offered twice: by asem-one 1.2" in listed.stderr
     done = asem(tmp_path, "plugins", "show", "twice")
     assert done.returncode == 1
     assert "'twice' is offered twice: by asem-one 1.2 (asem-one) and asem-two 1.2 (asem-two)" in done.stderr
