@@ -2,7 +2,7 @@
 
 A plane appears under its own name only when it is whole, and the folder only when all planes are; an interrupted
 export goes on where it stopped. Greys and probabilities keep their type; ids become the smallest of uint8, uint16 and
-uint32 that holds them all.
+uint32 that holds them all; binary maps become 0 and 255.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.components import largest_id
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
-from asem_core.provenance import made_by
+from asem_core.provenance import made_by, what_it_holds
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
@@ -80,6 +80,7 @@ def export_tiff(
     *,
     original: Original | None = None,
     threshold: float | None = None,
+    ids: bool = False,
     compress: bool = True,
     overwrite: bool = False,
 ) -> Path:
@@ -88,12 +89,15 @@ def export_tiff(
     Parameters
     ----------
     volume : any
-        Images and probabilities are written as they are; Labels as uint8, uint16 or uint32.
+        Images and probabilities are written as they are; labels as uint8, uint16 or uint32; a binary map (uint8 or bool
+        labels of 0 and 1, which programs would show all black) as 0 and 255.
     original
         The grid to write on; None finds the stack that the volume was made from. What the volume does not cover is 0.
         A volume whose voxels are a whole multiple as large is enlarged, each voxel repeated.
     threshold
         Write 255 where a probability is at least this, 0 elsewhere.
+    ids
+        Write a binary map as it is: 1 stays 1.
     compress
         Losslessly, with what every reader of TIFF knows (deflate).
     overwrite
@@ -115,10 +119,10 @@ def export_tiff(
     original = original or original_of(volume)
     output = Path(output)
     _require_free(output, original, overwrite)
-    planes = _Planes(
-        volume, original.spec, _place(volume, original.spec), threshold, _stored_type(volume, threshold, run)
-    )
-    record = made_by("export", inputs=[volume], threshold=threshold)
+    mask = threshold is None and not ids and _is_binary(volume, run)
+    dtype = _stored_type(volume, threshold, run)
+    planes = _Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
+    record = made_by("export", inputs=[volume], threshold=threshold, **({"mask": True} if mask else {}))
     partial = output.with_name(f".{output.name}.{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}.partial")
     write = _WriteFile if output.suffix.lower() in (".tif", ".tiff") else _WritePlanes
     job = write(planes, original, partial, compress, record)
@@ -168,6 +172,14 @@ def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
     return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())), as_zyx(factor.tolist())
 
 
+def _is_binary(volume: Volume, run: Run) -> bool:
+    """Tell a map of 0 and 1 from ids: `segment` numbers objects in wider types."""
+    if volume.dtype == bool:
+        return True
+    is_labels = isinstance(volume, Labels) or what_it_holds(volume) == "labels"
+    return is_labels and volume.dtype == np.uint8 and largest_id(volume, attrs.evolve(run, progress=False)) <= 1
+
+
 def _stored_type(volume: Volume, threshold: float | None, run: Run) -> np.dtype[Any]:
     """Choose the type of the files; ids wider than 16 bits are looked through for the largest."""
     if threshold is not None or volume.dtype == bool:
@@ -191,6 +203,7 @@ class _Planes:
     grid: Spec
     place: tuple[Box, Zyx]
     threshold: float | None
+    mask: bool
     dtype: np.dtype[Any]
 
     @property
@@ -220,6 +233,8 @@ class _Planes:
         return result
 
     def _converted(self, block: np.ndarray) -> np.ndarray:
+        if self.mask:
+            return np.where(block, 255, 0).astype(np.uint8)
         if self.threshold is None:
             return block.astype(self.dtype)
         largest = 255 if block.dtype == np.uint8 and not isinstance(self.volume, Labels) else 1

@@ -23,6 +23,10 @@ def export(
     mesh: Annotated[
         str | None, typer.Option(help="Surfaces instead of planes: ply, obj, glb, or precomputed (neuroglancer).")
     ] = None,
+    ids: Annotated[
+        bool,
+        typer.Option("--ids", help="Write a binary map as 0 and 1, not as 0 and 255, which programs show as white."),
+    ] = False,
     max_error: Annotated[
         float | None,
         typer.Option(help="Surfaces: nm they may move when simplified; 0: not at all.", show_default="1 voxel"),
@@ -65,6 +69,7 @@ def export(
         run,
         original=core.as_is(volume) if as_is else None,
         threshold=threshold,
+        ids=ids,
         compress=compress,
         overwrite=overwrite,
     )

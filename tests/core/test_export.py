@@ -89,6 +89,20 @@ def test_a_threshold_gives_a_binary_map(cell, tmp_path):
     np.testing.assert_array_equal(tifffile.imread(out), np.where(placed(cell.read()) >= 128, 255, 0))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_a_binary_map_is_white_on_black(tmp_path, dtype):
+    """Labels of 0 and 1 become 0 and 255 unless ids are asked for; the single numbered object of a wider type stays 1."""
+    binary = np.random.default_rng(0).integers(0, 2, (4, 6, 8)).astype(dtype)
+    out = export_tiff(Labels(binary, NM), tmp_path / "white.tif", QUIET)
+    np.testing.assert_array_equal(tifffile.imread(out), np.where(binary, 255, 0))
+    kept = write_layer(tmp_path / "a.zarr" / "er", binary.astype(np.uint8), kind="labels")
+    np.testing.assert_array_equal(tifffile.imread(export_tiff(kept, tmp_path / "e.tif", QUIET)), 255 * binary)
+    out = export_tiff(kept, tmp_path / "ids.tif", QUIET, ids=True)
+    np.testing.assert_array_equal(tifffile.imread(out), binary)
+    out = export_tiff(Labels(binary.astype(np.uint32), NM), tmp_path / "object.tif", QUIET)
+    np.testing.assert_array_equal(tifffile.imread(out), binary)
+
+
 @pytest.mark.parametrize(
     ("largest", "stored", "written"),
     [(7, np.uint8, np.uint8), (300, np.uint32, np.uint16), (70_000, np.uint64, np.uint32), (300, np.uint16, np.uint16)],
