@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 
 from asem_analyzers._membrane import Sheet, across
-from asem_analyzers._wall import BLUR_NM, membrane_on_lines
+from asem_analyzers._wall import TRACE_NM, bends, measure_blur, membrane_on_lines, pull_nm
 from asem_core.volume import Box, Volume, as_zyx
 
 NUM_ANGLES = 36
@@ -14,8 +14,6 @@ STEP_NM = 1.5
 BELOW_NM = 30.0
 REACH_NM = 12.0
 """How far from the mask's own meridian the membrane is looked for."""
-TRACE_NM = 5.0
-"""Half the thickness of a traced membrane, roughly."""
 SMOOTH_NM = 4.0
 
 
@@ -54,20 +52,23 @@ def measure_pit(raw: Volume, voxels_nm: np.ndarray, sheet: Sheet, dark: bool) ->
     if meridians is None:
         return None
     mean = _smooth(meridians.mean(axis=0))
-    flat = _flat_depth(mean, radii, depths, widest)
-    bottom = _bottom(mean, radii, depths, deepest)
-    rows, inside = _wall(mean, radii, depths, radius, depth)
+    flat, blur = _flat_membrane(mean, radii, depths, widest)
+    rows, inside = _wall(mean, radii, depths, radius, depth, blur)
     if len(rows) < 3:
         return None
+    bottom = _bottom(mean, radii, depths, deepest, blur)
     kept = rows < flat + 0.85 * (bottom - flat)
     kept &= rows > flat + 3.0
     if kept.sum() < 3:
         kept = np.ones(len(rows), bool)
     rows, inside = rows[kept], inside[kept]
+    inside = inside + _pulled(rows, inside, blur)
     widest_row = int(inside.argmax())
     width = 2 * _top(rows, inside, widest_row)
     above = slice(0, widest_row + 1)
     neck = 2 * float(inside[above].min())
+    below = bottom - rows[widest_row]
+    bottom += float(pull_nm(blur, 2 * below / (width / 2) ** 2))
     agree = _agreement(meridians, radii, depths, rows, inside)
     return PitShape(
         bottom - flat,
@@ -126,37 +127,34 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     return np.asarray(gaussian_filter(image, SMOOTH_NM / 2 / STEP_NM, mode="nearest"))
 
 
-def _peak(profile: np.ndarray, at: np.ndarray, near: float, reach: float) -> float:
-    """Find the highest peak within `reach` of `near`, to a fraction of a step; `near` itself where there is none."""
-    mid = profile[1:-1]
-    ok = (mid >= profile[:-2]) & (mid > profile[2:]) & (np.abs(at[1:-1] - near) <= reach)
-    if not ok.any():
-        return near
-    k = 1 + int(np.where(ok, mid, -np.inf).argmax())
-    left, top, right = profile[k - 1 : k + 2]
-    return float(at[k] + 0.5 * (left - right) / (left - 2 * top + right) * (at[1] - at[0]))
-
-
-def _flat_depth(mean: np.ndarray, radii: np.ndarray, depths: np.ndarray, widest: float) -> float:
-    """Find how deep the flat membrane around the pit lies: 0, but for the error of its segmentation."""
+def _flat_membrane(mean: np.ndarray, radii: np.ndarray, depths: np.ndarray, widest: float) -> tuple[float, float]:
+    """Find how deep the flat membrane around the pit lies (0, but for the error of its segmentation), and its blur."""
     beside = (radii > widest + 25) & (radii <= widest + 60)
-    return _peak(mean[:, beside].mean(axis=1), depths, 0.0, 15.0)
+    profile = mean[:, beside].mean(axis=1)
+    blur = measure_blur(profile[None], depths, 0.0, REACH_NM)
+    depth = float(membrane_on_lines(profile[None], depths, 0.0, REACH_NM, blur)[0])
+    return depth if np.isfinite(depth) else 0.0, blur
 
 
-def _bottom(mean: np.ndarray, radii: np.ndarray, depths: np.ndarray, deepest: float) -> float:
+def _bottom(mean: np.ndarray, radii: np.ndarray, depths: np.ndarray, deepest: float, blur: float) -> float:
     """Find the bottom on the axis; where the image does not show it, the mask's own."""
     near_axis = radii <= 9.0
     weight = radii[near_axis] + STEP_NM / 4
     profile = (mean[:, near_axis] * weight).sum(axis=1) / weight.sum()
-    found = float(membrane_on_lines(profile[None], depths, deepest - TRACE_NM, REACH_NM)[0])
+    found = float(membrane_on_lines(profile[None], depths, deepest - TRACE_NM, REACH_NM, blur)[0])
     return found if np.isfinite(found) else deepest - TRACE_NM
 
 
 def _wall(
-    mean: np.ndarray, radii: np.ndarray, depths: np.ndarray, mask_radius: np.ndarray, mask_depth: np.ndarray
+    mean: np.ndarray,
+    radii: np.ndarray,
+    depths: np.ndarray,
+    mask_radius: np.ndarray,
+    mask_depth: np.ndarray,
+    blur: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the radius of the membrane at each depth that the mask covers; (rows,) depths and radii."""
-    templates = _rings(radii)
+    templates = _rings(radii, blur)
     rows, found = [], []
     for k in range(len(depths)):
         close = np.abs(mask_depth - depths[k]) <= 4.0
@@ -164,11 +162,11 @@ def _wall(
             continue
         near = float(np.median(mask_radius[close]))
         rows.append(depths[k])
-        found.append(_ring_radius(mean[k], radii, templates, near))
+        found.append(_ring_radius(mean[k], radii, templates, near, blur))
     return np.array(rows), np.array(found)
 
 
-def _rings(radii: np.ndarray) -> np.ndarray:
+def _rings(radii: np.ndarray, blur: float) -> np.ndarray:
     """Draw what a thin ring of each radius looks like after the blur, as a function of radius; (rings, radii).
 
     A narrow ring fills up in the middle: its darkest place is then no longer where its membrane is.
@@ -176,10 +174,10 @@ def _rings(radii: np.ndarray) -> np.ndarray:
     from scipy.special import ive
 
     ring, r = radii[:, None], radii[None, :]
-    return np.asarray(np.exp(-((r - ring) ** 2) / (2 * BLUR_NM**2)) * ive(0, r * ring / BLUR_NM**2))
+    return np.asarray(np.exp(-((r - ring) ** 2) / (2 * blur**2)) * ive(0, r * ring / blur**2))
 
 
-def _ring_radius(profile: np.ndarray, radii: np.ndarray, templates: np.ndarray, near: float) -> float:
+def _ring_radius(profile: np.ndarray, radii: np.ndarray, templates: np.ndarray, near: float, blur: float) -> float:
     """Fit a ring to a profile for radii around `near`; the best radius, to a fraction of a step.
 
     Beside the ring there is a level inside and another outside: cytosol, or a coat, is darker than the pit's lumen, and
@@ -193,7 +191,7 @@ def _ring_radius(profile: np.ndarray, radii: np.ndarray, templates: np.ndarray, 
     tried = np.flatnonzero(np.abs(radii - near) <= REACH_NM)
     misfit = np.empty(len(tried))
     for n, k in enumerate(tried):
-        step = ndtr((radii[window] - radii[k]) / BLUR_NM)
+        step = ndtr((radii[window] - radii[k]) / blur)
         design = np.column_stack([templates[k, window] * weight, weight, step * weight])
         solution = np.linalg.lstsq(design, data, rcond=None)[0]
         misfit[n] = np.inf if solution[0] <= 0 else ((design @ solution - data) ** 2).sum()
@@ -213,6 +211,13 @@ def _top(rows: np.ndarray, radius: np.ndarray, at: int) -> float:
         return float(radius[at])
     a, b, c = np.polyfit(rows[near] - rows[at], radius[near], 2)
     return float(c - b**2 / (4 * a)) if a < 0 and abs(b / (2 * a)) <= 10 else float(radius[near].max())
+
+
+def _pulled(rows: np.ndarray, radius: np.ndarray, blur: float) -> np.ndarray:
+    """Say how far the bend of the meridian draws its image inwards in each row (at a neck, outwards: less than 0)."""
+    slope, bend = bends(rows, radius)
+    stretch = np.hypot(1, slope)
+    return pull_nm(blur, -bend / stretch**3) * stretch
 
 
 def _agreement(
