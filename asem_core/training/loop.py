@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,12 @@ from asem_core.errors import TrainingStopped
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
 from asem_core.training.loss import loss_of
-from asem_core.training.normalise import add_normalisation, start_step, without_normalisation
+from asem_core.training.normalise import (
+    NUM_MEASURED,
+    add_normalisation,
+    measure_normalisation,
+    without_normalisation,
+)
 from asem_core.training.options import OptimizerOptions, TrainOptions
 from asem_core.training.pictures import fullest_tile, write_picture
 from asem_core.training.plan import Plan
@@ -44,7 +49,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     options, device = plan.options, team.device
     half = half_precision(options, device)
     network = add_normalisation(plan.network) if options.normalise else plan.network
-    network = to_device(network, device, half)
+    network = to_device(network, device, half).train()
     optimizer = make_optimizer(network, options.optimizer, device)
     # Without a saved state the same run begins at its begin: the result is the same, too.
     done = _restore(network, optimizer, folder, device) if resume and folder.state.is_file() else 0
@@ -63,7 +68,6 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     cuts = stream.cuts(done * per_step)
     with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
         for iteration in range(done + 1, options.iterations + 1):
-            start_step(network, iteration)
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -73,6 +77,9 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations
             log.step(iteration, loss.value, rate, flush=due)
             if due:
+                if options.normalise:
+                    last = islice(stream.cuts(max(0, iteration * per_step - NUM_MEASURED)), NUM_MEASURED)
+                    measure_normalisation(network, forward, _images(last, options.batch, device), team)
                 network.eval()
                 found = summarise(
                     *team.add_up(*validate(forward, tiles[team.rank :: team.size], plan.context, options.loss, device))
@@ -86,6 +93,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
                     save_weights(folder.checkpoint(iteration), plain, {**plan.metadata, "iteration": iteration})
                     folder.save_state(_state(network, optimizer, iteration))
                     choose(folder, plan)
+                network.train()
 
 
 def to_device(network: torch.nn.Module, device: torch.device, half: bool) -> torch.nn.Module:
@@ -192,6 +200,15 @@ def step(
     values = torch.stack(losses).cpu().numpy()
     worst = int(np.argmin(np.isfinite(values)))
     return StepLoss(float(values.mean()), " and ".join(c.place for c in cuts[worst * options.batch :][: options.batch]))
+
+
+def _images(cuts: Iterable[Cut], batch: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield the images of blocks, `batch` at a time."""
+    import torch
+
+    rest = iter(cuts)
+    while part := list(islice(rest, batch)):
+        yield torch.stack([cut.to_tensors(device)[0] for cut in part])
 
 
 def _without_sync(learner: Any, *, last: bool) -> AbstractContextManager[Any]:

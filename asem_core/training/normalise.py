@@ -5,20 +5,24 @@ above it. Normalising each map over the block (Ioffe and Szegedy 2015) takes tha
 one factor and one offset a map, which the convolution before it can hold itself. So checkpoints, cards and prediction
 know nothing of it, and blocks are still predicted independently of each other.
 
-Prediction uses means and variances that are averaged over many blocks; those of the last few would be of a few places
-and a few augmentations only.
+While learning, a step is normalised by its own blocks. Prediction needs means and variances that hold anywhere: at every
+checkpoint they are measured anew, over the last blocks, with the weights as they are. Running averages would lag behind.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-MOMENTUM = 0.01
-"""Weight of the newest step in the running means and variances, once there have been as many steps as to average."""
+    from asem_core.training.devices import Team
+
+NUM_MEASURED = 24
+"""Blocks that means and variances are measured over."""
 
 
 def add_normalisation(network: nn.Module) -> nn.Module:
@@ -34,14 +38,26 @@ def add_normalisation(network: nn.Module) -> nn.Module:
     return network
 
 
-def start_step(network: nn.Module, step: int) -> None:
-    """Switch a network to training for a step, counted from 1."""
+def measure_normalisation(
+    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Team
+) -> None:
+    """Measure the means and variances that evaluation uses over `images`, and average them over the processes."""
+    import torch
     from torch import nn
 
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+    for norm in norms:
+        norm.momentum = None  # torch's word for: all steps weigh alike
+        norm.reset_running_stats()
     network.train()
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm3d):
-            part.momentum = max(MOMENTUM, 1 / step)
+    with torch.no_grad():
+        for image in images:
+            forward(image)
+        for norm in norms:
+            for average in (norm.running_mean, norm.running_var):
+                assert average is not None
+                (total,) = team.add_up(average.cpu().numpy())
+                average.copy_(torch.from_numpy(total / team.size))
 
 
 def without_normalisation(network: nn.Module) -> nn.Module:

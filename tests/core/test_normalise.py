@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from asem_core.training.normalise import add_normalisation, without_normalisation
+from asem_core.training.devices import Team
+from asem_core.training.normalise import add_normalisation, measure_normalisation, without_normalisation
 from asem_models._unet import UNet
 
 
@@ -39,3 +40,18 @@ def test_only_convolutions_before_a_relu_are_normalised():
     learner = add_normalisation(small_network())
     assert sum(isinstance(m, torch.nn.BatchNorm3d) for m in learner.modules()) == 4
     assert isinstance(learner.final_conv_pass.conv_pass[0], torch.nn.Conv3d)
+
+
+def test_evaluation_uses_means_over_all_blocks_given():
+    """Whatever was found while learning is forgotten; every block weighs alike."""
+    learner = add_normalisation(small_network())
+    shape = small_network().input_shape((4, 8, 8))
+    images = [torch.randn(1, 1, *shape) + offset for offset in range(3)]
+    with torch.no_grad():
+        learner.train()(torch.randn(1, 1, *shape) + 100)
+        measure_normalisation(learner, learner, images, Team(0, 1, torch.device("cpu")))
+        convolution, norm = next(
+            m for m in learner.modules() if isinstance(getattr(m, "1", None), torch.nn.BatchNorm3d)
+        )
+        found = torch.stack([convolution(image).mean((0, 2, 3, 4)) for image in images])
+    assert torch.allclose(norm.running_mean, found.mean(0), atol=1e-5)
