@@ -43,8 +43,9 @@ class Choice:
 class Recipe:
     """What `asem run` does, in flow order. Tables that a stage does not need may be left out.
 
-    `labels` are sources of annotations by name, `others` of further images to preprocess, predict and segment; `train`, `predict`, `segment`, `evaluate` and `export` hold the options
-    of those stages. Relative paths are relative to the recipe's folder.
+    `labels` are sources of annotations by name, `others` of further images to preprocess, predict and segment; `train`,
+    `predict`, `evaluate` and `export` hold the options of those stages; how a map becomes objects is the model's. Relative
+    paths are relative to the recipe's folder.
     """
 
     path: Path
@@ -56,7 +57,6 @@ class Recipe:
     sampler: Choice | None = None
     train: Mapping[str, Any] | None = None
     predict: Mapping[str, Any] = attrs.field(factory=dict)
-    segment: Mapping[str, Any] = attrs.field(factory=dict)
     evaluate: Mapping[str, Any] | None = None
     analyze: tuple[Choice, ...] = ()
     export: Mapping[str, Any] | None = None

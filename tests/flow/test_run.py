@@ -180,6 +180,8 @@ BAD = {
         "zone_vx and zone_nm are both given; keep one",
     ),
     "no path": ('path = "planes"', 'path = "plains"', "recipe.toml @ source: "),
+    "no model": ("", "", "[train] needs a [model]: add use = "),
+    "unknown table": ("[evaluate]", "[segment]", "recipe.toml: unknown table [segment]"),
     "no labels": ('path = "labels.tif"', 'path = "label.tif"', "recipe.toml @ labels.balls: "),
     "no such model": ("smallest_object_vx = 0", 'weights = "mitochondria-cf-5m"', "@ model: No model is called"),
     "no such file": ("smallest_object_vx = 0", 'weights = "mito.safetensors"', "mito.safetensors does not exist"),
@@ -196,6 +198,8 @@ def test_bad_recipe_writes_nothing(project: Path, case: str) -> None:
     """Each mistake is told by its place, without a traceback, before anything is written."""
     before, after, sentence = BAD[case]
     text = RECIPE.replace(before, after)
+    if case == "no model":
+        text = RECIPE[: RECIPE.index("[model]")] + RECIPE[RECIPE.index("[sampler]") :]
     if case == "no weights":
         text = RECIPE[: RECIPE.index("[train]")] + RECIPE[RECIPE.index("[evaluate]") :]
     (project / "recipe.toml").write_text(text)

@@ -1,0 +1,106 @@
+"""What callers are told when they ask for something that cannot be: sentences that no other test reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from asem_annotators.from_file import FromFile
+from asem_annotators.threshold import Threshold
+from asem_core.annotate import check_seeds
+from asem_core.blocks import Run
+from asem_core.cli import make_app
+from asem_core.errors import BadInput, OutputExists, OutsideVolume, ShapeMismatch, UnknownName
+from asem_core.mesh import export_meshes
+from asem_core.scene import find
+from asem_core.volume import Box, Labels, Volume
+from asem_preprocessors.crop import Crop
+from asem_preprocessors.downsample import Downsample
+from asem_sources.tiff_stack import TiffStack
+
+QUIET = Run(progress=False)
+IDS = Labels(np.zeros((4, 6, 8), np.uint8), 5.0, path="ids")
+REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
+    "an empty box": (
+        lambda _: Box.parse("3:3,:,:", IDS.shape),
+        BadInput,
+        "The box 3:3,:,: is empty: each end must be larger than its begin.",
+    ),
+    "a crop beyond the image": (
+        lambda _: IDS.crop(Box((0, 0, 0), (4, 6, 9))),
+        OutsideVolume,
+        "Cannot crop ids to [0:4, 0:6, 0:9]: its shape is [4, 6, 8].",
+    ),
+    "a step's crop beyond the image": (
+        lambda _: Crop(box="0:4,0:6,0:9").fit(IDS, QUIET),
+        BadInput,
+        "crop: the box [0:4, 0:6, 0:9] is not inside ids, whose shape is [4, 6, 8].",
+    ),
+    "labels of another shape": (
+        lambda _: IDS.require_same_grid(Volume(np.zeros((4, 6, 9)), 5.0, path="raw")),
+        ShapeMismatch,
+        "raw has shape [4, 6, 9] but ids has [4, 6, 8]. Were they exported at another scale or crop?",
+    ),
+    "a way to downsample": (
+        lambda _: Downsample(factor=2, method="median"),  # type: ignore[arg-type]
+        BadInput,
+        "downsample: method must be 'mean' or 'mode', got 'median'.",
+    ),
+    "a form of mesh": (
+        lambda folder: export_meshes(IDS, folder / "out", QUIET, form="stl"),  # type: ignore[arg-type]
+        BadInput,
+        "No form of mesh is called 'stl'. Known: ply",
+    ),
+    "a mesh that is there": (
+        lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),
+        OutputExists,
+        "exists. Choose another output, or add --overwrite.",
+    ),
+    "seeds of another shape": (
+        lambda _: check_seeds(Threshold(), np.zeros((1, 1, 1), np.uint8), IDS.box),
+        ShapeMismatch,
+        "The seeds have shape [1, 1, 1], but the box [0:4, 0:6, 0:8] has [4, 6, 8].",
+    ),
+    "a folder without planes of labels": (
+        lambda folder: FromFile(str(folder)).prepare(IDS, IDS.box, QUIET),
+        BadInput,
+        "holds no planes (",
+    ),
+    "a layer that is not shown": (lambda _: find([], "raw"), UnknownName, "No layer 'raw' is shown. Shown: "),
+    "a layer of a TIFF stack": (
+        lambda folder: TiffStack(str(folder / "a.tif"), 5.0).open("labels"),
+        BadInput,
+        "a.tif is a TIFF stack: it has one layer, 'raw', not 'labels'.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(tmp_path: Path, case: str) -> None:
+    """Each says what was asked for, and what there is."""
+    call, kind, sentence = REFUSED[case]
+    if case == "a layer of a TIFF stack":
+        tifffile.imwrite(tmp_path / "a.tif", IDS.read())
+    with pytest.raises(kind) as raised:
+        call(tmp_path)
+    assert sentence in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["export", "c.zarr/p", "--mesh", "ply", "--threshold", "0.5", "-o", "out"], "Surfaces are made of labels"),
+        (["evaluate", "p", "t", "--exclusion", "e", "--zone-vx", "1,0"], "Give --exclusion, or a zone, not both."),
+        (["evaluate", "p", "t", "--zone-nm", "5,0", "--zone-vx", "1,0"], "or in nm (--zone-nm), not both."),
+    ],
+)
+def test_options_that_exclude_each_other(words: list[str], sentence: str) -> None:
+    """Two options that contradict are told before anything is opened."""
+    done = CliRunner().invoke(make_app(), words)
+    assert done.exit_code == 1
+    assert sentence in done.stderr
