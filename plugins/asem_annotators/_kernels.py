@@ -297,9 +297,9 @@ def meet(cost, level, marks, band, spacing):
 
 @_jit
 def surface(cut, seeds, marks):
-    """Write 1 (object) or 2 (background) to `marks`, and 0 where `cut` changes or a seed disagrees with it.
+    """Write 1 (object) or 2 (background) to `marks`, and free them where `cut` changes or a seed disagrees with it.
 
-    Seeds are 1 (object) and 2 (background). Returns the flat indices of the zeros.
+    Seeds are 1 (object) and 2 (background). Returns the flat indices of what is free, the front that `widen` starts from.
     """
     depth, height, width = cut.shape
     plane = height * width
@@ -313,23 +313,24 @@ def surface(cut, seeds, marks):
             for x in range(width):
                 i = z * plane + y * width + x
                 here = flat[i]
-                if seed[i] != 0 and (seed[i] == 1) != here:
-                    found, count = _free(i, found, count, out)
                 if z + 1 < depth and flat[i + plane] != here:
-                    found, count = _free(i, found, count, out)
-                    found, count = _free(i + plane, found, count, out)
+                    found, count = _free(i, 1, out[i], found, count, out)
+                    found, count = _free(i + plane, 1, out[i + plane], found, count, out)
                 if y + 1 < height and flat[i + width] != here:
-                    found, count = _free(i, found, count, out)
-                    found, count = _free(i + width, found, count, out)
+                    found, count = _free(i, 1, out[i], found, count, out)
+                    found, count = _free(i + width, 1, out[i + width], found, count, out)
                 if x + 1 < width and flat[i + 1] != here:
-                    found, count = _free(i, found, count, out)
-                    found, count = _free(i + 1, found, count, out)
+                    found, count = _free(i, 1, out[i], found, count, out)
+                    found, count = _free(i + 1, 1, out[i + 1], found, count, out)
+                if seed[i] != 0 and (seed[i] == 1) != here:
+                    found, count = _free(i, 1, 0, found, count, out)
+                    out[i] = 3
     return found[:count]
 
 
 @_jit
 def surface_among(marks, band):
-    """Free those voxels of `band` that touch the other mark through a face; return their flat indices."""
+    """Free those voxels of `band` that touch the other mark through a face; return their flat indices, as `surface` does."""
     out = marks.reshape(-1)
     found = np.empty_like(band)
     count = 0
@@ -340,42 +341,63 @@ def surface_among(marks, band):
                 found[count] = i
                 count += 1
                 break
-    out[found[:count]] = 0
+    for i in found[:count]:
+        out[i] += 3
     return found[:count]
 
 
 @_jit
-def widen(front, width, seeds, marks):
-    """Free all within `width` voxels (through faces) of the free voxels `front`, but for seeds, which have their class.
+def widen(front, width, seeds, marks, keep_deepest):
+    """Free (0) all within `width` voxels (through faces) of the front; return their flat indices, and of seeds among them.
 
-    Returns the flat indices of the free voxels, and of the seeds among them.
+    Seeds have their class, and what lies deepest in its surroundings keeps its mark: pieces thinner than the band would
+    have nothing left to grow from. Not beside what a seed that disagreed has freed: there the mark is in doubt.
     """
     seed, out = seeds.reshape(-1), marks.reshape(-1)
     band, begin, count = front, 0, front.size
-    for _ in range(width - 1):
+    for step in range(2, width + 1):
         end = count
         for k in range(begin, end):
+            doubted = out[band[k]] % 3 == 0
             for side in range(FACES):
                 j = _beside(band[k], side, marks.shape)
                 if j >= 0:
-                    band, count = _free(j, band, count, out)
+                    band, count = _free(j, step, 0 if doubted else out[j], band, count, out)
         begin = end
-    for i in band[:count]:
-        if seed[i] != 0:
-            out[i] = seed[i]
+    deepest = np.empty(count, np.uint8)
+    for k in range(count):
+        deepest[k] = _deepest(band[k], marks) if keep_deepest else 0
+    for k in range(count):
+        i = band[k]
+        out[i] = seed[i] if seed[i] != 0 else deepest[k]
     return band[:count]
 
 
 @_jit
-def _free(i, band, count, out):
-    """Set voxel i free, unless it is, and put it at the end of `band`, which is made longer if it is full."""
-    if out[i] == 0:
+def _free(i, step, mark, band, count, out):
+    """Free voxel i unless it is, and put it at the end of `band`, which is made longer if it is full.
+
+    A free voxel remembers its mark (0 is in doubt) and the step it was freed in: 3 * step + mark.
+    """
+    if out[i] > 2:
         return band, count
     if count == band.size:
         band = np.append(band, np.empty(count + 64, np.int64))
     band[count] = i
-    out[i] = 0
+    out[i] = 3 * min(step, 84) + mark
     return band, count + 1
+
+
+@_jit
+def _deepest(i, marks):
+    """Return the mark of a free voxel if no neighbour of the same mark was freed later, or is not free; else 0."""
+    out = marks.reshape(-1)
+    mark = out[i] % 3
+    for side in range(len(STEPS)):
+        j = _beside(i, side, marks.shape)
+        if j >= 0 and (out[j] % 3 == 0 or (out[j] % 3 == mark and (out[j] < 3 or out[j] > out[i]))):
+            return 0
+    return mark
 
 
 @_jit

@@ -249,12 +249,12 @@ def refine(
     marks = np.empty(cut.shape, np.uint8)
     front = _kernels.surface(cut, seeds, marks)
     if refine_vx:
-        band = _kernels.widen(front, refine_vx, seeds, marks)
+        band = _kernels.widen(front, refine_vx, seeds, marks, True)
         _kernels.flood(graph.dark, marks, band)
     if middle_vx:
         if refine_vx:
             front = _kernels.surface_among(marks, band)
-        band = _kernels.widen(front, middle_vx, seeds, marks)
+        band = _kernels.widen(front, middle_vx, seeds, marks, False)
         cost = np.exp(np.linspace(0, middle_contrast, 256)).astype(np.float32)
         _kernels.meet(cost, graph.wall, marks, band, np.asarray(spacing, float))
     return np.equal(marks, 1)

@@ -157,6 +157,19 @@ def test_surface_ends_in_the_middle_of_what_is_dark(cells: tuple[Volume, np.ndar
     assert not to_middle[11].any()
 
 
+def test_refining_keeps_a_branch_thinner_than_what_is_assigned_anew(cells: tuple[Volume, np.ndarray]) -> None:
+    """A branch of 3 x 3 voxels, all within reach of its surface and without a seed, is still there in an even image."""
+    volume, truth = cells
+    graph = GraphCut().prepare(volume, volume.box, QUIET).graph
+    graph = attrs.evolve(graph, dark=np.zeros_like(graph.dark), wall=np.zeros_like(graph.wall))
+    branch = np.zeros(truth.shape, bool)
+    branch[14:17, 20:23, 5:60] = True
+    refined = refine(
+        branch, np.zeros(truth.shape, np.uint8), graph, (1, 1, 1), refine_vx=4, middle_vx=0, middle_contrast=8.0
+    )
+    assert refined[15, 21, 8:57].all()
+
+
 @pytest.mark.parametrize(("refine_vx", "middle_vx"), [(3, 2), (3, 0), (0, 2)])
 def test_refining_keeps_seeds_and_leaves_the_rest_alone(
     cells: tuple[Volume, np.ndarray], refine_vx: int, middle_vx: int
