@@ -203,7 +203,9 @@ def _show(
         tint = np.zeros((*mask.shape, 4))
         tint[~mask] = (0.84, 0.37, 0.0, 0.55)
         axis.imshow(tint, extent=extent, interpolation="nearest")
-        axis.legend(loc="upper right", handles=[Patch(color=(0.84, 0.37, 0.0, 0.55), label="left out by the mask")], fontsize=8)
+        axis.legend(
+            loc="upper right", handles=[Patch(color=(0.84, 0.37, 0.0, 0.55), label="left out by the mask")], fontsize=8
+        )
     axis.set_xlabel("x (µm)")
     axis.set_ylabel("y (µm)")
     bins = np.linspace(low, high, 129).tolist()

@@ -14,6 +14,8 @@ from asem_core.volume import Box, Volume
 
 FAR_NM = 400.0
 """How far the plasma membrane is looked for."""
+LARGEST_NM = 500.0
+"""Longer objects are not measured: no coat or caveola is half as large, and a merged membrane may fill the volume."""
 COAT_NM = (11.0, 22.0)
 CYTOSOL_NM = (36.0, 58.0)
 MEASURES = (
@@ -33,8 +35,15 @@ class CoatMeasurer:
     touch_nm: float
     far_nm: float
 
+    def too_large(self) -> np.ndarray:
+        """Say which objects are too large to be measured, bool (n,)."""
+        extent = (self.objects.end - self.objects.begin) * np.asarray(self.raw.voxel_size_nm)
+        return np.asarray((extent > LARGEST_NM).any(axis=1))
+
     def row(self, index: int) -> np.ndarray:
         """Measure one object: a row of `MEASURES`, NaN for what is not there; float64 (1, 11)."""
+        if self.too_large()[index]:
+            return np.full((1, len(MEASURES)), np.nan)
         box, mask = self._mask(index)
         if not mask.any():
             return np.full((1, len(MEASURES)), np.nan)
@@ -53,9 +62,12 @@ class CoatMeasurer:
 
     def shown(self, index: int, title: str) -> Shown:
         """Measure one object again, for the gallery."""
+        nothing = (np.zeros((2, 2)), (1.0, 1.0), np.zeros(2), None, None)
+        if self.too_large()[index]:
+            return Shown(title + "\ntoo large", *nothing)
         box, mask = self._mask(index)
         if not mask.any():
-            return Shown(title + "\noutside the image", np.zeros((2, 2)), (1.0, 1.0), np.zeros(2), None, None)
+            return Shown(title + "\noutside the image", *nothing)
         voxels = self._voxels_nm(box, mask)
         on_membrane = self._distance_nm(index, voxels) <= self.touch_nm
         sheet = self._sheet(index, voxels) if on_membrane else None

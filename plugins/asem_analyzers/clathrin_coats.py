@@ -25,13 +25,15 @@ After Gallusser et al. 2022. Class: an endocytic pit lies on the plasma membrane
 vesicle within {vesicle:g} nm of it; the rest is secretory. What lies on the membrane and has no coat (the image just
 outside the membrane is not darker than the cytosol by {coat:g} of the membrane's contrast) is a caveola. Ellipse: of nine
 consecutive planes along each axis around the centroid, the one with the largest outline; Otsu's threshold of the dark
-pixels near the mask; skeleton; ellipse by least squares, then fitted again to the membrane's own place along 72 rays.
+pixels near the mask; skeleton; ellipse by least squares; then the ellipse nearest to the membrane's own place on 72
+lines across it, in the mean of the plane and its neighbours.
 Eccentricity: major over minor axis.
 
 Height, width and neck, which the paper measured by hand, are measured between the membrane's centres in the mean of 36
 half-planes around the pit's axis, the normal of the plasma membrane around it: height from the flat membrane to the
 bottom, width at the widest, neck at the narrowest above that. Their confidence is the part of the half-planes in which
-the wall is where the mean says. An early pit has a neck above {neck:g} nm and is lower than {late:g} nm.
+the wall is where the mean says. A blurred image shows a bent membrane too far inwards, by half the blur's variance times
+the curvature; the blur is measured in the image, and this is taken back. An early pit has a neck above {neck:g} nm and is lower than {late:g} nm.
 Look at the gallery, least certain first; to
 correct a value, edit a copy of tables/coats.csv and give it back as the option `corrections`.
 
@@ -96,6 +98,8 @@ class ClathrinCoats(Analyzer):
         ------
         BadInput
             No image is given; a layer named by an option cannot be opened; the corrections do not fit.
+        VoxelSizeMismatch, ShapeMismatch
+            Such a layer has other voxels than the image.
         """
         from asem_analyzers._coat_measures import FAR_NM, MEASURES, CoatMeasurer
         from asem_analyzers._corrections import apply_corrections
@@ -103,7 +107,7 @@ class ClathrinCoats(Analyzer):
 
         if raw is None:
             raise BadInput("clathrin-coats measures membranes in the image: give it (--raw cell.zarr/raw).")
-        source = self._source()
+        source = self._source(raw)
         found = find_objects(segmentation, run)
         found = found.take(found.volume_um3 >= self.smallest_um3)
         membrane = membrane_of(found, raw) if self.membrane == "auto" else self.membrane
@@ -129,23 +133,26 @@ class ClathrinCoats(Analyzer):
                 membrane=membrane,
                 source=source.labels.path if source else "nowhere",
             ),
-            notes=_notes(segmentation, found, source, changed),
+            notes=_notes(segmentation, found, source, measurer.too_large(), changed),
         )
 
-    def _source(self) -> MembraneSource | None:
+    def _source(self, raw: Volume) -> MembraneSource | None:
         from asem_analyzers._membrane import MembraneSource
         from asem_core.store import open_volume
 
         path = self.plasma_membrane or self.cell_mask
         if path is None:
             return None
-        return MembraneSource(open_volume(path, kind=Labels), is_mask=self.plasma_membrane is None)
+        labels = open_volume(path, kind=Labels)
+        labels.box_of(raw)  # refuses another grid, before any object is measured
+        return MembraneSource(labels, is_mask=self.plasma_membrane is None)
 
     def _classify(self, values: dict[str, np.ndarray], known: bool) -> np.ndarray:
         distance = values["membrane_distance_nm"]
         classes = np.full(len(distance), "unknown", dtype=object)
         if known:
-            classes[:] = "secretory"
+            measured = np.any([np.isfinite(values[name]) for name in MEASURES], axis=0)
+            classes[measured] = "secretory"
             classes[distance <= self.vesicle_nm] = "endocytic vesicle"
             classes[distance <= self.touch_nm] = "endocytic pit"
             classes[(distance <= self.touch_nm) & (values["coat"] < self.least_coat)] = "caveola"
@@ -254,7 +261,11 @@ def _numbers(table: dict[str, Column]) -> dict[str, Any]:
     return numbers
 
 
-def _notes(segmentation: Labels, found: Objects, source: MembraneSource | None, changed: np.ndarray) -> list[str]:
+def _notes(
+    segmentation: Labels, found: Objects, source: MembraneSource | None, too_large: np.ndarray, changed: np.ndarray
+) -> list[str]:
+    from asem_analyzers._coat_measures import LARGEST_NM
+
     if not len(found):
         return [f"{segmentation.path} holds no object: the table is empty."]
     notes = []
@@ -262,6 +273,11 @@ def _notes(segmentation: Labels, found: Objects, source: MembraneSource | None, 
         notes.append(
             "No plasma membrane was given: every class is 'unknown', and no height, width or neck is measured. Give its "
             "segmentation (plasma_membrane) or the mask of the cell (cell_mask)."
+        )
+    if too_large.any():
+        notes.append(
+            f"{int(too_large.sum())} objects are longer than {LARGEST_NM:g} nm and were not measured: their class is 'unknown'. "
+            "If coats have merged with each other or with a membrane, raise the threshold of the segmentation, or separate them."
         )
     if found.touches_border.any():
         notes.append(

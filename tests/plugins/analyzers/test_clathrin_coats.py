@@ -7,12 +7,13 @@ import csv
 import numpy as np
 import pytest
 
-from asem_analyzers._coat_outline import best_plane, fit_ellipse
+from asem_analyzers._coat_outline import best_plane, fit_ellipse, nearest_ellipse
 from asem_analyzers._corrections import apply_corrections
+from asem_analyzers._wall import measure_blur, membrane_on_lines, pull_nm
 from asem_analyzers.clathrin_coats import CLASSES, ClathrinCoats
 from asem_core.analyze import analyze
 from asem_core.blocks import Run
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.store import create_volume, finish_volume
 from asem_core.volume import Labels, Volume
 
@@ -116,10 +117,10 @@ def test_classes_follow_from_the_membrane_and_the_coat(measured):
 
 
 def test_height_width_and_neck_are_measured(measured):
-    """Within 10 nm each; vesicles have none."""
-    assert column(measured, "height_nm")[:3] == pytest.approx([115, 50, 62], abs=10)
-    assert column(measured, "width_nm")[:3] == pytest.approx([100, 90, 81], abs=10)
-    assert column(measured, "neck_nm")[:3] == pytest.approx([30, 70, 40], abs=10)
+    """Within 6 nm each; vesicles have none."""
+    assert column(measured, "height_nm")[:3] == pytest.approx([115, 50, 62], abs=6)
+    assert column(measured, "width_nm")[:3] == pytest.approx([100, 90, 81], abs=6)
+    assert column(measured, "neck_nm")[:3] == pytest.approx([30, 70, 40], abs=6)
     assert np.isnan(column(measured, "height_nm")[3:]).all()
     assert min(column(measured, "pit_confidence")[:3]) > 0.3
 
@@ -171,10 +172,33 @@ def test_object_at_the_border_is_marked(drawn):
     assert analysis.notes[1] == "1 objects touch the border: they are in the table, not in medians and figures."
 
 
+def test_giant_object_is_told_and_not_measured(drawn):
+    """A slab through the volume, as of a merged membrane: its class is unknown, the others are measured as before."""
+    array = np.array(drawn["labels"].data)
+    array[205:215] = 9
+    analysis = ClathrinCoats(plasma_membrane=drawn["plasma-membrane"], num_gallery=2).analyze(
+        Labels(array, SIZE, path="coats"), drawn["raw"], RUN
+    )
+    assert column(analysis, "class")[0::5] == ["endocytic pit", "unknown"]
+    assert np.isnan(column(analysis, "major_nm")[-1])
+    assert analysis.notes[0].startswith("1 objects are longer than 500 nm and were not measured")
+
+
 def test_image_is_needed(drawn):
     """The message says how to give it."""
     with pytest.raises(BadInput, match=r"give it \(--raw cell.zarr/raw\)"):
         ClathrinCoats().analyze(drawn["labels"], None, RUN)
+
+
+def test_membrane_of_another_voxel_size_is_refused(drawn, tmp_path):
+    """Before anything is measured; the message names the layer and both sizes."""
+    coarse = create_volume(
+        tmp_path / "cell.zarr/labels/pm", Volume(np.zeros((110, 40, 95), np.uint8), 10.0).spec, block=64, made_by={}
+    )
+    finish_volume(coarse, pyramid=False)
+    options = ClathrinCoats(plasma_membrane=str(tmp_path / "cell.zarr/labels/pm"))
+    with pytest.raises(VoxelSizeMismatch, match=r"voxels of \[5\.0, 5\.0, 5\.0\] nm but .*pm has \[10\.0"):
+        options.analyze(drawn["labels"], drawn["raw"], RUN)
 
 
 def test_corrections_come_back_from_the_edited_table(drawn, tmp_path):
@@ -226,7 +250,7 @@ def test_best_plane_is_the_largest_outline():
     r = np.sqrt(((z - 20) / 10) ** 2 + ((y - 30) / 20) ** 2 + ((x - 30) / 22) ** 2)
     axis, plane = best_plane(np.abs(r - 1) < 0.08)
     assert axis == 0
-    assert abs(plane - 20) <= 2
+    assert abs(plane - 20) <= 1
     assert best_plane(np.abs(r - 1) < 0.08, np.array([1.0, 0, 0]))[0] != 0
 
 
@@ -240,3 +264,30 @@ def test_ellipse_is_fitted_without_strays():
     assert centre == pytest.approx([100, 100], abs=1.5)
     assert (major, minor) == pytest.approx((100, 60), rel=0.04)
     assert min(angle, np.pi - angle) < 0.1
+
+
+def test_ellipse_of_an_open_arc_is_not_shrunk():
+    """Two thirds of an outline seen with an error of 1 nm: median axes within 2 %."""
+    rng = np.random.default_rng(2)
+    turn = np.linspace(-np.pi / 6, 7 * np.pi / 6, 48)
+    found = []
+    for _ in range(40):
+        arc = np.column_stack([25 * np.sin(turn), 45 * np.cos(turn)]) + 100 + rng.normal(0, 1, (48, 2))
+        found.append(nearest_ellipse(arc, fit_ellipse(arc))[1:3])
+    assert np.median(found, axis=0) == pytest.approx([90, 50], rel=0.02)
+
+
+@pytest.mark.parametrize("radius", [25.0, 50.0])
+def test_membrane_of_a_blurred_ball_is_found_at_its_radius(radius):
+    """The image of a bent membrane lies inside of it; what is said to be pulled is put back, within 0.5 nm."""
+    from scipy.ndimage import gaussian_filter
+
+    at = np.indices((90, 90, 90)) * 2.0 - 89.0
+    r = np.sqrt((at**2).sum(axis=0))
+    image = gaussian_filter((np.abs(r - radius) < 3.5).astype(np.float32), 6.0 / 2.0)
+    steps = np.arange(-20.0, 21.0)
+    line = np.interp(radius + steps, r[44, 44, 45:], image[44, 44, 45:])[None]
+    blur = measure_blur(line, steps, 0.0, 14.0)
+    place = membrane_on_lines(line, steps, 0.0, 14.0, blur)[0]
+    assert place < -0.3
+    assert place + pull_nm(blur, np.array(2 / radius)) == pytest.approx(0, abs=0.5)
