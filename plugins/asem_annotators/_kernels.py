@@ -268,13 +268,15 @@ def meet(cost, level, marks, band, spacing):
     """
     levels, marked = level.ravel(), marks.reshape(-1)
     length = np.sqrt(((STEPS * spacing) ** 2).sum(axis=1)) / 2
+    ahead = (STEPS[:, 0] * marks.shape[1] + STEPS[:, 1]) * marks.shape[2] + STEPS[:, 2]
     owner = np.zeros(marked.size, np.uint8)
     paid = np.full(marked.size, np.inf, np.float32)
     queue = [(np.float32(0), np.int64(-1))]  # typed by its first entry, which leads nowhere
     for i in band:
         if marked[i] == 0:
+            inside = _is_inside(i, marks.shape)
             for side in range(len(STEPS)):
-                j = _beside(i, side, marks.shape)
+                j = i + ahead[side] if inside else _beside(i, side, marks.shape)
                 if j >= 0 and marked[j] != 0:
                     price = np.float32(length[side] * (cost[levels[i]] + cost[levels[j]]))
                     if price < paid[i]:
@@ -286,8 +288,9 @@ def meet(cost, level, marks, band, spacing):
         if i < 0 or marked[i] != 0:
             continue
         marked[i] = owner[i]
+        inside = _is_inside(i, marks.shape)
         for side in range(len(STEPS)):
-            j = _beside(i, side, marks.shape)
+            j = i + ahead[side] if inside else _beside(i, side, marks.shape)
             if j >= 0 and marked[j] == 0:
                 further = np.float32(price + length[side] * (cost[levels[i]] + cost[levels[j]]))
                 if further < paid[j]:
@@ -310,22 +313,46 @@ def surface(cut, seeds, marks):
         out[i] = 1 if flat[i] else 2
     for z in range(depth):
         for y in range(height):
-            for x in range(width):
-                i = z * plane + y * width + x
+            row = z * plane + y * width
+            down, behind = z + 1 < depth, y + 1 < height
+            if not (
+                _differ(flat, row, row + 1, width - 1)
+                or (down and _differ(flat, row, row + plane, width))
+                or (behind and _differ(flat, row, row + width, width))
+                or _disagree(flat, seed, row, width)
+            ):
+                continue  # as most rows, which are looked at many voxels at a time
+            for i in range(row, row + width):
                 here = flat[i]
-                if z + 1 < depth and flat[i + plane] != here:
+                if down and flat[i + plane] != here:
                     found, count = _free(i, 1, out[i], found, count, out)
                     found, count = _free(i + plane, 1, out[i + plane], found, count, out)
-                if y + 1 < height and flat[i + width] != here:
+                if behind and flat[i + width] != here:
                     found, count = _free(i, 1, out[i], found, count, out)
                     found, count = _free(i + width, 1, out[i + width], found, count, out)
-                if x + 1 < width and flat[i + 1] != here:
+                if i + 1 < row + width and flat[i + 1] != here:
                     found, count = _free(i, 1, out[i], found, count, out)
                     found, count = _free(i + 1, 1, out[i + 1], found, count, out)
                 if seed[i] != 0 and (seed[i] == 1) != here:
                     found, count = _free(i, 1, 0, found, count, out)
                     out[i] = 3
     return found[:count]
+
+
+@_jit
+def _differ(flat, one, other, length):
+    found = False
+    for k in range(length):
+        found |= flat[one + k] != flat[other + k]
+    return found
+
+
+@_jit
+def _disagree(flat, seed, begin, length):
+    found = False
+    for i in range(begin, begin + length):
+        found |= (seed[i] != 0) & ((seed[i] == 1) != flat[i])
+    return found
 
 
 @_jit
@@ -407,3 +434,11 @@ def _beside(i, side, shape):
     dz, dy, dx = STEPS[side]
     z, y, x = i // (height * width) + dz, i // width % height + dy, i % width + dx
     return (z * height + y) * width + x if 0 <= z < depth and 0 <= y < height and 0 <= x < width else -1
+
+
+@_jit
+def _is_inside(i, shape):
+    """Whether all 26 neighbours of a voxel are there, so that they need not be looked for one by one."""
+    depth, height, width = shape
+    z, y, x = i // (height * width), i // width % height, i % width
+    return 0 < z < depth - 1 and 0 < y < height - 1 and 0 < x < width - 1
