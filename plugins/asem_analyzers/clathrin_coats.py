@@ -148,6 +148,8 @@ class ClathrinCoats(Analyzer):
         return MembraneSource(labels, is_mask=self.plasma_membrane is None)
 
     def _classify(self, values: dict[str, np.ndarray], known: bool) -> np.ndarray:
+        from asem_analyzers._coat_measures import MEASURES
+
         distance = values["membrane_distance_nm"]
         classes = np.full(len(distance), "unknown", dtype=object)
         if known:
