@@ -20,6 +20,7 @@ from asem_core.preparation import Trained, adapt, load_for
 from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
+from asem_core.resample import on_grid_of
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Volume
 
@@ -389,6 +390,7 @@ def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, fol
     assert flow.evaluate is not None
     options = flow.evaluate
     truth = open_volume(cell / "labels" / options.truth, kind=Labels)
+    probability = on_grid_of(truth, probability)
     zone = _zone(flow, catalog)
     exclusion = exclusion_of(truth, zone, run) if zone is not None else None
     part = Box.parse(options.box, truth.shape) if options.box else truth.box
