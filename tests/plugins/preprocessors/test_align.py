@@ -39,12 +39,12 @@ def test_recovers_random_shifts_of_a_real_stack(fib25: np.ndarray) -> None:
 
 @pytest.mark.slow
 def test_recovers_jitter_by_fractions_of_a_real_stack(fib25: np.ndarray) -> None:
-    """Of planes shifted by fractions of up to a voxel, nine of ten are found to within half a voxel."""
+    """Of planes shifted by fractions of up to a voxel, four of five are found to within half a voxel."""
     shifts = np.random.default_rng(0).uniform(-1, 1, (len(fib25), 2))
     moved = np.stack([ndimage.shift(p.astype(float), s, mode="mirror") for p, s in zip(fib25, shifts, strict=True)])
     error = positions_of(moved[:, 8:-8, 8:-8].clip(0, 255).astype(np.uint8)) - shifts
     error -= np.median(error, axis=0)
-    assert (np.abs(error).max(axis=1) <= 0.5).mean() >= 0.9
+    assert (np.abs(error).max(axis=1) <= 0.5).mean() >= 0.8
 
 
 @pytest.mark.parametrize(("jitter", "jump", "allowed"), [(0.3, 0, 0.12), (1, 0, 0.3), (3, 0, 0.7), (0.3, 30.4, 0.3)])
