@@ -18,6 +18,7 @@ from asem_core.training.loss import loss_of
 from asem_core.training.normalise import (
     NUM_MEASURED,
     add_normalisation,
+    keep_output,
     measure_normalisation,
     without_normalisation,
 )
@@ -65,6 +66,14 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
         options.loss.ignore_exclusion, options.readers,
     )  # fmt: skip
     per_step = options.batch * options.accumulate
+
+    def measure(first: int) -> None:
+        images = _images(islice(stream.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
+        measure_normalisation(network, forward, images, team)
+
+    if options.normalise and plan.fine_tuning and done == 0:
+        measure(0)
+        keep_output(network)
     cuts = stream.cuts(done * per_step)
     with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
         for iteration in range(done + 1, options.iterations + 1):
@@ -78,8 +87,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             log.step(iteration, loss.value, rate, flush=due)
             if due:
                 if options.normalise:
-                    last = islice(stream.cuts(max(0, iteration * per_step - NUM_MEASURED)), NUM_MEASURED)
-                    measure_normalisation(network, forward, _images(last, options.batch, device), team)
+                    measure(iteration * per_step - NUM_MEASURED)
                 network.eval()
                 found = summarise(
                     *team.add_up(*validate(forward, tiles[team.rank :: team.size], plan.context, options.loss, device))

@@ -60,6 +60,19 @@ def measure_normalisation(
                 average.copy_(torch.from_numpy(total / team.size))
 
 
+def keep_output(network: nn.Module) -> None:
+    """Set the factors and offsets of just measured normalisations so that they change nothing: the start of fine-tuning."""
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        for norm in [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
+            norm.bias.copy_(norm.running_mean)
+
+
 def without_normalisation(network: nn.Module) -> nn.Module:
     """Copy a network with every normalisation folded into its convolution: in evaluation, the same output."""
     from torch import nn
