@@ -67,13 +67,11 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     )  # fmt: skip
     per_step = options.batch * options.accumulate
 
-    def measure(first: int) -> None:
-        images = _images(islice(stream.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
-        measure_normalisation(network, forward, images, team)
+    def images(first: int) -> Iterator[torch.Tensor]:
+        return _images(islice(stream.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
 
     if options.normalise and plan.fine_tuning and done == 0:
-        measure(0)
-        keep_output(network)
+        keep_output(network, forward, images(0), team)
     cuts = stream.cuts(done * per_step)
     with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
         for iteration in range(done + 1, options.iterations + 1):
@@ -87,7 +85,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             log.step(iteration, loss.value, rate, flush=due)
             if due:
                 if options.normalise:
-                    measure(iteration * per_step - NUM_MEASURED)
+                    measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), team)
                 network.eval()
                 found = summarise(
                     *team.add_up(*validate(forward, tiles[team.rank :: team.size], plan.context, options.loss, device))

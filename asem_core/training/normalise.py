@@ -60,13 +60,21 @@ def measure_normalisation(
                 average.copy_(torch.from_numpy(total / team.size))
 
 
-def keep_output(network: nn.Module) -> None:
-    """Set the factors and offsets of just measured normalisations so that they change nothing: the start of fine-tuning."""
+def keep_output(
+    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Team
+) -> None:
+    """Set the factors and offsets of normalisations so that `images` give what they gave without: the start of fine-tuning."""
     import torch
     from torch import nn
 
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+    # Maps are passed on as they are, so that those of deeper layers are measured, too, as if nothing had been put between.
+    passing = [norm.register_forward_hook(lambda _, maps, __: maps[0]) for norm in norms]
+    measure_normalisation(network, forward, images, team)
+    for hook in passing:
+        hook.remove()
     with torch.no_grad():
-        for norm in [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]:
+        for norm in norms:
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from asem_core.training.devices import Team
-from asem_core.training.normalise import add_normalisation, measure_normalisation, without_normalisation
+from asem_core.training.normalise import add_normalisation, keep_output, measure_normalisation, without_normalisation
 from asem_models._unet import UNet
 
 
@@ -55,3 +55,15 @@ def test_evaluation_uses_means_over_all_blocks_given():
         )
         found = torch.stack([convolution(image).mean((0, 2, 3, 4)) for image in images])
     assert torch.allclose(norm.running_mean, found.mean(0), atol=1e-5)
+
+
+def test_fine_tuning_starts_from_what_the_weights_say():
+    """Whatever the image's greys are, normalisations can be set to change nothing, while learning and afterwards."""
+    plain = small_network()
+    learner = add_normalisation(small_network())
+    image = torch.randn(1, 1, *plain.input_shape((4, 8, 8))) * 5 + 2
+    keep_output(learner, learner, [image], Team(0, 1, torch.device("cpu")))
+    with torch.no_grad():
+        assert torch.allclose(learner.eval()(image), plain(image), atol=1e-4)
+        # While learning, variances are divided by the number of voxels, and by one less when they are kept.
+        assert torch.allclose(learner.train()(image), plain(image), atol=5e-3)
