@@ -52,13 +52,19 @@ def _field(kind: Any, default: Any) -> QWidget:
     choices = _choices(kind)
     if choices:
         menu = QComboBox()
-        menu.addItems(choices if default in choices else ["", *choices])
-        menu.setCurrentText(str(default) if default in choices else "")
+        if default not in choices:
+            menu.addItem(_shown(default), None)
+        for choice in choices:
+            menu.addItem(choice, choice)
+        menu.setCurrentText(_shown(default))
         return menu
     line = QLineEdit()
-    shown = "needed" if default is attrs.NOTHING else "automatic" if default is None else str(default)
-    line.setPlaceholderText(shown)
+    line.setPlaceholderText(_shown(default))
     return line
+
+
+def _shown(default: Any) -> str:
+    return "needed" if default is attrs.NOTHING else "automatic" if default is None else str(default)
 
 
 def _choices(kind: Any) -> list[str]:
@@ -72,7 +78,7 @@ def _value(field: QWidget) -> Any:
     if isinstance(field, QCheckBox):
         return field.isChecked()
     if isinstance(field, QComboBox):
-        return field.currentText() or None
+        return field.currentData()
     assert isinstance(field, QLineEdit)
     text = field.text().strip()
     if not text:
