@@ -156,6 +156,12 @@ def _check_whole(flow: Flow, name: str) -> None:
         raise RecipeError(
             f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
         )
+    for other in flow.others:
+        if other == "cell" or Path(other).name != other or other.startswith("."):
+            raise RecipeError(
+                f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
+                "the recipe's own image. Choose another plain name."
+            )
     if flow.model is not None and flow.weights is None and recipe.train is None:
         raise RecipeError(
             f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'

@@ -110,12 +110,14 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
 
     from asem_core.training.devices import half_precision, join_team
     from asem_core.training.loop import make_optimizer, step, to_device
+    from asem_core.training.normalise import add_normalisation
     from asem_core.training.stream import BlockStream
 
     options = plan.options
     with join_team("auto") as team:
         half = half_precision(options, team.device)
-        network = to_device(copy.deepcopy(plan.network), team.device, half).train()
+        network = copy.deepcopy(plan.network)
+        network = to_device(add_normalisation(network) if options.normalise else network, team.device, half).train()
         optimizer = make_optimizer(network, options.optimizer, team.device)
         stream = BlockStream(plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed)
         cuts = stream.cuts(0)

@@ -174,6 +174,16 @@ BAD = {
     ),
     "no weights": ("[train]", "[predict]", "[model] has no weights"),
     "unknown truth": ('truth = "balls"', 'truth = "golgi"', "evaluate.truth is 'golgi', but [labels] has: balls"),
+    "the cell's own name": (
+        "[evaluate]",
+        '[others.cell]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
+        "others.cell cannot be named so",
+    ),
+    "no such other image": (
+        "[evaluate]",
+        '[others.late]\nuse = "tiff-stack"\npath = "plains"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
+        "recipe.toml @ others.late: ",
+    ),
     "two zones": (
         'truth = "balls"',
         'truth = "balls"\nzone_vx = [1, 0]\nzone_nm = [5, 0]',
