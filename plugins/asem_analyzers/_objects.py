@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, map_blocks
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:
+    from asem_core.blocks import Run
     from asem_core.components import Components
 
 Measure = Callable[[int], np.ndarray]
@@ -145,6 +145,8 @@ class _ComponentArray:
 
 def list_ids(labels: Labels, run: Run) -> Objects:
     """List the ids of `labels` with their boxes and moments, in one pass over its blocks."""
+    from asem_core.blocks import map_blocks
+
     found = map_blocks(partial(_load_statistics, labels), labels.box, run.block or BLOCK, run, name="objects")
     rows = np.concatenate([np.zeros((0, NUM_STATISTICS), np.int64), *(row for _, row in found)])
     ids, first, inverse = np.unique(rows[:, 0], return_index=True, return_inverse=True)
@@ -191,6 +193,8 @@ def measure_each(
     `load` is called once in each worker and must be picklable. Returns the rows of all objects, in the order of
     `objects`, and before them the index of the object that each belongs to.
     """
+    from asem_core.blocks import map_blocks
+
     if not len(objects):
         return np.zeros(0, np.int64), np.zeros((0, 0))
     # Objects of one neighbourhood follow each other, so that the chunks they share are read once.

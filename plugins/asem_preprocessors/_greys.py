@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from asem_core.blocks import map_blocks
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Volume
 
@@ -54,6 +53,8 @@ def grey_range(volume: Volume, run: Run, what: str) -> tuple[Any, Any]:
     BadInput
         A voxel is NaN or infinite, or all voxels are alike; says where, and that `what` cannot be done.
     """
+    from asem_core.blocks import map_blocks
+
     lowest, highest = [], []
     for box, (low, high) in map_blocks(
         _loader(_block_range, volume), volume.box, PASS_BLOCK, run, name=f"{what}-range"
@@ -97,6 +98,8 @@ def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] 
     BadInput
         A voxel is NaN or infinite; all voxels are alike, or all are ignored.
     """
+    from asem_core.blocks import map_blocks
+
     if volume.dtype.name in HISTOGRAM_DTYPES:
         kind = "u1" if volume.dtype == bool else volume.dtype
         info = np.iinfo(kind)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,22 +11,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.blocks import run_blocks
-from asem_core.components import Components
 from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.provenance import made_by
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK
 from asem_preprocessors._morphology import Bits
 
 if TYPE_CHECKING:
+    import tempfile
+
     from asem_core.blocks import Run
+    from asem_core.components import Components
 
 WORK_BLOCK = as_zyx(128)
 
 
 def own_scratch(run: Run, step: Preprocessor, volume: Volume) -> Run:
     """Keep what a step gathers apart from what it gathered with other options, or from another input."""
+    import hashlib
+
+    from asem_core.provenance import made_by
+
     record = json.dumps(made_by("fit", step=step, inputs=[volume]), sort_keys=True)
     return run.within(hashlib.sha256(record.encode()).hexdigest()[:12])
 
@@ -71,6 +73,10 @@ def store_mask(mask_of: Callable[[Box], np.ndarray], box: Box, run: Run, name: s
 
     `mask_of` must be picklable.
     """
+    import tempfile
+
+    from asem_core.blocks import run_blocks
+
     temporary = tempfile.TemporaryDirectory(prefix="asem-") if run.scratch is None else None
     folder = Path(temporary.name) if temporary is not None else (run.scratch or Path()) / name
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.blocks import map_blocks
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
@@ -99,6 +98,7 @@ class Align(Preprocessor):
 
     def plane_positions(self, volume: Volume, run: Run) -> np.ndarray:
         """Measure where the content of each plane lies, (plane, (y, x)), in voxels; their median is about 0."""
+        from asem_core.blocks import map_blocks
         from asem_preprocessors._registration import CLEAR, positions
 
         num = volume.shape[0]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.components import components
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Preprocessor
@@ -63,6 +62,8 @@ class CellMask(Preprocessor):
         BadInput
             The mask is empty, or the image holds NaN or infinite values.
         """
+        from asem_core.components import components
+
         run = own_scratch(run, self, volume)
         darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
         between = store_mask(_Between.of(volume, darkest, brightest), volume.box, run, "mask-threshold")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.blocks import map_blocks
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
@@ -152,6 +151,8 @@ class FittedClahe(Fitted):
 
 def _gather(volume: Volume, bins: _Bins, kernel: Zyx, run: Run, num_bins: int = 256) -> np.ndarray:
     """Histogram every tile of the grid, whole tiles at a time."""
+    from asem_core.blocks import map_blocks
+
     block = as_zyx([k * -(-SMALLEST_PASS // k) for k in kernel])
     tiles = as_zyx([-(-n // k) for n, k in zip(volume.shape, kernel, strict=True)])
     counts = np.zeros((*tiles, num_bins), np.int64)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.components import Components, components
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
@@ -19,6 +18,7 @@ from asem_preprocessors._scratch import FittedPainted, own_scratch, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
+    from asem_core.components import Components
 
 UM3_PER_NM3 = 1e-9
 
@@ -60,6 +60,8 @@ class CleanLabels(Preprocessor):
         BadInput
             The volume does not hold labels.
         """
+        from asem_core.components import components
+
         require_labels(volume, self.name)
         smallest = _voxels(self.smallest_vx, self.smallest_um3, volume)
         hole = _voxels(self.largest_hole_vx, self.largest_hole_um3, volume)

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.blocks import map_blocks
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.pyramid import average
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK, grey_limits, not_finite
 from asem_preprocessors._scratch import own_scratch
@@ -98,6 +96,8 @@ class Crop(Preprocessor):
     def _find(self, volume: Volume, run: Run) -> Box:
         from scipy import ndimage
 
+        from asem_core.blocks import map_blocks
+
         darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
         means = np.empty([-(-n // CELL) for n in volume.shape], np.float32)
         load = functools.partial(functools.partial, _cube_means, volume)
@@ -122,6 +122,8 @@ class Crop(Preprocessor):
 
 
 def _cube_means(volume: Volume, box: Box) -> np.ndarray:
+    from asem_core.pyramid import average
+
     return average(volume.read(box), as_zyx(CELL), np.float32)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.pyramid import average
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 
@@ -102,6 +101,8 @@ class FittedDownsample(Fitted):
         return Box(begin, as_zyx([e * f for e, f in zip(box.end, self.factor, strict=True)])) & self.source
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
+        from asem_core.pyramid import average
+
         block = finite(block, box, "downsample")
         if not self.mode:
             return average(block, self.factor, self.output.dtype)
