@@ -28,7 +28,7 @@ from asem_core.metadata import multiscale_of, ome_attributes, ome_placement
 from asem_core.notes import lock as take_lock
 from asem_core.notes import remove_notes, work_folder
 from asem_core.provenance import differences
-from asem_core.pyramid import build_pyramid
+from asem_core.pyramid import HalvedAlongside, build_pyramid, halve_alongside
 from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 V = TypeVar("V", bound=Volume)
@@ -309,7 +309,9 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     group = zarr.open_group(volume.path, mode="r+")
     if not is_complete(volume):
         if pyramid:
-            build_pyramid(group, volume, run or Run(progress=False))
+            build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
+        elif _is_halved(group):
+            del group["s1"]
         group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
     if volume.lock is not None:
         remove_notes(Path(volume.path))
@@ -404,7 +406,7 @@ def _existing(target: Path, spec: Spec, made_by: Mapping[str, Any], overwrite: b
     if found is not None and found.attributes.get("asem", {}).get("made_by") == made_by:
         if found.shape == spec.shape:
             group = zarr.open_group(str(target), mode="r+")
-            return Output(group["s0"], found.voxel_size_nm, found.origin_nm, str(target), dict(group.attrs))  # type: ignore[arg-type]
+            return _output(group, found.voxel_size_nm, found.origin_nm, target)
         if not overwrite:
             raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
     shutil.rmtree(target)
@@ -425,9 +427,24 @@ def _create(
     work = work_folder(target, made_by)
     shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
     group = zarr.open_group(str(target), mode="w-")
-    array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
+    create_array(group, "s0", spec.shape, spec.dtype, block, fill)
     levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update(
-        {"asem": {"complete": False, "made_by": made_by, **attributes}, **ome_attributes(target.name, levels)}
-    )  # type: ignore[dict-item]
-    return Output(array, spec.voxel_size_nm, spec.origin_nm, str(target), dict(group.attrs), lock, work)
+    about: dict[str, Any] = {"complete": False, "made_by": made_by, **attributes}
+    group.attrs.update({"asem": about, **ome_attributes(target.name, levels)})
+    plain = _output(group, spec.voxel_size_nm, spec.origin_nm, target)
+    if halve_alongside(group, plain, block, fill):
+        group.attrs["asem"] = {**about, _HALVED: True}
+    return attrs.evolve(_output(group, spec.voxel_size_nm, spec.origin_nm, target), lock=lock, work=work)
+
+
+def _output(group: Any, voxel_size_nm: ZyxNm, origin_nm: ZyxNm, target: Path) -> Output:
+    """Open the layer in a group for writing."""
+    out = Output(group["s0"], voxel_size_nm, origin_nm, str(target), dict(group.attrs))
+    return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
+
+
+_HALVED = "halved_alongside"
+
+
+def _is_halved(group: Any) -> bool:
+    return bool(group.attrs["asem"].get(_HALVED))

@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 import psutil
 import tifffile
+import zarr
 from _data import hardware
 
 from asem_core.blocks import Run, run_blocks
-from asem_core.store import create_volume, open_volume
+from asem_core.chunks import create_array
+from asem_core.store import open_volume
 from asem_core.volume import Box, Volume, as_zyx
 
 BLOCK = 128
@@ -171,8 +173,8 @@ def kernel_seconds(raw: Volume) -> float:
 def copy(cell: Path, workers: int) -> None:
     """Read a layer and write it again, with the chunks, compression and blocks of every stage."""
     raw = open_volume(cell / "raw")
-    out = create_volume(cell / "copy", raw.spec, block=BLOCK, made_by={"benchmark": "copy"})
-    work = functools.partial(functools.partial, _copy_block, raw.data, out.data)
+    target = create_array(zarr.open_group(cell / "copy", mode="w"), "s0", raw.shape, raw.dtype, as_zyx(BLOCK))
+    work = functools.partial(functools.partial, _copy_block, raw.data, target)
     run_blocks(work, raw.box, BLOCK, Run(workers=workers, progress=False), name="copy")
 
 

@@ -70,6 +70,39 @@ def test_pyramid_of_labels_mixes_no_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(level.read(), labels[:, ::2, ::2])
 
 
+@pytest.mark.parametrize("layer", ["raw", "labels/golgi"])
+@pytest.mark.parametrize("shape", [(70, 90, 100), (64, 65, 130), (3, 200, 71)])
+def test_pyramid_does_not_depend_on_blocks(tmp_path: Path, layer: str, shape: tuple[int, int, int]) -> None:
+    """Written along with the layer, or read from it afterwards: every level is the same, and so is its metadata."""
+    spec = Spec(shape, np.uint8, (5, 5, 5))
+    voxels = np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+    found = []
+    for block in (128, 64, 33):
+        out = create_volume(tmp_path / f"{block}.zarr" / layer, spec, block=block, made_by=MADE)
+        for box in out.box.blocks(block):
+            out.data[box.slices] = voxels[box.slices]  # type: ignore[index]
+        finish_volume(out)
+        levels = zarr.open_group(out.path, mode="r")
+        halved = levels.attrs["asem"].get("halved_alongside", False)  # type: ignore[union-attr]
+        assert halved == (block != 33)
+        found.append({name: array[:] for name, array in levels.arrays()})
+    for other in found[1:]:
+        assert sorted(other) == sorted(found[0])
+        for name, array in other.items():
+            np.testing.assert_array_equal(array, found[0][name])
+
+
+def test_parts_of_cells_written_alone_reach_the_pyramid(tmp_path: Path) -> None:
+    """A box that cuts the voxels of the coarser level brings it up to date all the same."""
+    out = create_volume(tmp_path / "cell.zarr" / "raw", Spec((70, 70, 70), np.uint8, (5, 5, 5)), block=64, made_by=MADE)
+    voxels = np.random.default_rng(0).integers(0, 255, (70, 70, 70), np.uint8)
+    for z in range(0, 70, 7):
+        out.data[z : z + 7, 0:70, 0:70] = voxels[z : z + 7]  # type: ignore[index]
+    expected = voxels.reshape(35, 2, 35, 2, 35, 2).mean((1, 3, 5))
+    finish_volume(out)
+    assert np.abs(open_volume(tmp_path / "cell.zarr" / "raw" / "s1").read() - expected).max() <= 0.5
+
+
 def test_unfinished_layer_is_not_taken_for_whole(tmp_path: Path) -> None:
     """A layer whose run has not ended opens only on demand."""
     create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
