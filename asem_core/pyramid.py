@@ -117,7 +117,8 @@ class HalvedAlongside:
 
     def __setitem__(self, key: Any, values: Any) -> None:
         self.array[key] = values
-        slices = (slice(None),) * 3 if key is Ellipsis else key
+        given = () if key is Ellipsis else key if isinstance(key, tuple) else (key,)
+        slices = (*given, slice(None), slice(None), slice(None))[:3]
         begin, end, _ = zip(*(s.indices(n) for s, n in zip(slices, self.shape, strict=True)), strict=True)
         box = Box(begin, end)
         self.coarser.follow(box, np.broadcast_to(np.asarray(values, self.dtype), box.shape))

@@ -5,7 +5,7 @@
 Data: fib25 (Takemura et al., CC BY), planes 0-149. Objects: ten neurons of 30,000-400,000 voxels, evenly spaced by size
 (--others: the nine of that size left over, on which options are chosen), each in its bounding box plus 10 voxels. First strokes: on 8 evenly spaced planes, the inner half of
 the section (distance to its outline over half the largest) and a ring 2-7 voxels outside it. Each of two further rounds:
-on the 8 worst planes, the inner half of every wrong patch of at least 10 voxels.
+on the 8 worst planes, the inner half of every wrong patch of at least 10 voxels (--smallest-patch: how careful the annotator is).
 
 Below each method: where the voxels lie that are wrong in the end, in percent of the object, by their distance to the nearest
 voxel of the other side in truth. 1 is a voxel that touches the true outline.
@@ -38,7 +38,7 @@ METHODS: dict[str, Annotator] = {
     "watershed on grey": Watershed(landscape="grey"),
     "random-walker": RandomWalker(),
 }
-PLANES, ROUNDS, SMALLEST_PATCH = 8, 3, 10
+PLANES, ROUNDS = 8, 3
 LARGEST_WALK = 1_000_000  # voxels: a random walk in a larger box takes minutes a cut
 
 
@@ -59,7 +59,7 @@ def first_strokes(truth: np.ndarray) -> np.ndarray:
     return seeds
 
 
-def further_strokes(seeds: np.ndarray, truth: np.ndarray, result: np.ndarray) -> np.ndarray:
+def further_strokes(seeds: np.ndarray, truth: np.ndarray, result: np.ndarray, smallest_patch: int) -> np.ndarray:
     seeds = seeds.copy()
     wrong = np.count_nonzero(truth != result, axis=(1, 2))
     for _ in range(PLANES):
@@ -71,7 +71,7 @@ def further_strokes(seeds: np.ndarray, truth: np.ndarray, result: np.ndarray) ->
             patches, count = ndimage.label(missed)
             for k in range(1, count + 1):
                 patch = patches == k
-                if patch.sum() >= SMALLEST_PATCH:
+                if patch.sum() >= smallest_patch:
                     seeds[z][inner_half(patch)] = seed
     return seeds
 
@@ -90,6 +90,9 @@ def how_far(truth: np.ndarray, result: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--others", action="store_true", help="the neurons of the size that the ten leave out")
+    parser.add_argument(
+        "--smallest-patch", type=int, default=10, metavar="VOXELS", help="wrong patches that are painted"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the methods, in JSON")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     options = parser.parse_args()
@@ -127,7 +130,7 @@ def main() -> None:
             seeds, result, of_rounds = first_strokes(truth), None, []
             for _ in range(ROUNDS):
                 if result is not None:
-                    seeds = further_strokes(seeds, truth, result == 1)
+                    seeds = further_strokes(seeds, truth, result == 1, options.smallest_patch)
                 start = time.perf_counter()
                 result = prepared(seeds, result)
                 seconds.append((ready * 8e6 / truth.size, (time.perf_counter() - start) * 8e6 / truth.size))
