@@ -312,7 +312,8 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
         elif _is_halved(group):
             del group["s1"]
-        group.attrs["asem"] = {**group.attrs["asem"], "complete": True}  # type: ignore[dict-item]
+        about = {key: value for key, value in group.attrs["asem"].items() if key != _HALVED}  # type: ignore[union-attr]
+        group.attrs["asem"] = {**about, "complete": True}
     if volume.lock is not None:
         remove_notes(Path(volume.path))
         volume.lock.release()
@@ -427,13 +428,13 @@ def _create(
     work = work_folder(target, made_by)
     shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
     group = zarr.open_group(str(target), mode="w-")
-    create_array(group, "s0", spec.shape, spec.dtype, block, fill)
-    levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
+    array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
     about: dict[str, Any] = {"complete": False, "made_by": made_by, **attributes}
-    group.attrs.update({"asem": about, **ome_attributes(target.name, levels)})
-    plain = _output(group, spec.voxel_size_nm, spec.origin_nm, target)
+    plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), {"asem": about})
     if halve_alongside(group, plain, block, fill):
-        group.attrs["asem"] = {**about, _HALVED: True}
+        about[_HALVED] = True
+    levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
+    group.attrs.update({"asem": about, **ome_attributes(target.name, levels)})
     return attrs.evolve(_output(group, spec.voxel_size_nm, spec.origin_nm, target), lock=lock, work=work)
 
 
@@ -443,7 +444,7 @@ def _output(group: Any, voxel_size_nm: ZyxNm, origin_nm: ZyxNm, target: Path) ->
     return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
 
 
-_HALVED = "halved_alongside"
+_HALVED = "halved_alongside"  # noted until a layer is complete
 
 
 def _is_halved(group: Any) -> bool:

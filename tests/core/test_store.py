@@ -81,10 +81,9 @@ def test_pyramid_does_not_depend_on_blocks(tmp_path: Path, layer: str, shape: tu
         out = create_volume(tmp_path / f"{block}.zarr" / layer, spec, block=block, made_by=MADE)
         for box in out.box.blocks(block):
             out.data[box.slices] = voxels[box.slices]  # type: ignore[index]
-        finish_volume(out)
         levels = zarr.open_group(out.path, mode="r")
-        halved = levels.attrs["asem"].get("halved_alongside", False)  # type: ignore[union-attr]
-        assert halved == (block != 33)
+        assert sorted(levels.array_keys()) == (["s0"] if block == 33 else ["s0", "s1"])  # made alongside, or not
+        finish_volume(out)
         found.append({name: array[:] for name, array in levels.arrays()})
     for other in found[1:]:
         assert sorted(other) == sorted(found[0])
@@ -101,6 +100,19 @@ def test_parts_of_cells_written_alone_reach_the_pyramid(tmp_path: Path) -> None:
     expected = voxels.reshape(35, 2, 35, 2, 35, 2).mean((1, 3, 5))
     finish_volume(out)
     assert np.abs(open_volume(tmp_path / "cell.zarr" / "raw" / "s1").read() - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("pyramid", [True, False])
+def test_a_finished_layer_is_given_back_as_it_is(tmp_path: Path, pyramid: bool) -> None:
+    """Asking again for a finished layer returns it, with and without a pyramid; nothing unlisted stays on disk."""
+    path, spec = tmp_path / "cell.zarr" / "raw", Spec((70, 70, 70), np.uint8, (5, 5, 5))
+    out = create_volume(path, spec, block=64, made_by=MADE)
+    out.data[...] = 7  # type: ignore[index]
+    finish_volume(out, pyramid=pyramid)
+    assert sorted(zarr.open_group(path, mode="r").array_keys()) == (["s0", "s1"] if pyramid else ["s0"])
+    again = create_volume(path, spec, block=64, made_by=MADE)
+    assert is_complete(again)
+    assert (again.read() == 7).all()
 
 
 def test_unfinished_layer_is_not_taken_for_whole(tmp_path: Path) -> None:
