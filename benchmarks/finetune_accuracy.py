@@ -29,7 +29,7 @@ from asem_core.preparation import load_trained
 from asem_core.preprocess import apply_in_memory
 from asem_core.train import read_training_recipe, train
 from asem_core.training.folder import RunFolder
-from asem_core.volume import Box, Labels
+from asem_core.volume import Box, Labels, as_zyx
 from asem_preprocessors.downsample import Downsample
 from asem_preprocessors.exclusion_zone import ExclusionZone
 from asem_sources.tiff_stack import TiffStack
@@ -41,7 +41,6 @@ TESTED = {  # rendering: image, labels, first of the tested planes 024-029
     "noisy": ("raw_020-039.tif", "mitochondria_020-039.tif", 4),
 }
 PLANES = 6
-DOWNSAMPLE = (1, 2, 2)  # as both recipes
 
 
 def main() -> None:
@@ -79,8 +78,10 @@ def f1(run: RunFolder, rendering: str) -> float:
     raw, drawn = (TiffStack(str(data_path(f"cdeep3m_mito/{name}")), VOXEL_NM).open() for name in (image, labels))
     truth = Labels(drawn.read(), drawn.voxel_size_nm, path=drawn.path)
     network = load_trained(load_catalog(), None, run.chosen()).network
-    coarse = apply_in_memory(Downsample(factor=DOWNSAMPLE), raw.crop(box))
-    found = predict(network, coarse, run.path / f"{rendering}.zarr" / "probability", Run())
+    factor = read_training_recipe(run.path / "recipe.toml", load_catalog()).options.downsample
+    coarse = apply_in_memory(Downsample(factor=factor), raw)
+    part = Box(box.begin, as_zyx([n // f for n, f in zip(box.end, factor, strict=True)]))
+    found = predict(network, coarse, run.path / f"{rendering}.zarr" / "probability", Run(), box=part)
     zone = exclusion_of(truth, ExclusionZone(dilate_nm=12, erode_nm=12), Run(progress=False))
     counts = score(found, truth, exclusion=zone, box=box, run=Run(progress=False)).at(0.5)
     print(
