@@ -157,7 +157,10 @@ def _owner(point: EntryPoint) -> str:
 @functools.cache
 def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
     """Ask once: each question parses the distribution's metadata anew."""
-    return (distribution.name, distribution.version) if distribution is not None else ("unknown distribution", "")
+    if distribution is None:
+        return "unknown distribution", ""
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"]
 
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer], list[Path]]:

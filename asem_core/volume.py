@@ -47,6 +47,12 @@ def _as_origin(value: float | Sequence[float]) -> ZyxNm:
     return as_zyx_nm(value, "origin")
 
 
+def _as_dtype(value: Any) -> np.dtype[Any]:
+    """A function of Python's: attrs would take 5 ms to work out what `np.dtype` accepts."""
+    dtype: np.dtype[Any] = np.dtype(value)
+    return dtype
+
+
 def _check_voxel_size(_instance: Any, _attribute: Any, value: ZyxNm) -> None:
     if not all(np.isfinite(v) and v > 0 for v in value):
         raise BadInput(f"The voxel size must be three positive numbers in nm (z, y, x), got {list(value)}.")
@@ -152,7 +158,7 @@ class Spec:
     """A volume without its voxels: what a stage will produce."""
 
     shape: Zyx = attrs.field(converter=as_zyx)
-    dtype: np.dtype[Any] = attrs.field(converter=np.dtype)
+    dtype: np.dtype[Any] = attrs.field(converter=_as_dtype)
     voxel_size_nm: ZyxNm = attrs.field(converter=as_zyx_nm, validator=_check_voxel_size)
     origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
 

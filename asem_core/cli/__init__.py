@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
-import pkgutil
+import sys
 from importlib.metadata import entry_points
 from typing import Annotated, Any
 
@@ -19,10 +19,14 @@ import typer.core
 from asem_core.errors import AsemError
 from asem_core.interrupt import STOPPED, leave
 
-IN_FLOW_ORDER = (
-    "demo", "import", "prepare", "annotate", "train", "finetune", "preflight", "predict", "segment", "evaluate",
-    "analyze", "export", "run", "view", "snapshot", "movie", "models", "data", "plugins",
-)  # fmt: skip
+_OWN_MODULES = {
+    "demo": None, "import": "importing", "prepare": "prepare", "annotate": "annotate",
+    "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
+    "evaluate": "evaluate", "analyze": "analyze", "export": "export", "run": "run",
+    "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
+}  # fmt: skip
+"""Commands in flow order, and the module of this package that mounts each; None: another package does."""
+_FLOW_ORDER = tuple(_OWN_MODULES)
 
 _NO_ROOM = " Make room, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
@@ -42,7 +46,7 @@ class _Commands(typer.core.TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         known = super().list_commands(ctx)
-        return sorted(known, key=lambda n: IN_FLOW_ORDER.index(n) if n in IN_FLOW_ORDER else len(IN_FLOW_ORDER))
+        return sorted(known, key=lambda n: _FLOW_ORDER.index(n) if n in _FLOW_ORDER else len(_FLOW_ORDER))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -71,8 +75,11 @@ def _show_version(shown: bool) -> None:
         raise typer.Exit
 
 
-def make_app() -> typer.Typer:
-    """Build the command-line program from this package's modules and those of other distributions."""
+def make_app(command: str | None = None) -> typer.Typer:
+    """Build the command-line program from this package's modules and those of other distributions.
+
+    If `command` is one of this package's, only the module that mounts it is imported: the others would be built in vain.
+    """
     app = typer.Typer(
         cls=_Commands,
         no_args_is_help=True,
@@ -96,9 +103,11 @@ def make_app() -> typer.Typer:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("asem_core").setLevel(level)
 
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}").mount(app)
+    own = _OWN_MODULES.get(command or "")
+    for module in [own] if own else sorted({m for m in _OWN_MODULES.values() if m}):
+        importlib.import_module(f"{__name__}.{module}").mount(app)
+    if own:
+        return app
     for point in entry_points(group="asem.cli"):
         try:
             point.load().mount(app)
@@ -110,7 +119,7 @@ def make_app() -> typer.Typer:
 def main() -> None:
     """Run the program: the entry point of the script `asem`."""
     try:
-        make_app()(prog_name="asem")
+        make_app(*sys.argv[1:2])(prog_name="asem")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             leave(INTERRUPTED)

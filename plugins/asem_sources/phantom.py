@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -41,6 +42,10 @@ def _check_diameters(_instance: Any, _attribute: Any, value: tuple[float, float]
         )
 
 
+def _as_pair(value: Sequence[float]) -> tuple[float, ...]:
+    return tuple(value)
+
+
 def _density(default: float) -> Any:
     return attrs.field(default=default, validator=_check_density)
 
@@ -78,7 +83,7 @@ class Phantom(Source):
     look: Literal["cf", "hpfs"] = "cf"
     scene: Literal["cell", "corner", "nucleus", "membrane", "cytoplasm"] = "corner"
     pore_diameters_nm: tuple[float, float] = attrs.field(
-        default=(60.0, 130.0), converter=tuple, validator=_check_diameters
+        default=(60.0, 130.0), converter=_as_pair, validator=_check_diameters
     )
     pores_per_um2: float = _density(14.0)
     pits_per_um2: float = _density(4.0)

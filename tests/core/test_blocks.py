@@ -158,7 +158,7 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
         f"threads={threads})\n"
         "@app.command()\n"
         "def other() -> None: ...\n"
-        "cli.make_app = lambda: app\n"
+        "cli.make_app = lambda command: app\n"
         "sys.argv[1:] = ['go']\n"
         "cli.main()"
     )

@@ -56,6 +56,14 @@ def test_all_commands_are_there() -> None:
     assert {("plugins", w) for w in ("list", "show", "new")} | {("models", "list")} <= set(LEAVES)
 
 
+@pytest.mark.parametrize("name", sorted({words[0] for words in LEAVES}))
+def test_a_command_is_the_same_without_the_others(name: str) -> None:
+    """`asem NAME` builds only what it needs; that is the command of the whole program."""
+    alone = dict(commands(typer.main.get_command(make_app(name))))
+    whole = {words: command for words, command in LEAVES.items() if words[0] == name}
+    assert {words: alone[words].help for words in whole} == {words: c.help for words, c in whole.items()}
+
+
 @pytest.mark.parametrize("words", sorted(LEAVES), ids=" ".join)
 def test_help_has_an_example(words: tuple[str, ...]) -> None:
     """Each command explains itself, with an example to copy."""
