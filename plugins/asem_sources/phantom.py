@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 TRUTHS = ("nuclear-pores", "clathrin-coats", "caveolae", "mitochondria", "golgi", "endosomes", "endoplasmic-reticulum")
 _INSTANCES = ("nuclear-pores", "clathrin-coats", "caveolae", "mitochondria", "golgi", "endosomes")
-_BINARY = (*_INSTANCES, "endoplasmic-reticulum", "nucleus", "nuclear-envelope", "plasma-membrane", "membrane")
+_BINARY = (
+    *_INSTANCES, "pore-channels", "endoplasmic-reticulum", "nucleus", "nuclear-envelope", "plasma-membrane", "membrane",
+)  # fmt: skip
 _LAYERS = ("raw", "mask", *(f"labels/{name}" for name in _BINARY), *(f"instances/{name}" for name in _INSTANCES))
 _TILE = 64
 
@@ -213,8 +215,8 @@ class _Drawing:
         if self.layer == "raw":
             return imaging.expose(p._scene, p._look(), begin, shape, p.voxel_size_nm, p.seed, p.noise, p.trace_nm)
         codes = {
-            "mask": render.CELL, "nuclear-pores": render.PORES, "clathrin-coats": render.COATS, "caveolae": render.CAVEOLAE,
-            "mitochondria": render.MITOCHONDRIA, "golgi": render.GOLGI_STACKS, "endosomes": render.ENDOSOMES,
+            "mask": render.CELL, "nuclear-pores": render.PORES, "pore-channels": render.CHANNELS, "clathrin-coats": render.COATS,
+            "caveolae": render.CAVEOLAE, "mitochondria": render.MITOCHONDRIA, "golgi": render.GOLGI_STACKS, "endosomes": render.ENDOSOMES,
             "endoplasmic-reticulum": render.RETICULUM, "nucleus": render.NUCLEUS, "nuclear-envelope": render.ENVELOPE,
             "plasma-membrane": render.PLASMA_MEMBRANE, "membrane": render.MEMBRANE,
         }  # fmt: skip

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from asem_core.errors import BadInput, UnknownName
 from asem_core.testing import SourceKit
@@ -70,6 +71,25 @@ def test_pores_lie_where_the_truth_says(look: str) -> None:
         # The rim's inner face lies half a label's thickness inside the diameter.
         assert abs(from_axis.min() - (truth["diameter_nm"][i] / 2 - phantom.trace_nm)) < 6
     assert ((truth["diameter_nm"] >= 60) & (truth["diameter_nm"] <= 130)).all()
+
+
+def test_a_channel_is_the_opening_of_its_pore() -> None:
+    """One channel a complete pore, around its place, within its diameter; the envelope's lumen is no part of it."""
+    phantom = Phantom(size_nm=(1200, 1200, 1200), scene="nucleus", seed=2, pores_per_um2=30)
+    truth = phantom.truth("nuclear-pores")
+    channels = phantom.open("labels/pore-channels").read().astype(bool)
+    assert not (channels & phantom.open("labels/nuclear-envelope").read().astype(bool)).any()
+    numbered, _ = ndimage.label(channels)
+    seen = set()
+    for i in np.flatnonzero(truth["complete"]):
+        centre = np.array([truth[c][i] for c in ("z_nm", "y_nm", "x_nm")])
+        normal = np.array([truth[c][i] for c in ("nz", "ny", "nx")])
+        number = numbered[tuple(np.rint(centre / 5).astype(int))]
+        assert number > 0
+        seen.add(number)
+        from_axis = np.linalg.norm(np.cross(np.argwhere(numbered == number) * 5.0 - centre, normal), axis=1)
+        assert -10 < from_axis.max() - truth["diameter_nm"][i] / 2 <= 0.1
+    assert len(seen) == truth["complete"].sum()
 
 
 def test_pits_have_their_height_width_and_neck() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from asem_sources._phantom import shapes
 from asem_sources._phantom.noise import hash01, value_noise
 from asem_sources._phantom.scene import ENDOSOME, ER, GOLGI, LYSOSOME, MITOCHONDRION, NUM_CLASSES, VESICLE, Scene
-from asem_sources._phantom.surface import LABELLED_ENVELOPE_NM
+from asem_sources._phantom.surface import CHANNEL_BEYOND_NM, LABELLED_ENVELOPE_NM
 
 BRICK = 8
 REACH_NM = 42.0
@@ -22,8 +22,8 @@ REACH_NM = 42.0
 
 (
     RAW, MEMBRANE, PLASMA_MEMBRANE, CELL, NUCLEUS, ENVELOPE, PORES, COATS, CAVEOLAE,
-    MITOCHONDRIA, RETICULUM, GOLGI_STACKS, ENDOSOMES,
-) = range(13)  # fmt: skip
+    MITOCHONDRIA, RETICULUM, GOLGI_STACKS, ENDOSOMES, CHANNELS,
+) = range(14)  # fmt: skip
 
 _WANTED = {
     MITOCHONDRIA: (MITOCHONDRION,),
@@ -85,7 +85,7 @@ def draw(scene: Scene, layer: int, begin: tuple[int, int, int], shape: tuple[int
     image, ids = _draw(
         layer, np.array(begin, np.int64), np.array(shape, np.int64), voxel, seed, stain.row(), trace_nm,
         scene.cell if every or layer in (PLASMA_MEMBRANE, CELL, COATS, CAVEOLAE) else nothing,
-        scene.nucleus if every or layer in (NUCLEUS, ENVELOPE, PORES) else nothing,
+        scene.nucleus if every or layer in (NUCLEUS, ENVELOPE, PORES, CHANNELS) else nothing,
         scene.half_envelope_nm, scene.pores[pores], scene.flasks[flasks], scene.profiles[flasks],
         scene.tubes[tubes], scene.discs[discs], scene.holes[discs], scene.balls[balls],
     )  # fmt: skip
@@ -294,6 +294,9 @@ def _voxel(
             number = int(balls[endo, 16]) if min(s_endo, s_lyso) <= 0.0 else 0
         elif layer == PORES:
             number = int(pores[pore, 8]) if pore >= 0 and abs(s_envelope) <= trace else 0
+        elif layer == CHANNELS:
+            inside = pore >= 0 and s_envelope > 0.0 and rho_pore < 0.5 * pores[pore, 6]
+            number = 1 if inside and abs(d_nucleus) <= half_envelope + CHANNEL_BEYOND_NM else 0
         elif layer == COATS:
             if vesicle >= 0 and balls[vesicle, 17] != 0.0 and abs(s_vesicle) <= trace:
                 number = int(balls[vesicle, 16])

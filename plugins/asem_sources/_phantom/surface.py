@@ -16,6 +16,8 @@ HALF_ENVELOPE_NM = 17.0
 """Half the distance between the centres of the outer and the inner nuclear membrane."""
 LABELLED_ENVELOPE_NM = 25.0
 """How far the label of a pore follows both membranes beyond its rim (Gallusser et al. 2022: 5 voxels of 5 nm)."""
+CHANNEL_BEYOND_NM = 10.0
+"""How far the label of a pore's channel, the opening between its rims, reaches beyond the envelope's membranes."""
 
 Table = dict[str, np.ndarray]
 
