@@ -48,6 +48,9 @@ def loss_of(logits: torch.Tensor, target: torch.Tensor, options: LossOptions) ->
 
     logits = logits.float()
     losses = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").flatten(1)
+    if options.focus:
+        own = torch.exp(-losses)  # the probability of the voxel's own class
+        losses = losses * (1 - own).clamp(min=1e-6) ** options.focus
     known = target.flatten(1) != IGNORE
     if options.balance:
         per_block = class_weights(target, logits.shape[1], options.least_frequency)

@@ -75,11 +75,15 @@ class LossOptions:
         Frequencies are clipped to [this, 1 - this] first.
     ignore_exclusion
         Also leave the exclusion zone out of the loss; the published method does not.
+    focus
+        A voxel whose own class has the probability p counts (1 - p)^focus as much (Lin et al. 2017, focal loss): what is
+        learnt already leaves room for rare objects among things that look like them. 0, as published: all count alike.
     """
 
     balance: bool = True
     least_frequency: float = 0.01
     ignore_exclusion: bool = False
+    focus: float = 0.0
 
 
 @attrs.frozen
@@ -168,3 +172,5 @@ class TrainOptions:
             raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
         if not 0 < self.loss.least_frequency <= 0.5:
             raise RecipeError(f"train: least_frequency is {self.loss.least_frequency}; it lies between 0 and 0.5.")
+        if not self.loss.focus >= 0:
+            raise RecipeError(f"train: focus is {self.loss.focus}; it must not be negative.")

@@ -35,8 +35,12 @@ def test_class_weights_are_clipped() -> None:
     torch.testing.assert_close(class_weights(target, 2, 0.01), torch.tensor([[1 / 0.99, 100.0]]))
 
 
-def test_loss_is_the_weighted_mean() -> None:
-    """Sum of weight times cross-entropy over the sum of weights, worked out voxel by voxel; blocks count alike."""
+@pytest.mark.parametrize("focus", [0.0, 2.0])
+def test_loss_is_the_weighted_mean(focus: float) -> None:
+    """Sum of weight times cross-entropy over the sum of weights, worked out voxel by voxel; blocks count alike.
+
+    With a focus, a voxel's cross-entropy is scaled by (1 - probability of its class)^focus.
+    """
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(size=(2, 2, 2, 3, 2)).astype(np.float32))
     target = torch.from_numpy(rng.choice([0, 1, IGNORE], (2, 2, 3, 2), p=[0.6, 0.2, 0.2]))
@@ -47,10 +51,20 @@ def test_loss_is_the_weighted_mean() -> None:
         for z, y, x in np.ndindex(2, 3, 2):
             c = int(target[n, z, y, x])
             if c != IGNORE:
-                total += float(weights[c] * -torch.log_softmax(logits[n, :, z, y, x], 0)[c])
+                found = torch.log_softmax(logits[n, :, z, y, x], 0)[c]
+                total += float(weights[c] * -found * (1 - found.exp()) ** focus)
                 weight += float(weights[c])
         means.append(total / weight)
-    assert float(loss_of(logits, target, LossOptions())) == pytest.approx(np.mean(means), rel=1e-5)
+    assert float(loss_of(logits, target, LossOptions(focus=focus))) == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_a_focused_loss_has_a_gradient_everywhere() -> None:
+    """Also where a voxel is right beyond doubt, or wrong beyond doubt, and for a focus below 1."""
+    logits = torch.tensor([[60.0, -60.0, 0.0]]).repeat(2, 1).mul(torch.tensor([[1.0], [-1.0]]))
+    logits = logits.view(1, 2, 1, 1, 3).requires_grad_()
+    loss_of(logits, torch.zeros(1, 1, 1, 3, dtype=torch.long), LossOptions(focus=0.5)).backward()
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
 
 
 def test_voxels_that_are_not_annotated_have_no_gradient() -> None:
