@@ -1,9 +1,10 @@
 """How right are the diameters of nuclear pores? Phantom nuclei with known pores.
 
     python benchmarks/analyze_pores.py [--nuclei 6] [--looks cf hpfs] [--voxel 5 5 5] [--single 95]
-    python benchmarks/analyze_pores.py --network NAME [--nuclei 6]
+    python benchmarks/analyze_pores.py --network NAME [--nuclei 6] [--looks cf hpfs] [--voxel 5 5 5]
 
-From their true masks, or from those that a network of the registry predicts, at its voxel size. Prints, for each look:
+From their true masks, or from those that a network of the registry predicts: it sees the image averaged to voxels as near to
+its own as whole factors come, and its masks are measured in the image as drawn. Prints, for each look:
 pores measured, false ones (60 nm and more from any true one), bias and standard deviation of the diameter, and what the
 Kolmogorov-Smirnov test says of the population.
 """
@@ -23,7 +24,10 @@ from _networks import segment_with, voxel_size_of
 from asem_analyzers._pore_statistics import single_size_test
 from asem_analyzers.nuclear_pores import NuclearPores
 from asem_core.blocks import Run
-from asem_core.volume import Labels, Volume
+from asem_core.preprocess import apply
+from asem_core.resample import on_grid_of
+from asem_core.volume import Labels, Volume, as_zyx
+from asem_preprocessors.downsample import Downsample
 from asem_sources.phantom import Phantom
 
 SAME_PORE_NM = 60.0
@@ -83,7 +87,7 @@ def main() -> None:
     parser.add_argument("--single", type=float, help="diameter of a population of one size, nm")
     parser.add_argument("--network", help="take the masks that it predicts, instead of the true ones")
     options = parser.parse_args()
-    voxel = voxel_size_of(options.network) if options.network else tuple(options.voxel)
+    voxel = tuple(options.voxel)
     diameters = (options.single, options.single) if options.single else (60.0, 130.0)
     for look in options.looks:
         found = Found()
@@ -101,7 +105,7 @@ def main() -> None:
             raw = Volume(raw.read(), raw.voxel_size_nm)
             if options.network:
                 with tempfile.TemporaryDirectory() as folder:
-                    found.add(phantom, raw, segment_with(options.network, raw, Path(folder))[1])
+                    found.add(phantom, raw, predicted(options.network, raw, Path(folder)))
             else:
                 mask = phantom.open("labels/nuclear-pores")
                 found.add(phantom, raw, Labels(mask.read(), mask.voxel_size_nm))
@@ -109,6 +113,14 @@ def main() -> None:
         at = "x".join(f"{v:g}" for v in voxel)
         print(f"{look} at {at} nm, {diameters[0]:g}-{diameters[1]:g} nm, {masks} masks: {found}", flush=True)
     print(hardware())
+
+
+def predicted(network: str, raw: Volume, folder: Path) -> Labels:
+    """Segment at about the network's voxel size; seen on the grid of `raw`."""
+    factor = np.maximum(1, np.rint(np.divide(voxel_size_of(network), raw.voxel_size_nm))).astype(int).tolist()
+    smaller = apply(Downsample(factor=as_zyx(factor)), raw, folder / "smaller.zarr" / "raw", Run(progress=False))
+    mask = on_grid_of(raw, segment_with(network, smaller, folder)[1])
+    return Labels(mask.read(raw.box), raw.voxel_size_nm, raw.origin_nm)
 
 
 if __name__ == "__main__":
