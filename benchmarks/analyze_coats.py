@@ -3,7 +3,7 @@
     python benchmarks/analyze_coats.py [--looks cf hpfs] [--seeds 3]
 
 Whole objects only. Prints, for each look: classes right, median absolute errors of height, width and neck of pits and of
-caveolae, and of the ellipses of vesicles and pits.
+caveolae, and of the ellipses of vesicles, pits and caveolae.
 """
 
 from __future__ import annotations
@@ -81,7 +81,12 @@ def report(look: str, rows: list[dict]) -> None:
         of_class = [r for r in rows if r["true"]["class"] == name]
         for column in ("height_nm", "width_nm", "neck_nm"):
             errors(f"{name} {column}", [r["found"][column] - r["true"][column] for r in of_class], "nm")
-    for name, classes in (("vesicles", ("endocytic vesicle", "secretory")), ("pits", ("endocytic pit",))):
+    ellipses = {
+        "vesicles": ("endocytic vesicle", "secretory"),
+        "pits": ("endocytic pit",),
+        "caveolae": ("caveola",),
+    }
+    for name, classes in ellipses.items():
         of_class = [r for r in rows if r["true"]["class"] in classes]
         for axis in ("major_nm", "minor_nm"):
             relative = [r["found"][axis] / r["true"][f"section_{axis}"] - 1 for r in of_class]
