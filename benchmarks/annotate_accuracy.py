@@ -68,11 +68,11 @@ def further_strokes(seeds: np.ndarray, truth: np.ndarray, result: np.ndarray, sm
             break
         wrong[max(0, z - 1) : z + 2] = 0
         for seed, missed in ((1, truth[z] & ~result[z]), (2, result[z] & ~truth[z])):
-            patches, count = ndimage.label(missed)
-            for k in range(1, count + 1):
-                patch = patches == k
+            patches, _ = ndimage.label(missed)
+            for k, place in enumerate(ndimage.find_objects(patches), start=1):
+                patch = patches[place] == k
                 if patch.sum() >= smallest_patch:
-                    seeds[z][inner_half(patch)] = seed
+                    seeds[z][place][inner_half(patch)] = seed
     return seeds
 
 

@@ -54,7 +54,8 @@ class GraphCut(Annotator):
         Cutting through a full membrane costs exp(-contrast) of cutting through none ("membrane").
     inertia
         What a voxel that changes from the last result costs, in seeds: strokes that refine a result act where they are,
-        and do not turn regions elsewhere. 0.005, or 0 for "published".
+        and do not turn regions elsewhere. Strokes within `middle_vx` of its surface move it there and turn no supervoxel.
+        0.005, or 0 for "published".
     face
         What of a face between two supervoxels tells how dark it is: its "weakest" voxel, the "mean" or the "darkest".
     smoothing
@@ -205,12 +206,14 @@ class PreparedGraphCut:
         """Label the box (see `PreparedAnnotator`); `previous` holds as far as `inertia` says."""
         from asem_annotators import _energy
 
-        energy = self.energy(seeds)
-        inertia = self.options.setting("inertia")
-        if previous is not None and inertia:
-            energy = _energy.holding(energy, self.graph, previous, inertia)
-        cut = energy.minimise()[self.graph.labels]
         near = {name: self.options.setting(name) for name in ("refine_vx", "middle_vx")}
+        inertia = self.options.setting("inertia")
+        if previous is None or not inertia:
+            energy = self.energy(seeds)
+        else:
+            turning = _energy.turning(self.graph, seeds, previous, near["middle_vx"]) if near["middle_vx"] else seeds
+            energy = _energy.holding(self.energy(turning), self.graph, previous, inertia)
+        cut = energy.minimise()[self.graph.labels]
         if any(near.values()):
             cut = refine(cut, seeds, self.graph, self.spacing, middle_contrast=self.options.middle_contrast, **near)
         if self.options.keep != "all":

@@ -199,6 +199,47 @@ def test_inertia_keeps_what_no_stroke_touches(cells: tuple[Volume, np.ndarray]) 
     assert held(seeds, before).sum() > 1.5 * fresh(seeds).sum()
 
 
+def test_seeds_at_the_surface_of_a_result_turn_no_supervoxel() -> None:
+    """Left out: seeds within reach of their own class in a supervoxel of the other one. Those deeper in, and in their own, stay."""
+    labels = np.repeat([0, 1, 2], 4).astype(np.int32).reshape(1, 1, 12)
+    image = np.arange(12, dtype=np.uint8).reshape(1, 1, 12)
+    graph = build_graph(image, labels, 3, np.zeros_like(image), np.zeros_like(image), (1, 1, 1))
+    result = np.array([1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0], np.uint8).reshape(1, 1, 12)  # supervoxel 0 is mostly object
+    for seed, at, kept in (
+        (2, 3, False),  # background, and is so in the result
+        (2, 2, False),
+        (2, 1, False),
+        (2, 0, True),  # three voxels from the background
+        (1, 0, True),
+        (1, 3, True),  # wrong there, but its supervoxel is right
+        (1, 4, False),
+        (1, 5, True),
+        (2, 4, True),
+        (1, 11, True),  # far away
+    ):
+        seeds = np.zeros(labels.shape, np.uint8)
+        seeds[0, 0, at] = seed
+        found = _energy.turning(graph, seeds, result, 2)
+        np.testing.assert_array_equal(found, seeds if kept else 0, err_msg=f"seed {seed} at {at}")
+
+
+def test_small_strokes_at_the_surface_take_no_supervoxel_along(cells: tuple[Volume, np.ndarray]) -> None:
+    """Where nothing but the last result holds the supervoxels, three voxels painted at its surface change what is beside them."""
+    volume, truth = cells
+    prepared = GraphCut().prepare(volume, volume.box, QUIET)
+    graph = prepared.graph
+    prepared = attrs.evolve(prepared, graph=attrs.evolve(graph, least=np.full_like(graph.least, 255)))
+    before = prepared(strokes(cells), truth.astype(np.uint8))
+    inside = before[16] == 1
+    for y, x in np.argwhere(inside & ~ndimage.binary_erosion(inside))[::6]:
+        seeds = strokes(cells)
+        painted = inside[y, x - 1 : x + 2]
+        seeds[16, y, x - 1 : x + 2][painted] = 2
+        after = prepared(seeds, before)
+        assert not after[16, y, x - 1 : x + 2][painted].any()
+        assert (after != before).sum() < 20
+
+
 def test_works_on_a_box_and_with_anisotropic_voxels(cells: tuple[Volume, np.ndarray]) -> None:
     """Half the planes, twice as thick, give the same cell at the box's place."""
     volume, truth = cells
