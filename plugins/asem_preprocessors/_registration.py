@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 BLUR_VX = 0.7  # of planes before they are compared: noise of single voxels says nothing of shifts
 FADING = 3.0  # times the typical difference; voxels that differ by more count little
 CLEAR = 8.0  # standard deviations by which a true peak stands out of the correlation; noise reaches 5
-# Mean resultant length of the changes of shift from plane to plane, as fractions of a voxel, from which shifts are taken
-# for whole ones. That of neural tissue is 0.4 or more over 30 planes, 0.7 over 250; of random fractions, 0.1 to 0.3.
-GATHERED = 0.33
 JUMP = 6.0  # standard deviations by which a jump stands out of other shifts
-RATE_VX = 0.15  # standard deviation of what structures add to a shift; 0.1 to 0.2 in two blocks of neural tissue
+RATE_VX = 0.2  # standard deviation of what structures add to a shift; up to 0.24 in two blocks of neural tissue
 SMALLEST_VARIANCE = 0.02**2  # of displacements, voxels squared: as well as shifts are measured
 LIKENESS = 0.75  # how much of what structures add to one shift goes on in the next; 0.6 to 0.8 serve neural tissue
+CHANGE_VX = RATE_VX * (1 - LIKENESS**2) ** 0.5  # standard deviation of the rest of it
 SMALLEST_PLANE = 32
 
 
@@ -114,8 +114,9 @@ def positions(shifts: np.ndarray, gaps: np.ndarray, kept_drift: float) -> np.nda
     """Turn shifts of planes, each against the last, into the position of each plane, in voxels.
 
     A shift is a true displacement plus what slanted structures move by. The latter changes slowly from plane to plane,
-    and is left in the image as far as it does not exceed `kept_drift`. If the shifts are whole ones (0 in an aligned
-    stack) but for structures, they are rounded: then errors do not add up over the planes.
+    and is left in the image as far as it does not exceed `kept_drift`. If displacements by fractions are no larger than
+    errors of measurement, or whole ones (0 in an aligned stack) explain the shifts better, shifts are rounded but for
+    structures: then errors do not add up over the planes.
 
     Parameters
     ----------
@@ -127,47 +128,87 @@ def positions(shifts: np.ndarray, gaps: np.ndarray, kept_drift: float) -> np.nda
     -------
     (n + 1, 2), with a median of about 0
     """
-    changes = np.exp(2j * np.pi * np.diff(shifts, axis=0))
-    if len(changes) and np.abs(changes.mean(axis=0)).mean() >= GATHERED:
+    planes = np.concatenate([[0], np.cumsum(gaps)])
+    at = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, axis=0)])
+    slow, variance, evidence = _slow_part(at, planes)
+    # Fractions explain no shifts worse than evenly spread rests would, whose density is 1.
+    if variance <= SMALLEST_VARIANCE or sum(_evidence_of_whole(along, gaps) for along in shifts.T) > max(evidence, 0):
         steps = np.stack([_most_even_rounding(along, gaps) for along in shifts.T], axis=1)
         at = np.concatenate([np.zeros((1, 2)), np.cumsum(steps, axis=0)])
     else:
-        at = np.concatenate([np.zeros((1, 2)), np.cumsum(shifts, axis=0)])
-        planes = np.concatenate([[0], np.cumsum(gaps)])
-        rates = np.clip(np.diff(_slow_part(at, planes), axis=0), -kept_drift, kept_drift)
+        rates = np.clip(np.diff(slow, axis=0), -kept_drift, kept_drift)
         at -= np.concatenate([np.zeros((1, 2)), np.cumsum(rates, axis=0)])[planes]
     return at - np.median(np.rint(at), axis=0).round()
+
+
+def _evidence_of_whole(values: np.ndarray, gaps: np.ndarray) -> float:
+    """Say how likely the rests of the values over any whole numbers are as what structures add: the log of the density."""
+    from scipy.special import logsumexp
+
+    middle = np.angle(np.exp(2j * np.pi * values / gaps).mean()) / (2 * np.pi)
+    rests = (values[:, None] - np.rint(values)[:, None] - np.array([-1, 0, 1])) / gaps[:, None] - middle
+    density = -_misfit(rests[0], RATE_VX)
+    for last, rest in itertools.pairwise(rests):
+        density = logsumexp(density[:, None] - _misfit(rest - LIKENESS * last[:, None], CHANGE_VX), axis=0)
+    scale = np.log(RATE_VX) + (len(values) - 1) * np.log(CHANGE_VX) + len(values) / 2 * np.log(2 * np.pi)
+    return float(logsumexp(density) - scale)
+
+
+def _misfit(values: np.ndarray, deviation: float) -> np.ndarray:
+    return (values / deviation) ** 2 / 2
 
 
 def _most_even_rounding(values: np.ndarray, gaps: np.ndarray) -> np.ndarray:
     """Round each value to one of the three nearest whole numbers so that the rests change least from one to the next.
 
     The rests, by plane, are what structures add: around 0, and alike from plane to plane, which tells 0.6 of a voxel from
-    -0.4. Finds their most probable sequence under a first-order autoregression by dynamic programming (Viterbi 1967).
+    -0.4. How many planes are shifted at all is not known, so it is found along with their shifts: where nearly none is,
+    a single odd value is rather what structures add. Starts from half of the planes, and from none.
     """
-    whole = np.rint(values)[:, None] + np.array([-1, 0, 1])
+    found = []
+    for share in (0.5, 0.5 / (len(values) + 1)):
+        chosen, cost = _rounding(values, gaps, share)
+        for _ in range(20):
+            before, share = chosen, (np.count_nonzero(chosen) + 0.5) / (len(values) + 1)
+            chosen, cost = _rounding(values, gaps, share)
+            if (chosen == before).all():
+                break
+        found.append((cost, chosen))
+    return min(found, key=lambda f: f[0])[1]
+
+
+def _rounding(values: np.ndarray, gaps: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+    """Find the most probable whole numbers if `share` of them are not 0, and minus the log of their probability.
+
+    Rests are a first-order autoregression; whole numbers other than 0 are equally likely. By dynamic programming
+    (Viterbi 1967).
+    """
+    near = np.rint(values)
+    whole = near[:, None] + np.array([-1, 0, 1])
     rests = (values[:, None] - whole) / gaps[:, None]
-    cost = rests[0] ** 2
+    own = np.where(whole == 0, -np.log(1 - share), np.log(2 * np.abs(near).max() + 2) - np.log(share))
+    cost = _misfit(rests[0], RATE_VX) + own[0]
     came_from = np.zeros(rests.shape, int)
     for i in range(1, len(values)):
-        change = (rests[i][None] - LIKENESS * rests[i - 1][:, None]) ** 2 / (1 - LIKENESS**2)
-        total = cost[:, None] + change
+        total = cost[:, None] + _misfit(rests[i] - LIKENESS * rests[i - 1][:, None], CHANGE_VX)
         came_from[i] = total.argmin(axis=0)
-        cost = total.min(axis=0)
+        cost = total.min(axis=0) + own[i]
     chosen = np.empty(len(values), int)
     chosen[-1] = cost.argmin()
     for i in range(len(values) - 1, 0, -1):
         chosen[i - 1] = came_from[i, chosen[i]]
-    return np.take_along_axis(whole, chosen[:, None], axis=1)[:, 0]
+    return np.take_along_axis(whole, chosen[:, None], axis=1)[:, 0], float(cost.min())
 
 
-def _slow_part(at: np.ndarray, planes: np.ndarray) -> np.ndarray:
+def _slow_part(at: np.ndarray, planes: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Estimate what structures add to the positions `at` of `planes`: (planes[-1] + 1, 2).
 
     Displacements are taken to be independent from plane to plane, of any one variance, and structures to move at a rate
     that is a first-order autoregression around a constant. Shifts far from all others (of the stage, say) are jumps of
     unknown size, which are displacements. Given the variance, the estimate is linear (least squares); the variance is
     the most probable one (restricted maximum likelihood, Patterson & Thompson 1971).
+
+    Returns the estimate, the variance, and the log of the density that it gives the differences of `at`.
     """
     from scipy.linalg import cho_solve_banded, cholesky_banded
     from scipy.sparse import diags_array
@@ -180,7 +221,7 @@ def _slow_part(at: np.ndarray, planes: np.ndarray) -> np.ndarray:
     plane = np.arange(num)
     columns = np.zeros((num, 3 + len(jumps)))  # positions along y and x; a constant rate, and steps
     columns[planes, :2], columns[:, 2], columns[:, 3:] = at, plane, plane[:, None] >= jumps
-    innovation = RATE_VX**2 * (1 - LIKENESS**2)
+    innovation = CHANGE_VX**2
     diagonal = np.full(num - 1, (1 + LIKENESS**2) / innovation)
     diagonal[[0, -1]] = 1 / innovation
     precision = diags_array([diagonal, *[np.full(num - 2, -LIKENESS / innovation)] * 2], offsets=[0, 1, -1])
@@ -188,7 +229,11 @@ def _slow_part(at: np.ndarray, planes: np.ndarray) -> np.ndarray:
     smooth = step.T @ precision @ step
     bands = np.array([np.pad(smooth.diagonal(-k), (0, k)) for k in range(3)])
 
-    best, slow = np.inf, np.zeros((num, 2))
+    # Of all but the variances that are tried: of the rates, and of what is unknown, of any value alike.
+    constant = (num - 1) * np.log(innovation) - np.log(1 - LIKENESS**2)
+    constant += (len(planes) - 1 - (columns.shape[1] - 2)) * np.log(2 * np.pi)
+
+    least, slow, found = np.inf, np.zeros((num, 2)), SMALLEST_VARIANCE
     for variance in np.geomspace(SMALLEST_VARIANCE, max(2 * SMALLEST_VARIANCE, at.var(axis=0).max()), 40):
         weight = known[:, None] / variance
         factor = cholesky_banded(bands + np.stack([weight[:, 0], *np.zeros((2, num))]), lower=True)
@@ -197,6 +242,7 @@ def _slow_part(at: np.ndarray, planes: np.ndarray) -> np.ndarray:
         effects = np.linalg.solve(product[2:, 2:], product[2:, :2])
         misfit = np.trace(product[:2, :2]) - (effects * product[2:, :2]).sum()
         spread = 2 * np.log(factor[0]).sum() + len(planes) * np.log(variance) + np.linalg.slogdet(product[2:, 2:])[1]
-        if 2 * spread + misfit < best:
-            best, slow = 2 * spread + misfit, fitted[:, :2] - fitted[:, 2:] @ effects + plane[:, None] * effects[0]
-    return slow
+        if 2 * spread + misfit < least:
+            least, found = 2 * spread + misfit, float(variance)
+            slow = fitted[:, :2] - fitted[:, 2:] @ effects + plane[:, None] * effects[0]
+    return slow, found, -float(least + 2 * constant) / 2

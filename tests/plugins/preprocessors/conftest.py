@@ -50,3 +50,11 @@ def fib25(real_data: Callable[[str], Path]) -> np.ndarray:
     import tifffile
 
     return np.stack([tifffile.imread(path) for path in sorted(real_data("fib25/raw").glob("*.tif"))])
+
+
+@pytest.fixture(scope="session")
+def other_block(real_data: Callable[[str], Path]) -> np.ndarray:
+    """Load the middle of another real image, 256 planes of 250 x 250 voxels."""
+    import tifffile
+
+    return tifffile.imread(real_data("fib25/raw_large_256x512x512.tif"))[:, 131:381, 131:381]

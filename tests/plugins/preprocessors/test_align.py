@@ -60,10 +60,45 @@ def test_jitter_by_fractions_is_told_from_slow_drift(jitter: float, jump: float,
     assert (found - put_in).std(axis=0).max() < allowed
 
 
+def test_an_odd_drift_in_an_aligned_stack_is_no_shift() -> None:
+    """A third of a voxel back and forth, as measured in an aligned stack, is drift; the same in whole voxels, a shift."""
+    rng = np.random.default_rng(0)
+    rates = np.zeros((255, 2))
+    for i in range(1, len(rates)):
+        rates[i] = 0.75 * rates[i - 1] + rng.normal(0, 0.1, 2)
+    rates[9:13, 1] = 0.22, -0.37, -0.27, 0.30
+    every = np.ones(255, int)
+    assert (positions(rates, every, kept_drift=1) == 0).all()
+    put_in = np.zeros((256, 2))
+    put_in[[40, 90]] = 1
+    put_in[200:] = -1
+    found = positions(rates + np.diff(put_in, axis=0), every, kept_drift=1)
+    np.testing.assert_array_equal(found - np.median(found, axis=0), put_in)
+
+
+@pytest.mark.parametrize("jitter", [0.1, 0.15, 0.2, 0.5])
+def test_small_fractions_are_not_taken_for_whole_voxels(jitter: float) -> None:
+    """Jitter lessens, and no plane lands as far off as a shift by a whole voxel would put it."""
+    rng = np.random.default_rng(0)
+    rates = np.full((255, 2), 0.25)
+    for i in range(1, len(rates)):
+        rates[i] = 0.25 + 0.75 * (rates[i - 1] - 0.25) + rng.normal(0, 0.1, 2)
+    put_in = rng.uniform(-jitter, jitter, (256, 2))
+    error = positions(np.diff(put_in, axis=0) + rates, np.ones(255, int), kept_drift=1) - put_in
+    assert np.abs(error - np.median(error, axis=0)).max() < max(0.3, 1.2 * jitter)
+    assert error.std() < put_in.std()
+
+
 @pytest.mark.slow
 def test_leaves_an_aligned_real_stack_alone(fib25: np.ndarray) -> None:
     """Slanted structures drift by a quarter of a voxel a plane; none of it is taken for a shift."""
     assert np.abs(positions_of(fib25)).max() <= 0.2
+
+
+@pytest.mark.slow
+def test_leaves_another_aligned_real_stack_alone(other_block: np.ndarray) -> None:
+    """Its content moves by up to half a voxel from plane to plane, back and forth; none of it is taken for a shift."""
+    assert np.abs(positions_of(other_block)).max() <= 0.2
 
 
 def test_undoes_shifts_in_the_image(fib25: np.ndarray) -> None:
