@@ -99,7 +99,7 @@ def membrane(
 
 def holding(energy: Energy, graph: Graph, previous: np.ndarray, inertia: float) -> Energy:
     """Add what it costs each supervoxel to leave a result (uint8, 1 object): `inertia` a voxel."""
-    were = np.bincount(graph.labels[previous == 1], minlength=graph.count)
+    were = _num_object(graph, previous)
     unary = energy.unary + inertia * np.stack([were, graph.size - were], axis=1)
     return attrs.evolve(energy, unary=unary)
 
@@ -110,20 +110,27 @@ def turning(graph: Graph, seeds: np.ndarray, previous: np.ndarray, reach: int) -
     Those lie within `reach` voxels (through faces) of their class in the result, in a supervoxel that is mostly of the other
     class. Counted, a stroke of three voxels beside the surface would turn a supervoxel of hundreds that were right.
     """
-    were = np.bincount(graph.labels[previous == 1], minlength=graph.count)
-    mostly = 2 * were > graph.size
+    mostly = 2 * _num_object(graph, previous) > graph.size
     where = np.flatnonzero(seeds)
     where = where[(seeds.ravel()[where] == 1) != mostly[graph.labels.ravel()[where]]]
-    places, own = np.unravel_index(where, seeds.shape), seeds.ravel()[where] == 1
     around = np.pad(previous, reach, constant_values=2)
+    places = np.stack(np.unravel_index(where, seeds.shape)) + reach
+    at, own = np.ravel_multi_index(tuple(places), around.shape), seeds.ravel()[where] == 1
+    strides = np.array([around.shape[1] * around.shape[2], around.shape[2], 1])
     beside = np.zeros(len(where), bool)
-    for step in np.argwhere(np.ones((2 * reach + 1,) * 3)):
-        if np.abs(step - reach).sum() <= reach:
-            there = around[tuple(p + s for p, s in zip(places, step, strict=True))]
-            beside |= there == own
+    for step in np.argwhere(np.ones((2 * reach + 1,) * 3)) - reach:
+        if np.abs(step).sum() <= reach:
+            beside |= around.ravel()[at + step @ strides] == own
     counted = seeds.copy()
-    counted[tuple(p[beside] for p in places)] = 0
+    counted.ravel()[where[beside]] = 0
     return counted
+
+
+def _num_object(graph: Graph, result: np.ndarray) -> np.ndarray:
+    """Count each supervoxel's voxels that a result (uint8, 1 object) took for the object."""
+    from asem_annotators import _kernels
+
+    return _kernels.sum_over(graph.labels, result, graph.count)
 
 
 def count_seeds(graph: Graph, seeds: np.ndarray) -> np.ndarray:
