@@ -31,6 +31,8 @@ from asem_preprocessors.downsample import Downsample
 from asem_sources.phantom import Phantom
 
 SAME_PORE_NM = 60.0
+CHANNELS = NuclearPores(num_gallery=0, membrane="dark", shortest_nm=50.0)
+"""For masks of the openings between rims, which are bright where membranes are dark, and no longer than a pore is wide."""
 
 
 @attrs.define
@@ -44,9 +46,9 @@ class Found:
     diameters: list[float] = attrs.field(factory=list)
     seconds: float = 0.0
 
-    def add(self, phantom: Phantom, raw: Volume, mask: Labels) -> None:
+    def add(self, phantom: Phantom, raw: Volume, mask: Labels, analyzer: NuclearPores) -> None:
         begun = time.perf_counter()
-        table = NuclearPores(num_gallery=0).analyze(mask, raw, Run(progress=False)).tables["pores"]
+        table = analyzer.analyze(mask, raw, Run(progress=False)).tables["pores"]
         self.seconds += time.perf_counter() - begun
         truth = phantom.truth("nuclear-pores")
         places = np.column_stack([truth[f"{a}_nm"] for a in "zyx"])
@@ -105,10 +107,10 @@ def main() -> None:
             raw = Volume(raw.read(), raw.voxel_size_nm)
             if options.network:
                 with tempfile.TemporaryDirectory() as folder:
-                    found.add(phantom, raw, predicted(options.network, raw, Path(folder)))
+                    found.add(phantom, raw, predicted(options.network, raw, Path(folder)), CHANNELS)
             else:
                 mask = phantom.open("labels/nuclear-pores")
-                found.add(phantom, raw, Labels(mask.read(), mask.voxel_size_nm))
+                found.add(phantom, raw, Labels(mask.read(), mask.voxel_size_nm), NuclearPores(num_gallery=0))
         masks = "predicted" if options.network else "true"
         at = "x".join(f"{v:g}" for v in voxel)
         print(f"{look} at {at} nm, {diameters[0]:g}-{diameters[1]:g} nm, {masks} masks: {found}", flush=True)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 COLOURS = {"mitochondria": "#e4572e", "clathrin-coats": "#3bb273", "nuclear-pores": "#f2c14e"}
 
 
-def draw_picture(image: Volume, found: list[Found], annotation: Labels, pores: Pairs) -> Figure:
+def draw_picture(image: Volume, found: list[Found], pores: Pairs) -> Figure:
     """Draw the plane with the most of everything: grey, with what was found, and the pores' diameters."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
 
-    layers = {f.organelle: f.segmentation for f in found} | {"nuclear-pores": annotation}
+    layers = {f.organelle: f.segmentation for f in found}
     z_nm = _best_plane(image, list(layers.values()))
     grey = _plane(image, z_nm) / 255.0
     overlay = np.repeat(grey[..., None], 3, axis=2)
@@ -36,7 +36,7 @@ def draw_picture(image: Volume, found: list[Found], annotation: Labels, pores: P
     axes[0].imshow(grey, cmap="gray", vmin=0, vmax=1)
     axes[0].set_title("A phantom cell, known in every detail")
     axes[1].imshow(overlay)
-    axes[1].set_title("Its organelles")
+    axes[1].set_title("What was found in it")
     for ax in axes[:2]:
         ax.set_axis_off()
     voxels = 500 / image.voxel_size_nm[2]
@@ -44,7 +44,6 @@ def draw_picture(image: Volume, found: list[Found], annotation: Labels, pores: P
     axes[0].plot([width * 0.96 - voxels, width * 0.96], [height * 0.96] * 2, color="white", lw=3)
     axes[0].text(width * 0.96 - voxels / 2, height * 0.94, "500 nm", color="white", ha="center", va="bottom")
     words = {f.organelle: f"{f.organelle.replace('-', ' ')}: F1 {f.f1:.2f}" for f in found}
-    words["nuclear-pores"] = "nuclear pores: known, measured"
     for i, (name, text) in enumerate(words.items()):
         place = {"transform": axes[1].transAxes, "va": "top", "weight": "bold"}
         box = {"facecolor": "black", "alpha": 0.6, "pad": 1.5, "edgecolor": "none"}
