@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from _data import hardware
 from _networks import segment_with, voxel_size_of
+from scipy import ndimage
 
 from asem_core.blocks import Run
 from asem_core.evaluate import exclusion_of, score, score_objects
@@ -32,6 +33,8 @@ SCENES = {
     "nuclear-pores": {"scene": "nucleus", "size_nm": (1400, 2400, 2400), "trace_nm": 10},
 }  # fmt: skip
 SEEDS = {"cf": 101, "hpfs": 102}
+LEARNT = {"nuclear-pores": "labels/pore-channels"}
+"""Labels that a network learnt, where these are not the organelle's own."""
 
 
 def main() -> None:
@@ -48,8 +51,9 @@ def measure(organelle: str, look: str, phantom: Phantom) -> None:
     run = Run(progress=False)
     raw = phantom.open()
     image = Volume(raw.read(), raw.voxel_size_nm, path=raw.path)
-    ids = phantom.open(f"instances/{organelle}")
-    truth = Labels(ids.read(), ids.voxel_size_nm, path=ids.path)
+    ids = phantom.open(LEARNT.get(organelle, f"instances/{organelle}"))
+    true_ids = ids.read() if organelle not in LEARNT else ndimage.label(ids.read())[0].astype(np.uint32)
+    truth = Labels(true_ids, ids.voxel_size_nm, path=ids.path)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         model, found = segment_with(f"{organelle}-phantom", image, Path(folder))
