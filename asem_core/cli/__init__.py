@@ -1,4 +1,5 @@
-"""The command `asem`. Each module of this package holds the commands of one stage and adds them by `mount(app)`.
+"""The command `asem`. Each module of this package holds the commands of one stage and adds them by `mount(app)`;
+`_OWN_MODULES` says which.
 
 Modules import what is heavy inside their functions, so that `asem --help` answers at once. Further distributions add
 commands by an entry point of the group `asem.cli` that names a module with `mount(app)`.

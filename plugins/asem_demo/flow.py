@@ -104,7 +104,8 @@ def _find(phantom: Any, image: Volume, organelle: str, cell: Path, catalog: Cata
     network = load_weights(weights, model.network())
     layers = cell / "predictions" / organelle
     voxel = as_zyx_nm(read_metadata(weights)["voxel_size_nm"])
-    known = import_volume(phantom, cell / "labels" / organelle, run, layer=f"labels/{SOUGHT[organelle]}")
+    layer = f"labels/{SOUGHT[organelle]}"
+    known = import_volume(phantom, cell / layer, run, layer=layer)
     truth = open_volume(known.path, kind=Labels)
     seen = image
     if voxel != image.voxel_size_nm:

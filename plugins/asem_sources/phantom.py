@@ -45,6 +45,7 @@ def _check_diameters(_instance: Any, _attribute: Any, value: tuple[float, float]
 
 
 def _as_pair(value: Sequence[float]) -> tuple[float, ...]:
+    """A function of Python's: attrs would take milliseconds to work out what `tuple` accepts."""
     return tuple(value)
 
 
