@@ -55,7 +55,4 @@ def spacing_of(volume: Volume) -> tuple[float, float, float]:
 
 def honour(seeds: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Turn what was found (bool) into labels in which seeds have their own class: uint8, 1 object, 0 background."""
-    result = found.astype(np.uint8)
-    result[seeds == 1] = 1
-    result[seeds == 2] = 0
-    return result
+    return ((found & (seeds != 2)) | (seeds == 1)).astype(np.uint8)

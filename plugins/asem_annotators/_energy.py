@@ -111,7 +111,7 @@ def turning(graph: Graph, seeds: np.ndarray, previous: np.ndarray, reach: int) -
     class. Counted, a stroke of three voxels beside the surface would turn a supervoxel of hundreds that were right.
     """
     mostly = 2 * _num_object(graph, previous) > graph.size
-    where = np.flatnonzero(seeds)
+    where = np.flatnonzero(seeds != 0)
     where = where[(seeds.ravel()[where] == 1) != mostly[graph.labels.ravel()[where]]]
     around = np.pad(previous, reach, constant_values=2)
     places = np.stack(np.unravel_index(where, seeds.shape)) + reach

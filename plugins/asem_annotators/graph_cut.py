@@ -204,7 +204,7 @@ class PreparedGraphCut:
 
     def __call__(self, seeds: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
         """Label the box (see `PreparedAnnotator`); `previous` holds as far as `inertia` says."""
-        from asem_annotators import _energy
+        from asem_annotators import _energy, _kernels
 
         near = {name: self.options.setting(name) for name in ("refine_vx", "middle_vx")}
         inertia = self.options.setting("inertia")
@@ -213,7 +213,7 @@ class PreparedGraphCut:
         else:
             turning = _energy.turning(self.graph, seeds, previous, near["middle_vx"]) if near["middle_vx"] else seeds
             energy = _energy.holding(self.energy(turning), self.graph, previous, inertia)
-        cut = energy.minimise()[self.graph.labels]
+        cut = _kernels.paint(energy.minimise(), self.graph.labels)
         if any(near.values()):
             cut = refine(cut, seeds, self.graph, self.spacing, middle_contrast=self.options.middle_contrast, **near)
         if self.options.keep != "all":
@@ -250,7 +250,7 @@ def refine(
 
     seeds = np.ascontiguousarray(seeds)
     marks = np.empty(cut.shape, np.uint8)
-    front = _kernels.surface(cut, seeds, marks)
+    front = _kernels.surface(cut.view(np.uint8), seeds, marks)
     if refine_vx:
         band = _kernels.widen(front, refine_vx, seeds, marks, True)
         _kernels.flood(graph.dark, marks, band)
