@@ -31,8 +31,8 @@ from asem_preprocessors.downsample import Downsample
 from asem_sources.phantom import Phantom
 
 SAME_PORE_NM = 60.0
-CHANNELS = NuclearPores(num_gallery=0, membrane="dark", shortest_nm=50.0)
-"""For masks of the openings between rims, which are bright where membranes are dark, and no longer than a pore is wide."""
+CHANNELS = NuclearPores(num_gallery=0, smallest_um3=2e-5, shortest_nm=40.0, most_spread_nm=6.0)
+"""For predicted masks of the openings between rims: small where pores are, and some of them where no pore is."""
 
 
 @attrs.define

@@ -17,6 +17,10 @@ DEPTH_NM = 60.0
 """How far above and below the mid-plane the image is looked at, to find the mid-plane between the two membranes."""
 ROUNDS = 3
 """How often plane and centre are found anew; each starts from a better place."""
+CLEAR_NM = 4.0
+"""What the 18 diameters of a ring seen clearly spread by at most; another may only have been passed by."""
+BESIDE_NM, TILT_DEGREES = (12.0, 25.0), 25.0
+"""Where an unclear ring is looked for again: from six places at each distance in the plane, and along six tilted normals."""
 SEARCH_NM = 20.0
 """How far a peak may lie from that of the mean profile."""
 RIM_NM = (22.0, 45.0)
@@ -48,9 +52,24 @@ class Ring:
     def diameter_nm(self) -> float:
         return float(np.nanmedian(self.diameters_nm))
 
+    @property
+    def spread_nm(self) -> float:
+        return float(np.nanstd(self.diameters_nm))
+
+    @property
+    def is_clear(self) -> bool:
+        return self.spread_nm <= CLEAR_NM
+
 
 def measure_ring(
-    raw: Volume, centre_nm: np.ndarray, normal: np.ndarray, membrane: Membrane, largest_nm: float, slab_nm: float
+    raw: Volume,
+    centre_nm: np.ndarray,
+    normal: np.ndarray,
+    membrane: Membrane,
+    largest_nm: float,
+    slab_nm: float,
+    *,
+    again: bool = True,
 ) -> Ring | str:
     """Measure the diameter of one pore along 18 directions, or say why that cannot be done (one of `REASONS`).
 
@@ -58,6 +77,9 @@ def measure_ring(
     2. The mid-plane is found: outside the ring the envelope is two membranes; a plane is laid midway between them.
     3. In the mid-plane, along each of 18 directions 10 degrees apart, the two membrane peaks on either side are found
        to a fraction of a voxel; the centre of the ring becomes the centre, and they are found again.
+    4. Where that is no clear ring, the centroid of the mask may lie beside the pore, or the normal be wrong: of the rings
+       found from there, from twelve places around it and along six other normals, the one whose diameters spread least is
+       taken.
 
     Parameters
     ----------
@@ -67,11 +89,29 @@ def measure_ring(
         Largest diameter to look for.
     slab_nm
         Thickness of the slab, centred on the mid-plane, that profiles are averaged over.
+    again
+        Whether an unclear ring is looked for again (step 4).
     """
     radius = largest_nm / 2 + RIM_NM[1]
     sampler = _Sampler.around(raw, centre_nm, float(np.hypot(radius, DEPTH_NM)) + 2 * SEARCH_NM, membrane)
     if sampler is None:
         return BEYOND_IMAGE
+    ring = _settle(sampler, centre_nm, normal, radius, largest_nm, slab_nm)
+    if not again or (isinstance(ring, Ring) and ring.is_clear):
+        return ring
+    around = _directions()[::6] @ _frame(normal)[1:]
+    tilt = np.radians(TILT_DEGREES)
+    starts = [(centre_nm + far * step, normal) for far in BESIDE_NM for step in around]
+    starts += [(centre_nm, np.cos(tilt) * normal + np.sin(tilt) * step) for step in around]
+    others = [_settle(sampler, *start, radius, largest_nm, slab_nm) for start in starts]
+    rings = [found for found in (ring, *others) if isinstance(found, Ring)]
+    return min(rings, key=lambda found: found.spread_nm) if rings else ring
+
+
+def _settle(
+    sampler: _Sampler, centre_nm: np.ndarray, normal: np.ndarray, radius: float, largest_nm: float, slab_nm: float
+) -> Ring | str:
+    """Find plane and centre of the ring near a place, and measure it (see `measure_ring`)."""
     frame, ring_nm, moved_nm, turned = _frame(normal), None, 0.0, 0.0
     radii = np.arange(0, radius + STEP_NM / 2, STEP_NM)
     for _ in range(ROUNDS):

@@ -28,7 +28,8 @@ the others (alpha {alpha}) is the nuclear envelope; a pore's normal is the mean 
 (3) The image is rotated around each pore so that the normal points at the viewer; the plane midway between the two
 membranes around the pore, found in the image, corrects height and tilt. (4) In that plane, the intensity along 18
 directions, 10 degrees apart; the diameter is the distance between the two membrane peaks ({membrane} membranes), found
-to a fraction of a voxel; the diameter of the pore is the median of the 18.
+to a fraction of a voxel; the diameter of the pore is the median of the 18. Where the 18 differ much, the pore is looked for
+again from places around and along other normals, and the ring whose diameters differ least is taken.
 
 (5) Shapiro-Wilk; Kolmogorov-Smirnov against a single size measured with an error of at most {error:g} nm, its P from
 simulated populations; Moran's I of the diameter over the six nearest pores, P from permutations."""
@@ -40,6 +41,9 @@ CUT = "it touches the border of the image"
 OFF = "it lies off the envelope"
 FEW = "fewer than four pores: no envelope"
 LONELY = "no triangle of the envelope reaches it"
+UNCLEAR = "its 18 diameters differ by more than most_spread_nm"
+MEMBRANES: tuple[Membrane, Membrane] = ("dark", "bright")
+TRIED = 24  # pores that tell which of them
 FLAT = 0.7
 COARSE_DEGREES = 20.0
 
@@ -68,8 +72,11 @@ class NuclearPores(Analyzer):
         Largest diameter to look for.
     slab_nm
         Thickness that profiles are averaged over; 0 is a single plane, more helps in noisy images.
+    most_spread_nm
+        A pore whose 18 diameters have a larger standard deviation is dropped; None keeps all. What a network took for a
+        pore by mistake shows no ring, or a ragged one; so may a real pore in a noisy image, or one that is no circle.
     membrane
-        Whether membranes are dark or bright in the image; "auto" compares the mask with its surroundings.
+        Whether membranes are dark or bright in the image; "auto" takes those whose rings are rounder.
     error_nm
         Standard deviation of one measurement, for the test against a single size.
     single_size_nm
@@ -87,6 +94,7 @@ class NuclearPores(Analyzer):
     alpha_nm: float | None = attrs.field(default=None, validator=_at_least(1, "nm"))
     largest_nm: float = attrs.field(default=160.0, validator=_at_least(50, "nm"))
     slab_nm: float = attrs.field(default=0.0, validator=_at_least(0, "nm"))
+    most_spread_nm: float | None = attrs.field(default=None, validator=_at_least(0.1, "nm"))
     membrane: Literal["auto", "dark", "bright"] = "auto"
     error_nm: float = attrs.field(default=6.0, validator=_at_least(0.1, "nm"))
     single_size_nm: float | None = attrs.field(default=None, validator=_at_least(1, "nm"))
@@ -116,7 +124,7 @@ class NuclearPores(Analyzer):
             envelope = triangulate(found.centroid_nm[on_envelope], self.alpha_nm)
             normals[on_envelope] = _best_normals(envelope, found.take(on_envelope))
             reason[(reason == "") & np.isnan(normals[:, 0])] = LONELY
-        membrane = membrane_of(found, raw) if self.membrane == "auto" else self.membrane
+        membrane = self._membrane(found, normals, raw, reason) if self.membrane == "auto" else self.membrane
         results = self._measure(found, normals, raw, membrane, reason, run)
         return self._report(segmentation, found, envelope, normals, membrane, raw, reason, results)
 
@@ -130,6 +138,21 @@ class NuclearPores(Analyzer):
         reason[found.volume_um3 < self.smallest_um3] = SMALL
         return reason
 
+    def _membrane(self, found: Objects, normals: np.ndarray, raw: Volume, reason: np.ndarray) -> Membrane:
+        """Tell dark membranes from bright ones: most pores are the rounder rings of them, or the masks' greys tell.
+
+        Masks of the openings between rims are bright where membranes are dark, so greys alone would mislead.
+        """
+        wanted = np.flatnonzero(reason == "")
+        votes = 0
+        for index in wanted[_spread_evenly(len(wanted), TRIED)].tolist():
+            dark, bright = (
+                ring.spread_nm if isinstance(ring, Ring) else np.inf
+                for ring in (self.ring(found, normals, raw, each, index, again=False) for each in MEMBRANES)
+            )
+            votes += int(dark < bright) - int(bright < dark)
+        return membrane_of(found, raw) if votes == 0 else "dark" if votes > 0 else "bright"
+
     def _measure(
         self, found: Objects, normals: np.ndarray, raw: Volume, membrane: Membrane, reason: np.ndarray, run: Run
     ) -> _Results:
@@ -142,16 +165,27 @@ class NuclearPores(Analyzer):
         for index, row in zip(wanted.tolist(), rows, strict=True):
             if row[0] >= 0:
                 reason[index] = REASONS[int(row[0])]
+            elif self.most_spread_nm is not None and np.nanstd(row[1 : 1 + NUM_PROFILES]) > self.most_spread_nm:
+                reason[index] = UNCLEAR
             else:
                 results.diameters_nm[index], results.centre_nm[index], results.normal[index] = np.split(
                     row[1:], [18, 21]
                 )
         return results
 
-    def ring(self, pores: Objects, normals: np.ndarray, raw: Volume, membrane: Membrane, index: int) -> Ring | str:
+    def ring(
+        self,
+        pores: Objects,
+        normals: np.ndarray,
+        raw: Volume,
+        membrane: Membrane,
+        index: int,
+        *,
+        again: bool = True,
+    ) -> Ring | str:
         """Measure one pore."""
         centre = pores.centroid_nm[index] - raw.origin_nm
-        return measure_ring(raw, centre, normals[index], membrane, self.largest_nm, self.slab_nm)
+        return measure_ring(raw, centre, normals[index], membrane, self.largest_nm, self.slab_nm, again=again)
 
     def _report(
         self,
