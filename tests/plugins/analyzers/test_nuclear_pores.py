@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from asem_analyzers._envelope import outliers, triangulate
+from asem_analyzers._objects import find_objects
 from asem_analyzers._pore_statistics import describe, morans_i, single_size_test
-from asem_analyzers.nuclear_pores import NuclearPores
+from asem_analyzers._rings import REASONS
+from asem_analyzers.nuclear_pores import UNCLEAR, NuclearPores
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Labels, Volume, ZyxNm
@@ -67,6 +69,43 @@ def test_diameters_are_right_for_dark_and_bright_membranes_and_any_voxel(voxel_n
     assert {f"diameter_{10 * k:03d}deg_nm" for k in range(18)} <= set(table)
     assert table["spread_nm"].values.max() < 6
     assert set(analysis.figures) == {"diameters", "pores on the envelope", "reoriented pores"}
+
+
+@pytest.mark.parametrize("bright", [False, True])
+def test_masks_may_fill_the_openings_and_lie_beside_them(bright):
+    """Balls in the channels, up to 25 nm beside the axis: the polarity is not taken from their greys, the ring is found anew."""
+    true = [60.0, 75.0, 90.0, 100.0, 115.0, 130.0]
+    labels, raw = patch(true, bright=bright, noise=3.0)
+    centres = find_objects(labels, RUN).centroid_nm
+    places = np.stack(np.meshgrid(*[np.arange(n) * 5.0 for n in labels.shape], indexing="ij"), axis=-1)
+    beside = np.random.default_rng(1).normal(size=centres.shape)
+    beside *= np.linspace(0, 25, len(centres))[:, None] / np.linalg.norm(beside, axis=1, keepdims=True)
+    balls = np.zeros(labels.shape, np.uint8)
+    for centre in centres + beside:
+        balls[np.linalg.norm(places - centre, axis=-1) < 25] = 1
+    analyzer = NuclearPores(smallest_um3=2e-5, shortest_nm=30, most_spread_nm=6)
+    analysis = analyzer.analyze(Labels(balls, labels.voxel_size_nm, path="pores"), raw, RUN)
+    table = analysis.tables["pores"]
+    assert table["measured"].values.all()
+    assert ("bright membranes" if bright else "dark membranes") in analysis.method
+    found = np.column_stack([table[f"centroid_{a}_nm"].values for a in "zyx"])
+    nearest = np.linalg.norm(found[:, None] - centres, axis=2).argmin(axis=1)
+    from_rims = NuclearPores().analyze(labels, raw, RUN).tables["pores"]["diameter_nm"].values
+    assert table["diameter_nm"].values == pytest.approx(from_rims[nearest], abs=2)
+
+
+def test_ragged_rings_are_dropped_where_a_limit_is_set():
+    """What is no pore shows a ragged ring, if any; with `most_spread_nm` it is rejected with that reason."""
+    labels, raw = patch([80.0, 90.0, 100.0, 110.0, 95.0, 85.0])
+    image = np.array(raw.data)
+    first = find_objects(labels, RUN).box(0)
+    image[first.grow(6).slices] = np.random.default_rng(2).integers(0, 255, image[first.grow(6).slices].shape)
+    analysis = NuclearPores(membrane="dark", most_spread_nm=6).analyze(
+        labels, Volume(image, raw.voxel_size_nm, path="raw"), RUN
+    )
+    rejected = analysis.tables["pores"]["rejected"].values
+    assert rejected[0] in (UNCLEAR, *REASONS)
+    assert not rejected[1:].any()
 
 
 def test_image_may_reach_beyond_the_segmentation():
