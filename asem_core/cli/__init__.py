@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from asem_core.cli._later import put_off
 from asem_core.errors import AsemError
 from asem_core.interrupt import STOPPED, leave
 
@@ -28,6 +29,9 @@ _OWN_MODULES = {
 }  # fmt: skip
 """Commands in flow order, and the module of this package that mounts each; None: another package does."""
 _FLOW_ORDER = tuple(_OWN_MODULES)
+
+_LISTS = {"plugins", "models", "--version"}
+"""Commands that look at no image."""
 
 _NO_ROOM = " Make room, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
@@ -119,8 +123,11 @@ def make_app(command: str | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run the program: the entry point of the script `asem`."""
+    words = sys.argv[1:]
+    if not words or words[0] in _LISTS or {"-h", "--help"} & set(words):
+        put_off("numpy")
     try:
-        make_app(*sys.argv[1:2])(prog_name="asem")
+        make_app(*words[:1])(prog_name="asem")
     except SystemExit as end:
         if end.code == INTERRUPTED:
             leave(INTERRUPTED)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.components import Components
 
-Measure = Callable[[int], np.ndarray]
-"""Measures the object at an index of `Objects`: float64 (rows, measures), any number of rows, also none."""
+    Measure = Callable[[int], np.ndarray]
+    """Measures the object at an index of `Objects`: float64 (rows, measures), any number of rows, also none."""
 
 BLOCK: Zyx = (128, 128, 128)
 BLOCKS_KEPT = 16

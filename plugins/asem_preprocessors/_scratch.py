@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.components import Components
 
-WORK_BLOCK = as_zyx(128)
+WORK_BLOCK: Zyx = (128, 128, 128)
 
 
 def own_scratch(run: Run, step: Preprocessor, volume: Volume) -> Run:

@@ -63,19 +63,41 @@ def test_wheel_lists_every_package() -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], ["plugins", "list"], ["models", "list"], ["--version"], ["train", "--help"]]
 )
-def test_quick_commands_import_no_torch(words: list[str]) -> None:
-    """Answers that need no network import no torch, no numba, no napari."""
+def test_quick_commands_import_nothing_heavy(words: list[str]) -> None:
+    """Answers that need no image load no numpy, let alone torch, numba or napari."""
     program = (
         "import sys; from asem_core.cli import main\n"
         f"sys.argv = ['asem', *{words!r}]\n"
         "try: main()\n"
         "except SystemExit as done: assert not done.code, done.code\n"
-        "heavy = {'torch', 'numba', 'napari', 'matplotlib', 'scipy', 'skimage', 'neuroglancer'} & set(sys.modules)\n"
-        "print('HEAVY', sorted(heavy))"
+        "heavy = {'torch', 'numba', 'napari', 'matplotlib', 'scipy', 'skimage', 'neuroglancer', 'numpy._core'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    env = os.environ | {"ASEM_PLUGINS": "asem-core"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import numpy as np; assert not loaded(); np.pi; assert loaded()",
+        "import numpy; import numpy as np; assert not loaded(); isinstance(np, int); assert not loaded(); np.array([1])",
+        "import numpy.linalg; assert loaded(); assert numpy.linalg.norm([3, 4]) == 5",
+        "from numpy.linalg import norm; import numpy; assert numpy.linalg.norm is norm",
+        "from numpy import array; assert loaded(); put_off('numpy'); assert loaded()",
+        "put_off('no_such_module_at_all'); assert 'no_such_module_at_all' not in sys.modules",
+    ],
+)
+def test_a_module_that_was_put_off_loads_at_its_first_use(use: str) -> None:
+    """However it is imported, and whole."""
+    program = (
+        "import sys; from asem_core.cli._later import put_off\n"
+        "def loaded(): return 'numpy._core' in sys.modules\n"
+        f"put_off('numpy'); {use}"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_importing_the_core_has_no_effects(tmp_path: Path) -> None:
