@@ -42,6 +42,7 @@ OFF = "it lies off the envelope"
 FEW = "fewer than four pores: no envelope"
 LONELY = "no triangle of the envelope reaches it"
 UNCLEAR = "its 18 diameters differ by more than most_spread_nm"
+SAME = "its ring is that of another object"
 MEMBRANES: tuple[Membrane, Membrane] = ("dark", "bright")
 TRIED = 24  # pores that tell which of them
 FLAT = 0.7
@@ -171,6 +172,9 @@ class NuclearPores(Analyzer):
                 results.diameters_nm[index], results.centre_nm[index], results.normal[index] = np.split(
                     row[1:], [18, 21]
                 )
+        for index in _repeated(results):
+            reason[index] = SAME
+            results.diameters_nm[index] = results.centre_nm[index] = results.normal[index] = np.nan
         return results
 
     def ring(
@@ -255,6 +259,22 @@ class _Results:
         if self.measured.any():
             result[self.measured] = function(self.diameters_nm[self.measured], axis=1)
         return result
+
+
+def _repeated(results: _Results) -> list[int]:
+    """Find rings inside of which lies the centre of a clearer one: two objects led to the same pore."""
+    from scipy.spatial import cKDTree
+
+    measured = np.flatnonzero(results.measured)
+    measured = measured[np.argsort(results.spread_nm[measured], kind="stable")]
+    if not len(measured):
+        return []
+    radius, centre = results.median_nm[measured] / 2, results.centre_nm[measured]
+    kept = np.ones(len(measured), bool)
+    for i, near in enumerate(cKDTree(centre).query_ball_point(centre, radius)):
+        if kept[i] and any(j < i and kept[j] for j in near):
+            kept[i] = False
+    return measured[~kept].tolist()
 
 
 def _best_normals(envelope: Envelope, pores: Objects) -> np.ndarray:
