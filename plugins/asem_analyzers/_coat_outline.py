@@ -77,6 +77,8 @@ def measure_outline(
     2. Otsu's threshold of the dark pixels near the mask; their skeleton.
     3. An ellipse through the skeleton; then, along lines across it, the membrane's own place, to a fraction of a pixel,
        and the ellipse nearest to those. Without this the coat, dark too, draws the skeleton outwards.
+    4. The ellipse through the last places, by least squares of its equation: an outline that is no ellipse gives other
+       axes by each way to fit one, and this is the usual one.
     """
     from scipy.ndimage import distance_transform_edt
     from skimage.filters import threshold_otsu
@@ -95,17 +97,17 @@ def measure_outline(
     if ellipse is None:
         return None
     thickness = np.ptp(np.nonzero(mask)[axis]) * raw.voxel_size_nm[axis] - 2 * TRACE_NM
-    closed, residual = 0.0, np.nan
+    measured, closed, residual = ellipse, 0.0, np.nan
     for _ in range(ROUNDS):
         found = _membrane_near(ellipse, thickness, stain, flat_mask, size)
         start = fit_ellipse(found)
         if start is None:
             break
-        ellipse = nearest_ellipse(found, start)
+        ellipse, measured = nearest_ellipse(found, start), start
         closed = len(found) / NUM_LINES
-        residual = float(np.median(np.abs(_distance(found, ellipse))))
+        residual = float(np.median(np.abs(_distance(found, start))))
     begin = np.delete(np.asarray(box.begin), axis) * size
-    centre, major, minor, angle = ellipse
+    centre, major, minor, angle = measured
     return Outline(axis, box.begin[axis] + plane, centre + begin, major, minor, angle, closed, residual)
 
 
