@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -120,14 +120,6 @@ def _clash(found: Sequence[Offer]) -> str:
     return f"The {found[0].kind} '{found[0].name}' is offered twice: by {owners}. Uninstall one, or limit ASEM_PLUGINS."
 
 
-class _Manager(pluggy.PluginManager):
-    """Looks at the functions of a plugin module only: the rest are no hooks, and modules among it need not be loaded yet."""
-
-    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        is_function = type(vars(plugin).get(name)) is FunctionType
-        return super().parse_hookimpl_opts(plugin, name) if is_function else None
-
-
 def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
     """Load every plugin module of the entry-point group `asem`.
 
@@ -135,7 +127,7 @@ def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
     built-ins are those of `asem-core`.
     """
     allowed = set(limit) if limit is not None else _limit_from_environment()
-    manager = _Manager("asem")
+    manager = pluggy.PluginManager("asem")
     manager.add_hookspecs(hookspecs)
     offers: list[Offer] = []
     problems: list[Problem] = []

@@ -31,7 +31,7 @@ from asem_preprocessors.downsample import Downsample
 from asem_sources.phantom import Phantom
 
 SAME_PORE_NM = 60.0
-CHANNELS = NuclearPores(num_gallery=0, smallest_um3=1e-5, shortest_nm=30.0, most_spread_nm=6.0)
+CHANNELS = NuclearPores(num_gallery=0, smallest_um3=1e-5, shortest_nm=30.0, most_spread_nm=8.0)
 """For predicted masks of the openings between rims: small where pores are, and some of them where no pore is."""
 
 

@@ -30,8 +30,8 @@ _OWN_MODULES = {
 """Commands in flow order, and the module of this package that mounts each; None: another package does."""
 _FLOW_ORDER = tuple(_OWN_MODULES)
 
-_LISTS = {"plugins", "models", "--version"}
-"""Commands that look at no image."""
+_WITHOUT_IMAGES = {"", "--version", "plugins list", "models list"}
+"""Commands that numpy would only slow down; so it does help."""
 
 _NO_ROOM = " Make room, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
@@ -124,7 +124,7 @@ def make_app(command: str | None = None) -> typer.Typer:
 def main() -> None:
     """Run the program: the entry point of the script `asem`."""
     words = sys.argv[1:]
-    if not words or words[0] in _LISTS or {"-h", "--help"} & set(words):
+    if " ".join(words[:2]) in _WITHOUT_IMAGES or words[-1] in ("-h", "--help"):
         put_off("numpy")
     try:
         make_app(*words[:1])(prog_name="asem")

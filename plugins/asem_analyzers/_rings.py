@@ -18,9 +18,9 @@ DEPTH_NM = 60.0
 ROUNDS = 3
 """How often plane and centre are found anew; each starts from a better place."""
 CLEAR_NM = 4.0
-"""What the 18 diameters of a ring seen clearly spread by at most; another may only have been passed by."""
+"""What the 18 diameters of a clear ring spread by at most; one that spreads more is looked for again."""
 BESIDE_NM, TILT_DEGREES = (12.0, 25.0), 25.0
-"""Where an unclear ring is looked for again: from six places at each distance in the plane, and along six tilted normals."""
+"""Where it is looked for: from six places at each distance in the plane, and along six normals tilted by so much."""
 SEARCH_NM = 20.0
 """How far a peak may lie from that of the mean profile."""
 RIM_NM = (22.0, 45.0)
@@ -77,9 +77,9 @@ def measure_ring(
     2. The mid-plane is found: outside the ring the envelope is two membranes; a plane is laid midway between them.
     3. In the mid-plane, along each of 18 directions 10 degrees apart, the two membrane peaks on either side are found
        to a fraction of a voxel; the centre of the ring becomes the centre, and they are found again.
-    4. Where that is no clear ring, the centroid of the mask may lie beside the pore, or the normal be wrong: of the rings
-       found from there, from twelve places around it and along six other normals, the one whose diameters spread least is
-       taken.
+    4. Where that is no clear ring, the centroid of the mask may lie beside the pore, or the normal be wrong: the ring is
+       looked for from twelve places around it and along six other normals. The first clear one is taken, or else of all
+       the one whose diameters spread least.
 
     Parameters
     ----------
@@ -103,8 +103,13 @@ def measure_ring(
     tilt = np.radians(TILT_DEGREES)
     starts = [(centre_nm + far * step, normal) for far in BESIDE_NM for step in around]
     starts += [(centre_nm, np.cos(tilt) * normal + np.sin(tilt) * step) for step in around]
-    others = [_settle(sampler, *start, radius, largest_nm, slab_nm) for start in starts]
-    rings = [found for found in (ring, *others) if isinstance(found, Ring)]
+    rings = [ring] if isinstance(ring, Ring) else []
+    for start in starts:
+        found = _settle(sampler, *start, radius, largest_nm, slab_nm)
+        if isinstance(found, Ring) and np.linalg.norm(found.centre_nm - centre_nm) <= 2 * SEARCH_NM:
+            rings.append(found)
+            if found.is_clear:
+                break
     return min(rings, key=lambda found: found.spread_nm) if rings else ring
 
 

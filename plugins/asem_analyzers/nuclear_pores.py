@@ -12,7 +12,7 @@ import numpy as np
 from asem_analyzers._envelope import Envelope, outliers, triangulate
 from asem_analyzers._objects import Objects, find_objects, measure_each
 from asem_analyzers._polarity import membrane_of
-from asem_analyzers._rings import NUM_PROFILES, REASONS, STEP_DEGREES, Membrane, Ring, measure_ring
+from asem_analyzers._rings import CLEAR_NM, NUM_PROFILES, REASONS, STEP_DEGREES, Membrane, Ring, measure_ring
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
@@ -28,8 +28,9 @@ the others (alpha {alpha}) is the nuclear envelope; a pore's normal is the mean 
 (3) The image is rotated around each pore so that the normal points at the viewer; the plane midway between the two
 membranes around the pore, found in the image, corrects height and tilt. (4) In that plane, the intensity along 18
 directions, 10 degrees apart; the diameter is the distance between the two membrane peaks ({membrane} membranes), found
-to a fraction of a voxel; the diameter of the pore is the median of the 18. Where the 18 differ much, the pore is looked for
-again from places around and along other normals, and the ring whose diameters differ least is taken.
+to a fraction of a voxel; the diameter of the pore is the median of the 18. Where the 18 have a standard deviation of more than
+{clear:g} nm, the pore is looked for again from places around and along other normals, and the roundest ring is taken. {dropped}Of
+two objects that lead to one pore, the one with the rounder ring counts.
 
 (5) Shapiro-Wilk; Kolmogorov-Smirnov against a single size measured with an error of at most {error:g} nm, its P from
 simulated populations; Moran's I of the diameter over the six nearest pores, P from permutations."""
@@ -140,9 +141,9 @@ class NuclearPores(Analyzer):
         return reason
 
     def _membrane(self, found: Objects, normals: np.ndarray, raw: Volume, reason: np.ndarray) -> Membrane:
-        """Tell dark membranes from bright ones: most pores are the rounder rings of them, or the masks' greys tell.
+        """Tell dark membranes from bright ones: the polarity in which most pores show the rounder ring.
 
-        Masks of the openings between rims are bright where membranes are dark, so greys alone would mislead.
+        Where neither wins, the masks' greys tell; they would mislead for masks of the openings between rims.
         """
         wanted = np.flatnonzero(reason == "")
         votes = 0
@@ -172,7 +173,7 @@ class NuclearPores(Analyzer):
                 results.diameters_nm[index], results.centre_nm[index], results.normal[index] = np.split(
                     row[1:], [18, 21]
                 )
-        for index in _repeated(results):
+        for index in _same_pores(results):
             reason[index] = SAME
             results.diameters_nm[index] = results.centre_nm[index] = results.normal[index] = np.nan
         return results
@@ -190,6 +191,11 @@ class NuclearPores(Analyzer):
         """Measure one pore."""
         centre = pores.centroid_nm[index] - raw.origin_nm
         return measure_ring(raw, centre, normals[index], membrane, self.largest_nm, self.slab_nm, again=again)
+
+    def _ring_again(self, raw: Volume, results: _Results, membrane: Membrane, index: int) -> Ring | str:
+        """Look at a measured pore once more, for its picture."""
+        place, normal = results.centre_nm[index], results.normal[index]
+        return measure_ring(raw, place, normal, membrane, self.largest_nm, self.slab_nm, again=False)
 
     def _report(
         self,
@@ -217,7 +223,7 @@ class NuclearPores(Analyzer):
             figures["diameters"] = _pore_figures.histogram(diameters, size, self.error_nm)
             figures["pores on the envelope"] = _pore_figures.envelope_map(envelope, centres, diameters)
             shown = measured[np.argsort(diameters)][_spread_evenly(len(measured), self.num_gallery)]
-            rings = [(int(found.ids[i]), self.ring(found, normals, raw, membrane, i)) for i in shown]
+            rings = [(int(found.ids[i]), self._ring_again(raw, results, membrane, i)) for i in shown]
             if kept := [(number, ring) for number, ring in rings if isinstance(ring, Ring)]:
                 figures["reoriented pores"] = _pore_figures.gallery(kept)
         alpha = "not needed" if envelope is None else f"{envelope.alpha_nm:.0f} nm"
@@ -225,7 +231,15 @@ class NuclearPores(Analyzer):
             tables={"pores": _table(found, reason, results, np.asarray(raw.origin_nm))},
             figures=figures,
             numbers=numbers,
-            method=METHOD.format(alpha=alpha, membrane=membrane, error=self.error_nm),
+            method=METHOD.format(
+                alpha=alpha,
+                membrane=membrane,
+                error=self.error_nm,
+                clear=CLEAR_NM,
+                dropped=""
+                if self.most_spread_nm is None
+                else f"Pores of more than {self.most_spread_nm:g} nm are dropped. ",
+            ),
             notes=_notes(segmentation, found, reason, len(measured)),
         )
 
@@ -261,8 +275,8 @@ class _Results:
         return result
 
 
-def _repeated(results: _Results) -> list[int]:
-    """Find rings inside of which lies the centre of a clearer one: two objects led to the same pore."""
+def _same_pores(results: _Results) -> list[int]:
+    """Find objects that led to the pore of another one: the centre of one ring lies inside the other, and is less clear."""
     from scipy.spatial import cKDTree
 
     measured = np.flatnonzero(results.measured)
@@ -271,9 +285,10 @@ def _repeated(results: _Results) -> list[int]:
         return []
     radius, centre = results.median_nm[measured] / 2, results.centre_nm[measured]
     kept = np.ones(len(measured), bool)
-    for i, near in enumerate(cKDTree(centre).query_ball_point(centre, radius)):
-        if kept[i] and any(j < i and kept[j] for j in near):
-            kept[i] = False
+    for i, near in enumerate(cKDTree(centre).query_ball_point(centre, radius.max())):
+        for j in near:
+            inside = np.linalg.norm(centre[i] - centre[j]) < max(radius[i], radius[j])
+            kept[i] &= not (j < i and kept[j] and inside)
     return measured[~kept].tolist()
 
 

@@ -100,6 +100,32 @@ def test_a_module_that_was_put_off_loads_at_its_first_use(use: str) -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_threads_wait_for_a_module_that_was_put_off() -> None:
+    """Whoever asks first loads it; nobody sees half of it."""
+    program = (
+        "from concurrent.futures import ThreadPoolExecutor; from asem_core.cli._later import put_off\n"
+        "put_off('numpy'); import numpy\n"
+        "with ThreadPoolExecutor(6) as pool: print(sum(a.size for a in pool.map(lambda n: numpy.zeros(n), [3] * 6)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "18"
+
+
+def test_a_module_that_fails_to_load_fails_again(tmp_path: Path) -> None:
+    """It does not stay behind half loaded."""
+    (tmp_path / "broken_module.py").write_text("x = 1\nraise ImportError('no')\n")
+    program = (
+        "import sys; from asem_core.cli._later import put_off; put_off('broken_module'); import broken_module\n"
+        "for _ in range(2):\n"
+        "    try: broken_module.y\n"
+        "    except ImportError: print('no')\n"
+        "print('broken_module' in sys.modules)"
+    )
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout.split() == ["no", "no", "False"]
+
+
 def test_importing_the_core_has_no_effects(tmp_path: Path) -> None:
     """Importing writes no files and reads no configuration."""
     program = "import asem_core.interfaces, asem_core.catalog, asem_core.recipe, asem_core.store, asem_core.blocks"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from asem_analyzers._envelope import outliers, triangulate
-from asem_analyzers._objects import find_objects
+from asem_analyzers._objects import connect, find_objects
 from asem_analyzers._pore_statistics import describe, morans_i, single_size_test
 from asem_analyzers._rings import REASONS
-from asem_analyzers.nuclear_pores import UNCLEAR, NuclearPores
+from asem_analyzers.nuclear_pores import SAME, UNCLEAR, NuclearPores
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Labels, Volume, ZyxNm
@@ -106,6 +106,19 @@ def test_ragged_rings_are_dropped_where_a_limit_is_set():
     rejected = analysis.tables["pores"]["rejected"].values
     assert rejected[0] in (UNCLEAR, *REASONS)
     assert not rejected[1:].any()
+
+
+def test_two_masks_on_one_pore_count_once():
+    """A ball in the channel beside the mask of the rim: one is measured, the other says that its ring is another's."""
+    labels, raw = patch([80.0, 90.0, 100.0, 110.0, 95.0, 85.0])
+    found = find_objects(labels, RUN)
+    centre = np.round(found.mean_vx[0]).astype(int)
+    ids = np.array(connect(labels, RUN).read())
+    ids[tuple(slice(c - 3, c + 4) for c in centre)] = 99
+    analyzer = NuclearPores(smallest_um3=1e-5, shortest_nm=30)
+    table = analyzer.analyze(Labels(ids, labels.voxel_size_nm, path="pores"), raw, RUN).tables["pores"]
+    assert table["measured"].values.sum() == 6
+    assert sorted(filter(None, table["rejected"].values.tolist())) == [SAME]
 
 
 def test_image_may_reach_beyond_the_segmentation():
