@@ -25,8 +25,8 @@ After Gallusser et al. 2022. Class: an endocytic pit lies on the plasma membrane
 vesicle within {vesicle:g} nm of it; the rest is secretory. What lies on the membrane and has no coat (the image just
 outside the membrane is not darker than the cytosol by {coat:g} of the membrane's contrast) is a caveola. Ellipse: of nine
 consecutive planes along each axis around the centroid, the one with the largest outline; Otsu's threshold of the dark
-pixels near the mask; skeleton; ellipse by least squares; then the ellipse nearest to the membrane's own place on 72
-lines across it, in the mean of the plane and its neighbours.
+pixels near the mask; skeleton; ellipse by least squares; then the same through the membrane's own places, on 72 lines
+across the ellipse nearest to them, in the mean of the plane and its neighbours.
 Eccentricity: major over minor axis.
 
 Height, width and neck, which the paper measured by hand, are measured between the membrane's centres in the mean of 36
