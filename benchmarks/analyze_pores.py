@@ -1,10 +1,11 @@
 """How right are the diameters of nuclear pores? Phantom nuclei with known pores.
 
     python benchmarks/analyze_pores.py [--nuclei 6] [--looks cf hpfs] [--voxel 5 5 5] [--single 95]
-    python benchmarks/analyze_pores.py --network NAME [--nuclei 6] [--looks cf hpfs] [--voxel 5 5 5]
+    python benchmarks/analyze_pores.py --network NAME [--nuclei 6] [--looks cf hpfs] [--voxel 5 5 5] [--spreads 6 7 8]
 
 From their true masks, or from those that a network of the registry predicts: it sees the image averaged to voxels as near to
-its own as whole factors come, and its masks are measured in the image as drawn. Prints, for each look:
+its own as whole factors come, and its masks are measured in the image as drawn. Prints, for each look (and each limit of the
+spread of the 18 diameters, `most_spread_nm`, above which pores are left out):
 pores measured, false ones (60 nm and more from any true one), bias and standard deviation of the diameter, and what the
 Kolmogorov-Smirnov test says of the population.
 """
@@ -24,6 +25,7 @@ from _networks import segment_with, voxel_size_of
 from asem_analyzers._pore_statistics import single_size_test
 from asem_analyzers.nuclear_pores import NuclearPores
 from asem_core.blocks import Run
+from asem_core.interfaces import Column
 from asem_core.preprocess import apply
 from asem_core.resample import on_grid_of
 from asem_core.volume import Labels, Volume, as_zyx
@@ -31,7 +33,7 @@ from asem_preprocessors.downsample import Downsample
 from asem_sources.phantom import Phantom
 
 SAME_PORE_NM = 60.0
-CHANNELS = NuclearPores(num_gallery=0, smallest_um3=1e-5, shortest_nm=30.0, most_spread_nm=8.0)
+CHANNELS = NuclearPores(num_gallery=0, smallest_um3=1e-5, shortest_nm=30.0)
 """For predicted masks of the openings between rims: small where pores are, and some of them where no pore is."""
 
 
@@ -46,14 +48,13 @@ class Found:
     diameters: list[float] = attrs.field(factory=list)
     seconds: float = 0.0
 
-    def add(self, phantom: Phantom, raw: Volume, mask: Labels, analyzer: NuclearPores) -> None:
-        begun = time.perf_counter()
-        table = analyzer.analyze(mask, raw, Run(progress=False)).tables["pores"]
-        self.seconds += time.perf_counter() - begun
+    def add(self, phantom: Phantom, table: dict[str, Column], seconds: float, most_spread_nm: float) -> None:
+        self.seconds += seconds
         truth = phantom.truth("nuclear-pores")
         places = np.column_stack([truth[f"{a}_nm"] for a in "zyx"])
         self.num_true += int(truth["complete"].sum())
         rows = np.flatnonzero(table["measured"].values)
+        rows = rows[table["spread_nm"].values[rows] <= most_spread_nm]
         if not len(rows):
             return
         at = np.column_stack([table[f"centre_{a}_nm"].values[rows] for a in "zyx"])
@@ -88,11 +89,15 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=2000.0)
     parser.add_argument("--single", type=float, help="diameter of a population of one size, nm")
     parser.add_argument("--network", help="take the masks that it predicts, instead of the true ones")
+    parser.add_argument(
+        "--spreads", nargs="+", type=float, help="limits of the spread, nm (default: none; 6, 7, 8 with --network)"
+    )
     options = parser.parse_args()
     voxel = tuple(options.voxel)
     diameters = (options.single, options.single) if options.single else (60.0, 130.0)
+    spreads = options.spreads or ([6.0, 7.0, 8.0] if options.network else [np.inf])
     for look in options.looks:
-        found = Found()
+        found = {spread: Found() for spread in spreads}
         for seed in range(options.nuclei):
             phantom = Phantom(
                 size_nm=(options.size,) * 3,
@@ -106,14 +111,24 @@ def main() -> None:
             raw = phantom.open("raw")
             raw = Volume(raw.read(), raw.voxel_size_nm)
             if options.network:
+                analyzer = CHANNELS
                 with tempfile.TemporaryDirectory() as folder:
-                    found.add(phantom, raw, predicted(options.network, raw, Path(folder)), CHANNELS)
+                    mask = predicted(options.network, raw, Path(folder))
             else:
-                mask = phantom.open("labels/nuclear-pores")
-                found.add(phantom, raw, Labels(mask.read(), mask.voxel_size_nm), NuclearPores(num_gallery=0))
+                analyzer, stored = NuclearPores(num_gallery=0), phantom.open("labels/nuclear-pores")
+                mask = Labels(stored.read(), stored.voxel_size_nm)
+            begun = time.perf_counter()
+            table = analyzer.analyze(mask, raw, Run(progress=False)).tables["pores"]
+            for spread, of_spread in found.items():
+                of_spread.add(phantom, table, time.perf_counter() - begun, spread)
         masks = "predicted" if options.network else "true"
         at = "x".join(f"{v:g}" for v in voxel)
-        print(f"{look} at {at} nm, {diameters[0]:g}-{diameters[1]:g} nm, {masks} masks: {found}", flush=True)
+        for spread, of_spread in found.items():
+            limit = f", spread up to {spread:g} nm" if np.isfinite(spread) else ""
+            print(
+                f"{look} at {at} nm, {diameters[0]:g}-{diameters[1]:g} nm, {masks} masks{limit}: {of_spread}",
+                flush=True,
+            )
     print(hardware())
 
 
