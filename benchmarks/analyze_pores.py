@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -48,7 +49,7 @@ class Found:
     diameters: list[float] = attrs.field(factory=list)
     seconds: float = 0.0
 
-    def add(self, phantom: Phantom, table: dict[str, Column], seconds: float, most_spread_nm: float) -> None:
+    def add(self, phantom: Phantom, table: Mapping[str, Column], seconds: float, most_spread_nm: float) -> None:
         self.seconds += seconds
         truth = phantom.truth("nuclear-pores")
         places = np.column_stack([truth[f"{a}_nm"] for a in "zyx"])
