@@ -19,11 +19,14 @@ def voxel_size_of(name: str) -> ZyxNm:
     return read_metadata(find_weights(name))["voxel_size_nm"]
 
 
-def segment_with(name: str, image: Volume, folder: Path) -> tuple[Model, Labels]:
-    """Predict `image` with the network `name` and segment it in `folder`; gives the model and the segmentation."""
+def segment_with(name: str, image: Volume, folder: Path, **choices: object) -> tuple[Model, Labels]:
+    """Predict `image` with the network `name` and segment it in `folder`; gives the model and the segmentation.
+
+    `choices` are options of the model that replace its own, such as `threshold`.
+    """
     run = Run(progress=False)
     weights = find_weights(name)
-    options = dict(read_metadata(weights)["model"])
+    options = dict(read_metadata(weights)["model"]) | choices
     model = build(load_catalog().get("model", options.pop("use")), options, name)
     probability = predict(load_weights(weights, model.network()), image, folder / "c.zarr" / "p", run)
     return model, model.segment(probability, folder / "c.zarr" / "s", run)

@@ -90,12 +90,14 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=2000.0)
     parser.add_argument("--single", type=float, help="diameter of a population of one size, nm")
     parser.add_argument("--network", help="take the masks that it predicts, instead of the true ones")
+    parser.add_argument("--threshold", type=float, help="of its probability, instead of its own")
     parser.add_argument(
         "--spreads", nargs="+", type=float, help="limits of the spread, nm (default: none; 6, 7, 8 with --network)"
     )
     options = parser.parse_args()
     voxel = tuple(options.voxel)
     diameters = (options.single, options.single) if options.single else (60.0, 130.0)
+    choices = {} if options.threshold is None else {"threshold": options.threshold}
     spreads = options.spreads or ([6.0, 7.0, 8.0] if options.network else [np.inf])
     for look in options.looks:
         found = {spread: Found() for spread in spreads}
@@ -114,7 +116,7 @@ def main() -> None:
             if options.network:
                 analyzer = CHANNELS
                 with tempfile.TemporaryDirectory() as folder:
-                    mask = predicted(options.network, raw, Path(folder))
+                    mask = predicted(options.network, raw, Path(folder), **choices)
             else:
                 analyzer, stored = NuclearPores(num_gallery=0), phantom.open("labels/nuclear-pores")
                 mask = Labels(stored.read(), stored.voxel_size_nm)
@@ -133,11 +135,11 @@ def main() -> None:
     print(hardware())
 
 
-def predicted(network: str, raw: Volume, folder: Path) -> Labels:
+def predicted(network: str, raw: Volume, folder: Path, **choices: object) -> Labels:
     """Segment at about the network's voxel size; seen on the grid of `raw`."""
     factor = np.maximum(1, np.rint(np.divide(voxel_size_of(network), raw.voxel_size_nm))).astype(int).tolist()
     smaller = apply(Downsample(factor=as_zyx(factor)), raw, folder / "smaller.zarr" / "raw", Run(progress=False))
-    mask = on_grid_of(raw, segment_with(network, smaller, folder)[1])
+    mask = on_grid_of(raw, segment_with(network, smaller, folder, **choices)[1])
     return Labels(mask.read(raw.box), raw.voxel_size_nm, raw.origin_nm)
 
 
