@@ -8,6 +8,7 @@ commands by an entry point of the group `asem.cli` that names a module with `mou
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import logging
 import sys
@@ -52,6 +53,10 @@ class _Commands(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         known = super().list_commands(ctx)
         return sorted(known, key=lambda n: _FLOW_ORDER.index(n) if n in _FLOW_ORDER else len(_FLOW_ORDER))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write plain text: for a list of commands, loading rich would take as long as all the rest."""
+        super(typer.core.TyperGroup, self).format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -126,6 +131,7 @@ def main() -> None:
     words = sys.argv[1:]
     if " ".join(words[:2]) in _WITHOUT_IMAGES or words[-1] in ("-h", "--help"):
         put_off("numpy")
+        gc.disable()  # what is made for a list is all still needed when it ends
     try:
         make_app(*words[:1])(prog_name="asem")
     except SystemExit as end:
