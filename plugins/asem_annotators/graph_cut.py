@@ -246,20 +246,20 @@ def refine(
     that ends, to the side that reaches them at the least cost. A watershed ends at the darkest voxel, which noise moves
     about; costs from both sides are equal in the middle of what is dark.
     """
-    from asem_annotators import _kernels
+    from asem_annotators import _front_kernels
 
     seeds = np.ascontiguousarray(seeds)
     marks = np.empty(cut.shape, np.uint8)
-    front = _kernels.surface(cut.view(np.uint8), seeds, marks)
+    front = _front_kernels.surface(cut.view(np.uint8), seeds, marks)
     if refine_vx:
-        band = _kernels.widen(front, refine_vx, seeds, marks, True)
-        _kernels.flood(graph.dark, marks, band)
+        band = _front_kernels.widen(front, refine_vx, seeds, marks, True)
+        _front_kernels.flood(graph.dark, marks, band)
     if middle_vx:
         if refine_vx:
-            front = _kernels.surface_among(marks, band)
-        band = _kernels.widen(front, middle_vx, seeds, marks, False)
+            front = _front_kernels.surface_among(marks, band)
+        band = _front_kernels.widen(front, middle_vx, seeds, marks, False)
         cost = np.exp(np.linspace(0, middle_contrast, 256)).astype(np.float32)
-        _kernels.meet(cost, graph.wall, marks, band, np.asarray(spacing, float))
+        _front_kernels.meet(cost, graph.wall, marks, band, np.asarray(spacing, float))
     return np.equal(marks, 1)
 
 
