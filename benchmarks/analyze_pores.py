@@ -122,8 +122,9 @@ def main() -> None:
                 mask = Labels(stored.read(), stored.voxel_size_nm)
             begun = time.perf_counter()
             table = analyzer.analyze(mask, raw, Run(progress=False)).tables["pores"]
+            seconds = time.perf_counter() - begun
             for spread, of_spread in found.items():
-                of_spread.add(phantom, table, time.perf_counter() - begun, spread)
+                of_spread.add(phantom, table, seconds, spread)
         masks = "predicted" if options.network else "true"
         at = "x".join(f"{v:g}" for v in voxel)
         for spread, of_spread in found.items():

@@ -167,15 +167,13 @@ class NuclearPores(Analyzer):
         for index, row in zip(wanted.tolist(), rows, strict=True):
             if row[0] >= 0:
                 reason[index] = REASONS[int(row[0])]
-            elif self.most_spread_nm is not None and np.nanstd(row[1 : 1 + NUM_PROFILES]) > self.most_spread_nm:
-                reason[index] = UNCLEAR
             else:
                 results.diameters_nm[index], results.centre_nm[index], results.normal[index] = np.split(
                     row[1:], [18, 21]
                 )
-        for index in _same_pores(results):
-            reason[index] = SAME
-            results.diameters_nm[index] = results.centre_nm[index] = results.normal[index] = np.nan
+        if self.most_spread_nm is not None:
+            results.drop(np.flatnonzero(results.spread_nm > self.most_spread_nm), UNCLEAR, reason)
+        results.drop(_same_pores(results), SAME, reason)
         return results
 
     def ring(
@@ -256,6 +254,11 @@ class _Results:
     def empty(cls, n: int) -> _Results:
         return cls(np.full((n, NUM_PROFILES), np.nan), np.full((n, 3), np.nan), np.full((n, 3), np.nan))
 
+    def drop(self, rows: np.ndarray, why: str, reason: np.ndarray) -> None:
+        """Forget what was measured of some objects, and write why."""
+        self.diameters_nm[rows] = self.centre_nm[rows] = self.normal[rows] = np.nan
+        reason[rows] = why
+
     @property
     def measured(self) -> np.ndarray:
         return np.asarray(np.isfinite(self.centre_nm[:, 0]))
@@ -275,21 +278,21 @@ class _Results:
         return result
 
 
-def _same_pores(results: _Results) -> list[int]:
-    """Find objects that led to the pore of another one: the centre of one ring lies inside the other, and is less clear."""
+def _same_pores(results: _Results) -> np.ndarray:
+    """Find objects that led to the pore of another one: of two rings, one around the other's centre, the less round."""
     from scipy.spatial import cKDTree
 
     measured = np.flatnonzero(results.measured)
     measured = measured[np.argsort(results.spread_nm[measured], kind="stable")]
     if not len(measured):
-        return []
+        return measured
     radius, centre = results.median_nm[measured] / 2, results.centre_nm[measured]
     kept = np.ones(len(measured), bool)
     for i, near in enumerate(cKDTree(centre).query_ball_point(centre, radius.max())):
         for j in near:
             inside = np.linalg.norm(centre[i] - centre[j]) < max(radius[i], radius[j])
             kept[i] &= not (j < i and kept[j] and inside)
-    return measured[~kept].tolist()
+    return measured[~kept]
 
 
 def _best_normals(envelope: Envelope, pores: Objects) -> np.ndarray:
