@@ -90,15 +90,15 @@ def asem(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
 
-def run(project: Path, *words: str) -> str:
-    done = asem(project, "run", "recipe.toml", "-o", "out", "-q", *words)
+def run(project: Path, *words: str, workers: int = 1) -> str:
+    done = asem(project, "run", "recipe.toml", "-o", "out", "-q", "-j", str(workers), *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_whole_recipe(project: Path) -> None:
     """Planes in, planes out, in place; reports written; the second run repeats nothing; a swap is one line."""
-    said = run(project)
+    said = run(project, workers=2)
     assert "balls at 0.5: F1" in said
     cell = project / "out" / "cell.zarr"
     assert {"raw", "raw_crop", "raw_normalize", "labels/balls", "predictions/mitochondria/probability"} <= set(
@@ -137,7 +137,7 @@ def test_whole_recipe(project: Path) -> None:
     )
 
     (project / "recipe.toml").write_text(recipe.replace('use = "balanced"', 'use = "uniform"'))
-    done = asem(project, "run", "recipe.toml", "-o", "out-uniform", "-q")
+    done = asem(project, "run", "recipe.toml", "-o", "out-uniform", "-q", "-j", "1")
     assert done.returncode == 0, done.stderr
     assert '"uniform"' in (project / "out-uniform" / "training" / "provenance.json").read_text()
 
