@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from asem_core.errors import BadInput
 from asem_core.volume import Zyx, as_zyx
+from asem_models._convolution import Convolution
 
 Kernels = Sequence[Sequence[Any]]
 """Kernels of the convolutions of a level, or a list of such lists: one per level, the full resolution first."""
@@ -60,10 +61,12 @@ class UNet(nn.Module):
 
         width = [features * feature_factor**i for i in range(len(self.kernels))]
         below = [in_channels, *width]
-        encoders = [_ConvPass(below[i], width[i], k) for i, k in enumerate(self.kernels)]
-        decoders = [_ConvPass(width[i] + width[i + 1], width[i], self.kernels[i]) for i in range(len(self.factors))]
+        # The layout of maps should not change from layer to layer: all layers take the fast way, or none.
+        layer = Convolution if features % 16 == 0 else nn.Conv3d
+        encoders = [_ConvPass(layer, below[i], width[i], k) for i, k in enumerate(self.kernels)]
+        decoders = [_ConvPass(layer, width[i] + width[i + 1], width[i], self.kernels[i]) for i in range(len(factors))]
         self.unet = _Sides(encoders, decoders)
-        self.final_conv_pass = _ConvPass(features, out_channels, [self.kernels[0][-1]], activate=False)
+        self.final_conv_pass = _ConvPass(nn.Conv3d, features, out_channels, [self.kernels[0][-1]], activate=False)
 
     def spec(self) -> dict[str, Any]:
         """Say what `UNet(**spec)` needs to build this network again; plain JSON values."""
@@ -228,13 +231,20 @@ class _Sides(nn.Module):
 class _ConvPass(nn.Module):
     """Valid convolutions, each followed by a ReLU (unless it is the network's last)."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernels: Sequence[Zyx], activate: bool = True) -> None:
+    def __init__(
+        self,
+        layer: type[nn.Conv3d],
+        in_channels: int,
+        out_channels: int,
+        kernels: Sequence[Zyx],
+        activate: bool = True,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for kernel in kernels:
-            layers.append(nn.Conv3d(in_channels, out_channels, kernel))
+            layers.append(layer(in_channels, out_channels, kernel))
             if activate:
-                layers.append(nn.ReLU())
+                layers.append(nn.ReLU(inplace=True))
             in_channels = out_channels
         self.conv_pass = nn.Sequential(*layers)
 
@@ -249,9 +259,9 @@ class _ConvPass(nn.Module):
 
 def _centre(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Take the middle of the last three axes; an odd rest leaves one voxel more at the end."""
-    for axis, n in zip((2, 3, 4), shape, strict=True):
-        image = image.narrow(axis, (image.shape[axis] - n) // 2, n)
-    return image
+    cut = [(have - n, (have - n) // 2) for have, n in zip(image.shape[:1:-1], reversed(shape), strict=True)]
+    # Unlike narrowing, padding by less than nothing has a gradient that keeps the layout of the maps.
+    return functional.pad(image, [-n for rest, before in cut for n in (before, rest - before)])
 
 
 def _kernels_per_level(kernels: Kernels, levels: int) -> tuple[tuple[Zyx, ...], ...]:
