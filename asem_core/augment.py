@@ -1,6 +1,6 @@
 """Augmentation: deform and shade a training block, image and labels alike.
 
-Mirrors, transposes, rotation, elastic jitter and plane slips are drawn as one `Warp`: a map from the block's voxels to
+Mirrors, transposes, rotation, zoom, elastic jitter and plane slips are drawn as one `Warp`: a map from the block's voxels to
 places in the source volume. The image is sampled once through it (trilinear) and the labels once (nearest), so nothing
 is interpolated twice and both stay aligned. The map is a coarse lattice, interpolated cubically axis by axis: on a GPU by three
 small matrix products and torch's own sampling, on a CPU by one compiled loop (`asem_core._warp_kernel`).
@@ -38,6 +38,8 @@ class Augment:
         Distance of the control points, and the standard deviation of their displacement along each axis (0: none).
     rotation_deg
         Range of the rotation about z.
+    zoom
+        Range of the factor by which things appear larger along all axes; every ratio in it is as likely.
     shift_probability, slip_probability, misalign_vx
         Per plane: from here on all planes are shifted in y and x; only this plane is; by at most so much.
     intensity_scale, intensity_shift
@@ -55,6 +57,7 @@ class Augment:
     elastic_spacing_vx: tuple[int, int, int] = (32, 32, 32)
     elastic_jitter_vx: tuple[float, float, float] = (2.0, 2.0, 2.0)
     rotation_deg: tuple[float, float] = (0.0, 90.0)
+    zoom: tuple[float, float] = (1.0, 1.0)
     shift_probability: float = 0.05
     slip_probability: float = 0.0
     misalign_vx: int = 2
@@ -69,7 +72,7 @@ class Augment:
         for name, value in (("mirror", self.mirror), ("transpose", self.transpose)):
             if not set(value) <= set("zyx") and not (name, value) == ("transpose", "auto"):
                 raise RecipeError(f"augment: {name} is '{value}'; write some of the letters z, y, x, for example 'yx'.")
-        for name in ("rotation_deg", "intensity_scale", "intensity_shift", "gamma"):
+        for name in ("rotation_deg", "zoom", "intensity_scale", "intensity_shift", "gamma"):
             low, high = getattr(self, name)
             if low > high:
                 raise RecipeError(f"augment: {name} is [{low}, {high}]; write the smaller number first.")
@@ -78,13 +81,14 @@ class Augment:
                 raise RecipeError(f"augment: {name} is {getattr(self, name)}; a probability lies from 0 to 1.")
         if min(self.elastic_spacing_vx) < 1 or min(self.elastic_jitter_vx) < 0:
             raise RecipeError("augment: elastic_spacing_vx must be at least 1 and elastic_jitter_vx at least 0.")
-        if self.gamma[0] <= 0:
-            raise RecipeError(f"augment: gamma is {list(self.gamma)}; an exponent must be above 0.")
+        for name, what in (("gamma", "an exponent"), ("zoom", "a factor")):
+            if getattr(self, name)[0] <= 0:
+                raise RecipeError(f"augment: {name} is {list(getattr(self, name))}; {what} must be above 0.")
 
     @classmethod
     def none(cls) -> Augment:
         """Leave blocks as they are."""
-        return cls("", "", (32, 32, 32), (0, 0, 0), (0, 0), 0, 0, 0, (1, 1), (0, 0))
+        return cls("", "", (32, 32, 32), (0, 0, 0), (0, 0), (1, 1), 0, 0, 0, (1, 1), (0, 0))
 
     def draw_warp(self, box: Box, voxel_size_nm: ZyxNm, rng: np.random.Generator) -> Warp:
         """Draw a deformation of `box` (voxels of the image; the network's input)."""
@@ -104,6 +108,8 @@ class Augment:
         rotation = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
         scale = np.array(voxel_size_nm)
         lattice = np.einsum("ij,j...->i...", rotation * scale / scale[:, None], lattice)
+        if self.zoom != (1, 1):  # a number is drawn only where it is used, so that the other draws stay as they were
+            lattice /= np.exp(rng.uniform(*np.log(self.zoom)))
         lattice += rng.normal(size=lattice.shape) * np.array(self.elastic_jitter_vx)[:, None, None, None]
         planes = np.zeros((3, shape[0]))
         planes[1:] = self._draw_misalignment(int(shape[0]), rng)

@@ -30,14 +30,15 @@ def coordinates(shape: tuple[int, int, int]) -> list[np.ndarray]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=seeds, jitter=st.floats(0, 3), slip=st.floats(0, 0.3), cubic=st.booleans())
-def test_image_and_labels_stay_aligned(seed: int, jitter: float, slip: float, cubic: bool) -> None:
+@given(seed=seeds, jitter=st.floats(0, 3), slip=st.floats(0, 0.3), cubic=st.booleans(), zoom=st.floats(0.7, 1.4))
+def test_image_and_labels_stay_aligned(seed: int, jitter: float, slip: float, cubic: bool, zoom: float) -> None:
     """Labels sampled in the middle equal the threshold of the image sampled over the whole, wherever that is clear."""
     rng = np.random.default_rng(seed)
     z, y, x = np.indices((70, 70, 70))
     image = 30 + 20 * np.sin(z / 9) * np.sin(y / 7 + 1) * np.cos(x / 8)
     labels = (image > 30).astype(np.uint8)
     augment = Augment(elastic_jitter_vx=(jitter,) * 3, slip_probability=slip, elastic_spacing_vx=(12, 16, 16))
+    augment = attrs.evolve(augment, zoom=(zoom, zoom))
     voxel_size = (5.0, 5.0, 5.0) if cubic else (20.0, 5.0, 5.0)
     whole = Box((20, 18, 22), (44, 50, 46))
     middle = Box((26, 24, 27), (39, 41, 40))
@@ -85,6 +86,23 @@ def test_rotation_turns_about_z_and_keeps_lengths_in_nm() -> None:
     np.testing.assert_allclose(places[0], z + 10, atol=1e-3)
     np.testing.assert_allclose(places[1], 50 + (cos * dy - sin * dx) / 4, atol=1e-2)
     np.testing.assert_allclose(places[2], 40 + (sin * dy + cos * dx) / 8, atol=1e-2)
+
+
+def test_zoom_magnifies_about_the_centre() -> None:
+    """Twice as large, a block shows the half of itself around its centre; every ratio in a range is as likely."""
+    box = Box((10, 12, 14), (31, 33, 35))
+    warp = attrs.evolve(STILL, zoom=(2.0, 2.0)).draw_warp(box, (8.0, 4.0, 4.0), np.random.default_rng(0))
+    for places, own, centre in zip(coordinates((42, 44, 46)), np.indices(box.shape), (20, 22, 24), strict=True):
+        np.testing.assert_allclose(sample(warp, places, box), centre + (own - 10) / 2, atol=1e-3)
+
+    factors = []
+    for seed in range(200):
+        warp = attrs.evolve(STILL, zoom=(0.5, 2.0)).draw_warp(box, (8.0, 4.0, 4.0), np.random.default_rng(seed))
+        factors.append(
+            np.ptp(STILL.draw_warp(box, (8.0, 4.0, 4.0), np.random.default_rng(0)).lattice) / np.ptp(warp.lattice)
+        )
+    assert 0.5 <= min(factors) < 0.6 < 1.7 < max(factors) <= 2
+    assert 0.85 < np.exp(np.mean(np.log(factors))) < 1.18
 
 
 def test_elastic_deformation_is_smooth_and_as_strong_as_asked() -> None:
@@ -187,6 +205,7 @@ def test_the_same_seed_draws_the_same() -> None:
         ({"shift_probability": 1.5}, "a probability lies from 0 to 1"),
         ({"elastic_spacing_vx": (0, 8, 8)}, "elastic_spacing_vx must be at least 1"),
         ({"gamma": (0.0, 1.0)}, "an exponent must be above 0"),
+        ({"zoom": (0.0, 1.0)}, "a factor must be above 0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], said: str) -> None:
