@@ -59,6 +59,8 @@ class _Convolve(torch.autograd.Function):
         from asem_models._winograd import LANES, convolve
 
         ctx.save_for_backward(image, weight)
+        if image.shape[1] == 1:
+            image, weight = _planes_as_channels(image, weight)
         return convolve(_with_channels(image, LANES), _with_channels(weight, LANES), bias)
 
     @staticmethod
@@ -72,10 +74,22 @@ class _Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_image = convolve(gradient, weight.flip(2, 3, 4).transpose(0, 1), None, full=True)
         if ctx.needs_input_grad[1]:
-            of_weight = weight_gradient(_with_channels(image, LANES), gradient, weight.shape[2:])[:, : weight.shape[1]]
+            wide, taps = _planes_as_channels(image, weight) if image.shape[1] == 1 else (image, weight)
+            found = weight_gradient(_with_channels(wide, LANES), gradient, taps.shape[2:])[:, : taps.shape[1]]
+            of_weight = found.transpose(1, 2) if image.shape[1] == 1 else found
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3, 4))
         return of_image, of_weight, of_bias
+
+
+def _planes_as_channels(image: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn one channel and solid filters into a channel for each plane of the filters, which are then flat.
+
+    There are lanes for that many channels anyway, and flat filters have fewer points.
+    """
+    depth = weight.shape[2]
+    planes = [image.narrow(2, first, image.shape[2] - depth + 1) for first in range(depth)]
+    return torch.cat(planes, dim=1), weight.transpose(1, 2)
 
 
 def _with_channels(image: torch.Tensor, least: int) -> torch.Tensor:
