@@ -24,7 +24,7 @@ import numba
 import numpy as np
 import torch
 
-from asem_models._vector_code import LANES, TAPS, VALUES, VECTOR_BYTES, copy_vector, product, transforms
+from asem_models._vector_code import LANES, TAPS, VECTOR_BYTES, copy_vector, product, transforms
 
 PANEL = 16
 """Channels of a result are worked on so many at a time."""
@@ -34,8 +34,9 @@ _ROWS = 3 * LANES // 4
 _WEIGHT_ROWS = LANES // 2  # of the gradient of the weights: a divisor of PANEL
 _TILES = 24  # at a time: a multiple of _ROWS
 
-_RESULTS = {False: (2, 4, 4), True: (1, 4, 4)}
-"""Results of a tile along z, y, x, for solid (False) and for flat (True) filters."""
+# Of a tile for solid and for flat filters: its results and the values they are made of, zyx, and its points.
+_SOLID = (2, 4, 4), (4, 6, 6), 144
+_FLAT = (1, 4, 4), (1, 6, 6), 36
 
 
 def convolve(
@@ -55,7 +56,7 @@ def convolve(
     float32 (n, k, z', y', x'), channels last
     """
     flat, channels, features = weight.shape[2] == 1, weight.shape[1], weight.shape[0]
-    results = _RESULTS[flat]
+    results, _, num_points = _FLAT if flat else _SOLID
     pad = [n - 1 if full else 0 for n in weight.shape[2:]]
     shape = [n + 2 * p - k + 1 for n, p, k in zip(image.shape[2:], pad, weight.shape[2:], strict=True)]
     made = torch.empty((len(image), features, *shape), memory_format=torch.channels_last_3d)
@@ -66,7 +67,7 @@ def convolve(
         source, target = _layout(one), _layout(result)
 
         def work(begin: int, end: int, source: Any = source, target: Any = target) -> None:
-            spare = _Scratch(results, _TILES, channels, features)
+            spare = _Scratch(num_points, _TILES, channels, features)
             _convolve_tiles(
                 flat, source, channels, points.data_ptr(), bias.data_ptr(), target, features, tuple(pad), begin, end,
                 _TILES, spare.addresses,
@@ -85,17 +86,16 @@ def weight_gradient(image: torch.Tensor, gradient: torch.Tensor, kernel: Sequenc
     gradient : float32 (n, k, z', y', x'), channels last; `k` must be a multiple of `PANEL`
     """
     flat, channels, features = kernel[0] == 1, image.shape[1], gradient.shape[1]
-    results = _RESULTS[flat]
+    results, _, num_points = _FLAT if flat else _SOLID
     # The sums of all points are read and written once for so many tiles; the wider the maps, the more it costs.
     tiles = _TILES if channels * features <= 64 * 64 else 3 * _TILES
-    num_points = math.prod(len(VALUES[m]) for m in results)
     parts: list[torch.Tensor] = []
     for one, changes in zip(image, gradient, strict=True):
         source, target = _layout(one), _layout(changes)
 
         def work(begin: int, end: int, source: Any = source, target: Any = target) -> torch.Tensor:
             part = torch.zeros(num_points, features // PANEL, channels, PANEL)
-            spare = _Scratch(results, tiles, channels, features)
+            spare = _Scratch(num_points, tiles, channels, features)
             _add_products(flat, source, channels, target, features, part.data_ptr(), begin, end, tiles, spare.addresses)
             return part
 
@@ -109,8 +109,7 @@ def weight_gradient(image: torch.Tensor, gradient: torch.Tensor, kernel: Sequenc
 class _Scratch:
     """Room for the transformed values of some tiles of two maps, and for one tile; gone with this object."""
 
-    def __init__(self, results: Sequence[int], tiles: int, *channels: int) -> None:
-        num_points = math.prod(len(VALUES[m]) for m in results)
+    def __init__(self, num_points: int, tiles: int, *channels: int) -> None:
         # A little more than a power of two between points: they would push each other out of the cache.
         widths = [tiles * max(c, PANEL) + PANEL for c in channels]
         self._rooms = [torch.empty(num_points, width) for width in (*widths, max(channels))]
@@ -158,8 +157,8 @@ def _taps_matrix(results: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(np.kron(np.kron(z, y), x)).float()
 
 
-_image_solid, _gradient_solid, _result_solid = transforms(_RESULTS[False])
-_image_flat, _gradient_flat, _result_flat = transforms(_RESULTS[True])
+_image_solid, _gradient_solid, _result_solid = transforms(_SOLID[0])
+_image_flat, _gradient_flat, _result_flat = transforms(_FLAT[0])
 _multiply = product(_ROWS, PANEL, add=False)
 _accumulate = product(_WEIGHT_ROWS, PANEL, add=True)
 
@@ -215,15 +214,9 @@ def _bring_back(image, channels, place, size, spare):  # type: ignore[no-untyped
 
 
 @numba.njit(cache=True, nogil=True)
-def _sizes(flat):  # type: ignore[no-untyped-def]
-    """Say the results and the values of a tile, zyx, and how many points it has."""
-    return ((1, 4, 4), (1, 6, 6), 36) if flat else ((2, 4, 4), (4, 6, 6), 144)
-
-
-@numba.njit(cache=True, nogil=True)
 def _convolve_tiles(flat, image, channels, weights, bias, result, features, pad, begin, end, tiles, scratch):  # type: ignore[no-untyped-def]
     """Make the tiles `begin` to `end` of a result, `tiles` at a time."""
-    size, reach, num_points = _sizes(flat)
+    size, reach, num_points = _FLAT if flat else _SOLID
     (to, step), (made, made_step), (beside, _) = scratch
     for first in range(begin, end, tiles):
         number = min(tiles, end - first)
@@ -257,7 +250,7 @@ def _convolve_tiles(flat, image, channels, weights, bias, result, features, pad,
 @numba.njit(cache=True, nogil=True)
 def _add_products(flat, image, channels, gradient, features, sums, begin, end, tiles, scratch):  # type: ignore[no-untyped-def]
     """Add, at each point, the products of all values with all gradients of the tiles `begin` to `end`."""
-    size, reach, num_points = _sizes(flat)
+    size, reach, num_points = _FLAT if flat else _SOLID
     panel = tiles * PANEL * 4
     (to, step), (by, by_step), (beside, _) = scratch
     for first in range(begin, end, tiles):
