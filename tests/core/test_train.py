@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,16 @@ def test_it_learns(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     assert last["best_f1"] > 0.85
 
 
+@pytest.fixture
+def several_threads() -> Iterator[None]:
+    """Let torch compute with two threads, also where tests have one core only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("several_threads")
 def test_equal_seeds_give_equal_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """Two runs of one recipe are equal to the bit, with threads that read ahead or without; another seed differs."""
     path = recipe()
