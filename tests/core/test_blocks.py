@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -73,6 +74,14 @@ def test_every_block_once(tmp_path: Path, workers: int, threads: int) -> None:
     assert len(list(tmp_path.glob("loaded-*"))) <= workers
     inline = (tmp_path / f"loaded-{os.getpid()}").exists()
     assert inline == (workers == 1 and threads == 1)
+
+
+@pytest.mark.parametrize(("block", "skip"), [(12, None), (4, lambda box: box.begin != (6, 4, 5))])
+def test_one_block_needs_no_other_process(tmp_path: Path, block: int, skip: Callable[[Box], bool] | None) -> None:
+    """Where one block is all there is to do, it is done inline, however many workers there may be."""
+    run_blocks(Touch(tmp_path), BOX, block, Run(workers=3, progress=False), name="one", skip=skip)
+    assert len(calls(tmp_path)) == 1
+    assert [p.name for p in tmp_path.glob("loaded-*")] == [f"loaded-{os.getpid()}"]
 
 
 def test_map_blocks_in_order(tmp_path: Path) -> None:
