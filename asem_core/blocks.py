@@ -44,7 +44,7 @@ class Run:
     Parameters
     ----------
     workers
-        1 runs inline, in this process; more start as many local processes.
+        1 runs inline, in this process; more start as many local processes, but no more than there are blocks.
     block
         Block shape in voxels; None leaves the choice to the stage.
     scratch
@@ -103,13 +103,16 @@ def run_blocks(
     if box.is_empty:
         return
     block = as_zyx(block)
+    skipped = None if skip is None else np.array([skip(tile) for tile in box.blocks(block)], bool)
+    num_blocks = int(np.prod(_grid(box, block)) if skipped is None else np.count_nonzero(~skipped))
+    run = attrs.evolve(run, workers=max(1, min(run.workers, num_blocks)))  # to start a process takes seconds
     with _notes_folder(run) as folder:
         job = Job(load, box, block, name, folder, run.workers)
         job.forget_failures()
         inline = run.workers <= 1 and threads == 1 and not run.launcher
         with Bar(name, box, block, shown=run.progress) as bar, _shared_cores(run.workers):
             try:
-                states = _run_daisy(job, run, skip, threads, inline, bar)
+                states = _run_daisy(job, run, skipped, threads, inline, bar)
             except KeyboardInterrupt:  # daisy's own has words of daisy's
                 raise KeyboardInterrupt from None
         job.raise_failures()
@@ -141,7 +144,7 @@ def worker_index() -> int:
 # --- the parent's side ------------------------------------------------------------------------------------------
 
 
-def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: int, inline: bool, bar: Bar) -> Any:
+def _run_daisy(job: Job, run: Run, skipped: np.ndarray | None, threads: int, inline: bool, bar: Bar) -> Any:
     import daisy.v2 as daisy
     from daisy.logging import set_log_basedir, set_log_level
 
@@ -149,10 +152,7 @@ def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: 
     # Its warnings, for example of a worker that came up when the others had done all blocks, are no news to a user.
     # Failures do not come this way: they are noted in files, and raised.
     set_log_level(logging.NOTSET if log.isEnabledFor(logging.INFO) else logging.ERROR)
-    grid = as_zyx([-(-n // b) for n, b in zip(job.box.shape, job.block, strict=True)])
-    mask = None
-    if skip is not None:
-        mask = np.array([skip(tile) for tile in job.box.blocks(job.block)], np.uint8).reshape(grid)
+    mask = None if skipped is None else skipped.astype(np.uint8).reshape(_grid(job.box, job.block))
     total = daisy.Roi((0, 0, 0), job.box.shape)
     tile = daisy.Roi((0, 0, 0), job.block)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: 
         else _worker_function(job, run.launcher, threads),
         read_write_conflict=False,
         fit="shrink",
-        max_workers=max(1, run.workers),
+        max_workers=run.workers,
         max_retries=ATTEMPTS - 1,
         max_worker_restarts=GIVE_UP_AFTER,
         timeout=None,
@@ -182,6 +182,10 @@ def _run_daisy(job: Job, run: Run, skip: Callable[[Box], bool] | None, threads: 
         run_on = partial(daisy.Server().run_blockwise, task, progress=bar, summary=False, host=host)
         states = run_stoppable(run_on)
     return states[job.name]
+
+
+def _grid(box: Box, block: Zyx) -> Zyx:
+    return as_zyx([-(-n // b) for n, b in zip(box.shape, block, strict=True)])
 
 
 def _inline_function(job: Job, bar: Bar, stopping: contextlib.ExitStack) -> Callable[[Any], None]:

@@ -6,6 +6,7 @@ done again by the next run.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+GOES_ON_AFTER = 5.0
+"""Seconds: a program that has not ended so long after Ctrl-C goes on."""
+
 STOPPED = "Stopped. Finished blocks are kept: run the same command again to go on."
 
 
@@ -28,7 +32,8 @@ def run_stoppable(function: Callable[[], T]) -> T:
 
     Left to itself, daisy would take the signal, and wait for the blocks that workers have in hand, for seconds or minutes.
     So it runs in a thread of its own, whose children never see the signal. At Ctrl-C they are frozen, so that nothing is
-    written any more, and killed a moment later: by `leave`, or, where the program goes on, in the background.
+    written any more, and killed: by `leave` or when the program ends, or, where it goes on, a little later in the
+    background. Daisy has words of its own on killed workers; at the end of a program they are kept from the user.
 
     Outside of the main thread, where signals do not arrive, and where the program heeds SIGINT in its own way or ignores
     it, the function is only called.
@@ -49,15 +54,20 @@ def run_stoppable(function: Callable[[], T]) -> T:
 
     runner = threading.Thread(target=call, name="asem-blocks")
 
-    def kill() -> None:
-        _for_workers(psutil.Process.kill)
+    def kill(frozen: list[psutil.Process]) -> None:
+        _for_workers(psutil.Process.kill, frozen)  # others may be those of a new run by now
         while runner.is_alive():  # daisy starts others a few times before it gives up
             runner.join(0.05)
             _for_workers(psutil.Process.kill)
+        atexit.unregister(_end_workers)
 
     def stop(*_: Any) -> None:
-        _for_workers(psutil.Process.suspend)
-        threading.Timer(1.0, kill).start()
+        frozen = psutil.Process().children()
+        _for_workers(psutil.Process.suspend, frozen)
+        later = threading.Timer(GOES_ON_AFTER, kill, [frozen])
+        later.daemon = True
+        later.start()
+        atexit.register(_end_workers)
         raise KeyboardInterrupt
 
     runner.start()
@@ -96,15 +106,24 @@ def leave(code: int) -> None:
         os._exit(code)
 
 
+def _end_workers() -> None:
+    """Kill the workers as the last thing that a program does: what is written to standard error from now on is lost."""
+    import psutil
+
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    _for_workers(psutil.Process.kill)
+
+
 def _takes_interrupts() -> bool:
     ours = threading.current_thread() is threading.main_thread()
     return ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def _for_workers(act: Callable[[psutil.Process], None]) -> None:
+def _for_workers(act: Callable[[psutil.Process], None], among: list[psutil.Process] | None = None) -> None:
     import psutil
 
-    for child in psutil.Process().children():
+    for child in psutil.Process().children() if among is None else among:
         with contextlib.suppress(psutil.Error):
             if "daisy._subprocess_worker" in child.cmdline():
                 for launched in child.children(recursive=True):  # srun, for example, ends its job then

@@ -131,6 +131,8 @@ def train(
             preflight(plan, folder.path).require()
             _claim(folder, recipe, record, resume=resume, overwrite=overwrite)
         team.wait()
+        if resume and _is_finished(folder, recipe.options):
+            return folder
         try:
             fit(plan, folder, team, resume=resume, progress=progress)
         except KeyboardInterrupt:
@@ -138,6 +140,11 @@ def train(
         if team.leads:
             write_training_report(folder, plan, record)
     return folder
+
+
+def _is_finished(folder: RunFolder, options: TrainOptions) -> bool:
+    """Tell whether nothing is left to do: the report is the last that a run writes."""
+    return folder.saved_iterations()[-1:] == [options.iterations] and (folder.path / "report.html").exists()
 
 
 def _what_is_kept(folder: RunFolder) -> str:

@@ -1,4 +1,4 @@
-"""What tests share: where the real volumes are."""
+"""What tests share: the cores, and where the real volumes are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from asem_core.machine import available_cores
+
 ROOT = Path(__file__).resolve().parent.parent
+
+# Side by side (`pytest -n 2`), each process of pytest uses its share of the cores, as workers of `asem` do. Otherwise the
+# threads of one wait for cores that those of the other hold, and small networks take ten times as long. The libraries read
+# these names when they are loaded, which is later.
+SHARE = max(1, available_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(name, str(SHARE))
 
 
 @pytest.fixture(scope="session")

@@ -168,6 +168,24 @@ def test_cpu_and_gpu_code_agree(seed: int, nearest: bool) -> None:
     assert float((a - b).abs().max()) < (1.01 if nearest else 0.05)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_threads_share_the_planes(mode: str) -> None:
+    """One thread, some, and more than planes sample the same voxels, to the bit."""
+    rng = np.random.default_rng(7)
+    array = rng.integers(0, 256, (50, 50, 50)).astype(np.uint8)
+    box = Box((20, 15, 18), (31, 35, 38))
+    warp = Augment().draw_warp(box, (5.0, 5.0, 5.0), rng)
+    before, found = torch.get_num_threads(), []
+    try:
+        for num_threads in (1, 3, 16):
+            torch.set_num_threads(num_threads)
+            found.append(sample(warp, array, box, mode))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
 def test_shade_changes_grey_values_as_asked() -> None:
     """Scale turns about the mean, shift adds, gamma bends, noise has its sigma, missing planes are black."""
     image = torch.from_numpy(np.random.default_rng(0).uniform(0.3, 0.7, (8, 40, 40)).astype(np.float32))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
@@ -73,6 +74,14 @@ def test_every_block_once(tmp_path: Path, workers: int, threads: int) -> None:
     assert len(list(tmp_path.glob("loaded-*"))) <= workers
     inline = (tmp_path / f"loaded-{os.getpid()}").exists()
     assert inline == (workers == 1 and threads == 1)
+
+
+@pytest.mark.parametrize(("block", "skip"), [(12, None), (4, lambda box: box.begin != (6, 4, 5))])
+def test_one_block_needs_no_other_process(tmp_path: Path, block: int, skip: Callable[[Box], bool] | None) -> None:
+    """Where one block is all there is to do, it is done inline, however many workers there may be."""
+    run_blocks(Touch(tmp_path), BOX, block, Run(workers=3, progress=False), name="one", skip=skip)
+    assert len(calls(tmp_path)) == 1
+    assert [p.name for p in tmp_path.glob("loaded-*")] == [f"loaded-{os.getpid()}"]
 
 
 def test_map_blocks_in_order(tmp_path: Path) -> None:
@@ -191,6 +200,34 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
     repeated = len(everything) - len(set(everything))
     at_once = workers * threads
     assert repeated <= 2 * at_once, f"{repeated} blocks were done twice, of {len(before)} done before the interrupt"
+
+
+def test_a_program_that_ends_slowly_after_ctrl_c_is_quiet(tmp_path: Path) -> None:
+    """A script takes its time to end, as on a busy machine: it still says its own exception only, and leaves no process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from test_blocks import Touch, BOX\n"
+        "from asem_core.blocks import Run, run_blocks\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        f"        run_blocks(Touch(Path({str(tmp_path)!r}), wait=0.5), BOX, 4, Run(workers=2, progress=False), name='slow')\n"
+        "    finally:\n"
+        "        time.sleep(1.5)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(script)], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts, start_new_session=True
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not calls(tmp_path):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert said.count("Traceback") == 1
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert not living(process.pid)
 
 
 def living(group: int) -> list[psutil.Process]:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from asem_core import __version__
 from asem_core.catalog import KINDS, Catalog, Offer, Problem, load_catalog
 from asem_core.errors import PluginError, UnknownName
 from asem_core.interfaces import Source
+from asem_core.provenance import describe_plugin
+from asem_preprocessors.invert import Invert
 
 STEP = """
 import attrs
@@ -48,6 +51,15 @@ def asem(folder: Path, *words: str, **environment: str) -> subprocess.CompletedP
     return subprocess.run(
         [sys.executable, "-m", "asem_core", *words], env=env, capture_output=True, text=True, check=False
     )
+
+
+def test_records_say_whose_a_plugin_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer notes the distribution of what made it, also of one that lists no files, as in an editable install."""
+    install(tmp_path, "their-steps", STEP.replace("NAME", "their-step"))
+    monkeypatch.syspath_prepend(tmp_path)
+    step = load_catalog().get("preprocessor", "their-step")
+    assert describe_plugin(step())["version"] == "their-steps 1.2"
+    assert describe_plugin(Invert())["version"] == f"asem-core {__version__}"
 
 
 BROKEN = {

@@ -39,9 +39,14 @@ def hash_normal(seed, stream, z, y, x):
     return (float(total) / 65536.0 - 2.0) * 1.7320508
 
 
-@jit
+@inline
 def value_noise(seed, stream, z, y, x, scale):
     """Smooth noise in about [-1, 1]: random values on a grid of `scale` nm, interpolated between."""
+    return _value_noise(seed, np.int64(stream), z, y, x, scale)  # a number as it stands would be compiled for itself
+
+
+@jit
+def _value_noise(seed, stream, z, y, x, scale):
     z, y, x = z / scale, y / scale, x / scale
     iz, iy, ix = math.floor(z), math.floor(y), math.floor(x)
     fz, fy, fx = z - iz, y - iy, x - ix
