@@ -15,7 +15,15 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-LANES = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+
+def _count_lanes() -> int:
+    try:
+        return 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+    except RuntimeError:  # LLVM cannot tell on every system
+        return 8
+
+
+LANES = _count_lanes()
 VECTOR_BYTES = 4 * LANES
 
 # By the results along an axis: what transforms the values, the taps, and the products (B^T, G, A^T of Lavin and Gray).
