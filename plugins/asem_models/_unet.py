@@ -259,6 +259,8 @@ class _ConvPass(nn.Module):
 
 def _centre(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Take the middle of the last three axes; an odd rest leaves one voxel more at the end."""
+    if list(image.shape[2:]) == list(shape):
+        return image
     cut = [(have - n, (have - n) // 2) for have, n in zip(image.shape[:1:-1], reversed(shape), strict=True)]
     # Unlike narrowing, padding by less than nothing has a gradient that keeps the layout of the maps.
     return functional.pad(image, [-n for rest, before in cut for n in (before, rest - before)])
