@@ -140,6 +140,18 @@ class Augment:
         )
 
 
+UNCHANGED = Augment(
+    mirror="",
+    transpose="",
+    elastic_jitter_vx=(0.0, 0.0, 0.0),
+    rotation_deg=(0.0, 0.0),
+    shift_probability=0.0,
+    intensity_scale=(1.0, 1.0),
+    intensity_shift=(0.0, 0.0),
+)
+"""Blocks as they are in the volume."""
+
+
 @attrs.frozen(eq=False)
 class Warp:
     """A drawn deformation: for each voxel of `box`, the place in the volume that it shows."""

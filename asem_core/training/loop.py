@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from asem_core.augment import UNCHANGED
 from asem_core.errors import TrainingStopped
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
@@ -66,9 +67,10 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
         options.loss.ignore_exclusion, options.readers,
     )  # fmt: skip
     per_step = options.batch * options.accumulate
+    unchanged = attrs.evolve(stream, augment=UNCHANGED)
 
     def images(first: int) -> Iterator[torch.Tensor]:
-        return _images(islice(stream.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
+        return _images(islice(unchanged.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
 
     if options.normalise and plan.fine_tuning and done == 0:
         keep_output(network, forward, images(0), team)

@@ -6,7 +6,8 @@ one factor and one offset a map, which the convolution before it can hold itself
 know nothing of it, and blocks are still predicted independently of each other.
 
 While learning, a step is normalised by its own blocks. Prediction needs means and variances that hold anywhere: at every
-checkpoint they are measured anew, over the last blocks, with the weights as they are. Running averages would lag behind.
+checkpoint they are measured anew, with the weights as they are, over the last blocks as the image shows them. Running
+averages would lag behind, and blocks that augmentation has changed have other means than what is predicted.
 """
 
 from __future__ import annotations

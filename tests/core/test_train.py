@@ -23,6 +23,7 @@ from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, Tra
 from asem_core.store import create_volume, finish_volume
 from asem_core.train import make_plan, read_training_recipe, resumed_recipe, train
 from asem_core.training.folder import RunFolder
+from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
 from asem_core.training.preflight import preflight, seconds_per_iteration
 from asem_core.training.progress import Progress
 from asem_core.volume import Spec
@@ -281,6 +282,25 @@ def test_normalisation_leaves_no_trace_in_weights(recipe: Recipe, catalog: Catal
     a, b = (load_file(folder.checkpoint(6)) for folder in (with_it, without))
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
     load_weights(with_it.chosen())
+
+
+def test_normalisation_is_measured_on_the_image_itself(
+    recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What evaluation normalises by is not what augmentation made of the greys: noise would leave no whole ones."""
+    from asem_core.training import loop
+
+    seen: list[torch.Tensor] = []
+
+    def measure(network: Any, forward: Any, images: Iterator[torch.Tensor], team: Any) -> None:
+        seen.extend(kept := list(images))
+        measure_normalisation(network, forward, kept, team)
+
+    monkeypatch.setattr(loop, "measure_normalisation", measure)
+    run(recipe(train="normalise = true"), catalog, tmp_path / "run")
+    greys = (torch.cat(seen) + 1) / 2 * 255
+    assert len(greys) == 3 * NUM_MEASURED
+    torch.testing.assert_close(greys, greys.round(), atol=1e-3, rtol=0)
 
 
 def test_labels_outside_the_mask_do_not_matter(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: Path) -> None:
