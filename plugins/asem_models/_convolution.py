@@ -22,7 +22,10 @@ class Convolution(nn.Conv3d):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if not self._is_fast(image):
             return super().forward(image)
-        result: torch.Tensor = _convolve(image, self.weight, self.bias)
+        convolve = _Convolve.apply
+        if torch.compiler.is_compiling():  # as a decorator, this would load the compiler in every process, for seconds
+            convolve = torch.compiler.disable(convolve)
+        result: torch.Tensor = convolve(image, self.weight, self.bias)
         return result
 
     def _is_fast(self, image: torch.Tensor) -> bool:
@@ -43,12 +46,6 @@ class Convolution(nn.Conv3d):
             and not any(as_zyx(self.padding))
             and self.groups == 1
         )
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _convolve(image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    result: torch.Tensor = _Convolve.apply(image, weight, bias)
-    return result
 
 
 class _Convolve(torch.autograd.Function):

@@ -198,7 +198,7 @@ def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_keeps_finished_blocks(tmp_path: Path, workers: str) -> None:
     """Ctrl-C ends within two seconds with advice; the same command then completes the layer exactly."""
-    image = np.random.default_rng(0).integers(0, 256, (96, 160, 160)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 128, 128)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", image)
     words = ["import", "stack.tif", "--voxel-size", "5", "-o", "cell.zarr", "-q", "--block", "16", "-j", workers]
     command = [sys.executable, "-m", "asem_core", *words]

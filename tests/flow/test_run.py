@@ -6,16 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from typer.testing import CliRunner
 
+from asem_core.cli import make_app
 from asem_core.provenance import steps_done
 from asem_core.store import layers, open_volume
 from asem_core.testing import example_image, example_labels
 
-SHAPE = (64, 72, 80)
+SHAPE = (40, 48, 56)
 
 RECIPE = """
 [source]
@@ -30,7 +33,7 @@ voxel_size_nm = [5, 5, 5]
 
 [[preprocess]]
 use = "crop"
-box = "4:64,8:72,0:80"
+box = "4:40,8:48,0:56"
 
 [[preprocess]]
 use = "normalize"
@@ -56,15 +59,15 @@ readers = 0
 
 [[train.regions]]
 labels = "balls"
-box = "0:40,:,:"
+box = "0:24,:,:"
 
 [[train.validation]]
 labels = "balls"
-box = "40:64,:,:"
+box = "24:40,:,:"
 
 [evaluate]
 truth = "balls"
-box = "40:64,:,:"
+box = "24:40,:,:"
 
 [[analyze]]
 use = "morphometry"
@@ -75,8 +78,9 @@ layers = ["segmentation", "probability"]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """Make a folder of planes, labels and the recipe."""
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a folder of planes, labels and the recipe, and work there."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "planes").mkdir()
     for i, plane in enumerate(example_image(SHAPE).read()):
         tifffile.imwrite(tmp_path / "planes" / f"cell_{i + 100}.tif", plane)
@@ -85,21 +89,28 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asem(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def asem(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does; each time it loads torch anew."""
     command = [sys.executable, "-m", "asem_core", *words]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def run(project: Path, *words: str, workers: int = 1) -> str:
-    done = asem(project, "run", "recipe.toml", "-o", "out", "-q", "-j", str(workers), *words)
-    assert done.returncode == 0, done.stderr
+def invoke(*words: str) -> Any:
+    """Run the program in this process."""
+    return CliRunner().invoke(make_app(), list(words))
+
+
+def run(*words: str) -> str:
+    done = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1", *words)
+    assert done.exit_code == 0, done.stderr
     return done.stdout
 
 
 def test_whole_recipe(project: Path) -> None:
     """Planes in, planes out, in place; reports written; the second run repeats nothing; a swap is one line."""
-    said = run(project, workers=2)
-    assert "balls at 0.5: F1" in said
+    done = asem("run", "recipe.toml", "-o", "out", "-q", "-j", "2")
+    assert done.returncode == 0, done.stderr
+    assert "balls at 0.5: F1" in done.stdout
     cell = project / "out" / "cell.zarr"
     assert {"raw", "raw_crop", "raw_normalize", "labels/balls", "predictions/mitochondria/probability"} <= set(
         layers(cell)
@@ -112,7 +123,7 @@ def test_whole_recipe(project: Path) -> None:
     exported = np.stack([tifffile.imread(p) for p in planes])
     assert exported.shape == SHAPE
     probability = open_volume(cell / "predictions" / "mitochondria" / "probability").read()
-    np.testing.assert_array_equal(exported[4:64, 8:72], probability)
+    np.testing.assert_array_equal(exported[4:40, 8:48], probability)
     assert not exported[:4].any()
     assert not exported[:, :8].any()
 
@@ -123,22 +134,21 @@ def test_whole_recipe(project: Path) -> None:
     assert [s["name"] for s in steps_done(open_volume(cell / "raw_normalize"))] == ["crop", "normalize"]
 
     stamps = {p: p.stat().st_mtime_ns for p in cell.rglob("c/*") if p.is_file()}
-    run(project)
+    run()
     assert {p: p.stat().st_mtime_ns for p in cell.rglob("c/*") if p.is_file()} == stamps
 
     recipe = (project / "recipe.toml").read_text()
     (project / "recipe.toml").write_text(recipe.replace('use = "normalize"', 'use = "invert"'))
-    refused = asem(project, "run", "recipe.toml", "-o", "out", "-q")
-    assert refused.returncode == 1
+    refused = invoke("run", "recipe.toml", "-o", "out", "-q")
+    assert refused.exit_code == 1
     assert "--overwrite" in refused.stderr
-    run(project, "--overwrite")
+    run("--overwrite")
     assert '"invert"' in json.dumps(
         open_volume(cell / "predictions/mitochondria/probability").attributes["asem"]["made_by"]
     )
 
     (project / "recipe.toml").write_text(recipe.replace('use = "balanced"', 'use = "uniform"'))
-    done = asem(project, "run", "recipe.toml", "-o", "out-uniform", "-q", "-j", "1")
-    assert done.returncode == 0, done.stderr
+    run("-o", "out-uniform")
     assert '"uniform"' in (project / "out-uniform" / "training" / "provenance.json").read_text()
 
 
@@ -150,7 +160,7 @@ def test_coarse_network_and_other_images(project: Path) -> None:
     text = text.replace("[evaluate]", "[predict]\nresample = true\n\n[evaluate]\nzone_nm = [5, 5]")
     others = '\n[others.again]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n'
     (project / "recipe.toml").write_text(text + others)
-    assert "balls at 0.5: F1" in run(project)
+    assert "balls at 0.5: F1" in run()
     first = open_volume(project / "out/cell.zarr/predictions/mitochondria/probability")
     other = open_volume(project / "out/again.zarr/predictions/mitochondria/probability")
     assert first.voxel_size_nm == (5.0, 10.0, 10.0)
@@ -213,14 +223,27 @@ def test_bad_recipe_writes_nothing(project: Path, case: str) -> None:
     if case == "no weights":
         text = RECIPE[: RECIPE.index("[train]")] + RECIPE[RECIPE.index("[evaluate]") :]
     (project / "recipe.toml").write_text(text)
-    done = asem(project, "run", "recipe.toml", "-o", "out", "-q")
+    done = invoke("run", "recipe.toml", "-o", "out", "-q")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "out").exists()
+
+
+def test_bad_recipe_as_a_program(project: Path) -> None:
+    """A mistake ends the program with its sentence and without a traceback."""
+    before, after, sentence = BAD["wrong name"]
+    (project / "recipe.toml").write_text(RECIPE.replace(before, after))
+    done = asem("run", "recipe.toml", "-o", "out", "-q")
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "out").exists()
 
 
-def test_misspelt_command_and_option(project: Path) -> None:
+@pytest.mark.usefixtures("project")
+def test_misspelt_command_and_option() -> None:
     """The program suggests what was meant."""
-    assert "import" in asem(project, "imprt").stderr
-    assert "--overwrite" in asem(project, "run", "recipe.toml", "--overwrit").stderr
+    assert "import" in asem("imprt").stderr
+    assert "--overwrite" in asem("run", "recipe.toml", "--overwrit").stderr

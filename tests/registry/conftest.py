@@ -240,7 +240,7 @@ def add_card(settings: Settings) -> Callable[[Card], Card]:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """An S3 server with no buckets; its address."""
-    moto_server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
+    moto_server = pytest.importorskip("moto.server", reason="pip install 'moto[s3]' flask flask-cors")
     server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

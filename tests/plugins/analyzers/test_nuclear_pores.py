@@ -29,12 +29,12 @@ def patch(
     columns = -(-len(diameters) // 2)
     size = np.array([420.0 + pitch * tilt, 2 * margin + pitch, 2 * margin + pitch * (columns - 1)])
     shape = np.ceil(size / voxel_nm).astype(int)
-    z, y, x = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, voxel_nm, strict=True)], indexing="ij")
+    z, y, x = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, voxel_nm, strict=True)], indexing="ij", sparse=True)
     cos, sin = np.cos(tilt), np.sin(tilt)
     across = (y - size[1] / 2) * cos - (z - size[0] / 2) * sin
     height = (y - size[1] / 2) * sin + (z - size[0] / 2) * cos
-    stain = np.exp(-0.5 * ((np.abs(height) - HALF_NM) / 5.0) ** 2)
     mask = np.zeros(shape, np.uint8)
+    stain = mask + np.exp(-0.5 * ((np.abs(height) - HALF_NM) / 5.0) ** 2)
     for k, diameter in enumerate(diameters):
         rho = np.hypot(across - pitch * (k % 2 - 0.5), x - margin - pitch * (k // 2))
         rim = diameter / 2 + HALF_NM

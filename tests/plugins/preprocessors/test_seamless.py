@@ -93,18 +93,21 @@ def test_aligning_does_not_depend_on_blocks(
                 np.testing.assert_array_equal(apply_to_block(fitted, volume, box, "align"), whole[box.slices])
 
 
-@pytest.fixture
-def cell(image: Callable[..., Volume], objects: Callable[..., Labels], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def cell(
+    image: Callable[..., Volume], objects: Callable[..., Labels], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Write an image and labels, (130, 100, 140), as layers of a cell."""
+    folder = tmp_path_factory.mktemp("seamless") / "cell.zarr"
     for layer, volume in (("raw", image((130, 100, 140))), ("labels/things", objects((130, 100, 140), num_ids=3))):
-        out = create_volume(tmp_path / "cell.zarr" / layer, volume.spec, block=64, made_by={"test": layer})
+        out = create_volume(folder / layer, volume.spec, block=64, made_by={"test": layer})
         out.data[:] = volume.read()  # type: ignore[index]
         finish_volume(out)
-    return tmp_path / "cell.zarr"
+    return folder
 
 
 @pytest.mark.parametrize("step", [*IMAGE_STEPS, Align(), MatchHistogram(reference="")], ids=str)
-def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, step: Preprocessor) -> None:
+def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
     """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
     import attrs
 
@@ -113,21 +116,21 @@ def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, step: Pr
     if isinstance(step, MatchHistogram):
         step = attrs.evolve(step, reference=str(cell / "raw"))
     volume = open_volume(cell / "raw")
-    check_on_disk(step, volume, cell)
+    check_on_disk(step, volume, tmp_path / "made.zarr")
 
 
 @pytest.mark.parametrize("step", LABEL_STEPS, ids=str)
-def test_labels_on_disk_are_the_same_for_blocks_and_workers(cell: Path, step: Preprocessor) -> None:
+def test_labels_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
     """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
     from asem_core.store import open_volume
 
-    check_on_disk(step, open_volume(cell / "labels/things", kind=Labels), cell)
+    check_on_disk(step, open_volume(cell / "labels/things", kind=Labels), tmp_path / "made.zarr")
 
 
-def check_on_disk(step: Preprocessor, volume: Volume, cell: Path) -> None:
+def check_on_disk(step: Preprocessor, volume: Volume, folder: Path) -> None:
     whole = apply_in_memory(step, volume, block=256)
     for block, workers in ((64, 2), (96, 1), (128, 1)):
         run = Run(workers=workers, block=block, progress=False)
-        made = apply(step, volume, cell / f"made_{block}_{workers}", run)
+        made = apply(step, volume, folder / f"{block}_{workers}", run)
         np.testing.assert_array_equal(made.read(), whole.read(), err_msg=f"blocks of {block}, {workers} workers")
         assert made.spec == whole.spec
