@@ -169,7 +169,7 @@ def test_segment_takes_the_choices_of_a_registry_name_or_of_the_model_behind_the
         assert result.output.strip().endswith("segmentation: uint8")
     assert "2 objects" in asem("segment", path, *words).output
     assert "2 objects" in asem("segment", probability(cell, model="of-another-lab"), *words).output
-    result = asem("segment", probability(cell, model="membrane-fibsem-10nm@1"), *words)
+    result = asem("segment", probability(cell, model="membrane-fibsem-10nm@2"), *words)
     assert result.output.strip().endswith("segmentation: uint8")
     told = asem("segment", path, *words, "--model", "membranne").output
     assert "Did you mean 'membrane'? Known: clathrin-coats, " in told
