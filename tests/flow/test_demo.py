@@ -65,7 +65,7 @@ def test_a_second_run_reuses_the_first(demo) -> None:
     folder, _ = demo
     layer = folder / "out" / "cell.zarr" / "raw"
     before = {p: p.stat().st_mtime_ns for p in layer.rglob("*") if p.is_file()}
-    done = asem("demo", "-o", "out", "-q", cwd=folder)
+    done = asem("demo", "-o", "out", "-q", "-j", "1", cwd=folder)  # quicker: no workers to start
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in layer.rglob("*") if p.is_file()} == before
 
