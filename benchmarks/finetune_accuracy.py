@@ -4,7 +4,7 @@
 
 A network learns mitochondria on planes 010-019 of the smoothed rendering (docs/recipes/finetune-before.toml) and is scored on
 planes 024-029 of both renderings: the same tissue and truth. Then it learns on planes 020-021 of the other
-rendering for a twentieth of the iterations (finetune-after.toml), and is scored again; so is a network that learns on that
+rendering for a tenth of the iterations (finetune-after.toml), and is scored again; so is a network that learns on that
 region alone, from random weights, for as many iterations. Prints F1 (exclusion zone 2 pixels outwards and inwards, in the
 plane; probability 0.5), and draws docs/images/finetuning.svg, which holds no image data. Finished parts are not repeated.
 """
