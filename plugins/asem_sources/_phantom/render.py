@@ -32,6 +32,10 @@ _WANTED = {
     ENDOSOMES: (ENDOSOME, LYSOSOME),
     COATS: (VESICLE,),
 }
+_OF_CELL = (RAW, MEMBRANE, PLASMA_MEMBRANE, CELL, COATS, CAVEOLAE)
+_OF_NUCLEUS = (RAW, MEMBRANE, NUCLEUS, ENVELOPE, PORES, CHANNELS)
+_OBJECTS = (PORES, CHANNELS, COATS, CAVEOLAE, MITOCHONDRIA, RETICULUM, GOLGI_STACKS, ENDOSOMES)
+"""Layers of which nothing shows far from every shape."""
 
 
 @attrs.frozen
@@ -65,8 +69,8 @@ def draw(scene: Scene, layer: int, begin: tuple[int, int, int], shape: tuple[int
     every = layer in (RAW, MEMBRANE)
     wanted = _WANTED.get(layer, range(NUM_CLASSES) if every else ())
     nothing = np.zeros(shapes.BODY_LENGTH)
-    pores = _near(scene.pores, scene.pores[:, :3], scene.pores[:, 6] / 2 + 130, low, high)
-    flasks = _near(scene.flasks, scene.flasks[:, :3], scene.flasks[:, 6] + 160, low, high)
+    pores = _near(scene.pores, scene.pores[:, :3], scene.pores[:, 6] / 2 + 130, low, high) & (layer in _OF_NUCLEUS)
+    flasks = _near(scene.flasks, scene.flasks[:, :3], scene.flasks[:, 6] + 160, low, high) & (layer in _OF_CELL)
     middle = (scene.tubes[:, :3] + scene.tubes[:, 3:6]) / 2
     tubes = _near(
         scene.tubes,
@@ -83,9 +87,9 @@ def draw(scene: Scene, layer: int, begin: tuple[int, int, int], shape: tuple[int
         scene.balls[:, 15], wanted
     )
     image, ids = _draw(
-        layer, np.array(begin, np.int64), np.array(shape, np.int64), voxel, seed, stain.row(), trace_nm,
-        scene.cell if every or layer in (PLASMA_MEMBRANE, CELL, COATS, CAVEOLAE) else nothing,
-        scene.nucleus if every or layer in (NUCLEUS, ENVELOPE, PORES, CHANNELS) else nothing,
+        layer, layer in _OBJECTS, np.array(begin, np.int64), np.array(shape, np.int64), voxel, seed, stain.row(), trace_nm,
+        scene.cell if layer in _OF_CELL else nothing,
+        scene.nucleus if layer in _OF_NUCLEUS else nothing,
         scene.half_envelope_nm, scene.pores[pores], scene.flasks[flasks], scene.profiles[flasks],
         scene.tubes[tubes], scene.discs[discs], scene.holes[discs], scene.balls[balls],
     )  # fmt: skip
@@ -100,6 +104,7 @@ def _near(rows: np.ndarray, centres: np.ndarray, radii: np.ndarray, low: np.ndar
 @shapes.jit
 def _draw(
     layer,
+    objects_only,
     begin,
     shape,
     voxel,
@@ -137,6 +142,8 @@ def _draw(
                 cx = (kx * BRICK + 0.5 * (BRICK - 1)) * voxel[2]
                 reach = half + REACH_NM
                 counts = _pick(pick, cz, cy, cx, reach, pores, flasks, tubes, discs, balls)
+                if objects_only and counts == (0, 0, 0, 0, 0):
+                    continue
                 near_cell = near_nucleus = False
                 d_cell = -shapes.FAR
                 d_nucleus = shapes.FAR
