@@ -255,12 +255,16 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _sorted(error: BaseException, url: str) -> Exception:
+    import ssl
+
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         return _sorted(error.__cause__, url)  # fsspec calls everything that goes wrong with http "not found"
     if isinstance(error, Refused):
         return error
     if type(error).__name__ in ("NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"):
         return Refused(f"{url} sends us on to an address that is not http(s) ({error}): refused.")
+    if isinstance(error, ssl.CertificateError):
+        return FetchError(f"{error}; where your network has a certificate of its own, name its file in SSL_CERT_FILE")
     status = getattr(error, "status", None) or _status(error)
     if isinstance(error, FileNotFoundError) or status == 404:
         return FetchError("there is no such file (404)")

@@ -233,6 +233,7 @@ def test_https(served, tls_server, settings, weights_bytes, add_card, trusted):
     strange = _pull_by_command({k: v for k, v in trusted.items() if k != "SSL_CERT_FILE"})
     assert strange.returncode == 1
     assert "certificate verify failed" in strange.stderr
+    assert "SSL_CERT_FILE" in strange.stderr
     assert tls_server.requests == []
     done = _pull_by_command(trusted)
     assert done.returncode == 0, done.stderr
