@@ -75,6 +75,7 @@ def run_blocks(
     name: str,
     skip: Callable[[Box], bool] | None = None,
     threads: int = 1,
+    unit: str = "voxel",
 ) -> None:
     """Call `load()(b)` for every block `b` of `box`.
 
@@ -92,6 +93,8 @@ def run_blocks(
     threads
         Blocks that one worker has in hand at once, each in its own thread, so that reading, computing and writing
         overlap. With more than one even a single worker is a process of its own.
+    unit
+        What `box` counts, for the rate that the progress bar shows.
 
     Raises
     ------
@@ -110,7 +113,7 @@ def run_blocks(
         job = Job(load, box, block, name, folder, run.workers)
         job.forget_failures()
         inline = run.workers <= 1 and threads == 1 and not run.launcher
-        with Bar(name, box, block, shown=run.progress) as bar, _shared_cores(run.workers):
+        with Bar(name, box, block, shown=run.progress, unit=unit) as bar, _shared_cores(run.workers):
             try:
                 states = _run_daisy(job, run, skipped, threads, inline, bar)
             except KeyboardInterrupt:  # daisy's own has words of daisy's
@@ -121,7 +124,9 @@ def run_blocks(
             raise BlockFailed(f"{name}: {states.failed_count} blocks failed: {cause.splitlines()[-1]}")
 
 
-def map_blocks(load: Load, box: Box, block: int | Zyx, run: Run, *, name: str) -> Iterator[tuple[Box, np.ndarray]]:
+def map_blocks(
+    load: Load, box: Box, block: int | Zyx, run: Run, *, name: str, unit: str = "voxel"
+) -> Iterator[tuple[Box, np.ndarray]]:
     """Run as `run_blocks`, and yield (block, the array `load()(block)` returned) in C order.
 
     Results wait on disk, in `run.scratch`, so only one is in memory at a time.
@@ -131,7 +136,7 @@ def map_blocks(load: Load, box: Box, block: int | Zyx, run: Run, *, name: str) -
         results = folder / f"{name}-{_key(box, block)}-results"
         results.mkdir(parents=True, exist_ok=True)
         scratch = run if run.scratch is not None else attrs.evolve(run, scratch=folder)
-        run_blocks(_SaveResults(load, results), box, block, scratch, name=name)
+        run_blocks(_SaveResults(load, results), box, block, scratch, name=name, unit=unit)
         for tile in box.blocks(block):
             yield tile, np.load(_result_file(results, tile), allow_pickle=False)
 

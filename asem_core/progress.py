@@ -21,12 +21,12 @@ SHORTEST_BAR = 6
 class Bar:
     """Progress in blocks, with rate and times; also daisy's observer, which calls `on_*` with all counts."""
 
-    def __init__(self, name: str, box: Box, block: Zyx, shown: bool) -> None:
+    def __init__(self, name: str, box: Box, block: Zyx, shown: bool, unit: str = "voxel") -> None:
         total = int(np.prod([-(-n // b) for n, b in zip(box.shape, block, strict=True)]))
-        voxels = box.size / total
+        units = box.size / total
 
         def numbers(task: Task) -> str:
-            rate = rate_of(task.speed * voxels) if task.speed else ""
+            rate = rate_of(task.speed * units, unit) if task.speed else ""
             return " ".join(filter(None, (f"{task.completed:.0f}/{task.total:.0f} blocks", rate, times(task))))
 
         self._progress = open_bar(name, numbers, shown=shown)
@@ -85,12 +85,10 @@ def times(task: Task) -> str:
     return f"elapsed {_clock(task.elapsed or 0)}, left {'-:--:--' if left is None else _clock(left)}"
 
 
-def rate_of(voxels_per_s: float) -> str:
-    """Say a speed in three digits: "9.65 Mvoxel/s"."""
-    prefix, factor = next(
-        ((p, f) for p, f in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if voxels_per_s >= 0.9995 * f), ("", 1.0)
-    )
-    return f"{voxels_per_s / factor:.3g} {prefix}voxel/s"
+def rate_of(speed: float, unit: str) -> str:
+    """Say how many units are done a second, in three digits: "9.65 Mvoxel/s"."""
+    prefix, factor = next(((p, f) for p, f in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if speed >= 0.9995 * f), ("", 1.0))
+    return f"{speed / factor:.3g} {prefix}{unit}/s"
 
 
 def _clock(seconds: float) -> str:

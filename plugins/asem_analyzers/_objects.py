@@ -201,7 +201,7 @@ def measure_each(
     order = np.lexsort((objects.begin // NEIGHBOURHOOD_VX).T[::-1])
     # The block engine deals out ranges of objects as it deals out boxes: progress, retries and resume come with it.
     line = Box((0, 0, 0), (len(objects), 1, 1))
-    found = map_blocks(partial(_load_rows, load, order), line, (OBJECTS_AT_ONCE, 1, 1), run, name=name)
+    found = map_blocks(partial(_load_rows, load, order), line, (OBJECTS_AT_ONCE, 1, 1), run, name=name, unit="object")
     rows = np.concatenate([part for _, part in found])
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     return rows[:, 0].astype(np.int64), rows[:, 1:]

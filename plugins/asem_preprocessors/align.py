@@ -107,7 +107,7 @@ class Align(Preprocessor):
         pairs = Box((0, 0, 0), (num - 1, 1, 1))
         load = functools.partial(functools.partial, _measure, volume, self.largest_vx, self.compared_vx)
         found = np.concatenate(
-            [f for _, f in map_blocks(load, pairs, (PLANES_A_BLOCK, 1, 1), run, name="align-shifts")]
+            [f for _, f in map_blocks(load, pairs, (PLANES_A_BLOCK, 1, 1), run, name="align-shifts", unit="plane")]
         )
         shifts, planes = _bridged(found[:, :2], found[:, 2] >= CLEAR, functools.partial(self._shift_of, volume))
         if len(planes) < 2:

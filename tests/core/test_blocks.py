@@ -270,7 +270,7 @@ def _nothing() -> Work:
 )
 def test_rates(speed: float, said: str) -> None:
     """Three digits in a fitting unit: never 0.00."""
-    assert rate_of(speed) == said
+    assert rate_of(speed, "voxel") == said
 
 
 def test_numbers_are_whole_in_80_columns(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
