@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -118,6 +119,7 @@ class Layer:
     volume: Volume
     levels: Sequence[tuple[Any, Zyx]] = attrs.field(repr=False)  # each level of the pyramid, and its scale
     lock: filelock.BaseFileLock = attrs.field(repr=False)
+    edits: list[Box] = attrs.field(factory=list, init=False, repr=False)  # since it was opened
 
     @classmethod
     def open(cls, path: str | Path, image: Volume) -> Layer:
@@ -171,13 +173,21 @@ class Layer:
 
     def close(self) -> None:
         """Let go of the layer; everything is on disk already."""
+        if self.edits:
+            self._note(revision=uuid.uuid4().hex)
         self.lock.release()
 
     def read(self, box: Box) -> np.ndarray:
         return np.asarray(self.levels[0][0][box.slices])
 
     def write(self, box: Box, values: np.ndarray) -> None:
-        """Write a box, and the part of each coarser level that it covers."""
+        """Write a box, and the part of each coarser level that it covers.
+
+        What was made of the layer before is no longer what would be made of it, which its new `revision` tells.
+        """
+        if not self.edits:
+            self._note(revision=uuid.uuid4().hex)
+        self.edits.append(box)
         self.levels[0][0][box.slices] = values
         for array, scale in self.levels[1:]:
             begin = [-(-b // s) for b, s in zip(box.begin, scale, strict=True)]
@@ -187,13 +197,19 @@ class Layer:
 
     def note_box(self, box: Box, annotator: Annotator) -> None:
         """Note in the layer's attributes that a box was annotated, and by what; the last note of a box counts."""
+        entry = {"begin": list(box.begin), "end": list(box.end), "annotator": describe_plugin(annotator)}
+        others = [b for b in self._noted().get("boxes", []) if (b["begin"], b["end"]) != (entry["begin"], entry["end"])]
+        self._note(boxes=[*others, entry])
+
+    def _noted(self) -> dict[str, Any]:
         import zarr
 
-        entry = {"begin": list(box.begin), "end": list(box.end), "annotator": describe_plugin(annotator)}
-        group = zarr.open_group(self.path, mode="r+")
-        record: Any = dict(group.attrs).get("asem", {})
-        others = [b for b in record.get("boxes", []) if (b["begin"], b["end"]) != (entry["begin"], entry["end"])]
-        group.attrs["asem"] = {**record, "boxes": [*others, entry]}  # type: ignore[list-item]
+        return dict(zarr.open_group(self.path, mode="r").attrs).get("asem", {})  # type: ignore[return-value]
+
+    def _note(self, **entries: Any) -> None:
+        import zarr
+
+        zarr.open_group(self.path, mode="r+").attrs["asem"] = {**self._noted(), **entries}
 
 
 def annotated_boxes(labels: Volume) -> list[Box]:

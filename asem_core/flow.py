@@ -156,6 +156,11 @@ def _check_whole(flow: Flow, name: str) -> None:
         raise RecipeError(
             f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
         )
+    for layer in flow.labels:
+        if Path(layer).name != layer or layer.startswith("."):
+            raise RecipeError(
+                f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
+            )
     for other in flow.others:
         if other == "cell" or Path(other).name != other or other.startswith("."):
             raise RecipeError(

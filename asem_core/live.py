@@ -54,7 +54,7 @@ class LivePrediction:
         return np.asarray(self.output.data[box.slices])
 
     def _ensure(self, tile: Box) -> None:
-        done = self.output.work / "live" / "-".join(map(str, tile.begin))
+        done = self.output.work / "done" / "-".join(map(str, tile.begin))
         if done.exists():
             return
         with self.computing:

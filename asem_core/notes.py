@@ -17,6 +17,7 @@ from typing import Any
 import filelock
 
 from asem_core.errors import OutputBusy
+from asem_core.provenance import identity
 
 
 def work_folder(path: str | Path, made_by: Mapping[str, Any]) -> Path:
@@ -24,7 +25,8 @@ def work_folder(path: str | Path, made_by: Mapping[str, Any]) -> Path:
 
     Runs that differ in what they make have different folders, so stale notes are never taken for good ones.
     """
-    return _notes_base(Path(path)).with_suffix(f".{zlib.crc32(json.dumps(made_by, sort_keys=True).encode()):08x}")
+    known = json.dumps(identity(made_by), sort_keys=True).encode()
+    return _notes_base(Path(path)).with_suffix(f".{zlib.crc32(known):08x}")
 
 
 def lock(target: Path) -> filelock.BaseFileLock:

@@ -21,7 +21,7 @@ from asem_core.blocks import Run, Work
 from asem_core.errors import BadInput
 from asem_core.inference import Arithmetic, Network, Predictor, choose_arithmetic, choose_device, free_memory
 from asem_core.machine import available_cores
-from asem_core.provenance import made_by
+from asem_core.provenance import identity, made_by
 from asem_core.store import Output, create_volume, fill_volume, open_volume, require_free
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
@@ -274,7 +274,7 @@ def _earlier_plan(output: str | Path, record: Mapping[str, Any]) -> dict[str, An
         about: dict[str, Any] = open_volume(output, unfinished=True).attributes.get("asem", {})
     except BadInput:
         return None
-    return about.get("plan") if about.get("made_by") == json.loads(json.dumps(record)) else None
+    return about.get("plan") if identity(about.get("made_by")) == identity(json.loads(json.dumps(record))) else None
 
 
 def _check_greys(volume: Volume) -> None:

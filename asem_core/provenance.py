@@ -33,14 +33,15 @@ def made_by(stage: str, *, inputs: Sequence[Volume] = (), **details: Any) -> dic
 
 
 def describe_input(volume: Volume) -> dict[str, Any]:
-    """Say which volume was read: where it is, its shape and place, and the chain of what made it."""
-    chain = volume.attributes.get("asem", {}).get("made_by")
+    """Say which volume was read: where it is, its shape and place, the chain of what made it, and its last edit."""
+    about = volume.attributes.get("asem", {})
+    noted = {key: about[key] for key in ("made_by", "revision") if about.get(key)}
     return {
         "path": volume.path,
         "shape": list(volume.shape),
         "voxel_size_nm": list(volume.voxel_size_nm),
         "origin_nm": list(volume.origin_nm),
-        **({"made_by": chain} if chain else {}),
+        **noted,
     }
 
 
@@ -54,6 +55,17 @@ def describe_plugin(plugin: Any) -> dict[str, Any]:
         "version": _version_of(cls.__module__.partition(".")[0]),
         "options": options,
     }
+
+
+def identity(record: Any) -> Any:
+    """Give a record of `made_by` without the versions: what two runs must share to make the same thing.
+
+    Versions tell in reports what was used; that a newer one is installed does not make a layer another.
+    """
+    if isinstance(record, Mapping):
+        versions = {"asem_version", "version"} if "module" in record else {"asem_version"}
+        return {key: identity(value) for key, value in record.items() if key not in versions}
+    return [identity(value) for value in record] if isinstance(record, (list, tuple)) else record
 
 
 def steps_done(volume: Volume) -> list[dict[str, Any]]:
@@ -70,7 +82,7 @@ def steps_done(volume: Volume) -> list[dict[str, Any]]:
 
 def differences(before: Any, after: Any) -> list[str]:
     """Name what differs between two records of `made_by`, with short values: `clip_limit: 0.02 -> 0.1`."""
-    return [_told(keys, *values) for keys, *values in _differing(before, after, ())]
+    return [_told(keys, *values) for keys, *values in _differing(identity(before), identity(after), ())]
 
 
 _ABSENT = object()
@@ -93,6 +105,8 @@ def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[tuple
 
 
 def _told(keys: tuple[str, ...], before: Any, after: Any) -> str:
+    if keys[-1] == "revision":
+        return "the input, edited since"
     of_input = "the input's " if keys[0] == "inputs" and len(keys) > 1 else ""
     shown = [k for k in keys if k not in ("inputs", "made_by")] or ["inputs"]
     if "options" in shown:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
 import shutil
@@ -27,9 +28,11 @@ from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, Unkn
 from asem_core.metadata import multiscale_of, ome_attributes, ome_placement
 from asem_core.notes import lock as take_lock
 from asem_core.notes import remove_notes, work_folder
-from asem_core.provenance import differences
+from asem_core.provenance import differences, identity
 from asem_core.pyramid import HalvedAlongside, build_pyramid, halve_alongside
 from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+
+log = logging.getLogger(__name__)
 
 V = TypeVar("V", bound=Volume)
 
@@ -238,7 +241,8 @@ def create_volume(
     block
         Shape in voxels of the blocks that will be written; chunks divide it, so no two blocks share a chunk.
     made_by
-        What makes this layer (see `provenance.made_by`). The same again resumes, or returns the finished layer.
+        What makes this layer (see `provenance.made_by`). The same again returns the finished layer, or resumes; with
+        another `block` it begins anew, as blocks of both shapes would share chunks.
     fill
         Value of voxels never written.
     attributes
@@ -247,7 +251,7 @@ def create_volume(
     Raises
     ------
     OutputExists
-        Something else is there and `overwrite` is False.
+        Something else is there and `overwrite` is False; or what is there is no layer, which is never replaced.
     OutputBusy
         Another process is writing it.
     BadInput
@@ -259,7 +263,7 @@ def create_volume(
     _make_groups(target.parent)
     lock = take_lock(target)
     try:
-        existing = _existing(target, spec, made_by, overwrite)
+        existing = _existing(target, spec, as_zyx(block), made_by, overwrite)
         if existing is not None:
             return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
         return _create(target, spec, as_zyx(block), made_by, fill, dict(attributes or {}), lock)
@@ -312,7 +316,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
         elif _is_halved(group):
             del group["s1"]
-        about = {key: value for key, value in group.attrs["asem"].items() if key != _HALVED}  # type: ignore[union-attr]
+        about = {key: value for key, value in group.attrs["asem"].items() if key not in (_HALVED, _BLOCK)}  # type: ignore[union-attr]
         group.attrs["asem"] = {**about, "complete": True}
     if volume.lock is not None:
         remove_notes(Path(volume.path))
@@ -344,7 +348,7 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
     Raises
     ------
     OutputExists
-        Something else is there and `overwrite` is False.
+        Something else is there and `overwrite` is False; or what is there is no layer, which is never replaced.
     BadInput
         The container would lie in a folder that holds other files.
     """
@@ -355,8 +359,12 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
         return None
     found = _readable(target)
     before = {} if found is None else found.attributes.get("asem", {}).get("made_by", {})
-    if found is not None and before == made_by:
+    if found is not None and identity(before) == identity(made_by):
         return found if is_complete(found) else None
+    if found is None and not _is_half_made(target):
+        raise OutputExists(
+            f"{target} is no layer, so it is never replaced. Name a layer of its own with -o, for example {target / 'new'}."
+        )
     if not overwrite:
         told = differences(before, made_by) if before else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
@@ -373,6 +381,11 @@ def _readable(target: Path) -> Volume | None:
         return open_volume(target, unfinished=True)
     except BadInput:
         return None
+
+
+def _is_half_made(target: Path) -> bool:
+    """Tell whether a folder holds nothing but what a layer holds from which a killed process had no time to describe it."""
+    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1") for p in target.iterdir())
 
 
 def _container(folder: Path) -> Path:
@@ -397,19 +410,28 @@ def _make_groups(folder: Path) -> None:
         ) from None
 
 
-def _existing(target: Path, spec: Spec, made_by: Mapping[str, Any], overwrite: bool) -> Output | None:
+def _existing(target: Path, spec: Spec, block: Zyx, made_by: Mapping[str, Any], overwrite: bool) -> Output | None:
     import zarr
 
     require_free(target, made_by, overwrite=overwrite)  # another process may have made it before the lock was ours
     if not target.exists():
         return None
     found = _readable(target)
-    if found is not None and found.attributes.get("asem", {}).get("made_by") == made_by:
-        if found.shape == spec.shape:
+    about = {} if found is None else found.attributes.get("asem", {})
+    if found is not None and identity(about.get("made_by")) == identity(made_by):
+        same_shape = found.shape == spec.shape
+        if same_shape and about.get(_BLOCK, list(block)) == list(block):
             group = zarr.open_group(str(target), mode="r+")
             return _output(group, found.voxel_size_nm, found.origin_nm, target)
-        if not overwrite:
+        if not same_shape and not overwrite:
             raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
+        if same_shape:
+            log.warning(
+                "%s was begun in blocks of %s voxels; in blocks of %s it begins anew.",
+                target,
+                tuple(about[_BLOCK]),
+                block,
+            )
     shutil.rmtree(target)
     return None
 
@@ -429,7 +451,7 @@ def _create(
     shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
     group = zarr.open_group(str(target), mode="w-")
     array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
-    about: dict[str, Any] = {"complete": False, "made_by": made_by, **attributes}
+    about: dict[str, Any] = {"complete": False, "made_by": made_by, _BLOCK: list(block), **attributes}
     plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), {"asem": about})
     if halve_alongside(group, plain, block, fill):
         about[_HALVED] = True
@@ -444,7 +466,7 @@ def _output(group: Any, voxel_size_nm: ZyxNm, origin_nm: ZyxNm, target: Path) ->
     return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
 
 
-_HALVED = "halved_alongside"  # noted until a layer is complete
+_HALVED, _BLOCK = "halved_alongside", "block"  # noted until a layer is complete
 
 
 def _is_halved(group: Any) -> bool:

@@ -17,6 +17,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
+from asem_core.provenance import describe_input, differences
 from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Labels, Spec, Volume
@@ -85,6 +86,21 @@ def test_pyramid_of_an_imported_layer_follows(cell: Path) -> None:
             step = [round(a / b) for a, b in zip(fine.shape, coarse.shape, strict=True)]
             np.testing.assert_array_equal(coarse, fine[:: step[0], :: step[1], :: step[2]])
     assert (cell / "labels/big/s1").exists()
+
+
+def test_what_was_made_of_a_layer_is_not_taken_for_what_an_edit_makes_of_it(cell: Path) -> None:
+    """Each time a layer is edited, what it is described by changes; looking at it changes nothing."""
+    image, path, described = Volume(np.zeros((40, 50, 60), np.uint8), 5), cell / "labels/ball", []
+    for values in (1, None, 1):
+        with Layer.open(path, image) as layer:
+            if values is not None:
+                layer.write(Box((3, 5, 7), (24, 25, 27)), np.full((21, 20, 20), values, np.uint8))
+            described.append(describe_input(open_volume(path)))
+        described.append(describe_input(open_volume(path)))
+    during, after, looked_at, *rest = described
+    assert during != after == looked_at == rest[0]
+    assert len({str(d) for d in described}) == 4
+    assert differences(during, after) == ["the input, edited since"]
 
 
 def test_one_editor_at_a_time(cell: Path) -> None:

@@ -140,9 +140,64 @@ def test_a_foreign_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None
     write(tmp_path / "cell.zarr" / "mask", image())
     (tmp_path / "cell.zarr" / "raw").mkdir()
     (tmp_path / "cell.zarr" / "raw" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputExists):
-        create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
+    for overwrite in (False, True):
+        with pytest.raises(OutputExists, match="is no layer, so it is never replaced"):
+            create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE, overwrite=overwrite)
     assert (tmp_path / "cell.zarr" / "raw" / "notes.txt").read_text() == "mine"
+
+
+def test_a_group_of_layers_is_never_replaced(tmp_path: Path) -> None:
+    """A forgotten last part of a name, as in `-o cell.zarr/labels --overwrite`, costs no layer."""
+    write(tmp_path / "cell.zarr" / "labels" / "golgi", image())
+    with pytest.raises(OutputExists, match="Name a layer of its own"):
+        create_volume(tmp_path / "cell.zarr" / "labels", SPEC, block=32, made_by=MADE, overwrite=True)
+    np.testing.assert_array_equal(open_volume(tmp_path / "cell.zarr" / "labels" / "golgi").read(), image())
+
+
+def test_a_layer_that_was_hardly_begun_is_replaced(tmp_path: Path) -> None:
+    """A process killed before it had described its layer stands in nobody's way."""
+    path = tmp_path / "cell.zarr" / "raw"
+    write(tmp_path / "cell.zarr" / "mask", image())
+    zarr.open_group(str(path), mode="w").create_array("s0", shape=SPEC.shape, dtype="uint8")
+    with pytest.raises(OutputExists, match="--overwrite"):
+        write(path, image())
+    write(path, image(), overwrite=True)
+
+
+def test_blocks_of_another_shape_begin_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Blocks of both shapes would share chunks, and of two that are written at once one would lose its part."""
+    path = tmp_path / "cell.zarr" / "raw"
+    begun = create_volume(path, SPEC, block=32, made_by=MADE)
+    begun.data[:32] = 1  # type: ignore[index]
+    assert begun.lock is not None
+    begun.lock.release()
+    same = create_volume(path, SPEC, block=32, made_by=MADE)
+    assert same.read().any()
+    assert same.lock is not None
+    same.lock.release()
+    other = create_volume(path, SPEC, block=30, made_by=MADE)
+    assert not other.read().any()
+    assert other.data.chunks == (30, 30, 30)  # type: ignore[attr-defined]
+    assert "in blocks of (30, 30, 30) it begins anew" in caplog.text
+
+
+def test_a_newer_version_finds_what_an_older_one_made(tmp_path: Path) -> None:
+    """Versions are noted, but after an upgrade finished layers are still used, and others go on."""
+    path = tmp_path / "cell.zarr" / "raw"
+    step = {"name": "invert", "module": "asem_preprocessors.invert", "version": "asem-core 0.1.0", "options": {}}
+    older = {"stage": "preprocess", "asem_version": "0.1.0", "step": step}
+    newer = {"stage": "preprocess", "asem_version": "9.9.9", "step": {**step, "version": "asem-core 9.9.9"}}
+    begun = create_volume(path, SPEC, block=32, made_by=older)
+    assert begun.lock is not None
+    begun.lock.release()
+    resumed = create_volume(path, SPEC, block=32, made_by=newer)
+    assert resumed.work == begun.work
+    finish_volume(resumed, Run(progress=False))
+    found = require_free(path, newer)
+    assert found is not None
+    assert found.attributes["asem"]["made_by"] == older
+    with pytest.raises(OutputExists, match=r"differs in: step.name"):
+        create_volume(path, SPEC, block=32, made_by={**newer, "step": {**step, "name": "crop"}})
 
 
 @pytest.mark.parametrize("layer", ["planes/raw", "planes/labels/er", "planes.zarr/raw"])

@@ -67,6 +67,9 @@ def test_only_the_blocks_looked_at_are_computed_and_only_once(tmp_path):
     other[0:1, 0:1, 0:1]
     assert len(counting.boxes) == 4
     other.close()
+    first = open_live(raw, path, counting, model="a")  # what it had computed is gone, which its notes must not deny
+    assert first[0:1, 0:1, 0:1].max() == len(counting.boxes) == 5
+    first.close()
 
 
 def test_a_served_live_layer_equals_a_whole_prediction(tmp_path):

@@ -189,6 +189,11 @@ BAD = {
         '[others.cell]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
         "others.cell cannot be named so",
     ),
+    "labels outside of the cell": (
+        "[evaluate]",
+        '[labels."../more"]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
+        "labels.../more cannot be named so",
+    ),
     "no such other image": (
         "[evaluate]",
         '[others.late]\nuse = "tiff-stack"\npath = "plains"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
