@@ -22,7 +22,7 @@ from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.notes import work_folder
 from asem_core.provenance import describe_plugin, made_by
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.store import create_volume, finish_volume, is_complete, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 OBJECT, BACKGROUND = 1, 2
@@ -137,7 +137,7 @@ class Layer:
         import zarr
 
         target = Path(path)
-        if not target.exists():
+        if not target.exists() or not is_complete(open_volume(target, unfinished=True)):
             spec = Spec(image.shape, "uint8", image.voxel_size_nm, image.origin_nm)
             record = made_by("annotate", inputs=[image], layer=target.name)
             finish_volume(create_volume(target, spec, block=CHUNK, made_by=record), pyramid=False)

@@ -18,7 +18,7 @@ from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.provenance import describe_input, differences
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.store import Output, create_volume, finish_volume, open_volume
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Labels, Spec, Volume
 
@@ -101,6 +101,22 @@ def test_what_was_made_of_a_layer_is_not_taken_for_what_an_edit_makes_of_it(cell
     assert during != after == looked_at == rest[0]
     assert len({str(d) for d in described}) == 4
     assert differences(during, after) == ["the input, edited since"]
+
+
+def test_a_layer_whose_making_was_killed_opens(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the empty layer was created and before it was finished, the same command finishes it."""
+
+    def killed(out: Output, **_: object) -> None:
+        assert out.lock is not None
+        out.lock.release()
+        raise KeyboardInterrupt
+
+    image = open_volume(cell / "raw")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(annotate, "finish_volume", killed)
+        Layer.open(cell / "labels/ball", image)
+    with Layer.open(cell / "labels/ball", image) as layer:
+        assert not layer.read(image.box).any()
 
 
 def test_one_editor_at_a_time(cell: Path) -> None:
