@@ -21,7 +21,7 @@ from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.notes import work_folder
-from asem_core.provenance import describe_plugin, made_by
+from asem_core.provenance import describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.store import create_volume, finish_volume, is_complete, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
@@ -132,7 +132,7 @@ class Layer:
         ShapeMismatch, VoxelSizeMismatch
             A layer is there, but not on the image's grid.
         BadInput
-            A layer is there, but does not hold whole numbers.
+            A layer is there, but does not hold whole numbers; or it holds an image or probabilities.
         """
         import zarr
 
@@ -150,6 +150,10 @@ class Layer:
             raise OutputBusy(f"{target} is open for editing in another process. Close it there first.") from None
         try:
             volume = open_volume(target, kind=Labels)
+            if (held := what_it_holds(volume) or kind_by_name(target)) in ("image", "probability"):
+                raise BadInput(
+                    f"{target} holds the cell's {held}, which annotating would overwrite: name a layer like labels/golgi."
+                )
             image.require_same_grid(volume)
             group = zarr.open_group(str(target), mode="r+")
             attributes: Any = dict(group.attrs)

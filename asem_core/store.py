@@ -255,7 +255,7 @@ def create_volume(
     OutputBusy
         Another process is writing it.
     BadInput
-        The container would lie in a folder that holds other files.
+        The container would lie in a folder that holds other files, or the layer outside of it.
     """
     target = Path(path)
     made_by = json.loads(json.dumps(made_by))
@@ -350,10 +350,13 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
     OutputExists
         Something else is there and `overwrite` is False; or what is there is no layer, which is never replaced.
     BadInput
-        The container would lie in a folder that holds other files.
+        The container would lie in a folder that holds other files, or the layer outside of it.
     """
     target = Path(path)
-    require_container(_container(target.parent))
+    container = _container(target.parent)
+    if ".." in target.relative_to(container).parts:
+        raise BadInput(f"{target} lies outside of {container}: a layer's name has no '..'.")
+    require_container(container)
     made_by = json.loads(json.dumps(made_by))
     if not target.exists():
         return None

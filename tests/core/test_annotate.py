@@ -119,6 +119,18 @@ def test_a_layer_whose_making_was_killed_opens(cell: Path, monkeypatch: pytest.M
         assert not layer.read(image.box).any()
 
 
+def test_an_image_is_never_annotated_over(cell: Path, tmp_path: Path) -> None:
+    """A wrong name, as in `-o raw`, changes no grey value; nor does one that leads out of the cell make a folder there."""
+    image = open_volume(cell / "raw")
+    before = image.read()
+    with pytest.raises(BadInput, match="holds the cell's image, which annotating would overwrite"):
+        annotate.annotate(annotator(), image, BOX, seeds_of(BOX), cell / "raw", Run())
+    np.testing.assert_array_equal(open_volume(cell / "raw").read(), before)
+    with pytest.raises(BadInput, match=r"a layer's name has no '\.\.'"):
+        annotate.annotate(annotator(), image, BOX, seeds_of(BOX), cell / "../more/ball", Run())
+    assert not (tmp_path / "more").exists()
+
+
 def test_one_editor_at_a_time(cell: Path) -> None:
     """A layer that is open for editing is refused to a second editor until it is closed."""
     image = open_volume(cell / "raw")
