@@ -8,7 +8,6 @@ uint32 that holds them all; binary maps become 0 and 255.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -123,7 +122,9 @@ def export_tiff(
     dtype = _stored_type(volume, threshold, run)
     planes = _Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
     record = made_by("export", inputs=[volume], threshold=threshold, **({"mask": True} if mask else {}))
-    partial = output.with_name(f".{output.name}.{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}.partial")
+    # Planes that a killed export left are of use only to one onto the same grid, under the same names.
+    key = zlib.crc32(repr((record, original.spec, original.planes)).encode())
+    partial = output.with_name(f".{output.name}.{key:08x}.partial")
     write = _WriteFile if output.suffix.lower() in (".tif", ".tiff") else _WritePlanes
     job = write(planes, original, partial, compress, record)
     try:
@@ -303,8 +304,12 @@ class _WritePlanes(_Output):
                 half.unlink(missing_ok=True)
 
     def publish(self, output: Path) -> None:
+        names = self.names()
+        left = {file.name for file in self.partial.iterdir()} - {*names}
+        for name in left:  # half planes of a run that was killed
+            (self.partial / name).unlink()
         if output.exists():
-            for name in self.names():
+            for name in names:
                 (self.partial / name).replace(output / name)
             shutil.rmtree(self.partial)
         else:

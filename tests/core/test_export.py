@@ -191,6 +191,37 @@ def test_an_interrupted_export_shows_nothing_and_goes_on(cell, tmp_path, monkeyp
     assert [f.name for f in tmp_path.glob(".out*")] == []
 
 
+def test_an_export_goes_on_only_with_planes_of_its_own_grid(cell, tmp_path, monkeypatch):
+    """One that was begun in the original's place and killed gives nothing to one on the layer's own grid."""
+    monkeypatch.setattr(export, "SLAB_BYTES", 1)
+    plain = attrs.evolve(original_of(cell), planes=())
+    real = export._WritePlanes._write
+
+    def killed(self, box):
+        if box.begin[0] == 8:
+            raise KeyboardInterrupt
+        real(self, box)
+
+    monkeypatch.setattr(export._WritePlanes, "_write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_tiff(cell, tmp_path / "out", QUIET, original=plain)
+    monkeypatch.setattr(export._WritePlanes, "_write", real)
+    out = export_tiff(cell, tmp_path / "out", QUIET, original=as_is(cell))
+    np.testing.assert_array_equal(np.stack([tifffile.imread(f) for f in sorted(out.iterdir())]), cell.read())
+
+
+def test_a_half_plane_of_a_killed_run_is_not_published(cell, tmp_path, monkeypatch):
+    real = export._WritePlanes.publish
+
+    def publish(self, output):
+        (self.partial / ".img_100.tif.4711").write_bytes(b"half")
+        real(self, output)
+
+    monkeypatch.setattr(export._WritePlanes, "publish", publish)
+    out = export_tiff(cell, tmp_path / "out", QUIET)
+    assert sorted(f.name for f in out.iterdir()) == [f"img_{i}.tif" for i in range(100, 120)]
+
+
 @pytest.mark.parametrize("name", ["out", "out.tif"])
 def test_a_full_disk_is_said_with_the_room_that_is_needed(cell, tmp_path, monkeypatch, name):
     def full(*_args, **_kwargs):
