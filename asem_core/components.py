@@ -146,16 +146,26 @@ def components(
 
 def largest_id(volume: Volume, run: Run) -> int:
     """Look through a volume, block by block, for its largest value."""
-    found = map_blocks(_Largest(volume), volume.box, 256, attrs.evolve(run, scratch=None), name="largest-id")
-    return max(int(largest) for _, largest in found)
+    return value_range(volume, run)[1]
+
+
+def value_range(volume: Volume, run: Run) -> tuple[int, int]:
+    """Look through a volume of whole numbers, block by block, for its smallest and its largest value."""
+    found = map_blocks(_Range(volume), volume.box, 256, attrs.evolve(run, scratch=None), name="largest-id")
+    smallest, largest = zip(*(ends.tolist() for _, ends in found), strict=True)
+    return min(smallest), max(largest)
 
 
 @attrs.frozen
-class _Largest:
+class _Range:
     volume: Volume
 
     def __call__(self) -> Work:
-        return lambda box: np.asarray(self.volume.read(box).max())
+        return self.ends
+
+    def ends(self, box: Box) -> np.ndarray:
+        block = self.volume.read(box)
+        return np.array([block.min(), block.max()], block.dtype)
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
-from asem_core.components import largest_id
+from asem_core.components import largest_id, value_range
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.provenance import made_by, what_it_holds
 from asem_core.store import open_volume
@@ -177,19 +177,31 @@ def _is_binary(volume: Volume, run: Run) -> bool:
     """Tell a map of 0 and 1 from ids: `segment` numbers objects in wider types."""
     if volume.dtype == bool:
         return True
-    is_labels = isinstance(volume, Labels) or what_it_holds(volume) == "labels"
-    return is_labels and volume.dtype == np.uint8 and largest_id(volume, attrs.evolve(run, progress=False)) <= 1
+    return (
+        _holds_ids(volume) and volume.dtype == np.uint8 and largest_id(volume, attrs.evolve(run, progress=False)) <= 1
+    )
+
+
+def _holds_ids(volume: Volume) -> bool:
+    return isinstance(volume, Labels) or what_it_holds(volume) == "labels"
 
 
 def _stored_type(volume: Volume, threshold: float | None, run: Run) -> np.dtype[Any]:
-    """Choose the type of the files; ids wider than 16 bits are looked through for the largest."""
+    """Choose the type of the files; ids wider than 16 bits are looked through for the smallest and the largest."""
     if threshold is not None or volume.dtype == bool:
         return np.dtype(np.uint8)
     if volume.dtype.kind == "f":
         return np.dtype(np.float32)
     if volume.dtype in (np.uint8, np.uint16):
         return volume.dtype
-    largest = largest_id(volume, attrs.evolve(run, progress=False))
+    if volume.dtype.kind == "i" and volume.dtype.itemsize <= 4 and not _holds_ids(volume):
+        return volume.dtype
+    smallest, largest = value_range(volume, attrs.evolve(run, progress=False))
+    if smallest < 0:
+        raise BadInput(
+            f"{volume.path} holds {volume.dtype} down to {smallest}. Ids begin at 0, and greys below 0 need a type of at "
+            "most 32 bits. Renumber its objects, or convert its greys to int32, first."
+        )
     fits = [d for d in (np.uint16, np.uint32) if largest <= np.iinfo(d).max]
     if not fits:
         raise BadInput(f"{volume.path} has an id of {largest}, beyond what 32 bits hold. Renumber its objects first.")

@@ -122,6 +122,23 @@ def test_ids_beyond_32_bits_are_refused(tmp_path):
         export_tiff(Labels(ids, NM), tmp_path / "out", QUIET)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("name", ["out", "out.tif"])
+def test_signed_greys_keep_their_values(tmp_path, dtype, name):
+    greys = np.array([[[-5, 10], [np.iinfo(dtype).min, np.iinfo(dtype).max]]], dtype)
+    out = export_tiff(Volume(greys, NM), tmp_path / name, QUIET)
+    found = tifffile.imread(out if out.is_file() else out / "z0000.tif")
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, greys.reshape(found.shape))
+
+
+@pytest.mark.parametrize("volume", [Labels(np.full((2, 2, 2), -1, np.int16), NM), Volume(np.full((2, 2, 2), -1), NM)])
+def test_numbers_below_0_that_no_file_holds_are_refused(tmp_path, volume):
+    with pytest.raises(BadInput, match=r"holds int\d\d down to -1\. .*convert its greys to int32, first"):
+        export_tiff(volume, tmp_path / "out", QUIET)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_downsampled_volume_is_enlarged_onto_the_original(tmp_path):
     coarse = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
     volume = Volume(coarse, 10.0, (2.5 + 5, 2.5, 2.5))  # voxels of 2 x 5 nm, one fine plane further on
