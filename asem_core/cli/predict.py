@@ -113,6 +113,7 @@ def predict(
         as_is=as_is,
         allow_voxel_size=allow_voxel_size,
         resampled=resampled,
+        overwrite=overwrite,
     )
     made = predict_volume(
         trained.network,

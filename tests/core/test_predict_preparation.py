@@ -149,6 +149,18 @@ def test_predict_and_segment_by_command(cell, tmp_path):
     assert open_volume(tmp_path / "b.zarr/p").shape == (8, 8, 8)
 
 
+def test_overwrite_replaces_the_preprocessing_too(cell, tmp_path):
+    """A raw image that was imported anew is prepared and predicted anew by one command."""
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [5, 5, 5], "preprocessing": [INVERT]}
+    words = (cell, "-w", save_weights(tmp_path / "golgi.safetensors", small_unet(), table), "-q", "--overwrite")
+    assert asem("predict", *words).exit_code == 0
+    spec = Spec((32, 32, 32), np.uint8, 5.0)
+    finish_volume(create_volume(cell / "raw", spec, block=32, made_by={"stage": "import", "n": 2}, overwrite=True))
+    result = asem("predict", *words)
+    assert result.exit_code == 0, result.output
+    assert (open_volume(cell / "raw_invert").read() == 255).all()
+
+
 def probability(cell, **record):
     """Write a map that is certain of one object of 8 voxels and one of 64."""
     spec = Spec((16, 16, 16), np.uint8, 5.0)
