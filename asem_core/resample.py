@@ -46,6 +46,23 @@ def on_grid_of(finer: Volume, volume: AnyVolume) -> AnyVolume:
     return attrs.evolve(volume, data=data, voxel_size_nm=size, origin_nm=as_zyx_nm(origin))
 
 
+def box_covering(volume: Volume, part: Volume) -> Box:
+    """Say which voxels of `volume` take up the space of `part`, whose voxels may be of another size, rounded outwards.
+
+    What sticks out of `volume` is left out.
+    """
+    size = np.array(volume.voxel_size_nm)
+    # The origin is the centre of the first voxel: its near face lies half a voxel before.
+    near = (np.array(part.origin_nm) - np.array(part.voxel_size_nm) / 2 - volume.origin_nm) / size + 0.5
+    far = near + np.array(part.shape) * part.voxel_size_nm / size
+    begin = np.floor(near + _SLACK).astype(int)
+    end = np.ceil(far - _SLACK).astype(int)
+    return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())) & volume.box
+
+
+_SLACK = 1e-3  # of a voxel: faces that meet but for rounding
+
+
 @attrs.frozen(eq=False)
 class _Finer:
     """A lazy array: `volume` with each voxel divided by `factor`."""

@@ -86,6 +86,7 @@ def predict(
     from asem_core.predict import predict as predict_volume
     from asem_core.preparation import adapt, load_trained
     from asem_core.recipe import build
+    from asem_core.resample import box_covering
     from asem_core.store import open_volume
     from asem_core.volume import Box, Labels
 
@@ -104,6 +105,7 @@ def predict(
     target = _target(source, output, trained.details["model"])
     run = make_run(DEFAULT_WORKERS, block, quiet)
     given = volume.path
+    part = volume.crop(Box.parse(box, volume.shape)) if box else None
     volume = adapt(
         volume,
         trained,
@@ -121,7 +123,7 @@ def predict(
         target,
         run,
         how,
-        box=Box.parse(box, volume.shape) if box else None,
+        box=box_covering(volume, part) if part is not None else None,
         mask=open_volume(mask, kind=Labels) if mask else None,
         details=trained.details,
         overwrite=overwrite,

@@ -161,6 +161,20 @@ def test_overwrite_replaces_the_preprocessing_too(cell, tmp_path):
     assert (open_volume(cell / "raw_invert").read() == 255).all()
 
 
+def test_a_box_is_of_the_image_given_also_when_it_is_resampled(cell, tmp_path):
+    """15 voxels of 5 nm lie in 8 of 10 nm."""
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [10, 10, 10], "preprocessing": []}
+    words = (cell, "-w", save_weights(tmp_path / "golgi.safetensors", small_unet(), table), "-q", "--resample")
+    told = asem("predict", *words, "--box", "0:40,:,:")
+    assert "its shape is [32, 32, 32]" in told.output
+    assert not (cell / "raw_downsample").exists()
+    result = asem("predict", *words, "--box", "0:15,8:24,:")
+    assert result.exit_code == 0, result.output
+    made = open_volume(cell / "predictions/golgi/probability")
+    assert made.shape == (8, 8, 16)
+    assert made.origin_nm == (2.5, 42.5, 2.5)
+
+
 def probability(cell, **record):
     """Write a map that is certain of one object of 8 voxels and one of 64."""
     spec = Spec((16, 16, 16), np.uint8, 5.0)

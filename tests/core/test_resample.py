@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asem_core.errors import VoxelSizeMismatch
 from asem_core.evaluate import score
 from asem_core.preprocess import apply_in_memory
-from asem_core.resample import on_grid_of, whole_factors
+from asem_core.resample import box_covering, on_grid_of, whole_factors
 from asem_core.volume import Box, Labels, Volume
 from asem_preprocessors.downsample import Downsample
 
@@ -48,6 +48,22 @@ def test_any_box_equals_the_whole(shape, factor, labels, data):
     if labels:
         assert np.array_equal(whole, values.repeat(factor[0], 0).repeat(factor[1], 1).repeat(factor[2], 2))
     assert np.array_equal(apply_in_memory(Downsample(factor=factor), fine).read(), values) or not labels
+
+
+@pytest.mark.parametrize(
+    ("box", "factor", "expected"),
+    [
+        (Box((0, 4, 8), (4, 8, 20)), 4, Box((0, 1, 2), (1, 2, 5))),
+        (Box((1, 4, 8), (2, 9, 20)), 3, Box((0, 1, 2), (1, 3, 7))),  # rounded outwards
+        (Box((1, 4, 8), (2, 9, 20)), 1, Box((1, 4, 8), (2, 9, 20))),
+        (Box((0, 0, 18), (20, 20, 20)), (1, 2, 8), Box((0, 0, 2), (20, 10, 3))),  # the last voxel sticks out
+    ],
+)
+def test_a_box_is_found_again_among_larger_voxels(box, factor, expected):
+    """It takes up the same space, wherever the image begins."""
+    fine = Volume(np.zeros((20, 20, 20), np.uint8), (5.0, 4.3, 4.0), (1e5, -7.1, 3.3))
+    coarse = apply_in_memory(Downsample(factor=factor), fine)
+    assert box_covering(coarse, fine.crop(box)) == expected
 
 
 def test_equal_voxels_are_left_alone():
