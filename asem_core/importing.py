@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -20,6 +20,14 @@ from asem_core.store import Output, create_volume, fill_volume, require_free
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """What a source can do besides: tell whether its data has changed since it was imported."""
+
+    def fingerprint(self, layer: str | None) -> str | None:
+        """Sum up the files of a layer, without reading them; None where that cannot be done, as at a remote address."""
 
 
 def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
@@ -67,28 +75,43 @@ def import_volume(
     box: str | None = None,
     kind: Kind | None = None,
     overwrite: bool = False,
+    anew: bool = False,
 ) -> Volume:
     """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
 
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
-    Returns the finished layer if this was done before.
+    Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
+    it again all the same.
     """
     volume = source.open(layer)
     about = dict(volume.attributes.get("asem", {}).get("source", {}))
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
     record = made_by(
-        "import", source=source, layer=layer, fingerprint=about.get("fingerprint"), inputs=[volume], **said
+        "import",
+        source=source,
+        layer=layer,
+        fingerprint=source.fingerprint(layer) if isinstance(source, TellsChanges) else None,
+        inputs=[volume],
+        **said,
     )
     kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume) or kind_by_name(output))
     if part is not None:
         volume = volume.crop(part)
     finished = require_free(output, record, overwrite=overwrite)
-    if finished is not None:
+    if finished is not None and not anew:
         return finished
     block = run.block or _slab(volume)
     attributes = {"source": about, **({"kind": kind} if kind else {})}
-    out = create_volume(output, volume.spec, block=block, made_by=record, overwrite=overwrite, attributes=attributes)
+    out = create_volume(
+        output,
+        volume.spec,
+        block=block,
+        made_by=record,
+        overwrite=overwrite,
+        anew=finished is not None,
+        attributes=attributes,
+    )
     return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -148,6 +149,18 @@ def sha256(path: str | Path) -> str:
     """Sum a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path, files: Sequence[Path] | None = None) -> str:
+    """Sum names, sizes and times of files, so that changed data is not taken for what was read before.
+
+    `files` lie in the folder; None takes all in it.
+    """
+    if files is None:
+        files = sorted(p for p in folder.rglob("*") if p.is_file())
+    stats = {f.relative_to(folder).as_posix(): f.stat() for f in files}
+    text = "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats.items())
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 @functools.cache

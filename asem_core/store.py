@@ -229,6 +229,7 @@ def create_volume(
     block: int | Zyx,
     made_by: Mapping[str, Any],
     overwrite: bool = False,
+    anew: bool = False,
     fill: float = 0,
     attributes: Mapping[str, Any] | None = None,
 ) -> Output:
@@ -243,6 +244,8 @@ def create_volume(
     made_by
         What makes this layer (see `provenance.made_by`). The same again returns the finished layer, or resumes; with
         another `block` it begins anew, as blocks of both shapes would share chunks.
+    anew
+        Replace also what the same run has made, finished or not.
     fill
         Value of voxels never written.
     attributes
@@ -263,7 +266,7 @@ def create_volume(
     _make_groups(target.parent)
     lock = take_lock(target)
     try:
-        existing = _existing(target, spec, as_zyx(block), made_by, overwrite)
+        existing = _existing(target, spec, as_zyx(block), made_by, overwrite, anew)
         if existing is not None:
             return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
         return _create(target, spec, as_zyx(block), made_by, fill, dict(attributes or {}), lock)
@@ -413,7 +416,9 @@ def _make_groups(folder: Path) -> None:
         ) from None
 
 
-def _existing(target: Path, spec: Spec, block: Zyx, made_by: Mapping[str, Any], overwrite: bool) -> Output | None:
+def _existing(
+    target: Path, spec: Spec, block: Zyx, made_by: Mapping[str, Any], overwrite: bool, anew: bool
+) -> Output | None:
     import zarr
 
     require_free(target, made_by, overwrite=overwrite)  # another process may have made it before the lock was ours
@@ -421,7 +426,7 @@ def _existing(target: Path, spec: Spec, block: Zyx, made_by: Mapping[str, Any], 
         return None
     found = _readable(target)
     about = {} if found is None else found.attributes.get("asem", {})
-    if found is not None and identity(about.get("made_by")) == identity(made_by):
+    if not anew and found is not None and identity(about.get("made_by")) == identity(made_by):
         same_shape = found.shape == spec.shape
         if same_shape and about.get(_BLOCK, list(block)) == list(block):
             group = zarr.open_group(str(target), mode="r+")

@@ -9,7 +9,6 @@ from asem_core.cli._options import (
     DEFAULT_WORKERS,
     BlockShape,
     Options,
-    Overwrite,
     Quiet,
     VoxelSize,
     Workers,
@@ -40,7 +39,9 @@ def import_(
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
     block: BlockShape = None,
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there, even if the same import made it.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Import an image (or labels) into a cell, with all its planes checked first.
@@ -73,6 +74,7 @@ def import_(
         box=box,
         kind=kind,
         overwrite=overwrite,
+        anew=overwrite,
     )
     z, y, x = made.shape
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {' x '.join(f'{v:g}' for v in made.voxel_size_nm)} nm")

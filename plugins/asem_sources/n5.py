@@ -23,6 +23,7 @@ import numpy as np
 from asem_core.errors import BadInput, UnknownName
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.provenance import fingerprint
 from asem_core.volume import Box, Volume, ZyxNm, as_zyx, as_zyx_nm
 
 _NM_PER = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "mm": 1e6, "m": 1e9}
@@ -77,6 +78,26 @@ class N5(Source):
 
     def open(self, layer: str | None = None) -> Volume:
         """Open an array, or the finest level of a group; without a layer, the container's first."""
+        address, fs, path, attributes = self._find(layer)
+        size, origin = _placement(fs, path, attributes)
+        if self.voxel_size_nm is not None:
+            size = as_zyx_nm(self.voxel_size_nm)
+        if size is None:
+            raise BadInput(
+                f"{address} says nothing of its voxel size: it has no 'transform', 'pixelResolution' or 'resolution' "
+                f"attribute. Give it: asem import {self.path} --voxel-size 5,5,5 -o CELL.zarr"
+            )
+        return Volume(_array(fs, path, attributes, address), size, origin, address, {"n5": attributes})
+
+    def fingerprint(self, layer: str | None = None) -> str | None:
+        """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
+        if "://" in self.path:
+            return None
+        _, _, path, _ = self._find(layer)
+        return fingerprint(Path(path))
+
+    def _find(self, layer: str | None) -> tuple[str, Any, str, dict[str, Any]]:
+        """Find the array of a layer: its address, its file system, its path there and its attributes."""
         if layer is None:
             layer = self.layers()[0]
         address = "/".join(part for part in (self.path.rstrip("/"), layer) if part)
@@ -88,15 +109,7 @@ class N5(Source):
             raise UnknownName(
                 f"{address} is not an N5 array or multiscale group. `asem import` lists what {self.path} holds."
             )
-        size, origin = _placement(fs, path, attributes)
-        if self.voxel_size_nm is not None:
-            size = as_zyx_nm(self.voxel_size_nm)
-        if size is None:
-            raise BadInput(
-                f"{address} says nothing of its voxel size: it has no 'transform', 'pixelResolution' or 'resolution' "
-                f"attribute. Give it: asem import {self.path} --voxel-size 5,5,5 -o CELL.zarr"
-            )
-        return Volume(_array(fs, path, attributes, address), size, origin, address, {"n5": attributes})
+        return address, fs, path, attributes
 
 
 @hookimpl

@@ -10,6 +10,7 @@ import attrs
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.provenance import fingerprint
 from asem_core.volume import Volume, as_zyx_nm
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -44,13 +45,7 @@ class OmeZarr(Source):
 
     def open(self, layer: str | None = None) -> Volume:
         """Open a layer lazily; without one, the path itself if it is an image, else the container's first layer."""
-        from asem_core.store import open_volume
-
-        if layer is not None:
-            found = open_volume(f"{self.path.rstrip('/')}/{layer}")
-        else:
-            known = self.layers()
-            found = open_volume(f"{self.path.rstrip('/')}/{known[0]}" if known and not self._is_image() else self.path)
+        found = self._find(layer)
         if found.dtype.kind not in "uib":
             raise BadInput(
                 f"{found.path} holds {found.dtype}; an image or labels hold whole numbers. Convert it first."
@@ -58,6 +53,24 @@ class OmeZarr(Source):
         if self.voxel_size_nm is None:
             return found
         return attrs.evolve(found, voxel_size_nm=as_zyx_nm(self.voxel_size_nm))
+
+    def fingerprint(self, layer: str | None = None) -> str | None:
+        """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
+        from asem_core.metadata import multiscale_of
+
+        if "://" in self.path:
+            return None
+        found = self._find(layer)
+        multiscale = multiscale_of(found.attributes)
+        return fingerprint(Path(found.path) / (multiscale["datasets"][0]["path"] if multiscale else ""))
+
+    def _find(self, layer: str | None) -> Volume:
+        from asem_core.store import open_volume
+
+        if layer is not None:
+            return open_volume(f"{self.path.rstrip('/')}/{layer}")
+        known = self.layers()
+        return open_volume(f"{self.path.rstrip('/')}/{known[0]}" if known and not self._is_image() else self.path)
 
     def _is_image(self) -> bool:
         from asem_core.store import open_volume

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.provenance import fingerprint
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
 
 ENDINGS = (".tif", ".tiff")
@@ -86,8 +86,15 @@ class TiffStack(Source):
         shape, stored = _check_planes(pages)
         convert = _conversion(pages, stored, self.grey_range)
         planes = _Planes(tuple(pages), (len(pages), *shape), convert)
-        source = {"planes": [p.label for p in pages], "fingerprint": _fingerprint(here, pages)}
+        source = {"planes": [p.label for p in pages]}
         return Volume(planes, size, path=self.path, attributes={"asem": {"source": source}})
+
+    def fingerprint(self, layer: str | None = None) -> str:
+        """Sum names, sizes and times of the planes."""
+        here = Path(self.path)
+        if not here.is_dir():
+            return fingerprint(here.parent, [here])
+        return fingerprint(here, [p.file for p in _sorted_planes(here, self.pattern, self.allow_gaps)])
 
 
 @attrs.frozen
@@ -324,13 +331,6 @@ def _stated_voxel_size(page: _Page) -> ZyxNm | None:
         return None
     y, x = (unit * denominator / numerator for numerator, denominator in resolution)
     return as_zyx_nm((float(about["spacing"]) * unit, y, x))
-
-
-def _fingerprint(here: Path, pages: Sequence[_Page]) -> str:
-    """Sum names, sizes and times of the files, so that a changed input is not taken for the one imported before."""
-    stats = {p.file: p.file.stat() for p in pages}
-    text = "\n".join(f"{f.name} {s.st_size} {s.st_mtime_ns}" for f, s in stats.items())
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 @hookimpl

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from asem_core.blocks import Run
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutputExists
 from asem_core.importing import import_volume
 from asem_core.testing import example_image
 from asem_sources.ome_zarr import OmeZarr
@@ -204,6 +205,38 @@ def test_import_is_exact_and_repeatable(tmp_path: Path, workers: int) -> None:
     os.utime(folder / "cell_5.tif", ns=(1, 1))
     with pytest.raises(Exception, match="exists and was made by something else"):
         import_volume(TiffStack(str(folder), 5.0), target, run)
+
+
+@pytest.mark.parametrize("layered", [False, True])
+def test_a_changed_zarr_is_noticed(tmp_path: Path, layered: bool) -> None:
+    """An array, or a layer of ours, that was edited in place is not taken for the one imported before."""
+    path = tmp_path / "other.zarr"
+    if layered:
+        import_volume(TiffStack(str(write_planes(tmp_path / "planes")), 5.0), path / "raw", QUIET)
+        array = zarr.open_array(str(path / "raw" / "s0"), mode="r+")
+    else:
+        array = zarr.create_array(str(path), shape=IMAGE.shape, chunks=(8, 16, 16), dtype=IMAGE.dtype)
+        array.attrs["resolution"] = [5, 5, 5]
+    source, target = OmeZarr(str(path)), tmp_path / "cell.zarr" / "raw"
+    import_volume(source, target, QUIET)
+    import_volume(source, target, QUIET)
+    array[8:] = 77
+    with pytest.raises(OutputExists, match="differs in: fingerprint"):
+        import_volume(source, target, QUIET)
+    assert (import_volume(source, target, QUIET, overwrite=True).read()[8:] == 77).all()
+
+
+def test_an_import_can_be_done_anew(tmp_path: Path) -> None:
+    """What changed without a trace, as at a remote address, is copied again on demand; the record stays equal."""
+    folder, target = write_planes(tmp_path / "planes"), tmp_path / "cell.zarr" / "raw"
+    source = TiffStack(str(folder), 5.0)
+    import_volume(source, target, QUIET)
+    stamp = (folder / "cell_8.tif").stat().st_mtime_ns
+    tifffile.imwrite(folder / "cell_8.tif", 255 - IMAGE[3])
+    os.utime(folder / "cell_8.tif", ns=(stamp, stamp))
+    assert (import_volume(source, target, QUIET, overwrite=True).read()[3] == IMAGE[3]).all()
+    made = import_volume(source, target, QUIET, overwrite=True, anew=True)
+    np.testing.assert_array_equal(made.read()[3], 255 - IMAGE[3])
 
 
 def test_real_stack(real_data: Callable[[str], Path]) -> None:

@@ -226,6 +226,18 @@ class TestKit(SourceKit):
         assert self.make(tmp_path).layers() == ["raw", "labels/er"]
 
 
+def test_a_changed_block_changes_the_fingerprint(tmp_path, image):
+    """So an import notices it; other levels and containers elsewhere count for nothing."""
+    folder = write_n5(tmp_path / "a.n5" / "raw" / "s0", image, resolution=[1, 1, 1])
+    source = N5(str(tmp_path / "a.n5"))
+    before = source.fingerprint("raw")
+    write_n5(tmp_path / "a.n5" / "raw" / "s1", image)
+    assert source.fingerprint("raw") == source.fingerprint() == before
+    (folder / "1" / "0" / "2").write_bytes(b"other")
+    assert source.fingerprint("raw") != before
+    assert N5("s3://organelles/c.n5").fingerprint("raw") is None
+
+
 def test_a_folder_that_is_nothing(tmp_path):
     """Opening a folder without attributes is an `AsemError`."""
     (tmp_path / "empty.n5").mkdir()
