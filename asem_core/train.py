@@ -22,7 +22,7 @@ from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.training.folder import RunFolder
 from asem_core.training.options import TrainOptions
 from asem_core.training.plan import Plan
-from asem_core.training.regions import hold, open_region, prepare
+from asem_core.training.regions import file_names, hold, open_region, prepare
 
 DEFAULT_SAMPLER = "balanced"
 
@@ -125,11 +125,13 @@ def train(
 
     folder = RunFolder(Path(output))
     with join_team(device) as team:
+        if team.leads and not resume:
+            _make_room(folder, overwrite=overwrite)
         plan = make_plan(recipe, catalog, folder, start_from)
         record = _record(recipe, plan, start_from, team.size)
         if team.leads:
             preflight(plan, folder.path).require()
-            _claim(folder, recipe, record, resume=resume, overwrite=overwrite)
+            _claim(folder, recipe, record, resume=resume)
         team.wait()
         if resume and _is_finished(folder, recipe.options):
             return folder
@@ -160,7 +162,7 @@ def _what_is_kept(folder: RunFolder) -> str:
 def make_plan(
     recipe: TrainingRecipe, catalog: Catalog, folder: RunFolder, start_from: str | Path | None = None
 ) -> Plan:
-    """Open the regions, prepare their labels (below `folder`), and build the network with its first weights."""
+    """Open the regions, prepare their labels (in `folder`, unless they are there), and build the network with its first weights."""
     from asem_core.training.loop import initialise
     from asem_core.weights import load_weights
 
@@ -173,12 +175,16 @@ def make_plan(
     reach = network.input_shape(options.block)  # type: ignore[operator]
 
     def open_all(kind: str, *, clean: bool) -> list[Region]:
-        found = []
-        for number, place in enumerate(getattr(options, "regions" if kind == "region" else kind), 1):
-            region = open_region(place, f"{kind} {number}", catalog, recipe.folder, options.downsample)
-            prepared = prepare(region, recipe.model, folder.path / "prepared", Run(progress=False), clean=clean)
-            found.append(hold(prepared, reach))
-        return found
+        places = getattr(options, "regions" if kind == "region" else kind)
+        regions = [
+            open_region(place, f"{kind} {number}", catalog, recipe.folder, options.downsample)
+            for number, place in enumerate(places, 1)
+        ]
+        containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
+        return [
+            hold(prepare(region, recipe.model, container, Run(progress=False), clean=clean), reach)
+            for region, container in zip(regions, containers, strict=True)
+        ]
 
     regions = open_all("region", clean=options.prepare_labels)
     return Plan(
@@ -213,7 +219,17 @@ def _record(recipe: TrainingRecipe, plan: Plan, start_from: str | Path | None, p
     )
 
 
-def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+def _make_room(folder: RunFolder, *, overwrite: bool) -> None:
+    """Refuse the folder of another run unless it may be replaced, and forget the labels that were prepared there."""
+    if (folder.path / "provenance.json").exists() and not overwrite:
+        raise OutputExists(
+            f"{folder.path} holds a training run. Go on with asem train --resume {folder.path}, choose another "
+            "folder, or replace it with --overwrite."
+        )
+    folder.forget_prepared()
+
+
+def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *, resume: bool) -> None:
     """Make the run's folder, or check that it is the one to resume."""
     known = folder.path / "provenance.json"
     if resume:
@@ -224,11 +240,6 @@ def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *,
             )
         return
     if known.exists():
-        if not overwrite:
-            raise OutputExists(
-                f"{folder.path} holds a training run. Go on with asem train --resume {folder.path}, choose another "
-                "folder, or replace it with --overwrite."
-            )
         for part in ("checkpoints", "pictures", "tensorboard", "figures", "tables"):
             shutil.rmtree(folder.path / part, ignore_errors=True)
         for part in ("state.pt", "metrics.jsonl", "choice.json", "report.html"):

@@ -90,6 +90,8 @@ def preflight(
 
         asem preflight mitochondria.toml
     """
+    import tempfile
+
     from asem_core.catalog import load_catalog
     from asem_core.train import make_plan, read_training_recipe
     from asem_core.training.folder import RunFolder
@@ -98,11 +100,11 @@ def preflight(
 
     catalog = load_catalog()
     training = read_training_recipe(recipe, catalog)
-    folder = RunFolder(output or _default_output(recipe))
-    plan = make_plan(training, catalog, folder)
-    result = check(plan, folder.path)
-    refused = any(f.refused for f in result.findings)
-    seconds = seconds_per_iteration(plan) * training.options.iterations if time_it and not refused else None
+    with tempfile.TemporaryDirectory(prefix="asem-") as scratch:  # a run may be under way in the folder itself
+        plan = make_plan(training, catalog, RunFolder(Path(scratch)))
+        result = check(plan, output or _default_output(recipe))
+        refused = any(f.refused for f in result.findings)
+        seconds = seconds_per_iteration(plan) * training.options.iterations if time_it and not refused else None
     if as_json:
         print_json(
             {

@@ -3,7 +3,8 @@
     recipe.toml        what was asked for          metrics.jsonl       one line a measurement
     provenance.json    what it was made from       checkpoints/        iteration_0001000.safetensors, ...
     state.pt           where to go on              pictures/           iteration_0001000.png, ...
-    choice.json        which checkpoints to use    report.html, figures/, tables/, tensorboard/
+    choice.json        which checkpoints to use    prepared/           labels as they are trained on
+                                                   report.html, figures/, tables/, tensorboard/
 
 Every file is written to a temporary name and moved, so a run killed at any moment leaves no half file.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asem_core.errors import BadInput, NoSpace
+from asem_core.errors import BadInput, NoSpace, OutputExists
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def prepared(self) -> Path:
+        return self.path / "prepared"
 
     def checkpoint(self, iteration: int) -> Path:
         return self.checkpoints / f"iteration_{iteration:07d}.safetensors"
@@ -96,6 +102,23 @@ class RunFolder:
         for later in self.saved_iterations():
             if later > iteration:
                 self.checkpoint(later).unlink()
+
+    def forget_prepared(self) -> None:
+        """Delete the labels that an earlier run prepared: those they were made from may have been edited since.
+
+        Raises
+        ------
+        OutputExists
+            The folder holds other files and no run: `prepared` may be somebody's data.
+        """
+        if not self.prepared.exists():
+            return
+        if not (self.path / "provenance.json").exists() and [*self.path.iterdir()] != [self.prepared]:
+            raise OutputExists(
+                f"{self.prepared} exists, where labels would be prepared, but {self.path} holds no training run. Choose "
+                "another folder for the run, or delete that one if nobody needs it."
+            )
+        shutil.rmtree(self.prepared)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         import torch

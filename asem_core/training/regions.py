@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,19 +74,28 @@ def open_region(
     return Region(name, raw, labels, **others)
 
 
-def prepare(region: Region, model: Model, folder: Path, run: Run, *, clean: bool) -> Region:
+def prepare(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
     """Clean up and thicken the labels as the model says (if `clean`), and add its exclusion zone if there is none.
 
-    New labels are written to `folder`; the exclusion zone is worked out where it is read, from the labels as drawn.
+    New labels are written to `container`, or taken from there; the exclusion zone is worked out where it is read, from the labels as drawn.
     """
     labels, exclusion = region.labels, region.exclusion
     zone = model.exclusion_zone()
     if exclusion is None and zone is not None:
         exclusion = exclusion_of(labels, zone, run)
     for number, step in enumerate(model.label_steps() if clean else []):
-        layer = folder / f"{_file_name(region.name)}.zarr" / "labels" / f"{number}_{step.name}"
-        labels = _as_labels(apply(step, labels, layer, run))
+        labels = _as_labels(apply(step, labels, container / "labels" / f"{number}_{step.name}", run))
     return attrs.evolve(region, labels=labels, exclusion=exclusion)
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Make a file name of each region's name; of equal ones, the later get a number."""
+    found: list[str] = []
+    for name in names:
+        plain = "".join(c if c.isalnum() else "_" for c in name)
+        numbered = (plain if n == 1 else f"{plain}_{n}" for n in count(1))
+        found.append(next(file for file in numbered if file not in found))
+    return found
 
 
 def hold(region: Region, reach: Zyx) -> Region:
@@ -186,10 +196,6 @@ def _hold(volume: AnyVolume) -> AnyVolume:
     if volume.box.size * volume.dtype.itemsize > LARGEST_HELD_BYTES:
         return volume
     return attrs.evolve(volume, data=volume.read())
-
-
-def _file_name(text: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in text)
 
 
 def input_box(region: Region, box: Box, context: Zyx) -> Box:

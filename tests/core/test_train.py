@@ -20,7 +20,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, TrainingStopped
-from asem_core.store import create_volume, finish_volume
+from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.train import make_plan, read_training_recipe, resumed_recipe, train
 from asem_core.training.folder import RunFolder
 from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
@@ -307,8 +307,6 @@ def test_normalisation_is_measured_on_the_image_itself(
 def test_labels_outside_the_mask_do_not_matter(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: Path) -> None:
     """Regions smaller than a block, and wrong labels where the mask is 0, change nothing."""
     shutil.copytree(cell, tmp_path / "copy")
-    from asem_core.store import open_volume
-
     labels = open_volume(cell / "cell.zarr/labels/ball").read()
     mask = np.zeros_like(labels)
     mask[4:8, :30, :30] = 1
@@ -322,6 +320,44 @@ def test_labels_outside_the_mask_do_not_matter(recipe: Recipe, catalog: Catalog,
         path.write_text(text.replace("labels/ball", f"labels/{name}"))
         found.append(load_file(run(path, catalog, tmp_path / name).checkpoint(6)))
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+def test_labels_drawn_anew_are_trained_on(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: Path) -> None:
+    """A run takes the labels as they are now, whatever an earlier one prepared in its folder of those at the same place."""
+    place = cell / "cell.zarr/labels/late"
+    ball = open_volume(cell / "cell.zarr/labels/ball").read()
+
+    def train_on(labels: np.ndarray, region: str = "", **options: Any) -> np.ndarray:
+        shutil.rmtree(place, ignore_errors=True)
+        write(place, labels, origin=(30, 50, 50))
+        path = recipe(iterations="1", region=region)
+        path.write_text(path.read_text().replace("membrane", "mitochondria").replace("labels/ball", "labels/late"))
+        folder = run(path, catalog, tmp_path / "run", **options)
+        return make_plan(read_training_recipe(path, catalog), catalog, folder).regions[0].labels.read()
+
+    with pytest.raises(BadInput, match="no foreground at all in the regions to train on"):
+        train_on(np.zeros_like(ball))
+    assert train_on(ball).any()
+    assert train_on(ball, 'box = "0:12,:,:"', overwrite=True).shape[0] == 12
+
+
+def test_regions_of_one_name(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Two parts of a cell may be named after it: the labels of each are prepared."""
+    path = recipe(region='name = "cell"')
+    other = '[[train.regions]]\nname = "cell"\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/overlapping"\n'
+    path.write_text(path.read_text().replace("membrane", "mitochondria") + other)
+    regions = make_plan(read_training_recipe(path, catalog), catalog, RunFolder(tmp_path)).regions
+    assert [(r.name, r.labels.shape[0]) for r in regions] == [("cell", 16), ("cell", 14)]
+
+
+def test_a_folder_called_prepared_that_is_no_runs_is_kept(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """Where other files lie beside it, it may be somebody's data: the run is refused."""
+    for name in ("notes.txt", "prepared/data.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputExists, match=r"prepared exists.* holds no training run"):
+        run(recipe(), catalog, tmp_path)
+    assert (tmp_path / "prepared/data.txt").exists()
 
 
 def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
@@ -466,6 +502,7 @@ def test_commands(recipe: Recipe, tmp_path: Path) -> None:
     path, out = str(recipe()), str(tmp_path / "run")
     answer = json.loads(asem("preflight", path, "--no-time", "--json"))
     assert (answer["ok"], answer["hours"]) == (True, None)
+    assert not Path(out).exists()
     assert "Predict with" in asem("train", path, "-o", out, "--device", "cpu", "-q")
     before = {p: p.stat().st_mtime_ns for p in Path(out).rglob("*") if p.is_file()}
     asem("train", "--resume", out, "--device", "cpu", "-q")
