@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -43,6 +44,7 @@ class RegionFacts:
     num_ids: int  # distinct label values above 0, in the part looked at
     lowest_grey: float
     highest_grey: float
+    dtype: np.dtype[Any]  # of the image
 
     @property
     def foreground(self) -> float:
@@ -95,7 +97,8 @@ def facts_of(region: Region) -> RegionFacts:
         if len(ids) < 1000:
             ids.update(np.unique(region.labels.read(slab)).tolist())
     image = region.raw.read(_middle_planes(region.raw.box_of(region.labels)))
-    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), float(image.min()), float(image.max()))
+    greys = float(image.min()), float(image.max())
+    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), *greys, region.raw.dtype)
 
 
 def _middle_planes(box: Box) -> Box:
@@ -196,10 +199,12 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
             f"The image of region '{facts.name}' is {facts.lowest_grey:g} all over: was it read from the right place?",
             refused=True,
         )
-    elif facts.lowest_grey < 0 or (facts.highest_grey > 1 and not facts.highest_grey.is_integer()):
+    elif facts.dtype not in (np.uint8, np.uint16) and not (
+        facts.dtype.kind == "f" and facts.lowest_grey >= 0 and facts.highest_grey <= 1
+    ):
         yield Finding(
-            f"The image of region '{facts.name}' has values from {facts.lowest_grey:g} to {facts.highest_grey:g}: a float "
-            "image must lie from 0 to 1. Use the step 'normalize' first.",
+            f"The image of region '{facts.name}' holds {facts.dtype} from {facts.lowest_grey:g} to {facts.highest_grey:g}; "
+            "a network needs uint8, uint16, or floats from 0 to 1. Use the step 'normalize' first.",
             refused=True,
         )
 

@@ -107,6 +107,8 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken[8:10, 12:58, 12:58] = np.nan
     write(folder / "cell.zarr/raw_broken", broken)
     write(folder / "cell.zarr/raw_empty", np.zeros_like(grey))
+    write(folder / "cell.zarr/raw_float", grey.astype(np.float32))
+    write(folder / "cell.zarr/raw_signed", grey.astype(np.int16) - 128)
     return folder
 
 
@@ -407,13 +409,16 @@ def test_a_loss_that_is_not_a_number_stops_the_run(recipe: Recipe, catalog: Cata
         ({"held_out": "empty"}, {}, r"no foreground at all in the regions to validate on \('validation 1'\)"),
         ({"train": "", "block": "[6, 13, 12]"}, {}, r"not \[6, 13, 12\]: set block = \["),
         ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 all over: was it read from the right place"),
+        ({}, {"cell.zarr/raw": "cell.zarr/raw_float"}, r"holds float32 from \d+ to 2\d\d; a network needs .* floats from 0 to 1. Use the step 'normalize'"),
+        ({}, {"cell.zarr/raw": "cell.zarr/raw_signed"}, "'region 1' holds int16 from -"),
         ({}, {"[[train.validation]]": '[[train.regions]]\nraw = "coarse.zarr/raw"\nlabels = "coarse.zarr/labels/ball"\n\n[[train.validation]]'}, r"'region 2' has \[10.0, 10.0, 10.0\] nm"),
     ],
 )  # fmt: skip
 def test_a_run_that_would_be_wasted_is_refused(
     changes: dict[str, str], replaced: dict[str, str], said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path
 ) -> None:
-    """Leakage, missing context, no foreground, a shape that does not fit, an empty image, two voxel sizes."""
+    """Leakage, missing context, no foreground, a shape that does not fit, an empty image, greys of no known white, two voxel
+    sizes."""
     path = recipe(**changes)
     text = path.read_text()
     for old, new in replaced.items():
