@@ -125,14 +125,16 @@ def train(
 
     folder = RunFolder(Path(output))
     with join_team(device) as team:
-        if team.leads and not resume:
+        if not team.leads:
+            team.wait()  # until the first process has prepared the labels
+        elif not resume:
             _make_room(folder, overwrite=overwrite)
         plan = make_plan(recipe, catalog, folder, start_from)
         record = _record(recipe, plan, start_from, team.size)
         if team.leads:
             preflight(plan, folder.path).require()
             _claim(folder, recipe, record, resume=resume)
-        team.wait()
+            team.wait()
         if resume and _is_finished(folder, recipe.options):
             return folder
         try:

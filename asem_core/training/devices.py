@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -86,7 +87,8 @@ def join_team(device: str) -> Iterator[Team]:
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
         torch.cuda.set_device(torch.device(device))
-    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    # A day, since the others wait while the first process prepares labels; torchrun sees to processes that died.
+    torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=1))
     try:
         yield Team(rank, size, torch.device(device))
     finally:

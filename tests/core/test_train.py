@@ -376,9 +376,11 @@ def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog,
 
 @pytest.mark.slow
 def test_two_processes_train_one_network(recipe: Recipe, tmp_path: Path) -> None:
-    """Started by torchrun, two processes share the work and one writes the run."""
+    """Started by torchrun, two processes share the work and one writes the run, the prepared labels included."""
+    path = recipe()
+    path.write_text(path.read_text().replace("membrane", "mitochondria"))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    command += ["-m", "asem_core", "train", str(recipe()), "-o", str(tmp_path / "run"), "--device", "cpu", "-q"]
+    command += ["-m", "asem_core", "train", str(path), "-o", str(tmp_path / "run"), "--device", "cpu", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = RunFolder(tmp_path / "run")
