@@ -55,8 +55,11 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     optimizer = make_optimizer(network, options.optimizer, device)
     # Without a saved state the same run begins at its begin: the result is the same, too.
     done = _restore(network, optimizer, folder, device) if resume and folder.state.is_file() else 0
-    if done == 0 and team.leads:
-        folder.rewind(0)
+    if team.leads:
+        if done:
+            choose(folder, plan)  # what a run killed right after its state was saved did not come to
+        else:
+            folder.rewind(0)
     learner = team.spread(torch.compile(network) if options.compile else network)
     tiles = tiles_of(plan.validation, options.block, options.validation_blocks)
     shown = fullest_tile(tiles, plan.context) if tiles and team.leads else None

@@ -227,6 +227,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
         assert whole.read_json("choice.json") == killed.read_json("choice.json")
 
 
+def test_killed_between_the_last_state_and_the_choice(
+    recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to train when the run goes on, but the choice is."""
+    path = recipe(iterations="2")
+    write_json = RunFolder.write_json
+
+    def dies(self: RunFolder, name: str, content: dict[str, Any]) -> None:
+        if name == "choice.json":
+            raise Killed
+        write_json(self, name, content)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "write_json", dies)
+        run(path, catalog, tmp_path / "run")
+    folder = run(path, catalog, tmp_path / "run", resume=True)
+    assert folder.chosen() == folder.checkpoint(2)
+    assert (folder.path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("at", "said"), [(1, "before the first checkpoint: nothing"), (5, "until the checkpoint of iteration 4 is kept")]
 )
