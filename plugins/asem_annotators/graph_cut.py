@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_VOXEL = 30  # 18 at 512^3, and SLIC needs somewhat more; see docs/performance/annotating.md
 MIXTURE_STEPS = 50
-FORMAT = 2  # of the stored graph: a file of another one is not found, and made anew
+FORMAT = 3  # of the stored graph: a file of another one is not found, and made anew
 
 
 @attrs.frozen
@@ -125,7 +125,7 @@ class GraphCut(Annotator):
         image = read_image(volume, box, BYTES_PER_VOXEL)
         spacing = spacing_of(volume)
         sigma = max(1.0, self.sigma_nm / min(volume.voxel_size_nm))
-        file = None if run.scratch is None else run.scratch / self._file_name(image, spacing)
+        file = None if run.scratch is None else run.scratch / self._file_name(image, spacing, sigma)
         if file is not None and file.exists():
             return PreparedGraphCut(self, Graph.load(file), image, spacing)
         graph = self._build_graph(image, spacing, sigma)
@@ -156,12 +156,12 @@ class GraphCut(Annotator):
         del sheet
         return build_graph(image, labels, count, dark, wall, spacing)
 
-    def _file_name(self, image: np.ndarray, spacing: Sequence[float]) -> str:
+    def _file_name(self, image: np.ndarray, spacing: Sequence[float], sigma: float) -> str:
         """Name the stored graph after all it depends on."""
         options = (
             FORMAT,
             self.setting("supervoxels"),
-            self.sigma_nm,
+            sigma,
             self.smoothing,
             self.num_supervoxels,
             self.compactness,

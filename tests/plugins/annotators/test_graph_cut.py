@@ -264,6 +264,15 @@ def test_keeps_supervoxels_for_the_next_time(cells: tuple[Volume, np.ndarray], t
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
+def test_supervoxels_of_a_wrong_voxel_size_are_not_used_again(cells: tuple[Volume, np.ndarray], tmp_path) -> None:
+    """After the voxel size of an image was corrected, its supervoxels are those of the right scale."""
+    run = Run(progress=False, scratch=tmp_path)
+    wrong, right = (Volume(cells[0].data, size) for size in (2, 10))
+    GraphCut().prepare(wrong, wrong.box, run)
+    fresh = GraphCut().prepare(right, right.box, QUIET).graph
+    assert GraphCut().prepare(right, right.box, run).graph.count == fresh.count
+
+
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 1, 1)])
 def test_slic_pieces_are_connected_and_about_as_many_as_asked(cells: tuple[Volume, np.ndarray], spacing) -> None:
     """Every piece hangs together through faces; together they tile the image."""
