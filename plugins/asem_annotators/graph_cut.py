@@ -21,11 +21,14 @@ from asem_core.volume import Box, Volume
 
 if TYPE_CHECKING:
     from asem_annotators._energy import Energy
+    from pathlib import Path
+
     from asem_annotators._graph import Graph
     from asem_core.blocks import Run
 
 BYTES_PER_VOXEL = 30  # 18 at 512^3, and SLIC needs somewhat more; see docs/performance/annotating.md
 MIXTURE_STEPS = 50
+KEPT = 4  # graphs a cell, of the boxes used last: one takes about 8 bytes a voxel
 FORMAT = 3  # of the stored graph: a file of another one is not found, and made anew
 
 
@@ -127,10 +130,12 @@ class GraphCut(Annotator):
         sigma = max(1.0, self.sigma_nm / min(volume.voxel_size_nm))
         file = None if run.scratch is None else run.scratch / self._file_name(image, spacing, sigma)
         if file is not None and file.exists():
+            file.touch()
             return PreparedGraphCut(self, Graph.load(file), image, spacing)
         graph = self._build_graph(image, spacing, sigma)
         if file is not None:
             graph.save(file)
+            _drop_oldest(file.parent)
         return PreparedGraphCut(self, graph, image, spacing)
 
     def setting(self, option: str) -> Any:
@@ -169,6 +174,11 @@ class GraphCut(Annotator):
         )
         of_options = zlib.crc32(repr((options, image.shape, tuple(spacing))).encode())
         return f"graph-cut-{zlib.crc32(image.data):08x}-{of_options:08x}.npz"
+
+
+def _drop_oldest(folder: Path) -> None:
+    for file in sorted(folder.glob("graph-cut-*.npz"), key=lambda f: f.stat().st_mtime_ns)[:-KEPT]:
+        file.unlink(missing_ok=True)
 
 
 _BY_ENERGY: Mapping[str, Mapping[str, Any]] = {
