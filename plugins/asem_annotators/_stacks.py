@@ -60,28 +60,37 @@ def open_stack(path: Path, dataset: str | None = None) -> Stack:
 def write_stack(labels: np.ndarray, path: Path, voxel_size_nm: ZyxNm, form: str = "tif") -> Path:
     """Write labels as one TIFF or HDF5 file (by the ending of `path`), or as a folder of planes of the `form` given.
 
+    TIFF and PNG hold the smallest of uint8, uint16 and (TIFF) uint32 that has room for every id.
+
     Raises
     ------
     OutputExists
         Something is at `path`.
+    BadInput
+        An id is too large for the form. Nothing is written.
     """
     if path.exists():
         raise OutputExists(f"{path} exists. Remove it, or choose another name.")
+    in_hdf5, in_tiff = (path.suffix.lower() in endings for endings in (HDF5, (".tif", ".tiff")))
+    if not in_hdf5:
+        labels = _smallest(labels, path, "tif" if in_tiff else form)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() in HDF5:
+    if in_hdf5:
         with _h5py().File(path, "w") as file:
             made = file.create_dataset("exported_data", data=labels, compression="gzip", chunks=True)
             made.attrs["axistags"] = _axistags()
             made.attrs["element_size_um"] = [v / 1000 for v in voxel_size_nm]
-    elif path.suffix.lower() in (".tif", ".tiff"):
+    elif in_tiff:
         import tifffile
 
         z, y, x = voxel_size_nm
         tifffile.imwrite(
             path,
             labels,
-            imagej=True,
+            imagej=labels.dtype.itemsize <= 2,  # ImageJ knows no wider ids
+            photometric="minisblack",
             resolution=(1 / x, 1 / y),
+            resolutionunit="NONE",
             metadata={"axes": "ZYX", "spacing": z, "unit": "nm"},
             compression="zlib",
         )
@@ -91,6 +100,14 @@ def write_stack(labels: np.ndarray, path: Path, voxel_size_nm: ZyxNm, form: str 
         for z, plane in enumerate(labels):
             _write_plane(path / f"{path.name}_{z:0{digits}}.{form}", plane)
     return path
+
+
+def _smallest(labels: np.ndarray, path: Path, form: str) -> np.ndarray:
+    largest, most = int(labels.max(initial=0)), 2**16 - 1 if form == "png" else 2**32 - 1
+    if largest > most:
+        other = "TIFF (--set form=tif) or HDF5 (a path that ends in .h5)" if form == "png" else "HDF5 (.h5)"
+        raise BadInput(f"{path} cannot hold the id {largest}: {form} ends at {most}. Write {other}, or renumber the objects.")
+    return labels.astype(np.min_scalar_type(largest), copy=False)
 
 
 def _write_plane(file: Path, plane: np.ndarray) -> None:
@@ -179,7 +196,7 @@ def _open_tiff(path: Path) -> Stack:
 
 
 def _imagej_voxel_size(tiff: Any) -> ZyxNm | None:
-    about = tiff.imagej_metadata or {}
+    about = tiff.imagej_metadata or next(iter(tiff.shaped_metadata or ()), {})
     unit = _NM_PER_UNIT.get(str(about.get("unit", "")).lower())
     tags = tiff.pages[0].tags
     if unit is None or "spacing" not in about or "XResolution" not in tags:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from asem_annotators._stacks import open_stack
 from asem_annotators.from_file import FromFile
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputExists, ShapeMismatch, VoxelSizeMismatch
@@ -43,6 +44,33 @@ def test_goes_there_and_back(image: Volume, drawn: Labels, tmp_path: Path, name:
     form = "png" if name.endswith("png") else "tif"
     FromFile(str(tmp_path / name), form=form).write(drawn, box)
     np.testing.assert_array_equal(take(image, box, tmp_path / name), drawn.read(box))
+
+
+@pytest.mark.parametrize(("name", "largest"), [("planes", 70_000), ("planes_png", 300), ("ids.tif", 70_000)])
+def test_ids_of_objects_go_there_and_back(drawn: Labels, tmp_path: Path, name: str, largest: int) -> None:
+    """Ids of 32 bits, as `segment` writes them, are stored in as few bits as they need; so is the voxel size."""
+    ids = drawn.read().astype(np.uint32) * largest
+    form = "png" if name.endswith("png") else "tif"
+    FromFile(str(tmp_path / name), form=form).write(Labels(ids[:3], VOXEL), Box((0, 0, 0), (3, *SHAPE[1:])))
+    stack = open_stack(tmp_path / name)
+    np.testing.assert_array_equal([stack.plane(z) for z in range(3)], ids[:3])
+    assert stack.plane(2).dtype == np.min_scalar_type(largest)
+    assert name != "ids.tif" or stack.voxel_size_nm == pytest.approx(VOXEL)
+
+
+@pytest.mark.parametrize(
+    ("name", "largest", "message"),
+    [
+        ("planes_png", 70_000, r"cannot hold the id 70000: png ends at 65535. Write TIFF \(--set form=tif\) or HDF5"),
+        ("ids.tif", 2**32, r"cannot hold the id 4294967296: tif ends at 4294967295. Write HDF5"),
+    ],
+)
+def test_ids_too_large_for_a_form_are_refused(drawn: Labels, tmp_path: Path, name: str, largest: int, message) -> None:
+    """The message names the id and another form; nothing is written."""
+    ids = Labels(drawn.read().astype(np.int64) * largest, VOXEL)
+    with pytest.raises(BadInput, match=message):
+        FromFile(str(tmp_path / "made" / name), form="png").write(ids, ids.box)
+    assert not list(tmp_path.iterdir())
 
 
 def test_reads_ids_as_vast_colours_them(image: Volume, tmp_path: Path) -> None:
