@@ -156,6 +156,27 @@ def value_range(volume: Volume, run: Run) -> tuple[int, int]:
     return min(smallest), max(largest)
 
 
+def has_ids(labels: Volume, run: Run) -> bool:
+    """Tell ids from a mask: labels that hold a single value besides 0 (1, say, or 255) are a mask."""
+    found = map_blocks(_Extremes(labels), labels.box, 256, attrs.evolve(run, scratch=None), name="ids")
+    return len({value for _, values in found for value in values.tolist()}) > 1
+
+
+@attrs.frozen
+class _Extremes:
+    """The smallest and the largest value of a block besides 0."""
+
+    volume: Volume
+
+    def __call__(self) -> Work:
+        return self._find
+
+    def _find(self, box: Box) -> np.ndarray:
+        values = self.volume.read(box)
+        values = values[values != 0]
+        return np.array([values.min(), values.max()] if values.size else [], values.dtype)
+
+
 @attrs.frozen
 class _Range:
     volume: Volume

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks
-from asem_core.components import Components, components, largest_id
+from asem_core.components import Components, components, has_ids
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.interfaces import Preprocessor
 from asem_core.preprocess import apply_lazily
@@ -344,13 +344,13 @@ def _add_up(pairs: np.ndarray) -> np.ndarray:
 def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float = 0.5, box: Box | None = None) -> Labels:
     """Give each object an id, on the grid of the truth, for `score_objects` of the same box.
 
-    Labels that hold ids already (anything but 0 and 1) are returned as they are. Otherwise objects are the connected
+    Labels that hold ids already (more than one value besides 0) are returned as they are. Otherwise objects are the connected
     parts (26 neighbours) of the labels, or of the voxels whose probability is at least `threshold`.
     """
     box = grid.box if box is None else box
     volume = on_grid_of(grid, volume)
     if isinstance(volume, Labels):
-        if largest_id(volume, run) > 1:
+        if has_ids(volume, run):
             return volume
         threshold = 1
     elif volume.dtype == np.uint8:

@@ -12,7 +12,7 @@ from scipy import ndimage
 from asem_core import evaluate
 from asem_core.blocks import Run
 from asem_core.errors import AsemError, BadInput, OutsideVolume, ShapeMismatch, VoxelSizeMismatch
-from asem_core.evaluate import Counts, exclusion_of, score, score_objects, with_pooled
+from asem_core.evaluate import Counts, exclusion_of, number_objects, score, score_objects, with_pooled
 from asem_core.evaluation_report import sections
 from asem_core.report import write_report
 from asem_core.volume import Box, Labels, Spec, Volume
@@ -224,6 +224,16 @@ def test_objects_are_found_missed_false_or_merged():
     assert objects.counts == Counts(2, 1, 1)
     assert objects.num_merged == 1
     assert score_objects(*three_objects(), min_overlap=0.3).counts == Counts(3, 1, 0)
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_a_mask_of_any_value_has_the_objects_that_it_shows(value):
+    """0 and 255 are a mask as 0 and 1 are; ids stay what they are."""
+    truth, _ = three_objects()
+    mask = labels((truth.read() > 0).astype(np.uint8) * value)
+    numbered = number_objects(mask, mask, Run(progress=False, workers=1))
+    assert score_objects(numbered, numbered).counts.true_positive == 3
+    assert number_objects(truth, truth, Run(progress=False, workers=1)) is truth
 
 
 def test_a_false_object_inside_the_zone_or_outside_the_mask_is_not_counted():
