@@ -17,6 +17,7 @@ import numpy as np
 from asem_core.blocks import Run, Work, map_blocks
 from asem_core.components import Components, components, has_ids
 from asem_core.errors import BadInput, OutsideVolume
+from asem_core.foreground import LEVELS, as_stored, at_least, reach
 from asem_core.interfaces import Preprocessor
 from asem_core.preprocess import apply_lazily
 from asem_core.resample import on_grid_of
@@ -72,7 +73,7 @@ class Scores:
 
     def at(self, threshold: float) -> Counts:
         """Count with every voxel whose probability is at least `threshold` taken as predicted."""
-        predicted = self.levels >= threshold - 1e-9
+        predicted = reach(self.levels, threshold)
         found, false = int(self.foreground[predicted].sum()), int(self.background[predicted].sum())
         return Counts(found, false, int(self.foreground.sum()) - found, int(self.background.sum()) - false)
 
@@ -158,9 +159,9 @@ def _levels(prediction: Volume, thresholds: Sequence[float]) -> np.ndarray:
     if isinstance(prediction, Labels):
         return np.array([0.0, 1.0])
     if prediction.dtype == np.uint8:
-        return np.arange(256) / 255
+        return LEVELS
     if prediction.dtype.kind == "f":
-        return np.union1d(np.arange(256) / 255, thresholds)
+        return np.union1d(LEVELS, thresholds)
     raise BadInput(
         f"{prediction.path} holds {prediction.dtype}: a probability is uint8 (255 = 1) or a float from 0 to 1. "
         "If it is a segmentation, open it as labels (--segmentation)."
@@ -221,7 +222,7 @@ class _Comparison:
                 f"{self.prediction.path} has values from {values.min()} to {values.max()}; "
                 "a probability lies between 0 and 1. Is this an image, or logits?"
             )
-        return np.searchsorted(self.levels, values, side="right") - 1
+        return np.searchsorted(as_stored(self.levels, values.dtype), values, side="right") - 1
 
 
 def read_like(grid: Volume, volume: Volume, box: Box) -> np.ndarray:
@@ -352,23 +353,20 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
     if isinstance(volume, Labels):
         if has_ids(volume, run):
             return volume
-        threshold = 1
-    elif volume.dtype == np.uint8:
-        threshold = threshold * 255 - 1e-6  # a threshold of k / 255 is k, whatever the rounding
-    mask = _AtLeast(grid, volume, threshold)
+    mask = _Foreground(grid, volume, threshold)
     found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
     return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")
 
 
 @attrs.frozen
-class _AtLeast:
+class _Foreground:
     grid: Labels
     volume: Volume
     threshold: float
 
     def __call__(self, box: Box) -> np.ndarray:
-        found: np.ndarray = read_like(self.grid, self.volume, box) >= self.threshold
-        return found
+        values = read_like(self.grid, self.volume, box)
+        return values != 0 if isinstance(self.volume, Labels) else at_least(values, self.threshold)
 
 
 @attrs.frozen(eq=False)

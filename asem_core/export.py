@@ -22,6 +22,7 @@ import numpy as np
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.components import largest_id, value_range
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
+from asem_core.foreground import at_least
 from asem_core.provenance import made_by, what_it_holds
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
@@ -250,8 +251,8 @@ class _Planes:
             return np.where(block, 255, 0).astype(np.uint8)
         if self.threshold is None:
             return block.astype(self.dtype)
-        largest = 255 if block.dtype == np.uint8 and not isinstance(self.volume, Labels) else 1
-        return np.where(block >= self.threshold * largest - 1e-6, 255, 0).astype(np.uint8)
+        found = block != 0 if isinstance(self.volume, Labels) else at_least(block, self.threshold)
+        return np.where(found, 255, 0).astype(np.uint8)
 
 
 @attrs.frozen

@@ -15,6 +15,7 @@ import numpy as np
 
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, UnknownName
+from asem_core.foreground import at_least
 from asem_core.provenance import kind_by_name, what_it_holds
 from asem_core.store import layers as layers_of
 from asem_core.store import open_volume
@@ -163,10 +164,7 @@ class _Errors:
         offset = np.rint((np.array(self.truth.origin_nm) - self.prediction.origin_nm) / size).astype(int)
         there = box.shift(offset.tolist())
         predicted = self.prediction.read(there, outside=0)
-        if self.is_labels:
-            found = predicted != 0
-        else:
-            found = predicted >= self.threshold * (255 if predicted.dtype == np.uint8 else 1) - 1e-6
+        found = predicted != 0 if self.is_labels else at_least(predicted, self.threshold)
         true = self.truth.read(box) != 0
         result = (found & ~true) + 2 * (~found & true).astype(np.uint8)
         covered = np.zeros(box.shape, bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from asem_core.blocks import Run, Work
 from asem_core.components import Components, Connectivity, components
 from asem_core.errors import BadInput
+from asem_core.foreground import at_least
 from asem_core.notes import work_folder
 from asem_core.provenance import made_by, what_it_holds
 from asem_core.store import Output, create_volume, fill_volume, open_volume, require_free
@@ -97,11 +97,7 @@ class _AtLeast:
     threshold: float
 
     def __call__(self, box: Box) -> np.ndarray:
-        level: float = self.threshold
-        if self.probability.dtype == np.uint8:
-            level = math.ceil(self.threshold * 255 - 1e-9)
-        found: np.ndarray = self.probability.read(box) >= level
-        return found
+        return at_least(self.probability.read(box), self.threshold)
 
 
 @attrs.frozen
