@@ -95,15 +95,20 @@ def check_seeds(annotator: Annotator, seeds: np.ndarray, box: Box) -> None:
     """
     if seeds.shape != box.shape:
         raise ShapeMismatch(f"The seeds have shape {list(seeds.shape)}, but the box {box} has {list(box.shape)}.")
-    found = np.unique(seeds).tolist()
-    if not set(found) <= {0, OBJECT, BACKGROUND}:
-        raise BadInput(f"Seeds are 0 (unknown), 1 (object) and 2 (background), but these hold {found[:8]}.")
+    found = _classes_in(seeds, "these hold")
     if not getattr(annotator, "needs_seeds", True) or {OBJECT, BACKGROUND} <= set(found):
         return
     if found in ([], [0]):
         raise BadInput(f"There are no seeds in the box {box}: paint some of the object and some of the background.")
     have, lack = ("object", "background") if OBJECT in found else ("background", "object")
     raise BadInput(f"All seeds in the box {box} are {have}: paint some {lack} too, or nothing bounds the {have}.")
+
+
+def _classes_in(seeds: np.ndarray, who_holds: str) -> list[Any]:
+    found: list[Any] = np.unique(seeds).tolist()
+    if not set(found) <= {0, OBJECT, BACKGROUND}:
+        raise BadInput(f"Seeds are 0 (unknown), 1 (object) and 2 (background), but {who_holds} {found[:8]}.")
+    return found
 
 
 # --- layers that are edited ---------------------------------------------------------------------------------------
@@ -247,7 +252,7 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
     Raises
     ------
     BadInput
-        The file cannot be read, or its seeds lie outside the box.
+        The file cannot be read, holds other values than 0, 1 and 2, or its seeds lie outside the box.
     ShapeMismatch
         Its shape is neither the image's nor the box's.
     """
@@ -269,6 +274,7 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
         values = layer.read(box.shift([-b for b in volume.box_of(layer).begin]), outside=0)
         if not values.any():
             raise BadInput(f"{path} has no seeds in the box {box}. Paint there, or give the box that was painted.")
+    _classes_in(values, f"{path} holds")  # before they become uint8, where 257 would be 1
     return Seeds(np.ascontiguousarray(values, np.uint8))
 
 
@@ -301,6 +307,7 @@ def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
                 f"{file} has {list(plane.shape)} pixels: a plane of seeds has those of the image "
                 f"{list(volume.shape[1:])} or of the box {list(box.shape[1:])}."
             )
+        _classes_in(plane, f"{file} holds")
         values[z - box.begin[0]] = plane
     return values
 

@@ -189,6 +189,19 @@ class TestReadSeeds:
         for name in ("cell.zarr/seeds/ball", "part.npy", "whole.tif", "planes"):
             np.testing.assert_array_equal(read_seeds(tmp_path / name, image, BOX).values, part)
 
+    @pytest.mark.parametrize(("value", "dtype"), [(257, np.uint16), (1.7, np.float32)])
+    def test_other_values_are_no_seeds(self, cell: Path, tmp_path: Path, value: float, dtype: type) -> None:
+        """They are refused in every form, not rounded or wrapped into a class."""
+        image = open_volume(cell / "raw")
+        whole = np.full(image.shape, value, dtype)
+        np.save(tmp_path / "whole.npy", whole)
+        tifffile.imwrite(tmp_path / "whole.tif", whole)
+        (tmp_path / "planes").mkdir()
+        tifffile.imwrite(tmp_path / "planes" / "z10.tif", whole[10])
+        for name, file in (("whole.npy", "whole.npy"), ("whole.tif", "whole.tif"), ("planes", "planes.z10.tif")):
+            with pytest.raises(BadInput, match=rf"but .*{file} holds \[{value}"):
+                read_seeds(tmp_path / name, image, BOX)
+
     def test_from_strokes(self, cell: Path, tmp_path: Path) -> None:
         """Points are balls, rows of one stroke are joined by lines, and where they cross the last one counts."""
         image = open_volume(cell / "raw")
