@@ -350,9 +350,8 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
     """
     box = grid.box if box is None else box
     volume = on_grid_of(grid, volume)
-    if isinstance(volume, Labels):
-        if has_ids(volume, run):
-            return volume
+    if isinstance(volume, Labels) and has_ids(volume, run):
+        return volume
     mask = _Foreground(grid, volume, threshold)
     found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
     return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")

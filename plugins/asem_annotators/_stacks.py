@@ -106,7 +106,9 @@ def _smallest(labels: np.ndarray, path: Path, form: str) -> np.ndarray:
     largest, most = int(labels.max(initial=0)), 2**16 - 1 if form == "png" else 2**32 - 1
     if largest > most:
         other = "TIFF (--set form=tif) or HDF5 (a path that ends in .h5)" if form == "png" else "HDF5 (.h5)"
-        raise BadInput(f"{path} cannot hold the id {largest}: {form} ends at {most}. Write {other}, or renumber the objects.")
+        raise BadInput(
+            f"{path} cannot hold the id {largest}: {form} ends at {most}. Write {other}, or renumber the objects."
+        )
     return labels.astype(np.min_scalar_type(largest), copy=False)
 
 

@@ -20,9 +20,9 @@ from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume
 
 if TYPE_CHECKING:
-    from asem_annotators._energy import Energy
     from pathlib import Path
 
+    from asem_annotators._energy import Energy
     from asem_annotators._graph import Graph
     from asem_core.blocks import Run
 
