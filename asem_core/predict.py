@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ from asem_core.store import Output, create_volume, fill_volume, open_volume, req
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "predict_box"]
+
+log = logging.getLogger("asem_core")
 
 CHUNK = 64
 LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
@@ -79,6 +82,8 @@ def predict(
     mask
         Predict only where this is not 0, for example inside the cell; it may cover a part of the volume. Elsewhere the
         result is 0, and blocks that lie wholly outside are not computed.
+    overwrite
+        Replace what something else made; and what an equal run left unfinished, where `run` asks for other blocks.
     details
         What else to record: the model's name, the file of the weights, ...
 
@@ -111,7 +116,18 @@ def predict(
         return finished
     device = choose_device(how.device) if not run.launcher else how.device.replace("auto", "cuda")
     run = attrs.evolve(run, workers=_num_workers(run, how, device))
-    plan = _earlier_plan(output, record) or _make_plan(network, volume, box, mask, run, how, device)
+    plan = _earlier_plan(output, record)
+    if plan is not None and run.block not in (None, as_zyx(plan["block"])):
+        if overwrite:
+            plan = None
+        else:  # hours of work are not thrown away for it
+            log.warning(
+                "%s was begun in blocks of %s voxels and goes on in them; --overwrite begins anew, in blocks of %s.",
+                output,
+                as_zyx(plan["block"]),
+                run.block,
+            )
+    plan = plan or _make_plan(network, volume, box, mask, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
     out = create_volume(

@@ -251,6 +251,33 @@ def test_an_equal_run_is_not_repeated_and_a_different_one_is_refused(tmp_path):
     assert np.abs(replaced.read() - first).max() > 0.01
 
 
+def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypatch, caplog):
+    """Other blocks than an interrupted run's are not taken in silence; on demand all is begun anew in them."""
+    network, volume, out = small_unet(), noise((16, 16, 16)), tmp_path / "a.zarr/p"
+    blocks = []
+
+    def stopped(output, work, block, *args, **options):
+        blocks.append((block, output.data.chunks))
+        output.lock.release()
+        raise KeyboardInterrupt
+
+    def begin(block, **options):
+        with pytest.raises(KeyboardInterrupt):
+            predict(network, volume, out, Run(block=block, progress=False), EXACT, **options)
+        return blocks[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asem_core.predict.fill_volume", stopped)
+        assert begin(16) == ((16, 16, 16), (16, 16, 16))
+        assert begin(16) == begin(None) == blocks[0]
+        assert not caplog.text
+        assert begin(8) == blocks[0]
+        assert "a.zarr/p was begun in blocks of (16, 16, 16) voxels and goes on in them; --overwrite" in caplog.text
+        assert begin(8, overwrite=True) == begin(8) == ((8, 8, 8), (8, 8, 8))
+    made = predict(network, volume, out, QUIET, EXACT)
+    assert np.abs(made.read() - untiled(network, volume)).max() < 1e-5
+
+
 def test_the_output_says_what_made_it(tmp_path):
     made = predict(small_unet(), noise((16, 16, 16)), tmp_path / "a.zarr/p", QUIET, EXACT, details={"model": "golgi"})
     about = made.attributes["asem"]["made_by"]
