@@ -112,6 +112,7 @@ def import_volume(
         anew=finished is not None,
         attributes=attributes,
     )
+    run = _within_memory(run, volume, block)
     return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
 
 
@@ -124,6 +125,18 @@ def _slab(volume: Volume) -> Zyx:
     )
     chunk = 64
     return as_zyx((min(thick, z) if z < 8 else thick, math.ceil(y / chunk) * chunk, math.ceil(x / chunk) * chunk))
+
+
+def _within_memory(run: Run, volume: Volume, block: Zyx) -> Run:
+    """Take fewer workers where half of the free memory does not hold their blocks: eight planes may be gigabytes."""
+    import psutil
+
+    if run.launcher:  # the memory is elsewhere
+        return run
+    shape = [min(b, n) for b, n in zip(block, volume.shape, strict=True)]
+    needed = 2 * math.prod(shape) * volume.dtype.itemsize  # the block, and what it is decoded from
+    affordable = int(0.5 * psutil.virtual_memory().available / needed)
+    return attrs.evolve(run, workers=max(1, min(run.workers, affordable)))
 
 
 @attrs.frozen

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import zarr
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputExists
-from asem_core.importing import import_volume
+from asem_core.importing import _within_memory, import_volume
 from asem_core.testing import example_image
+from asem_core.volume import Volume
 from asem_sources.ome_zarr import OmeZarr
 from asem_sources.tiff_stack import TiffStack
 
@@ -237,6 +240,15 @@ def test_an_import_can_be_done_anew(tmp_path: Path) -> None:
     assert (import_volume(source, target, QUIET, overwrite=True).read()[3] == IMAGE[3]).all()
     made = import_volume(source, target, QUIET, overwrite=True, anew=True)
     np.testing.assert_array_equal(made.read()[3], 255 - IMAGE[3])
+
+
+def test_slabs_of_large_planes_fit_the_memory() -> None:
+    """No more workers than half of the free memory holds slabs for; small ones leave all workers at work."""
+    free = psutil.virtual_memory().available
+    edge = math.isqrt(free // 8 // 10)  # eight planes are a tenth of what is free
+    for shape, expected in (((64, edge, edge), {2, 3}), ((64, 10 * edge, edge), {1}), ((64, 500, 500), {8})):
+        volume = Volume(np.broadcast_to(np.uint8(0), shape), 5.0)
+        assert _within_memory(Run(workers=8), volume, (8, *shape[1:])).workers in expected
 
 
 def test_real_stack(real_data: Callable[[str], Path]) -> None:
