@@ -32,7 +32,7 @@ from asem_core.provenance import differences, identity
 from asem_core.pyramid import HalvedAlongside, build_pyramid, halve_alongside
 from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("asem_core")
 
 V = TypeVar("V", bound=Volume)
 
@@ -258,7 +258,7 @@ def create_volume(
     OutputBusy
         Another process is writing it.
     BadInput
-        The container would lie in a folder that holds other files, or the layer outside of it.
+        The container would lie in a folder that holds other files, the layer outside of it, or on its own input.
     """
     target = Path(path)
     made_by = json.loads(json.dumps(made_by))
@@ -353,13 +353,16 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
     OutputExists
         Something else is there and `overwrite` is False; or what is there is no layer, which is never replaced.
     BadInput
-        The container would lie in a folder that holds other files, or the layer outside of it.
+        The container would lie in a folder that holds other files, the layer outside of it, or on its own input.
     """
     target = Path(path)
     container = _container(target.parent)
     if ".." in target.relative_to(container).parts:
         raise BadInput(f"{target} lies outside of {container}: a layer's name has no '..'.")
     require_container(container)
+    for read in made_by.get("inputs", []):
+        if "://" not in read["path"] and Path(read["path"]).resolve().is_relative_to(target.resolve()):
+            raise BadInput(f"{target} would replace {read['path']}, which it is made of. Choose another output.")
     made_by = json.loads(json.dumps(made_by))
     if not target.exists():
         return None

@@ -14,6 +14,7 @@ import zarr
 from asem_core.blocks import Run
 from asem_core.chunks import chunk_shape
 from asem_core.errors import BadInput, OutputExists, UnknownName
+from asem_core.provenance import made_by
 from asem_core.store import (
     create_volume,
     finish_volume,
@@ -152,6 +153,15 @@ def test_a_group_of_layers_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputExists, match="Name a layer of its own"):
         create_volume(tmp_path / "cell.zarr" / "labels", SPEC, block=32, made_by=MADE, overwrite=True)
     np.testing.assert_array_equal(open_volume(tmp_path / "cell.zarr" / "labels" / "golgi").read(), image())
+
+
+def test_a_layer_never_replaces_its_own_input(tmp_path: Path) -> None:
+    """An output named like the input, with --overwrite, would be made of nothing."""
+    raw = write(tmp_path / "cell.zarr" / "raw", image())
+    record = made_by("preprocess", inputs=[raw])
+    with pytest.raises(BadInput, match="which it is made of. Choose another output"):
+        create_volume(tmp_path / "other" / ".." / "cell.zarr" / "raw", SPEC, block=32, made_by=record, overwrite=True)
+    np.testing.assert_array_equal(open_volume(raw.path).read(), image())
 
 
 def test_a_layer_that_was_hardly_begun_is_replaced(tmp_path: Path) -> None:
