@@ -143,6 +143,7 @@ def train(
             raise KeyboardInterrupt(_what_is_kept(folder)) from None
         if team.leads:
             write_training_report(folder, plan, record)
+        team.wait()  # what follows may read what the first process wrote
     return folder
 
 

@@ -396,17 +396,17 @@ def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog,
 
 @pytest.mark.slow
 def test_two_processes_train_one_network(recipe: Recipe, tmp_path: Path) -> None:
-    """Started by torchrun, two processes share the work and one writes the run, the prepared labels included."""
-    path = recipe()
+    """Started by torchrun, two processes share the work and one writes the run, the prepared labels included; both end well."""
+    path = recipe(iterations="2")
     path.write_text(path.read_text().replace("membrane", "mitochondria"))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
     command += ["-m", "asem_core", "train", str(path), "-o", str(tmp_path / "run"), "--device", "cpu", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     folder = RunFolder(tmp_path / "run")
-    assert folder.saved_iterations() == [2, 4, 6]
+    assert folder.saved_iterations() == [2]
     assert folder.read_json("provenance.json")["processes"] == 2
-    assert len(folder.read_metrics("validate")) == 3
+    assert len(folder.read_metrics("validate")) == 1
 
 
 # --- what is refused --------------------------------------------------------------------------------------------
