@@ -322,6 +322,7 @@ def _trained(
             overwrite=overwrite,
             device=flow.predict.device,
             progress=run.progress,
+            go_on_with="the same asem run again" + (", without --overwrite" if overwrite else ""),
         )
     except OutputExists as error:
         raise OutputExists(

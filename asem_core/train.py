@@ -95,6 +95,7 @@ def train(
     overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
+    go_on_with: str | None = None,
 ) -> RunFolder:
     """Train as a recipe says, into the folder `output`.
 
@@ -108,6 +109,8 @@ def train(
         Delete what is in `output` first.
     device
         "auto", "cpu", "cuda", "cuda:1" or "mps".
+    go_on_with
+        What to tell somebody who stops the run to go on with; by default `asem train --resume`.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def train(
         try:
             fit(plan, folder, team, resume=resume, progress=progress)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_what_is_kept(folder)) from None
+            raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
         if team.leads:
             write_training_report(folder, plan, record)
         team.wait()  # what follows may read what the first process wrote
@@ -152,14 +155,14 @@ def _is_finished(folder: RunFolder, options: TrainOptions) -> bool:
     return folder.saved_iterations()[-1:] == [options.iterations] and (folder.path / "report.html").exists()
 
 
-def _what_is_kept(folder: RunFolder) -> str:
+def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
     saved = folder.saved_iterations()
     kept = (
         f"Stopped. What was trained until the checkpoint of iteration {saved[-1]} is kept"
         if saved
         else "Stopped before the first checkpoint: nothing of the training is kept"
     )
-    return f"{kept}. To go on: asem train --resume {folder.path} (or asem run again, as before)."
+    return f"{kept}. To go on: {go_on_with or f'asem train --resume {folder.path}'}."
 
 
 def make_plan(

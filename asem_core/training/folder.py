@@ -169,6 +169,6 @@ def enough_room(path: Path) -> Iterator[None]:
         if full or "No space left" in str(error) or "unexpected pos" in str(error):
             raise NoSpace(
                 f"The disk is full: {path} could not be written. What was saved before is whole. Free some room (a run "
-                "keeps fewer checkpoints with keep_last), then go on with asem train --resume."
+                "keeps fewer checkpoints with keep_last), then go on with asem train --resume or, as it was begun, asem run."
             ) from error
         raise

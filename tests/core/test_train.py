@@ -253,14 +253,14 @@ def test_killed_between_the_last_state_and_the_choice(
 def test_ctrl_c_says_what_is_kept(
     at: int, said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C does not promise what was not saved."""
+    """Ctrl-C does not promise what was not saved, and names the command that goes on."""
 
     def stops(self: Progress, iteration: int, *args: Any, **kwargs: Any) -> None:
         if iteration == at:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "step", stops)
-    with pytest.raises(KeyboardInterrupt, match=said):
+    with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To go on: asem train --resume .*run\.$"):
         run(recipe(), catalog, tmp_path / "run")
 
 

@@ -17,6 +17,7 @@ from asem_core.cli import make_app
 from asem_core.provenance import steps_done
 from asem_core.store import layers, open_volume
 from asem_core.testing import example_image, example_labels
+from asem_core.training.progress import Progress
 
 SHAPE = (40, 48, 56)
 
@@ -167,6 +168,19 @@ def test_coarse_network_and_other_images(project: Path) -> None:
     np.testing.assert_array_equal(first.read(), other.read())
     assert open_volume(project / "out/again.zarr/predictions/mitochondria/segmentation").shape == first.shape
     assert tifffile.imread(project / "out/tiff/probability/cell_120.tif").shape == SHAPE[1:]
+
+
+def test_ctrl_c_in_training_says_to_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's own recipe.toml is none of `asem train`: what goes on is the same command."""
+
+    def stops(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "step", stops)
+        stopped = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
+    assert "To go on: the same asem run again." in stopped.stderr
+    assert (project / "out/training/provenance.json").exists()
 
 
 BAD = {
