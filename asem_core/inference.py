@@ -89,6 +89,8 @@ def choose_device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or not (number or "0").isdigit():
+        raise BadInput(f"Unknown device '{wanted}'. Use auto, cpu, cuda, cuda:1 or mps.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cuda" and (count == 0 or int(number or 0) >= count):
         found = f"{count} GPUs are" if count else "no GPU is"
@@ -98,8 +100,6 @@ def choose_device(wanted: str) -> str:
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BadInput("The device mps was asked for, but this is not a Mac with Apple silicon. Use --device cpu.")
-    if kind not in ("cpu", "cuda", "mps"):
-        raise BadInput(f"Unknown device '{wanted}'. Use auto, cpu, cuda, cuda:1 or mps.")
     return wanted
 
 

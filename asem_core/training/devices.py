@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.inference import choose_device
 from asem_core.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -77,15 +77,14 @@ def join_team(device: str) -> Iterator[Team]:
     import torch
 
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput("No NVIDIA GPU can be used here (torch.cuda.is_available() is False). Use --device cpu.")
+    if device == "auto" and torch.backends.mps.is_available():
+        device = "mps"
+    device = choose_device(device)
     if size == 1:
         yield Team(0, 1, torch.device(device))
         return
     if device.startswith("cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
         torch.cuda.set_device(torch.device(device))
     # A day, since the others wait while the first process prepares labels; torchrun sees to processes that died.
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=1))

@@ -230,8 +230,9 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_is_written(tmp_path):
     with pytest.raises(BadInput, match="The device cuda was asked for, but no GPU is visible to PyTorch"):
         predict(Copy(), noise((9, 9, 9)), tmp_path / "a.zarr/p", QUIET, Prediction(device="cuda"))
     assert not (tmp_path / "a.zarr").exists()
-    with pytest.raises(BadInput, match="Unknown device 'gpu'"):
-        choose_device("gpu")
+    for wrong in ("gpu", "cuda:first"):
+        with pytest.raises(BadInput, match=f"Unknown device '{wrong}'"):
+            choose_device(wrong)
     with pytest.raises(BadInput, match="this is not a Mac"):
         choose_device("mps")
 

@@ -22,6 +22,7 @@ from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, TrainingStopped
 from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.train import make_plan, read_training_recipe, resumed_recipe, train
+from asem_core.training.devices import join_team
 from asem_core.training.folder import RunFolder
 from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
 from asem_core.training.preflight import preflight, seconds_per_iteration
@@ -465,6 +466,17 @@ def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_pa
         run(recipe(train="seed = 3"), catalog, tmp_path / "run", resume=True)
     again = run(recipe(iterations="2"), catalog, tmp_path / "run", overwrite=True)
     assert again.saved_iterations() == [2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [("tpu", "Unknown device 'tpu'"), ("mps", "this is not a Mac"), ("cuda:0", "but no GPU is visible to PyTorch")],
+)
+def test_a_device_that_is_not_there(device: str, said: str) -> None:
+    """It is refused as prediction refuses it."""
+    with pytest.raises(BadInput, match=said), join_team(device):
+        pass
 
 
 @pytest.mark.parametrize(
