@@ -121,13 +121,17 @@ def require_apart(regions: Sequence[Region], validation: Sequence[Region]) -> No
     """
     for tested in validation:
         for trained in regions:
-            if tested.raw.path == trained.raw.path:
+            if _resolved(tested.raw.path) == _resolved(trained.raw.path):
                 common = trained.raw.box_of(trained.labels) & trained.raw.box_of(tested.labels)
                 if not common.is_empty:
                     raise BadInput(
                         f"The validation region '{tested.name}' overlaps the training region '{trained.name}' at {common} "
                         f"of {trained.raw.path}: its scores would flatter. Give one of them another box."
                     )
+
+
+def _resolved(path: str) -> str:
+    return path if "://" in path else str(Path(path).resolve())
 
 
 def require_one_voxel_size(regions: Sequence[Region]) -> None:
