@@ -132,8 +132,10 @@ def train(
             team.wait()  # until the first process has prepared the labels
         elif not resume:
             _make_room(folder, overwrite=overwrite)
-        plan = make_plan(recipe, catalog, folder, start_from)
-        record = _record(recipe, plan, start_from, team.size)
+        begun = resume and folder.state.is_file()
+        plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
+        start = None if start_from is None else _describe_start(start_from, folder, begun=begun)
+        record = _record(recipe, plan, start, team.size)
         if team.leads:
             preflight(plan, folder.path).require()
             _claim(folder, recipe, record, resume=resume)
@@ -166,9 +168,17 @@ def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
 
 
 def make_plan(
-    recipe: TrainingRecipe, catalog: Catalog, folder: RunFolder, start_from: str | Path | None = None
+    recipe: TrainingRecipe,
+    catalog: Catalog,
+    folder: RunFolder,
+    start_from: str | Path | None = None,
+    *,
+    begun: bool = False,
 ) -> Plan:
-    """Open the regions, prepare their labels (in `folder`, unless they are there), and build the network with its first weights."""
+    """Open the regions, prepare their labels (in `folder`, unless they are there), and build the network with its first weights.
+
+    If the run has `begun`, its state holds the weights: those it started from are not read, and may be gone.
+    """
     from asem_core.training.loop import initialise
     from asem_core.weights import load_weights
 
@@ -176,7 +186,7 @@ def make_plan(
     network = recipe.model.network()
     if start_from is None:
         initialise(network, options)
-    else:
+    elif not begun:
         load_weights(start_from, network)
     reach = network.input_shape(options.block)  # type: ignore[operator]
 
@@ -208,7 +218,13 @@ def make_plan(
     )
 
 
-def _record(recipe: TrainingRecipe, plan: Plan, start_from: str | Path | None, processes: int) -> dict[str, Any]:
+def _describe_start(start_from: str | Path, folder: RunFolder, *, begun: bool) -> dict[str, Any]:
+    """Name the weights that a run starts from, with their sum: of a run that has begun, the sum it noted."""
+    noted = folder.read_json("provenance.json")["start_from"] if begun else {"sha256": sha256(start_from)}
+    return {"path": str(Path(start_from).resolve()), "sha256": noted and noted["sha256"]}
+
+
+def _record(recipe: TrainingRecipe, plan: Plan, start: dict[str, Any] | None, processes: int) -> dict[str, Any]:
     """Describe the run: what must be equal for a run to be resumed."""
     regions = [*plan.regions, *plan.validation]
     return made_by(
@@ -217,9 +233,7 @@ def _record(recipe: TrainingRecipe, plan: Plan, start_from: str | Path | None, p
         model=recipe.model,
         sampler=recipe.sampler,
         options=recipe.options,
-        start_from=None
-        if start_from is None
-        else {"path": str(Path(start_from).resolve()), "sha256": sha256(start_from)},
+        start_from=start,
         processes=processes,
         recipe_folder=str(recipe.folder),
     )

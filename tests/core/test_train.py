@@ -395,6 +395,24 @@ def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog,
     assert second.read_json("provenance.json")["start_from"]["sha256"]
 
 
+def test_fine_tuning_goes_on_without_the_weights_it_started_from(
+    recipe: Recipe, catalog: Catalog, tmp_path: Path
+) -> None:
+    """A stopped run holds its weights itself: those of the first run may have been replaced or pruned."""
+    first = run(recipe(iterations="2"), catalog, tmp_path / "first")
+    start = first.chosen()
+    second = run(recipe(iterations="2"), catalog, tmp_path / "second", start_from=start)
+    start.unlink()
+    (second.path / "report.html").unlink()  # as if it had been stopped before the end
+    app, runner = make_app(), CliRunner()
+    resumed = runner.invoke(app, ["finetune", "--resume", str(second.path), "--device", "cpu", "-q"])
+    assert resumed.exit_code == 0, resumed.output
+    assert (second.path / "report.html").exists()
+    second.state.unlink()  # as if it had been stopped before the first checkpoint
+    with pytest.raises(BadInput, match="There is no weights file"):
+        run(recipe(iterations="2"), catalog, second.path, start_from=start, resume=True)
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_network(recipe: Recipe, tmp_path: Path) -> None:
     """Started by torchrun, two processes share the work and one writes the run, the prepared labels included; both end well."""
