@@ -7,7 +7,6 @@ several boxes of one cell and several organelles lie where they belong. The labe
 from __future__ import annotations
 
 import csv
-import re
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.notes import work_folder
+from asem_core.planes import number_planes
 from asem_core.provenance import describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.store import create_volume, finish_volume, is_complete, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
@@ -293,11 +293,8 @@ def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
     import tifffile
 
     values = np.zeros(box.shape, np.uint8)
-    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in PLANE_FILES):
-        found = re.search(r"(\d+)(?!.*\d)", file.stem)
-        if found is None:
-            raise BadInput(f"{file} has no number in its name: the plane's z in the image.")
-        z, plane = int(found[1]), tifffile.imread(file)
+    for z, file in number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image").items():
+        plane = tifffile.imread(file)
         if not box.begin[0] <= z < box.end[0]:
             raise BadInput(f"{file} is plane {z}, outside the box {box}. Correct its name, or the box.")
         if plane.shape == volume.shape[1:]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutputExists
+from asem_core.planes import number_planes, stated_voxel_size
 from asem_core.volume import Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 PLANES = (".tif", ".tiff", ".png")
 HDF5 = (".h5", ".hdf5", ".ilp")
-_NM_PER_UNIT = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "\\u00b5m": 1e3, "micron": 1e3, "mm": 1e6}
 
 
 @attrs.frozen
@@ -124,10 +123,9 @@ def _write_plane(file: Path, plane: np.ndarray) -> None:
 
 
 def _open_planes(folder: Path) -> Stack:
-    files = [p for p in folder.iterdir() if p.suffix.lower() in PLANES and not p.name.startswith(".")]
-    if not files:
+    numbered = number_planes(folder, PLANES)
+    if not numbered:
         raise BadInput(f"{folder} holds no planes ({', '.join(PLANES)}).")
-    numbered = number_planes(folder)
     order = sorted(numbered)
     missing = sorted(set(range(order[0], order[-1] + 1)) - set(order))
     if missing:
@@ -142,19 +140,6 @@ def _open_planes(folder: Path) -> Stack:
         return found
 
     return Stack(folder, as_zyx([len(paths), *first.shape]), plane, files=tuple(p.name for p in paths))
-
-
-def number_planes(folder: Path) -> dict[int, Path]:
-    """Find the planes of a folder by the last number in their names."""
-    numbered: dict[int, Path] = {}
-    for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in PLANES and not p.name.startswith(".")):
-        found = re.search(r"(\d+)(?!.*\d)", file.stem)
-        if found is None:
-            raise BadInput(f"{file} has no plane number in its name. Move it out of the folder, or rename it.")
-        if int(found[1]) in numbered:
-            raise BadInput(f"{numbered[int(found[1])].name} and {file.name} in {folder} are both plane {found[1]}.")
-        numbered[int(found[1])] = file
-    return numbered
 
 
 def read_plane(file: Path) -> np.ndarray:
@@ -191,22 +176,10 @@ def _open_tiff(path: Path) -> Stack:
     try:
         with tifffile.TiffFile(path) as tiff:
             shape = (len(tiff.pages), *tiff.pages[0].shape[:2])
-            size = _imagej_voxel_size(tiff)
+            size = stated_voxel_size(tiff)
     except (tifffile.TiffFileError, ValueError, IndexError) as error:
         raise BadInput(f"{path} cannot be read as TIFF: {error}.") from None
     return Stack(path, as_zyx(shape), lambda z: _as_ids(tifffile.imread(path, key=z), path), size)
-
-
-def _imagej_voxel_size(tiff: Any) -> ZyxNm | None:
-    about = tiff.imagej_metadata or next(iter(tiff.shaped_metadata or ()), {})
-    unit = _NM_PER_UNIT.get(str(about.get("unit", "")).lower())
-    tags = tiff.pages[0].tags
-    if unit is None or "spacing" not in about or "XResolution" not in tags:
-        return None
-    per_x, per_y = (tags[name].value for name in ("XResolution", "YResolution"))
-    if not per_x[0] or not per_y[0]:
-        return None
-    return as_zyx_nm([about["spacing"] * unit, per_y[1] / per_y[0] * unit, per_x[1] / per_x[0] * unit])
 
 
 def _open_zarr(path: Path) -> Stack:

@@ -15,6 +15,7 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.planes import number_planes, stated_voxel_size
 from asem_core.provenance import fingerprint
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
 
@@ -164,26 +165,15 @@ class _Planes:
 
 
 def _sorted_planes(folder: Path, pattern: str | None, allow_gaps: bool) -> list[_Page]:
-    files = [p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith(".")]
-    if not files:
-        raise BadInput(f"{folder} holds no TIFF planes ({', '.join(ENDINGS)}).")
     try:
-        number = re.compile(pattern or r"(\d+)(?!.*\d)")
+        groups = re.compile(pattern or "()").groups
     except re.error as error:
         raise BadInput(f"The pattern '{pattern}' is not a regular expression: {error}.") from None
-    if pattern is not None and number.groups != 1:
+    if groups != 1:
         raise BadInput(f"The pattern '{pattern}' needs one group in parentheses: the plane's number.")
-    numbered: dict[int, Path] = {}
-    for file in files:
-        found = number.match(file.name) if pattern else number.search(file.stem)
-        if found is None:
-            raise BadInput(f"{file} has no plane number in its name. Move it out of the folder, or give a pattern.")
-        plane = int(found[1])
-        if plane in numbered:
-            raise BadInput(
-                f"{numbered[plane].name} and {file.name} in {folder} are both plane {plane}. Give a pattern that tells them apart."
-            )
-        numbered[plane] = file
+    numbered = number_planes(folder, ENDINGS, pattern, advice="give a pattern that finds the number")
+    if not numbered:
+        raise BadInput(f"{folder} holds no TIFF planes ({', '.join(ENDINGS)}).")
     order = sorted(numbered)
     missing = sorted(set(range(order[0], order[-1] + 1)) - set(order))
     if missing and not allow_gaps:
@@ -314,23 +304,13 @@ def _conversion(pages: Sequence[_Page], stored: np.dtype[Any], grey_range: tuple
 
 
 def _stated_voxel_size(page: _Page) -> ZyxNm | None:
-    """Read the voxel size that ImageJ writes: z spacing and pixels per unit."""
     import tifffile
 
-    nm_per: dict[str, float] = {"nm": 1, "um": 1e3, "µm": 1e3, "micron": 1e3, "\\u00b5m": 1e3, "mm": 1e6}
     try:
         with tifffile.TiffFile(page.file) as tiff:
-            about = tiff.imagej_metadata or {}
-            unit = nm_per.get(str(about.get("unit", "")))
-            resolution = [
-                tiff.pages[0].tags[t].value for t in ("YResolution", "XResolution") if t in tiff.pages[0].tags
-            ]
+            return stated_voxel_size(tiff)
     except (tifffile.TiffFileError, ValueError, OSError):
         return None
-    if unit is None or "spacing" not in about or len(resolution) != 2 or not all(r[0] for r in resolution):
-        return None
-    y, x = (unit * denominator / numerator for numerator, denominator in resolution)
-    return as_zyx_nm((float(about["spacing"]) * unit, y, x))
 
 
 @hookimpl

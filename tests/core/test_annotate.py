@@ -255,6 +255,10 @@ class TestReadSeeds:
         tifffile.imwrite(tmp_path / "planes/z99.tif", np.ones((44, 48), np.uint8))
         with pytest.raises(BadInput, match="is plane 99, outside the box"):
             read_seeds(tmp_path / "planes", image, BOX)
+        (tmp_path / "planes/z99.tif").rename(tmp_path / "planes/z7.tif")
+        tifffile.imwrite(tmp_path / "planes/again_07.tif", np.ones((44, 48), np.uint8))
+        with pytest.raises(BadInput, match=r"again_07.tif and z7.tif in .* are both plane 7. Move one out"):
+            read_seeds(tmp_path / "planes", image, BOX)
         with pytest.raises(BadInput, match="There are no seeds at"):
             read_seeds(tmp_path / "nothing", image, BOX)
 
