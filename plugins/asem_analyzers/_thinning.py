@@ -14,6 +14,8 @@ import numpy as np
 
 SLOPE = 0.5
 """An end that deepens faster than this towards its neighbour is a ridge to a corner of the surface, and is removed."""
+TAPER = 0.15
+"""The same in the first sweep, where ends are not yet thin: a larger one grows branches on rough surfaces."""
 
 
 def thin(mask: np.ndarray, depth_nm: np.ndarray, voxel_size_nm: np.ndarray) -> np.ndarray:
@@ -28,13 +30,22 @@ def thin(mask: np.ndarray, depth_nm: np.ndarray, voxel_size_nm: np.ndarray) -> n
     """
     left = np.ascontiguousarray(mask).view(np.uint8).copy()
     voxels = np.flatnonzero(mask)
-    order = voxels[np.argsort(depth_nm.ravel()[voxels], kind="stable")]
+    order = voxels[np.lexsort((_field(voxels, mask.shape), depth_nm.ravel()[voxels]))]
     offsets, near = _neighbourhood(mask.shape)
     step_nm = np.array(
         [np.linalg.norm((np.array(np.unravel_index(n, (3, 3, 3))) - 1) * voxel_size_nm) for n in range(27)]
     )
-    _compiled()(left.ravel(), order, depth_nm.ravel(), offsets, near, step_nm, SLOPE)
+    _compiled()(left.ravel(), order, depth_nm.ravel(), offsets, near, step_nm, SLOPE, TAPER)
     return left.view(bool)
+
+
+def _field(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sort voxels into eight fields in which no two are neighbours, so that voxels of one depth go from all sides.
+
+    In the order of the array, a tube of an even width along z would be eaten slice by slice from its end.
+    """
+    z, y, x = np.unravel_index(voxels, shape)
+    return np.asarray(z % 2 * 4 + y % 2 * 2 + x % 2)
 
 
 def _neighbourhood(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,21 +68,29 @@ def _compiled() -> Any:
     simple = compiled(_is_simple)
 
     @compiled
-    def run(left, order, depth, offsets, near, step_nm, slope):  # type: ignore[no-untyped-def]
-        cells = np.empty(27, np.uint8)
-        changed = True
+    def run(left, order, depth, offsets, near, step_nm, slope, taper):  # type: ignore[no-untyped-def]
+        cells, touching = np.empty(27, np.uint8), np.empty(27, np.uint8)
+        changed, first = True, True
         while changed:
-            changed = False
+            changed = first
+            most, steepest = (4, taper) if first else (1, slope)
             kept = 0
             for k in range(order.size):
                 voxel = order[k]
-                neighbours, last = 0, 0
+                neighbours = 0
                 for n in range(27):
                     cells[n] = left[voxel + offsets[n]]
                     if cells[n] and n != 13:
+                        touching[neighbours] = n
                         neighbours += 1
-                        last = n
-                is_end = neighbours == 1 and depth[voxel + offsets[last]] - depth[voxel] < slope * step_nm[last]
+                # The last voxel of a slice has up to four neighbours, in the next slice. It stays while the rest
+                # gets thin: a tube that tapers is deeper slice by slice, and would be eaten from its end.
+                is_end = neighbours <= most
+                for i in range(neighbours if is_end else 0):
+                    n = touching[i]
+                    is_end &= depth[voxel + offsets[n]] - depth[voxel] < steepest * step_nm[n]
+                    for j in range(i):
+                        is_end &= near[n, touching[j]] > 0
                 if neighbours > 0 and not is_end and simple(cells, near):
                     left[voxel] = 0
                     changed = True
@@ -79,6 +98,7 @@ def _compiled() -> Any:
                     order[kept] = voxel
                     kept += 1
             order = order[:kept]
+            first = False
 
     return run
 

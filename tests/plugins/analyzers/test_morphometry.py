@@ -90,6 +90,29 @@ def test_tube_has_its_surface_and_length(radius, length, turn):
     assert (row["num_branches"], row["num_junctions"], row["num_ends"], row["num_loops"]) == (1, 0, 2, 0)
 
 
+@pytest.mark.parametrize("width", [7, 8])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_straight_tube_is_as_long_along_every_axis(axis, width):
+    """Its slices are all alike, and an even width has no middle voxel: it must not be thinned from its end."""
+    z, y, x = np.indices((120, width + 4, width + 4))
+    middle = (width + 3) / 2
+    mask = (np.hypot(y - middle, x - middle) <= width / 2) & (z >= 10) & (z < 110)
+    row = measure(np.moveaxis(mask, 0, axis))
+    assert row["length_nm"] == pytest.approx(500, rel=0.03)
+    assert row["longest_path_nm"] == pytest.approx(500, rel=0.03)
+    assert (row["num_branches"], row["num_ends"], row["num_loops"]) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_spindle_keeps_its_thin_ends(axis):
+    """A tube that tapers is deeper slice by slice: it must not be thinned from its thin ends."""
+    z, y, x = np.indices((80, 40, 40)) - np.array([39.5, 19.5, 19.5])[:, None, None, None]
+    mask = (np.hypot(y, x) <= 10 - np.abs(z) / 4) & (np.abs(z) < 30)
+    row = measure(np.moveaxis(mask, 0, axis))
+    assert row["length_nm"] == pytest.approx(300, rel=0.1)
+    assert (row["num_branches"], row["num_ends"], row["num_loops"]) == (1, 2, 0)
+
+
 @pytest.mark.parametrize(("ring", "radius"), [(100.0, 25.0), (150.0, 40.0)])
 def test_torus_is_one_loop(ring, radius):
     """Surface and centreline within 3 % of the formula; one branch, one loop, no end."""
