@@ -16,7 +16,7 @@ from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.predict import Prediction, predict
-from asem_core.preparation import Trained, adapt, load_for
+from asem_core.preparation import Trained, adapt, load_for, require_weights_of
 from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
@@ -200,7 +200,11 @@ def require_inputs(flow: Flow) -> None:
             raise RecipeError(f"{name} @ {place}: {path} does not exist.")
     if flow.weights is not None:
         try:
-            require_weights(flow.weights, flow.recipe.folder)
+            if flow.model is None or flow.recipe.train is not None:
+                # Training may begin with weights of another organelle.
+                require_weights(flow.weights, flow.recipe.folder)
+            else:
+                require_weights_of(flow.model.name, flow.weights, flow.recipe.folder)
         except AsemError as error:
             raise RecipeError(f"{name} @ model: {error}") from None
 

@@ -64,7 +64,7 @@ def load_trained(
     Raises
     ------
     BadInput
-        The weights do not fit; a model plugin without weights; weights that do not say whose they are.
+        The weights do not fit; a model plugin without weights; weights that do not say whose they are, or are another's.
     UnknownName
         Neither the plugins nor the registry know the name.
     """
@@ -116,19 +116,41 @@ def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
 def load_for(catalog: Catalog, model: Model, weights: str | Path, folder: Path | None = None) -> Trained:
     """Load the weights that a recipe names for its model: a file (relative to `folder`), or a name of the registry.
 
-    A file or card that says which network it is of is believed; otherwise it is the model's own.
+    Options of the model that a file or card names are believed; otherwise it is the model as it was built.
 
     Raises
     ------
     BadInput
-        The weights do not fit.
+        The weights do not fit, or say that they are of another model.
     UnknownName
         There is no such file, and the registry does not know the name.
     """
+    require_weights_of(model.name, weights, folder)
     file = weights_file(str(weights), folder)
     if file is None:
         return _from_registry(catalog, str(weights))
     return _from_file(catalog, None, file, {}) if read_metadata(file).get("model") else _described(file, model)
+
+
+def require_weights_of(model: str, weights: str | Path, folder: Path | None = None) -> None:
+    """Check that weights (see `load_for`) are there, or can be fetched, and are of a model; nothing is fetched.
+
+    Weights that do not say whose they are pass.
+
+    Raises
+    ------
+    BadInput
+        They say that they are of another model.
+    UnknownName
+        There is no such file, and the registry does not know the name.
+    """
+    file = weights_file(str(weights), folder)
+    owner = registry().find(weights).model if file is None else read_metadata(file).get("model", {}).get("use")
+    if owner not in (None, model):
+        raise BadInput(
+            f"The weights {weights} are of the model '{owner}', not of '{model}'. Name that model, or other weights "
+            "(see asem models list)."
+        )
 
 
 def adapt(
@@ -251,8 +273,7 @@ def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[
     chosen = name or use
     if chosen is None:
         raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")
-    if chosen != use:
-        table = {}
+    require_weights_of(chosen, weights)
     model: Model = build(catalog.get("model", chosen), {**table, **options}, f"{weights} @ model ({chosen})")
     return _described(weights, model)
 

@@ -116,6 +116,8 @@ def test_models_are_found_by_file_plugin_or_name(tmp_path):
         assert found.steps == [CLAHE]
     plain = save_weights(tmp_path / "b.safetensors", network)
     assert load_trained(catalog, "membrane", plain, OPTIONS).details["model"] == "membrane"
+    with pytest.raises(BadInput, match=r"a.safetensors are of the model 'golgi', not of 'membrane'"):
+        load_trained(catalog, "membrane", file, OPTIONS)
     with pytest.raises(BadInput, match="does not say which model it belongs to: add --model"):
         load_trained(catalog, None, plain)
     with pytest.raises(BadInput, match=r"'mitochondria' is a model without weights: .*mitochondria-cf-5nm"):

@@ -11,7 +11,7 @@ import tifffile
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
-from asem_core.flow import build_flow, run_flow
+from asem_core.flow import build_flow, require_inputs, run_flow
 from asem_core.preparation import load_trained, require_voxel_size
 from asem_core.provenance import steps_done
 from asem_core.recipe import read_recipe
@@ -125,3 +125,14 @@ def test_mistakes_are_told(tmp_path: Path, weights: Path) -> None:
         run(tmp_path, "smal")
     with pytest.raises(AsemError, match=r"none.safetensors does not exist"):
         run(tmp_path, "none.safetensors")
+
+
+@pytest.mark.parametrize("named", ["small", "small.safetensors"])
+def test_weights_of_another_model_are_refused(tmp_path: Path, weights: Path, named: str) -> None:
+    """A file or card that names its model is only of that model; both are told, before any work."""
+    tifffile.imwrite(tmp_path / "image.tif", example_image((8, 8, 8)).read())
+    text = RECIPE.format(weights=named, steps="", size=5.0, predict="").replace('"mitochondria"', '"golgi"')
+    (tmp_path / "recipe.toml").write_text(text)
+    told = rf"@ model: The weights {named} are of the model 'mitochondria', not of 'golgi'\."
+    with pytest.raises(RecipeError, match=told):
+        require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()))
