@@ -13,6 +13,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import AsemError, OutputExists, RecipeError
+from asem_core.flow_checks import evaluated_box, require_unseen
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.predict import Prediction, predict
@@ -37,7 +38,8 @@ class EvaluateOptions:
     truth
         A name of `[labels]`.
     box
-        The part of the truth to compare, "z0:z1,y0:y1,x0:x1"; what was trained on is not a test.
+        The part of the truth to compare, "z0:z1,y0:y1,x0:x1"; what is trained on is refused. An open side ends where truth
+        and image do.
     zone_vx, zone_nm
         Exclusion zone outwards and inwards, in voxels or in nm; by default the model's own.
     thresholds
@@ -141,7 +143,10 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
     )
     _check_whole(flow, name)
     if recipe.train is not None:
-        _train_options(recipe, "the recipe's image", dict.fromkeys(recipe.labels, "the recipe's labels"))
+        places = {n: f"[labels] {n}" for n in recipe.labels}
+        training = _train_options(recipe, "[source]", places)
+        if flow.evaluate is not None:
+            require_unseen(flow.evaluate, places[flow.evaluate.truth], training, name)
     return flow
 
 
@@ -223,6 +228,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
     with stage("preprocess"):
         image = _preprocessed(flow, image, cell, run, overwrite)
+        scored = _scored(flow, image, cell)
     if flow.model is None:
         return
     with stage("train" if flow.recipe.train is not None else "weights"):
@@ -239,9 +245,9 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
             )
             _, found = _predict(flow, trained, catalog, unseen, other, run, overwrite)
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
-    if flow.evaluate is not None:
+    if scored is not None:
         with stage("evaluate"):
-            _evaluate(flow, catalog, probability, cell, output / "reports" / "evaluation", run, say)
+            _evaluate(flow, catalog, probability, cell, scored, output / "reports" / "evaluation", run, say)
     if flow.analyzers:
         from asem_core.analyze import analyze
 
@@ -396,7 +402,16 @@ def _segment(flow: Flow, probability: Volume, cell: Path, run: Run, overwrite: b
     return flow.model.segment(probability, target, run)
 
 
-def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, folder: Path, run: Run, say: Say) -> None:
+def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
+    """Say which part of the truth `[evaluate]` compares, before anything is trained or predicted."""
+    if flow.evaluate is None:
+        return None
+    return evaluated_box(flow.evaluate, open_volume(cell / "labels" / flow.evaluate.truth, kind=Labels), image)
+
+
+def _evaluate(
+    flow: Flow, catalog: Catalog, probability: Volume, cell: Path, part: Box, folder: Path, run: Run, say: Say
+) -> None:
     from asem_core.evaluate import exclusion_of, score
     from asem_core.evaluation_report import sections
     from asem_core.provenance import made_by
@@ -409,8 +424,7 @@ def _evaluate(flow: Flow, catalog: Catalog, probability: Volume, cell: Path, fol
     probability = on_grid_of(truth, probability)
     zone = _zone(flow, catalog)
     exclusion = exclusion_of(truth, zone, run) if zone is not None else None
-    part = Box.parse(options.box, truth.shape) if options.box else truth.box
-    part &= truth.box_of(probability)  # a cropped image was not predicted beyond its border
+    part &= truth.box_of(probability)  # of voxels that were averaged, the last may be missing
     found = {
         options.truth: score(probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, run=run)
     }

@@ -70,20 +70,24 @@ class Box:
         return cls((0, 0, 0), as_zyx(shape))
 
     @classmethod
-    def parse(cls, text: str, shape: Sequence[int]) -> Self:
-        """Read `z0:z1,y0:y1,x0:x1` (an empty side means the volume's own)."""
+    def parse(cls, text: str, shape: Sequence[int] | None = None, begin: Sequence[int] = (0, 0, 0)) -> Self:
+        """Read `z0:z1,y0:y1,x0:x1`; an empty side is the volume's own, which reaches from `begin` to `shape`.
+
+        Without a shape, which is not known before an image is opened, it reaches as far as any volume can.
+        """
+        shape = shape or (2**62,) * 3
         parts = text.replace(" ", "").split(",")
         try:
             if len(parts) != 3:
                 raise ValueError
             ends = [(p.split(":") if ":" in p else [p, str(int(p) + 1)]) for p in parts]
-            begin = [int(a or 0) for a, _ in ends]
+            first = [int(a) if a else n for (a, _), n in zip(ends, begin, strict=True)]
             end = [int(b) if b else n for (_, b), n in zip(ends, shape, strict=True)]
         except ValueError:
             raise BadInput(
                 f"'{text}' is not a box. Write z0:z1,y0:y1,x0:x1 in voxels, for example 0:64,100:300,:."
             ) from None
-        box = cls(as_zyx(begin), as_zyx(end))
+        box = cls(as_zyx(first), as_zyx(end))
         if box.is_empty:
             raise BadInput(f"The box {text} is empty: each end must be larger than its begin.")
         return box

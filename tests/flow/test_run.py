@@ -213,6 +213,11 @@ BAD = {
         '[others.late]\nuse = "tiff-stack"\npath = "plains"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
         "recipe.toml @ others.late: ",
     ),
+    "scores of what is trained on": (
+        'truth = "balls"\nbox = "24:40',
+        'truth = "balls"\nbox = "20:40',
+        "the box 20:40,:,: of balls overlaps that of the training region '1' (0:24,:,:)",
+    ),
     "two zones": (
         'truth = "balls"',
         'truth = "balls"\nzone_vx = [1, 0]\nzone_nm = [5, 0]',
@@ -248,6 +253,16 @@ def test_bad_recipe_writes_nothing(project: Path, case: str) -> None:
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert not (project / "out").exists()
+
+
+def test_a_box_to_score_that_sticks_out_is_refused_before_training(project: Path) -> None:
+    """An open side ends where truth and image do; a number beyond them is a mistake, told once both are there."""
+    text = RECIPE.replace('truth = "balls"\nbox = "24:40,:,:"', 'truth = "balls"\nbox = "24:40,0:48,:"')
+    (project / "recipe.toml").write_text(text)
+    done = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
+    assert done.exit_code == 1
+    assert "24:40,0:48,: sticks out of what truth and image share, [4:40, 8:48, 0:56]" in done.stderr
+    assert not (project / "out" / "training").exists()
 
 
 def test_bad_recipe_as_a_program(project: Path) -> None:
