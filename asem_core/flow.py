@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import AsemError, OutputExists, RecipeError
-from asem_core.flow_checks import evaluated_box, require_unseen
+from asem_core.flow_checks import evaluated_box, require_apart, require_unseen, require_voxels_expected
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.predict import Prediction, predict
@@ -55,6 +56,13 @@ class EvaluateOptions:
     def __attrs_post_init__(self) -> None:
         if self.zone_vx is not None and self.zone_nm is not None:
             raise RecipeError("evaluate: zone_vx and zone_nm are both given; keep one.")
+        if self.box is not None:
+            Box.parse(self.box)
+        if not self.thresholds:
+            raise RecipeError("evaluate: thresholds is empty; give one, as in thresholds = [0.5].")
+        for threshold in self.thresholds:
+            if not 0 < threshold <= 1:
+                raise RecipeError(f"evaluate: a threshold is a probability above 0 and at most 1, got {threshold:g}.")
 
 
 @attrs.frozen
@@ -143,10 +151,10 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
     )
     _check_whole(flow, name)
     if recipe.train is not None:
-        places = {n: f"[labels] {n}" for n in recipe.labels}
-        training = _train_options(recipe, "[source]", places)
+        training = _planned(recipe)
+        require_apart(training, name)
         if flow.evaluate is not None:
-            require_unseen(flow.evaluate, places[flow.evaluate.truth], training, name)
+            require_unseen(flow.evaluate, _place_of(flow.evaluate.truth), training, name)
     return flow
 
 
@@ -189,12 +197,12 @@ def _check_whole(flow: Flow, name: str) -> None:
 
 
 def require_inputs(flow: Flow) -> None:
-    """Check that the images and weights that a recipe names are there, before any work; nothing is fetched.
+    """Check that the images and weights that a recipe names are there and fit, before any work; nothing is fetched.
 
     Raises
     ------
     RecipeError
-        One is missing; names its place in the recipe.
+        One is missing, or does not fit the model or the voxels that the recipe states; names its place in the recipe.
     """
     name = flow.recipe.path.name
     sources = {"source": flow.source}
@@ -203,6 +211,11 @@ def require_inputs(flow: Flow) -> None:
         path = getattr(source, "path", None)
         if isinstance(path, str) and "://" not in path and not Path(path).exists():
             raise RecipeError(f"{name} @ {place}: {path} does not exist.")
+    if flow.model is not None and flow.recipe.train is not None:
+        from asem_core.training.preflight import wrong_block
+
+        if wrong := wrong_block(flow.model.network(), _planned(flow.recipe).block):
+            raise RecipeError(f"{name} @ train: {wrong}")
     if flow.weights is not None:
         try:
             if flow.model is None or flow.recipe.train is not None:
@@ -212,6 +225,14 @@ def require_inputs(flow: Flow) -> None:
                 require_weights_of(flow.model.name, flow.weights, flow.recipe.folder)
         except AsemError as error:
             raise RecipeError(f"{name} @ model: {error}") from None
+    for place in ("source", *(f"others.{n}" for n in flow.others)):
+        size = getattr(sources[place], "voxel_size_nm", None)
+        if size is not None:
+            path = str(getattr(sources[place], "path", sources[place].name))
+            try:
+                require_voxels_expected(flow, Volume(np.empty((1, 1, 1)), size, path=path))
+            except AsemError as error:
+                raise RecipeError(f"{name} @ {place}: {error}") from None
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
@@ -225,6 +246,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
     with stage("import"):
         image = import_volume(flow.source, cell / "raw", run, overwrite=overwrite)
+        require_voxels_expected(flow, image)
         labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
     with stage("preprocess"):
         image = _preprocessed(flow, image, cell, run, overwrite)
@@ -352,6 +374,15 @@ def _train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> Any
         if isinstance(regions, list) and all(isinstance(r, Mapping) for r in regions):
             table[part] = [_region(r, image, labels, recipe.folder, where) for r in regions]
     return build(TrainOptions, table, where)
+
+
+def _planned(recipe: Recipe) -> Any:
+    """Build the `[train]` table before its image and labels are there: they are named for what they will be."""
+    return _train_options(recipe, "[source]", {n: _place_of(n) for n in recipe.labels})
+
+
+def _place_of(labels: str) -> str:
+    return f"[labels] {labels}"
 
 
 def _region(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asem_core.errors import BadInput, OutsideVolume, RecipeError
+from asem_core.preparation import expected_by, require_voxel_size
 from asem_core.resample import on_grid_of, whole_factors
 from asem_core.volume import Box, Labels, Volume
 
 if TYPE_CHECKING:
-    from asem_core.flow import EvaluateOptions
+    from asem_core.flow import EvaluateOptions, Flow
     from asem_core.training.options import RegionOptions, TrainOptions
 
 
@@ -28,6 +29,45 @@ def require_unseen(options: EvaluateOptions, truth: str, training: TrainOptions,
                 f"{name} @ evaluate: the box {options.box or '(all of it)'} of {options.truth} overlaps that of the training "
                 f"{_told(region, number)}: its scores would flatter. Give one of them another box."
             )
+
+
+def require_apart(training: TrainOptions, name: str) -> None:
+    """Refuse to validate on what is trained on, where boxes of the same labels tell it already.
+
+    Raises
+    ------
+    RecipeError
+        They overlap; names both regions.
+    """
+    if training.downsample != (1, 1, 1):  # boxes shrink to whole larger voxels; preflight looks at those
+        return
+    for number, tested in enumerate(training.validation, 1):
+        for other, region in enumerate(training.regions, 1):
+            common = _box(tested.box) & _box(region.box)
+            if (tested.raw, tested.labels) == (region.raw, region.labels) and not common.is_empty:
+                raise RecipeError(
+                    f"{name} @ train: the validation {_told(tested, number)} overlaps the training {_told(region, other)}: "
+                    "its scores would flatter. Give one of them another box."
+                )
+
+
+def require_voxels_expected(flow: Flow, image: Volume) -> None:
+    """Refuse an image of voxels that the recipe's weights do not expect, where that is known before `[[preprocess]]`.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        See `require_voxel_size`.
+    """
+    if flow.weights is None or flow.recipe.train is not None or flow.predict.resample:
+        return
+    if all(step.name in _SAME_VOXELS for step in flow.steps):
+        expected = expected_by(flow.weights, flow.recipe.folder)
+        require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size)
+
+
+_SAME_VOXELS = ("align", "clahe", "crop", "invert", "match-histogram", "normalize")
+"""Steps that are known to leave the voxel size; of others it is seen when they are done."""
 
 
 def evaluated_box(options: EvaluateOptions, truth: Labels, image: Volume) -> Box:

@@ -145,12 +145,23 @@ def require_weights_of(model: str, weights: str | Path, folder: Path | None = No
         There is no such file, and the registry does not know the name.
     """
     file = weights_file(str(weights), folder)
-    owner = registry().find(weights).model if file is None else read_metadata(file).get("model", {}).get("use")
+    owner = registry().require(str(weights)).model if file is None else read_metadata(file).get("model", {}).get("use")
     if owner not in (None, model):
         raise BadInput(
             f"The weights {weights} are of the model '{owner}', not of '{model}'. Name that model, or other weights "
             "(see asem models list)."
         )
+
+
+def expected_by(weights: str | Path, folder: Path | None = None) -> Trained:
+    """Say what weights (see `load_for`) expect of an image, without loading or fetching them: the network is None."""
+    file = weights_file(str(weights), folder)
+    if file is None:
+        card = registry().find(str(weights))
+        return Trained(None, None, as_zyx_nm(card.voxel_size_nm), _steps_of(card), {"model": card.key})
+    about = read_metadata(file)
+    size = about.get("voxel_size_nm")
+    return Trained(None, None, as_zyx_nm(size) if size else None, _noted_steps(about), {"model": str(weights)})
 
 
 def adapt(
@@ -283,8 +294,12 @@ def _described(weights: Path, model: Model) -> Trained:
     about = read_metadata(weights)
     size = about.get("voxel_size_nm")
     details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
-    steps = [s for s in about.get("preprocessing", []) if "name" in s]
-    return Trained(load_weights(weights, model.network()), model, as_zyx_nm(size) if size else None, steps, details)
+    network = load_weights(weights, model.network())
+    return Trained(network, model, as_zyx_nm(size) if size else None, _noted_steps(about), details)
+
+
+def _noted_steps(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [s for s in about.get("preprocessing", []) if "name" in s]
 
 
 def _from_registry(catalog: Catalog, name: str) -> Trained:
@@ -292,11 +307,14 @@ def _from_registry(catalog: Catalog, name: str) -> Trained:
     model = _model_of(card, catalog)
     weights = find_weights(name)
     network = load_weights(weights, model.network())
-    steps = [
+    details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
+    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details)
+
+
+def _steps_of(card: Any) -> list[Mapping[str, Any]]:
+    return [
         {"name": step["use"], "options": {k: v for k, v in step.items() if k != "use"}} for step in card.preprocessing
     ]
-    details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
-    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), steps, details)
 
 
 def _model_of(card: Any, catalog: Catalog) -> Model:

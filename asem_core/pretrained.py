@@ -10,7 +10,7 @@ from asem_core.errors import MissingExtra, UnknownName
 
 
 def registry() -> Any:
-    """Load the registry module that is installed: it has `find(name) -> Card` and `pull(name) -> Path`.
+    """Load the registry module that is installed: it has `find(name) -> Card`, `pull(name) -> Path` and `require(name) -> Card`.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def find_weights(name: str, folder: Path | None = None) -> Path:
 def require_weights(name: str, folder: Path | None = None) -> None:
     """Check that weights are there or can be fetched, without fetching them; errors are those of `find_weights`."""
     if weights_file(name, folder) is None:
-        registry().find(name)
+        registry().require(name)
 
 
 def weights_file(name: str, folder: Path | None = None) -> Path | None:

@@ -12,7 +12,7 @@ import attrs
 
 from asem_core.augment import Augment
 from asem_core.errors import RecipeError
-from asem_core.volume import Zyx
+from asem_core.volume import Box, Zyx
 
 Place = str | Mapping[str, Any]
 """A volume: a path such as "cell.zarr/raw", or a table that names a source, `{ use = "tiff-stack", path = ... }`."""
@@ -40,6 +40,10 @@ class RegionOptions:
     exclusion: Place | None = None
     box: str | None = None
     name: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.box is not None:
+            Box.parse(self.box)
 
 
 @attrs.frozen

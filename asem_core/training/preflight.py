@@ -23,7 +23,7 @@ from asem_core.training.regions import (
     require_apart,
     require_one_voxel_size,
 )
-from asem_core.volume import Box
+from asem_core.volume import Box, Zyx
 
 
 @attrs.frozen
@@ -145,13 +145,8 @@ def _geometry(plan: Plan) -> Iterator[Finding]:
         require_apart(plan.regions, plan.validation)
     except AsemError as error:
         yield Finding(str(error), refused=True)
-    network = plan.network
-    fitting = network.output_shape(network.input_shape(options.block))  # type: ignore[operator]
-    if fitting != tuple(options.block):
-        yield Finding(
-            f"The network gives blocks of {list(fitting)} voxels, not {list(options.block)}: set block = {list(fitting)}.",
-            refused=True,
-        )
+    if wrong := wrong_block(plan.network, options.block):
+        yield Finding(wrong, refused=True)
     for region in regions:
         short = missing_context(region, plan.context)
         if short:
@@ -169,6 +164,14 @@ def _geometry(plan: Plan) -> Iterator[Finding]:
                 f"the image ends earlier (voxels missing: {sides}).{advice}",
                 refused=options.missing_context == "refuse",
             )
+
+
+def wrong_block(network: Any, block: Zyx) -> str | None:
+    """Say which block the network gives instead, if it cannot give one of this shape."""
+    fitting = network.output_shape(network.input_shape(block))
+    if fitting == tuple(block):
+        return None
+    return f"The network gives blocks of {list(fitting)} voxels, not {list(block)}: set block = {list(fitting)}."
 
 
 def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:

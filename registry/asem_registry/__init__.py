@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asem_registry.card import Card
     from asem_registry.settings import Settings
 
-__all__ = ["find", "names", "pull"]
+__all__ = ["find", "names", "pull", "require"]
 
 
 def find(name: str, settings: Settings | None = None) -> Card:
@@ -42,6 +42,27 @@ def names(settings: Settings | None = None) -> list[str]:
     from asem_registry.settings import Settings
 
     return load_library(settings or Settings.load()).names()
+
+
+def require(name: str, settings: Settings | None = None) -> Card:
+    """Check that `pull` has what it needs, without fetching anything, and return the model's card.
+
+    Raises
+    ------
+    UnknownName, PluginError
+        As `find`.
+    NotCached
+        The weights are not here, and ASEM_OFFLINE is set.
+    MissingExtra
+        They are not here, and what reads their address is not installed.
+    """
+    from asem_registry.cache import require_obtainable
+    from asem_registry.settings import Settings
+
+    settings = settings or Settings.load()
+    card = find(name, settings)
+    require_obtainable(card, settings)
+    return card
 
 
 def pull(name: str, settings: Settings | None = None, *, progress: bool = True) -> Path:

@@ -24,7 +24,7 @@ import attrs
 
 from asem_core.errors import AsemError, MissingExtra
 from asem_registry.card import Card
-from asem_registry.fetch import FetchError, check_room, fetch, room
+from asem_registry.fetch import FetchError, check_room, fetch, require_s3, room
 from asem_registry.settings import Settings
 
 LOG = logging.getLogger("asem_registry")
@@ -99,6 +99,22 @@ def obtain(card: Card, settings: Settings, *, progress: bool = True) -> Path:
     if card.trust_on_first_use and (receipt := receipt_of(card, settings)):
         LOG.warning("%s: %s", card.key, first_use(receipt))
     return weights
+
+
+def require_obtainable(card: Card, settings: Settings) -> None:
+    """Check that the weights are here, or that nothing on this computer stands in the way of fetching them.
+
+    Raises
+    ------
+    NotCached, MissingExtra
+        As `obtain`.
+    """
+    if state_of(card, settings) != "not cached":
+        return
+    if settings.offline:
+        raise NotCached(_absent(card, settings, "ASEM_OFFLINE is set"))
+    if all(url.startswith("s3://") for url in card.urls):
+        require_s3(card.urls[0])
 
 
 def remove(card: Card, settings: Settings, *, forget: bool = False) -> bool:

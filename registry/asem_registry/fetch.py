@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import functools
+import importlib.util
 import json
 import os
 import re
@@ -135,12 +136,7 @@ def _filesystem(url: str, settings: Settings) -> tuple[Any, str]:
     if scheme in ("http", "https"):
         return fsspec.filesystem("http", client_kwargs=_http_client(), skip_instance_cache=True), url
     if scheme == "s3":
-        try:
-            import s3fs  # noqa: F401
-        except ImportError:
-            raise MissingExtra(
-                f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {url}.'
-            ) from None
+        require_s3(url)
         fs = fsspec.filesystem(
             "s3",
             anon=True,
@@ -154,6 +150,17 @@ def _filesystem(url: str, settings: Settings) -> tuple[Any, str]:
     if scheme == "file":
         return fsspec.filesystem("file"), urlsplit(url).path
     raise Refused(f"{url} is refused: its scheme is '{scheme}'; https, http, s3, hf and file are read.")
+
+
+def require_s3(url: str) -> None:
+    """Check that what reads s3:// is installed.
+
+    Raises
+    ------
+    MissingExtra
+    """
+    if importlib.util.find_spec("s3fs") is None:
+        raise MissingExtra(f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {url}.')
 
 
 def _http_client() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from asem_core.provenance import steps_done
 from asem_core.recipe import read_recipe
 from asem_core.store import layers, open_volume
 from asem_core.testing import example_image
+from asem_core.volume import Volume
 from asem_core.weights import save_weights
 from asem_models.mitochondria import Mitochondria
 
@@ -95,17 +96,56 @@ def test_a_step_with_other_options_is_refused(tmp_path: Path, weights: Path) -> 
 
 
 def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) -> None:
-    """8 nm is refused in the words of `asem predict`, unless the recipe allows it."""
-    with pytest.raises(VoxelSizeMismatch) as told:
+    """8 nm is refused in the words of `asem predict`, before any work, unless the recipe allows it."""
+    with pytest.raises(RecipeError) as told:
         run(tmp_path, "small", size=8.0)
-    raw = open_volume(tmp_path / "out" / "cell.zarr" / "raw")
+    assert not (tmp_path / "out").exists()
+    image = Volume(np.zeros((1, 1, 1)), 8.0, path=str(tmp_path / "image.tif"))
     with pytest.raises(VoxelSizeMismatch) as by_command:
-        require_voxel_size(raw, load_trained(load_catalog(), "small"))
-    assert str(told.value) == str(by_command.value)
+        require_voxel_size(image, load_trained(load_catalog(), "small"))
+    assert str(told.value) == f"recipe.toml @ source: {by_command.value}"
     assert "8 x 8 x 8 nm but small@1 was trained on 5 x 5 x 5 nm" in str(told.value)
     assert "allow_voxel_size" in str(told.value)
     cell = run(tmp_path, "small", size=8.0, predict="allow_voxel_size = true")
     assert open_volume(cell / "predictions/mitochondria/probability").voxel_size_nm == (8, 8, 8)
+
+
+def test_the_voxel_size_of_a_file_is_checked_before_preprocessing(tmp_path: Path, weights: Path) -> None:
+    """What the recipe does not state is known once the image is imported."""
+    volume = example_image((32, 32, 32), voxel_size_nm=8.0)
+    tifffile.imwrite(
+        tmp_path / "image.tif",
+        volume.read(),
+        imagej=True,
+        resolution=(125, 125),
+        metadata={"spacing": 0.008, "unit": "um"},
+    )
+    text = RECIPE.format(weights="small", steps=INVERT, size=8.0, predict="")
+    (tmp_path / "recipe.toml").write_text(text.replace("voxel_size_nm = [8.0, 8.0, 8.0]", ""))
+    catalog = load_catalog()
+    with pytest.raises(VoxelSizeMismatch, match=r"cell.zarr/raw has voxels of 8 x 8 x 8 nm but small@1"):
+        run_flow(
+            build_flow(read_recipe(tmp_path / "recipe.toml"), catalog),
+            catalog,
+            tmp_path / "out",
+            Run(progress=False),
+            print,
+        )
+    assert layers(tmp_path / "out" / "cell.zarr") == ["raw"]
+
+
+def test_what_fetching_needs_is_told_first(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights behind s3:// need an extra, and weights that are not here a connection: `--check` says so."""
+    run(tmp_path, "small")
+    text = (tmp_path / "recipe.toml").read_text().replace('"small"', '"mitochondria-cf-5nm"')
+    (tmp_path / "recipe.toml").write_text(text)
+    flow = build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog())
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(RecipeError, match=r"@ model: Install what reads s3://.*asem-core\[s3\]"):
+        require_inputs(flow)
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    with pytest.raises(RecipeError, match=r"@ model: .*ASEM_OFFLINE is set"):
+        require_inputs(flow)
 
 
 def test_voxels_are_averaged_to_the_size_that_is_known(tmp_path: Path, weights: Path) -> None:

@@ -218,6 +218,19 @@ BAD = {
         'truth = "balls"\nbox = "20:40',
         "the box 20:40,:,: of balls overlaps that of the training region '1' (0:24,:,:)",
     ),
+    "no probability": (
+        'truth = "balls"',
+        'truth = "balls"\nthresholds = [4]',
+        "a threshold is a probability above 0 and at most 1, got 4",
+    ),
+    "no box to score": ('box = "24:40,:,:"\n\n[[analyze', 'box = "24:40"\n\n[[analyze', "'24:40' is not a box"),
+    "no box to train on": ('box = "0:24,:,:"', 'box = "0:24"', "option 'regions' @ train: '0:24' is not a box"),
+    "validated on what is trained on": (
+        'box = "0:24,:,:"',
+        'box = "0:25,:,:"',
+        "the validation region '1' (24:40,:,:) overlaps the training region '1' (0:25,:,:)",
+    ),
+    "a block that no network gives": ("[16, 16, 16]", "[15, 16, 16]", "set block = [16, 16, 16]"),
     "two zones": (
         'truth = "balls"',
         'truth = "balls"\nzone_vx = [1, 0]\nzone_nm = [5, 0]',
