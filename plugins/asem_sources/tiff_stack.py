@@ -69,8 +69,7 @@ class TiffStack(Source):
         Raises
         ------
         BadInput
-            No such path, no planes, RGB, a gap, a plane that differs in shape or dtype, is truncated or is not TIFF,
-            grey values out of range, no voxel size.
+            XX out of range, no voxel size.
         """
         if layer not in (None, "raw"):
             raise BadInput(f"{self.path} is a TIFF stack: it has one layer, 'raw', not '{layer}'.")
@@ -223,6 +222,8 @@ def _headers(pages: Sequence[_Page]) -> list[_Header]:
         try:
             size = file.stat().st_size
             with tifffile.TiffFile(file) as tiff:
+                if (num := _num_planes(tiff)) > len(indices):
+                    return [_Header((), "", _many_planes(file, num))]
                 return [_header(tiff.pages[i], size) for i in indices]
         except Exception as error:  # a damaged header leads tifffile into errors of many kinds
             return [_Header((), "", _unreadable(file, error))] * len(indices)
@@ -232,6 +233,19 @@ def _headers(pages: Sequence[_Page]) -> list[_Header]:
         files.setdefault(page.file, []).append(page.index)
     with ThreadPoolExecutor(READERS) as pool:
         return [h for headers in pool.map(lambda item: of_file(*item), files.items()) for h in headers]
+
+
+def _num_planes(tiff: Any) -> int:
+    """Count the planes of a file: pages that are no thumbnails, or what ImageJ says, which may write one page for all."""
+    pages = sum(not page.is_reduced for page in tiff.pages)
+    return max(pages, int((tiff.imagej_metadata or {}).get("images", 1)))
+
+
+def _many_planes(file: Path, num: int) -> str:
+    return (
+        f"holds {num} planes, but in a folder each file is one plane. Save every plane as a file of its own; "
+        f"if the whole stack is in this file, import {file} instead of its folder."
+    )
 
 
 def _unreadable(file: Path, error: Exception) -> str:

@@ -139,6 +139,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "not tiff": (lambda f: (f / "cell_8.tif").write_text("hello"), "cell_8.tif cannot be read as TIFF"),
     "empty file": (lambda f: (f / "cell_8.tif").write_bytes(b""), "cell_8.tif is empty. Copy it again"),
     "cut in the header": (lambda f: os.truncate(f / "cell_8.tif", 5), "cell_8.tif cannot be read as TIFF"),
+    "many pages": (_replace(IMAGE[:10]), "cell_8.tif holds 10 planes, but in a folder each file is one plane"),
+    "many planes of ImageJ": (
+        _replace(IMAGE[:3], imagej=True),
+        "cell_8.tif holds 3 planes, .* import .*cell_8.tif inst",
+    ),
     "rgb": (_replace(np.stack([IMAGE[0]] * 3, -1), photometric="rgb"), "cell_8.tif is a colour image"),
     "no number": (lambda f: (f / "cell_8.tif").rename(f / "overview.tif"), "overview.tif has no plane number"),
     "no planes": (lambda f: [p.unlink() for p in f.iterdir()], "holds no TIFF planes"),
@@ -154,6 +159,16 @@ def test_bad_stack_is_refused_and_nothing_written(tmp_path: Path, fault: str) ->
     with pytest.raises(BadInput, match=sentence):
         import_volume(TiffStack(str(folder), 5.0), tmp_path / "cell.zarr" / "raw", QUIET)
     assert not (tmp_path / "cell.zarr").exists()
+
+
+def test_a_thumbnail_is_no_plane(tmp_path: Path) -> None:
+    """A second page that is marked as a smaller copy of the first does not make a plane two."""
+    folder = write_planes(tmp_path / "planes")
+    for file, plane in zip(sorted(folder.iterdir()), IMAGE, strict=True):
+        with tifffile.TiffWriter(file) as tiff:
+            tiff.write(plane)
+            tiff.write(plane[::4, ::4], subfiletype=1)
+    assert TiffStack(str(folder), 5.0).open().shape == IMAGE.shape
 
 
 @pytest.mark.parametrize(
