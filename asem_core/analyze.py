@@ -10,7 +10,7 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
-from asem_core.provenance import made_by, what_it_holds
+from asem_core.provenance import made_by, require_labels
 from asem_core.report import Section, write_report
 from asem_core.volume import Labels, Volume
 
@@ -37,15 +37,7 @@ def analyze(analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file; a report needs a folder. Choose another name for it.")
-    if (held := what_it_holds(segmentation)) in ("image", "probability"):
-        advice = (
-            "If it holds labels all the same, import it as such: asem import ... --kind labels"
-            if held == "image"
-            else "Segment it first: asem segment"
-        )
-        raise BadInput(
-            f"{segmentation.path} is {'an image' if held == 'image' else 'a probability map'}; analyses measure a segmentation or labels. {advice}."
-        )
+    require_labels(segmentation, "analyses measure a segmentation or labels")
     if raw is not None:
         _check_raw(raw, segmentation)
     analysis = analyzer.analyze(segmentation, raw, run)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import attrs
 
 from asem_core import __version__
+from asem_core.errors import BadInput
 from asem_core.volume import Box, Volume
 
 Kind = Literal["image", "probability", "labels"]
@@ -130,6 +131,21 @@ def what_it_holds(volume: Volume) -> Kind | None:
         return "labels"
     noted: Kind | None = about.get("kind")
     return noted or (kind_by_name(volume.path) if stage in ("import", "preprocess") else None)
+
+
+def require_labels(volume: Volume, needs: str) -> None:
+    """Refuse what is known to be an image or a probability map; `needs` says what takes labels: "a mesh is made of labels".
+
+    Raises
+    ------
+    BadInput
+    """
+    held = what_it_holds(volume)
+    if held == "image":
+        advice = "If it holds labels all the same, import it as such: asem import ... --kind labels"
+        raise BadInput(f"{volume.path} is an image; {needs}. {advice}.")
+    if held == "probability":
+        raise BadInput(f"{volume.path} is a probability map; {needs}. Segment it first: asem segment.")
 
 
 def kind_by_name(path: str | Path) -> Kind | None:

@@ -59,7 +59,6 @@ def evaluate(
     from asem_core.evaluation_report import score_table, sections
     from asem_core.provenance import made_by
     from asem_core.report import write_report
-    from asem_core.store import open_volume
     from asem_core.volume import Box, Labels
 
     if len(layers) % 2:
@@ -68,14 +67,14 @@ def evaluate(
         raise BadInput("Give --exclusion, or a zone, not both.")
     step, countable = _zone(model, zone_vx, zone_nm)
     run = make_run(workers, quiet=quiet)
-    mask_labels = open_volume(mask, kind=Labels) if mask else None
+    mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
     scores, counted, inputs = {}, {}, []
     for predicted, true in zip(layers[::2], layers[1::2], strict=True):
-        prediction, truth = _open_prediction(predicted, segmentation), open_volume(true, kind=Labels)
+        prediction, truth = _open_prediction(predicted, segmentation), _open_labels(true, "truth")
         inputs += [prediction, truth]
         if exclusion is not None:
-            zone: Labels | None = open_volume(exclusion, kind=Labels)
+            zone: Labels | None = _open_labels(exclusion, "exclusion")
         else:
             zone = exclusion_of(truth, step, run) if step is not None else None
         part = Box.parse(box, truth.shape) if box else truth.box
@@ -133,9 +132,27 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
 
 def _open_prediction(path: str, segmentation: bool) -> Any:
     """Open as labels what says that it holds labels."""
+    from asem_core.errors import BadInput
+    from asem_core.provenance import kind_by_name, what_it_holds
     from asem_core.store import open_volume
     from asem_core.volume import Labels, Volume
 
-    layer = path.rstrip("/").split("/")
-    holds_labels = segmentation or layer[-1] == "segmentation" or "labels" in layer[:-1]
+    held = what_it_holds(open_volume(path))
+    if held == "image":
+        raise BadInput(
+            f"{path} is an image; a prediction is a probability map or labels. "
+            "If it is one all the same, import it as such: asem import ... --kind probability (or labels)."
+        )
+    if held == "probability" and segmentation:
+        raise BadInput(f"{path} is a probability map: leave out --segmentation.")
+    holds_labels = segmentation or (held or kind_by_name(path)) == "labels"
     return open_volume(path, kind=Labels if holds_labels else Volume)
+
+
+def _open_labels(path: str, role: str) -> Any:
+    from asem_core.provenance import require_labels
+    from asem_core.store import open_volume
+    from asem_core.volume import Labels
+
+    require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH ...")
+    return open_volume(path, kind=Labels)

@@ -14,8 +14,9 @@ from asem_core.store import create_volume, finish_volume
 from asem_core.volume import Spec
 
 
-def write_layer(path, array):
-    out = create_volume(path, Spec(array.shape, array.dtype, 5.0), block=32, made_by={"stage": "test"})
+def write_layer(path, array, **attributes):
+    spec = Spec(array.shape, array.dtype, 5.0)
+    out = create_volume(path, spec, block=32, made_by={"stage": "test"}, attributes=attributes)
     out.data[:] = array
     finish_volume(out)
     return str(path)
@@ -32,6 +33,9 @@ def cell(tmp_path_factory):
     write_layer(path / "labels" / "mito", truth)
     write_layer(path / "predictions" / "a" / "probability", p)
     write_layer(path / "predictions" / "a" / "segmentation", (p > 127).astype(np.uint32))
+    write_layer(path / "raw", p, kind="image")
+    write_layer(path / "p", p, kind="probability")
+    write_layer(path / "binary", truth, kind="labels")
     return path
 
 
@@ -56,6 +60,11 @@ def test_a_segmentation_is_taken_as_labels(cell):
     assert "1 objects found, 1 objects missed, 1 objects false" in text
 
 
+def test_what_made_a_layer_tells_that_it_holds_labels(cell):
+    """Not taken as a probability map, of which 1 is nearly 0."""
+    assert "f1 1.0000" in run(cell / "binary", cell / "labels/mito").stdout
+
+
 def test_regions_are_pooled_and_reported(cell, tmp_path):
     pair = (cell / "predictions/a/probability", cell / "labels/mito")
     other = (cell / "predictions/a/segmentation", cell / "labels/mito")
@@ -75,6 +84,13 @@ def test_regions_are_pooled_and_reported(cell, tmp_path):
         (["predictions/a/probability", "labels/mito", "--zone-vx", "4"], "takes two numbers"),
         (["predictions/a/probability", "labels/mito", "--zone-vx", "4,4", "--zone-nm", "4,4"], "not both"),
         (["predictions/a/probability", "labels/mito", "--zone-vx", "4,4", "--exclusion", "x"], "not both"),
+        (["raw/", "labels/mito"], "raw is an image; a prediction is a probability map or labels"),
+        (["p/", "labels/mito", "--segmentation"], "p is a probability map: leave out --segmentation"),
+        (
+            ["labels/mito", "p/"],
+            "p is a probability map; the truth is made of labels, and the order is PREDICTION TRUTH",
+        ),
+        (["p/", "raw/"], "raw is an image; the truth is made of labels"),
         (["predictions/a/probability", "labels/mito", "--model", "mitochondrion"], "Did you mean 'mitochondria'"),
     ],
 )
