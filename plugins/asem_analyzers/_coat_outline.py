@@ -124,13 +124,17 @@ Ellipse = tuple[np.ndarray, float, float, float]
 
 
 def fit_ellipse(points: np.ndarray) -> Ellipse | None:
-    """Fit an ellipse to points (n, 2) by least squares, without the few that lie off it."""
+    """Fit an ellipse to points (n, 2) by least squares, without the few that lie off it; None where none fits."""
     from skimage.measure import EllipseModel
 
     for _ in range(3):
         if len(points) < 8:
             return None
-        model = EllipseModel.from_estimate(points[:, ::-1])
+        try:
+            with np.errstate(all="ignore"):  # it divides by 0 for the angle of a circle; what is not finite is left out
+                model = EllipseModel.from_estimate(points[:, ::-1])
+        except TypeError:  # scikit-image finds a complex ellipse, and cannot take the remainder of its angle
+            return None
         if not model:
             return None
         (x, y), (a, b), theta = model.center, model.axis_lengths, model.theta
@@ -179,7 +183,7 @@ def _distance(points: np.ndarray, ellipse: Ellipse) -> np.ndarray:
         cos, sin = np.cos(turn), np.sin(turn)
         slope = (a**2 - b**2) * cos * sin - a * x * sin + b * y * cos
         bend = (a**2 - b**2) * (cos**2 - sin**2) - a * x * cos - b * y * sin
-        turn = np.clip(turn - np.clip(np.where(bend < 0, slope / bend, -slope), -0.3, 0.3), 0, np.pi / 2)
+        turn = np.clip(turn - np.clip(slope / np.where(bend < 0, bend, -1), -0.3, 0.3), 0, np.pi / 2)
     outside = np.hypot(x / a, y / b) > 1
     return np.asarray(np.hypot(x - a * np.cos(turn), y - b * np.sin(turn)) * np.where(outside, 1, -1))
 

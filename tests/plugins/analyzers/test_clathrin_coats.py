@@ -277,6 +277,22 @@ def test_ellipse_of_an_open_arc_is_not_shrunk():
     assert np.median(found, axis=0) == pytest.approx([90, 50], rel=0.02)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("points", "fits"),
+    [
+        ([[2, 2], [1, 0], [0, 0], [1, 1], [3, 3], [3, 3], [0, 0], [2, 2]], False),  # complex axes
+        ([[0, 0], [1, 0], [2, 0], [3, 0], [4, 0], [0, 1], [1, 1], [2, 1]], False),
+        ([[0, n] for n in range(9)], False),
+        (np.argwhere(np.ones((3, 3))).tolist(), True),  # a circle, whose axes have no direction, and its centre
+    ],
+)
+def test_odd_outlines_do_not_stop_a_report(points, fits):
+    """Where no ellipse fits there is none: no error, and no warning of numpy's."""
+    found = fit_ellipse(10.0 * np.asarray(points))
+    assert (found is not None) == fits
+
+
 @pytest.mark.parametrize("radius", [25.0, 50.0])
 def test_membrane_of_a_blurred_ball_is_found_at_its_radius(radius):
     """The image of a bent membrane lies inside of it; what is said to be pulled is put back, within 0.5 nm."""
