@@ -20,6 +20,7 @@ import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.errors import BadInput, MissingExtra, OutputExists
+from asem_core.provenance import require_labels
 from asem_core.volume import Box, Labels, Zyx, ZyxNm
 
 Form = Literal["ply", "obj", "glb", "precomputed"]
@@ -160,6 +161,8 @@ def export_meshes(
 
     Raises
     ------
+    BadInput
+        The layer is known to be an image or a probability map: each grey value would be an object.
     OutputExists
         The output is there and `overwrite` is False.
     MissingExtra
@@ -168,6 +171,7 @@ def export_meshes(
     output = Path(output)
     if form not in get_args(Form):
         raise BadInput(f"No form of mesh is called '{form}'. Known: {', '.join(get_args(Form))}.")
+    require_labels(labels, "surfaces are made of labels")
     if output.exists() and not overwrite:
         raise OutputExists(f"{output} exists. Choose another output, or add --overwrite.")
     if output.is_dir() and not all(_MESH_FILE.fullmatch(f.name) for f in output.iterdir()):

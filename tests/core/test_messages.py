@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import tifffile
@@ -25,6 +26,7 @@ from asem_sources.tiff_stack import TiffStack
 
 QUIET = Run(progress=False)
 IDS = Labels(np.zeros((4, 6, 8), np.uint8), 5.0, path="ids")
+IMAGE, PROBABILITY = {"asem": {"kind": "image"}}, {"asem": {"kind": "probability"}}
 REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "an empty box": (
         lambda _: Box.parse("3:3,:,:", IDS.shape),
@@ -55,6 +57,16 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         lambda folder: export_meshes(IDS, folder / "out", QUIET, form="stl"),  # type: ignore[arg-type]
         BadInput,
         "No form of mesh is called 'stl'. Known: ply",
+    ),
+    "a mesh of an image": (
+        lambda folder: export_meshes(attrs.evolve(IDS, attributes=IMAGE), folder / "out", QUIET, form="ply"),
+        BadInput,
+        "ids is an image; surfaces are made of labels. If it holds labels all the same, import it as such:",
+    ),
+    "a mesh of a probability map": (
+        lambda folder: export_meshes(attrs.evolve(IDS, attributes=PROBABILITY), folder / "out", QUIET, form="ply"),
+        BadInput,
+        "ids is a probability map; surfaces are made of labels. Segment it first: asem segment.",
     ),
     "a mesh that is there": (
         lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),
