@@ -172,7 +172,7 @@ def train(
     from asem_core.annotate import annotated_boxes
     from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
-    from asem_core.errors import BadInput
+    from asem_core.errors import BadInput, OutputExists
     from asem_core.store import open_volume
 
     boxes = annotated_boxes(open_volume(layer))
@@ -184,8 +184,14 @@ def train(
     ]
     told = {} if iterations is None else {"iterations": iterations}
     recipe = output.with_suffix(".toml")
+    text = tomlkit.dumps({"model": {"use": model}, "train": {**told, "regions": regions}})
+    if recipe.exists() and recipe.read_text() != text:
+        raise OutputExists(
+            f"{recipe} is not the recipe that would be written: it was edited, or other boxes or options were given since. "
+            f"To train with it: asem train {recipe} -o {output}. To have it written anew, delete it, or choose another output."
+        )
     recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(tomlkit.dumps({"model": {"use": model}, "train": {**told, "regions": regions}}))
+    recipe.write_text(text)
     typer.echo(f"{recipe}: {len(boxes)} annotated boxes")
     start(recipe, output, None, device, overwrite, quiet)
 

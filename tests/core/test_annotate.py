@@ -314,10 +314,20 @@ class TestCommands:
             "annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", "--box", "4:36,5:40,6:44", "--use", "watershed",
             "-o", "labels/a",
         )  # fmt: skip
-        asem(
+        train = (
             "annotate", "train", cell / "labels/a", "--model", "golgi", "--iterations", 0, "-o", tmp_path / "run",
             "--device", "cpu", "-q",
         )  # fmt: skip
-        recipe = tomllib.loads((tmp_path / "run.toml").read_text())
+        asem(*train)
+        path = tmp_path / "run.toml"
+        recipe = tomllib.loads(path.read_text())
         assert recipe["train"]["regions"][0]["box"] == "4:36,5:40,6:44"
         assert recipe["model"] == {"use": "golgi"}
+
+        assert "is not the recipe" not in asem(*train)[1]
+        edited = path.read_text().replace("iterations = 0", "iterations = 0\nbatch_size = 2")
+        path.write_text(edited)
+        code, output = asem(*train)
+        assert code == 1
+        assert f"To train with it: asem train {path} -o {tmp_path / 'run'}." in output
+        assert path.read_text() == edited
