@@ -64,9 +64,9 @@ def receipt_of(card: Card, settings: Settings) -> Receipt | None:
 
 
 def state_of(card: Card, settings: Settings) -> str:
-    """Say `bundled`, `cached` or `not cached`, without reading the weights."""
+    """Say `yours`, `bundled` (with its card), `cached` or `not cached`, without reading the weights."""
     if card.file:
-        return "bundled"
+        return "yours" if Path(card.origin).parent == settings.home / "cards" else "bundled"
     return "cached" if (folder_of(card, settings) / "weights.safetensors").is_file() else "not cached"
 
 
@@ -364,7 +364,7 @@ def check(card: Card, settings: Settings) -> str:
             _bundled(card)
         except AsemError as error:
             return f"damaged: {error}"
-        return "good, bundled"
+        return f"good, {state_of(card, settings)}"
     weights = folder_of(card, settings) / "weights.safetensors"
     if not weights.is_file():
         return "not cached"

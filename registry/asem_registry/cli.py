@@ -151,8 +151,9 @@ def add(
 
     Example: `asem models add runs/mito --name mitochondria-mylab --preparation "CF, OTO" --contrast "dark membranes"`
     """
+    from asem_registry.library import load_library
     from asem_registry.publish import publish
-    from asem_registry.settings import Settings
+    from asem_registry.settings import Settings, config_path
 
     words = {
         "about": about,
@@ -164,8 +165,20 @@ def add(
         "citation": citation,
     }
     settings = Settings.load()
-    card = publish(run, name, version, to or settings.home, words, voxel_size, with_recipe=recipe)
-    typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {card.name}.")
+    folder = ((to or settings.home) / "cards").resolve()
+    cards = [card for same in load_library(settings).cards.values() for card in same if card.name == name]
+    elsewhere = [card for card in cards if Path(card.origin).resolve().parent != folder]
+    card = publish(run, name, version, to or settings.home, words, voxel_size, with_recipe=recipe, elsewhere=elsewhere)
+    library = load_library(settings)
+    if card.key in library.cards:
+        called = card.name if library.find(card.name).key == card.key else card.key
+        typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {called}.")
+    else:
+        places = ", ".join(f'"{place}"' for place in (*settings.cards, folder))
+        typer.echo(
+            f"{card.key} is a model now: {card.origin}. To use it with --model {card.name}, write its folder into "
+            f"{config_path()}:\n\n[registry]\ncards = [{places}]"
+        )
 
 
 def remove(

@@ -60,7 +60,7 @@ def table_rows(cards: Iterable[Card], states: Mapping[str, str]) -> list[list[st
             _nm(card),
             card.preparation,
             states[card.key],
-            "first use" if card.trust_on_first_use else "published",
+            "first use" if card.trust_on_first_use else "yours" if states[card.key] == "yours" else "published",
         ]
         for card in cards
     ]

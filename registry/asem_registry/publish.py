@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from asem_core.errors import BadInput, OutputExists
 from asem_registry.bundle import keep
 from asem_registry.cache import folder_of, sha256
 from asem_registry.cache import remove as remove_from_cache
-from asem_registry.card import Card, Score, card_toml, parse_card
+from asem_registry.card import Card, Score, card_toml, parse_card, read_card
 from asem_registry.settings import Settings
 
 
@@ -24,6 +26,7 @@ def publish(
     voxel_size: str | None = None,
     *,
     with_recipe: bool = True,
+    elsewhere: Sequence[Card] = (),
 ) -> Card:
     """Copy the chosen weights of a run to `home/weights` and write their card to `home/cards`.
 
@@ -31,15 +34,17 @@ def publish(
     ----------
     run : folder of a training run, or one safetensors file
         Its weights say which model they are of, the voxel size and preprocessing of the training images.
-    words : the card's texts; empty ones are filled from the run where it knows them
+    words : the card's texts; those that are not stated are kept from a card of the same weights, or filled from the run
+        where it knows them
     voxel_size : nm, as `5` or `5,5,5`; needed only where the weights do not say it
+    elsewhere : the cards of this name that are known from other folders; the new one must be newer
 
     Raises
     ------
     BadInput
         The run has no weights, or neither it nor the caller says the model or the voxel size.
     OutputExists
-        There is a card of this name and version with other weights.
+        There is a card of this name and version with other weights, or one elsewhere that the name goes on to mean.
     BadCard
         A text or the name is not valid.
     """
@@ -72,10 +77,25 @@ def publish(
         **{**words, "training_data": words["training_data"] or _regions(run) or "not stated"},
     )
     card = parse_card(card_toml(card), f"the card of {name}")
-    existing = home / "cards" / f"{card.stem}.toml"
-    if existing.exists() and parse_card(existing.read_text(encoding="utf-8"), str(existing)).sha256 != card.sha256:
-        raise OutputExists(f"{existing} is of other weights, and a version never changes: add --version {version + 1}.")
+    path = home / "cards" / f"{card.stem}.toml"
+    if path.exists():
+        before = read_card(path)
+        if before.sha256 != card.sha256:
+            raise OutputExists(f"{path} is of other weights, and a version never changes: add --version {version + 1}.")
+        kept = {key: getattr(before, key) for key, value in words.items() if value in _NOT_STATED}
+        card = attrs.evolve(card, **{key: value for key, value in kept.items() if value not in _NOT_STATED})
+    for other in elsewhere:
+        is_same = attrs.evolve(other, origin=card.origin) == card
+        if other.version > version or (other.version == version and not is_same):
+            newer = max(c.version for c in elsewhere) + 1
+            raise OutputExists(
+                f"{other.key} is there already ({other.origin}), and {name} means the newest version: add --version {newer}, "
+                "or choose another name."
+            )
     return keep(card, weights, home)
+
+
+_NOT_STATED = ("", (), "not stated")
 
 
 def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:

@@ -132,8 +132,13 @@ def test_add_and_remove_a_run(asem, run_folder, settings):
     assert card.recipe["train"]["iterations"] == 2000
     source = run_folder / "checkpoints" / "iteration_0002000.safetensors"
     assert obtain(card, settings).read_bytes() == source.read_bytes()
-    assert "good, bundled" in asem("models", "verify", "mito-mylab").stdout
+    assert "good, yours" in asem("models", "verify", "mito-mylab").stdout
+    (row,) = [line for line in asem("models", "list").stdout.splitlines() if line.startswith("mito-mylab")]
+    assert row.split()[-2:] == ["yours", "yours"], "state, and whose word its sum is"
     asem("models", "add", run_folder, "--name", "mito-mylab", "--preparation", "CF, again")
+    asem("models", "add", run_folder, "--name", "mito-mylab", "--contrast", "dark membranes")
+    card = load_library(settings).find("mine")
+    assert (card.preparation, card.contrast) == ("CF, again", "dark membranes"), "what was stated stays"
     source.write_bytes(source.read_bytes()[:-4] + b"\0\0\0\0")
     refused = asem("models", "add", run_folder, "--name", "mito-mylab", code=1).stderr
     assert "is of other weights, and a version never changes: add --version 2" in refused
@@ -159,6 +164,32 @@ def test_add_one_file_to_a_folder(asem, run_folder, weights_bytes, tmp_path):
     assert card.preprocessing == ({"use": "clahe", "clip_limit": 0.02},)
     left = {str(p.relative_to(tmp_path / "lab")) for p in (tmp_path / "lab").rglob("*") if p.is_file()}
     assert left == {"cards/lab-5nm.toml", "weights/lab-5nm.safetensors"}, "neither locks nor halves are left"
+
+
+def test_add_refuses_a_name_that_goes_on_to_mean_another_model(asem, run_folder, settings):
+    """A shipped model of a newer version would still be the one that the name runs."""
+    add = ("models", "add", run_folder, "--name", "membrane-fibsem-10nm")
+    refused = asem(*add, code=1).stderr
+    assert "membrane-fibsem-10nm@2 is there already" in refused
+    assert "membrane-fibsem-10nm means the newest version: add --version 3, or choose another name" in refused
+    assert "add --version 3" in asem(*add, "--version", "2", code=1).stderr
+    assert "Use it with --model membrane-fibsem-10nm." in asem(*add, "--version", "3").stdout
+    assert (
+        "Use it with --model mito@1."
+        in [asem("models", "add", run_folder, "--name", "mito", "--version", version).stdout for version in (2, 1)][1]
+    )
+
+
+def test_add_to_a_folder_says_how_it_is_found(asem, run_folder, tmp_path, monkeypatch):
+    """A folder that the configuration does not name is not looked into: what is said to write there works."""
+    config = tmp_path / "config.toml"
+    monkeypatch.setenv("ASEM_CONFIG", str(config))
+    add = ("models", "add", run_folder, "--name", "shared-one", "--to", tmp_path / "lab")
+    told, table = asem(*add).stdout.split(":\n\n")
+    assert f"To use it with --model shared-one, write its folder into {config}" in told
+    config.write_text(table)
+    assert "shared-one@1" in asem("models", "show", "shared-one").stdout
+    assert "Use it with --model shared-one." in asem(*add).stdout
 
 
 def test_add_asks_only_for_what_the_weights_do_not_say(asem, tmp_path):
