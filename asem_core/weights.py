@@ -35,7 +35,7 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
     BadInput
         The name does not end in `.safetensors`.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -50,7 +50,8 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, half, metadata={_KEY: json.dumps(about)})
+        # not `save_file`, which makes files that only their owner may read, whatever the umask says
+        half.write_bytes(save(tensors, metadata={_KEY: json.dumps(about)}))
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)

@@ -33,6 +33,13 @@ def test_safetensors_come_back_with_their_metadata(network, saved):
     assert about["network"]["features"] == 2
 
 
+def test_weights_may_be_read_by_whom_the_umask_says(saved):
+    """Not by their owner alone: colleagues take a run's weights from a shared disk."""
+    beside = saved.with_name("beside")
+    beside.touch()
+    assert saved.stat().st_mode == beside.stat().st_mode
+
+
 def test_a_file_that_names_its_model_needs_no_network(network, tmp_path):
     table = {"use": "golgi", "features": 2, "factors": [[2, 2, 2]]}
     file = save_weights(tmp_path / "a.safetensors", network, {"model": table})
