@@ -69,7 +69,8 @@ class TiffStack(Source):
         Raises
         ------
         BadInput
-            XX out of range, no voxel size.
+            No such path, no planes, RGB, a gap, a plane that differs in shape or dtype, holds several planes, is truncated or is
+            not TIFF, grey values out of range, no voxel size.
         """
         if layer not in (None, "raw"):
             raise BadInput(f"{self.path} is a TIFF stack: it has one layer, 'raw', not '{layer}'.")
