@@ -96,7 +96,7 @@ def preflight(
     from asem_core.train import make_plan, read_training_recipe
     from asem_core.training.folder import RunFolder
     from asem_core.training.preflight import preflight as check
-    from asem_core.training.preflight import seconds_per_iteration
+    from asem_core.training.preflight import seconds_per_iteration, told_time
 
     catalog = load_catalog()
     training = read_training_recipe(recipe, catalog)
@@ -124,7 +124,7 @@ def preflight(
                 f"{'Refused' if finding.refused else 'Note'}: {finding.text}", fg="red" if finding.refused else None
             )
         if seconds is not None:
-            typer.echo(f"{training.options.iterations:,} iterations take about {seconds / 3600:.1f} hours here.")
+            typer.echo(f"{training.options.iterations:,} iterations take about {told_time(seconds)} here.")
     if refused:
         raise typer.Exit(1)
 

@@ -132,6 +132,14 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
     return float(np.median(times[1:] or times))
 
 
+def told_time(seconds: float) -> str:
+    """Say how long something takes, in a unit of which it is at least two: "41.7 minutes"."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 _NO_VALIDATION = Finding(
     "There is no validation region: the last checkpoint will be used, and nobody will know how good it is. Add "
     "[[train.validation]]."

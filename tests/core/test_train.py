@@ -25,7 +25,7 @@ from asem_core.train import make_plan, read_training_recipe, resumed_recipe, tra
 from asem_core.training.devices import join_team
 from asem_core.training.folder import RunFolder
 from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
-from asem_core.training.preflight import preflight, seconds_per_iteration
+from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
 from asem_core.training.progress import Progress
 from asem_core.volume import Spec
 from asem_core.weights import load_weights, read_metadata
@@ -546,6 +546,15 @@ def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_pa
     assert result.facts[0].foreground == pytest.approx((labels > 0).mean())
     assert seconds_per_iteration(plan) > 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(4.2, "4 seconds"), (130, "2.2 minutes"), (2500, "41.7 minutes"), (12_000, "3.3 hours")],
+)
+def test_times_are_told_in_a_unit_that_fits(seconds: float, told: str) -> None:
+    """A run of minutes does not take 0.0 hours."""
+    assert told_time(seconds) == told
 
 
 def test_commands(recipe: Recipe, tmp_path: Path) -> None:
