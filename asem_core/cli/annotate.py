@@ -111,7 +111,7 @@ def import_(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take labels that were drawn in another program, after checks of voxel size and place.
+    """Take labels that were drawn in another program, after checks of voxel size and shape.
 
     Options of the annotator `from-file` say more: offset_vx, voxel_size_nm, ids, dataset.
 
