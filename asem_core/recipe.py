@@ -7,6 +7,7 @@ is not 2, and "false" is not true.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -247,10 +248,12 @@ def _first_fit(converter: cattrs.Converter, value: Any, union: Any) -> Any:
 
 
 def _strict_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"expected a list, got {value!r}")
     inner = typing.get_args(kind)
-    if len(inner) == 2 and inner[1] is Ellipsis:
+    is_open = len(inner) == 2 and inner[1] is Ellipsis
+    if not isinstance(value, (list, tuple)):
+        example = f", as in {json.dumps([value], default=str)} (in a shell within single quotes)" if is_open else ""
+        raise ValueError(f"expected a list{example}, got {value!r}")
+    if is_open:
         return tuple(converter.structure(v, inner[0]) for v in value)
     if len(value) != len(inner):
         raise ValueError(f"expected {len(inner)} values, got {len(value)}")

@@ -31,6 +31,7 @@ class Step:
     parts: tuple[Part, ...] = ()
     place: Zyx = attrs.field(default=(1, 1, 1), converter=as_zyx)
     note: str | None = None
+    names: tuple[str, ...] = ()
 
 
 WHERE = "recipe.toml @ preprocess[0] (step)"
@@ -52,7 +53,11 @@ MISTAKES = {
     "bool for int": ({"count": True}, "expected a whole number, got True"),
     "number for text": ({"path": 3}, "expected a text in quotes, got 3"),
     "short list": ({"kernel": [1, 2]}, "expected 3 values, got 2"),
-    "not a list": ({"parts": 1}, "option 'parts'"),
+    "not a list": ({"parts": 1}, "option 'parts' @ preprocess[0] (step): expected a list, as in [1] ("),
+    "one text for a list": (
+        {"names": "cell.zarr/raw"},
+        """expected a list, as in ["cell.zarr/raw"] (in a shell within single quotes), got 'cell.zarr/raw'""",
+    ),
     "not a choice": ({"mode": "median"}, "expected one of 'mean', 'mode', got 'median'"),
     "nested": ({"parts": [{"sise": 1}]}, "unknown option 'sise' in parts @ preprocess[0] (step). Did you mean 'size'?"),
     "validator": ({"clip_limit": -1}, "'clip_limit' must be > 0"),
