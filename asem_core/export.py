@@ -108,7 +108,7 @@ def export_tiff(
     OutputExists
         The output is there already.
     BadInput
-        The output is the folder of the original stack, or an id needs more than 32 bits.
+        The output is the folder of the original stack or is named as another form of file, or an id needs more than 32 bits.
     VoxelSizeMismatch, ShapeMismatch
         The volume does not lie on the original's grid.
     NoSpace
@@ -118,6 +118,10 @@ def export_tiff(
         raise BadInput(f"A threshold is a probability above 0 and at most 1, got {threshold}.")
     original = original or original_of(volume)
     output = Path(output)
+    if output.suffix.lower() in _OTHER_FORMS:
+        raise BadInput(
+            f"{output}: planes are written as TIFF only. Name a folder for them, or one file ending in .tif."
+        )
     _require_free(output, original, overwrite)
     mask = threshold is None and not ids and _is_binary(volume, run)
     dtype = _stored_type(volume, threshold, run)
@@ -141,6 +145,9 @@ def export_tiff(
             "Make room, then run the same command again: finished planes are kept."
         ) from error
     return output
+
+
+_OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc", ".nrrd", ".nii", ".zarr", ".n5")
 
 
 def _require_free(output: Path, original: Original, overwrite: bool) -> None:

@@ -17,6 +17,7 @@ from asem_core.annotate import check_seeds
 from asem_core.blocks import Run
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, OutsideVolume, ShapeMismatch, UnknownName
+from asem_core.export import export_tiff
 from asem_core.mesh import export_meshes
 from asem_core.scene import find
 from asem_core.volume import Box, Labels, Volume
@@ -57,6 +58,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         lambda folder: export_meshes(IDS, folder / "out", QUIET, form="stl"),  # type: ignore[arg-type]
         BadInput,
         "No form of mesh is called 'stl'. Known: ply",
+    ),
+    "an export to another form of file": (
+        lambda folder: export_tiff(IDS, folder / "ids.png", QUIET),
+        BadInput,
+        "ids.png: planes are written as TIFF only. Name a folder for them, or one file ending in .tif.",
     ),
     "a mesh of an image": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=IMAGE), folder / "out", QUIET, form="ply"),
