@@ -11,11 +11,13 @@ from asem_core.blocks import Run
 from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.provenance import made_by, require_labels
-from asem_core.report import Section, write_report
+from asem_core.report import Section, require_free_report, write_report
 from asem_core.volume import Labels, Volume
 
 
-def analyze(analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder: Path, run: Run) -> Path:
+def analyze(
+    analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder: Path, run: Run, *, overwrite: bool = False
+) -> Path:
     """Measure a segmentation and write tables, figures and `report.html` into `folder`; return the page's path.
 
     Parameters
@@ -23,10 +25,14 @@ def analyze(analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder
     raw
         The image that was segmented, in the same voxels; it may reach farther. None where the analyzer needs none.
     folder
-        Replaced where it holds an earlier report.
+        Empty, or with a report made of the same: that is written anew.
+    overwrite
+        Replace a report of this analyzer that was made of something else.
 
     Raises
     ------
+    OutputExists
+        `folder` holds something else.
     BadInput
         `folder` is a file; the segmentation is an image or a probability map; image and segmentation do not overlap; or the analyzer refuses its input.
     VoxelSizeMismatch, ShapeMismatch
@@ -35,17 +41,22 @@ def analyze(analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder
         The analyzer returned something else than an `Analysis`.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file; a report needs a folder. Choose another name for it.")
+    record = analysis_record(analyzer, segmentation, raw)
+    require_free_report(folder, record, overwrite=overwrite)
     require_labels(segmentation, "analyses measure a segmentation or labels")
     if raw is not None:
         _check_raw(raw, segmentation)
     analysis = analyzer.analyze(segmentation, raw, run)
     check_analysis(analyzer.name, analysis)
-    inputs = [segmentation] if raw is None else [segmentation, raw]
     title = f"{analyzer.name}: {segmentation.path}"
     sections = [Section.of(analyzer.name, analysis)]
-    return write_report(folder, title, sections, made_by=made_by("analyze", inputs=inputs, step=analyzer))
+    return write_report(folder, title, sections, made_by=record)
+
+
+def analysis_record(analyzer: Analyzer, segmentation: Labels, raw: Volume | None) -> dict[str, Any]:
+    """Say what makes a report of `analyze`."""
+    inputs = [segmentation] if raw is None else [segmentation, raw]
+    return made_by("analyze", inputs=inputs, step=analyzer)
 
 
 def _check_raw(raw: Volume, segmentation: Labels) -> None:

@@ -275,7 +275,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
         with stage("analyze"):
             for analyzer in flow.analyzers:
-                page = analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run)
+                page = analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite=True)
                 say(f"{analyzer.name}: {page}")
     if flow.export is not None:
         from asem_core.export import export_tiff

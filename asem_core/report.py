@@ -1,7 +1,7 @@
 """Write what was found as files a person opens: one HTML page that works offline, tables, and figures.
 
 A report folder holds `report.html` (figures embedded), `tables/*.csv` and `.parquet`, `figures/*.svg` and `.png`,
-`numbers.json`, and `made_by.json`. Writing it again replaces it.
+`numbers.json`, and `made_by.json`. Writing it again replaces it; `require_free_report` says whether that is right.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
+from asem_core.provenance import identity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +54,55 @@ class Section:
         return cls(title, text, analysis.numbers, analysis.tables, analysis.figures)
 
 
+def require_free_report(folder: Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Path | None:
+    """Refuse a folder where a report would replace other things, before long work.
+
+    Returns
+    -------
+    The page, if an equal run finished it; None where there is none.
+
+    Raises
+    ------
+    OutputExists
+        Another report of this kind is there and `overwrite` is False; or other things are, which are never replaced.
+    BadInput
+        `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; a report needs a folder. Choose another name for it.")
+    there = {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.exists() else set()
+    before = _read_record(folder / "made_by.json")
+    if before is not None and identity(before) == identity(json.loads(json.dumps(_plain(made_by)))):
+        return folder / "report.html" if "report.html" in there else None
+    if others := sorted(there if before is None or _kind(before) != _kind(made_by) else there - _FILES):
+        raise OutputExists(
+            f"{folder} holds other things than a report of this kind ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
+            "which are never replaced. Choose another folder."
+        )
+    if before is not None and not overwrite:
+        raise OutputExists(
+            f"{folder} holds a report that was made from something else. Choose another folder, or add --overwrite."
+        )
+    return None
+
+
+_FILES = {"report.html", "numbers.json", "made_by.json", "tables", "figures"}
+
+
+def _kind(record: Mapping[str, Any]) -> Any:
+    """What a report is of: the stage, and the analyzer's name."""
+    return record.get("stage"), record.get("step", {}).get("name")
+
+
+def _read_record(path: Path) -> Any:
+    """Read what made a report; None where nothing of ours tells it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "stage" in found else None
+
+
 def write_report(folder: Path, title: str, sections: Sequence[Section], *, made_by: Mapping[str, Any]) -> Path:
     """Write the report of `sections` into `folder`, which may exist, and return the path of its `report.html`.
 
@@ -68,10 +118,12 @@ def write_report(folder: Path, title: str, sections: Sequence[Section], *, made_
     figures = dict(_filed(sections, "figures"))
     for stem, table in tables.items():
         _check_lengths(stem, table)
+    # Whose the folder is comes first and the page last, so that a page never stands beside the record of another.
+    (folder / "report.html").unlink(missing_ok=True)
+    _write_json(folder / "made_by.json", made_by)
     _write_tables(folder / "tables", tables)
     embedded = {stem: _write_figure(folder / "figures", stem, figure) for stem, figure in figures.items()}
     _write_json(folder / "numbers.json", {section.title: section.numbers for section in sections})
-    _write_json(folder / "made_by.json", made_by)
     page = _page().render(
         title=title,
         sections=[_shown(section, sections, embedded) for section in sections],

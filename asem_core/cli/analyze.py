@@ -10,6 +10,7 @@ from asem_core.cli._options import (
     AsJson,
     BlockShape,
     Options,
+    Overwrite,
     Quiet,
     Workers,
     container_of,
@@ -33,6 +34,7 @@ def analyze_(
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
     block: BlockShape = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -63,7 +65,7 @@ def analyze_(
     folder = output or cell.with_name(f"{cell.stem}_reports") / f"{use}-{segmentation.name}"
     labels = open_volume(segmentation, kind=Labels)
     image = None if raw is None else open_volume(raw)
-    page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet))
+    page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet), overwrite=overwrite)
     if as_json:
         numbers = json.loads((folder / "numbers.json").read_text())
         print_json({"report": str(page), "numbers": next(iter(numbers.values()))})

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asem_core.cli._options import DEFAULT_WORKERS, AsJson, Quiet, Workers, make_run, print_json
+from asem_core.cli._options import DEFAULT_WORKERS, AsJson, Overwrite, Quiet, Workers, make_run, print_json
 
 
 def mount(app: typer.Typer) -> None:
@@ -40,6 +40,7 @@ def evaluate(
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with the curves.")] = None,
     workers: Workers = DEFAULT_WORKERS,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +59,8 @@ def evaluate(
     from asem_core.evaluate import exclusion_of, number_objects, score, score_objects, with_pooled
     from asem_core.evaluation_report import score_table, sections
     from asem_core.provenance import made_by
-    from asem_core.report import write_report
+    from asem_core.report import require_free_report, write_report
+    from asem_core.store import open_volume
     from asem_core.volume import Box, Labels
 
     if len(layers) % 2:
@@ -69,10 +71,13 @@ def evaluate(
     run = make_run(workers, quiet=quiet)
     mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
-    scores, counted, inputs = {}, {}, []
+    settings = {"zone": step, "exclusion": exclusion, "mask": mask, "box": box, "thresholds": chosen}
+    record = made_by("evaluate", inputs=[open_volume(layer) for layer in layers], **settings)
+    if output is not None:
+        require_free_report(output, record, overwrite=overwrite)
+    scores, counted = {}, {}
     for predicted, true in zip(layers[::2], layers[1::2], strict=True):
         prediction, truth = _open_prediction(predicted, segmentation), _open_labels(true, "truth")
-        inputs += [prediction, truth]
         if exclusion is not None:
             zone: Labels | None = _open_labels(exclusion, "exclusion")
         else:
@@ -88,8 +93,6 @@ def evaluate(
         dict(zip(table, row, strict=True)) for row in zip(*[c.values.tolist() for c in table.values()], strict=True)
     ]
     if output is not None:
-        settings = {"zone": step, "exclusion": exclusion, "mask": mask, "box": box, "thresholds": chosen}
-        record = made_by("evaluate", inputs=inputs, **settings)
         page = write_report(output, "Evaluation", sections(scores, chosen, counted), made_by=record)
         typer.echo(f"Report: {page}", err=True)
     found = {

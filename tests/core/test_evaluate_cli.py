@@ -76,6 +76,18 @@ def test_regions_are_pooled_and_reported(cell, tmp_path):
     assert "Only scores of one kind can be pooled" in run(*pair, *other).output
 
 
+def test_a_report_of_other_things_is_not_replaced(cell, tmp_path):
+    pair = (cell / "predictions/a/probability", cell / "labels/mito")
+    (tmp_path / "report.html").write_text("a training run's")
+    told = run(*pair, "-o", tmp_path, "--overwrite")
+    assert told.exit_code == 1
+    assert "holds other things than a report of this kind (report.html)" in " ".join(told.output.split())
+    report = tmp_path / "scores"
+    assert run(*pair, "-o", report).exit_code == 0
+    assert "add --overwrite" in " ".join(run(*pair, "-o", report, "-t", 0.3).output.split())
+    assert run(*pair, "-o", report, "-t", 0.3, "--overwrite").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

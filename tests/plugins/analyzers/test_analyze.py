@@ -76,6 +76,33 @@ def test_command_refuses_a_misspelt_option(cell):
     assert "skeleton" in result.stderr
 
 
+def test_what_is_no_report_of_the_kind_is_never_replaced(cell, tmp_path):
+    """An equal report is written anew, one of other options with --overwrite; a user's own page and other reports stay."""
+
+    def asem(*words):
+        arguments = ["analyze", "morphometry", str(cell / "labels/cube"), "-q", "-j", "1", *words]
+        return CliRunner().invoke(make_app(), arguments)
+
+    plain, report = ("-s", "skeleton=false", "-o"), tmp_path / "report"
+    for _ in range(2):
+        assert asem(*plain, str(report)).exit_code == 0
+    other = asem(*plain, str(report), "-s", "contact_nm=10.0")
+    assert other.exit_code == 1
+    assert "holds a report that was made from something else. Choose another folder, or add --overwrite" in other.stderr
+    assert asem(*plain, str(report), "-s", "contact_nm=10.0", "--overwrite").exit_code == 0
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "report.html").write_text("mine")
+    (report / "checkpoints").mkdir()
+    for folder, what in ((mine, "report.html"), (report, "checkpoints")):
+        told = asem(*plain, str(folder), "--overwrite")
+        assert told.exit_code == 1
+        assert f"holds other things than a report of this kind ({what}), which are never replaced" in told.stderr
+    assert (mine / "report.html").read_text() == "mine"
+    (tmp_path / "t.toml").write_text("")
+    assert "t.toml is a file; a report needs a folder" in asem(*plain, str(tmp_path / "t.toml")).stderr
+
+
 def test_image_of_another_voxel_size_is_refused(tmp_path):
     """The message gives both sizes and the remedy, and nothing is written."""
     labels = Labels(np.ones((8, 8, 8), np.uint8), 5.0, path="mask")
