@@ -23,7 +23,7 @@ from asem_core.blocks import Run, Work, run_blocks
 from asem_core.components import largest_id, value_range
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.foreground import at_least
-from asem_core.provenance import made_by, what_it_holds
+from asem_core.provenance import identity, made_by, what_it_holds
 from asem_core.store import open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
@@ -126,7 +126,7 @@ def export_tiff(
     mask = threshold is None and not ids and _is_binary(volume, run)
     dtype = _stored_type(volume, threshold, run)
     planes = _Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
-    record = made_by("export", inputs=[volume], threshold=threshold, **({"mask": True} if mask else {}))
+    record = _record(volume, threshold, mask)
     # Planes that a killed export left are of use only to one onto the same grid, under the same names.
     key = zlib.crc32(repr((record, original.spec, original.planes)).encode())
     partial = output.with_name(f".{output.name}.{key:08x}.partial")
@@ -148,6 +148,35 @@ def export_tiff(
 
 
 _OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc", ".nrrd", ".nii", ".zarr", ".n5")
+
+
+def is_exported(volume: Volume, folder: Path, run: Run) -> bool:
+    """Tell whether a folder holds the planes that `export_tiff` would write, each made of the volume as it is now."""
+    import tifffile
+
+    original = original_of(volume)
+    record = identity(_record(volume, None, _is_binary(volume, run)))
+    for name in plane_names(original):
+        try:
+            with tifffile.TiffFile(folder / name) as file:
+                about: Any = (file.shaped_metadata or ({},))[0]
+        except (OSError, tifffile.TiffFileError):
+            return False
+        if identity(about.get("made_by")) != record:
+            return False
+    return True
+
+
+def _record(volume: Volume, threshold: float | None, mask: bool) -> dict[str, Any]:
+    return made_by("export", inputs=[volume], threshold=threshold, **({"mask": True} if mask else {}))
+
+
+def plane_names(original: Original) -> list[str]:
+    """Name the file of each plane: as the original's, or by its number."""
+    if original.planes:
+        return [Path(name).with_suffix(".tif").name for name in original.planes]
+    depth = original.spec.shape[0]
+    return [f"z{z:0{max(4, len(str(depth - 1)))}d}.tif" for z in range(depth)]
 
 
 def _require_free(output: Path, original: Original, overwrite: bool) -> None:
@@ -303,10 +332,7 @@ class _WritePlanes(_Output):
         return self._write
 
     def names(self) -> list[str]:
-        if self.original.planes:
-            return [Path(name).with_suffix(".tif").name for name in self.original.planes]
-        depth = self.planes.grid.shape[0]
-        return [f"z{z:0{max(4, len(str(depth - 1)))}d}.tif" for z in range(depth)]
+        return plane_names(self.original)
 
     def _is_written(self, box: Box) -> bool:
         return all((self.partial / name).exists() for name in self.names()[box.slices[0]])

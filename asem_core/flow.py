@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -269,23 +271,23 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
     if scored is not None:
         with stage("evaluate"):
-            _evaluate(flow, catalog, probability, cell, scored, output / "reports" / "evaluation", run, say)
+            _evaluate(flow, catalog, probability, cell, scored, output / "reports" / "evaluation", run, say, overwrite)
     if flow.analyzers:
-        from asem_core.analyze import analyze
-
         with stage("analyze"):
             for analyzer in flow.analyzers:
-                page = analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite=True)
+                page = _analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite)
                 say(f"{analyzer.name}: {page}")
     if flow.export is not None:
-        from asem_core.export import export_tiff
+        from asem_core.export import export_tiff, is_exported
 
         with stage("export"):
             for layer in flow.export.layers:
                 chosen = {"segmentation": segmentation, "probability": probability}.get(layer)
                 chosen = chosen if chosen is not None else open_volume(cell / layer)
-                export_tiff(chosen, output / "tiff" / Path(layer).name, run, overwrite=True)
-                say(f"{layer}: {output / 'tiff' / Path(layer).name}")
+                planes = output / "tiff" / Path(layer).name
+                if overwrite or not is_exported(chosen, planes, run):
+                    export_tiff(chosen, planes, run, overwrite=True)
+                say(f"{layer}: {planes}")
 
 
 class _Stages:
@@ -441,12 +443,20 @@ def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
 
 
 def _evaluate(
-    flow: Flow, catalog: Catalog, probability: Volume, cell: Path, part: Box, folder: Path, run: Run, say: Say
+    flow: Flow,
+    catalog: Catalog,
+    probability: Volume,
+    cell: Path,
+    part: Box,
+    folder: Path,
+    run: Run,
+    say: Say,
+    overwrite: bool,
 ) -> None:
     from asem_core.evaluate import exclusion_of, score
     from asem_core.evaluation_report import sections
     from asem_core.provenance import made_by
-    from asem_core.report import write_report
+    from asem_core.report import require_free_report, write_report
 
     assert flow.model is not None
     assert flow.evaluate is not None
@@ -454,19 +464,32 @@ def _evaluate(
     truth = open_volume(cell / "labels" / options.truth, kind=Labels)
     probability = on_grid_of(truth, probability)
     zone = _zone(flow, catalog)
-    exclusion = exclusion_of(truth, zone, run) if zone is not None else None
     part &= truth.box_of(probability)  # of voxels that were averaged, the last may be missing
-    found = {
-        options.truth: score(probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, run=run)
-    }
     record = made_by("evaluate", inputs=[probability, truth], zone=zone, box=part, thresholds=options.thresholds)
-    page = write_report(folder, f"Evaluation: {options.truth}", sections(found, options.thresholds, {}), made_by=record)
-    for threshold in options.thresholds:
-        counts = found[options.truth].at(threshold)
-        say(
-            f"{options.truth} at {threshold:g}: F1 {counts.f1:.4f}, precision {counts.precision:.4f}, recall {counts.recall:.4f}"
-        )
+    page = require_free_report(folder, record, overwrite=True)  # reports in the output are the recipe's own
+    if page is None or overwrite:
+        exclusion = exclusion_of(truth, zone, run) if zone is not None else None
+        found = score(probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, run=run)
+        parts = sections({options.truth: found}, options.thresholds)
+        page = write_report(folder, f"Evaluation: {options.truth}", parts, made_by=record)
+    with (folder / "tables" / "scores.csv").open(encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            at, f1, precision, recall = (float(row[key] or "nan") for key in ("threshold", "f1", "precision", "recall"))
+            say(f"{options.truth} at {at:g}: F1 {f1:.4f}, precision {precision:.4f}, recall {recall:.4f}")
     say(f"evaluation: {page}")
+
+
+def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
+    """Measure, or find the report of an equal run; one that read further layers is made again: they may have changed."""
+    from asem_core.analyze import analysis_record, analyze
+    from asem_core.report import require_free_report
+
+    record = analysis_record(analyzer, segmentation, image)
+    page = require_free_report(folder, record, overwrite=True)
+    options = json.dumps(record["step"]["options"])
+    if page is None or overwrite or "/" in options or ".zarr" in options:
+        page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
+    return page
 
 
 def _zone(flow: Flow, catalog: Catalog) -> Preprocessor | None:

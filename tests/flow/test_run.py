@@ -134,9 +134,14 @@ def test_whole_recipe(project: Path) -> None:
     assert "weights_sha256" in made
     assert [s["name"] for s in steps_done(open_volume(cell / "raw_normalize"))] == ["crop", "normalize"]
 
-    stamps = {p: p.stat().st_mtime_ns for p in cell.rglob("c/*") if p.is_file()}
-    run()
-    assert {p: p.stat().st_mtime_ns for p in cell.rglob("c/*") if p.is_file()} == stamps
+    def stamps() -> dict[Path, int]:
+        made = (*cell.rglob("c/*"), *(cell.parent / "reports").rglob("*.*"), *(cell.parent / "tiff").rglob("*.tif"))
+        return {p: p.stat().st_mtime_ns for p in made if p.is_file()}
+
+    before = stamps()
+    scores = [line for line in done.stdout.splitlines() if line.startswith("balls at ")]
+    assert [line for line in run().splitlines() if line.startswith("balls at ")] == scores
+    assert stamps() == before
 
     recipe = (project / "recipe.toml").read_text()
     (project / "recipe.toml").write_text(recipe.replace('use = "normalize"', 'use = "invert"'))
@@ -144,6 +149,7 @@ def test_whole_recipe(project: Path) -> None:
     assert refused.exit_code == 1
     assert "--overwrite" in refused.stderr
     run("--overwrite")
+    assert not {p: t for p, t in stamps().items() if before.get(p) == t and ".zarr" not in str(p)}
     assert '"invert"' in json.dumps(
         open_volume(cell / "predictions/mitochondria/probability").attributes["asem"]["made_by"]
     )
