@@ -20,7 +20,7 @@ from asem_core.flow_checks import evaluated_box, require_apart, require_unseen, 
 from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.predict import Prediction, predict
-from asem_core.preparation import Trained, adapt, load_for, require_weights_of
+from asem_core.preparation import Trained, adapt, expected_by, load_for, require_weights_of, warn_of_other_steps
 from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
@@ -227,6 +227,10 @@ def require_inputs(flow: Flow) -> None:
                 require_weights_of(flow.model.name, flow.weights, flow.recipe.folder)
         except AsemError as error:
             raise RecipeError(f"{name} @ model: {error}") from None
+        if flow.recipe.train is None:
+            expected = expected_by(flow.weights, flow.recipe.folder)
+            steps = [{"name": step.name} for step in flow.steps]
+            warn_of_other_steps("the recipe's image", steps, expected, as_is=flow.predict.as_is)
     for place in ("source", *(f"others.{n}" for n in flow.others)):
         size = getattr(sources[place], "voxel_size_nm", None)
         if size is not None:

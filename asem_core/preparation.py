@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from asem_core.recipe import build
 from asem_core.resample import whole_factors
 from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx_nm
 from asem_core.weights import load_weights, read_metadata
+
+log = logging.getLogger("asem_core")
 
 LARGEST_VOXEL_SIZE_ERROR = 0.15
 
@@ -193,6 +196,7 @@ def adapt(
     if resampled:
         volume = resample(volume, trained, catalog, container, run, overwrite=overwrite)
     require_voxel_size(volume, trained, allow=allow_voxel_size)
+    warn_of_other_steps(volume.path, steps_done(volume), trained, as_is=as_is)
     return volume if as_is else prepare(volume, trained, catalog, container, run, overwrite=overwrite)
 
 
@@ -257,6 +261,32 @@ def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
                 f"Predict on the image before that step: {_before(volume, had['name'])}; or with --as-is on this one{_IN_A_RECIPE}."
             )
     return wanted[len(done) :]
+
+
+def other_steps(done: Sequence[Mapping[str, Any]], trained: Trained) -> list[str]:
+    """Name the preprocessing of an image that the images behind the network have not had, as far as that is known."""
+    if trained.voxel_size_nm is None:  # the weights say nothing of their images
+        return []
+    known = {*PLACING_STEPS, *(s["name"] for s in trained.steps)}
+    return [s["name"] for s in done if s["name"] not in known]
+
+
+def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: Trained, *, as_is: bool = False) -> None:
+    """Warn where an image is prepared otherwise than those behind the network, and say what is done about it."""
+    other = other_steps(done, trained)
+    if not other:
+        return
+    wanted = [s["name"] for s in trained.steps if s["name"] not in PLACING_STEPS]
+    missing = [] if as_is else [name for name in wanted if name not in {s["name"] for s in done}]
+    log.warning(
+        "%s was trained on images prepared by %s, but %s is prepared by %s; %s. Leave out %s if the probabilities are poor.",
+        _name(trained),
+        ", ".join(wanted) or "none of the steps that change greys",
+        path,
+        ", ".join(other),
+        f"on top of that comes {', '.join(missing)}" if missing else "it is predicted as it is",
+        ", ".join(other),
+    )
 
 
 def prepare(

@@ -84,7 +84,8 @@ def predict(
     from asem_core.catalog import load_catalog
     from asem_core.predict import Prediction
     from asem_core.predict import predict as predict_volume
-    from asem_core.preparation import adapt, load_trained
+    from asem_core.preparation import adapt, load_trained, other_steps
+    from asem_core.provenance import steps_done
     from asem_core.recipe import build
     from asem_core.resample import box_covering
     from asem_core.store import open_volume
@@ -128,9 +129,9 @@ def predict(
         details=trained.details,
         overwrite=overwrite,
     )
-    why = (
-        "" if as_is else ", as the model expects" if volume.path == given else f", made of {given} as the model expects"
-    )
+    made_of = "" if volume.path == given else f", made of {given}"
+    expected = "" if as_is or other_steps(steps_done(volume), trained) else " as the model expects"
+    why = made_of + expected if made_of else f",{expected}" if expected else ""
     typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {volume.path}{why}")
 
 

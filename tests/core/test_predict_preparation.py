@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
 from asem_core.predict import predict
-from asem_core.preparation import Trained, load_trained, missing_steps, prepare, require_voxel_size, resample
+from asem_core.preparation import Trained, adapt, load_trained, missing_steps, prepare, require_voxel_size, resample
 from asem_core.preprocess import apply
 from asem_core.provenance import steps_done
 from asem_core.store import create_volume, finish_volume, open_volume
@@ -61,6 +62,26 @@ def test_missing_preprocessing_is_done_and_named_as_in_a_flow(cell):
 def test_only_what_is_missing_is_done(cell):
     inverted = apply(step(INVERT), open_volume(cell / "raw"), cell / "raw_invert", QUIET)
     assert missing_steps(inverted, trained(INVERT, CLAHE)) == [CLAHE]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (
+            [CLAHE],
+            r"prepared by clahe, but .*raw_invert is prepared by invert; on top of that comes clahe\. Leave out invert",
+        ),
+        ([], r"prepared by none of the steps .*raw_invert is prepared by invert; it is predicted as it is"),
+    ],
+)
+def test_preprocessing_that_the_network_does_not_know_is_told(cell, caplog, wanted, told):
+    inverted = apply(step(INVERT), open_volume(cell / "raw"), cell / "raw_invert", QUIET)
+    adapt(inverted, trained(*wanted), load_catalog(), cell, QUIET)
+    assert re.search(told, caplog.text)
+    caplog.clear()
+    adapt(inverted, trained(INVERT), load_catalog(), cell, QUIET)
+    adapt(open_volume(cell / "raw"), trained(INVERT), load_catalog(), cell, QUIET)
+    assert not caplog.text
 
 
 def test_steps_that_place_voxels_are_not_asked_for(cell):
@@ -142,6 +163,11 @@ def test_predict_and_segment_by_command(cell, tmp_path):
     assert "32 x 32 x 32 voxels, uint8" in result.output
     assert f"from {cell}/raw_invert, made of {cell}/raw as the model expects" in result.output
     assert [s["name"] for s in steps_done(made)] == ["invert"]
+    plain = save_weights(tmp_path / "plain.safetensors", small_unet(), {**table, "preprocessing": []})
+    result = asem(
+        "predict", cell / "raw_invert", "-w", plain, "-q", "-o", cell / "predictions/plain", "--box", "0:8,0:8,0:8"
+    )
+    assert result.output.strip().endswith(f"from {cell}/raw_invert")
     result = asem("segment", made.path, "--quiet", "--smallest-vx", 5, "--threshold", 0.6, "--json")
     assert result.exit_code == 0, result.output
     assert '"num_objects"' in result.output

@@ -95,6 +95,16 @@ def test_a_step_with_other_options_is_refused(tmp_path: Path, weights: Path) -> 
     assert (cell / "predictions/mitochondria/segmentation").exists()
 
 
+def test_another_preparation_is_told_first(tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A recipe with another normaliser than the weights know is told, with what will be done."""
+    tifffile.imwrite(tmp_path / "image.tif", example_image((8, 8, 8)).read())
+    normalize = '[[preprocess]]\nuse = "normalize"\n'
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(weights="small", steps=normalize, size=5.0, predict=""))
+    require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()))
+    told = "small@1 was trained on images prepared by invert, clahe, but the recipe's image is prepared by normalize; "
+    assert told + "on top of that comes invert, clahe" in caplog.text
+
+
 def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) -> None:
     """8 nm is refused in the words of `asem predict`, before any work, unless the recipe allows it."""
     with pytest.raises(RecipeError) as told:
