@@ -355,7 +355,7 @@ def _trained(
             TrainingRecipe(flow.model, flow.sampler, options, flow.recipe.folder, flow.recipe.path),
             catalog,
             folder,
-            start_from=find_weights(flow.weights, flow.recipe.folder) if flow.weights else None,
+            start_from=find_weights(flow.weights, flow.recipe.folder, "finetune_from") if flow.weights else None,
             resume=started,
             overwrite=overwrite,
             device=flow.predict.device,

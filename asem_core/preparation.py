@@ -18,6 +18,7 @@ from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.provenance import sha256, steps_done
 from asem_core.recipe import build
 from asem_core.resample import whole_factors
+from asem_core.training.folder import RunFolder
 from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx_nm
 from asem_core.weights import load_weights, read_metadata
 
@@ -60,7 +61,7 @@ def load_trained(
     name
         A name of the registry, or a model plugin (then `weights` is needed). None takes what the weights file says.
     weights
-        A file: safetensors, or a checkpoint of the authors (`.pt`).
+        A file: safetensors, or a checkpoint of the authors (`.pt`); or a training run's folder: the checkpoint it chose.
     options
         Options of the model plugin, where the weights file does not name them.
 
@@ -76,7 +77,8 @@ def load_trained(
     if weights is None and name is not None and Path(name).suffix in (".safetensors", ".pt"):
         name, weights = None, name
     if weights is not None:
-        return _from_file(catalog, name, Path(weights), dict(options or {}))
+        file = RunFolder(Path(weights)).chosen() if Path(weights).is_dir() else Path(weights)
+        return _from_file(catalog, name, file, dict(options or {}))
     assert name is not None
     if name in catalog.names("model"):
         known = [n for n in registry().names() if registry().find(n).model == name]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asem_core.errors import MissingExtra, UnknownName
+from asem_core.training.folder import RunFolder
 
 
 def registry() -> Any:
@@ -22,15 +23,15 @@ def registry() -> Any:
     raise MissingExtra("No registry of pretrained models is installed. Give a weights file, or: pip install asem-core.")
 
 
-def find_weights(name: str, folder: Path | None = None) -> Path:
-    """Find weights: a file (relative to `folder`), or a name of the registry, which is fetched and checked.
+def find_weights(name: str, folder: Path | None = None, choice: str = "predict_from") -> Path:
+    """Find weights: a file or run (see `weights_file`), or a name of the registry, which is fetched and checked.
 
     Raises
     ------
     UnknownName
         It is neither; lists the nearest names.
     """
-    file = weights_file(name, folder)
+    file = weights_file(name, folder, choice)
     if file is not None:
         return file
     pulled: Path = registry().pull(name)
@@ -43,8 +44,10 @@ def require_weights(name: str, folder: Path | None = None) -> None:
         registry().require(name)
 
 
-def weights_file(name: str, folder: Path | None = None) -> Path | None:
+def weights_file(name: str, folder: Path | None = None, choice: str = "predict_from") -> Path | None:
     """Return the file that a name means (relative to `folder`), or None for a name of the registry.
+
+    A training run's folder means the checkpoint that it chose: to predict from, or as `choice` says ("finetune_from").
 
     Raises
     ------
@@ -54,6 +57,8 @@ def weights_file(name: str, folder: Path | None = None) -> Path | None:
     file = (folder or Path()) / name
     if file.is_file():
         return file
+    if (file / "choice.json").is_file():
+        return RunFolder(file).chosen(choice)
     if Path(name).suffix in (".pt", ".pth", ".safetensors"):
         raise UnknownName(f"The weights file {file} does not exist.")
     return None

@@ -122,8 +122,15 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Read what `save_weights` stored beside the tensors; empty for files that others made."""
+    """Read what `save_weights` stored beside the tensors; empty for files that others made.
+
+    Raises
+    ------
+    BadInput
+        There is no such file, or it holds no weights by its first bytes.
+    """
     if Path(path).suffix != ".safetensors":
+        _require_pickle(Path(path))
         return {}
     from safetensors import SafetensorError, safe_open
 
@@ -140,11 +147,23 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 _ADVICE = "Choose the model, and the model's options (features, factors, kernels), that the weights were trained with."
 
 
+def _require_pickle(path: Path) -> None:
+    """Refuse what torch cannot have saved: that is a ZIP archive, or in old versions a pickle."""
+    if not path.is_file():
+        raise BadInput(f"There is no weights file {path}.")
+    with path.open("rb") as file:
+        if not file.read(2).startswith((b"PK", b"\x80")):
+            raise BadInput(
+                f"{path} is not a weights file. Name one that ends in .safetensors or .pt, or the folder of a training run."
+            )
+
+
 def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     import pickle
 
     import torch
 
+    _require_pickle(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

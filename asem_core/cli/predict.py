@@ -38,7 +38,8 @@ def predict(
         typer.Option("--model", "-m", help="Name from `asem models list`; or a model plugin, with --weights."),
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="File: .safetensors, or the authors' .pt.")
+        Path | None,
+        typer.Option("--weights", "-w", help="File: .safetensors, or the authors' .pt; or a training run's folder."),
     ] = None,
     output: Annotated[
         Path | None,

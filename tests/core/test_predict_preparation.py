@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
 from asem_core.predict import predict
 from asem_core.preparation import Trained, adapt, load_trained, missing_steps, prepare, require_voxel_size, resample
 from asem_core.preprocess import apply
+from asem_core.pretrained import find_weights
 from asem_core.provenance import steps_done
 from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.volume import Spec, Volume
@@ -147,6 +149,23 @@ def test_models_are_found_by_file_plugin_or_name(tmp_path):
         load_trained(catalog, None)
     with pytest.raises(UnknownName, match="'golgy' is no model plugin"):
         load_trained(catalog, "golgy", plain)
+
+
+def test_a_training_run_is_a_name_for_the_checkpoint_it_chose(tmp_path):
+    run = tmp_path / "runs" / "m"
+    for name in ("first", "second"):
+        save_weights(run / "checkpoints" / f"{name}.safetensors", small_unet(), {"model": {"use": "golgi", **OPTIONS}})
+    choice = {"predict_from": "checkpoints/second.safetensors", "finetune_from": "checkpoints/first.safetensors"}
+    (run / "choice.json").write_text(json.dumps(choice))
+    assert load_trained(load_catalog(), None, run).details["weights"] == str(run / choice["predict_from"])
+    assert find_weights("m", run.parent, "finetune_from") == run / choice["finetune_from"]
+    (tmp_path / "t.toml").write_text("[model]\n")
+    for path, told in (
+        (tmp_path / "t.toml", "is not a weights file"),
+        (run.parent, "Is .*runs the folder of a training run"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            load_trained(load_catalog(), None, path)
 
 
 def asem(*arguments):
