@@ -7,7 +7,9 @@ The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its p
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.interfaces import Model, Region, Sampler
-from asem_core.provenance import describe_plugin, made_by, sha256, steps_done
+from asem_core.provenance import describe_plugin, differences, made_by, sha256, steps_done
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.training.folder import RunFolder
 from asem_core.training.options import TrainOptions
@@ -133,7 +135,12 @@ def train(
         elif not resume:
             _make_room(folder, overwrite=overwrite)
         begun = resume and folder.state.is_file()
-        plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
+        try:
+            plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
+        except OutputExists:
+            if not resume:
+                raise
+            raise _begun_otherwise(folder, ["the labels, edited since"]) from None
         start = None if start_from is None else _describe_start(start_from, folder, begun=begun)
         record = _record(recipe, plan, start, team.size)
         if team.leads:
@@ -249,15 +256,20 @@ def _make_room(folder: RunFolder, *, overwrite: bool) -> None:
     folder.forget_prepared()
 
 
+def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
+    return OutputExists(
+        f"{folder.path} was made from another recipe, other volumes or another number of processes (differs in: "
+        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): its run cannot go on as it began. Train into another folder; to use "
+        "its weights, asem finetune --from."
+    )
+
+
 def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *, resume: bool) -> None:
     """Make the run's folder, or check that it is the one to resume."""
     known = folder.path / "provenance.json"
     if resume:
-        if folder.read_json(known.name) != record:
-            raise OutputExists(
-                f"{folder.path} was made from another recipe, other volumes or another number of processes: its run "
-                "cannot go on as it began. Train into another folder; to use its weights, asem finetune --from."
-            )
+        if told := differences(folder.read_json(known.name), json.loads(json.dumps(record))):
+            raise _begun_otherwise(folder, told)
         return
     if known.exists():
         for part in ("checkpoints", "pictures", "tensorboard", "figures", "tables"):

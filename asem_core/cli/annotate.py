@@ -167,6 +167,8 @@ def train(
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
+    from itertools import count
+
     import tomlkit
 
     from asem_core.annotate import annotated_boxes
@@ -186,10 +188,15 @@ def train(
     recipe = output.with_suffix(".toml")
     text = tomlkit.dumps({"model": {"use": model}, "train": {**told, "regions": regions}})
     if recipe.exists() and recipe.read_text() != text:
-        raise OutputExists(
-            f"{recipe} is not the recipe that would be written: it was edited, or other boxes or options were given since. "
-            f"To train with it: asem train {recipe} -o {output}. To have it written anew, delete it, or choose another output."
-        )
+        if not overwrite:
+            raise OutputExists(
+                f"{recipe} is not the recipe that would be written: it was edited, or boxes or options changed since. To train "
+                f"with it: asem train {recipe} -o {output}. To train on the boxes as they are now, choose another output, "
+                "or add --overwrite: the recipe is then kept under another name."
+            )
+        kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
+        recipe.rename(kept)
+        typer.echo(f"{kept}: the recipe until now")
     recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(text)
     typer.echo(f"{recipe}: {len(boxes)} annotated boxes")

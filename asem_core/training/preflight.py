@@ -150,7 +150,7 @@ def _geometry(plan: Plan) -> Iterator[Finding]:
     options, regions = plan.options, [*plan.regions, *plan.validation]
     try:
         require_one_voxel_size(regions)
-        require_apart(plan.regions, plan.validation)
+        require_apart(plan.regions, plan.validation, options)
     except AsemError as error:
         yield Finding(str(error), refused=True)
     if wrong := wrong_block(plan.network, options.block):

@@ -18,7 +18,7 @@ from asem_core.interfaces import Model, Region
 from asem_core.preprocess import apply, apply_lazily
 from asem_core.recipe import Choice, build, build_choice, expand
 from asem_core.store import open_volume
-from asem_core.training.options import Place, RegionOptions
+from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 IGNORE = 255
@@ -111,17 +111,17 @@ def hold(region: Region, reach: Zyx) -> Region:
     )
 
 
-def require_apart(regions: Sequence[Region], validation: Sequence[Region]) -> None:
+def require_apart(regions: Sequence[Region], validation: Sequence[Region], options: TrainOptions) -> None:
     """Refuse to validate on voxels that are trained on.
 
     Raises
     ------
     BadInput
-        A validation region overlaps a training region of the same image.
+        A validation region overlaps a training region of the same image, or of the same labels, whatever the image.
     """
-    for tested in validation:
-        for trained in regions:
-            if _resolved(tested.raw.path) == _resolved(trained.raw.path):
+    for tested, held_out in zip(validation, options.validation, strict=True):
+        for trained, learnt in zip(regions, options.regions, strict=True):
+            if _resolved(tested.raw.path) == _resolved(trained.raw.path) or held_out.labels == learnt.labels:
                 common = trained.raw.box_of(trained.labels) & trained.raw.box_of(tested.labels)
                 if not common.is_empty:
                     raise BadInput(

@@ -331,3 +331,6 @@ class TestCommands:
         assert code == 1
         assert f"To train with it: asem train {path} -o {tmp_path / 'run'}." in output
         assert path.read_text() == edited
+        asem(*train, "--overwrite")
+        assert (tmp_path / "run.1.toml").read_text() == edited
+        assert tomllib.loads(path.read_text()) == recipe
