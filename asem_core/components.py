@@ -144,28 +144,25 @@ def components(
     return _merge(label, box, block, tiles, found, starts, joined)
 
 
-def largest_id(volume: Volume, run: Run) -> int:
-    """Look through a volume, block by block, for its largest value."""
-    return value_range(volume, run)[1]
-
-
 def value_range(volume: Volume, run: Run) -> tuple[int, int]:
-    """Look through a volume of whole numbers, block by block, for its smallest and its largest value."""
-    found = map_blocks(_Range(volume), volume.box, 256, attrs.evolve(run, scratch=None), name="largest-id")
-    smallest, largest = zip(*(ends.tolist() for _, ends in found), strict=True)
-    return min(smallest), max(largest)
+    """Look through a volume of whole numbers for its smallest and its largest value besides 0; (0, 0) without any."""
+    values = _extremes(volume, run)
+    return min(values, default=0), max(values, default=0)
 
 
 def has_ids(labels: Volume, run: Run) -> bool:
     """Tell ids from a mask: labels that hold a single value besides 0 (1, say, or 255) are a mask."""
-    found = map_blocks(_Extremes(labels), labels.box, 256, attrs.evolve(run, scratch=None), name="ids")
-    return len({value for _, values in found for value in values.tolist()}) > 1
+    return len(_extremes(labels, run)) > 1
+
+
+def _extremes(volume: Volume, run: Run) -> set[int]:
+    """Collect the smallest and the largest value besides 0 of every block."""
+    found = map_blocks(_Extremes(volume), volume.box, 256, attrs.evolve(run, scratch=None), name="values")
+    return {value for _, values in found for value in values.tolist()}
 
 
 @attrs.frozen
 class _Extremes:
-    """The smallest and the largest value of a block besides 0."""
-
     volume: Volume
 
     def __call__(self) -> Work:
@@ -175,18 +172,6 @@ class _Extremes:
         values = self.volume.read(box)
         values = values[values != 0]
         return np.array([values.min(), values.max()] if values.size else [], values.dtype)
-
-
-@attrs.frozen
-class _Range:
-    volume: Volume
-
-    def __call__(self) -> Work:
-        return self.ends
-
-    def ends(self, box: Box) -> np.ndarray:
-        block = self.volume.read(box)
-        return np.array([block.min(), block.max()], block.dtype)
 
 
 @attrs.frozen

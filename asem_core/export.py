@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
-from asem_core.components import largest_id, value_range
+from asem_core.components import value_range
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.foreground import at_least
 from asem_core.provenance import identity, made_by, what_it_holds
@@ -215,7 +215,9 @@ def _is_binary(volume: Volume, run: Run) -> bool:
     if volume.dtype == bool:
         return True
     return (
-        _holds_ids(volume) and volume.dtype == np.uint8 and largest_id(volume, attrs.evolve(run, progress=False)) <= 1
+        _holds_ids(volume)
+        and volume.dtype == np.uint8
+        and value_range(volume, attrs.evolve(run, progress=False))[1] <= 1
     )
 
 
