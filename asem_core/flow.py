@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -484,16 +483,21 @@ def _evaluate(
 
 
 def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
-    """Measure, or find the report of an equal run; one that read further layers is made again: they may have changed."""
+    """Measure, or find the report of an equal run; one that may have read further files is made again."""
     from asem_core.analyze import analysis_record, analyze
     from asem_core.report import require_free_report
 
-    record = analysis_record(analyzer, segmentation, image)
-    page = require_free_report(folder, record, overwrite=True)
-    options = json.dumps(record["step"]["options"])
-    if page is None or overwrite or "/" in options or ".zarr" in options:
+    page = require_free_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
+    if page is None or overwrite or _may_name_files(analyzer):
         page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
     return page
+
+
+def _may_name_files(analyzer: Any) -> bool:
+    """Tell whether an option was given as text: a table of corrections, say, or further layers. They may have changed."""
+    options = [a for a in attrs.fields(type(analyzer)) if a.init]
+    given = [value for a in options if (value := getattr(analyzer, a.name)) != a.default]
+    return any(isinstance(text, str) for value in given for text in (value if isinstance(value, tuple) else (value,)))
 
 
 def _zone(flow: Flow, catalog: Catalog) -> Preprocessor | None:

@@ -13,7 +13,10 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
+from asem_analyzers.clathrin_coats import ClathrinCoats
+from asem_analyzers.morphometry import Morphometry
 from asem_core.cli import make_app
+from asem_core.flow import _may_name_files
 from asem_core.provenance import steps_done
 from asem_core.store import layers, open_volume
 from asem_core.testing import example_image, example_labels
@@ -300,3 +303,10 @@ def test_misspelt_command_and_option() -> None:
     """The program suggests what was meant."""
     assert "import" in asem("imprt").stderr
     assert "--overwrite" in asem("run", "recipe.toml", "--overwrit").stderr
+
+
+def test_an_analysis_that_may_read_further_files_is_made_again() -> None:
+    """A table of corrections has no mark that tells whether it was edited; options that are numbers read nothing."""
+    assert not _may_name_files(Morphometry(smallest_um3=0.5))
+    assert _may_name_files(Morphometry(contacts=("labels/er",)))
+    assert _may_name_files(ClathrinCoats(corrections="corrections.csv"))
