@@ -124,7 +124,6 @@ class Layer:
     volume: Volume
     levels: Sequence[tuple[Any, Zyx]] = attrs.field(repr=False)  # each level of the pyramid, and its scale
     lock: filelock.BaseFileLock = attrs.field(repr=False)
-    edits: list[Box] = attrs.field(factory=list, init=False, repr=False)  # since it was opened
 
     @classmethod
     def open(cls, path: str | Path, image: Volume) -> Layer:
@@ -182,8 +181,6 @@ class Layer:
 
     def close(self) -> None:
         """Let go of the layer; everything is on disk already."""
-        if self.edits:
-            self._note(revision=uuid.uuid4().hex)
         self.lock.release()
 
     def read(self, box: Box) -> np.ndarray:
@@ -194,9 +191,7 @@ class Layer:
 
         What was made of the layer before is no longer what would be made of it, which its new `revision` tells.
         """
-        if not self.edits:
-            self._note(revision=uuid.uuid4().hex)
-        self.edits.append(box)
+        self._note(revision=uuid.uuid4().hex)
         self.levels[0][0][box.slices] = values
         for array, scale in self.levels[1:]:
             begin = [-(-b // s) for b, s in zip(box.begin, scale, strict=True)]
