@@ -60,7 +60,6 @@ def evaluate(
     from asem_core.evaluation_report import score_table, sections
     from asem_core.provenance import made_by
     from asem_core.report import require_free_report, write_report
-    from asem_core.store import open_volume
     from asem_core.volume import Box, Labels
 
     if len(layers) % 2:
@@ -72,12 +71,15 @@ def evaluate(
     mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
     settings = {"zone": step, "exclusion": exclusion, "mask": mask, "box": box, "thresholds": chosen}
-    record = made_by("evaluate", inputs=[open_volume(layer) for layer in layers], **settings)
+    pairs = [
+        (_open_prediction(p, segmentation), _open_labels(t, "truth"))
+        for p, t in zip(layers[::2], layers[1::2], strict=True)
+    ]
+    record = made_by("evaluate", inputs=[volume for pair in pairs for volume in pair], **settings)
     if output is not None:
         require_free_report(output, record, overwrite=overwrite)
     scores, counted = {}, {}
-    for predicted, true in zip(layers[::2], layers[1::2], strict=True):
-        prediction, truth = _open_prediction(predicted, segmentation), _open_labels(true, "truth")
+    for predicted, true, (prediction, truth) in zip(layers[::2], layers[1::2], pairs, strict=True):
         if exclusion is not None:
             zone: Labels | None = _open_labels(exclusion, "exclusion")
         else:
