@@ -25,11 +25,11 @@ from typing import Any, Self
 import attrs
 import numpy as np
 
-from asem_core.block_worker import ATTEMPTS, GIVE_UP_AFTER, Job, Load, Work, serve
+from asem_core.engine.interrupt import run_stoppable, silenced
+from asem_core.engine.machine import available_cores
+from asem_core.engine.progress import Bar
+from asem_core.engine.worker import ATTEMPTS, GIVE_UP_AFTER, Job, Load, Work, serve
 from asem_core.errors import BlockFailed
-from asem_core.interrupt import run_stoppable, silenced
-from asem_core.machine import available_cores
-from asem_core.progress import Bar
 from asem_core.volume import Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "worker_index"]
@@ -228,7 +228,7 @@ def _worker_function(job: Job, launcher: str, threads: int) -> Callable[..., Non
     payload = job.folder / f"{job.name}.job"
     job.folder.mkdir(parents=True, exist_ok=True)
     payload.write_bytes(cloudpickle.dumps((job, threads)))
-    command = [*shlex.split(launcher), sys.executable, "-m", "asem_core.block_worker", str(payload)]
+    command = [*shlex.split(launcher), sys.executable, "-m", "asem_core.engine.worker", str(payload)]
 
     def launch(*, context: Any) -> None:
         subprocess.run(command, env={**os.environ, "DAISY_CONTEXT": context.to_env()}, check=True)

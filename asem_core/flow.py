@@ -14,18 +14,25 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
-from asem_core.flow_checks import evaluated_box, require_apart, require_unseen, require_voxels_expected
-from asem_core.importing import import_volume
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
-from asem_core.predict import Prediction, predict
-from asem_core.preparation import Trained, adapt, expected_by, load_for, require_weights_of, warn_of_other_steps
-from asem_core.preprocess import apply
+from asem_core.prediction.preparation import (
+    Trained,
+    adapt,
+    expected_by,
+    load_for,
+    require_weights_of,
+    warn_of_other_steps,
+)
 from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
-from asem_core.resample import on_grid_of
-from asem_core.store import open_volume
+from asem_core.stages.import_ import import_volume
+from asem_core.stages.predict import Prediction, predict
+from asem_core.stages.preprocess import apply
+from asem_core.stages.recipe_checks import evaluated_box, require_apart, require_unseen, require_voxels_expected
 from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.resample import on_grid_of
 
 Say = Callable[[str], None]
 """Takes one line about what is being done; for people."""
@@ -281,7 +288,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
                 page = _analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite)
                 say(f"{analyzer.name}: {page}")
     if flow.export is not None:
-        from asem_core.export import export_tiff, is_exported
+        from asem_core.stages.export import export_tiff, is_exported
 
         with stage("export"):
             for layer in flow.export.layers:
@@ -343,7 +350,7 @@ def _trained(
     if flow.recipe.train is None:
         assert flow.weights is not None  # _check_whole
         return load_for(catalog, flow.model, flow.weights, flow.recipe.folder)
-    from asem_core.train import TrainingRecipe, train
+    from asem_core.stages.train import TrainingRecipe, train
 
     places = {n: str(Path(v.path).resolve()) for n, v in labels.items()}
     options = _train_options(flow.recipe, str(Path(image.path).resolve()), places)
@@ -456,9 +463,9 @@ def _evaluate(
     say: Say,
     overwrite: bool,
 ) -> None:
-    from asem_core.evaluate import exclusion_of, score
-    from asem_core.evaluation_report import sections
-    from asem_core.provenance import made_by
+    from asem_core.cell.provenance import made_by
+    from asem_core.evaluation.report import sections
+    from asem_core.evaluation.scores import exclusion_of, score
     from asem_core.report import require_free_report, write_report
 
     assert flow.model is not None
@@ -484,8 +491,8 @@ def _evaluate(
 
 def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
     """Measure, or find the report of an equal run; one that may have read further files is made again."""
-    from asem_core.analyze import analysis_record, analyze
     from asem_core.report import require_free_report
+    from asem_core.stages.analyze import analysis_record, analyze
 
     page = require_free_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
     if page is None or overwrite or _may_name_files(analyzer):

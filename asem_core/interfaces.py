@@ -166,7 +166,7 @@ class Model(Protocol):
 
     @abstractmethod
     def network(self) -> torch.nn.Module:
-        """Build the untrained network; see `asem_core.predict.Network` for what it must say of its geometry."""
+        """Build the untrained network; see `asem_core.stages.predict.Network` for what it must say of its geometry."""
 
     @abstractmethod
     def label_steps(self) -> list[Preprocessor]:

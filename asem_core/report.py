@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 import numpy as np
 
+from asem_core.cell.provenance import identity
 from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
-from asem_core.provenance import identity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

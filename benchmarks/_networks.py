@@ -7,9 +7,9 @@ from pathlib import Path
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.interfaces import Model
-from asem_core.predict import predict
 from asem_core.pretrained import find_weights
 from asem_core.recipe import build
+from asem_core.stages.predict import predict
 from asem_core.volume import Labels, Volume, ZyxNm
 from asem_core.weights import load_weights, read_metadata
 

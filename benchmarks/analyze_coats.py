@@ -18,7 +18,7 @@ from _data import hardware
 
 from asem_analyzers.clathrin_coats import ClathrinCoats
 from asem_core.blocks import Run
-from asem_core.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.volume import Labels, Spec, Volume
 from asem_sources.phantom import Phantom
 

@@ -26,8 +26,8 @@ from preprocess_memory import watch
 from asem_analyzers.clathrin_coats import ClathrinCoats
 from asem_analyzers.morphometry import Morphometry
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.interfaces import Analyzer
-from asem_core.store import create_volume, finish_volume, open_volume
 from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
 
 SIZE_NM = 5.0

@@ -56,7 +56,7 @@ def measure(name: str, edge: int) -> None:
 
 def measure_saving(edge: int) -> None:
     """Time from the end of a stroke until it is on disk, in a box of a cell of 1024^3 voxels."""
-    from asem_core.store import create_volume, finish_volume
+    from asem_core.cell.store import create_volume, finish_volume
     from asem_core.volume import Box, Spec
     from asem_napari.session import Session
 

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from _data import hardware
 
-from asem_core.augment import Augment
 from asem_core.interfaces import Region
+from asem_core.training.augment import Augment
 from asem_core.training.stream import BlockStream
 from asem_core.volume import Labels, Volume
 from asem_samplers.uniform import Uniform

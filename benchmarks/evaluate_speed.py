@@ -18,9 +18,9 @@ from _data import hardware
 from scipy import ndimage
 
 from asem_core.blocks import Run
-from asem_core.evaluate import score
-from asem_core.export import as_is, export_tiff
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
+from asem_core.evaluation.scores import score
+from asem_core.stages.export import as_is, export_tiff
 from asem_core.volume import Labels, Spec, Volume
 
 

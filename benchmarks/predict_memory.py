@@ -20,8 +20,8 @@ import resource, sys, time
 import numpy as np
 import torch
 from asem_core.blocks import Run, run_blocks
-from asem_core.predict import Prediction, predict
-from asem_core.store import create_volume, finish_volume
+from asem_core.stages.predict import Prediction, predict
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.volume import Spec
 from asem_models._unet import UNet
 

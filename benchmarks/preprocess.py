@@ -26,8 +26,8 @@ from scipy import ndimage
 from skimage import measure, morphology
 from skimage.transform import downscale_local_mean
 
-from asem_core.pyramid import average
 from asem_core.volume import Box
+from asem_core.voxels.average import average
 from asem_preprocessors._downsample_kernels import modes
 from asem_preprocessors._morphology import Ball
 

@@ -28,8 +28,8 @@ import zarr
 from _data import hardware
 
 from asem_core.blocks import Run, run_blocks
-from asem_core.chunks import create_array
-from asem_core.store import open_volume
+from asem_core.cell.chunks import create_array
+from asem_core.cell.store import open_volume
 from asem_core.volume import Box, Volume, as_zyx
 
 BLOCK = 128
@@ -133,8 +133,8 @@ def _memory(pid: int) -> float:
 
 def kernel_seconds(raw: Volume) -> float:
     """Processor seconds that the compiled loops of all steps take for one block in the middle, with its context."""
-    from asem_core.components import _Describe, _LabelBlock
-    from asem_core.pyramid import average
+    from asem_core.voxels.average import average
+    from asem_core.voxels.components import _Describe, _LabelBlock
     from asem_preprocessors._clahe_kernels import tile_histograms
     from asem_preprocessors._morphology import Ball
     from asem_preprocessors._scratch import store_mask

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from _data import hardware
 
-from asem_core.augment import Augment
 from asem_core.interfaces import Region
+from asem_core.training.augment import Augment
 from asem_core.training.devices import half_precision
 from asem_core.training.loop import initialise, make_optimizer, step, to_device
 from asem_core.training.options import RegionOptions, TrainOptions

@@ -15,10 +15,10 @@ from _data import hardware
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
-from asem_core.live import block_for, live_prediction, model_of_boxes
-from asem_core.predict import Prediction, predict
-from asem_core.store import create_volume, finish_volume
-from asem_core.virtual_zarr import VirtualZarr
+from asem_core.cell.store import create_volume, finish_volume
+from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
+from asem_core.stages.predict import Prediction, predict
+from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Spec, Volume
 
 

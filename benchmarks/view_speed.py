@@ -23,10 +23,10 @@ from _data import hardware
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
-from asem_core.scene import open_layers
-from asem_core.store import create_volume, finish_volume, open_volume
-from asem_core.view import Served, serve
-from asem_core.virtual_zarr import chunk_of
+from asem_core.cell.store import create_volume, finish_volume, open_volume
+from asem_core.viewing.scene import open_layers
+from asem_core.viewing.server import Served, serve
+from asem_core.viewing.virtual_zarr import chunk_of
 from asem_core.volume import Spec
 
 FLAGS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from asem_core.machine import available_cores
+from asem_core.engine.machine import available_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -82,7 +82,7 @@ def test_links_lead_somewhere() -> None:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "docs" / "recipes").glob("*.toml")), ids=lambda p: p.name)
 def test_recipes_are_right(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every recipe under docs/ names existing plugins and options."""
-    from asem_core.train import read_training_recipe
+    from asem_core.stages.train import read_training_recipe
 
     monkeypatch.setenv("ASEM_TEST_DATA", os.environ.get("ASEM_TEST_DATA", str(tmp_path)))
     table = tomllib.loads(recipe.read_text())

@@ -20,8 +20,8 @@ import typer
 import typer.core
 
 from asem_core.cli._later import put_off
+from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.errors import AsemError
-from asem_core.interrupt import STOPPED, leave
 
 _OWN_MODULES = {
     "demo": None, "import": "importing", "prepare": "prepare", "annotate": "annotate",

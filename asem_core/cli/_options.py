@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
-from asem_core.machine import available_cores
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run

@@ -52,10 +52,10 @@ def analyze_(
     """
     import json
 
-    from asem_core.analyze import analyze
     from asem_core.catalog import load_catalog
+    from asem_core.cell.store import open_volume
     from asem_core.recipe import build
-    from asem_core.store import open_volume
+    from asem_core.stages.analyze import analyze
     from asem_core.volume import Labels
 
     analyzer = build(load_catalog().get("analyzer", use), read_options(options), f"asem analyze @ {use}")

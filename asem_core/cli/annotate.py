@@ -56,8 +56,8 @@ def cut(
 
         asem annotate cut cell.zarr --seeds seeds/golgi --use watershed -o labels/golgi
     """
-    from asem_core.annotate import Seeds, read_seeds
     from asem_core.errors import BadInput
+    from asem_core.stages.annotate import Seeds, read_seeds
 
     image, where = _image(cell, raw, box)
     annotator = _build(use, read_options(options))
@@ -138,9 +138,9 @@ def export(
 
         asem annotate export cell.zarr/labels/golgi -o to_ilastik.h5
     """
-    from asem_core.annotate import WritesLabels
+    from asem_core.cell.store import open_volume
     from asem_core.errors import PluginError
-    from asem_core.store import open_volume
+    from asem_core.stages.annotate import WritesLabels
     from asem_core.volume import Box, Labels
 
     labels = open_volume(layer, kind=Labels)
@@ -171,11 +171,11 @@ def train(
 
     import tomlkit
 
-    from asem_core.annotate import annotated_boxes
+    from asem_core.cell.store import open_volume
     from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
     from asem_core.errors import BadInput, OutputExists
-    from asem_core.store import open_volume
+    from asem_core.stages.annotate import annotated_boxes
 
     boxes = annotated_boxes(open_volume(layer))
     if not boxes:
@@ -208,7 +208,7 @@ def _annotate(
 ) -> None:
     import time
 
-    from asem_core.annotate import annotate, notes_folder
+    from asem_core.stages.annotate import annotate, notes_folder
 
     run = make_run(1, quiet=quiet)
     begun = time.perf_counter()
@@ -231,8 +231,8 @@ def _annotate(
 
 
 def _image(cell: Path, raw: str, box: str | None) -> "tuple[Volume, Box]":
+    from asem_core.cell.store import open_volume
     from asem_core.errors import OutsideVolume
-    from asem_core.store import open_volume
     from asem_core.volume import Box
 
     image: Volume = open_volume(cell / raw)

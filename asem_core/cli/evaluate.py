@@ -55,10 +55,10 @@ def evaluate(
 
         asem evaluate a.zarr/predictions/m/probability a.zarr/labels/membrane --zone-vx 1,0 -t 0.4 -t 0.5
     """
+    from asem_core.cell.provenance import made_by
     from asem_core.errors import BadInput
-    from asem_core.evaluate import exclusion_of, number_objects, score, score_objects, with_pooled
-    from asem_core.evaluation_report import score_table, sections
-    from asem_core.provenance import made_by
+    from asem_core.evaluation.report import score_table, sections
+    from asem_core.evaluation.scores import exclusion_of, number_objects, score, score_objects, with_pooled
     from asem_core.report import require_free_report, write_report
     from asem_core.volume import Box, Labels
 
@@ -115,7 +115,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
     """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects."""
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
-    from asem_core.preparation import find_model
+    from asem_core.prediction.preparation import find_model
 
     catalog = load_catalog()
     plugin = find_model(catalog, model) if model else None
@@ -137,9 +137,9 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
 
 def _open_prediction(path: str, segmentation: bool) -> Any:
     """Open as labels what says that it holds labels."""
+    from asem_core.cell.provenance import kind_by_name, what_it_holds
+    from asem_core.cell.store import open_volume
     from asem_core.errors import BadInput
-    from asem_core.provenance import kind_by_name, what_it_holds
-    from asem_core.store import open_volume
     from asem_core.volume import Labels, Volume
 
     held = what_it_holds(open_volume(path))
@@ -155,8 +155,8 @@ def _open_prediction(path: str, segmentation: bool) -> Any:
 
 
 def _open_labels(path: str, role: str) -> Any:
-    from asem_core.provenance import require_labels
-    from asem_core.store import open_volume
+    from asem_core.cell.provenance import require_labels
+    from asem_core.cell.store import open_volume
     from asem_core.volume import Labels
 
     require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH ...")

@@ -47,14 +47,14 @@ def export(
 
         asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
     """
-    from asem_core import export as core
+    from asem_core.cell.store import open_volume
     from asem_core.errors import BadInput
-    from asem_core.store import open_volume
+    from asem_core.stages import export as core
     from asem_core.volume import Labels, Volume
 
     run = make_run(workers, quiet=quiet)
     if mesh is not None:
-        from asem_core.mesh import export_meshes
+        from asem_core.viewing.mesh import export_meshes
 
         if threshold is not None:
             raise BadInput("Surfaces are made of labels: segment the probability first (asem segment).")

@@ -132,8 +132,8 @@ def new(
     Example: `asem plugins new lipid-droplets && pip install -e asem-lipid-droplets && asem plugins show lipid-droplets`
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cli.new_plugin import write_project
     from asem_core.errors import BadInput
-    from asem_core.new_plugin import write_project
 
     taken = next((o for o in load_catalog().offers if o.name == name), None)
     if taken is not None:

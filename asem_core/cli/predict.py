@@ -83,14 +83,14 @@ def predict(
         asem predict planes/ --voxel-size 5 --model er-cf-5nm --box 0:256,0:512,0:512 -o cell.zarr
     """
     from asem_core.catalog import load_catalog
-    from asem_core.predict import Prediction
-    from asem_core.predict import predict as predict_volume
-    from asem_core.preparation import adapt, load_trained, other_steps
-    from asem_core.provenance import steps_done
+    from asem_core.cell.provenance import steps_done
+    from asem_core.cell.store import open_volume
+    from asem_core.prediction.preparation import adapt, load_trained, other_steps
     from asem_core.recipe import build
-    from asem_core.resample import box_covering
-    from asem_core.store import open_volume
+    from asem_core.stages.predict import Prediction
+    from asem_core.stages.predict import predict as predict_volume
     from asem_core.volume import Box, Labels
+    from asem_core.voxels.resample import box_covering
 
     catalog = load_catalog()
     chosen = {
@@ -180,9 +180,9 @@ def segment(
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
     from asem_core.catalog import load_catalog
-    from asem_core.preparation import find_model, model_behind
-    from asem_core.segment import segment as segment_volume
-    from asem_core.store import open_volume
+    from asem_core.cell.store import open_volume
+    from asem_core.prediction.preparation import find_model, model_behind
+    from asem_core.stages.segment import segment as segment_volume
 
     catalog = load_catalog()
     volume: Volume = open_volume(probability)
@@ -206,8 +206,8 @@ def segment(
 
 def _open(catalog: "Catalog", source: str, layer: str | None, voxel_size: "ZyxNm | None") -> "Volume":
     """Open a layer of a cell, or whatever a source plugin reads."""
-    from asem_core.importing import choose_source
-    from asem_core.store import layers, open_volume
+    from asem_core.cell.store import layers, open_volume
+    from asem_core.stages.import_ import choose_source
 
     if ".zarr" in source and voxel_size is None:
         inside = layers(source) if container_of(Path(source)) == Path(source) else []

@@ -68,9 +68,9 @@ def prepare(
         asem prepare cell.zarr --set crop.box=0:500,100:1900,100:1900 --set clahe.kernel_vx=64
     """
     from asem_core.catalog import load_catalog
-    from asem_core.preprocess import apply
+    from asem_core.cell.store import open_volume
     from asem_core.recipe import build
-    from asem_core.store import open_volume
+    from asem_core.stages.preprocess import apply
 
     skipped = _known_steps(skip or [], "--skip")
     chosen = _by_step(read_options(options))

@@ -93,7 +93,7 @@ def preflight(
     import tempfile
 
     from asem_core.catalog import load_catalog
-    from asem_core.train import make_plan, read_training_recipe
+    from asem_core.stages.train import make_plan, read_training_recipe
     from asem_core.training.folder import RunFolder
     from asem_core.training.preflight import preflight as check
     from asem_core.training.preflight import seconds_per_iteration, told_time
@@ -140,7 +140,7 @@ def _train(
 ) -> None:
     from asem_core.catalog import load_catalog
     from asem_core.pretrained import find_weights
-    from asem_core.train import read_training_recipe, resumed_recipe, started_from, train
+    from asem_core.stages.train import read_training_recipe, resumed_recipe, started_from, train
     from asem_core.training.folder import RunFolder
 
     catalog = load_catalog()

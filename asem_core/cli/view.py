@@ -10,7 +10,7 @@ import typer
 from asem_core.cli._options import container_of
 
 if TYPE_CHECKING:
-    from asem_core.scene import Layer
+    from asem_core.viewing.scene import Layer
     from asem_core.volume import Box, Volume
 
 Layers = Annotated[
@@ -57,8 +57,8 @@ def view(
         asem view cell.zarr -l raw --model mitochondria-cf-5nm
     """
     from asem_core.catalog import load_catalog
-    from asem_core.scene import open_layers
-    from asem_core.view import serve
+    from asem_core.viewing.scene import open_layers
+    from asem_core.viewing.server import serve
 
     shown = open_layers(cell, layers, load_catalog())
     if model is not None:
@@ -78,11 +78,11 @@ def view(
 
 def _live_layer(cell: str, model: str, organelle: str | None, image: str, device: str) -> "Layer":
     from asem_core.catalog import load_catalog
-    from asem_core.live import block_for, live_prediction, model_of_boxes
+    from asem_core.cell.provenance import sha256
+    from asem_core.cell.store import open_volume
+    from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
     from asem_core.pretrained import find_weights
-    from asem_core.provenance import sha256
-    from asem_core.scene import Layer, colour_of
-    from asem_core.store import open_volume
+    from asem_core.viewing.scene import Layer, colour_of
     from asem_core.volume import Volume, as_zyx
     from asem_core.weights import load_weights, read_metadata
 
@@ -149,7 +149,7 @@ def snapshot(
 
         asem snapshot cell.zarr --plane z=40 --plane y=100 --montage -o overview.png
     """
-    from asem_core.snapshot import Plane, overlays, panels, write_picture
+    from asem_core.viewing.snapshot import Plane, overlays, panels, write_picture
 
     shown = _shown_layers(cell, layers, truth, threshold)
     ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
@@ -175,7 +175,7 @@ def movie(
     Example: `asem movie cell.zarr -l raw -l 'labels/*' --step 2 -o cell.mp4`
     """
     from asem_core.errors import BadInput
-    from asem_core.snapshot import AXES, movie_frames, write_movie
+    from asem_core.viewing.snapshot import AXES, movie_frames, write_movie
 
     if len(axis) != 1 or axis not in AXES:
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
@@ -188,14 +188,14 @@ def movie(
 def _shown_layers(cell: str, names: list[str] | None, truth: str | None, threshold: float) -> "list[Layer]":
     """Open layers, with the errors of every prediction if there is a truth."""
     from asem_core.catalog import load_catalog
-    from asem_core.scene import open_layers
+    from asem_core.viewing.scene import open_layers
 
     return _with_errors(open_layers(cell, names, load_catalog()), cell, truth, threshold)
 
 
 def _with_errors(shown: "list[Layer]", cell: str, truth: str | None, threshold: float) -> "list[Layer]":
     from asem_core.catalog import load_catalog
-    from asem_core.scene import errors_layer, open_layers
+    from asem_core.viewing.scene import errors_layer, open_layers
 
     if truth is None:
         return shown

@@ -1,1 +1,1 @@
-"""The parts of training; `asem_core.train` puts them together."""
+"""The parts of training; `asem_core.stages.train` puts them together."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from asem_core.inference import choose_device
+from asem_core.prediction.inference import choose_device
 from asem_core.training.options import TrainOptions
 
 if TYPE_CHECKING:

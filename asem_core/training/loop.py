@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from asem_core.augment import UNCHANGED
 from asem_core.errors import TrainingStopped
+from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
 from asem_core.training.loss import loss_of

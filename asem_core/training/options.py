@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import attrs
 
-from asem_core.augment import Augment
 from asem_core.errors import RecipeError
+from asem_core.training.augment import Augment
 from asem_core.volume import Box, Zyx
 
 Place = str | Mapping[str, Any]

@@ -12,12 +12,12 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
-from asem_core.evaluate import exclusion_of
+from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import Model, Region
-from asem_core.preprocess import apply, apply_lazily
 from asem_core.recipe import Choice, build, build_choice, expand
-from asem_core.store import open_volume
+from asem_core.stages.preprocess import apply, apply_lazily
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 

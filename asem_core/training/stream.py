@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from asem_core.augment import Augment, Shade, Warp
 from asem_core.interfaces import Region, Sampler
+from asem_core.training.augment import Augment, Shade, Warp
 from asem_core.training.regions import input_box, labels_box, read_target
 from asem_core.volume import Box, Zyx, full_range
 

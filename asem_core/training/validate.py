@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from asem_core.evaluate import Scores
+from asem_core.evaluation.scores import Scores
 from asem_core.interfaces import Region
 from asem_core.training.loss import loss_of
 from asem_core.training.options import LossOptions

@@ -15,7 +15,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from asem_core.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.volume import Box, Spec
 
 HERE = Path(__file__).parent

@@ -14,10 +14,10 @@ from PIL import Image
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
-from asem_core.importing import import_volume
-from asem_core.scene import open_layers
-from asem_core.snapshot import Plane, panels, write_picture
-from asem_core.view import serve
+from asem_core.stages.import_ import import_volume
+from asem_core.viewing.scene import open_layers
+from asem_core.viewing.server import serve
+from asem_core.viewing.snapshot import Plane, panels, write_picture
 
 HERE = Path(__file__).parent
 LAYERS = ("raw", "labels/mitochondria", "labels/endoplasmic-reticulum", "labels/nuclear-pores", "labels/golgi")

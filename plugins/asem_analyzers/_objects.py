@@ -13,7 +13,7 @@ from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
-    from asem_core.components import Components
+    from asem_core.voxels.components import Components
 
     Measure = Callable[[int], np.ndarray]
     """Measures the object at an index of `Objects`: float64 (rows, measures), any number of rows, also none."""
@@ -105,7 +105,7 @@ def connect(segmentation: Labels, run: Run) -> Labels:
 
     Nothing is written: the ids of a block are found again when it is read.
     """
-    from asem_core.components import components
+    from asem_core.voxels.components import components
 
     block = run.block or BLOCK
     found = components(partial(_foreground, segmentation), segmentation.box, block, run)

@@ -10,8 +10,8 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutputExists
-from asem_core.planes import number_planes, stated_voxel_size
 from asem_core.volume import Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.voxels.planes import number_planes, stated_voxel_size
 
 PLANES = (".tif", ".tiff", ".png")
 HDF5 = (".h5", ".hdf5", ".ilp")
@@ -183,7 +183,7 @@ def _open_tiff(path: Path) -> Stack:
 
 
 def _open_zarr(path: Path) -> Stack:
-    from asem_core.store import open_volume
+    from asem_core.cell.store import open_volume
     from asem_core.volume import Labels
 
     labels = open_volume(path, kind=Labels)

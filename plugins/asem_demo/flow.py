@@ -13,18 +13,18 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.provenance import made_by, sha256
+from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
-from asem_core.importing import import_volume
 from asem_core.interfaces import Analysis, Column
-from asem_core.predict import predict
-from asem_core.preprocess import apply
 from asem_core.pretrained import find_weights
-from asem_core.provenance import made_by, sha256
 from asem_core.recipe import build
 from asem_core.report import Section, write_report
-from asem_core.resample import on_grid_of
-from asem_core.store import open_volume
+from asem_core.stages.import_ import import_volume
+from asem_core.stages.predict import predict
+from asem_core.stages.preprocess import apply
 from asem_core.volume import Labels, Volume, as_zyx_nm
+from asem_core.voxels.resample import on_grid_of
 from asem_core.weights import load_weights, read_metadata
 
 CELL = {"size_nm": (1400.0, 1400.0, 1400.0), "pores_per_um2": 24.0, "mitochondria_fraction": 0.18, "trace_nm": 10.0}
@@ -126,7 +126,7 @@ def _as_labels(volume: Volume) -> Labels:
 
 
 def _f1(model: Any, segmentation: Labels, truth: Labels, run: Run) -> float:
-    from asem_core.evaluate import exclusion_of, score
+    from asem_core.evaluation.scores import exclusion_of, score
 
     zone = model.exclusion_zone()
     exclusion = exclusion_of(truth, zone, run) if zone is not None else None

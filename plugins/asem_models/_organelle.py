@@ -85,7 +85,7 @@ class Organelle(Model):
 
     def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
         """Threshold a probability map, and number its objects if `objects` is set."""
-        from asem_core.segment import segment
+        from asem_core.stages.segment import segment
 
         return segment(
             probability,

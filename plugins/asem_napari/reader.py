@@ -17,8 +17,8 @@ SHOWN = ("raw",)  # further images begin hidden, so that the cell opens at once
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerData]] | None:
     """Return the reader if `path` is a container with layers that have a voxel size, or one layer of it."""
+    from asem_core.cell.store import layers, open_volume
     from asem_core.errors import AsemError
-    from asem_core.store import layers, open_volume
 
     address = path if isinstance(path, str) else path[0]
     try:
@@ -31,7 +31,7 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerD
 
 def read(path: str | list[str]) -> list[LayerData]:
     """Open the layers of a cell, lazily and with their pyramids: images first, then labels over them."""
-    from asem_core.store import layers, open_volume
+    from asem_core.cell.store import layers, open_volume
 
     found: list[LayerData] = []
     for address in [path] if isinstance(path, str) else path:

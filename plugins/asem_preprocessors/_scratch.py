@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tempfile
 
     from asem_core.blocks import Run
-    from asem_core.components import Components
+    from asem_core.voxels.components import Components
 
 WORK_BLOCK: Zyx = (128, 128, 128)
 
@@ -29,7 +29,7 @@ def own_scratch(run: Run, step: Preprocessor, volume: Volume) -> Run:
     """Keep what a step gathers apart from what it gathered with other options, or from another input."""
     import hashlib
 
-    from asem_core.provenance import made_by
+    from asem_core.cell.provenance import made_by
 
     record = json.dumps(made_by("fit", step=step, inputs=[volume]), sort_keys=True)
     return run.within(hashlib.sha256(record.encode()).hexdigest()[:12])

@@ -62,7 +62,7 @@ class CellMask(Preprocessor):
         BadInput
             The mask is empty, or the image holds NaN or infinite values.
         """
-        from asem_core.components import components
+        from asem_core.voxels.components import components
 
         run = own_scratch(run, self, volume)
         darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)

@@ -18,7 +18,7 @@ from asem_preprocessors._scratch import FittedPainted, own_scratch, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
-    from asem_core.components import Components
+    from asem_core.voxels.components import Components
 
 UM3_PER_NM3 = 1e-9
 
@@ -60,7 +60,7 @@ class CleanLabels(Preprocessor):
         BadInput
             The volume does not hold labels.
         """
-        from asem_core.components import components
+        from asem_core.voxels.components import components
 
         require_labels(volume, self.name)
         smallest = _voxels(self.smallest_vx, self.smallest_um3, volume)

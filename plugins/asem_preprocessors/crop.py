@@ -122,7 +122,7 @@ class Crop(Preprocessor):
 
 
 def _cube_means(volume: Volume, box: Box) -> np.ndarray:
-    from asem_core.pyramid import average
+    from asem_core.voxels.average import average
 
     return average(volume.read(box), as_zyx(CELL), np.float32)
 

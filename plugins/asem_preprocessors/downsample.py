@@ -101,7 +101,7 @@ class FittedDownsample(Fitted):
         return Box(begin, as_zyx([e * f for e, f in zip(box.end, self.factor, strict=True)])) & self.source
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        from asem_core.pyramid import average
+        from asem_core.voxels.average import average
 
         block = finite(block, box, "downsample")
         if not self.mode:

@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
+from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, UnknownName
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
-from asem_core.provenance import fingerprint
 from asem_core.volume import Box, Volume, ZyxNm, as_zyx, as_zyx_nm
 
 _NM_PER = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "mm": 1e6, "m": 1e9}
@@ -251,7 +251,7 @@ def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _
 def _filesystem(address: str) -> tuple[Any, str]:
     import fsspec
 
-    from asem_core.store import storage_options
+    from asem_core.cell.store import storage_options
 
     fs, path = fsspec.core.url_to_fs(address, **storage_options(address))
     return fs, str(path).rstrip("/")

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import attrs
 
+from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
-from asem_core.provenance import fingerprint
 from asem_core.volume import Volume, as_zyx_nm
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -39,7 +39,7 @@ class OmeZarr(Source):
         return any((Path(path) / mark).exists() for mark in _MARKS)
 
     def layers(self) -> list[str]:
-        from asem_core.store import layers
+        from asem_core.cell.store import layers
 
         return layers(self.path)
 
@@ -56,7 +56,7 @@ class OmeZarr(Source):
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
-        from asem_core.metadata import multiscale_of
+        from asem_core.cell.metadata import multiscale_of
 
         if "://" in self.path:
             return None
@@ -65,7 +65,7 @@ class OmeZarr(Source):
         return fingerprint(Path(found.path) / (multiscale["datasets"][0]["path"] if multiscale else ""))
 
     def _find(self, layer: str | None) -> Volume:
-        from asem_core.store import open_volume
+        from asem_core.cell.store import open_volume
 
         if layer is not None:
             return open_volume(f"{self.path.rstrip('/')}/{layer}")
@@ -73,7 +73,7 @@ class OmeZarr(Source):
         return open_volume(f"{self.path.rstrip('/')}/{known[0]}" if known and not self._is_image() else self.path)
 
     def _is_image(self) -> bool:
-        from asem_core.store import open_volume
+        from asem_core.cell.store import open_volume
 
         try:
             open_volume(self.path)

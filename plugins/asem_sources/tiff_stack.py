@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
+from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
-from asem_core.planes import number_planes, stated_voxel_size
-from asem_core.provenance import fingerprint
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
+from asem_core.voxels.planes import number_planes, stated_voxel_size
 
 ENDINGS = (".tif", ".tiff")
 GREY_RANGE = "--set grey_range=[LOW,HIGH] (in a recipe: grey_range = [LOW, HIGH])."

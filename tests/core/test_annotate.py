@@ -11,14 +11,14 @@ import pytest
 import tifffile
 from typer.testing import CliRunner
 
-from asem_core import annotate
-from asem_core.annotate import Layer, annotated_boxes, check_seeds, label, read_seeds
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.provenance import describe_input, differences
+from asem_core.cell.store import Output, create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
-from asem_core.provenance import describe_input, differences
-from asem_core.store import Output, create_volume, finish_volume, open_volume
+from asem_core.stages import annotate
+from asem_core.stages.annotate import Layer, annotated_boxes, check_seeds, label, read_seeds
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Labels, Spec, Volume
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from asem_core.augment import Augment, Warp, _sample_on_cpu, _sample_on_gpu
 from asem_core.errors import RecipeError
+from asem_core.training.augment import Augment, Warp, _sample_on_cpu, _sample_on_gpu
 from asem_core.volume import Box, Volume
 
 STILL = Augment.none()

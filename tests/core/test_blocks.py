@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks, worker_index
+from asem_core.engine.progress import Bar, rate_of
 from asem_core.errors import BadInput, BlockFailed, NoSpace
-from asem_core.progress import Bar, rate_of
 from asem_core.volume import Box
 
 BOX = Box((2, 0, 1), (12, 11, 13))

@@ -12,9 +12,9 @@ import pytest
 
 from asem_core import __version__
 from asem_core.catalog import KINDS, Catalog, Offer, Problem, load_catalog
+from asem_core.cell.provenance import describe_plugin
 from asem_core.errors import PluginError, UnknownName
 from asem_core.interfaces import Source
-from asem_core.provenance import describe_plugin
 from asem_preprocessors.invert import Invert
 
 STEP = """

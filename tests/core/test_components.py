@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from asem_core.blocks import Run
-from asem_core.components import components
 from asem_core.volume import Box
+from asem_core.voxels.components import components
 
 QUIET = Run(progress=False)
 

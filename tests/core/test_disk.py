@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from asem_core.store import open_volume
+from asem_core.cell.store import open_volume
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (130, 150, 150)).astype(np.uint8)
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from asem_core import evaluate
 from asem_core.blocks import Run
 from asem_core.errors import AsemError, BadInput, OutsideVolume, ShapeMismatch, VoxelSizeMismatch
-from asem_core.evaluate import Counts, exclusion_of, number_objects, score, score_objects, with_pooled
-from asem_core.evaluation_report import sections
+from asem_core.evaluation import scores as evaluate
+from asem_core.evaluation.report import sections
+from asem_core.evaluation.scores import Counts, exclusion_of, number_objects, score, score_objects, with_pooled
 from asem_core.report import write_report
 from asem_core.volume import Box, Labels, Spec, Volume
 

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
-from asem_core.store import create_volume, finish_volume
 from asem_core.volume import Spec
 
 

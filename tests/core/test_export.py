@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from asem_core import export
 from asem_core.blocks import Run
+from asem_core.cell.provenance import made_by
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
-from asem_core.export import Original, as_is, export_tiff, original_of
-from asem_core.provenance import made_by
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.stages import export
+from asem_core.stages.export import Original, as_is, export_tiff, original_of
 from asem_core.volume import Box, Labels, Spec, Volume
 
 NM = (5.0, 4.0, 4.0)

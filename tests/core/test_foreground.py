@@ -7,10 +7,10 @@ import pytest
 import tifffile
 
 from asem_core.blocks import Run
-from asem_core.evaluate import number_objects, score
-from asem_core.export import export_tiff
-from asem_core.scene import Layer, errors_layer
-from asem_core.segment import segment
+from asem_core.evaluation.scores import number_objects, score
+from asem_core.stages.export import export_tiff
+from asem_core.stages.segment import segment
+from asem_core.viewing.scene import Layer, errors_layer
 from asem_core.volume import Labels, Volume
 
 RUN = Run(progress=False)

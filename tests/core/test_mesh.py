@@ -9,7 +9,7 @@ import pytest
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, MissingExtra, OutputExists
-from asem_core.mesh import export_meshes, mesh_objects
+from asem_core.viewing.mesh import export_meshes, mesh_objects
 from asem_core.volume import Labels
 
 trimesh = pytest.importorskip("trimesh")

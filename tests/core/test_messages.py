@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from asem_annotators.from_file import FromFile
 from asem_annotators.threshold import Threshold
-from asem_core.annotate import check_seeds
 from asem_core.blocks import Run
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, OutsideVolume, ShapeMismatch, UnknownName
-from asem_core.export import export_tiff
-from asem_core.mesh import export_meshes
-from asem_core.scene import find
+from asem_core.stages.annotate import check_seeds
+from asem_core.stages.export import export_tiff
+from asem_core.viewing.mesh import export_meshes
+from asem_core.viewing.scene import find
 from asem_core.volume import Box, Labels, Volume
 from asem_preprocessors.crop import Crop
 from asem_preprocessors.downsample import Downsample

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputBusy, OutputExists
-from asem_core.inference import Arithmetic, Predictor, choose_arithmetic, choose_device
-from asem_core.predict import Prediction, aligned, choose_block, predict
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.prediction.inference import Arithmetic, Predictor, choose_arithmetic, choose_device
+from asem_core.stages.predict import Prediction, aligned, choose_block, predict
 from asem_core.volume import Box, Labels, Spec, Volume
 
 sys.path.insert(0, str(Path(__file__).parent))  # workers look modules up by name
@@ -268,7 +268,7 @@ def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypat
         return blocks[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr("asem_core.predict.fill_volume", stopped)
+        patch.setattr("asem_core.stages.predict.fill_volume", stopped)
         assert begin(16) == ((16, 16, 16), (16, 16, 16))
         assert begin(16) == begin(None) == blocks[0]
         assert not caplog.text
@@ -294,8 +294,8 @@ import sys
 sys.path.insert(0, {folder!r})
 from predict_networks import small_unet
 from asem_core.blocks import Run
-from asem_core.predict import Prediction, predict
-from asem_core.store import open_volume
+from asem_core.stages.predict import Prediction, predict
+from asem_core.cell.store import open_volume
 
 if __name__ == "__main__":
     print("go", flush=True)

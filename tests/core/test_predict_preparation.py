@@ -13,14 +13,22 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.provenance import steps_done
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
-from asem_core.predict import predict
-from asem_core.preparation import Trained, adapt, load_trained, missing_steps, prepare, require_voxel_size, resample
-from asem_core.preprocess import apply
+from asem_core.prediction.preparation import (
+    Trained,
+    adapt,
+    load_trained,
+    missing_steps,
+    prepare,
+    require_voxel_size,
+    resample,
+)
 from asem_core.pretrained import find_weights
-from asem_core.provenance import steps_done
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.stages.predict import predict
+from asem_core.stages.preprocess import apply
 from asem_core.volume import Spec, Volume
 from asem_core.weights import save_weights
 
@@ -263,8 +271,8 @@ def test_exported_planes_align_with_their_input_planes(real_data, tmp_path):
     """Import, crop, predict (with a network that copies its input), export: each voxel is where it was."""
     import tifffile
 
-    from asem_core.export import export_tiff
-    from asem_core.importing import choose_source, import_volume
+    from asem_core.stages.export import export_tiff
+    from asem_core.stages.import_ import choose_source, import_volume
 
     folder = real_data("fib25/raw")
     catalog = load_catalog()

@@ -8,7 +8,7 @@ import pytest
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputExists
-from asem_core.segment import segment
+from asem_core.stages.segment import segment
 from asem_core.volume import Volume
 
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.scene import Layer, errors_layer
-from asem_core.snapshot import (
+from asem_core.viewing.scene import Layer, errors_layer
+from asem_core.viewing.snapshot import (
     Plane,
     draw,
     frame_of,
@@ -22,7 +23,6 @@ from asem_core.snapshot import (
     write_movie,
     write_picture,
 )
-from asem_core.store import create_volume, finish_volume
 from asem_core.volume import Box, Labels, Spec, Volume
 
 

@@ -12,10 +12,9 @@ import pytest
 import zarr
 
 from asem_core.blocks import Run
-from asem_core.chunks import chunk_shape
-from asem_core.errors import BadInput, OutputExists, UnknownName
-from asem_core.provenance import made_by
-from asem_core.store import (
+from asem_core.cell.chunks import chunk_shape
+from asem_core.cell.provenance import made_by
+from asem_core.cell.store import (
     create_volume,
     finish_volume,
     is_complete,
@@ -24,6 +23,7 @@ from asem_core.store import (
     require_container,
     require_free,
 )
+from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.volume import Labels, Spec, Volume
 
 SPEC = Spec((70, 90, 100), np.uint8, (8.0, 4.0, 4.0), (80.0, 0.0, 40.0))

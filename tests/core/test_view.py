@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from asem_core.catalog import Catalog
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import view as cli
 from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
-from asem_core.scene import Layer, colour_of, errors_layer, find, open_layers
-from asem_core.store import create_volume, finish_volume
-from asem_core.view import serve, state_of
-from asem_core.virtual_zarr import VirtualZarr
+from asem_core.viewing.scene import Layer, colour_of, errors_layer, find, open_layers
+from asem_core.viewing.server import serve, state_of
+from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Labels, Spec, Volume
 
 pytest.importorskip("neuroglancer", reason="the extra 'view' is not installed")

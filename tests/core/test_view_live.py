@@ -9,12 +9,12 @@ import torch
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import OutputBusy
-from asem_core.live import block_for, live_prediction, model_of_boxes
-from asem_core.predict import Prediction, predict
-from asem_core.store import create_volume, finish_volume
-from asem_core.virtual_zarr import VirtualZarr
+from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
+from asem_core.stages.predict import Prediction, predict
+from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Spec, Volume
 from asem_core.weights import save_weights
 from asem_models.membrane import Membrane
@@ -102,7 +102,7 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
             getattr(layer.volume.data, "close", lambda: None)()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("asem_core.view.serve", serve)
+    monkeypatch.setattr("asem_core.viewing.server.serve", serve)
     arguments = ["--model", str(tmp_path / "small.safetensors"), "--device", "cpu", "--truth", "labels/membrane"]
     result = CliRunner().invoke(make_app(), ["view", str(tmp_path / "cell.zarr"), "-l", "raw", *arguments])
     assert result.exit_code == 130, result.output

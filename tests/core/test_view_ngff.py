@@ -9,9 +9,9 @@ import threading
 import numpy as np
 import pytest
 
-from asem_core.scene import Layer
-from asem_core.store import create_volume, finish_volume
-from asem_core.virtual_zarr import VirtualZarr
+from asem_core.cell.store import create_volume, finish_volume
+from asem_core.viewing.scene import Layer
+from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Spec, Volume
 
 
@@ -70,7 +70,7 @@ class AllowAnyOrigin(http.server.SimpleHTTPRequestHandler):
 def test_neuroglancer_opens_the_files_themselves(layer, browser):
     """Served as plain files by any web server, with no help of ours."""
     pytest.importorskip("neuroglancer", reason="the extra 'view' is not installed")
-    from asem_core.view import serve
+    from asem_core.viewing.server import serve
 
     handler = functools.partial(AllowAnyOrigin, directory=layer.path)
     with (

@@ -10,12 +10,12 @@ import tifffile
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.provenance import steps_done
+from asem_core.cell.store import layers, open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.flow import build_flow, require_inputs, run_flow
-from asem_core.preparation import load_trained, require_voxel_size
-from asem_core.provenance import steps_done
+from asem_core.prediction.preparation import load_trained, require_voxel_size
 from asem_core.recipe import read_recipe
-from asem_core.store import layers, open_volume
 from asem_core.testing import example_image
 from asem_core.volume import Volume
 from asem_core.weights import save_weights

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from asem_analyzers.clathrin_coats import ClathrinCoats
 from asem_analyzers.morphometry import Morphometry
+from asem_core.cell.provenance import steps_done
+from asem_core.cell.store import layers, open_volume
 from asem_core.cli import make_app
 from asem_core.flow import _may_name_files
-from asem_core.provenance import steps_done
-from asem_core.store import layers, open_volume
 from asem_core.testing import example_image, example_labels
 from asem_core.training.progress import Progress
 

@@ -128,7 +128,7 @@ def test_a_module_that_fails_to_load_fails_again(tmp_path: Path) -> None:
 
 def test_importing_the_core_has_no_effects(tmp_path: Path) -> None:
     """Importing writes no files and reads no configuration."""
-    program = "import asem_core.interfaces, asem_core.catalog, asem_core.recipe, asem_core.store, asem_core.blocks"
+    program = "import asem_core.interfaces, asem_core.catalog, asem_core.recipe, asem_core.cell.store, asem_core.blocks"
     env = {**os.environ, "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, check=True)
     assert not list(tmp_path.iterdir())

@@ -100,7 +100,7 @@ def test_example_plugin_by_pip(fresh: Path, tmp_path: Path) -> None:
 
 def test_example_is_what_the_command_writes(tmp_path: Path) -> None:
     """The example in the docs equals what `asem plugins new lipid-droplets` writes today."""
-    from asem_core.new_plugin import write_project
+    from asem_core.cli.new_plugin import write_project
 
     made = write_project("lipid-droplets", tmp_path)
     kept = ROOT / "docs" / "examples" / "asem-lipid-droplets"

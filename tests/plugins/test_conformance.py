@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from asem_core.catalog import load_catalog
-from asem_core.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.testing import KITS, example_image, example_labels
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.store import open_volume
 from asem_core.recipe import build
-from asem_core.store import open_volume
 from asem_core.volume import Volume
 
 NUMBERS = {  # dilation, exclusion zone outwards and inwards, smallest object, largest hole: Gallusser et al. 2022

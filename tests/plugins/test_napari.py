@@ -15,10 +15,10 @@ import attrs
 import numpy as np
 import pytest
 
-from asem_core.annotate import annotated_boxes
 from asem_core.catalog import load_catalog
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import AsemError, BadInput, OutputBusy, OutsideVolume
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.stages.annotate import annotated_boxes
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Spec, Volume
 from asem_napari.reader import get_reader, read

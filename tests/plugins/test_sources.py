@@ -16,7 +16,7 @@ import zarr
 
 from asem_core.blocks import Run
 from asem_core.errors import BadInput, OutputExists
-from asem_core.importing import _within_memory, import_volume
+from asem_core.stages.import_ import _within_memory, import_volume
 from asem_core.testing import example_image
 from asem_core.volume import Volume
 from asem_sources.ome_zarr import OmeZarr

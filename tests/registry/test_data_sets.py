@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutsideVolume, UnknownName
-from asem_core.store import open_volume
 from asem_core.volume import Box
 from asem_registry import datasets
 from asem_registry.datasets import DataSet, NotReachable, find_data_set, layers, load_data_sets, pull

@@ -195,8 +195,8 @@ def test_resume_over_s3(bucket, monkeypatch, checkpoint):
 def test_from_pull_to_probabilities_in_two_commands(bucket, s3_server, tmp_path):
     """`asem models pull NAME`, then `asem predict --model NAME`: the published format gives a probability map."""
     from asem_core.blocks import Run
-    from asem_core.provenance import made_by
-    from asem_core.store import create_volume, finish_volume, open_volume
+    from asem_core.cell.provenance import made_by
+    from asem_core.cell.store import create_volume, finish_volume, open_volume
     from asem_core.volume import Spec
 
     rng = np.random.default_rng(0)

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from asem_analyzers.morphometry import Morphometry
-from asem_core.analyze import analyze
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Column
-from asem_core.store import create_volume, finish_volume
+from asem_core.stages.analyze import analyze
 from asem_core.volume import Labels, Volume
 
 RUN = Run(progress=False)

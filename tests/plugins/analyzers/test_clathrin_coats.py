@@ -11,10 +11,10 @@ from asem_analyzers._coat_outline import best_plane, fit_ellipse, nearest_ellips
 from asem_analyzers._corrections import apply_corrections
 from asem_analyzers._wall import measure_blur, membrane_on_lines, pull_nm
 from asem_analyzers.clathrin_coats import CLASSES, ClathrinCoats
-from asem_core.analyze import analyze
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.errors import BadInput, VoxelSizeMismatch
-from asem_core.store import create_volume, finish_volume
+from asem_core.stages.analyze import analyze
 from asem_core.volume import Labels, Volume
 
 RUN = Run(progress=False)

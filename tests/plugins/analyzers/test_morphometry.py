@@ -7,9 +7,9 @@ import pytest
 
 from asem_analyzers.morphometry import Morphometry
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.interfaces import Analysis
-from asem_core.store import create_volume, finish_volume
 from asem_core.volume import Box, Labels, ZyxNm
 
 NM5: ZyxNm = (5.0, 5.0, 5.0)

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asem_core.store import create_volume, finish_volume, open_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.volume import Volume
 
 PROGRAM = """
 import sys
 from pathlib import Path
 from asem_core.blocks import Run
-from asem_core.preprocess import apply
-from asem_core.store import open_volume
+from asem_core.stages.preprocess import apply
+from asem_core.cell.store import open_volume
 from asem_preprocessors.cell_mask import CellMask
 from asem_preprocessors.clahe import Clahe
 cell = Path(sys.argv[1])

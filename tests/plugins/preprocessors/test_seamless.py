@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.interfaces import Preprocessor
-from asem_core.preprocess import apply, apply_in_memory, apply_to_block
-from asem_core.store import create_volume, finish_volume
+from asem_core.stages.preprocess import apply, apply_in_memory, apply_to_block
 from asem_core.volume import Labels, Volume
 from asem_preprocessors.align import Align, FittedAlign
 from asem_preprocessors.cell_mask import CellMask
@@ -111,7 +111,7 @@ def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path
     """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
     import attrs
 
-    from asem_core.store import open_volume
+    from asem_core.cell.store import open_volume
 
     if isinstance(step, MatchHistogram):
         step = attrs.evolve(step, reference=str(cell / "raw"))
@@ -122,7 +122,7 @@ def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path
 @pytest.mark.parametrize("step", LABEL_STEPS, ids=str)
 def test_labels_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
     """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
-    from asem_core.store import open_volume
+    from asem_core.cell.store import open_volume
 
     check_on_disk(step, open_volume(cell / "labels/things", kind=Labels), tmp_path / "made.zarr")
 

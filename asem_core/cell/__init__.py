@@ -1,0 +1,1 @@
+"""A layer on disk: its record, its arrays, its pyramid, its locks."""

@@ -1,0 +1,1 @@
+"""What runs blocks: workers, interrupts, progress, the machine."""

@@ -1,0 +1,1 @@
+"""The parts of evaluation: scores, and how they are shown."""

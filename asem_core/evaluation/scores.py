@@ -1,0 +1,383 @@
+"""Compare a prediction with the truth: voxel by voxel, and object by object.
+
+Voxels in the exclusion zone (where an annotator's hand is not to be trusted) and outside the annotated mask count for
+nothing. The measures are those of Gallusser et al. 2022: precision, recall, F1, and Jaccard. Everything streams: a
+block of each volume is in memory at a time, and all thresholds come out of one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run, Work, map_blocks
+from asem_core.errors import BadInput, OutsideVolume
+from asem_core.interfaces import Preprocessor
+from asem_core.stages.preprocess import apply_lazily
+from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.components import Components, components, has_ids
+from asem_core.voxels.foreground import LEVELS, as_stored, at_least, reach
+from asem_core.voxels.resample import on_grid_of
+
+BLOCK: Zyx = (128, 256, 256)
+"""Voxels compared at a time (8 MB of a uint8 volume)."""
+
+
+@attrs.frozen
+class Counts:
+    """How many voxels (or objects) were right and wrong at one threshold. A ratio of nothing to nothing is NaN."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int = 0
+
+    @property
+    def precision(self) -> float:
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+    @property
+    def f1(self) -> float:
+        """The Dice coefficient: 2 TP / (2 TP + FP + FN)."""
+        return _ratio(2 * self.true_positive, 2 * self.true_positive + self.false_positive + self.false_negative)
+
+    @property
+    def jaccard(self) -> float:
+        """Intersection over union: TP / (TP + FP + FN)."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+@attrs.frozen(eq=False)
+class Scores:
+    """A comparison at every threshold: how many true and how many background voxels have each probability.
+
+    Scores of several regions add up to the pooled score.
+    """
+
+    levels: np.ndarray  # float64 (n,), ascending: voxels are filed under the highest level they reach
+    foreground: np.ndarray  # int64 (n,): voxels of the truth, by level
+    background: np.ndarray  # int64 (n,): voxels of the background, by level
+    num_ignored: int = 0  # voxels in the exclusion zone or outside the mask
+
+    def at(self, threshold: float) -> Counts:
+        """Count with every voxel whose probability is at least `threshold` taken as predicted."""
+        predicted = reach(self.levels, threshold)
+        found, false = int(self.foreground[predicted].sum()), int(self.background[predicted].sum())
+        return Counts(found, false, int(self.foreground.sum()) - found, int(self.background.sum()) - false)
+
+    def best(self) -> float:
+        """Find the threshold above 0 with the highest F1 (0.5 if there is none)."""
+        f1 = np.array([self.at(level).f1 for level in self.levels[1:]])
+        return 0.5 if np.isnan(f1).all() else float(self.levels[1:][np.nanargmax(f1)])
+
+    def __add__(self, other: Scores) -> Self:
+        if not np.array_equal(self.levels, other.levels):
+            raise BadInput(
+                "Only scores of one kind can be pooled: all of uint8 probabilities, all of float probabilities "
+                "with the same thresholds, or all of segmentations."
+            )
+        return type(self)(
+            self.levels,
+            self.foreground + other.foreground,
+            self.background + other.background,
+            self.num_ignored + other.num_ignored,
+        )
+
+
+def score(
+    prediction: Volume,
+    truth: Labels,
+    *,
+    exclusion: Labels | None = None,
+    mask: Labels | None = None,
+    thresholds: Sequence[float] = (0.5,),
+    box: Box | None = None,
+    run: Run | None = None,
+) -> Scores:
+    """Compare a prediction with the truth, voxel by voxel.
+
+    Parameters
+    ----------
+    prediction : uint8 (255 = 1) or float (0 to 1) probability, or Labels (nonzero = predicted)
+        May be larger than the truth, never smaller; they are matched by their origins. Larger voxels, by whole factors,
+        are seen on the truth's grid (`on_grid_of`).
+    truth : Labels, nonzero = the organelle
+    exclusion : Labels, nonzero = not scored
+    mask : Labels, nonzero = annotated; what it does not cover is not annotated
+    thresholds : probabilities of interest, exact also for float predictions (uint8 ones are exact at any)
+    box : the part to compare, in voxels of the truth; all of it by default
+
+    Raises
+    ------
+    VoxelSizeMismatch, ShapeMismatch
+        A volume is not on the truth's grid, nor on one that is coarser by whole factors.
+    OutsideVolume
+        The prediction does not cover the truth.
+    BadInput
+        A float prediction has values that are not between 0 and 1.
+    """
+    box = truth.box if box is None else box
+    prediction = on_grid_of(truth, prediction)
+    _require_covered(prediction, truth, box)
+    levels = _levels(prediction, thresholds)
+    load = _Comparison(prediction, truth, exclusion, mask, levels)
+    foreground, background = np.zeros((2, len(levels)), np.int64)
+    for _, counts in map_blocks(load, box, BLOCK, run or Run(progress=False), name="evaluate"):
+        background += counts[0]
+        foreground += counts[1]
+    return Scores(levels, foreground, background, box.size - int(foreground.sum() + background.sum()))
+
+
+def _require_covered(prediction: Volume, truth: Labels, box: Box) -> None:
+    if not truth.box.contains(box):
+        raise OutsideVolume(f"Box {box} sticks out of {truth.path}, whose shape is {list(truth.shape)}.")
+    place = truth.box_of(prediction)
+    if not place.contains(box):
+        raise OutsideVolume(
+            f"{prediction.path} covers {place & truth.box} of {truth.path}, not all of {box} "
+            "(in voxels of the truth). Predict there too, or compare a smaller box."
+        )
+
+
+def _levels(prediction: Volume, thresholds: Sequence[float]) -> np.ndarray:
+    """Choose the probabilities that the histogram distinguishes."""
+    for threshold in thresholds:
+        if not 0 < threshold <= 1:
+            raise BadInput(f"A threshold is a probability above 0 and at most 1, got {threshold}.")
+    if isinstance(prediction, Labels):
+        return np.array([0.0, 1.0])
+    if prediction.dtype == np.uint8:
+        return LEVELS
+    if prediction.dtype.kind == "f":
+        return np.union1d(LEVELS, thresholds)
+    raise BadInput(
+        f"{prediction.path} holds {prediction.dtype}: a probability is uint8 (255 = 1) or a float from 0 to 1. "
+        "If it is a segmentation, open it as labels (--segmentation)."
+    )
+
+
+def with_pooled(regions: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Add the sum of all regions as the last, `pooled`, if there are several."""
+    scores = dict(regions)
+    if len(scores) > 1:
+        first, *rest = scores.values()
+        scores["pooled"] = sum(rest, start=first)
+    return scores
+
+
+@attrs.frozen
+class _Comparison:
+    """Counts one block at a time; travels to worker processes."""
+
+    prediction: Volume
+    truth: Labels
+    exclusion: Labels | None
+    mask: Labels | None
+    levels: np.ndarray = attrs.field(eq=False)
+
+    def __call__(self) -> Work:
+        return self._count
+
+    def _count(self, box: Box) -> np.ndarray:
+        """Return int64 (2, levels): background and foreground voxels of the box by level."""
+        truth, values = self.truth.read(box) != 0, read_like(self.truth, self.prediction, box)
+        if self.mask is not None or self.exclusion is not None:
+            scored = self._scored(box)
+            truth, values = truth[scored], values[scored]
+        n = len(self.levels)
+        level = self._level(values.ravel())
+        level += n * truth.ravel()
+        counts: np.ndarray = np.bincount(level, minlength=2 * n)
+        return counts.reshape(2, n)
+
+    def _scored(self, box: Box) -> np.ndarray:
+        scored = np.ones(box.shape, bool)
+        if self.mask is not None:
+            scored &= read_like(self.truth, self.mask, box) != 0
+        if self.exclusion is not None:
+            scored &= read_like(self.truth, self.exclusion, box) == 0
+        return scored
+
+    def _level(self, values: np.ndarray) -> np.ndarray:
+        """File values under the highest level each reaches."""
+        if isinstance(self.prediction, Labels):
+            level: np.ndarray = (values != 0).astype(np.intp)
+            return level
+        if values.dtype == np.uint8:
+            return values.astype(np.intp)
+        if not (values.size == 0 or (values.min() >= 0 and values.max() <= 1)):
+            raise BadInput(
+                f"{self.prediction.path} has values from {values.min()} to {values.max()}; "
+                "a probability lies between 0 and 1. Is this an image, or logits?"
+            )
+        return np.searchsorted(as_stored(self.levels, values.dtype), values, side="right") - 1
+
+
+def read_like(grid: Volume, volume: Volume, box: Box) -> np.ndarray:
+    """Read `volume` where the box of `grid` lies; 0 where it has nothing."""
+    found: np.ndarray = volume.read(box.shift([-b for b in grid.box_of(volume).begin]), outside=0)
+    return found
+
+
+def exclusion_of(truth: Labels, step: Preprocessor, run: Run) -> Labels:
+    """Make the exclusion zone of `truth` as a lazy volume: computed where it is read, never stored."""
+    zone = apply_lazily(step, truth, run)
+    return Labels(zone.data, zone.voxel_size_nm, zone.origin_nm, f"exclusion zone of {truth.path}")
+
+
+# --- objects ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class ObjectScores:
+    """Which objects of the truth were found, and which predicted ones are not there."""
+
+    truth_id: np.ndarray  # uint64 (n,): the objects of the truth
+    size_vx: np.ndarray  # int64 (n,): their size inside the compared box and mask
+    covered: np.ndarray  # float64 (n,): the part of each that is predicted
+    false_id: np.ndarray  # uint64 (m,): predicted objects that touch no true one
+    false_size_vx: np.ndarray  # int64 (m,)
+    num_merged: int  # predicted objects that cover several true ones
+    min_overlap: float
+
+    @property
+    def found(self) -> np.ndarray:
+        """Bool (n,): at least `min_overlap` of the object is predicted."""
+        return self.covered >= self.min_overlap
+
+    @property
+    def counts(self) -> Counts:
+        """Count objects: found, false, missed."""
+        num_found = int(self.found.sum())
+        return Counts(num_found, len(self.false_id), len(self.truth_id) - num_found)
+
+
+def score_objects(
+    prediction: Labels,
+    truth: Labels,
+    *,
+    exclusion: Labels | None = None,
+    mask: Labels | None = None,
+    min_overlap: float = 0.5,
+    box: Box | None = None,
+    run: Run | None = None,
+) -> ObjectScores:
+    """Compare object by object; both volumes hold ids that are the same all over an object.
+
+    A true object is found if at least `min_overlap` of its voxels are predicted, in the exclusion zone too (of a thin
+    object nothing else may be left). A predicted object is false if it touches no true one and is not altogether
+    inside the exclusion zone. Voxels outside the mask, or outside the box, are not there.
+
+    Raises
+    ------
+    VoxelSizeMismatch, ShapeMismatch, OutsideVolume
+        As for `score`.
+    """
+    box = truth.box if box is None else box
+    prediction = on_grid_of(truth, prediction)
+    _require_covered(prediction, truth, box)
+    load = _Overlaps(prediction, truth, exclusion, mask)
+    found = [pairs for _, pairs in map_blocks(load, box, BLOCK, run or Run(progress=False), name="objects")]
+    true_id, predicted_id, size, scored = _add_up(np.concatenate(found or [np.empty((0, 4), np.uint64)])).T
+
+    ids, which = np.unique(true_id[true_id > 0], return_inverse=True)
+    sizes = np.bincount(which, size[true_id > 0], len(ids)).astype(np.int64)
+    hit = (true_id > 0) & (predicted_id > 0)
+    place = np.searchsorted(ids, true_id[hit])
+    covered = np.bincount(place, size[hit], len(ids)) / sizes if len(ids) else np.empty(0)
+    covers = size[hit] >= min_overlap * sizes[place]
+    _, times = np.unique(predicted_id[hit][covers], return_counts=True)
+    alone = (true_id == 0) & ~np.isin(predicted_id, predicted_id[hit]) & (scored > 0)
+    return ObjectScores(
+        ids, sizes, covered, predicted_id[alone], size[alone].astype(np.int64), int((times > 1).sum()), min_overlap
+    )
+
+
+@attrs.frozen
+class _Overlaps:
+    """Lists which objects overlap in a block; travels to worker processes."""
+
+    prediction: Labels
+    truth: Labels
+    exclusion: Labels | None
+    mask: Labels | None
+
+    def __call__(self) -> Work:
+        return self._pairs
+
+    def _pairs(self, box: Box) -> np.ndarray:
+        """Return uint64 (n, 4): id of the truth, id of the prediction, their common voxels, those that are scored."""
+        truth, predicted = self.truth.read(box), read_like(self.truth, self.prediction, box)
+        there = (truth != 0) | (predicted != 0)
+        if self.mask is not None:
+            there &= read_like(self.truth, self.mask, box) != 0
+        scored = np.ones(int(there.sum()), np.uint64)
+        if self.exclusion is not None:
+            scored = (read_like(self.truth, self.exclusion, box)[there] == 0).astype(np.uint64)
+        ids = np.stack([truth[there], predicted[there]], axis=1).astype(np.uint64)
+        return _add_up(np.concatenate([ids, np.ones((len(ids), 1), np.uint64), scored[:, None]], axis=1))
+
+
+def _add_up(pairs: np.ndarray) -> np.ndarray:
+    """Sum the counts (columns 2 and 3) of rows with the same ids (columns 0 and 1)."""
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    pairs = pairs[order]
+    new = np.ones(len(pairs), bool)
+    new[1:] = (pairs[1:, :2] != pairs[:-1, :2]).any(axis=1)
+    begins = np.flatnonzero(new)
+    if len(begins) == 0:
+        return pairs
+    return np.concatenate([pairs[begins, :2], np.add.reduceat(pairs[:, 2:], begins, axis=0)], axis=1)
+
+
+def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float = 0.5, box: Box | None = None) -> Labels:
+    """Give each object an id, on the grid of the truth, for `score_objects` of the same box.
+
+    Labels that hold ids already (more than one value besides 0) are returned as they are. Otherwise objects are the connected
+    parts (26 neighbours) of the labels, or of the voxels whose probability is at least `threshold`.
+    """
+    box = grid.box if box is None else box
+    volume = on_grid_of(grid, volume)
+    if isinstance(volume, Labels) and has_ids(volume, run):
+        return volume
+    mask = _Foreground(grid, volume, threshold)
+    found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
+    return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")
+
+
+@attrs.frozen
+class _Foreground:
+    grid: Labels
+    volume: Volume
+    threshold: float
+
+    def __call__(self, box: Box) -> np.ndarray:
+        values = read_like(self.grid, self.volume, box)
+        return values != 0 if isinstance(self.volume, Labels) else at_least(values, self.threshold)
+
+
+@attrs.frozen(eq=False)
+class _Numbered:
+    """The ids of connected objects as a lazy array, which can be read by the blocks they were found in."""
+
+    found: Components
+    shape: Zyx
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.found.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.found.read(Box(as_zyx([k.start for k in key]), as_zyx([k.stop for k in key])))

@@ -1,0 +1,1 @@
+"""The parts of prediction; `asem_core.stages.predict` puts them together."""

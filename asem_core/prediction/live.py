@@ -1,0 +1,111 @@
+"""Predict where somebody looks: a layer that is computed block by block when it is read, and kept in the cell.
+
+It lets a model, or a threshold, be judged before a whole cell is run. What was computed once is read from then on.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+
+from asem_core.cell.provenance import made_by
+from asem_core.cell.store import Output, create_volume
+from asem_core.volume import Box, Spec, Volume, Zyx, as_zyx
+
+BLOCK: Zyx = (64, 64, 64)
+"""Voxels predicted at a time at least: small, so that the first block is there soon."""
+
+
+@attrs.frozen(eq=False)
+class LivePrediction:
+    """A lazy array of probabilities (uint8, 255 = 1) that computes the blocks it is asked for."""
+
+    output: Output
+    predict: Callable[[Box], np.ndarray]
+    block: Zyx
+    computing: threading.Lock = attrs.field(factory=threading.Lock)  # one block at a time: it takes all cores
+
+    slow: ClassVar[bool] = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.output.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    @property
+    def chunks(self) -> Zyx:
+        return self.block
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        ends = [k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)]
+        box = Box(as_zyx([b for b, _ in ends]), as_zyx([e for _, e in ends]))
+        first = as_zyx([b // n * n for b, n in zip(box.begin, self.block, strict=True)])
+        for tile in Box(first, box.end).blocks(self.block):
+            self._ensure(Box(tile.begin, as_zyx([b + n for b, n in zip(tile.begin, self.block, strict=True)])))
+        return np.asarray(self.output.data[box.slices])
+
+    def _ensure(self, tile: Box) -> None:
+        done = self.output.work / "done" / "-".join(map(str, tile.begin))
+        if done.exists():
+            return
+        with self.computing:
+            if done.exists():
+                return
+            inside = tile & self.output.box
+            self.output.data[inside.slices] = self.predict(inside)  # type: ignore[index]
+            done.parent.mkdir(parents=True, exist_ok=True)
+            done.touch()
+
+    def close(self) -> None:
+        """Let go of the layer, so that another process may write to it."""
+        if self.output.lock is not None:
+            self.output.lock.release()
+
+
+def model_of_boxes(network: Any, volume: Volume, device: str = "auto") -> Callable[[Box], np.ndarray]:
+    """Load a network onto its device, and return the function that predicts one box of an image."""
+    from asem_core.prediction.inference import Arithmetic, Predictor, choose_device
+    from asem_core.stages.predict import predict_box
+
+    return functools.partial(predict_box, Predictor(network, Arithmetic(choose_device(device))), volume)
+
+
+def block_for(context: Zyx) -> Zyx:
+    """Choose how much to predict at a time: larger blocks for more context, which would else be most of the work."""
+    z, y, x = (2 * b if c > b / 8 else b for c, b in zip(context, BLOCK, strict=True))
+    return (z, y, x)
+
+
+def live_prediction(
+    predict: Callable[[Box], np.ndarray],
+    volume: Volume,
+    output: str | Path,
+    *,
+    block: Zyx = BLOCK,
+    details: Mapping[str, Any],
+) -> LivePrediction:
+    """Open (or go on with) the live layer `output` of an image.
+
+    Parameters
+    ----------
+    predict : box in voxels of `volume` -> uint8 probabilities of that shape
+    details : what makes the result: the model, its weights. Other details than before make the layer anew.
+
+    Raises
+    ------
+    OutputBusy
+        Another viewer computes this layer.
+    """
+    spec = Spec(volume.shape, np.uint8, volume.voxel_size_nm, volume.origin_nm)
+    record = made_by("live-prediction", inputs=[volume], **details)
+    out = create_volume(output, spec, block=block, made_by=record, overwrite=True, attributes={"kind": "probability"})
+    return LivePrediction(out, predict, block)

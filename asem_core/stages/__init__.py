@@ -1,0 +1,1 @@
+"""One module a stage: read as Figure 1 of Gallusser et al. 2022."""

@@ -1,0 +1,94 @@
+"""The analyze stage: run one analyzer on a segmentation and write what it found as a report folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asem_core.blocks import Run
+from asem_core.cell.provenance import made_by, require_labels
+from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
+from asem_core.interfaces import Analysis, Analyzer, Column
+from asem_core.report import Section, require_free_report, write_report
+from asem_core.volume import Labels, Volume
+
+
+def analyze(
+    analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder: Path, run: Run, *, overwrite: bool = False
+) -> Path:
+    """Measure a segmentation and write tables, figures and `report.html` into `folder`; return the page's path.
+
+    Parameters
+    ----------
+    raw
+        The image that was segmented, in the same voxels; it may reach farther. None where the analyzer needs none.
+    folder
+        Empty, or with a report made of the same: that is written anew.
+    overwrite
+        Replace a report of this analyzer that was made of something else.
+
+    Raises
+    ------
+    OutputExists
+        `folder` holds something else.
+    BadInput
+        `folder` is a file; the segmentation is an image or a probability map; image and segmentation do not overlap; or the analyzer refuses its input.
+    VoxelSizeMismatch, ShapeMismatch
+        The image has other voxels than the segmentation.
+    PluginError
+        The analyzer returned something else than an `Analysis`.
+    """
+    folder = Path(folder)
+    record = analysis_record(analyzer, segmentation, raw)
+    require_free_report(folder, record, overwrite=overwrite)
+    require_labels(segmentation, "analyses measure a segmentation or labels")
+    if raw is not None:
+        _check_raw(raw, segmentation)
+    analysis = analyzer.analyze(segmentation, raw, run)
+    check_analysis(analyzer.name, analysis)
+    title = f"{analyzer.name}: {segmentation.path}"
+    sections = [Section.of(analyzer.name, analysis)]
+    return write_report(folder, title, sections, made_by=record)
+
+
+def analysis_record(analyzer: Analyzer, segmentation: Labels, raw: Volume | None) -> dict[str, Any]:
+    """Say what makes a report of `analyze`."""
+    inputs = [segmentation] if raw is None else [segmentation, raw]
+    return made_by("analyze", inputs=inputs, step=analyzer)
+
+
+def _check_raw(raw: Volume, segmentation: Labels) -> None:
+    if not np.allclose(raw.voxel_size_nm, segmentation.voxel_size_nm, rtol=1e-3):
+        raise VoxelSizeMismatch(
+            f"The image {raw.path} has voxels of {list(raw.voxel_size_nm)} nm but the segmentation {segmentation.path} "
+            f"has {list(segmentation.voxel_size_nm)} nm. Give the image that was segmented (after `downsample`, its "
+            "downsampled layer), or correct the voxel size it was imported with."
+        )
+    if (raw.box_of(segmentation) & raw.box).is_empty:
+        raise BadInput(
+            f"The image {raw.path} and the segmentation {segmentation.path} do not overlap: they begin at "
+            f"{list(raw.origin_nm)} and {list(segmentation.origin_nm)} nm. Are they of the same cell?"
+        )
+
+
+def check_analysis(name: str, analysis: Any) -> None:
+    """Check what an analyzer returned.
+
+    Raises
+    ------
+    PluginError
+        It is no `Analysis`, or its tables are no tables; names the analyzer.
+    """
+    if not isinstance(analysis, Analysis):
+        raise PluginError(f"The analyzer '{name}' returned {type(analysis).__name__} instead of an Analysis.")
+    for title, table in analysis.tables.items():
+        wrong = [column for column, values in table.items() if not isinstance(values, Column)]
+        if wrong:
+            raise PluginError(f"The analyzer '{name}' returned table '{title}' with '{wrong[0]}' not a Column.")
+        lengths = {column: len(values.values) for column, values in table.items()}
+        if len(set(lengths.values())) > 1:
+            raise PluginError(
+                f"The analyzer '{name}' returned table '{title}' with columns of different length: {lengths}."
+            )

@@ -1,0 +1,151 @@
+"""Import: one layer of a source becomes a layer of a cell."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import attrs
+
+from asem_core.blocks import Run, Work
+from asem_core.catalog import Catalog
+from asem_core.cell.provenance import Kind, kind_by_name, made_by, what_it_holds
+from asem_core.cell.store import Output, create_volume, fill_volume, require_free
+from asem_core.errors import BadInput
+from asem_core.interfaces import Source
+from asem_core.recipe import build
+from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+
+SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
+
+
+@runtime_checkable
+class TellsChanges(Protocol):
+    """What a source can do besides: tell whether its data has changed since it was imported."""
+
+    def fingerprint(self, layer: str | None) -> str | None:
+        """Sum up the files of a layer, without reading them; None where that cannot be done, as at a remote address."""
+
+
+def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
+    """Build the source that `use` names, or the first that can read `path`; one that makes its images has no path.
+
+    Raises
+    ------
+    BadInput
+        Nothing is at `path`, no plugin reads it, or neither path nor plugin was named.
+    """
+    if use is None:
+        if path is None:
+            raise BadInput("Say what to import: a path, or a source that makes images itself (--use phantom).")
+        if "://" not in path and not Path(path).exists():
+            raise BadInput(f"{path} does not exist.")
+        readers = [n for n in catalog.names("source") if catalog.get("source", n).can_read(path)]
+        if not readers:
+            known = ", ".join(catalog.names("source"))
+            raise BadInput(
+                f"No source plugin can read {path}{_what_is_in(path)}. Known: {known}. "
+                "Name one with --use, or install a plugin."
+            )
+        use = readers[0]
+    plugin = catalog.get("source", use)
+    if path is not None and "path" not in attrs.fields_dict(plugin):
+        raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
+    given = {"path": path, **options} if path is not None else options
+    return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
+
+
+def _what_is_in(path: str) -> str:
+    """Say what a folder holds, by the endings of its files: a wrong folder is seen at once."""
+    if not Path(path).is_dir():
+        return ""
+    endings = Counter("folder" if p.is_dir() else p.suffix or p.name for p in Path(path).iterdir())
+    return f" (it holds {', '.join(f'{n} {e}' for e, n in endings.most_common(4)) or 'nothing'})"
+
+
+def import_volume(
+    source: Source,
+    output: str | Path,
+    run: Run,
+    *,
+    layer: str | None = None,
+    box: str | None = None,
+    kind: Kind | None = None,
+    overwrite: bool = False,
+    anew: bool = False,
+) -> Volume:
+    """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
+
+    `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
+    Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
+    it again all the same.
+    """
+    volume = source.open(layer)
+    about = dict(volume.attributes.get("asem", {}).get("source", {}))
+    part = Box.parse(box, volume.shape) if box else None
+    said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
+    record = made_by(
+        "import",
+        source=source,
+        layer=layer,
+        fingerprint=source.fingerprint(layer) if isinstance(source, TellsChanges) else None,
+        inputs=[volume],
+        **said,
+    )
+    kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume) or kind_by_name(output))
+    if part is not None:
+        volume = volume.crop(part)
+    finished = require_free(output, record, overwrite=overwrite)
+    if finished is not None and not anew:
+        return finished
+    block = run.block or _slab(volume)
+    attributes = {"source": about, **({"kind": kind} if kind else {})}
+    out = create_volume(
+        output,
+        volume.spec,
+        block=block,
+        made_by=record,
+        overwrite=overwrite,
+        anew=finished is not None,
+        attributes=attributes,
+    )
+    run = _within_memory(run, volume, block)
+    return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+
+
+def _slab(volume: Volume) -> Zyx:
+    """Whole planes, as thick as chunks allow within the memory for one block."""
+    z, y, x = volume.shape
+    thick = next(
+        (t for t in (64, 32, 16) if t * y * x * volume.dtype.itemsize <= SLAB_BYTES),
+        8,
+    )
+    chunk = 64
+    return as_zyx((min(thick, z) if z < 8 else thick, math.ceil(y / chunk) * chunk, math.ceil(x / chunk) * chunk))
+
+
+def _within_memory(run: Run, volume: Volume, block: Zyx) -> Run:
+    """Take fewer workers where half of the free memory does not hold their blocks: eight planes may be gigabytes."""
+    import psutil
+
+    if run.launcher:  # the memory is elsewhere
+        return run
+    shape = [min(b, n) for b, n in zip(block, volume.shape, strict=True)]
+    needed = 2 * math.prod(shape) * volume.dtype.itemsize  # the block, and what it is decoded from
+    affordable = int(0.5 * psutil.virtual_memory().available / needed)
+    return attrs.evolve(run, workers=max(1, min(run.workers, affordable)))
+
+
+@attrs.frozen
+class _Copy:
+    volume: Volume
+    output: Output
+
+    def __call__(self) -> Work:
+        return self.copy
+
+    def copy(self, box: Box) -> None:
+        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]

@@ -1,0 +1,282 @@
+"""Train a network: from a recipe to a folder with checkpoints, scores and a report.
+
+    recipe -> regions -> preflight -> loop (sample, augment, learn, validate) -> choice of checkpoint -> report
+
+The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its parts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.cell.provenance import describe_plugin, differences, made_by, sha256, steps_done
+from asem_core.errors import OutputExists, RecipeError
+from asem_core.interfaces import Model, Region, Sampler
+from asem_core.recipe import Choice, build, build_choice, read_toml
+from asem_core.training.folder import RunFolder
+from asem_core.training.options import TrainOptions
+from asem_core.training.plan import Plan
+from asem_core.training.regions import file_names, hold, open_region, prepare
+
+DEFAULT_SAMPLER = "balanced"
+
+
+@attrs.frozen
+class TrainingRecipe:
+    """What to train, how blocks are drawn, and everything else; relative paths in it are relative to `folder`."""
+
+    model: Model
+    sampler: Sampler
+    options: TrainOptions
+    folder: Path
+    path: Path | None = None
+
+
+def read_training_recipe(path: str | Path, catalog: Catalog, folder: Path | None = None) -> TrainingRecipe:
+    """Read the tables `[model]`, `[sampler]` (optional) and `[train]` of a recipe; other tables are other stages'.
+
+    Relative paths in it are relative to `folder`, by default the recipe's own.
+
+    Raises
+    ------
+    RecipeError
+        A table is missing, or holds an unknown or wrong option; the message says which.
+    """
+    path = Path(path).resolve()
+    folder = folder or path.parent
+    table = read_toml(path)
+    for needed in ("model", "train"):
+        if not isinstance(table.get(needed), dict):
+            raise RecipeError(f"{path.name}: the table [{needed}] is missing.")
+    plugins = {}
+    for kind in ("model", "sampler"):
+        options = dict(table.get(kind, {"use": DEFAULT_SAMPLER}))
+        use = options.pop("use", None)
+        if not isinstance(use, str):
+            raise RecipeError(f'{path.name}: {kind} does not say which plugin: add use = "...".')
+        plugins[kind] = build_choice(catalog, kind, Choice(use, options), f"{path.name} @ {kind}")
+    return TrainingRecipe(
+        plugins["model"], plugins["sampler"], build(TrainOptions, table["train"], f"{path.name} @ train"), folder, path
+    )
+
+
+def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
+    """Read the recipe that a run was started with.
+
+    Raises
+    ------
+    BadInput
+        `run` is not the folder of a training run.
+    """
+    folder = RunFolder(Path(run))
+    known = folder.read_json("provenance.json")
+    return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known["recipe_folder"]))
+
+
+def started_from(run: str | Path) -> Path | None:
+    """Name the weights that a run fine-tunes, or None."""
+    found = RunFolder(Path(run)).read_json("provenance.json")["start_from"]
+    return None if found is None else Path(found["path"])
+
+
+def train(
+    recipe: TrainingRecipe,
+    catalog: Catalog,
+    output: str | Path,
+    *,
+    start_from: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    go_on_with: str | None = None,
+) -> RunFolder:
+    """Train as a recipe says, into the folder `output`.
+
+    Parameters
+    ----------
+    start_from
+        Weights to fine-tune: a `.safetensors` or `.pt` file. None draws random weights.
+    resume
+        Go on where the run in `output` was stopped; the result is the same as without the stop.
+    overwrite
+        Delete what is in `output` first.
+    device
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
+    go_on_with
+        What to tell somebody who stops the run to go on with; by default `asem train --resume`.
+
+    Raises
+    ------
+    OutputExists
+        `output` holds a run and neither `resume` nor `overwrite` is set, or it was made from something else.
+    BadInput
+        The plan would waste the time; the message says why.
+    TrainingStopped, NoSpace
+        See `asem_core.training.loop.fit`.
+    """
+    from asem_core.training.devices import join_team
+    from asem_core.training.loop import fit
+    from asem_core.training.preflight import preflight
+    from asem_core.training.report import write_training_report
+
+    folder = RunFolder(Path(output))
+    with join_team(device) as team:
+        if not team.leads:
+            team.wait()  # until the first process has prepared the labels
+        elif not resume:
+            _make_room(folder, overwrite=overwrite)
+        begun = resume and folder.state.is_file()
+        try:
+            plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
+        except OutputExists:
+            if not resume:
+                raise
+            raise _begun_otherwise(folder, ["the labels, edited since"]) from None
+        start = None if start_from is None else _describe_start(start_from, folder, begun=begun)
+        record = _record(recipe, plan, start, team.size)
+        if team.leads:
+            preflight(plan, folder.path).require()
+            _claim(folder, recipe, record, resume=resume)
+            team.wait()
+        if resume and _is_finished(folder, recipe.options):
+            return folder
+        try:
+            fit(plan, folder, team, resume=resume, progress=progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
+        if team.leads:
+            write_training_report(folder, plan, record)
+        team.wait()  # what follows may read what the first process wrote
+    return folder
+
+
+def _is_finished(folder: RunFolder, options: TrainOptions) -> bool:
+    """Tell whether nothing is left to do: the report is the last that a run writes."""
+    return folder.saved_iterations()[-1:] == [options.iterations] and (folder.path / "report.html").exists()
+
+
+def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
+    saved = folder.saved_iterations()
+    kept = (
+        f"Stopped. What was trained until the checkpoint of iteration {saved[-1]} is kept"
+        if saved
+        else "Stopped before the first checkpoint: nothing of the training is kept"
+    )
+    return f"{kept}. To go on: {go_on_with or f'asem train --resume {folder.path}'}."
+
+
+def make_plan(
+    recipe: TrainingRecipe,
+    catalog: Catalog,
+    folder: RunFolder,
+    start_from: str | Path | None = None,
+    *,
+    begun: bool = False,
+) -> Plan:
+    """Open the regions, prepare their labels (in `folder`, unless they are there), and build the network with its first weights.
+
+    If the run has `begun`, its state holds the weights: those it started from are not read, and may be gone.
+    """
+    from asem_core.training.loop import initialise
+    from asem_core.weights import load_weights
+
+    options = recipe.options
+    network = recipe.model.network()
+    if start_from is None:
+        initialise(network, options)
+    elif not begun:
+        load_weights(start_from, network)
+    reach = network.input_shape(options.block)  # type: ignore[operator]
+
+    def open_all(kind: str, *, clean: bool) -> list[Region]:
+        places = getattr(options, "regions" if kind == "region" else kind)
+        regions = [
+            open_region(place, f"{kind} {number}", catalog, recipe.folder, options.downsample)
+            for number, place in enumerate(places, 1)
+        ]
+        containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
+        return [
+            hold(prepare(region, recipe.model, container, Run(progress=False), clean=clean), reach)
+            for region, container in zip(regions, containers, strict=True)
+        ]
+
+    regions = open_all("region", clean=options.prepare_labels)
+    return Plan(
+        network,
+        recipe.sampler,
+        regions,
+        open_all("validation", clean=False),
+        options,
+        fine_tuning=start_from is not None,
+        metadata={
+            "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
+            "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
+            "preprocessing": steps_done(regions[0].raw),
+        },
+    )
+
+
+def _describe_start(start_from: str | Path, folder: RunFolder, *, begun: bool) -> dict[str, Any]:
+    """Name the weights that a run starts from, with their sum: of a run that has begun, the sum it noted."""
+    noted = folder.read_json("provenance.json")["start_from"] if begun else {"sha256": sha256(start_from)}
+    return {"path": str(Path(start_from).resolve()), "sha256": noted and noted["sha256"]}
+
+
+def _record(recipe: TrainingRecipe, plan: Plan, start: dict[str, Any] | None, processes: int) -> dict[str, Any]:
+    """Describe the run: what must be equal for a run to be resumed."""
+    regions = [*plan.regions, *plan.validation]
+    return made_by(
+        "train",
+        inputs=[v for r in regions for v in (r.raw, r.labels, r.mask) if v is not None],
+        model=recipe.model,
+        sampler=recipe.sampler,
+        options=recipe.options,
+        start_from=start,
+        processes=processes,
+        recipe_folder=str(recipe.folder),
+    )
+
+
+def _make_room(folder: RunFolder, *, overwrite: bool) -> None:
+    """Refuse the folder of another run unless it may be replaced, and forget the labels that were prepared there."""
+    if (folder.path / "provenance.json").exists() and not overwrite:
+        raise OutputExists(
+            f"{folder.path} holds a training run. Go on with asem train --resume {folder.path}, choose another "
+            "folder, or replace it with --overwrite."
+        )
+    folder.forget_prepared()
+
+
+def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
+    return OutputExists(
+        f"{folder.path} was made from another recipe, other volumes or another number of processes (differs in: "
+        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): its run cannot go on as it began. Train into another folder; to use "
+        "its weights, asem finetune --from."
+    )
+
+
+def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *, resume: bool) -> None:
+    """Make the run's folder, or check that it is the one to resume."""
+    known = folder.path / "provenance.json"
+    if resume:
+        if told := differences(folder.read_json(known.name), json.loads(json.dumps(record))):
+            raise _begun_otherwise(folder, told)
+        return
+    if known.exists():
+        for part in ("checkpoints", "pictures", "tensorboard", "figures", "tables"):
+            shutil.rmtree(folder.path / part, ignore_errors=True)
+        for part in ("state.pt", "metrics.jsonl", "choice.json", "report.html"):
+            (folder.path / part).unlink(missing_ok=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if recipe.path is not None:
+        shutil.copyfile(recipe.path, folder.path / "recipe.toml")
+    folder.write_json(known.name, record)

@@ -1,0 +1,1 @@
+"""The parts of viewing: what is shown, pictures, surfaces, and the server of the browser view."""

@@ -1,0 +1,181 @@
+"""What of a cell is looked at: its layers, each with its kind, its pyramid and its colour."""
+
+from __future__ import annotations
+
+import colorsys
+import fnmatch
+import functools
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from asem_core.catalog import Catalog
+from asem_core.cell.provenance import kind_by_name, what_it_holds
+from asem_core.cell.store import layers as layers_of
+from asem_core.cell.store import open_volume
+from asem_core.errors import BadInput, UnknownName
+from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.foreground import at_least
+
+Kind = Literal["image", "labels", "probability", "errors"]
+
+
+@attrs.frozen(eq=False)
+class Layer:
+    """One volume to be shown."""
+
+    name: str
+    kind: Kind
+    levels: Sequence[Volume]  # the pyramid, finest first
+    colour: str = "#ffffff"  # of what is not grey
+
+    @property
+    def volume(self) -> Volume:
+        return self.levels[0]
+
+    @functools.cached_property
+    def grey_range(self) -> tuple[float, float]:
+        """The grey values between which an image is shown: the middle 99 % of its coarsest level."""
+        volume = self.levels[-1]
+        # The middle of a volume without a pyramid is enough; it may be large.
+        box = Box.of_shape([min(n, 128) for n in volume.shape])
+        box = box.shift([(n - m) // 2 for n, m in zip(volume.shape, box.shape, strict=True)])
+        values = volume.read(box)
+        low, high = np.percentile(values[np.isfinite(values)], [0.5, 99.5])
+        return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+    def coarse(self, most_voxels: float) -> Volume:
+        """Choose the finest level with at most so many voxels (or the coarsest)."""
+        return next((v for v in self.levels if v.box.size <= most_voxels), self.levels[-1])
+
+
+def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog) -> list[Layer]:
+    """Open layers of a cell for viewing; finished or not.
+
+    Parameters
+    ----------
+    cell : a container, or one layer of it
+    names : patterns such as `raw` or `labels/*`; None takes all
+
+    Raises
+    ------
+    UnknownName
+        A pattern fits no layer; the message lists those that are there.
+    BadInput
+        There is no image in the container.
+    """
+    address = str(cell).rstrip("/")
+    found = layers_of(address)
+    if not found:
+        if not names:
+            return [_open(address, Path(address).name, catalog)]  # the path is a layer itself, or says what it is
+        raise BadInput(f"{address} holds no images. Import one: asem import PLANES/ --voxel-size 5,5,5 -o {address}")
+    wanted: dict[str, None] = {}
+    for pattern in names or ["*"]:
+        matching = fnmatch.filter(found, pattern.strip("/"))
+        if not matching:
+            raise UnknownName(f"{address} has no layer '{pattern}'. Its layers: {', '.join(found)}.")
+        wanted.update(dict.fromkeys(matching))
+    return [_open(f"{address}/{name}", name, catalog) for name in wanted]
+
+
+def _open(address: str, name: str, catalog: Catalog) -> Layer:
+    finest: Volume = open_volume(address, unfinished=True)
+    datasets = (finest.attributes.get("ome", finest.attributes).get("multiscales") or [{}])[0].get("datasets", [])
+    levels = [finest] + [_open_level(f"{address}/{d['path']}") for d in datasets[1:]]
+    kind = _kind(name, finest)
+    return Layer(name, kind, levels, colour_of(_organelle(name, finest), catalog))
+
+
+def _open_level(address: str) -> Volume:
+    return open_volume(address, unfinished=True)
+
+
+def _kind(name: str, volume: Volume) -> Kind:
+    """Tell what a layer holds: by what its maker said, its place in the container, or its type."""
+    known = what_it_holds(volume) or kind_by_name(name)
+    if known is not None:
+        return known
+    has_ids = volume.dtype == bool or (volume.dtype.itemsize >= 4 and volume.dtype.kind in "ui")
+    return "labels" if has_ids else "image"
+
+
+def _organelle(name: str, volume: Volume) -> str:
+    """Name what a layer shows: the model that predicted it, or the last part of its path that says something."""
+    record: Mapping[str, Any] = volume.attributes.get("asem", {}).get("made_by", {})
+    while record:
+        model = record.get("model")
+        if model:
+            return str(model.get("name", "") if isinstance(model, Mapping) else model)
+        record = (record.get("inputs") or [{}])[0].get("made_by", {})
+    return next(p for p in reversed(name.split("/")) if p not in ("probability", "segmentation") or p == name)
+
+
+def colour_of(name: str, catalog: Catalog) -> str:
+    """Choose the colour of an organelle: its model's own (`colour`), else one that is always the same for the name."""
+    plugin = {o.name: o.cls for o in catalog.offers if o.kind == "model"}.get(name.replace("_", "-"))
+    own = getattr(plugin, "colour", None)
+    if own:
+        return str(own)
+    # Golden-ratio steps spread the hues of different names.
+    hue = (zlib.crc32(name.encode()) * 0.6180339887) % 1
+    return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, 0.75, 1.0))
+
+
+def errors_layer(truth: Layer, prediction: Layer, threshold: float = 0.5) -> Layer:
+    """Compare a prediction with the truth where it is looked at: 1 false positive, 2 false negative, 0 right."""
+    if truth.kind != "labels":
+        raise BadInput(f"The truth must hold labels; {truth.name} holds {truth.kind}.")
+    truth.volume.box_of(prediction.volume)  # both on one grid, or an error that says why not
+    levels = []
+    for t, p in zip(truth.levels, prediction.levels, strict=False):
+        if not np.allclose(t.voxel_size_nm, p.voxel_size_nm, rtol=1e-3):
+            break
+        array = _Errors(t, p, threshold, prediction.kind == "labels")
+        levels.append(Labels(array, t.voxel_size_nm, t.origin_nm, f"errors of {prediction.name}"))
+    return Layer(f"errors of {prediction.name}", "errors", levels)
+
+
+@attrs.frozen(eq=False)
+class _Errors:
+    """The comparison as a lazy array on the truth's grid."""
+
+    truth: Volume
+    prediction: Volume
+    threshold: float
+    is_labels: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.truth.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        box = Box(*zip(*[k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)], strict=True))
+        # The levels of an image lie half a voxel off those of labels; to the eye that is nothing.
+        size = np.array(self.truth.voxel_size_nm)
+        offset = np.rint((np.array(self.truth.origin_nm) - self.prediction.origin_nm) / size).astype(int)
+        there = box.shift(offset.tolist())
+        predicted = self.prediction.read(there, outside=0)
+        found = predicted != 0 if self.is_labels else at_least(predicted, self.threshold)
+        true = self.truth.read(box) != 0
+        result = (found & ~true) + 2 * (~found & true).astype(np.uint8)
+        covered = np.zeros(box.shape, bool)
+        covered[(there & self.prediction.box).shift([-b for b in there.begin]).slices] = True
+        wrong: np.ndarray = np.where(covered, result, 0).astype(np.uint8)
+        return wrong
+
+
+def find(layers: Sequence[Layer], name: str) -> Layer:
+    """Choose an opened layer by its name."""
+    for layer in layers:
+        if layer.name == name.strip("/"):
+            return layer
+    raise UnknownName(f"No layer '{name}' is shown. Shown: {', '.join(x.name for x in layers)}.")

@@ -1,0 +1,296 @@
+"""Pictures of planes for papers and slides: the image in grey, layers over it in their colours, and a scale bar.
+
+Every layer lies where it lies in nm, whatever its box and voxel size. Only the shown plane is read, from the level of the
+pyramid that the picture needs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput, MissingExtra
+from asem_core.viewing.scene import Layer
+from asem_core.volume import Box, Volume, as_zyx
+
+AXES = "zyx"
+FILL, LINE = 0.3, 0.9
+"""Opacity of labels inside and at their outline."""
+ERROR_COLOURS = ((255, 48, 48), (48, 96, 255))  # false, missed
+
+
+@attrs.frozen
+class Plane:
+    """A plane across one axis, by its number in the image."""
+
+    axis: int
+    index: int
+
+    @classmethod
+    def parse(cls, text: str) -> Plane:
+        """Read `z=120`."""
+        match = re.fullmatch(r"\s*([zyx])\s*=\s*(\d+)\s*", text)
+        if match is None:
+            raise BadInput(f"'{text}' is not a plane. Write an axis and a number, as in z=120.")
+        return cls(AXES.index(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{AXES[self.axis]}={self.index}"
+
+
+@attrs.frozen
+class Frame:
+    """What a picture covers: positions in nm along the plane's axis, its rows and its columns."""
+
+    plane: Plane
+    depth_nm: float
+    rows_nm: np.ndarray
+    cols_nm: np.ndarray
+    pixel_nm: float
+
+
+def frame_of(image: Volume, plane: Plane, *, box: Box | None = None, width: int = 1500) -> Frame:
+    """Lay out a picture of a plane with square pixels: of the image's voxel size, or larger to stay within a width.
+
+    Raises
+    ------
+    BadInput
+        The image has no such plane.
+    """
+    box = image.box if box is None else box & image.box
+    if box.is_empty:
+        raise BadInput(f"The box lies outside of {image.path}, whose shape is {list(image.shape)}.")
+    if not 0 <= plane.index < image.shape[plane.axis]:
+        name, count = AXES[plane.axis], image.shape[plane.axis]
+        raise BadInput(f"{image.path} has the planes {name}=0 to {name}={count - 1}; there is no {plane}.")
+    size, origin = np.array(image.voxel_size_nm), np.array(image.origin_nm)
+    rows, cols = (a for a in range(3) if a != plane.axis)
+    extent = size * box.shape
+    pixel = max(min(size[rows], size[cols]), extent[cols] / width)
+    first = origin + (np.array(box.begin) - 0.5) * size
+
+    def centres(axis: int) -> np.ndarray:
+        found: np.ndarray = first[axis] + (np.arange(max(1, round(extent[axis] / pixel))) + 0.5) * pixel
+        return found
+
+    depth = float(origin[plane.axis] + plane.index * size[plane.axis])
+    return Frame(plane, depth, centres(rows), centres(cols), float(pixel))
+
+
+def draw(layers: Sequence[Layer], frame: Frame) -> np.ndarray:
+    """Draw layers over each other, in their order, as uint8 (rows, columns, 3)."""
+    picture = np.zeros((len(frame.rows_nm), len(frame.cols_nm), 3), np.float32)
+    for layer in layers:
+        values, covered = _sample(layer, frame)
+        colour, opacity = _painted(layer, values, covered)
+        picture += (colour - picture) * opacity[..., None]
+    return np.rint(picture).astype(np.uint8)
+
+
+def _sample(layer: Layer, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Read the voxel under each pixel, and say which pixels the layer covers."""
+    axes = [frame.plane.axis, *(a for a in range(3) if a != frame.plane.axis)]
+    fine_enough = [v for v in layer.levels if all(v.voxel_size_nm[a] <= frame.pixel_nm * 1.01 for a in axes[1:])]
+    volume = fine_enough[-1] if fine_enough else layer.volume
+    places = [np.array([frame.depth_nm]), frame.rows_nm, frame.cols_nm]
+    index = [
+        np.rint((nm - volume.origin_nm[a]) / volume.voxel_size_nm[a]).astype(int)
+        for a, nm in zip(axes, places, strict=True)
+    ]
+    there = [(i >= 0) & (i < volume.shape[a]) for a, i in zip(axes, index, strict=True)]
+    covered = there[0][0] & there[1][:, None] & there[2][None, :]
+    values = np.zeros(covered.shape, volume.dtype)
+    if covered.any():
+        begin, end = [0, 0, 0], [0, 0, 0]
+        for a, i, t in zip(axes, index, there, strict=True):
+            begin[a], end[a] = int(i[t].min()), int(i[t].max()) + 1
+        block = volume.read(Box(as_zyx(begin), as_zyx(end))).squeeze(axis=axes[0])
+        rows, cols = (i[t] - begin[a] for a, i, t in list(zip(axes, index, there, strict=True))[1:])
+        values[covered] = block[np.ix_(rows, cols)].ravel()
+    return values, covered
+
+
+def _painted(layer: Layer, values: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the colour (0 to 255) and the opacity (0 to 1) of each pixel."""
+    own = np.array([int(layer.colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+    if layer.kind == "image":
+        low, high = layer.grey_range
+        grey = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1) * 255
+        return np.repeat(grey[..., None], 3, axis=2), covered.astype(np.float32)
+    if layer.kind == "probability":
+        p = values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
+        return own, 0.7 * np.clip(p, 0, 1)
+    if layer.kind == "errors":
+        palette = np.array([(0, 0, 0), *ERROR_COLOURS], np.float32)
+        return palette[values], np.where(values > 0, 0.7, 0).astype(np.float32)
+    from scipy.ndimage import grey_dilation, grey_erosion
+
+    outline = (values != 0) & (grey_dilation(values, 3) != grey_erosion(values, 3))
+    return own, np.where(outline, LINE, np.where(values != 0, FILL, 0)).astype(np.float32)
+
+
+# --- the finished picture -----------------------------------------------------------------------------------------
+
+
+def with_scale_bar(picture: np.ndarray, pixel_nm: float, caption: str = "") -> np.ndarray:
+    """Add a scale bar, about a fifth of the width, and a caption at the top."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = picture.shape[:2]
+    if min(height, width) < 48:
+        return picture
+    image = Image.fromarray(picture)
+    pen = ImageDraw.Draw(image)
+    unit = max(10, round(min(height, width) / 32))
+    font = ImageFont.load_default(unit * 1.4)
+    length_nm = nice_length(width * pixel_nm / 5)
+    length, thick = round(length_nm / pixel_nm), max(2, unit // 3)
+    x, y = width - unit - length, height - unit - thick
+    pen.rectangle((x - 1, y - 1, x + length, y + thick), fill="white", outline="black")
+    text = f"{length_nm / 1000:g} µm" if length_nm >= 1000 else f"{length_nm:g} nm"
+    stroke: dict[str, Any] = {"fill": "white", "stroke_width": max(1, unit // 8), "stroke_fill": "black", "font": font}
+    pen.text((x + length / 2, y - unit * 0.3), text, anchor="mb", **stroke)
+    if caption:
+        pen.text((unit, unit * 0.7), caption, anchor="lt", **stroke)
+    return np.asarray(image)
+
+
+def nice_length(nm: float) -> float:
+    """Round down to 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(nm))
+    return float(next(m for m in (5, 2, 1) if m * power <= nm * (1 + 1e-9)) * power)
+
+
+def panels(
+    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int = 1500
+) -> np.ndarray:
+    """Draw a montage: a row for each plane; the image alone, then each other layer over it."""
+    images, others = _split(layers)
+    columns = [images, *([*images, layer] for layer in others)]
+    share = max(64, width // len(columns))
+    rows = []
+    for plane in planes:
+        frame = frame_of(images[0].volume, plane, box=box, width=share)
+        captions = [f"{plane}", *(layer.name for layer in others)]
+        pictures = [with_scale_bar(draw(c, frame), frame.pixel_nm, t) for c, t in zip(columns, captions, strict=True)]
+        rows.append(_side_by_side(pictures, axis=1))
+    return _side_by_side(rows, axis=0)
+
+
+def overlays(
+    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int = 1500
+) -> np.ndarray:
+    """Draw each plane with all layers, one beside the other."""
+    images, others = _split(layers)
+    pictures = []
+    for plane in planes:
+        frame = frame_of(images[0].volume, plane, box=box, width=max(64, width // len(planes)))
+        caption = f"{plane}" if len(planes) > 1 else ""
+        pictures.append(with_scale_bar(draw([*images, *others], frame), frame.pixel_nm, caption))
+    return _side_by_side(pictures, axis=1)
+
+
+def movie_frames(
+    layers: Sequence[Layer], axis: int, *, step: int = 1, box: Box | None = None, width: int = 1000
+) -> Iterator[np.ndarray]:
+    """Draw one plane after the other along an axis."""
+    images, others = _split(layers)
+    volume = images[0].volume
+    part = volume.box if box is None else box & volume.box
+    for index in range(part.begin[axis], part.end[axis], step):
+        frame = frame_of(volume, Plane(axis, index), box=part, width=width)
+        yield with_scale_bar(draw([*images, *others], frame), frame.pixel_nm)
+
+
+def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> Path:
+    """Write frames as MP4 (H.264, which every player shows) or animated GIF; one frame is in memory at a time.
+
+    Raises
+    ------
+    MissingExtra
+        MP4 needs imageio-ffmpeg.
+    """
+    output = Path(output)
+    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if output.suffix.lower() == ".gif":
+            _write_gif(frames, partial, fps)
+        elif output.suffix.lower() == ".mp4":
+            _write_mp4(frames, partial, fps)
+        else:
+            raise BadInput(f"A movie is .mp4 or .gif, not {output.name}.")
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return output
+
+
+def _write_gif(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
+    from PIL import Image
+
+    images = (Image.fromarray(frame).quantize(128) for frame in frames)
+    next(images).save(path, save_all=True, append_images=images, duration=1000 / fps, loop=0)
+
+
+def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
+    try:
+        import imageio_ffmpeg
+    except ModuleNotFoundError:
+        raise MissingExtra(
+            "MP4 needs imageio-ffmpeg. Install it with: pip install 'asem-core[view]', or write a .gif."
+        ) from None
+    writer = None
+    try:
+        for frame in frames:
+            height, width = (n // 2 * 2 for n in frame.shape[:2])  # H.264 has even edges
+            if writer is None:
+                writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, quality=8, macro_block_size=2)
+                writer.send(None)
+            writer.send(np.ascontiguousarray(frame[:height, :width]))
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def write_picture(picture: np.ndarray, output: Path) -> Path:
+    """Write a picture as PNG, TIFF, JPEG or PDF, by the ending of its name."""
+    from PIL import Image
+
+    output = Path(output)
+    if output.suffix.lower() not in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".pdf"):
+        raise BadInput(f"A picture is .png, .tif, .jpg or .pdf, not {output.name}.")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
+    try:
+        Image.fromarray(picture).save(partial, dpi=(300, 300), resolution=300)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    return output
+
+
+def _split(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
+    """Take the first image as the ground, and what goes over it; further images are left out."""
+    images = [x for x in layers if x.kind == "image"]
+    if not images:
+        raise BadInput("A picture needs an image layer, for example --layers raw.")
+    return images[:1], [x for x in layers if x.kind != "image"]
+
+
+def _side_by_side(pictures: Sequence[np.ndarray], axis: int, gap: int = 6) -> np.ndarray:
+    """Join pictures with white gaps; smaller ones are filled up with white."""
+    other = 1 - axis
+    longest = max(p.shape[other] for p in pictures)
+    parts = []
+    for i, picture in enumerate(pictures):
+        pad = [(0, 0), (0, 0), (0, 0)]
+        pad[other] = (0, longest - picture.shape[other])
+        pad[axis] = (gap if i else 0, 0)
+        parts.append(np.pad(picture, pad, constant_values=255))
+    return np.concatenate(parts, axis=axis)

@@ -1,0 +1,1 @@
+"""Algorithms on blocks of voxels that plugins share."""
