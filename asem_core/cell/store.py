@@ -110,6 +110,20 @@ def is_complete(volume: Volume) -> bool:
     return bool(volume.attributes.get("asem", {}).get("complete", True))
 
 
+def container_attributes(container: str | Path) -> dict[str, Any]:
+    """Read what a container says of itself, beside its layers."""
+    return dict(_open_node(str(container).rstrip("/")).attrs)
+
+
+def note_in_container(container: Path, key: str, value: Any) -> None:
+    """Note something about the cell as a whole, under `asem` in its attributes."""
+    import zarr
+
+    group = zarr.open_group(str(container), mode="r+")
+    known: Any = group.attrs.get("asem", {})
+    group.attrs["asem"] = {**known, key: value}
+
+
 def _open_node(address: str) -> Any:
     import zarr
     from zarr.errors import NodeNotFoundError
