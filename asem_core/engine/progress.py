@@ -81,7 +81,8 @@ def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -
 
     console = Console(stderr=True)
     if shown and not (console.is_terminal or console.is_jupyter):
-        return _lines_class()(name, numbers)
+        lines: Progress = _lines_class()(name, numbers)
+        return lines
     room = max(3 * SHORTEST_BAR, console.width - NUMBERS_WIDTH - 2)
     label = name if len(name) + SHORTEST_BAR <= room else name[: room - SHORTEST_BAR - 1] + "…"
     return Progress(
@@ -95,7 +96,7 @@ def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -
 
 
 @functools.cache
-def _lines_class() -> type[Progress]:
+def _lines_class() -> Any:
     """Make the display for where there is no terminal; rich is loaded only when something is shown."""
     import sys
 
