@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 
 from asem_core.cell.provenance import identity
+from asem_core.cell.record import Record
 from asem_core.cell.store import container_attributes, layers, note_in_container, open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.volume import Labels, Volume
@@ -37,13 +38,13 @@ def read_prepared(cell: str | Path) -> Prepared:
     """Read what was noted of a cell; of one that was never prepared, `raw` is the image."""
     if "://" not in str(cell) and not Path(cell).exists():
         return Prepared()
-    noted = container_attributes(cell).get("asem", {}).get("prepared")
+    noted = container_attributes(cell).get(_KEY)
     return Prepared() if noted is None else Prepared(noted["image"], noted["mask"], tuple(noted["usual"]))
 
 
 def note_prepared(cell: Path, prepared: Prepared) -> None:
     """Note in a cell which layers stand for its image and its mask from now on."""
-    note_in_container(cell, "prepared", attrs.asdict(prepared))
+    note_in_container(cell, _KEY, attrs.asdict(prepared))
 
 
 def is_cell(path: str | Path) -> bool:
@@ -83,19 +84,23 @@ def open_images(cell: str | Path) -> list[Volume]:
 
 
 def _made_of(cell: str | Path, volume: Volume) -> Volume | None:
-    inputs = volume.attributes.get("asem", {}).get("made_by", {}).get("inputs") or [{}]
-    container, _, name = str(inputs[0].get("path", "")).rpartition(".zarr/")
-    if not container or "step" not in volume.attributes["asem"]["made_by"]:
+    made = Record.of(volume).made
+    then = made.inputs[0] if made.step and made.inputs else None
+    container, _, name = then.address.rpartition(".zarr/") if then else ("", "", "")
+    if then is None or not container:
         return None
     try:
         before: Volume = open_volume(f"{cell}/{name}")
     except UnknownName:  # removed to save room
         return None
-    about = before.attributes.get("asem", {})
-    then = [inputs[0].get(key) for key in ("made_by", "revision")]
-    if identity(then) != identity([about.get(key) for key in ("made_by", "revision")]):
+    now = Record.of(before)
+    if (then.revision, identity(then.made.noted)) != (now.revision, identity(now.made.noted)):
         raise BadInput(
             f"{volume.path} was made of {before.path}, which has changed since. Make it again: asem prepare {cell} "
             f"--overwrite; or name the layer to take it as it is: {volume.path}."
         )
     return before
+
+
+_KEY = "asem_prepared"
+"""The attribute of a cell's group that holds the note."""

@@ -16,6 +16,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image, open_images, read_prepared
 from asem_core.cell.provenance import require_labels, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
@@ -141,8 +142,8 @@ def preprocess_layer(
 
 
 def _step_of(volume: Volume) -> str | None:
-    name: str | None = volume.attributes.get("asem", {}).get("made_by", {}).get("step", {}).get("name")
-    return name
+    step = Record.of(volume).made.step
+    return None if step is None else step["name"]
 
 
 def layer_name(volume: Volume) -> str:
