@@ -15,7 +15,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image, open_images, read_prepared
-from asem_core.cell.provenance import require_labels, what_it_holds
+from asem_core.cell.provenance import kind_by_name, require_labels, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
@@ -130,7 +130,7 @@ def preprocess_layer(
         The step is for labels, or for images, and the layer holds the other.
     """
     volume: Volume = open_image(source) if is_cell(source) else open_volume(source)
-    held = what_it_holds(volume)
+    held = what_it_holds(volume) or kind_by_name(volume.path)
     if step.changes == "labels":
         require_labels(volume, f"the step '{step.name}' is for labels")
     elif held == "labels" and step.changes != "geometry":
