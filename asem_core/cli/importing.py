@@ -77,4 +77,8 @@ def import_(
         anew=overwrite,
     )
     z, y, x = made.shape
-    typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {' x '.join(f'{v:g}' for v in made.voxel_size_nm)} nm")
+    origin = made.attributes.get("asem", {}).get("source", {}).get("voxel_size_from")
+    typer.echo(
+        f"{made.path}: {z} x {y} x {x} voxels of {' x '.join(f'{v:.6g}' for v in made.voxel_size_nm)} nm"
+        + (f" ({origin})" if origin and origin != "as given" else "")
+    )
