@@ -46,8 +46,7 @@ class Source(Protocol):
     def open(self, layer: str | None = None) -> Volume:
         """Open one layer (the first by default), lazily: no voxels are read beyond what is needed to check.
 
-        `attributes["asem"]["source"]` may tell, and an import repeats and records it: `voxel_size_from` (a line), `questions`
-        (a list of what is odd and should be looked at), `planes` (names in order), and whatever else is worth keeping.
+        What a user should know of how it was read is in the volume's `told` and `questions`: an import says and records them.
 
         Raises
         ------

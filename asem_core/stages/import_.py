@@ -13,7 +13,8 @@ import attrs
 
 from asem_core.blocks import Run, Work
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import Kind, kind_by_name, made_by, what_it_holds
+from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
+from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
 from asem_core.errors import BadInput
 from asem_core.interfaces import Checked, Source
@@ -91,8 +92,7 @@ def import_volume(
     if kind in ("image", "labels") and getattr(source, "kind", kind) is None:
         source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
     volume = source.open(layer)
-    about = dict(volume.attributes.get("asem", {}).get("source", {}))
-    _question(volume, about)
+    questions = _ask(volume)
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
     record = made_by(
@@ -113,7 +113,6 @@ def import_volume(
     if isinstance(checked, Checked):
         checked.check(part or Box.of_shape(checked.shape))
     block = run.block or _slab(volume)
-    attributes = {"source": about, **({"kind": kind} if kind else {})}
     out = create_volume(
         output,
         volume.spec,
@@ -121,18 +120,19 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        attributes=attributes,
+        about=Record(kind, planes=volume.planes, told=volume.told, questions=questions),
     )
     run = _within_memory(run, volume, block)
     return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
 
 
-def _question(volume: Volume, about: Mapping[str, Any]) -> None:
-    """Say what is odd."""
-    questions = [*about.get("questions", ()), unlikely_size(volume.voxel_size_nm)]
+def _ask(volume: Volume) -> list[str]:
+    """List what is odd about a source's volume, and say it."""
+    odd_size = unlikely_size(volume.voxel_size_nm)
+    questions = [*volume.questions, *([odd_size] if odd_size else [])]
     for question in questions:
-        if question:
-            log.warning("%s: %s", volume.path, question)
+        log.warning("%s: %s.", volume.path, question.rstrip("."))
+    return questions
 
 
 def _slab(volume: Volume) -> Zyx:

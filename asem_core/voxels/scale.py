@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
-from asem_core.volume import ZyxNm, as_zyx_nm
+from asem_core.volume import ArrayLike, Volume, ZyxNm, as_zyx_nm
 from asem_core.voxels.units import KNOWN_UNITS, nm_per
 
 LIKELY_NM = (0.1, 10_000.0)
@@ -48,11 +47,19 @@ class Settled:
     taken_from: str
     questions: tuple[str, ...] = ()
 
-    def about(self, **entries: Any) -> dict[str, Any]:
-        """Give the attributes of a volume that tell where its voxel size comes from, with further entries."""
-        questions = [*self.questions, *entries.pop("questions", ())]
-        told = {"voxel_size_from": self.taken_from, **entries, **({"questions": questions} if questions else {})}
-        return {"asem": {"source": told}}
+    def volume(
+        self,
+        data: ArrayLike,
+        path: str,
+        *,
+        planes: Sequence[str] = (),
+        told: Sequence[str] = (),
+        questions: Sequence[str] = (),
+    ) -> Volume:
+        """Make the volume of an array that has this voxel size, with what else is to be told of it."""
+        said = [f"voxel size: {self.taken_from}", *told]
+        asked = [*self.questions, *questions]
+        return Volume(data, self.size_nm, self.origin_nm, path, planes=planes, told=said, questions=asked)
 
 
 def in_units(

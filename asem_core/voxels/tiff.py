@@ -46,10 +46,8 @@ def why_unreadable(file: str | Path, error: Exception) -> Exception:
         return error  # the disk's or the network's may be over at the next attempt
     if "imagecodecs" in str(error):
         compression = str(error).partition("COMPRESSION.")[2].partition(":")[0] or "a codec"
-        return MissingExtra(
-            f'{file} is compressed by {compression}, which needs the package imagecodecs: pip install "asem-core[codecs]" '
-            "(or save it uncompressed)."
-        )
+        why = f"{file} is compressed by {compression} and needs imagecodecs"
+        return MissingExtra.of("codecs", why, " (or save the image uncompressed)")
     import tifffile
 
     if isinstance(error, tifffile.TiffFileError):

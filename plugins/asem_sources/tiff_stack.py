@@ -105,9 +105,8 @@ class TiffStack(Source):
             questions += [*odd, *_different_pixels(contents)]
         settled = settle(self.path, self.voxel_size_nm, [*scales, *contents[0].stated.scales])
         planes = Planes(tuple(pages), (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
-        passed = {"passed_over": list(folder.passed)} if folder is not None and folder.passed else {}
-        about = settled.about(planes=[p.label for p in pages], questions=questions, **passed)
-        return Volume(planes, settled.size_nm, settled.origin_nm, self.path, about)
+        passed = folder.told if folder is not None else []
+        return settled.volume(planes, self.path, planes=[p.label for p in pages], told=passed, questions=questions)
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum names, sizes and times of the planes."""
