@@ -84,6 +84,8 @@ def segment(
     about: dict[str, Any] = {"kind": "labels"}
     if found is not None:
         about["num_objects"] = len(found)
+        if len(found):
+            about["object_sizes_vx"] = [int(v) for v in np.percentile(found.voxels, [0, 50, 100], method="nearest")]
     out = create_volume(output, spec, block=block, made_by=record, overwrite=overwrite, attributes=about)
     fill_volume(out, _Write(mask, found, out, objects), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)
