@@ -120,6 +120,7 @@ class Record:
     complete : whether the run that makes it has ended
     block : shape of the blocks it is being written in, until then
     halved : whether its first coarser level is written along with it, until then
+    object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
     """
 
     kind: Kind | None = None
@@ -135,6 +136,7 @@ class Record:
     halved: bool = False
     told: Sequence[str] = ()
     questions: Sequence[str] = ()
+    object_sizes_vx: Sequence[int] = ()
 
     @classmethod
     def of(cls, volume: Volume) -> Self:
@@ -174,6 +176,7 @@ class Record:
             noted.get("halved", False),
             tuple(noted.get("told", ())),
             tuple(noted.get("questions", ())),
+            tuple(noted.get("object_sizes_vx", ())),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -190,6 +193,7 @@ class Record:
             "halved": self.halved,
             "told": list(self.told),
             "questions": list(self.questions),
+            "object_sizes_vx": list(self.object_sizes_vx),
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
         return {KEY: {"schema": SCHEMA, "complete": self.complete, "made_by": dict(self.made.noted), **told}}
