@@ -17,6 +17,7 @@ from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
+from asem_core.paths import expand
 from asem_core.prediction.preparation import (
     Trained,
     adapt,
@@ -27,7 +28,7 @@ from asem_core.prediction.preparation import (
     warn_of_other_steps,
 )
 from asem_core.pretrained import find_weights, require_weights
-from asem_core.recipe import Choice, Recipe, build, build_choice, expand
+from asem_core.recipe import Choice, Recipe, build, build_choice
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.predict import Prediction, predict
 from asem_core.stages.prepare import layer_name

@@ -71,6 +71,46 @@ class Checked(Protocol):
 
 
 @runtime_checkable
+class TellsChanges(Protocol):
+    """What a source can do besides: tell whether its data has changed since it was imported."""
+
+    @abstractmethod
+    def fingerprint(self, layer: str | None) -> str | None:
+        """Sum up the files of a layer, without reading them; None where that cannot be done, as at a remote address."""
+
+
+@runtime_checkable
+class WritesVolumes(Protocol):
+    """What a source can do besides: write a volume in its format, to the path that it was built with."""
+
+    @classmethod
+    @abstractmethod
+    def can_write(cls, path: str) -> bool:
+        """Say by its name alone whether a path is of this format (`.mrc`, ...); never raises."""
+
+    @abstractmethod
+    def write(self, volume: Volume, run: Run, *, planes: Sequence[str] = (), overwrite: bool = False) -> Path:
+        """Write a volume block by block, with its voxel size and origin as far as the format has them; return its path.
+
+        What is read back equals what was written. A killed write leaves nothing under the final name.
+
+        Parameters
+        ----------
+        volume
+            Lazy; any dtype that the core has: uint8 to uint64, int8 to int64, bool, float16, float32. `Labels` hold ids.
+        planes
+            File names of the original stack's planes, for formats of one file a plane.
+
+        Raises
+        ------
+        OutputExists
+            Something is there, and `overwrite` is False.
+        BadInput
+            The format cannot hold the volume's dtype or size; says which it can.
+        """
+
+
+@runtime_checkable
 class Fitted(Protocol):
     """A preprocessor that knows its volume: a function of blocks. It travels to worker processes (picklable)."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
-import re
 import tomllib
 import types
 import typing
@@ -28,6 +26,7 @@ from cattrs.errors import (
 
 from asem_core.catalog import Catalog
 from asem_core.errors import AsemError, RecipeError
+from asem_core.paths import What, resolved, with_paths
 
 T = TypeVar("T")
 
@@ -125,26 +124,14 @@ def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder
     except AsemError as error:
         raise RecipeError(f"{where}: {error}") from None
     options = dict(choice.options)
-    if folder is not None and isinstance(options.get("path"), str) and "://" not in options["path"]:
-        options["path"] = str(folder / expand(options["path"], where))
+    if folder is not None:
+        options = with_paths(options, cls, lambda text, what: _resolved(text, what, folder, where))
     return build(cls, options, f"{where} ({choice.use})")
 
 
-def expand(path: str, where: str) -> str:
-    """Put the values of environment variables (`${NAME}`) and `~` into a path of a recipe.
-
-    Raises
-    ------
-    RecipeError
-        A variable is not set; names it.
-    """
-    found = os.path.expandvars(Path(path).expanduser())
-    unset = re.search(r"\$\{(\w+)\}", found)
-    if unset:
-        raise RecipeError(
-            f"{where}: the environment variable {unset[1]} in '{path}' is not set. Set it to a folder first."
-        )
-    return found
+def _resolved(text: str, what: What, folder: Path, where: str) -> str:
+    """Resolve what a recipe names; a layer outside of any container is one of the recipe's own cell, which is not there yet."""
+    return text if what == "layer" and ".zarr" not in text else resolved(text, folder, where)
 
 
 def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 
@@ -17,7 +17,8 @@ from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
 from asem_core.errors import BadInput
-from asem_core.interfaces import Checked, Source
+from asem_core.interfaces import Checked, Source, TellsChanges
+from asem_core.paths import address_option
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.scale import unlikely_size
@@ -25,14 +26,6 @@ from asem_core.voxels.scale import unlikely_size
 log = logging.getLogger("asem_core")
 
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
-
-
-@runtime_checkable
-class TellsChanges(Protocol):
-    """What a source can do besides: tell whether its data has changed since it was imported."""
-
-    def fingerprint(self, layer: str | None) -> str | None:
-        """Sum up the files of a layer, without reading them; None where that cannot be done, as at a remote address."""
 
 
 def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
@@ -57,9 +50,10 @@ def choose_source(catalog: Catalog, path: str | None, use: str | None, options: 
             )
         use = readers[0]
     plugin = catalog.get("source", use)
-    if path is not None and "path" not in attrs.fields_dict(plugin):
+    place = address_option(plugin)
+    if path is not None and place is None:
         raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
-    given = {"path": path, **options} if path is not None else options
+    given = {place: path, **options} if place is not None and path is not None else options
     return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
 
 

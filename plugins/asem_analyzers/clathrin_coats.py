@@ -13,6 +13,7 @@ from asem_analyzers._objects import Objects, find_objects, measure_each
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
+from asem_core.paths import FilePath, LayerPath
 from asem_core.volume import Labels, Volume
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ class ClathrinCoats(Analyzer):
 
     name: ClassVar[str] = "clathrin-coats"
 
-    plasma_membrane: str | None = None
-    cell_mask: str | None = None
+    plasma_membrane: LayerPath | None = None
+    cell_mask: LayerPath | None = None
     touch_nm: float = attrs.field(default=15.0, validator=_not_negative)
     vesicle_nm: float = attrs.field(default=400.0, validator=_not_negative)
     least_coat: float = 0.3
@@ -88,7 +89,7 @@ class ClathrinCoats(Analyzer):
     late_height_nm: float = attrs.field(default=75.0, validator=_not_negative)
     smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
     membrane: Literal["auto", "dark", "bright"] = "auto"
-    corrections: str | None = None
+    corrections: FilePath | None = None
     num_gallery: int = 24
 
     def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:

@@ -14,6 +14,7 @@ from asem_analyzers._objects import Objects, find_objects, measure_each, read_co
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
+from asem_core.paths import LayerPath
 from asem_core.volume import Labels, Volume
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class Morphometry(Analyzer):
     objects: Literal["auto", "components", "ids"] = "auto"
     smallest_um3: float = 0.0
     skeleton: bool = True
-    contacts: tuple[str, ...] = ()
+    contacts: tuple[LayerPath, ...] = ()
     contact_nm: float = attrs.field(default=30.0, validator=_positive)
-    cell_mask: str | None = None
+    cell_mask: LayerPath | None = None
 
     def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:
         """Measure every object; the image is not needed.

@@ -12,6 +12,7 @@ from asem_annotators._boxes import honour
 from asem_core.errors import BadInput, ShapeMismatch, VoxelSizeMismatch
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Annotator
+from asem_core.paths import FilePath
 from asem_core.volume import Box, Labels, Volume
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class FromFile(Annotator):
     name: ClassVar[str] = "from-file"
     needs_seeds: ClassVar[bool] = False
 
-    path: str
+    path: FilePath
     offset_vx: tuple[int, int, int] | None = None
     voxel_size_nm: tuple[float, float, float] | None = None
     ids: tuple[int, ...] | None = None

@@ -24,6 +24,7 @@ from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, UnknownName
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.paths import FilePath
 from asem_core.volume import Box, Volume, ZyxNm, as_zyx, as_zyx_nm
 
 _NM_PER = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "mm": 1e6, "m": 1e9}
@@ -46,7 +47,7 @@ class N5(Source):
     """
 
     name: ClassVar[str] = "n5"
-    path: str
+    path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
 
     @classmethod
@@ -125,7 +126,7 @@ class _Array:
     """A lazy zyx view of an N5 array; blocks that do not exist are zero."""
 
     fs: Any
-    path: str
+    path: FilePath
     address: str
     shape: tuple[int, ...]
     chunks: tuple[int, ...]

@@ -11,6 +11,7 @@ from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.paths import FilePath
 from asem_core.volume import Volume, as_zyx_nm
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
@@ -29,7 +30,7 @@ class OmeZarr(Source):
     """
 
     name: ClassVar[str] = "ome-zarr"
-    path: str
+    path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
 
     @classmethod

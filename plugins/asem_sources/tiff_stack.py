@@ -13,6 +13,7 @@ from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
+from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
@@ -56,7 +57,7 @@ class TiffStack(Source):
     """
 
     name: ClassVar[str] = "tiff-stack"
-    path: str
+    path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     pattern: str | None = None
     files: str = "*"
