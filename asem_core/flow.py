@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,26 +13,28 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import Prepared, note_prepared
+from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
-from asem_core.paths import expand
+from asem_core.paths import expand, named_paths, path_options, require_paths, resolved, with_paths
 from asem_core.prediction.preparation import (
     Trained,
-    adapt,
     expected_by,
     load_for,
-    mask_for,
+    of_recipe,
     require_weights_of,
     warn_of_other_steps,
 )
 from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice
 from asem_core.stages.import_ import import_volume
-from asem_core.stages.predict import Prediction, predict
+from asem_core.stages.inputs import Images
+from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.prepare import layer_name
 from asem_core.stages.preprocess import apply
 from asem_core.stages.recipe_checks import evaluated_box, require_apart, require_unseen, require_voxels_expected
+from asem_core.stages.segment import segment_by_model
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import on_grid_of
 
@@ -74,30 +75,6 @@ class EvaluateOptions:
         for threshold in self.thresholds:
             if not 0 < threshold <= 1:
                 raise RecipeError(f"evaluate: a threshold is a probability above 0 and at most 1, got {threshold:g}.")
-
-
-@attrs.frozen
-class PredictOptions(Prediction):
-    """The `[predict]` table: how to predict, and what to do with an image that is not what the weights expect.
-
-    Attributes
-    ----------
-    as_is
-        Do none of the preprocessing that the weights expect and `[[preprocess]]` lacks.
-    allow_voxel_size
-        Accept voxels more than 15 % off those of the training images.
-    resample
-        Average voxels to that size first, where whole factors do.
-    """
-
-    as_is: bool = False
-    allow_voxel_size: bool = False
-    resample: bool = False
-
-    @property
-    def how(self) -> Prediction:
-        """How to predict, once the image is right."""
-        return Prediction(**{a.name: getattr(self, a.name) for a in attrs.fields(Prediction)})
 
 
 @attrs.frozen
@@ -155,7 +132,7 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         plugin("model", Choice(recipe.model.use, model_options), "model") if recipe.model else None,
         weights,
         plugin("sampler", recipe.sampler or Choice("balanced"), "sampler"),
-        build(PredictOptions, recipe.predict, f"{name} @ predict"),
+        build(PredictOptions, _predict_table(recipe, f"{name} @ predict"), f"{name} @ predict"),
         build(EvaluateOptions, recipe.evaluate, f"{name} @ evaluate") if recipe.evaluate is not None else None,
         [plugin("analyzer", c, f"analyze[{i}]") for i, c in enumerate(recipe.analyze)],
         build(ExportOptions, recipe.export, f"{name} @ export") if recipe.export is not None else None,
@@ -167,6 +144,13 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         if flow.evaluate is not None:
             require_unseen(flow.evaluate, _place_of(flow.evaluate.truth), training, name)
     return flow
+
+
+def _predict_table(recipe: Recipe, where: str) -> Mapping[str, Any]:
+    def place(text: str, _: str) -> str:
+        return resolved(text, recipe.folder, where) if ".zarr" in text else text
+
+    return with_paths(recipe.predict, PredictOptions, place)
 
 
 def _check_whole(flow: Flow, name: str) -> None:
@@ -207,7 +191,7 @@ def _check_whole(flow: Flow, name: str) -> None:
                 raise RecipeError(f"{name}: export.layers names '{layer}', but the run makes: {', '.join(made)}.")
 
 
-def require_inputs(flow: Flow) -> None:
+def require_inputs(flow: Flow, catalog: Catalog) -> None:
     """Check that the images and weights that a recipe names are there and fit, before any work; nothing is fetched.
 
     Raises
@@ -218,6 +202,7 @@ def require_inputs(flow: Flow) -> None:
     name = flow.recipe.path.name
     sources = {"source": flow.source}
     sources |= {f"labels.{n}": s for n, s in flow.labels.items()} | {f"others.{n}": s for n, s in flow.others.items()}
+    _require_paths(flow, sources)
     opened = {place: _opened(source, f"{name} @ {place}") for place, source in sources.items()}
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block
@@ -234,14 +219,34 @@ def require_inputs(flow: Flow) -> None:
         except AsemError as error:
             raise RecipeError(f"{name} @ model: {error}") from None
         if flow.recipe.train is None:
-            expected = expected_by(flow.weights, flow.recipe.folder)
-            steps = [{"name": step.name} for step in flow.steps if step.changes != "mask"]
+            expected = expected_by(catalog, flow.weights, flow.recipe.folder)
+            steps = [describe_plugin(step) for step in flow.steps]
             warn_of_other_steps("the recipe's image", steps, expected, as_is=flow.predict.as_is)
     for place in ("source", *(f"others.{n}" for n in flow.others)):
         try:
-            require_voxels_expected(flow, opened[place])
+            require_voxels_expected(flow, opened[place], catalog)
         except AsemError as error:
             raise RecipeError(f"{name} @ {place}: {error}") from None
+
+
+def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
+    plugins: dict[str, Any] = dict(sources)
+    plugins |= {f"preprocess[{i}]": step for i, step in enumerate(flow.steps)}
+    plugins |= {f"analyze[{i}]": analyzer for i, analyzer in enumerate(flow.analyzers)}
+    made = _layers_made(flow)
+    for place, plugin in plugins.items():
+        try:
+            require_paths(plugin, later=made.__contains__)
+        except AsemError as error:
+            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {error}") from None
+
+
+def _layers_made(flow: Flow) -> list[str]:
+    """Name the layers that a run makes in the recipe's own cell."""
+    made = ["raw", *_layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
+    if flow.model is not None:
+        made += [f"predictions/{flow.model.name}/{layer}" for layer in ("probability", "segmentation")]
+    return made
 
 
 def _opened(source: Source, where: str) -> Volume:
@@ -257,13 +262,13 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
     Stages that an equal run has finished are not repeated; one that was interrupted goes on where it stopped.
     """
-    require_inputs(flow)
+    require_inputs(flow, catalog)
     cell = output / "cell.zarr"
     stage = _Stages(say)
 
     with stage("import"):
         image = import_volume(flow.source, cell / "raw", run, overwrite=overwrite)
-        require_voxels_expected(flow, image)
+        require_voxels_expected(flow, image, catalog)
         labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
     with stage("preprocess"):
         image, mask = _preprocessed(flow, image, cell, run, overwrite)
@@ -288,7 +293,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
             _evaluate(flow, catalog, probability, cell, scored, output / "reports" / "evaluation", run, say, overwrite)
     if flow.analyzers:
         with stage("analyze"):
-            for analyzer in flow.analyzers:
+            for analyzer in (_with_own_layers(a, cell) for a in flow.analyzers):
                 page = _analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite)
                 say(f"{analyzer.name}: {page}")
     if flow.export is not None:
@@ -434,35 +439,30 @@ def _predict(
 ) -> tuple[Volume, Volume]:
     """Predict an image; returns it as the network saw it, and the probability."""
     assert flow.model is not None
-    how = flow.predict
-    image = adapt(
-        image,
-        trained,
-        catalog,
-        cell,
-        run,
-        as_is=how.as_is,
-        allow_voxel_size=how.allow_voxel_size,
-        resampled=how.resample,
-        overwrite=overwrite,
-    )
     details = {
         "model": flow.model.name,
         "weights": flow.weights or "trained here",
         "weights_sha256": trained.details["weights_sha256"],
     }
     output = cell / "predictions" / flow.model.name / "probability"
-    inside = None if mask is None else mask_for(image, mask, catalog, run)
-    made = predict(trained.network, image, output, run, how, mask=inside, details=details, overwrite=overwrite)
-    return image, made
+    images, options = Images([image], mask=mask), flow.predict
+    if options.mask is not None:
+        options = attrs.evolve(options, mask=_own_layer(options.mask, cell))
+    found = predict_image(
+        trained, images, output, run, options, catalog, details=details, overwrite=overwrite, spell=of_recipe
+    )
+    return found.image, found.probability
+
+
+def _own_layer(layer: str, cell: Path) -> str:
+    """Resolve the name of a layer: one outside of any container is the run's own."""
+    return layer if ".zarr" in layer or layer == "none" else str(cell / layer)
 
 
 def _segment(flow: Flow, probability: Volume, cell: Path, run: Run, overwrite: bool) -> Labels:
     assert flow.model is not None
     target = cell / "predictions" / flow.model.name / "segmentation"
-    if overwrite:  # a model's `segment` knows no such thing; what it makes is quick to make again
-        shutil.rmtree(target, ignore_errors=True)
-    return flow.model.segment(probability, target, run)
+    return segment_by_model(flow.model, probability, target, run, overwrite=overwrite)
 
 
 def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
@@ -509,22 +509,22 @@ def _evaluate(
     say(f"evaluation: {page}")
 
 
+def _with_own_layers(analyzer: Analyzer, cell: Path) -> Analyzer:
+    """Let options that name layers of the recipe's own cell ("mask", "labels/er") name them from anywhere."""
+    options = {name: getattr(analyzer, name) for name in path_options(type(analyzer))}
+    own = with_paths(options, type(analyzer), lambda text, what: _own_layer(text, cell) if what == "layer" else text)
+    return attrs.evolve(analyzer, **own)  # type: ignore[misc]
+
+
 def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
     """Measure, or find the report of an equal run; one that may have read further files is made again."""
     from asem_core.report import require_free_report
     from asem_core.stages.analyze import analysis_record, analyze
 
     page = require_free_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
-    if page is None or overwrite or _may_name_files(analyzer):
+    if page is None or overwrite or any(named_paths(analyzer)):
         page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
     return page
-
-
-def _may_name_files(analyzer: Any) -> bool:
-    """Tell whether an option was given as text: a table of corrections, say, or further layers. They may have changed."""
-    options = [a for a in attrs.fields(type(analyzer)) if a.init]
-    given = [value for a in options if (value := getattr(analyzer, a.name)) != a.default]
-    return any(isinstance(text, str) for value in given for text in (value if isinstance(value, tuple) else (value,)))
 
 
 def _zone(flow: Flow, catalog: Catalog) -> Preprocessor | None:

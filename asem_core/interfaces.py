@@ -124,6 +124,11 @@ class Fitted(Protocol):
     def outside(self) -> Outside:
         """How to read input outside the volume."""
 
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What to note with the result, in plain JSON; `kind` says what it holds if that is not what the input held."""
+        return {}
+
     @abstractmethod
     def needs(self, box: Box) -> Box:
         """Say which input voxels the block `box` of the result needs: context, crop and scale live here."""
@@ -137,12 +142,12 @@ class Fitted(Protocol):
         """
 
 
-Changes = Literal["greys", "geometry", "mask", "labels"]
+Changes = Literal["greys", "place", "size", "mask", "labels"]
 """What a preprocessor changes.
 
-"greys": the values of an image; every voxel stays where it is. "geometry": where voxels lie, or how large they are; greys
-are kept, or averaged. "mask": an image becomes a mask of it (uint8, 0 and 1), and stays the image. "labels": labels become
-other labels.
+"greys": the values of an image; every voxel stays where it is. "place": which voxels there are, or where they lie; their size
+stays. "size": the voxel size. "mask": an image becomes a mask of it (uint8, 0 and 1), and stays the image. "labels": labels
+become other labels.
 """
 
 
@@ -193,9 +198,10 @@ class PreparedAnnotator(Protocol):
 
 @runtime_checkable
 class Annotator(Protocol):
-    """Seeds to labels, on one box of a volume."""
+    """Seeds to labels, on one box of a volume; one without `needs_seeds` also labels a box that nobody painted in."""
 
     name: ClassVar[str]
+    needs_seeds: ClassVar[bool] = True
 
     @abstractmethod
     def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedAnnotator:
@@ -233,14 +239,71 @@ class Sampler(Protocol):
 
 
 @runtime_checkable
+class Network(Protocol):
+    """What the core must know of a network besides calling it; a `torch.nn.Module`.
+
+    Called with float (1, 1, z, y, x), grey values scaled to [-1, 1], it returns (1, c, z', y', x'): for c = 2 the logits
+    of background and foreground, for c = 1 the log-odds of the foreground. Other numbers of channels are refused.
+    """
+
+    @property
+    @abstractmethod
+    def context(self) -> Zyx:
+        """Voxels of input before the first voxel of output, zyx; as many lie behind the last."""
+
+    @property
+    @abstractmethod
+    def alignment(self) -> Zyx:
+        """Shifting the input by a multiple of this, zyx, shifts the output exactly."""
+
+    @abstractmethod
+    def input_shape(self, output: Sequence[int]) -> Zyx:
+        """The smallest input whose output has at least this shape."""
+
+    @abstractmethod
+    def output_shape(self, shape: Sequence[int]) -> Zyx:
+        """The shape of the output of an input of this shape."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class ArrangedForInference(Protocol):
+    """What a network can do besides: give an equal one that is arranged for speed."""
+
+    @abstractmethod
+    def for_inference(self) -> torch.nn.Module:
+        """Return a network of the same results up to rounding, for prediction alone."""
+
+
+@runtime_checkable
+class EstimatesMemory(Protocol):
+    """What a network can do besides: say how much memory it takes."""
+
+    @abstractmethod
+    def num_values(self, shape: Sequence[int]) -> float:
+        """Estimate how many values it holds in memory at most, for an input of this shape."""
+
+
+@runtime_checkable
+class DescribesItself(Protocol):
+    """What a network can do besides: say what it is made of, for the record."""
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """Return its options in plain JSON."""
+
+
+@runtime_checkable
 class Model(Protocol):
     """One organelle: how its labels are prepared, its network, its weights, and how probabilities become objects."""
 
     name: ClassVar[str]
+    colour: ClassVar[str | None] = None  # "#e69f00"; None lets the viewer choose
 
     @abstractmethod
     def network(self) -> torch.nn.Module:
-        """Build the untrained network; see `asem_core.stages.predict.Network` for what it must say of its geometry."""
+        """Build the untrained network; see `Network` for what it must say of itself."""
 
     @abstractmethod
     def label_steps(self) -> list[Preprocessor]:
@@ -252,7 +315,18 @@ class Model(Protocol):
 
     @abstractmethod
     def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
-        """Turn a probability map (uint8, 255 = 1) into a binary map or objects, written to `output`."""
+        """Turn a probability map (uint8, 255 = 1, or float) into a binary map or objects, in the layer `output`.
+
+        The result lies on the map's grid: the core checks that. `asem_core.segment` and `asem_core.write_labels` write layers
+        that resume, are locked and recorded. Results that a whole must be looked at for go to `run.scratch` first.
+        """
+
+
+@runtime_checkable
+class FindsObjects(Protocol):
+    """What a model can do besides: say whether its segmentation numbers objects, which can then be counted."""
+
+    objects: bool
 
 
 @attrs.frozen

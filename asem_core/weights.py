@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asem_core.errors import BadInput
+from asem_core.interfaces import DescribesItself
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +45,8 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
         )
     tensors = {name: t.detach().to("cpu").float().contiguous().clone() for name, t in network.state_dict().items()}
     about = dict(metadata or {})
-    spec: Callable[[], dict[str, Any]] | None = getattr(network, "spec", None)
-    if spec is not None:
-        about["network"] = spec()
+    if isinstance(network, DescribesItself):
+        about["network"] = network.spec()
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:

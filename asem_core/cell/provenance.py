@@ -15,6 +15,7 @@ import attrs
 from asem_core import __version__
 from asem_core.cell.record import Input, Kind, Record
 from asem_core.errors import BadInput
+from asem_core.interfaces import Preprocessor
 from asem_core.volume import Box, Volume
 
 
@@ -59,6 +60,7 @@ def describe_plugin(plugin: Any) -> dict[str, Any]:
         "module": cls.__module__,
         "version": _version_of(cls.__module__.partition(".")[0]),
         "options": options,
+        **({"changes": plugin.changes} if isinstance(plugin, Preprocessor) else {}),
     }
 
 

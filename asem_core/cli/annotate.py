@@ -64,7 +64,7 @@ def cut(
     if seeds is not None:
         inside = cell / seeds
         found = read_seeds(inside if inside.exists() else seeds, image, where)
-    elif getattr(annotator, "needs_seeds", True):
+    elif annotator.needs_seeds:
         raise BadInput(f"{use} needs seeds: give --seeds.")
     else:
         found = Seeds(_no_seeds(where))
@@ -174,9 +174,9 @@ def train(
     import tomlkit
 
     from asem_core.cell.store import open_volume
-    from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
     from asem_core.errors import BadInput, OutputExists
+    from asem_core.paths import container_of
     from asem_core.stages.annotate import annotated_boxes
 
     boxes = annotated_boxes(open_volume(layer))

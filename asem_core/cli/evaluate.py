@@ -115,6 +115,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
     """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects."""
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
+    from asem_core.interfaces import FindsObjects
     from asem_core.prediction.preparation import find_model
 
     catalog = load_catalog()
@@ -132,7 +133,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
                 ) from None
             options = {f"dilate_{unit}": outwards, f"erode_{unit}": inwards}
             step = catalog.get("preprocessor", "exclusion-zone")(**options) if outwards or inwards else None
-    return step, bool(getattr(plugin, "objects", False))
+    return step, isinstance(plugin, FindsObjects) and plugin.objects
 
 
 def _open_prediction(path: str, segmentation: bool) -> Any:

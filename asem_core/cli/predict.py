@@ -15,12 +15,12 @@ from asem_core.cli._options import (
     Quiet,
     VoxelSize,
     Workers,
-    container_of,
     make_run,
     print_json,
     read_options,
     read_voxel_size,
 )
+from asem_core.paths import container_of
 
 if TYPE_CHECKING:
     from asem_core.volume import Volume
@@ -87,14 +87,10 @@ def predict(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import steps_done
-    from asem_core.cell.store import open_volume
-    from asem_core.prediction.preparation import adapt, choose_image, load_trained, mask_for, other_steps
+    from asem_core.prediction.preparation import load_trained, other_steps
     from asem_core.recipe import build
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import Prediction
-    from asem_core.stages.predict import predict as predict_volume
-    from asem_core.volume import Box, Labels
-    from asem_core.voxels.resample import box_covering
+    from asem_core.stages.predict import PredictOptions, predict_image
 
     catalog = load_catalog()
     chosen = {
@@ -104,44 +100,24 @@ def predict(
         "output": "float16" if half else "uint8",
         "compiled": compiled,
         "workers": workers,
+        "as_is": as_is,
+        "allow_voxel_size": allow_voxel_size,
+        "resample": resampled,
+        "mask": mask,
     }
-    how = build(Prediction, chosen, "asem predict")
+    how = build(PredictOptions, chosen, "asem predict")
     images = open_images_of(catalog, source, layer, read_voxel_size(voxel_size))
     trained = load_trained(catalog, model, weights, read_options(options))
     target = _target(source, output, trained.details["model"])
-    run = make_run(DEFAULT_WORKERS, block, quiet)
-    usual = () if as_is else images.usual
-    volume = choose_image(images.volumes, trained, usual, resampled=resampled)
-    inside = images.mask if mask is None else None if mask == "none" else open_volume(mask, kind=Labels)
-    given = volume.path
-    part = volume.crop(Box.parse(box, volume.shape)) if box else None
-    volume = adapt(
-        volume,
-        trained,
-        catalog,
-        container_of(target),
-        run,
-        as_is=as_is,
-        allow_voxel_size=allow_voxel_size,
-        resampled=resampled,
-        overwrite=overwrite,
+    found = predict_image(
+        trained, images, target, make_run(DEFAULT_WORKERS, block, quiet), how, catalog, box=box, overwrite=overwrite
     )
-    made = predict_volume(
-        trained.network,
-        volume,
-        target,
-        run,
-        how,
-        box=box_covering(volume, part) if part is not None else None,
-        mask=None if inside is None else mask_for(volume, inside, catalog, run),
-        details=trained.details,
-        overwrite=overwrite,
-    )
-    made_of = "" if volume.path == given else f", made of {given}"
-    expected = "" if as_is or other_steps(steps_done(volume), trained) else " as the model expects"
+    made, image = found.probability, found.image
+    made_of = "" if image.path in (v.path for v in images.volumes) else f", made of {images.volumes[0].path}"
+    expected = "" if as_is or other_steps(steps_done(image), trained) else " as the model expects"
     why = made_of + expected if made_of else f",{expected}" if expected else ""
-    where = "" if inside is None else f"; only inside {inside.path}"
-    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {volume.path}{why}{where}")
+    where = "" if found.mask is None else f"; only inside {found.mask.path}"
+    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {image.path}{why}{where}")
 
 
 def segment(
@@ -160,8 +136,9 @@ def segment(
         int | None, typer.Option(help="Drop objects of fewer voxels.", show_default="0, or the model's")
     ] = None,
     connectivity: Annotated[
-        int, typer.Option(help="Voxels of one object share a face (6), edge (18), corner (26).")
-    ] = 26,
+        int | None,
+        typer.Option(help="Voxels of one object share a face (6), edge (18), corner (26).", show_default="26"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -171,6 +148,7 @@ def segment(
             show_default="the one that made the map",
         ),
     ] = None,
+    options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
     block: BlockShape = None,
     overwrite: Overwrite = False,
@@ -179,7 +157,8 @@ def segment(
 ) -> None:
     """Turn a probability map into objects with ids, or into a binary map.
 
-    Ids are numbered by each object's first voxel; they depend neither on blocks nor on workers.
+    How is the model's to say: the one that made the map, or `--model`. Its options can be set by `-s`, too; a map of no known
+    model is cut at 0.5. Ids are numbered by each object's first voxel; they depend neither on blocks nor on workers.
 
     Examples:
 
@@ -190,22 +169,34 @@ def segment(
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
-    from asem_core.prediction.preparation import find_model, model_behind
+    from asem_core.prediction.preparation import find_model, model_behind, with_options
+    from asem_core.recipe import build
+    from asem_core.stages.segment import Segmentation, segment_by_model
     from asem_core.stages.segment import segment as segment_volume
 
     catalog = load_catalog()
     volume: Volume = open_volume(probability)
+    target = output or Path(volume.path).with_name("segmentation")
+    run = make_run(workers, block, quiet)
     plugin = find_model(catalog, model) if model else model_behind(catalog, volume)
-    made = segment_volume(
-        volume,
-        output or Path(volume.path).with_name("segmentation"),
-        make_run(workers, block, quiet),
-        threshold=threshold if threshold is not None else getattr(plugin, "threshold", 0.5),
-        objects=objects if objects is not None else getattr(plugin, "objects", True),
-        smallest_vx=smallest_vx if smallest_vx is not None else getattr(plugin, "smallest_segment_vx", 0),
-        connectivity=connectivity,  # type: ignore[arg-type] # checked there
-        overwrite=overwrite,
-    )
+    said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
+    chosen = {key: value for key, value in said.items() if value is not None} | read_options(options)
+    if plugin is None:
+        chosen |= {"smallest_vx": smallest_vx} if smallest_vx is not None else {}
+        how = build(Segmentation, chosen, "asem segment")
+        made = segment_volume(
+            volume,
+            target,
+            run,
+            threshold=how.threshold,
+            objects=how.objects,
+            smallest_vx=how.smallest_vx,
+            connectivity=how.connectivity,
+            overwrite=overwrite,
+        )
+    else:
+        chosen |= {"smallest_segment_vx": smallest_vx} if smallest_vx is not None else {}
+        made = segment_by_model(with_options(plugin, chosen, "asem segment"), volume, target, run, overwrite=overwrite)
     about = Record.of(made)
     count, sizes = about.num_objects, about.object_sizes_vx
     um3 = [n * math.prod(made.voxel_size_nm) * 1e-9 for n in sizes] or None

@@ -38,7 +38,7 @@ def run(
     catalog = load_catalog()
     flow = build_flow(read_recipe(recipe), catalog)
     if check:
-        require_inputs(flow)
+        require_inputs(flow, catalog)
         typer.echo(f"{recipe}: fine.")
         return
     folder = output or Path(recipe.stem)

@@ -7,14 +7,15 @@ import copy
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
-from asem_core.volume import Zyx, as_zyx, full_range
+from asem_core.interfaces import ArrangedForInference
+from asem_core.volume import as_zyx, full_range
 
 if TYPE_CHECKING:
     import torch
@@ -26,34 +27,6 @@ Precision = Literal["float32", "bfloat16"]
 LARGEST_ERROR = 0.02
 """A device or precision whose probabilities are further off than this is not used. Since it is tried on a small piece,
 which need not hold the worst voxel, half of it is allowed there."""
-
-
-@runtime_checkable
-class Network(Protocol):
-    """What prediction must know of a network besides calling it.
-
-    Called with float (1, 1, z, y, x), grey values scaled to [-1, 1], it returns (1, c, z', y', x'): for c = 2 the logits
-    of background and foreground, for c = 1 the log-odds of the foreground.
-
-    A network may also have `for_inference()`, which returns an equal network arranged for speed, and
-    `num_values(input_shape)`, an estimate of how many values it holds in memory at most.
-    """
-
-    @property
-    def context(self) -> Zyx:
-        """Voxels of input before the first voxel of output, zyx."""
-
-    @property
-    def alignment(self) -> Zyx:
-        """Shifting the input by a multiple of this, zyx, shifts the output exactly."""
-
-    def input_shape(self, output: Sequence[int]) -> Zyx:
-        """The smallest input whose output has at least this shape."""
-
-    def output_shape(self, shape: Sequence[int]) -> Zyx:
-        """The shape of the output of an input of this shape."""
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor: ...
 
 
 @attrs.frozen
@@ -151,7 +124,7 @@ class Predictor:
         self.arithmetic, self.geometry = arithmetic, network
         self.device = torch.device(_own_gpu(arithmetic.device))
         self.dtype = getattr(torch, arithmetic.precision)
-        fast = network.for_inference() if hasattr(network, "for_inference") else copy.deepcopy(network)
+        fast = network.for_inference() if isinstance(network, ArrangedForInference) else copy.deepcopy(network)
         layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last_3d
         if isinstance(fast, torch.nn.Module):
             fast = fast.eval().to(device=self.device, dtype=self.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.provenance import sha256, steps_done
+from asem_core.cell.provenance import describe_plugin, sha256, steps_done
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
-from asem_core.interfaces import Model, Preprocessor
+from asem_core.interfaces import Changes, Model, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
 from asem_core.stages.preprocess import apply, apply_lazily, layer_for
@@ -28,10 +28,18 @@ log = logging.getLogger("asem_core")
 
 LARGEST_VOXEL_SIZE_ERROR = 0.15
 
-_IN_A_RECIPE = " (in a recipe: [predict] resample, allow_voxel_size or as_is = true)"
+Spelling = Callable[[str], str]
+"""How the door that a user came through spells an option: `--as-is`, or `as_is = true`."""
 
-PLACING_STEPS = ("align", "crop", "downsample")
-"""Steps that say where voxels are, not how grey: a network does not ask for them; the voxel size is checked by itself."""
+
+def of_command(option: str) -> str:
+    """Spell an option as commands do."""
+    return "--" + option.replace("_", "-")
+
+
+def of_recipe(option: str) -> str:
+    """Spell an option as recipes do."""
+    return f"{option} = true in [predict]"
 
 
 @attrs.frozen
@@ -42,7 +50,9 @@ class Trained:
     ----------
     model : the organelle's plugin, or None where nothing names it
     voxel_size_nm : of the training images, or None where the file does not say
-    steps : preprocessing of the training images, first to last: tables with `name` and `options`
+    steps
+        Preprocessing of the training images that changes greys, first to last: tables with `name` and `options`. Of steps
+        that say where voxels are, nothing is asked; the voxel size is checked by itself.
     details : what to record of it: names, sums
     """
 
@@ -120,6 +130,21 @@ def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
         return None
 
 
+def with_options(model: Model, chosen: Mapping[str, Any], where: str) -> Model:
+    """Return a model with some of its options set otherwise.
+
+    Raises
+    ------
+    RecipeError
+        It has no such option, or refuses the value.
+    """
+    if not chosen:
+        return model
+    known = {key: value for key, value in describe_plugin(model)["options"].items() if value is not None}
+    found: Model = build(type(model), {**known, **chosen}, f"{where} @ model ({model.name})")
+    return found
+
+
 def load_for(catalog: Catalog, model: Model, weights: str | Path, folder: Path | None = None) -> Trained:
     """Load the weights that a recipe names for its model: a file (relative to `folder`), or a name of the registry.
 
@@ -136,7 +161,7 @@ def load_for(catalog: Catalog, model: Model, weights: str | Path, folder: Path |
     file = weights_file(str(weights), folder)
     if file is None:
         return _from_registry(catalog, str(weights))
-    return _from_file(catalog, None, file, {}) if read_metadata(file).get("model") else _described(file, model)
+    return _from_file(catalog, None, file, {}) if read_metadata(file).get("model") else _described(catalog, file, model)
 
 
 def require_weights_of(model: str, weights: str | Path, folder: Path | None = None) -> None:
@@ -160,7 +185,19 @@ def require_weights_of(model: str, weights: str | Path, folder: Path | None = No
         )
 
 
-def expected_by(weights: str | Path, folder: Path | None = None) -> Trained:
+def options_of(weights: str | Path, folder: Path | None = None) -> dict[str, Any]:
+    """Say with which options of its model weights were trained: a table with `use`; empty where they do not say.
+
+    Nothing is fetched: of a name of the registry, the card says it.
+    """
+    file = weights_file(str(weights), folder)
+    if file is None:
+        card = registry().find(str(weights))
+        return {"use": card.model, **card.options}
+    return dict(read_metadata(file).get("model", {}))
+
+
+def expected_by(catalog: Catalog, weights: str | Path, folder: Path | None = None) -> Trained:
     """Say what weights (see `load_for`) expect of an image, without loading or fetching them: the network is None."""
     file = weights_file(str(weights), folder)
     if file is None:
@@ -168,7 +205,7 @@ def expected_by(weights: str | Path, folder: Path | None = None) -> Trained:
         return Trained(None, None, as_zyx_nm(card.voxel_size_nm), _steps_of(card), {"model": card.key})
     about = read_metadata(file)
     size = about.get("voxel_size_nm")
-    return Trained(None, None, as_zyx_nm(size) if size else None, _noted_steps(about), {"model": str(weights)})
+    return Trained(None, None, as_zyx_nm(size) if size else None, _noted_steps(about, catalog), {"model": str(weights)})
 
 
 def adapt(
@@ -182,6 +219,7 @@ def adapt(
     allow_voxel_size: bool = False,
     resampled: bool = False,
     overwrite: bool = False,
+    spell: Spelling = of_command,
 ) -> Volume:
     """Make an image what the network expects: resampled if wanted, its voxel size checked, its preprocessing completed.
 
@@ -199,9 +237,9 @@ def adapt(
     """
     if resampled:
         volume = resample(volume, trained, catalog, container, run, overwrite=overwrite)
-    require_voxel_size(volume, trained, allow=allow_voxel_size)
+    require_voxel_size(volume, trained, allow=allow_voxel_size, spell=spell)
     warn_of_other_steps(volume.path, steps_done(volume), trained, as_is=as_is)
-    return volume if as_is else prepare(volume, trained, catalog, container, run, overwrite=overwrite)
+    return volume if as_is else prepare(volume, trained, catalog, container, run, overwrite=overwrite, spell=spell)
 
 
 def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels:
@@ -220,7 +258,7 @@ def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels
     return Labels(made.data, made.voxel_size_nm, made.origin_nm, mask.path, mask.attributes)
 
 
-def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False) -> None:
+def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False, spell: Spelling = of_command) -> None:
     """Refuse an image whose voxels are more than 15 % off those the network was trained on.
 
     Raises
@@ -235,10 +273,10 @@ def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False)
     advice = "Choose a model trained at this voxel size"
     if factors is not None:
         z, y, x = factors
-        advice = f"Add --resample, to average {z} x {y} x {x} voxels into one first"
+        advice = f"Add {spell('resample')}, to average {z} x {y} x {x} voxels into one first"
     raise VoxelSizeMismatch(
         f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {_name(trained)} was trained on {_nm(wanted)}. "
-        f"{advice}, or --allow-voxel-size, to predict all the same{_IN_A_RECIPE}."
+        f"{advice}, or {spell('allow_voxel_size')}, to predict all the same."
     )
 
 
@@ -254,7 +292,7 @@ def resample(
     return _apply_for_network(step, volume, container, run, overwrite)
 
 
-def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
+def missing_steps(volume: Volume, trained: Trained, spell: Spelling = of_command) -> list[Mapping[str, Any]]:
     """List the preprocessing that the network expects and the volume has not had, in order.
 
     Raises
@@ -263,7 +301,7 @@ def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
         What is missing cannot be made up for from this volume: it had a step with other options, or a later step
         before an earlier one. The message says exactly which.
     """
-    wanted = [s for s in trained.steps if s["name"] not in PLACING_STEPS]
+    wanted = trained.steps
     done = [s for s in steps_done(volume) if s["name"] in {w["name"] for w in wanted}]
     for number, (had, want) in enumerate(zip(done, wanted, strict=False)):
         if had["name"] != want["name"]:
@@ -278,17 +316,17 @@ def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
             told = ", ".join(f"{k} = {had['options'][k]} instead of {want['options'][k]}" for k in changed)
             raise BadInput(
                 f"{_name(trained)} expects the step '{want['name']}' with other options than {volume.path} had: {told}. "
-                f"Predict on the image before that step: {_before(volume, had['name'])}; or with --as-is on this one{_IN_A_RECIPE}."
+                f"Predict on the image before that step: {_before(volume, had['name'])}; or with {spell('as_is')} on this one."
             )
-    return wanted[len(done) :]
+    return list(wanted[len(done) :])
 
 
 def other_steps(done: Sequence[Mapping[str, Any]], trained: Trained) -> list[str]:
     """Name the preprocessing of an image that the images behind the network have not had, as far as that is known."""
     if trained.voxel_size_nm is None:  # the weights say nothing of their images
         return []
-    known = {*PLACING_STEPS, *(s["name"] for s in trained.steps)}
-    return [s["name"] for s in done if s["name"] not in known]
+    known = {s["name"] for s in trained.steps}
+    return [s["name"] for s in done if s["name"] not in known and s.get("changes", "greys") == "greys"]
 
 
 def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: Trained, *, as_is: bool = False) -> None:
@@ -296,7 +334,7 @@ def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: T
     other = other_steps(done, trained)
     if not other:
         return
-    wanted = [s["name"] for s in trained.steps if s["name"] not in PLACING_STEPS]
+    wanted = [s["name"] for s in trained.steps]
     missing = [] if as_is else [name for name in wanted if name not in {s["name"] for s in done}]
     log.warning(
         "%s was trained on images prepared by %s, but %s is prepared by %s; %s. Leave out %s if the probabilities are poor.",
@@ -310,17 +348,36 @@ def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: T
 
 
 def prepare(
-    volume: Volume, trained: Trained, catalog: Catalog, container: Path, run: Run, *, overwrite: bool = False
+    volume: Volume,
+    trained: Trained,
+    catalog: Catalog,
+    container: Path,
+    run: Run,
+    *,
+    overwrite: bool = False,
+    spell: Spelling = of_command,
 ) -> Volume:
     """Do the preprocessing that the network expects and the volume lacks; layers are named `raw_<step>`, as in a flow.
 
     Returns the volume itself if it lacks nothing.
     """
-    for step in missing_steps(volume, trained):
-        options = {k: v for k, v in step["options"].items() if v is not None}
-        plugin = build(catalog.get("preprocessor", step["name"]), options, f"{_name(trained)} @ {step['name']}")
-        volume = _apply_for_network(plugin, volume, container, run, overwrite)
+    for step in missing_steps(volume, trained, spell):
+        volume = _apply_for_network(_plugin_of(step, trained, catalog), volume, container, run, overwrite)
     return volume
+
+
+def prepare_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
+    """Do the same where the result is read; nothing is stored."""
+    for step in missing_steps(volume, trained):
+        volume = apply_lazily(_plugin_of(step, trained, catalog), volume, run)
+    return volume
+
+
+def _plugin_of(step: Mapping[str, Any], trained: Trained, catalog: Catalog) -> Preprocessor:
+    options = {k: v for k, v in step["options"].items() if v is not None}
+    where = f"{_name(trained)} @ {step['name']}"
+    plugin: Preprocessor = build(catalog.get("preprocessor", step["name"]), options, where)
+    return plugin
 
 
 def _apply_for_network(step: Preprocessor, volume: Volume, container: Path, run: Run, overwrite: bool) -> Volume:
@@ -359,7 +416,7 @@ def choose_image(
 def _has_what_is_expected(volume: Volume, trained: Trained, resampled: bool) -> bool:
     done = steps_done(volume)
     if resampled and trained.voxel_size_nm is not None and not _close(volume.voxel_size_nm, trained.voxel_size_nm):
-        return all(step["name"] in PLACING_STEPS for step in done)
+        return all(step.get("changes", "greys") != "greys" for step in done)
     try:
         missing_steps(volume, trained)
     except BadInput:
@@ -379,20 +436,31 @@ def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[
         raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")
     require_weights_of(chosen, weights)
     model: Model = build(catalog.get("model", chosen), {**table, **options}, f"{weights} @ model ({chosen})")
-    return _described(weights, model)
+    return _described(catalog, weights, model)
 
 
-def _described(weights: Path, model: Model) -> Trained:
+def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     """Load a model's weights, with what the file says of the images behind them."""
     about = read_metadata(weights)
     size = about.get("voxel_size_nm")
     details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, model.network())
-    return Trained(network, model, as_zyx_nm(size) if size else None, _noted_steps(about), details)
+    return Trained(network, model, as_zyx_nm(size) if size else None, _noted_steps(about, catalog), details)
 
 
-def _noted_steps(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [s for s in about.get("preprocessing", []) if "name" in s]
+def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:
+    """Take the steps that change greys from what a weights file notes."""
+    noted = [s for s in about.get("preprocessing", []) if "name" in s]
+    return [s for s in noted if changes_of(s, catalog) == "greys"]
+
+
+def changes_of(step: Mapping[str, Any], catalog: Catalog) -> Changes:
+    """Say what a noted step changes; of a plugin that is not here and says nothing, it is taken for greys."""
+    if "changes" in step:
+        return step["changes"]  # type: ignore[no-any-return]
+    if step["name"] not in catalog.names("preprocessor"):
+        return "greys"
+    return catalog.get("preprocessor", step["name"]).changes  # type: ignore[no-any-return]
 
 
 def _from_registry(catalog: Catalog, name: str) -> Trained:

@@ -98,7 +98,7 @@ def check_seeds(annotator: Annotator, seeds: np.ndarray, box: Box) -> None:
     if seeds.shape != box.shape:
         raise ShapeMismatch(f"The seeds have shape {list(seeds.shape)}, but the box {box} has {list(box.shape)}.")
     found = _classes_in(seeds, "these hold")
-    if not getattr(annotator, "needs_seeds", True) or {OBJECT, BACKGROUND} <= set(found):
+    if not annotator.needs_seeds or {OBJECT, BACKGROUND} <= set(found):
         return
     if found in ([], [0]):
         raise BadInput(f"There are no seeds in the box {box}: paint some of the object and some of the background.")

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +19,19 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work
+from asem_core.catalog import Catalog
 from asem_core.cell.provenance import identity, made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
-from asem_core.prediction.inference import Arithmetic, Network, Predictor, choose_arithmetic, choose_device, free_memory
+from asem_core.interfaces import DescribesItself, EstimatesMemory, Network
+from asem_core.paths import LayerPath, container_of
+from asem_core.prediction.inference import Arithmetic, Predictor, choose_arithmetic, choose_device, free_memory
+from asem_core.prediction.preparation import Spelling, Trained, adapt, choose_image, mask_for, of_command
+from asem_core.stages.inputs import Images
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.resample import box_covering
 
 __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "predict_box"]
 
@@ -56,6 +62,102 @@ class Prediction:
     output: Literal["uint8", "float16", "float32"] = "uint8"
     compiled: bool = False
     workers: int = 0
+
+
+@attrs.frozen
+class PredictOptions(Prediction):
+    """How to predict an image, and what to do with one that is not what the weights expect: `[predict]` of a recipe.
+
+    Attributes
+    ----------
+    as_is
+        Do none of the preprocessing that the weights expect and the image lacks.
+    allow_voxel_size
+        Accept voxels more than 15 % off those of the training images.
+    resample
+        Average voxels to that size first, where whole factors do.
+    mask
+        Layer: predict only where it is not 0; by default the mask of the cell, if it has one. "none": everywhere.
+    """
+
+    as_is: bool = False
+    allow_voxel_size: bool = False
+    resample: bool = False
+    mask: LayerPath | None = None
+
+    @property
+    def how(self) -> Prediction:
+        """How to predict, once the image is right."""
+        return Prediction(**{a.name: getattr(self, a.name) for a in attrs.fields(Prediction)})
+
+
+@attrs.frozen
+class Predicted:
+    """A probability map, the image as the network saw it, and the mask that it was predicted within."""
+
+    probability: Volume
+    image: Volume
+    mask: Labels | None
+
+
+def predict_image(
+    trained: Trained,
+    images: Images,
+    output: Path,
+    run: Run,
+    options: PredictOptions,
+    catalog: Catalog,
+    *,
+    box: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    spell: Spelling = of_command,
+) -> Predicted:
+    """Predict an image with a trained network, after all that the network expects of it has been done.
+
+    Parameters
+    ----------
+    output : the layer to write; images that are made for it lie in the same cell
+    box : only this part, in voxels of the image as it was given (see `Box.parse`)
+    details : what to record of the network; by default what `trained` says of itself
+
+    Raises
+    ------
+    BadInput, VoxelSizeMismatch
+        The image is not what the network expects and cannot be made so.
+    OutputExists, OutputBusy, NoSpace, OutsideVolume
+        See `predict`.
+    """
+    usual = () if options.as_is else images.usual
+    given = choose_image(images.volumes, trained, usual, resampled=options.resample)
+    part = given.crop(Box.parse(box, given.shape)) if box else None
+    mask = images.mask if options.mask is None else None
+    if options.mask not in (None, "none"):
+        mask = open_volume(options.mask, kind=Labels)
+    image = adapt(
+        given,
+        trained,
+        catalog,
+        container_of(output),
+        run,
+        as_is=options.as_is,
+        allow_voxel_size=options.allow_voxel_size,
+        resampled=options.resample,
+        overwrite=overwrite,
+        spell=spell,
+    )
+    made = predict(
+        trained.network,
+        image,
+        output,
+        run,
+        options.how,
+        box=None if part is None else box_covering(image, part),
+        mask=None if mask is None else mask_for(image, mask, catalog, run),
+        details=trained.details if details is None else details,
+        overwrite=overwrite,
+    )
+    return Predicted(made, image, mask)
 
 
 def predict(
@@ -108,7 +210,7 @@ def predict(
         inputs=[volume],
         box=box,
         mask=mask,
-        network=network.spec() if hasattr(network, "spec") else type(network).__name__,
+        network=network.spec() if isinstance(network, DescribesItself) else type(network).__name__,
         parameters_sha256=digest(network),
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
@@ -310,8 +412,7 @@ def _check_greys(volume: Volume) -> None:
 
 
 def _num_values(network: Any, shape: Sequence[int]) -> float:
-    count: Callable[[Sequence[int]], float] | None = getattr(network, "num_values", None)
-    return count(shape) if count is not None else 100.0 * math.prod(shape)
+    return network.num_values(shape) if isinstance(network, EstimatesMemory) else 100.0 * math.prod(shape)
 
 
 def _input_edges(network: Any, size: int, block: int, axis: int) -> list[int]:

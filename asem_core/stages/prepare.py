@@ -133,7 +133,7 @@ def preprocess_layer(
     held = what_it_holds(volume) or kind_by_name(volume.path)
     if step.changes == "labels":
         require_labels(volume, f"the step '{step.name}' is for labels")
-    elif held == "labels" and step.changes != "geometry":
+    elif held == "labels" and step.changes not in ("place", "size"):
         raise BadInput(f"The step '{step.name}' is for images, but {source} holds labels.")
     if step.changes == "labels" or held == "labels":
         volume = Labels(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes)

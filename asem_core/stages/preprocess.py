@@ -44,7 +44,7 @@ def apply(
         forget(output, record)
         raise
     block = run.block or DEFAULT_BLOCK
-    notes = dict(getattr(fitted, "attributes", {}))
+    notes = dict(fitted.attributes)
     # Most steps leave it what it is; others say what they make.
     about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asem_core.errors import BadInput, OutsideVolume, RecipeError
-from asem_core.prediction.preparation import expected_by, require_voxel_size
+from asem_core.prediction.preparation import expected_by, of_recipe, require_voxel_size
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
 if TYPE_CHECKING:
+    from asem_core.catalog import Catalog
     from asem_core.flow import EvaluateOptions, Flow
     from asem_core.training.options import RegionOptions, TrainOptions
 
@@ -51,7 +52,7 @@ def require_apart(training: TrainOptions, name: str) -> None:
                 )
 
 
-def require_voxels_expected(flow: Flow, image: Volume) -> None:
+def require_voxels_expected(flow: Flow, image: Volume, catalog: Catalog) -> None:
     """Refuse an image of voxels that the recipe's weights do not expect, where that is known before `[[preprocess]]`.
 
     Raises
@@ -61,13 +62,9 @@ def require_voxels_expected(flow: Flow, image: Volume) -> None:
     """
     if flow.weights is None or flow.recipe.train is not None or flow.predict.resample:
         return
-    if all(step.name in _SAME_VOXELS for step in flow.steps):
-        expected = expected_by(flow.weights, flow.recipe.folder)
-        require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size)
-
-
-_SAME_VOXELS = ("align", "clahe", "crop", "invert", "match-histogram", "normalize")
-"""Steps that are known to leave the voxel size; of others it is seen when they are done."""
+    if all(step.changes != "size" for step in flow.steps):
+        expected = expected_by(catalog, flow.weights, flow.recipe.folder)
+        require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size, spell=of_recipe)
 
 
 def evaluated_box(options: EvaluateOptions, truth: Labels, image: Volume) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,76 @@ from asem_core.cell.notes import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, PluginError
+from asem_core.interfaces import Model
 from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
 from asem_core.voxels.foreground import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
+
+
+@attrs.frozen
+class Segmentation:
+    """How `segment` cuts a map: see there."""
+
+    threshold: float = 0.5
+    objects: bool = True
+    smallest_vx: int = 0
+    connectivity: Connectivity = 26
+
+
+def segment_by_model(
+    model: Model, probability: Volume, output: str | Path, run: Run, *, overwrite: bool = False
+) -> Labels:
+    """Turn a probability map into what its model makes of it, in the layer `output`; check that the model kept its word.
+
+    Parameters
+    ----------
+    overwrite
+        Replace what is there, even if the same made it.
+
+    Raises
+    ------
+    BadInput
+        The volume holds no probabilities.
+    PluginError
+        The model wrote no labels, or labels of another grid.
+    OutputExists, OutputBusy, NoSpace
+    """
+    target = Path(output)
+    require_probability(probability)
+    if overwrite and target.exists():
+        require_free(target, made_by("segment", model=model), overwrite=True)
+        shutil.rmtree(target)
+    made = model.segment(probability, target, run)
+    if not isinstance(made, Labels) or Path(made.path).resolve() != target.resolve():
+        raise PluginError(
+            f"The model '{model.name}' was asked to segment into {target}, but returned {made!r}: its `segment` must "
+            "write that layer and return it as Labels. This is a fault of the plugin."
+        )
+    if attrs.evolve(made.spec, dtype=np.uint8) != attrs.evolve(probability.spec, dtype=np.uint8):
+        raise PluginError(
+            f"The model '{model.name}' segmented {probability.path} into {target} of shape {list(made.shape)} at "
+            f"{list(made.origin_nm)} nm, which is not the map's grid. This is a fault of the plugin."
+        )
+    return made
+
+
+def require_probability(volume: Volume) -> None:
+    """Refuse what is known to be no probability map.
+
+    Raises
+    ------
+    BadInput
+    """
+    if volume.dtype != np.uint8 and volume.dtype.kind != "f":
+        raise BadInput(f"{volume.path} holds {volume.dtype}; probabilities are uint8 (255 = 1) or floats.")
+    if (held := what_it_holds(volume)) in ("image", "labels"):
+        raise BadInput(
+            f"{volume.path} holds {'an image' if held == 'image' else 'labels'}; segment takes a probability map, "
+            "which asem predict makes: cell.zarr/predictions/NAME/probability."
+        )
 
 
 def segment(
@@ -56,13 +121,7 @@ def segment(
         raise BadInput(f"The threshold is a probability, between 0 and 1, not {threshold:g}.")
     if connectivity not in (6, 18, 26):
         raise BadInput(f"The connectivity is 6, 18 or 26 neighbours, not {connectivity}.")
-    if probability.dtype != np.uint8 and probability.dtype.kind != "f":
-        raise BadInput(f"{probability.path} holds {probability.dtype}; probabilities are uint8 (255 = 1) or floats.")
-    if (held := what_it_holds(probability)) in ("image", "labels"):
-        raise BadInput(
-            f"{probability.path} holds {'an image' if held == 'image' else 'labels'}; segment takes a probability map, "
-            "which asem predict makes: cell.zarr/predictions/NAME/probability."
-        )
+    require_probability(probability)
     options = {
         "threshold": threshold,
         "objects": objects,

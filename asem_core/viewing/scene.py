@@ -127,10 +127,9 @@ def _organelle(name: str, volume: Volume) -> str:
 
 def colour_of(name: str, catalog: Catalog) -> str:
     """Choose the colour of an organelle: its model's own (`colour`), else one that is always the same for the name."""
-    plugin = {o.name: o.cls for o in catalog.offers if o.kind == "model"}.get(name.replace("_", "-"))
-    own = getattr(plugin, "colour", None)
-    if own:
-        return str(own)
+    plugin: Any = {o.name: o.cls for o in catalog.offers if o.kind == "model"}.get(name.replace("_", "-"))
+    if plugin is not None and plugin.colour is not None:
+        return str(plugin.colour)
     # Golden-ratio steps spread the hues of different names.
     hue = (zlib.crc32(name.encode()) * 0.6180339887) % 1
     return "#" + "".join(f"{round(255 * c):02x}" for c in colorsys.hsv_to_rgb(hue, 0.75, 1.0))

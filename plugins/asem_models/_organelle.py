@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
@@ -36,6 +36,8 @@ class Organelle(Model):
         Probability from which on a voxel belongs to the organelle.
     objects
         Whether `segment` numbers connected objects (True) or writes a binary map.
+    connectivity
+        Voxels of one object share a face (6), or also an edge (18), or also a corner (26).
     smallest_segment_vx
         Segmented objects smaller than this are dropped.
     """
@@ -53,6 +55,7 @@ class Organelle(Model):
     kernels: tuple[tuple[Triple, ...], ...] = (((3, 3, 3), (3, 3, 3)),)
     threshold: float = 0.5
     objects: bool = True
+    connectivity: Literal[6, 18, 26] = 26
     smallest_segment_vx: int = 0
 
     def network(self) -> torch.nn.Module:
@@ -93,5 +96,6 @@ class Organelle(Model):
             run,
             threshold=self.threshold,
             objects=self.objects,
+            connectivity=self.connectivity,
             smallest_vx=self.smallest_segment_vx,
         )

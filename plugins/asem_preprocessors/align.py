@@ -50,7 +50,7 @@ class Align(Preprocessor):
     """
 
     name: ClassVar[str] = "align"
-    changes: ClassVar[Changes] = "geometry"
+    changes: ClassVar[Changes] = "place"
 
     largest_vx: int = 50
     kept_drift_vx: float = 1.0

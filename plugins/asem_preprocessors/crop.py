@@ -49,7 +49,7 @@ class Crop(Preprocessor):
     """
 
     name: ClassVar[str] = "crop"
-    changes: ClassVar[Changes] = "geometry"
+    changes: ClassVar[Changes] = "place"
 
     box: str | None = None
     begin_nm: Triple | None = None

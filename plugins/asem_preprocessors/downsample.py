@@ -37,7 +37,7 @@ class Downsample(Preprocessor):
     """
 
     name: ClassVar[str] = "downsample"
-    changes: ClassVar[Changes] = "geometry"
+    changes: ClassVar[Changes] = "size"
 
     factor: int | tuple[int, int, int] | None = None
     to_voxel_size_nm: float | tuple[float, float, float] | None = None

@@ -151,7 +151,7 @@ def test_a_stack_without_a_voxel_size_is_told_by_a_check(tmp_path: Path, weights
     (tmp_path / "recipe.toml").write_text(text.replace("voxel_size_nm = [8.0, 8.0, 8.0]", ""))
     flow = build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog())
     with pytest.raises(RecipeError, match=r"@ source: .*voxel_size_nm = \[5, 5, 5\]"):
-        require_inputs(flow)
+        require_inputs(flow, load_catalog())
 
 
 def test_what_fetching_needs_is_told_first(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,10 +162,10 @@ def test_what_fetching_needs_is_told_first(tmp_path: Path, weights: Path, monkey
     flow = build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog())
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(RecipeError, match=r"@ model: Install what reads s3://.*asem-core\[s3\]"):
-        require_inputs(flow)
+        require_inputs(flow, load_catalog())
     monkeypatch.setenv("ASEM_OFFLINE", "1")
     with pytest.raises(RecipeError, match=r"@ model: .*ASEM_OFFLINE is set"):
-        require_inputs(flow)
+        require_inputs(flow, load_catalog())
 
 
 def test_voxels_are_averaged_to_the_size_that_is_known(tmp_path: Path, weights: Path) -> None:

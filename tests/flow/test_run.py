@@ -19,7 +19,7 @@ from asem_core.cell.provenance import steps_done
 from asem_core.cell.record import Record
 from asem_core.cell.store import layers, open_volume
 from asem_core.cli import make_app
-from asem_core.flow import _may_name_files
+from asem_core.paths import named_paths
 from asem_core.testing import example_image, example_labels
 from asem_core.training.progress import Progress
 
@@ -306,6 +306,6 @@ def test_misspelt_command_and_option() -> None:
 
 def test_an_analysis_that_may_read_further_files_is_made_again() -> None:
     """A table of corrections has no mark that tells whether it was edited; options that are numbers read nothing."""
-    assert not _may_name_files(Morphometry(smallest_um3=0.5))
-    assert _may_name_files(Morphometry(contacts=("labels/er",)))
-    assert _may_name_files(ClathrinCoats(corrections="corrections.csv"))
+    assert not any(named_paths(Morphometry(smallest_um3=0.5)))
+    assert any(named_paths(Morphometry(contacts=("labels/er",))))
+    assert any(named_paths(ClathrinCoats(corrections="corrections.csv")))
