@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,28 +14,32 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import Prepared, note_prepared
-from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
-from asem_core.paths import expand, named_paths, path_options, require_paths, resolved, with_paths
-from asem_core.prediction.preparation import (
-    Trained,
-    expected_by,
-    load_for,
-    of_recipe,
-    require_weights_of,
-    warn_of_other_steps,
-)
-from asem_core.pretrained import find_weights, require_weights
+from asem_core.paths import named_paths, path_options, resolved, with_paths
+from asem_core.prediction.expected import of_recipe
+from asem_core.prediction.trained import Trained, load_for
+from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.inputs import Images
 from asem_core.stages.predict import PredictOptions, predict_image
-from asem_core.stages.prepare import layer_name
+from asem_core.stages.prepare import layer_name, layer_names
 from asem_core.stages.preprocess import apply
-from asem_core.stages.recipe_checks import evaluated_box, require_apart, require_unseen, require_voxels_expected
+from asem_core.stages.recipe_checks import (
+    evaluated_box,
+    place_of,
+    planned_training,
+    require_apart,
+    require_inputs,
+    require_unseen,
+    require_voxels_expected,
+    require_whole,
+    train_options,
+)
 from asem_core.stages.segment import segment_by_model
+from asem_core.stages.train import model_table
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import on_grid_of
 
@@ -129,7 +134,9 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         {n: plugin("source", c, f"labels.{n}") for n, c in recipe.labels.items()},
         {n: plugin("source", c, f"others.{n}") for n, c in recipe.others.items()},
         [plugin("preprocessor", c, f"preprocess[{i}]") for i, c in enumerate(recipe.preprocess)],
-        plugin("model", Choice(recipe.model.use, model_options), "model") if recipe.model else None,
+        plugin("model", _with_options_of(weights, recipe.model.use, model_options, recipe), "model")
+        if recipe.model
+        else None,
         weights,
         plugin("sampler", recipe.sampler or Choice("balanced"), "sampler"),
         build(PredictOptions, _predict_table(recipe, f"{name} @ predict"), f"{name} @ predict"),
@@ -137,13 +144,22 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         [plugin("analyzer", c, f"analyze[{i}]") for i, c in enumerate(recipe.analyze)],
         build(ExportOptions, recipe.export, f"{name} @ export") if recipe.export is not None else None,
     )
-    _check_whole(flow, name)
+    require_whole(flow, name)
     if recipe.train is not None:
-        training = _planned(recipe)
+        training = planned_training(recipe)
         require_apart(training, name)
         if flow.evaluate is not None:
-            require_unseen(flow.evaluate, _place_of(flow.evaluate.truth), training, name)
+            require_unseen(flow.evaluate, place_of(flow.evaluate.truth), training, name)
     return flow
+
+
+def _with_options_of(weights: Any, use: str, options: Mapping[str, Any], recipe: Recipe) -> Choice:
+    """Choose the model with the options that its weights were trained with, where the recipe gives no others."""
+    table: dict[str, Any] = {"use": use, **options}
+    if isinstance(weights, str):
+        with contextlib.suppress(AsemError):  # weights that are not there are told where all inputs are checked
+            table = dict(model_table(table, weights, recipe.folder))
+    return Choice(table.pop("use"), table)
 
 
 def _predict_table(recipe: Recipe, where: str) -> Mapping[str, Any]:
@@ -151,110 +167,6 @@ def _predict_table(recipe: Recipe, where: str) -> Mapping[str, Any]:
         return resolved(text, recipe.folder, where) if ".zarr" in text else text
 
     return with_paths(recipe.predict, PredictOptions, place)
-
-
-def _check_whole(flow: Flow, name: str) -> None:
-    recipe = flow.recipe
-    needs_model = [t for t in ("train", "evaluate", "export") if getattr(recipe, t) is not None]
-    if flow.model is None and (needs_model or recipe.analyze):
-        raise RecipeError(
-            f'{name}: [{(needs_model or ["analyze"])[0]}] needs a [model]: add use = "mitochondria", for example.'
-        )
-    if flow.others and flow.model is None:
-        raise RecipeError(
-            f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
-        )
-    for layer in flow.labels:
-        if Path(layer).name != layer or layer.startswith("."):
-            raise RecipeError(
-                f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
-            )
-    for other in flow.others:
-        if other == "cell" or Path(other).name != other or other.startswith("."):
-            raise RecipeError(
-                f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
-                "the recipe's own image. Choose another plain name."
-            )
-    if flow.model is not None and flow.weights is None and recipe.train is None:
-        raise RecipeError(
-            f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'
-        )
-    if flow.weights is not None and not isinstance(flow.weights, str):
-        raise RecipeError(f"{name}: option 'weights' @ model: expected a text in quotes, got {flow.weights!r}")
-    if flow.evaluate is not None and flow.evaluate.truth not in flow.labels:
-        known = ", ".join(flow.labels) or "none"
-        raise RecipeError(f"{name}: evaluate.truth is '{flow.evaluate.truth}', but [labels] has: {known}.")
-    if flow.export is not None:
-        made = ["segmentation", "probability", "raw", *_layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
-        for layer in flow.export.layers:
-            if layer not in made:
-                raise RecipeError(f"{name}: export.layers names '{layer}', but the run makes: {', '.join(made)}.")
-
-
-def require_inputs(flow: Flow, catalog: Catalog) -> None:
-    """Check that the images and weights that a recipe names are there and fit, before any work; nothing is fetched.
-
-    Raises
-    ------
-    RecipeError
-        One is missing, or does not fit the model or the voxels that the recipe states; names its place in the recipe.
-    """
-    name = flow.recipe.path.name
-    sources = {"source": flow.source}
-    sources |= {f"labels.{n}": s for n, s in flow.labels.items()} | {f"others.{n}": s for n, s in flow.others.items()}
-    _require_paths(flow, sources)
-    opened = {place: _opened(source, f"{name} @ {place}") for place, source in sources.items()}
-    if flow.model is not None and flow.recipe.train is not None:
-        from asem_core.training.preflight import wrong_block
-
-        if wrong := wrong_block(flow.model.network(), _planned(flow.recipe).block):
-            raise RecipeError(f"{name} @ train: {wrong}")
-    if flow.weights is not None:
-        try:
-            if flow.model is None or flow.recipe.train is not None:
-                # Training may begin with weights of another organelle.
-                require_weights(flow.weights, flow.recipe.folder)
-            else:
-                require_weights_of(flow.model.name, flow.weights, flow.recipe.folder)
-        except AsemError as error:
-            raise RecipeError(f"{name} @ model: {error}") from None
-        if flow.recipe.train is None:
-            expected = expected_by(catalog, flow.weights, flow.recipe.folder)
-            steps = [describe_plugin(step) for step in flow.steps]
-            warn_of_other_steps("the recipe's image", steps, expected, as_is=flow.predict.as_is)
-    for place in ("source", *(f"others.{n}" for n in flow.others)):
-        try:
-            require_voxels_expected(flow, opened[place], catalog)
-        except AsemError as error:
-            raise RecipeError(f"{name} @ {place}: {error}") from None
-
-
-def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
-    plugins: dict[str, Any] = dict(sources)
-    plugins |= {f"preprocess[{i}]": step for i, step in enumerate(flow.steps)}
-    plugins |= {f"analyze[{i}]": analyzer for i, analyzer in enumerate(flow.analyzers)}
-    made = _layers_made(flow)
-    for place, plugin in plugins.items():
-        try:
-            require_paths(plugin, later=made.__contains__)
-        except AsemError as error:
-            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {error}") from None
-
-
-def _layers_made(flow: Flow) -> list[str]:
-    """Name the layers that a run makes in the recipe's own cell."""
-    made = ["raw", *_layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
-    if flow.model is not None:
-        made += [f"predictions/{flow.model.name}/{layer}" for layer in ("probability", "segmentation")]
-    return made
-
-
-def _opened(source: Source, where: str) -> Volume:
-    """Open a source: what it lacks, files or a voxel size, is told by itself."""
-    try:
-        return source.open()
-    except AsemError as error:
-        raise RecipeError(f"{where}: {error}") from None
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
@@ -267,9 +179,14 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     stage = _Stages(say)
 
     with stage("import"):
-        image = import_volume(flow.source, cell / "raw", run, overwrite=overwrite)
+        image = import_volume(flow.source, cell / "raw", run, layer=flow.recipe.source.layer, overwrite=overwrite)
         require_voxels_expected(flow, image, catalog)
-        labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
+        labels = {
+            n: import_volume(
+                s, cell / "labels" / n, run, layer=flow.recipe.labels[n].layer, kind="labels", overwrite=overwrite
+            )
+            for n, s in flow.labels.items()
+        }
     with stage("preprocess"):
         image, mask = _preprocessed(flow, image, cell, run, overwrite)
         scored = _scored(flow, image, cell)
@@ -284,7 +201,8 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     for name, source in flow.others.items():
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
-            unseen = import_volume(source, other / "raw", run, overwrite=overwrite)
+            layer = flow.recipe.others[name].layer
+            unseen = import_volume(source, other / "raw", run, layer=layer, overwrite=overwrite)
             unseen, inside = _preprocessed(flow, unseen, other, run, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
@@ -332,7 +250,7 @@ class _Stages:
 def _preprocessed(flow: Flow, image: Volume, cell: Path, run: Run, overwrite: bool) -> tuple[Volume, Labels | None]:
     """Do the steps one after the other; returns the last image, and the mask that a step made of one."""
     mask = None
-    for step, layer in zip(flow.steps, _layer_names(flow.steps), strict=True):
+    for step, layer in zip(flow.steps, layer_names(flow.steps), strict=True):
         made = apply(step, image, cell / layer, run, overwrite=overwrite)
         if step.changes == "mask":
             mask = open_volume(made.path, kind=Labels)
@@ -340,16 +258,6 @@ def _preprocessed(flow: Flow, image: Volume, cell: Path, run: Run, overwrite: bo
             image = made
     note_prepared(cell, Prepared(layer_name(image), None if mask is None else layer_name(mask)))
     return image, mask
-
-
-def _layer_names(steps: Sequence[Preprocessor]) -> list[str]:
-    """Name the layer of each step: `raw_clahe`, or `mask`; a second one of the same name gets a number."""
-    names: list[str] = []
-    for step in steps:
-        name = "mask" if step.changes == "mask" else f"raw_{step.name}"
-        same = sum(n == name or n.startswith(f"{name}_") for n in names)
-        names.append(f"{name}_{same + 1}" if same else name)
-    return names
 
 
 def _trained(
@@ -369,7 +277,7 @@ def _trained(
     from asem_core.stages.train import TrainingRecipe, train
 
     places = {n: str(Path(v.path).resolve()) for n, v in labels.items()}
-    options = _train_options(flow.recipe, str(Path(image.path).resolve()), places)
+    options = train_options(flow.recipe, str(Path(image.path).resolve()), places)
     folder = output / "training"
     started = (folder / "provenance.json").exists() and not overwrite
     try:
@@ -389,42 +297,6 @@ def _trained(
             f"{folder} holds a training run that was made otherwise. Add --overwrite to train anew, or choose another folder with -o."
         ) from error
     return load_for(catalog, flow.model, made.chosen())
-
-
-def _train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> Any:
-    """Build the `[train]` table; its regions may name the recipe's labels, and take its image unless they name one."""
-    from asem_core.training.options import TrainOptions
-
-    where = f"{recipe.path.name} @ train"
-    table = dict(recipe.train or {})
-    for part in ("regions", "validation"):
-        regions = table.get(part, [])
-        if isinstance(regions, list) and all(isinstance(r, Mapping) for r in regions):
-            table[part] = [_region(r, image, labels, recipe.folder, where) for r in regions]
-    return build(TrainOptions, table, where)
-
-
-def _planned(recipe: Recipe) -> Any:
-    """Build the `[train]` table before its image and labels are there: they are named for what they will be."""
-    return _train_options(recipe, "[source]", {n: _place_of(n) for n in recipe.labels})
-
-
-def _place_of(labels: str) -> str:
-    return f"[labels] {labels}"
-
-
-def _region(
-    region: Mapping[str, Any], image: str, labels: Mapping[str, str], folder: Path, where: str
-) -> dict[str, Any]:
-    chosen = {"raw": image, **region}
-    for key in ("labels", "mask", "exclusion"):
-        place = chosen.get(key)
-        if isinstance(place, str) and place in labels:
-            chosen[key] = labels[place]
-        elif isinstance(place, str) and not (folder / expand(place, where)).exists():
-            known = ", ".join(labels) or "none"
-            raise RecipeError(f"{where}: {key} = '{place}' is neither a name of [labels] ({known}) nor a path.")
-    return chosen
 
 
 def _predict(

@@ -33,10 +33,11 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Choice:
-    """A plugin by name, with its options."""
+    """A plugin by name, with its options; of a source, also the layer that is taken, where it holds several."""
 
     use: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
+    layer: str | None = None
 
 
 @attrs.frozen
@@ -114,7 +115,10 @@ def _choice(value: Any, path: Path, where: str) -> Choice:
     use = options.pop("use", None)
     if not isinstance(use, str):
         raise RecipeError(f'{path.name}: {where} does not say which plugin: add use = "...".')
-    return Choice(use, options)
+    layer = options.pop("layer", None) if where.partition(".")[0] in ("source", "labels", "others") else None
+    if layer is not None and not isinstance(layer, str):
+        raise RecipeError(f"{path.name}: option 'layer' @ {where}: expected a text in quotes, got {layer!r}.")
+    return Choice(use, options, layer)
 
 
 def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder: Path | None = None) -> Any:

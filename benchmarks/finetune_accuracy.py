@@ -24,7 +24,7 @@ from _data import data_path, hardware
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.evaluation.scores import exclusion_of, score
-from asem_core.prediction.preparation import load_trained
+from asem_core.prediction.trained import load_trained
 from asem_core.stages.predict import predict
 from asem_core.stages.preprocess import apply_in_memory
 from asem_core.stages.train import read_training_recipe, train

@@ -24,7 +24,8 @@ from _data import data_path, hardware
 
 from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.stages.predict import Prediction, aligned, predict
+from asem_core.prediction.blockwise import aligned
+from asem_core.stages.predict import Prediction, predict
 from asem_core.volume import Box, Spec, Volume
 from asem_core.weights import load_weights
 from asem_models._unet import UNet

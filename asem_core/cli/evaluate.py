@@ -116,7 +116,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
     from asem_core.interfaces import FindsObjects
-    from asem_core.prediction.preparation import find_model
+    from asem_core.prediction.trained import find_model
 
     catalog = load_catalog()
     plugin = find_model(catalog, model) if model else None

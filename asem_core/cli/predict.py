@@ -87,7 +87,8 @@ def predict(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import steps_done
-    from asem_core.prediction.preparation import load_trained, other_steps
+    from asem_core.prediction.expected import other_steps
+    from asem_core.prediction.trained import load_trained
     from asem_core.recipe import build
     from asem_core.stages.inputs import open_images_of
     from asem_core.stages.predict import PredictOptions, predict_image
@@ -169,7 +170,7 @@ def segment(
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
-    from asem_core.prediction.preparation import find_model, model_behind, with_options
+    from asem_core.prediction.trained import find_model, model_behind, with_options
     from asem_core.recipe import build
     from asem_core.stages.segment import Segmentation, segment_by_model
     from asem_core.stages.segment import segment as segment_volume

@@ -32,8 +32,9 @@ def run(
         asem run recipe.toml --check
     """
     from asem_core.catalog import load_catalog
-    from asem_core.flow import build_flow, require_inputs, run_flow
+    from asem_core.flow import build_flow, run_flow
     from asem_core.recipe import read_recipe
+    from asem_core.stages.recipe_checks import require_inputs
 
     catalog = load_catalog()
     flow = build_flow(read_recipe(recipe), catalog)

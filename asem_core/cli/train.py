@@ -61,7 +61,7 @@ def finetune(
     """Go on training given weights on a new region: a few thousand iterations adapt a model to another cell.
 
     Of a run's folder, the first checkpoint of the fit regime is taken. The best checkpoint on the validation regions is
-    chosen, unless the recipe says otherwise.
+    chosen, unless the recipe says otherwise. The weights know their model and its network: the recipe needs no [model].
 
     Examples:
 
@@ -148,7 +148,7 @@ def _train(
     if resume is not None:
         training, output, start = resumed_recipe(resume, catalog), resume, started_from(resume)
     elif recipe is not None:
-        training, output = read_training_recipe(recipe, catalog), output or _default_output(recipe)
+        training, output = read_training_recipe(recipe, catalog, start_from=weights), output or _default_output(recipe)
         if weights is not None:
             start = (
                 RunFolder(Path(weights)).chosen("finetune_from") if Path(weights).is_dir() else find_weights(weights)

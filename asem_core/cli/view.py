@@ -33,7 +33,9 @@ def view(
     organelle: Annotated[
         str | None, typer.Option(help="Model plugin of weights that do not name theirs (the authors' .pt).")
     ] = None,
-    image: Annotated[str, typer.Option(help="The layer that the model sees.")] = "raw",
+    image: Annotated[
+        str | None, typer.Option(help="The layer that the model sees.", show_default="what asem prepare made, or raw")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, mps.")] = "auto",
     truth: Annotated[
         str | None, typer.Option(help="Labels to compare every prediction with: adds a layer of errors.")
@@ -76,33 +78,22 @@ def view(
         _wait()
 
 
-def _live_layer(cell: str, model: str, organelle: str | None, image: str, device: str) -> "Layer":
+def _live_layer(cell: str, model: str, organelle: str | None, image: str | None, device: str) -> "Layer":
+    from asem_core.blocks import Run
     from asem_core.catalog import load_catalog
-    from asem_core.cell.provenance import sha256
-    from asem_core.cell.store import open_volume
-    from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
-    from asem_core.pretrained import find_weights
+    from asem_core.prediction.trained import load_trained
+    from asem_core.stages.inputs import open_images_of
+    from asem_core.stages.predict import predict_live
     from asem_core.viewing.scene import Layer, colour_of
-    from asem_core.volume import Volume, as_zyx
-    from asem_core.weights import load_weights, read_metadata
 
     catalog = load_catalog()
     container = container_of(Path(cell))
-    volume: Volume = open_volume(container / image)
-    weights = find_weights(model)
-    network = load_weights(weights, catalog.get("model", organelle)().network() if organelle else None)
-    name = Path(model).stem
-    plugin = organelle or str(read_metadata(weights).get("model", {}).get("use", name))
-    layer = f"predictions/live-{name}/probability"
-    array = live_prediction(
-        model_of_boxes(network, volume, device),
-        volume,
-        container / layer,
-        block=block_for(as_zyx(network.context)),  # type: ignore[arg-type]
-        details={"model": plugin, "weights": model, "weights_sha256": sha256(weights)},
-    )
-    live = Volume(array, volume.voxel_size_nm, volume.origin_nm, str(container / layer))
-    return Layer(layer, "probability", [live], colour_of(plugin, catalog))
+    is_file = Path(model).exists()
+    trained = load_trained(catalog, organelle if is_file else model, model if is_file else None)
+    layer = f"predictions/live-{Path(model).stem}/probability"
+    images = open_images_of(catalog, str(container), image)
+    live = predict_live(trained, images, container / layer, Run(progress=False), catalog, device=device)
+    return Layer(layer, "probability", [live], colour_of(trained.organelle, catalog))
 
 
 def _open_page(url: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
-from asem_core.volume import Box, Spec, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (64, 64, 64)
 """Voxels predicted at a time at least: small, so that the first block is there soon."""
@@ -72,12 +72,24 @@ class LivePrediction:
             self.output.lock.release()
 
 
-def model_of_boxes(network: Any, volume: Volume, device: str = "auto") -> Callable[[Box], np.ndarray]:
-    """Load a network onto its device, and return the function that predicts one box of an image."""
+def predictor_of_boxes(
+    network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None
+) -> Callable[[Box], np.ndarray]:
+    """Load a network onto its device, and return the function that predicts one box of an image; 0 outside of a mask."""
+    from asem_core.prediction.blockwise import predict_box
     from asem_core.prediction.inference import Arithmetic, Predictor, choose_device
-    from asem_core.stages.predict import predict_box
 
-    return functools.partial(predict_box, Predictor(network, Arithmetic(choose_device(device))), volume)
+    predictor = Predictor(network, Arithmetic(choose_device(device)))
+    if mask is None:
+        return functools.partial(predict_box, predictor, volume)
+    begin = volume.box_of(mask).begin
+    inside = mask
+
+    def predict(box: Box) -> np.ndarray:
+        known = inside.read(box.shift([-b for b in begin]), outside=0) != 0
+        return predict_box(predictor, volume, box) * known if known.any() else np.zeros(box.shape, np.uint8)
+
+    return predict
 
 
 def block_for(context: Zyx) -> Zyx:
@@ -92,6 +104,7 @@ def live_prediction(
     output: str | Path,
     *,
     block: Zyx = BLOCK,
+    made_of: Volume | None = None,
     details: Mapping[str, Any],
 ) -> LivePrediction:
     """Open (or go on with) the live layer `output` of an image.
@@ -99,6 +112,7 @@ def live_prediction(
     Parameters
     ----------
     predict : box in voxels of `volume` -> uint8 probabilities of that shape
+    made_of : the layer that `volume` is made of where it is read; by default `volume` is one
     details : what makes the result: the model, its weights. Other details than before make the layer anew.
 
     Raises
@@ -107,6 +121,6 @@ def live_prediction(
         Another viewer computes this layer.
     """
     spec = Spec(volume.shape, np.uint8, volume.voxel_size_nm, volume.origin_nm)
-    record = made_by("live-prediction", inputs=[volume], **details)
+    record = made_by("live-prediction", inputs=[made_of or volume], **details)
     out = create_volume(output, spec, block=block, made_by=record, overwrite=True, about=Record("probability"))
     return LivePrediction(out, predict, block)

@@ -6,7 +6,7 @@ raw -> crop -> raw_crop -> clahe -> raw_clahe      each step works on the image 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -149,6 +149,16 @@ def _step_of(volume: Volume) -> str | None:
 def layer_name(volume: Volume) -> str:
     """Return the name of a layer in its cell: `raw_clahe` of `cell.zarr/raw_clahe`."""
     return volume.path.rpartition(".zarr/")[2]
+
+
+def layer_names(steps: Sequence[Preprocessor]) -> list[str]:
+    """Name the layer of each step: `raw_clahe`, or `mask`; a second one of the same name gets a number."""
+    names: list[str] = []
+    for step in steps:
+        name = "mask" if step.changes == "mask" else f"raw_{step.name}"
+        same = sum(n == name or n.startswith(f"{name}_") for n in names)
+        names.append(f"{name}_{same + 1}" if same else name)
+    return names
 
 
 def _before_preparation(cell: Path, known: Prepared) -> Volume:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from asem_core.errors import BadInput, OutsideVolume, RecipeError
-from asem_core.prediction.preparation import expected_by, of_recipe, require_voxel_size
+from asem_core.catalog import Catalog
+from asem_core.cell.provenance import describe_plugin
+from asem_core.errors import AsemError, BadInput, OutsideVolume, RecipeError
+from asem_core.interfaces import Source
+from asem_core.paths import expand, require_paths
+from asem_core.prediction.expected import of_recipe, require_voxel_size, warn_of_other_steps
+from asem_core.prediction.trained import expected_by, require_weights_of
+from asem_core.pretrained import require_weights
+from asem_core.recipe import Choice, Recipe, build
+from asem_core.stages.prepare import layer_names
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
@@ -13,6 +23,160 @@ if TYPE_CHECKING:
     from asem_core.catalog import Catalog
     from asem_core.flow import EvaluateOptions, Flow
     from asem_core.training.options import RegionOptions, TrainOptions
+
+
+def require_whole(flow: Flow, name: str) -> None:
+    """Refuse a recipe whose tables do not fit each other.
+
+    Raises
+    ------
+    RecipeError
+        The first mistake.
+    """
+    recipe = flow.recipe
+    needs_model = [t for t in ("train", "evaluate", "export") if getattr(recipe, t) is not None]
+    if flow.model is None and (needs_model or recipe.analyze):
+        raise RecipeError(
+            f'{name}: [{(needs_model or ["analyze"])[0]}] needs a [model]: add use = "mitochondria", for example.'
+        )
+    if flow.others and flow.model is None:
+        raise RecipeError(
+            f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
+        )
+    for layer in flow.labels:
+        if Path(layer).name != layer or layer.startswith("."):
+            raise RecipeError(
+                f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
+            )
+    for other in flow.others:
+        if other == "cell" or Path(other).name != other or other.startswith("."):
+            raise RecipeError(
+                f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
+                "the recipe's own image. Choose another plain name."
+            )
+    if flow.model is not None and flow.weights is None and recipe.train is None:
+        raise RecipeError(
+            f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'
+        )
+    if flow.weights is not None and not isinstance(flow.weights, str):
+        raise RecipeError(f"{name}: option 'weights' @ model: expected a text in quotes, got {flow.weights!r}")
+    if flow.evaluate is not None and flow.evaluate.truth not in flow.labels:
+        known = ", ".join(flow.labels) or "none"
+        raise RecipeError(f"{name}: evaluate.truth is '{flow.evaluate.truth}', but [labels] has: {known}.")
+    if flow.export is not None:
+        made = ["segmentation", "probability", "raw", *layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
+        for layer in flow.export.layers:
+            if layer not in made:
+                raise RecipeError(f"{name}: export.layers names '{layer}', but the run makes: {', '.join(made)}.")
+
+
+def require_inputs(flow: Flow, catalog: Catalog) -> None:
+    """Check that the images and weights that a recipe names are there and fit, before any work; nothing is fetched.
+
+    Raises
+    ------
+    RecipeError
+        One is missing, or does not fit the model or the voxels that the recipe states; names its place in the recipe.
+    """
+    name = flow.recipe.path.name
+    sources = {"source": flow.source}
+    sources |= {f"labels.{n}": s for n, s in flow.labels.items()} | {f"others.{n}": s for n, s in flow.others.items()}
+    choices = {"source": flow.recipe.source}
+    choices |= {f"labels.{n}": c for n, c in flow.recipe.labels.items()}
+    choices |= {f"others.{n}": c for n, c in flow.recipe.others.items()}
+    _require_paths(flow, sources)
+    opened = {place: _opened(source, choices[place], f"{name} @ {place}") for place, source in sources.items()}
+    if flow.model is not None and flow.recipe.train is not None:
+        from asem_core.training.preflight import wrong_block
+
+        if wrong := wrong_block(flow.model.network(), planned_training(flow.recipe).block):
+            raise RecipeError(f"{name} @ train: {wrong}")
+    if flow.weights is not None:
+        try:
+            if flow.model is None or flow.recipe.train is not None:
+                # Training may begin with weights of another organelle.
+                require_weights(flow.weights, flow.recipe.folder)
+            else:
+                require_weights_of(flow.model.name, flow.weights, flow.recipe.folder)
+        except AsemError as error:
+            raise RecipeError(f"{name} @ model: {error}") from None
+        if flow.recipe.train is None:
+            expected = expected_by(catalog, flow.weights, flow.recipe.folder)
+            steps = [describe_plugin(step) for step in flow.steps]
+            warn_of_other_steps("the recipe's image", steps, expected, as_is=flow.predict.as_is)
+    for place in ("source", *(f"others.{n}" for n in flow.others)):
+        try:
+            require_voxels_expected(flow, opened[place], catalog)
+        except AsemError as error:
+            raise RecipeError(f"{name} @ {place}: {error}") from None
+
+
+def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
+    plugins: dict[str, Any] = dict(sources)
+    plugins |= {f"preprocess[{i}]": step for i, step in enumerate(flow.steps)}
+    plugins |= {f"analyze[{i}]": analyzer for i, analyzer in enumerate(flow.analyzers)}
+    made = _layers_made(flow)
+    for place, plugin in plugins.items():
+        try:
+            require_paths(plugin, later=made.__contains__)
+        except AsemError as error:
+            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {error}") from None
+
+
+def _layers_made(flow: Flow) -> list[str]:
+    """Name the layers that a run makes in the recipe's own cell."""
+    made = ["raw", *layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
+    if flow.model is not None:
+        made += [f"predictions/{flow.model.name}/{layer}" for layer in ("probability", "segmentation")]
+    return made
+
+
+def _opened(source: Source, choice: Choice, where: str) -> Volume:
+    """Open what a recipe takes of a source: what it lacks, files or a voxel size, is told by itself."""
+    try:
+        volume = source.open(choice.layer)
+        known = source.layers()
+    except AsemError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    if " @ labels." in where and choice.layer is None and len(known) > 1:
+        raise RecipeError(f'{where}: the source holds the layers {", ".join(known)}. Say which: layer = "{known[-1]}".')
+    return volume
+
+
+def train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> Any:
+    """Build the `[train]` table; its regions may name the recipe's labels, and take its image unless they name one."""
+    from asem_core.training.options import TrainOptions
+
+    where = f"{recipe.path.name} @ train"
+    table = dict(recipe.train or {})
+    for part in ("regions", "validation"):
+        regions = table.get(part, [])
+        if isinstance(regions, list) and all(isinstance(r, Mapping) for r in regions):
+            table[part] = [_region(r, image, labels, recipe.folder, where) for r in regions]
+    return build(TrainOptions, table, where)
+
+
+def planned_training(recipe: Recipe) -> Any:
+    """Build the `[train]` table before its image and labels are there: they are named for what they will be."""
+    return train_options(recipe, "[source]", {n: place_of(n) for n in recipe.labels})
+
+
+def place_of(labels: str) -> str:
+    return f"[labels] {labels}"
+
+
+def _region(
+    region: Mapping[str, Any], image: str, labels: Mapping[str, str], folder: Path, where: str
+) -> dict[str, Any]:
+    chosen = {"raw": image, **region}
+    for key in ("labels", "mask", "exclusion"):
+        place = chosen.get(key)
+        if isinstance(place, str) and place in labels:
+            chosen[key] = labels[place]
+        elif isinstance(place, str) and not (folder / expand(place, where)).exists():
+            known = ", ".join(labels) or "none"
+            raise RecipeError(f"{where}: {key} = '{place}' is neither a name of [labels] ({known}) nor a path.")
+    return chosen
 
 
 def require_unseen(options: EvaluateOptions, truth: str, training: TrainOptions, name: str) -> None:

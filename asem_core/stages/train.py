@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin, differences, made_by, sha256, steps_done
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.interfaces import Model, Region, Sampler
+from asem_core.prediction.trained import options_of
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.training.folder import RunFolder
 from asem_core.training.options import TrainOptions
@@ -40,10 +41,16 @@ class TrainingRecipe:
     path: Path | None = None
 
 
-def read_training_recipe(path: str | Path, catalog: Catalog, folder: Path | None = None) -> TrainingRecipe:
+def read_training_recipe(
+    path: str | Path,
+    catalog: Catalog,
+    folder: Path | None = None,
+    start_from: str | Path | Mapping[str, Any] | None = None,
+) -> TrainingRecipe:
     """Read the tables `[model]`, `[sampler]` (optional) and `[train]` of a recipe; other tables are other stages'.
 
-    Relative paths in it are relative to `folder`, by default the recipe's own.
+    Relative paths in it are relative to `folder`, by default the recipe's own. Weights to fine-tune, a file or a name of the
+    registry (or a model as a run has noted it) say what `[model]` does not: which model it is, and its options.
 
     Raises
     ------
@@ -53,6 +60,8 @@ def read_training_recipe(path: str | Path, catalog: Catalog, folder: Path | None
     path = Path(path).resolve()
     folder = folder or path.parent
     table = read_toml(path)
+    if start_from is not None:
+        table["model"] = model_table(table.get("model", {}), start_from)
     for needed in ("model", "train"):
         if not isinstance(table.get(needed), dict):
             raise RecipeError(f"{path.name}: the table [{needed}] is missing.")
@@ -68,6 +77,18 @@ def read_training_recipe(path: str | Path, catalog: Catalog, folder: Path | None
     )
 
 
+def model_table(table: Any, start_from: str | Path | Mapping[str, Any], folder: Path | None = None) -> Any:
+    """Complete the `[model]` table of a recipe by what the weights that it starts from say of their model."""
+    if isinstance(start_from, Mapping):  # what a run noted of its model
+        options = {key: value for key, value in start_from["options"].items() if value is not None}
+        known = {"use": start_from["name"], **options}
+    else:
+        known = options_of(start_from, folder)
+    if not isinstance(table, dict) or table.get("use", known.get("use")) != known.get("use"):
+        return table  # weights of another organelle: which of their options belong to the network is not known
+    return {**known, **table}
+
+
 def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
     """Read the recipe that a run was started with.
 
@@ -78,7 +99,7 @@ def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
     """
     folder = RunFolder(Path(run))
     known = folder.read_json("provenance.json")
-    return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known["recipe_folder"]))
+    return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known["recipe_folder"]), known["model"])
 
 
 def started_from(run: str | Path) -> Path | None:

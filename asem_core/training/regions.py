@@ -18,7 +18,7 @@ from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import Model, Region
 from asem_core.paths import expand
-from asem_core.prediction.preparation import mask_for
+from asem_core.prediction.expected import mask_for
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.stages.preprocess import apply, apply_lazily
 from asem_core.training.options import Place, RegionOptions, TrainOptions

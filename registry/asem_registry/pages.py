@@ -48,6 +48,7 @@ def card_page(card: Card, cached: Mapping[str, Any]) -> str:
         lines += [f"    {s.metric:<10} {s.value:.2f}  {s.data}{f' ({s.note})' if s.note else ''}" for s in card.scores]
     if card.recipe:
         lines += ["  recipe of the training run: asem models show --json has it"]
+    lines += ["", "In a recipe, to predict with it or, with a [train] table, to fine-tune it:", "", _recipe(card)]
     return "\n".join(lines)
 
 
@@ -98,8 +99,14 @@ def models_page(cards: Iterable[Card]) -> str:
             "Sum": f"sha256 `{card.sha256}`" if card.sha256 else "not published: trusted on first use",
         }
         lines += [f"- **{name}**: {value}" for name, value in known.items() if value]
-        if card.preprocessing:
-            lines += ["", "Preprocessing it was trained with, as a recipe has it:", "", "```toml", _recipe(card), "```"]
+        lines += [
+            "",
+            "In a recipe, with the preprocessing that it was trained with:",
+            "",
+            "```toml",
+            _recipe(card),
+            "```",
+        ]
         if card.scores:
             lines += ["", "| metric | value | data | note |", "|---|---|---|---|"]
             lines += [f"| {s.metric} | {s.value:.2f} | {s.data} | {s.note} |" for s in card.scores]
@@ -123,6 +130,6 @@ def _steps(card: Card) -> str:
 def _recipe(card: Card) -> str:
     import tomlkit
 
-    steps = tomllib.loads(card_toml(card))["preprocessing"]
-    text = tomlkit.dumps({"preprocess": [{"use": s["use"], **s} for s in steps]})
-    return text.strip()
+    steps = tomllib.loads(card_toml(card)).get("preprocessing", [])
+    tables = {"preprocess": [{"use": s["use"], **s} for s in steps]} if steps else {}
+    return tomlkit.dumps({**tables, "model": {"use": card.model, "weights": card.name}}).strip()

@@ -20,8 +20,9 @@ from asem_core.blocks import Run
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputBusy, OutputExists
+from asem_core.prediction.blockwise import aligned, choose_block
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_arithmetic, choose_device
-from asem_core.stages.predict import Prediction, aligned, choose_block, predict
+from asem_core.stages.predict import Prediction, predict
 from asem_core.volume import Box, Labels, Spec, Volume
 
 sys.path.insert(0, str(Path(__file__).parent))  # workers look modules up by name

@@ -17,15 +17,8 @@ from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
-from asem_core.prediction.preparation import (
-    Trained,
-    adapt,
-    load_trained,
-    missing_steps,
-    prepare,
-    require_voxel_size,
-    resample,
-)
+from asem_core.prediction.expected import as_expected, missing_steps, require_voxel_size, resample, with_missing_steps
+from asem_core.prediction.trained import Trained, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.stages.predict import predict
 from asem_core.stages.preprocess import apply
@@ -61,12 +54,12 @@ def step(table):
 
 def test_missing_preprocessing_is_done_and_named_as_in_a_flow(cell):
     raw = open_volume(cell / "raw")
-    made = prepare(raw, trained(INVERT, CLAHE), load_catalog(), cell, QUIET)
+    made = with_missing_steps(raw, trained(INVERT, CLAHE), load_catalog(), cell, QUIET)
     assert made.path == str(cell / "raw_clahe")
     assert [s["name"] for s in steps_done(made)] == ["invert", "clahe"]
     np.testing.assert_array_equal(open_volume(cell / "raw_invert").read(), 255 - raw.read())
     assert missing_steps(made, trained(INVERT, CLAHE)) == []
-    assert prepare(made, trained(INVERT, CLAHE), load_catalog(), cell, QUIET) is made
+    assert with_missing_steps(made, trained(INVERT, CLAHE), load_catalog(), cell, QUIET) is made
 
 
 def test_only_what_is_missing_is_done(cell):
@@ -86,11 +79,11 @@ def test_only_what_is_missing_is_done(cell):
 )
 def test_preprocessing_that_the_network_does_not_know_is_told(cell, caplog, wanted, told):
     inverted = apply(step(INVERT), open_volume(cell / "raw"), cell / "raw_invert", QUIET)
-    adapt(inverted, trained(*wanted), load_catalog(), cell, QUIET)
+    as_expected(inverted, trained(*wanted), load_catalog(), cell, QUIET)
     assert re.search(told, caplog.text)
     caplog.clear()
-    adapt(inverted, trained(INVERT), load_catalog(), cell, QUIET)
-    adapt(open_volume(cell / "raw"), trained(INVERT), load_catalog(), cell, QUIET)
+    as_expected(inverted, trained(INVERT), load_catalog(), cell, QUIET)
+    as_expected(open_volume(cell / "raw"), trained(INVERT), load_catalog(), cell, QUIET)
     assert not caplog.text
 
 

@@ -12,7 +12,7 @@ from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import OutputBusy
-from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
+from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 from asem_core.stages.predict import Prediction, predict
 from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Spec, Volume
@@ -79,7 +79,7 @@ def test_a_served_live_layer_equals_a_whole_prediction(tmp_path):
     whole = predict(
         network, raw, tmp_path / "cell.zarr" / "whole", Run(progress=False), Prediction("cpu", "float32")
     ).read()
-    live = open_live(raw, tmp_path / "cell.zarr" / "live", model_of_boxes(network, raw, "cpu"), model="a")
+    live = open_live(raw, tmp_path / "cell.zarr" / "live", predictor_of_boxes(network, raw, "cpu"), model="a")
     found = Volume(live, raw.voxel_size_nm, raw.origin_nm).read()
     assert found.std() > 0
     np.testing.assert_array_equal(found, whole)

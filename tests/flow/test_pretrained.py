@@ -13,9 +13,11 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import layers, open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
-from asem_core.flow import build_flow, require_inputs, run_flow
-from asem_core.prediction.preparation import load_trained, require_voxel_size
+from asem_core.flow import build_flow, run_flow
+from asem_core.prediction.expected import require_voxel_size
+from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe
+from asem_core.stages.recipe_checks import require_inputs
 from asem_core.testing import example_image
 from asem_core.volume import Volume
 from asem_core.weights import save_weights

@@ -1,0 +1,322 @@
+"""Predict a whole volume: block by block, seamless, resumable, in bounded memory.
+
+A U-Net's result shifts with its input only by multiples of its pooling factors. So every block is computed on the grid
+of those multiples that starts at the image's first voxel, grown where needed, and only then cut to size: the map does not
+depend on the block size, on the number of workers, or on the box that was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run, Work
+from asem_core.cell.provenance import identity, made_by
+from asem_core.cell.record import Record
+from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
+from asem_core.engine.machine import available_cores
+from asem_core.errors import BadInput
+from asem_core.interfaces import DescribesItself, EstimatesMemory
+from asem_core.prediction.inference import Arithmetic, Predictor, choose_arithmetic, choose_device, free_memory
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+
+log = logging.getLogger("asem_core")
+
+CHUNK = 64
+LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
+"""Edges beyond which a larger block saves little work but takes much memory."""
+
+
+@attrs.frozen
+class Prediction:
+    """How to predict; the fields are the options of `[predict]` in a recipe.
+
+    Parameters
+    ----------
+    device : "auto", "cpu", "cuda" (every worker its own GPU), "cuda:1", "mps"
+    precision : "auto" takes bfloat16 where the hardware multiplies it and the result agrees with float32
+    mirrors : average over the eight mirror images: a little better, eight times slower
+    output : "uint8" (255 = 1), "float16" or "float32"
+    compiled : let `torch.compile` fuse the network
+    workers : processes; 0 takes one per GPU, or one per 8 cores, since a network keeps that many busy by itself
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    mirrors: bool = False
+    output: Literal["uint8", "float16", "float32"] = "uint8"
+    compiled: bool = False
+    workers: int = 0
+
+
+def predict(
+    network: Any,
+    volume: Volume,
+    output: str | Path,
+    run: Run,
+    how: Prediction | None = None,
+    *,
+    box: Box | None = None,
+    mask: Labels | None = None,
+    details: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Volume:
+    """Write the probability map of a volume to the layer `output`.
+
+    Parameters
+    ----------
+    network
+        A trained network; see `Network` for what it must say of itself.
+    volume
+        uint8, uint16, or floats in [0, 1]. Beyond its border its mirror image is seen.
+    box
+        Predict only this box (voxels of `volume`); the result is as large as the box, and lies where the box lies.
+    mask
+        Predict only where this is not 0, for example inside the cell; it may cover a part of the volume. Elsewhere the
+        result is 0, and blocks that lie wholly outside are not computed.
+    overwrite
+        Replace what something else made; and what an equal run left unfinished, where `run` asks for other blocks.
+    details
+        What else to record: the model's name, the file of the weights, ...
+
+    Returns
+    -------
+    uint8 (255 = 1), float16 or float32, on the volume's grid. If an equal run has finished it, it is returned as it is; if one
+    was interrupted, its finished blocks are kept.
+
+    Raises
+    ------
+    BadInput
+        No such device; greys that cannot be used; a device that computes wrongly.
+    OutputExists, OutputBusy, NoSpace, OutsideVolume, VoxelSizeMismatch, ShapeMismatch
+    """
+    how = how or Prediction()
+    _check_greys(volume)
+    part = volume if box is None else volume.crop(box)
+    box = volume.box if box is None else box
+    record = made_by(
+        "predict",
+        inputs=[volume],
+        box=box,
+        mask=mask,
+        network=network.spec() if isinstance(network, DescribesItself) else type(network).__name__,
+        parameters_sha256=digest(network),
+        how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
+        **dict(details or {}),
+    )
+    if (finished := require_free(output, record, overwrite=overwrite)) is not None:
+        return finished
+    device = choose_device(how.device) if not run.launcher else how.device.replace("auto", "cuda")
+    run = attrs.evolve(run, workers=_num_workers(run, how, device))
+    plan = _earlier_plan(output, record)
+    if plan is not None and run.block not in (None, as_zyx(plan["block"])):
+        if overwrite:
+            plan = None
+        else:  # hours of work are not thrown away for it
+            log.warning(
+                "%s was begun in blocks of %s voxels and goes on in them; --overwrite begins anew, in blocks of %s.",
+                output,
+                as_zyx(plan["block"]),
+                run.block,
+            )
+    plan = plan or _make_plan(network, volume, box, mask, run, how, device)
+    spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
+    block = as_zyx(plan["block"])
+    out = create_volume(
+        output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", plan=plan)
+    )
+    arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output, how.compiled)
+    work = _Work(network, volume, out, box.begin, mask, arithmetic)
+    threads = 3 if device.startswith("cuda") else 2
+    num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))
+    return fill_volume(
+        out,
+        work,
+        block,
+        run,
+        name=f"predict-{Path(out.path).parent.name}",
+        skip=None if mask is None else work.lies_outside,
+        threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
+    )
+
+
+def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: float, workers: int = 1) -> Zyx:
+    """Choose the block shape that takes the least work among those that fit into the memory.
+
+    Larger blocks waste less on context, but edges that do not divide the volume waste some, too; there should be a
+    block for each worker.
+
+    Parameters
+    ----------
+    shape : of what is to be predicted, voxels
+    itemsize : bytes of a value in the network
+    memory : bytes that one worker may use
+    """
+    largest = LARGEST_BLOCK["cuda" if device.startswith("cuda") else "cpu"]
+    edges = [range(CHUNK, max(CHUNK, min(largest, -(-n // CHUNK) * CHUNK)) + 1, CHUNK) for n in shape]
+    best, least = as_zyx(CHUNK), math.inf
+    for candidate in itertools.product(*edges):
+        block = as_zyx(candidate)
+        counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
+        values = _num_values(network, network.input_shape([min(b, n) for b, n in zip(block, shape, strict=True)]))
+        if values * itemsize > memory or (math.prod(counts) < workers and block != as_zyx(CHUNK)):
+            continue
+        # Input voxels stand for work: the sum over blocks is a product of sums over axes.
+        work = math.prod(
+            sum(_input_edges(network, n, b, axis)) for axis, (n, b) in enumerate(zip(shape, block, strict=True))
+        )
+        if work < least:
+            best, least = block, work
+    return best
+
+
+def digest(network: Any) -> str | None:
+    """Sum the parameters of a network (sha256), whatever file they came from."""
+    if not hasattr(network, "state_dict"):
+        return None
+    total = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().float().numpy().tobytes())
+    return total.hexdigest()
+
+
+@attrs.frozen
+class _Work:
+    """What a worker must know; loads the network onto its device."""
+
+    network: Any
+    volume: Volume
+    output: Output
+    begin: Zyx
+    mask: Labels | None
+    arithmetic: Arithmetic
+
+    def __call__(self) -> Work:
+        predictor = Predictor(self.network, self.arithmetic)
+
+        def process(block: Box) -> None:
+            self.output.data[block.slices] = self.predict(predictor, block.shift(self.begin))  # type: ignore[index]
+
+        return process
+
+    def predict(self, predictor: Predictor, box: Box) -> np.ndarray:
+        """Predict a box of the input volume; 0 outside the mask."""
+        found = predict_box(predictor, self.volume, box)
+        if self.mask is not None:
+            found = found * (self._mask(box) != 0)
+        return found
+
+    def lies_outside(self, block: Box) -> bool:
+        return not self._mask(block.shift(self.begin)).any()
+
+    def _mask(self, box: Box) -> np.ndarray:
+        assert self.mask is not None
+        place = self.volume.box_of(self.mask)
+        return self.mask.read(box.shift([-b for b in place.begin]), outside=0)
+
+
+def predict_box(predictor: Predictor, volume: Volume, box: Box) -> np.ndarray:
+    """Predict a box of a volume, whatever its place and size: the same values as if the whole volume was predicted."""
+    network = predictor.geometry
+    needed = aligned(network, box)
+    first = [b - n - c for b, n, c in zip(box.begin, needed.begin, network.context, strict=True)]
+    found = predictor(volume.read(needed, outside="reflect"))
+    return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
+
+
+def aligned(network: Any, box: Box) -> Box:
+    """Say which input a box needs, begun on the network's grid of shifts: its result holds the box, after the context."""
+    step, context = network.alignment, network.context
+    begin = [b // s * s for b, s in zip(box.begin, step, strict=True)]
+    shape = network.input_shape([e - b for e, b in zip(box.end, begin, strict=True)])
+    start = as_zyx([b - c for b, c in zip(begin, context, strict=True)])
+    return Box(start, as_zyx([s + n for s, n in zip(start, shape, strict=True)]))
+
+
+def _num_workers(run: Run, how: Prediction, device: str) -> int:
+    if how.workers or run.launcher:
+        return how.workers or run.workers
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.device_count() if device == "cuda" else 1
+    return min(run.workers, -(-available_cores() // 8)) if device == "cpu" else 1
+
+
+def _make_plan(
+    network: Any, volume: Volume, box: Box, mask: Labels | None, run: Run, how: Prediction, device: str
+) -> dict[str, Any]:
+    """Choose precision and block shape; kept with the output, so that an interrupted run goes on with the same."""
+    if run.launcher:  # the devices are elsewhere: nothing can be tried here
+        precision: str = "float32" if how.precision == "auto" else how.precision
+        return {"precision": precision, "block": list(run.block or as_zyx(3 * CHUNK))}
+    sample = _sample(network, volume, box, mask)
+    precision = choose_arithmetic(network, sample, Arithmetic(device), how.precision).precision
+    memory = free_memory(device, run.workers)
+    itemsize = 2 if precision == "bfloat16" else 4
+    block = run.block or choose_block(network, box.shape, device, itemsize, memory, run.workers)
+    return {"precision": precision, "block": list(block)}
+
+
+def _sample(network: Any, volume: Volume, box: Box, mask: Labels | None) -> np.ndarray:
+    """Read the input of a small block with much contrast, for trying a precision."""
+    size = min(24, *box.shape)
+    best: np.ndarray | None = None
+    for z, y, x in itertools.product((0.25, 0.5, 0.75), repeat=3):
+        begin = as_zyx([b + int(f * (n - size)) for b, f, n in zip(box.begin, (z, y, x), box.shape, strict=True)])
+        image = volume.read(aligned(network, Box(begin, as_zyx([b + size for b in begin]))), outside="reflect")
+        if best is None or image.std() > best.std():
+            best = image
+    assert best is not None
+    return best
+
+
+def _earlier_plan(output: str | Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the plan of an interrupted equal run."""
+    import json
+
+    if not Path(output).exists():
+        return None
+    try:
+        about = Record.of(open_volume(output, unfinished=True))
+    except BadInput:
+        return None
+    same = identity(about.made.noted) == identity(json.loads(json.dumps(record)))
+    return dict(about.plan) if same and about.plan else None
+
+
+def _check_greys(volume: Volume) -> None:
+    if volume.dtype.kind == "f":
+        middle = [n // 2 for n in volume.shape]
+        near = Box(as_zyx([max(0, m - 32) for m in middle]), as_zyx([m + 32 for m in middle])) & volume.box
+        found = volume.read(near)
+        if not np.isfinite(found).all() or found.min() < 0 or found.max() > 1:
+            raise BadInput(
+                f"{volume.path} holds floats from {found.min():g} to {found.max():g}; a network needs [0, 1], or whole "
+                "numbers. Scale it, for example with the step 'normalize' of a recipe."
+            )
+    elif volume.dtype not in (np.uint8, np.uint16):
+        raise BadInput(f"{volume.path} holds {volume.dtype}; a network needs uint8, uint16, or floats in [0, 1].")
+
+
+def _num_values(network: Any, shape: Sequence[int]) -> float:
+    return network.num_values(shape) if isinstance(network, EstimatesMemory) else 100.0 * math.prod(shape)
+
+
+def _input_edges(network: Any, size: int, block: int, axis: int) -> list[int]:
+    edges = [min(block, size - first) for first in range(0, size, block)]
+    cost = {}
+    for edge in set(edges):
+        shape = [1, 1, 1]
+        shape[axis] = edge
+        cost[edge] = network.input_shape(shape)[axis]
+    return [cost[edge] for edge in edges]

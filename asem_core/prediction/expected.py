@@ -1,0 +1,283 @@
+"""Give a network the image that it was trained on: voxel size and preprocessing, before hours are spent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.cell.prepared import read_prepared
+from asem_core.cell.provenance import steps_done
+from asem_core.cell.record import Record
+from asem_core.errors import BadInput, VoxelSizeMismatch
+from asem_core.interfaces import Preprocessor
+from asem_core.prediction.trained import Trained
+from asem_core.recipe import build
+from asem_core.stages.preprocess import apply, apply_lazily, layer_for
+from asem_core.volume import Labels, Volume, Zyx
+from asem_core.voxels.resample import on_grid_of, whole_factors
+
+log = logging.getLogger("asem_core")
+
+LARGEST_VOXEL_SIZE_ERROR = 0.15
+
+Spelling = Callable[[str], str]
+"""How the door that a user came through spells an option: `--as-is`, or `as_is = true`."""
+
+
+def of_command(option: str) -> str:
+    """Spell an option as commands do."""
+    return "--" + option.replace("_", "-")
+
+
+def of_recipe(option: str) -> str:
+    """Spell an option as recipes do."""
+    return f"{option} = true in [predict]"
+
+
+def as_expected(
+    volume: Volume,
+    trained: Trained,
+    catalog: Catalog,
+    container: Path,
+    run: Run,
+    *,
+    as_is: bool = False,
+    allow_voxel_size: bool = False,
+    resampled: bool = False,
+    overwrite: bool = False,
+    spell: Spelling = of_command,
+) -> Volume:
+    """Make an image what the network expects: resampled if wanted, its voxel size checked, its preprocessing completed.
+
+    Parameters
+    ----------
+    container : where new layers go
+    as_is : do no preprocessing
+    allow_voxel_size : accept voxels more than 15 % off
+    resampled : average voxels first, where whole factors do
+
+    Raises
+    ------
+    VoxelSizeMismatch, BadInput
+        See `require_voxel_size` and `missing_steps`.
+    """
+    if resampled:
+        volume = resample(volume, trained, catalog, container, run, overwrite=overwrite)
+    require_voxel_size(volume, trained, allow=allow_voxel_size, spell=spell)
+    warn_of_other_steps(volume.path, steps_done(volume), trained, as_is=as_is)
+    return (
+        volume
+        if as_is
+        else with_missing_steps(volume, trained, catalog, container, run, overwrite=overwrite, spell=spell)
+    )
+
+
+def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels:
+    """View a mask with the voxels of an image, where whole factors do; nothing is stored.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        Neither's voxels are whole multiples of the other's.
+    """
+    factors = whole_factors(volume.voxel_size_nm, mask.voxel_size_nm)
+    if factors is None or factors == (1, 1, 1):
+        return on_grid_of(volume, mask)
+    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "mask")
+    made = apply_lazily(step, mask, run)
+    return Labels(made.data, made.voxel_size_nm, made.origin_nm, mask.path, mask.attributes)
+
+
+def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False, spell: Spelling = of_command) -> None:
+    """Refuse an image whose voxels are more than 15 % off those the network was trained on.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        Offers the resampling, where whole factors do.
+    """
+    wanted = trained.voxel_size_nm
+    if wanted is None or allow or _close(volume.voxel_size_nm, wanted):
+        return
+    factors = _factors(volume, wanted)
+    advice = "Choose a model trained at this voxel size"
+    if factors is not None:
+        z, y, x = factors
+        advice = f"Add {spell('resample')}, to average {z} x {y} x {x} voxels into one first"
+    raise VoxelSizeMismatch(
+        f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {trained.title} was trained on {_nm(wanted)}. "
+        f"{advice}, or {spell('allow_voxel_size')}, to predict all the same."
+    )
+
+
+def resample(
+    volume: Volume, trained: Trained, catalog: Catalog, container: Path, run: Run, *, overwrite: bool = False
+) -> Volume:
+    """Average voxels to the size the network was trained on, where whole factors do: the layer `raw_downsample`."""
+    wanted = trained.voxel_size_nm
+    factors = None if wanted is None else _factors(volume, wanted)
+    if wanted is None or factors is None or _close(volume.voxel_size_nm, wanted):
+        return volume
+    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "--resample")
+    return _apply_for_network(step, volume, container, run, overwrite)
+
+
+def missing_steps(volume: Volume, trained: Trained, spell: Spelling = of_command) -> list[Mapping[str, Any]]:
+    """List the preprocessing that the network expects and the volume has not had, in order.
+
+    Raises
+    ------
+    BadInput
+        What is missing cannot be made up for from this volume: it had a step with other options, or a later step
+        before an earlier one. The message says exactly which.
+    """
+    wanted = trained.steps
+    done = [s for s in steps_done(volume) if s["name"] in {w["name"] for w in wanted}]
+    for number, (had, want) in enumerate(zip(done, wanted, strict=False)):
+        if had["name"] != want["name"]:
+            missing = ", ".join(s["name"] for s in wanted)
+            raise BadInput(
+                f"{trained.title} expects the steps {missing}, in this order, but {volume.path} had step {number + 1} "
+                f"'{had['name']}' without '{want['name']}' before it. Predict on the image before that step: "
+                f"{_before(volume, had['name'])}."
+            )
+        changed = [k for k, v in want["options"].items() if k in had["options"] and not _equal(had["options"][k], v)]
+        if changed:
+            told = ", ".join(f"{k} = {had['options'][k]} instead of {want['options'][k]}" for k in changed)
+            raise BadInput(
+                f"{trained.title} expects the step '{want['name']}' with other options than {volume.path} had: {told}. "
+                f"Predict on the image before that step: {_before(volume, had['name'])}; or with {spell('as_is')} on this one."
+            )
+    return list(wanted[len(done) :])
+
+
+def other_steps(done: Sequence[Mapping[str, Any]], trained: Trained) -> list[str]:
+    """Name the preprocessing of an image that the images behind the network have not had, as far as that is known."""
+    if trained.voxel_size_nm is None:  # the weights say nothing of their images
+        return []
+    known = {s["name"] for s in trained.steps}
+    return [s["name"] for s in done if s["name"] not in known and s.get("changes", "greys") == "greys"]
+
+
+def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: Trained, *, as_is: bool = False) -> None:
+    """Warn where an image is prepared otherwise than those behind the network, and say what is done about it."""
+    other = other_steps(done, trained)
+    if not other:
+        return
+    wanted = [s["name"] for s in trained.steps]
+    missing = [] if as_is else [name for name in wanted if name not in {s["name"] for s in done}]
+    log.warning(
+        "%s was trained on images prepared by %s, but %s is prepared by %s; %s. Leave out %s if the probabilities are poor.",
+        trained.title,
+        ", ".join(wanted) or "none of the steps that change greys",
+        path,
+        ", ".join(other),
+        f"on top of that comes {', '.join(missing)}" if missing else "it is predicted as it is",
+        ", ".join(other),
+    )
+
+
+def with_missing_steps(
+    volume: Volume,
+    trained: Trained,
+    catalog: Catalog,
+    container: Path,
+    run: Run,
+    *,
+    overwrite: bool = False,
+    spell: Spelling = of_command,
+) -> Volume:
+    """Do the preprocessing that the network expects and the volume lacks; layers are named `raw_<step>`, as in a flow.
+
+    Returns the volume itself if it lacks nothing.
+    """
+    for step in missing_steps(volume, trained, spell):
+        volume = _apply_for_network(_plugin_of(step, trained, catalog), volume, container, run, overwrite)
+    return volume
+
+
+def with_missing_steps_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
+    """Do the same where the result is read; nothing is stored."""
+    for step in missing_steps(volume, trained):
+        volume = apply_lazily(_plugin_of(step, trained, catalog), volume, run)
+    return volume
+
+
+def _plugin_of(step: Mapping[str, Any], trained: Trained, catalog: Catalog) -> Preprocessor:
+    options = {k: v for k, v in step["options"].items() if v is not None}
+    where = f"{trained.title} @ {step['name']}"
+    plugin: Preprocessor = build(catalog.get("preprocessor", step["name"]), options, where)
+    return plugin
+
+
+def _apply_for_network(step: Preprocessor, volume: Volume, container: Path, run: Run, overwrite: bool) -> Volume:
+    """Do one step into the layer `raw_<step>`, or `raw_<step>_2`, ... where another image lies under that name.
+
+    Images of the cell's own preparation are never replaced.
+    """
+    prepared = read_prepared(container)
+    own = {prepared.image, *prepared.usual}
+    layer = layer_for(step, volume, container, lambda name: name in own or not overwrite, overwrite)
+    return apply(step, volume, layer, run, overwrite=overwrite)
+
+
+def choose_image(
+    images: Sequence[Volume], trained: Trained, usual: Sequence[str], *, resampled: bool = False
+) -> Volume:
+    """Choose which image of a cell a network takes.
+
+    That is the last one, except where its last steps are part of every preparation and are not what the network was trained
+    on: then it is the image before them.
+
+    Parameters
+    ----------
+    images : last made first
+    usual : names of the layers that such steps made
+    resampled : voxels will be averaged to the network's size, which comes before the steps that change greys
+    """
+    for volume in images:
+        if _has_what_is_expected(volume, trained, resampled):
+            return volume
+        if Path(volume.path).name not in usual:
+            break
+    return images[0]
+
+
+def _has_what_is_expected(volume: Volume, trained: Trained, resampled: bool) -> bool:
+    done = steps_done(volume)
+    if resampled and trained.voxel_size_nm is not None and not _close(volume.voxel_size_nm, trained.voxel_size_nm):
+        return all(step.get("changes", "greys") != "greys" for step in done)
+    try:
+        missing_steps(volume, trained)
+    except BadInput:
+        return False
+    return not other_steps(done, trained)
+
+
+def _before(volume: Volume, step: str) -> str:
+    """Find the path of the volume that a step was applied to."""
+    for made in Record.of(volume).made.chain():
+        if made.step is not None and made.step["name"] == step:
+            return made.inputs[0].address
+    return "unknown"
+
+
+def _factors(volume: Volume, wanted: Sequence[float]) -> Zyx | None:
+    """Say how many voxels make one of the wanted size, or None where no whole numbers do."""
+    return whole_factors(wanted, volume.voxel_size_nm, LARGEST_VOXEL_SIZE_ERROR)
+
+
+def _close(size: Sequence[float], wanted: Sequence[float]) -> bool:
+    return all(abs(s / w - 1) <= LARGEST_VOXEL_SIZE_ERROR for s, w in zip(size, wanted, strict=True))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return bool(list(a) == list(b)) if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) else bool(a == b)
+
+
+def _nm(size: Sequence[float]) -> str:
+    return " x ".join(f"{s:g}" for s in size) + " nm"

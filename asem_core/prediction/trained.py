@@ -1,0 +1,258 @@
+"""A network with its weights, and what these say of the images behind them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from asem_core.catalog import Catalog
+from asem_core.cell.provenance import describe_plugin, sha256
+from asem_core.cell.record import Record
+from asem_core.errors import BadInput, MissingExtra, UnknownName
+from asem_core.interfaces import Changes, Model
+from asem_core.pretrained import find_weights, registry, weights_file
+from asem_core.recipe import build
+from asem_core.training.folder import RunFolder
+from asem_core.volume import Volume, ZyxNm, as_zyx_nm
+from asem_core.weights import load_weights, read_metadata
+
+log = logging.getLogger("asem_core")
+
+
+@attrs.frozen
+class Trained:
+    """A network with its weights, and what it was trained on.
+
+    Attributes
+    ----------
+    model : the organelle's plugin, or None where nothing names it
+    voxel_size_nm : of the training images, or None where the file does not say
+    steps
+        Preprocessing of the training images that changes greys, first to last: tables with `name` and `options`. Of steps
+        that say where voxels are, nothing is asked; the voxel size is checked by itself.
+    details : what to record of it: names, sums
+    """
+
+    network: Any
+    model: Model | None
+    voxel_size_nm: ZyxNm | None
+    steps: Sequence[Mapping[str, Any]]
+    details: Mapping[str, Any]
+
+    @property
+    def organelle(self) -> str:
+        """The model's own name, or what the weights are called."""
+        return self.title if self.model is None else self.model.name
+
+    @property
+    def title(self) -> str:
+        """The name that messages call it by."""
+        return str(self.details.get("model", "the model"))
+
+
+def load_trained(
+    catalog: Catalog, name: str | None, weights: str | Path | None = None, options: Mapping[str, Any] | None = None
+) -> Trained:
+    """Load a network by name.
+
+    Parameters
+    ----------
+    name
+        A name of the registry, or a model plugin (then `weights` is needed). None takes what the weights file says.
+    weights
+        A file: safetensors, or a checkpoint of the authors (`.pt`); or a training run's folder: the checkpoint it chose.
+    options
+        Options of the model plugin, where the weights file does not name them.
+
+    Raises
+    ------
+    BadInput
+        The weights do not fit; a model plugin without weights; weights that do not say whose they are, or are another's.
+    UnknownName
+        Neither the plugins nor the registry know the name.
+    """
+    if name is None and weights is None:
+        raise BadInput("Say which model: --model NAME (see asem models list), or --weights FILE.")
+    if weights is None and name is not None and Path(name).suffix in (".safetensors", ".pt"):
+        name, weights = None, name
+    if weights is not None:
+        file = RunFolder(Path(weights)).chosen() if Path(weights).is_dir() else Path(weights)
+        return _from_file(catalog, name, file, dict(options or {}))
+    assert name is not None
+    if name in catalog.names("model"):
+        known = [n for n in registry().names() if registry().find(n).model == name]
+        advice = f"name pretrained ones, --model {' or '.join(known)}" if known else "train some: asem train"
+        raise BadInput(f"'{name}' is a model without weights: add --weights FILE, or {advice}.")
+    return _from_registry(catalog, name)
+
+
+def find_model(catalog: Catalog, name: str) -> Model:
+    """Build the model plugin that a name means: its own name, or that of pretrained weights in the registry.
+
+    Raises
+    ------
+    UnknownName
+        Neither the plugins nor the registry know the name.
+    """
+    try:
+        plugin: Model = catalog.get("model", name)()
+    except UnknownName as error:
+        try:
+            card = registry().find(name)
+        except UnknownName:
+            raise UnknownName(f"{error} Pretrained ones: asem models list.") from None
+        return _model_of(card, catalog)
+    return plugin
+
+
+def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
+    """Build the model that made a probability map, as its record names it; None where it names none that is known."""
+    made = Record.of(probability).made
+    name = made.model if made.stage in ("predict", "live-prediction") else None
+    if name is None:
+        return None
+    try:
+        return find_model(catalog, name)
+    except (UnknownName, MissingExtra):  # a plugin or weights of another computer
+        return None
+
+
+def with_options(model: Model, chosen: Mapping[str, Any], where: str) -> Model:
+    """Return a model with some of its options set otherwise.
+
+    Raises
+    ------
+    RecipeError
+        It has no such option, or refuses the value.
+    """
+    if not chosen:
+        return model
+    known = {key: value for key, value in describe_plugin(model)["options"].items() if value is not None}
+    found: Model = build(type(model), {**known, **chosen}, f"{where} @ model ({model.name})")
+    return found
+
+
+def load_for(catalog: Catalog, model: Model, weights: str | Path, folder: Path | None = None) -> Trained:
+    """Load the weights that a recipe names for its model: a file (relative to `folder`), or a name of the registry.
+
+    Options of the model that a file or card names are believed; otherwise it is the model as it was built.
+
+    Raises
+    ------
+    BadInput
+        The weights do not fit, or say that they are of another model.
+    UnknownName
+        There is no such file, and the registry does not know the name.
+    """
+    require_weights_of(model.name, weights, folder)
+    file = weights_file(str(weights), folder)
+    if file is None:
+        return _from_registry(catalog, str(weights))
+    return _from_file(catalog, None, file, {}) if read_metadata(file).get("model") else _described(catalog, file, model)
+
+
+def require_weights_of(model: str, weights: str | Path, folder: Path | None = None) -> None:
+    """Check that weights (see `load_for`) are there, or can be fetched, and are of a model; nothing is fetched.
+
+    Weights that do not say whose they are pass.
+
+    Raises
+    ------
+    BadInput
+        They say that they are of another model.
+    UnknownName
+        There is no such file, and the registry does not know the name.
+    """
+    file = weights_file(str(weights), folder)
+    owner = registry().require(str(weights)).model if file is None else read_metadata(file).get("model", {}).get("use")
+    if owner not in (None, model):
+        raise BadInput(
+            f"The weights {weights} are of the model '{owner}', not of '{model}'. Name that model, or other weights "
+            "(see asem models list)."
+        )
+
+
+def options_of(weights: str | Path, folder: Path | None = None) -> dict[str, Any]:
+    """Say with which options of its model weights were trained: a table with `use`; empty where they do not say.
+
+    Nothing is fetched: of a name of the registry, the card says it.
+    """
+    file = weights_file(str(weights), folder)
+    if file is None:
+        card = registry().find(str(weights))
+        return {"use": card.model, **card.options}
+    return dict(read_metadata(file).get("model", {}))
+
+
+def expected_by(catalog: Catalog, weights: str | Path, folder: Path | None = None) -> Trained:
+    """Say what weights (see `load_for`) expect of an image, without loading or fetching them: the network is None."""
+    file = weights_file(str(weights), folder)
+    if file is None:
+        card = registry().find(str(weights))
+        return Trained(None, None, as_zyx_nm(card.voxel_size_nm), _steps_of(card), {"model": card.key})
+    about = read_metadata(file)
+    size = about.get("voxel_size_nm")
+    return Trained(None, None, as_zyx_nm(size) if size else None, _noted_steps(about, catalog), {"model": str(weights)})
+
+
+def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[str, Any]) -> Trained:
+    about = read_metadata(weights)
+    table = dict(about.get("model", {}))
+    use = table.pop("use", None)
+    if name is not None and name not in catalog.names("model"):
+        known = ", ".join(catalog.names("model"))
+        raise UnknownName(f"'{name}' is no model plugin, which --weights needs. Known: {known}.")
+    chosen = name or use
+    if chosen is None:
+        raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")
+    require_weights_of(chosen, weights)
+    model: Model = build(catalog.get("model", chosen), {**table, **options}, f"{weights} @ model ({chosen})")
+    return _described(catalog, weights, model)
+
+
+def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
+    """Load a model's weights, with what the file says of the images behind them."""
+    about = read_metadata(weights)
+    size = about.get("voxel_size_nm")
+    details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
+    network = load_weights(weights, model.network())
+    return Trained(network, model, as_zyx_nm(size) if size else None, _noted_steps(about, catalog), details)
+
+
+def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:
+    """Take the steps that change greys from what a weights file notes."""
+    noted = [s for s in about.get("preprocessing", []) if "name" in s]
+    return [s for s in noted if changes_of(s, catalog) == "greys"]
+
+
+def changes_of(step: Mapping[str, Any], catalog: Catalog) -> Changes:
+    """Say what a noted step changes; of a plugin that is not here and says nothing, it is taken for greys."""
+    if "changes" in step:
+        return step["changes"]  # type: ignore[no-any-return]
+    if step["name"] not in catalog.names("preprocessor"):
+        return "greys"
+    return catalog.get("preprocessor", step["name"]).changes  # type: ignore[no-any-return]
+
+
+def _from_registry(catalog: Catalog, name: str) -> Trained:
+    card = registry().find(name)
+    model = _model_of(card, catalog)
+    weights = find_weights(name)
+    network = load_weights(weights, model.network())
+    details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
+    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details)
+
+
+def _steps_of(card: Any) -> list[Mapping[str, Any]]:
+    return [
+        {"name": step["use"], "options": {k: v for k, v in step.items() if k != "use"}} for step in card.preprocessing
+    ]
+
+
+def _model_of(card: Any, catalog: Catalog) -> Model:
+    model: Model = build(catalog.get("model", card.model), dict(card.options), f"card {card.name} @ model")
+    return model
