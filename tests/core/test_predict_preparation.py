@@ -87,9 +87,13 @@ def test_preprocessing_that_the_network_does_not_know_is_told(cell, caplog, want
     assert not caplog.text
 
 
-def test_steps_that_place_voxels_are_not_asked_for(cell):
+def test_steps_that_place_voxels_are_not_asked_for(tmp_path):
+    """Of the steps that a weights file notes, those that change greys are asked for: each plugin says what it changes."""
     crop = {"name": "crop", "options": {"box": "0:8,:,:"}}
-    assert missing_steps(open_volume(cell / "raw"), trained(crop, INVERT)) == [INVERT]
+    elsewhere = {"name": "of-another-lab", "options": {}, "changes": "size"}
+    table = {"model": {"use": "golgi", **OPTIONS}, "preprocessing": [crop, INVERT, elsewhere]}
+    found = load_trained(load_catalog(), None, save_weights(tmp_path / "golgi.safetensors", small_unet(), table))
+    assert found.steps == [INVERT]
 
 
 def test_a_step_in_the_wrong_place_is_named(cell):

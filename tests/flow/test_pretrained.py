@@ -14,7 +14,7 @@ from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import layers, open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.flow import build_flow, run_flow
-from asem_core.prediction.expected import require_voxel_size
+from asem_core.prediction.expected import of_recipe, require_voxel_size
 from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe
 from asem_core.stages.recipe_checks import require_inputs
@@ -102,7 +102,7 @@ def test_another_preparation_is_told_first(tmp_path: Path, weights: Path, caplog
     tifffile.imwrite(tmp_path / "image.tif", example_image((8, 8, 8)).read())
     normalize = '[[preprocess]]\nuse = "normalize"\n'
     (tmp_path / "recipe.toml").write_text(RECIPE.format(weights="small", steps=normalize, size=5.0, predict=""))
-    require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()))
+    require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()), load_catalog())
     told = "small@1 was trained on images prepared by invert, clahe, but the recipe's image is prepared by normalize; "
     assert told + "on top of that comes invert, clahe" in caplog.text
 
@@ -114,7 +114,7 @@ def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) 
     assert not (tmp_path / "out").exists()
     image = Volume(np.zeros((1, 1, 1)), 8.0, path=str(tmp_path / "image.tif"))
     with pytest.raises(VoxelSizeMismatch) as by_command:
-        require_voxel_size(image, load_trained(load_catalog(), "small"))
+        require_voxel_size(image, load_trained(load_catalog(), "small"), spell=of_recipe)
     assert str(told.value) == f"recipe.toml @ source: {by_command.value}"
     assert "8 x 8 x 8 nm but small@1 was trained on 5 x 5 x 5 nm" in str(told.value)
     assert "allow_voxel_size" in str(told.value)
@@ -130,7 +130,7 @@ def test_the_voxel_size_of_a_file_is_checked_before_preprocessing(tmp_path: Path
         volume.read(),
         imagej=True,
         resolution=(125, 125),
-        metadata={"spacing": 0.008, "unit": "um"},
+        metadata={"spacing": 0.008, "unit": "um", "axes": "ZYX"},
     )
     text = RECIPE.format(weights="small", steps=INVERT, size=8.0, predict="")
     (tmp_path / "recipe.toml").write_text(text.replace("voxel_size_nm = [8.0, 8.0, 8.0]", ""))
@@ -163,7 +163,7 @@ def test_what_fetching_needs_is_told_first(tmp_path: Path, weights: Path, monkey
     (tmp_path / "recipe.toml").write_text(text)
     flow = build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog())
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
-    with pytest.raises(RecipeError, match=r"@ model: Install what reads s3://.*asem-core\[s3\]"):
+    with pytest.raises(RecipeError, match=r"@ model: .*needs s3fs, which is not installed"):
         require_inputs(flow, load_catalog())
     monkeypatch.setenv("ASEM_OFFLINE", "1")
     with pytest.raises(RecipeError, match=r"@ model: .*ASEM_OFFLINE is set"):
@@ -197,4 +197,4 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, weights: Path, nam
     (tmp_path / "recipe.toml").write_text(text)
     told = rf"@ model: The weights {named} are of the model 'mitochondria', not of 'golgi'\."
     with pytest.raises(RecipeError, match=told):
-        require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()))
+        require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()), load_catalog())
