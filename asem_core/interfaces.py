@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
@@ -179,6 +179,20 @@ class Model(Protocol):
     @abstractmethod
     def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
         """Turn a probability map (uint8, 255 = 1) into a binary map or objects, written to `output`."""
+
+
+Template = Literal["isotropic", "anisotropic", "planes"]
+"""Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that say nothing of each other."""
+
+
+@runtime_checkable
+class OffersTemplates(Protocol):
+    """A model that says which of its options suit an image: an optional ability, which `asem plan` asks for."""
+
+    @classmethod
+    @abstractmethod
+    def network_options(cls, template: Template) -> Mapping[str, Any]:
+        """Give the options of the model that suit a kind of image."""
 
 
 @attrs.frozen
