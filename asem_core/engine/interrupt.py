@@ -129,3 +129,27 @@ def _for_workers(act: Callable[[psutil.Process], None], among: list[psutil.Proce
                 for launched in child.children(recursive=True):  # srun, for example, ends its job then
                     launched.terminate()
                 act(child)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back while something must not be cut in two; the function that is given tells whether it was pressed.
+
+    Pressed a second time, it is raised at once. Outside of the main thread, where signals do not arrive, nothing changes.
+    """
+    pressed = False
+
+    def note(_number: int, _frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    if not _takes_interrupts():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

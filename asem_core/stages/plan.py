@@ -11,23 +11,25 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import numpy as np
 import tomlkit
 
 from asem_core.catalog import Catalog
-from asem_core.errors import BadInput
+from asem_core.cell.store import layers, open_volume
+from asem_core.errors import BadInput, UnknownName
 from asem_core.interfaces import Model, OffersTemplates, Region
 from asem_core.recipe import Choice, build, build_choice
+from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.train import TrainingRecipe, make_plan
 from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
 from asem_core.training.folder import RunFolder
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
-from asem_core.training.settings import TEMPLATES, Setting, Settings, block, choose_settings, iterations
+from asem_core.training.settings import TEMPLATES, Setting, Settings, Split, block, choose_settings, iterations
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 TRAINING_SHARE = 0.85
@@ -100,8 +102,9 @@ def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, opti
     found = fingerprint([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
     offers = issubclass(model, OffersTemplates)
-    templates = {name: model.network_options(name) for name in TEMPLATES} if offers else {}
+    templates = {name: cast(type[OffersTemplates], model).network_options(name) for name in TEMPLATES} if offers else {}
     settings = choose_settings(found, [box for _, box, _ in regions], profiles, templates)
+    settings = attrs.evolve(settings, split=_apart(settings.split, [place for place, *_ in regions]))
     lines = [*settings.lines, *_block(settings, model)]
     tables = _tables(lines, settings, [place for place, *_ in regions], options)
     if options.iterations is None:
@@ -138,10 +141,23 @@ def _profiles(region: Region) -> list[np.ndarray]:
     return counts
 
 
+def _apart(split: Split, places: Sequence[Annotated]) -> Split:
+    """Learn from no box that overlaps a watched one: boxes of one layer may."""
+
+    def touches(number: int, box: Box) -> bool:
+        return any(
+            places[number] == places[i] and not (box & watched).is_empty for i, watched in split.watched if i != number
+        )
+
+    return attrs.evolve(split, learnt=[(i, b) for i, b in split.learnt if not touches(i, b)])
+
+
 def _block(settings: Settings, model: type[Model]) -> list[Setting]:
     """Take the block nearest to the wished one that the network can give, no larger than what is learnt from."""
     options = settings.table().get("model", {})
     network: Any = build(model, options, "plan @ model").network()
+    if not settings.split.learnt:
+        raise BadInput("All annotated boxes overlap the part to watch: annotate another box, apart from these.")
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
     wished = as_zyx([min(n, m) for n, m in zip(block(settings.template), most, strict=True)])
@@ -222,10 +238,56 @@ def _recipe_text(
     return "\n".join(text)
 
 
-def annotated_places(raw: Path, labels: Path) -> Annotated:
-    """Find what was annotated in a layer of labels: the boxes that it notes, or all of it where it notes none."""
-    from asem_core.cell.store import open_volume
-    from asem_core.stages.annotate import annotated_boxes
+# --- what a person names ------------------------------------------------------------------------------------------
 
-    layer: Volume = open_volume(labels)
-    return Annotated(raw, labels, annotated_boxes(layer) or [layer.box])
+
+def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> list[Annotated]:
+    """Find image, labels and annotated boxes in cells.
+
+    Parameters
+    ----------
+    labels : the layer `labels/<this>`, or its whole name
+    raw : the image layer; by default the one that `asem prepare` equalized, else "raw"
+
+    Raises
+    ------
+    BadInput, UnknownName
+        A cell has no such layer; the message lists what it has.
+    """
+    found = []
+    for cell in cells:
+        there = layers(cell)
+        name = labels if labels in there else f"labels/{labels}"
+        known = [n.removeprefix("labels/") for n in there if n.startswith("labels/")]
+        if name not in there:
+            raise UnknownName(
+                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
+                f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
+            )
+        layer: Volume = open_volume(cell / name)
+        boxes = annotated_boxes(layer) or [layer.box]
+        kept = [
+            b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))
+        ]
+        found.append(Annotated(cell / (raw or _image_of(there)), cell / name, kept))
+    return found
+
+
+def _image_of(there: Sequence[str]) -> str:
+    return "raw_clahe" if "raw_clahe" in there else "raw"
+
+
+def model_for(labels: str, catalog: Catalog) -> str:
+    """Guess the model plugin from the name of labels: "mito" is "mitochondria".
+
+    Raises
+    ------
+    BadInput
+        No name of a model begins like it, or several do.
+    """
+    name = Path(labels).name.lower().replace("_", "-")
+    known = catalog.names("model")
+    near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
+    if len(near) != 1:
+        raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
+    return near[0]

@@ -154,13 +154,14 @@ def _largest_opening(objects: Sequence[tuple[np.ndarray, np.ndarray]], size: Zyx
     inner = [edt.edt(o | unknown, anisotropy=size, black_border=False, parallel=1) for o, unknown in objects]
     count = sum(int(o.sum()) for o, _ in objects)
     step = min(size[1:])
+    half = step / 2  # distances are from centre to centre, an outline lies half a voxel nearer
 
     def left(radius: float) -> float:
         kept = 0
         for (o, _), distance in zip(objects, inner, strict=True):
-            core = distance > radius
+            core = distance >= radius + half
             if core.any():
-                reached = edt.edt(~core, anisotropy=size, black_border=False, parallel=1) <= radius
+                reached = edt.edt(~core, anisotropy=size, black_border=False, parallel=1) <= radius + half
                 kept += int((reached & o).sum())
         return kept / count
 

@@ -23,6 +23,8 @@ TEMPLATES: tuple[Template, ...] = ("isotropic", "anisotropic", "planes")
 PIXELS_ACROSS = 4.5
 """Pixels across the thinnest tenth of the object: fewer lose its outline, more cost time and context."""
 
+BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
+
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
 
@@ -79,7 +81,9 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
     if found.num_planes == 1:
         return "planes", "one plane is annotated"
-    if z <= 1.5 * y:
+    if (
+        found.anisotropy <= 1.5
+    ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
         return "isotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
     if found.plane_correlation < LEAST_CORRELATION:
         return (
@@ -91,7 +95,7 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
 
 def block(template: Template) -> Zyx:
     """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen."""
-    return {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}[template]
+    return BLOCKS[template]
 
 
 def schedule(few: bool) -> list[Setting]:
@@ -257,6 +261,7 @@ def choose_settings(
     lines += [
         Setting("train", "choose", "best" if few else "last", "few labels: the watched part tells when to stop" if few else
                 "the last steps are the smallest, and one part watched is noisier than they"),
+        Setting("train", "choose_threshold", True, "taken from the watched part, where it gains"),
         Setting("train", "initialise", "he", "learns faster than torch's default"),
         Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),
         Setting("train", "prepare_labels", False, "labels are learnt as they were drawn"),
