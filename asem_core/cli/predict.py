@@ -180,6 +180,7 @@ def segment(
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
     from asem_core.prediction.preparation import find_model, model_behind
     from asem_core.stages.segment import segment as segment_volume
@@ -197,7 +198,7 @@ def segment(
         connectivity=connectivity,  # type: ignore[arg-type] # checked there
         overwrite=overwrite,
     )
-    count = made.attributes["asem"].get("num_objects")
+    count = Record.of(made).num_objects
     if as_json:
         print_json({"path": made.path, "shape": list(made.shape), "dtype": str(made.dtype), "num_objects": count})
         return

@@ -12,6 +12,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import sha256, steps_done
+from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
 from asem_core.interfaces import Model
 from asem_core.pretrained import find_weights, registry, weights_file
@@ -108,9 +109,9 @@ def find_model(catalog: Catalog, name: str) -> Model:
 
 def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
     """Build the model that made a probability map, as its record names it; None where it names none that is known."""
-    record = probability.attributes.get("asem", {}).get("made_by", {})
-    name = record.get("model") if record.get("stage") in ("predict", "live-prediction") else None
-    if not isinstance(name, str):
+    made = Record.of(probability).made
+    name = made.model if made.stage in ("predict", "live-prediction") else None
+    if name is None:
         return None
     try:
         return find_model(catalog, name)
@@ -356,12 +357,9 @@ def _model_of(card: Any, catalog: Catalog) -> Model:
 
 def _before(volume: Volume, step: str) -> str:
     """Find the path of the volume that a step was applied to."""
-    record = volume.attributes.get("asem", {}).get("made_by")
-    while record:
-        inputs = record.get("inputs") or [{}]
-        if record.get("step", {}).get("name") == step:
-            return str(inputs[0].get("path", "unknown"))
-        record = inputs[0].get("made_by")
+    for made in Record.of(volume).made.chain():
+        if made.step is not None and made.step["name"] == step:
+            return made.inputs[0].address
     return "unknown"
 
 

@@ -12,7 +12,8 @@ import attrs
 
 from asem_core.blocks import Run, Work
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import Kind, kind_by_name, made_by, what_it_holds
+from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
+from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
 from asem_core.errors import BadInput
 from asem_core.interfaces import Source
@@ -84,7 +85,6 @@ def import_volume(
     it again all the same.
     """
     volume = source.open(layer)
-    about = dict(volume.attributes.get("asem", {}).get("source", {}))
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
     record = made_by(
@@ -102,7 +102,6 @@ def import_volume(
     if finished is not None and not anew:
         return finished
     block = run.block or _slab(volume)
-    attributes = {"source": about, **({"kind": kind} if kind else {})}
     out = create_volume(
         output,
         volume.spec,
@@ -110,7 +109,7 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        attributes=attributes,
+        about=Record(kind, planes=volume.planes),
     )
     run = _within_memory(run, volume, block)
     return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")

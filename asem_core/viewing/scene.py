@@ -6,7 +6,7 @@ import colorsys
 import fnmatch
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import layers as layers_of
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
@@ -106,12 +107,9 @@ def _kind(name: str, volume: Volume) -> Kind:
 
 def _organelle(name: str, volume: Volume) -> str:
     """Name what a layer shows: the model that predicted it, or the last part of its path that says something."""
-    record: Mapping[str, Any] = volume.attributes.get("asem", {}).get("made_by", {})
-    while record:
-        model = record.get("model")
-        if model:
-            return str(model.get("name", "") if isinstance(model, Mapping) else model)
-        record = (record.get("inputs") or [{}])[0].get("made_by", {})
+    for made in Record.of(volume).made.chain():
+        if made.model:
+            return made.model
     return next(p for p in reversed(name.split("/")) if p not in ("probability", "segmentation") or p == name)
 
 

@@ -87,8 +87,7 @@ class TiffStack(Source):
         shape, stored = _check_planes(pages)
         convert = _conversion(pages, stored, self.grey_range)
         planes = _Planes(tuple(pages), (len(pages), *shape), convert)
-        source = {"planes": [p.label for p in pages]}
-        return Volume(planes, size, path=self.path, attributes={"asem": {"source": source}})
+        return Volume(planes, size, path=self.path, planes=[p.label for p in pages])
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum names, sizes and times of the planes."""

@@ -38,7 +38,7 @@ def test_planes_are_sorted_by_number(tmp_path: Path) -> None:
     volume = TiffStack(str(write_planes(tmp_path / "planes")), 5.0).open()
     np.testing.assert_array_equal(volume.read(), IMAGE)
     assert volume.voxel_size_nm == (5, 5, 5)
-    assert volume.attributes["asem"]["source"]["planes"][4:6] == ["cell_9.tif", "cell_10.tif"]
+    assert volume.planes[4:6] == ["cell_9.tif", "cell_10.tif"]
 
 
 def test_last_number_counts_and_pattern(tmp_path: Path) -> None:
