@@ -132,10 +132,12 @@ def write_plan(
     quiet: bool,
 ) -> None:
     """Make a plan, and print it or write it to `recipe`; a recipe that was edited is kept."""
+    from itertools import count
+
     from asem_core.catalog import load_catalog
     from asem_core.cell.store import layers
     from asem_core.errors import BadInput, OutputExists
-    from asem_core.stages.plan import PlanOptions, model_for, places_of
+    from asem_core.stages.plan import PlanOptions, asked, model_for, places_of
     from asem_core.stages.plan import plan as make
 
     catalog = load_catalog()
@@ -145,10 +147,18 @@ def write_plan(
     name = model or model_for(labels, catalog)
     options = PlanOptions(minutes, iterations, seed)
     places = places_of(cells, labels, raw)
-    if recipe is not None and recipe.exists() and not overwrite:
-        raise OutputExists(
-            f"{recipe} exists. To train with it: asem train {recipe}. For a new plan choose another output, or add --overwrite."
-        )
+    if recipe is not None and recipe.exists():
+        if not overwrite:
+            if asked(name, places, options) in recipe.read_text(encoding="utf-8").splitlines():
+                typer.echo(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
+                return
+            raise OutputExists(
+                f"{recipe} was made for something else, or boxes were annotated since. To train with it: asem train {recipe}. For a new plan "
+                "choose another output, or add --overwrite: the recipe is then kept under another name."
+            )
+        kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
+        recipe.rename(kept)
+        typer.echo(f"{kept}: the recipe until now")
     if not quiet:
         for place in places:
             typer.echo(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}", err=True)

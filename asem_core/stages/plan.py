@@ -67,7 +67,7 @@ class Annotated:
 
     raw: Path
     labels: Path
-    boxes: Sequence[Box]
+    boxes: tuple[Box, ...] = attrs.field(converter=tuple)
 
 
 @attrs.frozen
@@ -178,6 +178,13 @@ def _length(number: int, why: str) -> list[Setting]:
     ]
 
 
+def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
+    """Say in one comment what a plan was made for: the same again finds it, another is another plan."""
+    what = [f"{p.labels.resolve()} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}" for p in places]
+    length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
+    return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
+
+
 def _tables(
     lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
 ) -> dict[str, Any]:
@@ -219,6 +226,7 @@ def _recipe_text(
 ) -> str:
     """Write TOML by hand: a reason stands behind its line, where people read it."""
     head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.told())]
+    head.append(asked(model, list(dict.fromkeys(places)), options))
     head += ["# Edit what you like, and train with it: asem train THIS_FILE", ""]
     lines = [Setting("model", "use", model), *lines, Setting("train", "seed", options.seed)]
     text = head

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.record import AnnotatedBox, Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput
@@ -52,15 +53,8 @@ def found(**changes: object) -> Fingerprint:
 
 
 def write(path: Path, array: np.ndarray, size: float = 8.0, boxes: tuple[Box, ...] = ()) -> None:
-    kind = "labels" if "labels" in path.parts else "image"
-    noted = {"boxes": [{"begin": list(b.begin), "end": list(b.end)} for b in boxes]} if boxes else {}
-    out = create_volume(
-        path,
-        Spec(array.shape, array.dtype, size),
-        block=32,
-        made_by={"stage": "test"},
-        attributes={"kind": kind, **noted},
-    )
+    about = Record(kind="labels" if "labels" in path.parts else "image", boxes=[AnnotatedBox(b, {}) for b in boxes])
+    out = create_volume(path, Spec(array.shape, array.dtype, size), block=32, made_by={"stage": "test"}, about=about)
     out.data[...] = array  # type: ignore[index]
     finish_volume(out, Run(progress=False))
 
@@ -187,9 +181,12 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
     again = train(recipe, catalog, tmp_path / "again", progress=False)
     one, other = (RunFolder(f).checkpoint(3).read_bytes() for f in (tmp_path / "run", again.path))
     assert one == other
-    refused = runner.invoke(make_app(), words)
-    assert refused.exit_code == 1
-    assert "--overwrite" in refused.output
+    other = runner.invoke(make_app(), [*words, "--seed", "1"])
+    assert (other.exit_code, "was made for something else" in other.output) == (1, True)
+    (tmp_path / "run.toml").write_text(text.replace("warmup = 50", "warmup = 7"))
+    assert runner.invoke(make_app(), [*words, "--overwrite"]).exit_code == 0
+    assert "warmup = 7" in (tmp_path / "run.1.toml").read_text()
+    assert (tmp_path / "run.toml").read_text() == text
 
 
 @pytest.mark.usefixtures("small")
