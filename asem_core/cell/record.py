@@ -112,6 +112,7 @@ class Record:
     made : what made it
     revision : another one after every edit
     planes : file names of the planes that it was imported from, where there is one file per plane
+    told, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated
     plan : how a prediction was cut into blocks and computed
     num_objects : how many objects a segmentation has
@@ -119,6 +120,7 @@ class Record:
     complete : whether the run that makes it has ended
     block : shape of the blocks it is being written in, until then
     halved : whether its first coarser level is written along with it, until then
+    object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
     """
 
     kind: Kind | None = None
@@ -132,6 +134,9 @@ class Record:
     complete: bool = True
     block: Zyx | None = None
     halved: bool = False
+    told: Sequence[str] = ()
+    questions: Sequence[str] = ()
+    object_sizes_vx: Sequence[int] = ()
 
     @classmethod
     def of(cls, volume: Volume) -> Self:
@@ -169,6 +174,9 @@ class Record:
             noted.get("complete", True),
             None if block is None else as_zyx(block),
             noted.get("halved", False),
+            tuple(noted.get("told", ())),
+            tuple(noted.get("questions", ())),
+            tuple(noted.get("object_sizes_vx", ())),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -183,6 +191,9 @@ class Record:
             "notes": dict(self.notes),
             "block": self.block and list(self.block),
             "halved": self.halved,
+            "told": list(self.told),
+            "questions": list(self.questions),
+            "object_sizes_vx": list(self.object_sizes_vx),
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
         return {KEY: {"schema": SCHEMA, "complete": self.complete, "made_by": dict(self.made.noted), **told}}
