@@ -19,7 +19,7 @@ Iterations = Annotated[
     int | None, typer.Option(help="Number of iterations instead of a time.", show_default="what the time allows")
 ]
 RawLayer = Annotated[
-    str | None, typer.Option("--raw", help="Image layer.", show_default="raw_clahe if there, else raw")
+    str | None, typer.Option("--raw", help="Image layer.", show_default="what asem prepare made, or raw")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Number from which everything random follows.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -1,9 +1,14 @@
-"""What Ctrl-C says, and how the program ends then."""
+"""What Ctrl-C does and says, and how the program ends then."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 STOPPED = "Stopped. Finished blocks are kept: run the same command again to go on."
 
@@ -12,42 +17,15 @@ def leave(code: int) -> None:
     """End the process now: large libraries take a second to take themselves down, which nobody needs."""
     sys.stdout.flush()
     sys.stderr.flush()
-<<<<<<< HEAD
-    with silenced():  # daisy's words on the end of its workers
-        _for_workers(psutil.Process.kill)
-        os._exit(code)
-
-
-def _end_workers() -> None:
-    """Kill the workers as the last thing that a program does: what is written to standard error from now on is lost."""
-    import psutil
-
-    sys.stderr.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    _for_workers(psutil.Process.kill)
-
-
-def _takes_interrupts() -> bool:
-    ours = threading.current_thread() is threading.main_thread()
-    return ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def _for_workers(act: Callable[[psutil.Process], None], among: list[psutil.Process] | None = None) -> None:
-    import psutil
-
-    for child in psutil.Process().children() if among is None else among:
-        with contextlib.suppress(psutil.Error):
-            if "daisy._subprocess_worker" in child.cmdline():
-                for launched in child.children(recursive=True):  # srun, for example, ends its job then
-                    launched.terminate()
-                act(child)
+    os._exit(code)
 
 
 @contextlib.contextmanager
 def held_back() -> Iterator[Callable[[], bool]]:
     """Hold Ctrl-C back while something must not be cut in two; the function that is given tells whether it was pressed.
 
-    Pressed a second time, it is raised at once. Outside of the main thread, where signals do not arrive, nothing changes.
+    Pressed a second time, it is raised at once. Outside of the main thread, where signals do not arrive, and where the
+    program heeds SIGINT in its own way or ignores it, nothing changes.
     """
     pressed = False
 
@@ -57,7 +35,8 @@ def held_back() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         pressed = True
 
-    if not _takes_interrupts():
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, note)
@@ -65,6 +44,3 @@ def held_back() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-=======
-    os._exit(code)
->>>>>>> main

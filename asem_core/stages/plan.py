@@ -18,6 +18,7 @@ import numpy as np
 import tomlkit
 
 from asem_core.catalog import Catalog
+from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import layers, open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.interfaces import Model, OffersTemplates, Region
@@ -255,7 +256,7 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
     Parameters
     ----------
     labels : the layer `labels/<this>`, or its whole name
-    raw : the image layer; by default the one that `asem prepare` equalized, else "raw"
+    raw : the image layer; by default the one that `asem prepare` made, or "raw"
 
     Raises
     ------
@@ -277,12 +278,8 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
         kept = [
             b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))
         ]
-        found.append(Annotated(cell / (raw or _image_of(there)), cell / name, kept))
+        found.append(Annotated(cell / (raw or read_prepared(cell).image), cell / name, kept))
     return found
-
-
-def _image_of(there: Sequence[str]) -> str:
-    return "raw_clahe" if "raw_clahe" in there else "raw"
 
 
 def model_for(labels: str, catalog: Catalog) -> str:
