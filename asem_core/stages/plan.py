@@ -68,7 +68,7 @@ class Annotated:
 
     raw: Path
     labels: Path
-    boxes: tuple[Box, ...] = attrs.field(converter=tuple)
+    boxes: tuple[Box, ...]
 
 
 @attrs.frozen
@@ -278,7 +278,7 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
         kept = [
             b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))
         ]
-        found.append(Annotated(cell / (raw or read_prepared(cell).image), cell / name, kept))
+        found.append(Annotated(cell / (raw or read_prepared(cell).image), cell / name, tuple(kept)))
     return found
 
 

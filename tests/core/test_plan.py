@@ -232,7 +232,7 @@ def test_annotated_boxes_are_learnt_from(tmp_path: Path) -> None:
 
 def test_a_box_too_small_to_share_is_refused(cell: Path) -> None:
     catalog = load_catalog()
-    place = Annotated(cell / "raw", cell / "labels/mito", [Box((9, 15, 15), (10, 26, 26))])
+    place = Annotated(cell / "raw", cell / "labels/mito", (Box((9, 15, 15), (10, 26, 26)),))
     with pytest.raises(BadInput, match="too small to set a part of it aside"):
         plan([place], catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=2))
 
