@@ -112,6 +112,7 @@ class Record:
     made : what made it
     revision : another one after every edit
     planes : file names of the planes that it was imported from, where there is one file per plane
+    told, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated
     plan : how a prediction was cut into blocks and computed
     num_objects : how many objects a segmentation has
@@ -133,6 +134,8 @@ class Record:
     complete: bool = True
     block: Zyx | None = None
     halved: bool = False
+    told: Sequence[str] = ()
+    questions: Sequence[str] = ()
     object_sizes_vx: Sequence[int] = ()
 
     @classmethod
@@ -171,6 +174,8 @@ class Record:
             noted.get("complete", True),
             None if block is None else as_zyx(block),
             noted.get("halved", False),
+            tuple(noted.get("told", ())),
+            tuple(noted.get("questions", ())),
             tuple(noted.get("object_sizes_vx", ())),
         )
 
@@ -186,6 +191,8 @@ class Record:
             "notes": dict(self.notes),
             "block": self.block and list(self.block),
             "halved": self.halved,
+            "told": list(self.told),
+            "questions": list(self.questions),
             "object_sizes_vx": list(self.object_sizes_vx),
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
