@@ -38,7 +38,7 @@ from asem_core.stages.recipe_checks import (
     require_whole,
     train_options,
 )
-from asem_core.stages.segment import segment_by_model
+from asem_core.stages.segment import segment
 from asem_core.stages.train import model_table
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import on_grid_of
@@ -334,7 +334,7 @@ def _own_layer(layer: str, cell: Path) -> str:
 def _segment(flow: Flow, probability: Volume, cell: Path, run: Run, overwrite: bool) -> Labels:
     assert flow.model is not None
     target = cell / "predictions" / flow.model.name / "segmentation"
-    return segment_by_model(flow.model, probability, target, run, overwrite=overwrite)
+    return segment(probability, target, run, flow.model, overwrite=overwrite)
 
 
 def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:

@@ -314,11 +314,12 @@ class Model(Protocol):
         """The step that makes the zone left out of scoring from the labels, or None."""
 
     @abstractmethod
-    def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
-        """Turn a probability map (uint8, 255 = 1, or float) into a binary map or objects, in the layer `output`.
+    def segment(self, probability: Volume, run: Run) -> Fitted:
+        """Say how a probability map (uint8, 255 = 1, or float) becomes a binary map or objects: a function of blocks.
 
-        The result lies on the map's grid: the core checks that. `asem_core.segment` and `asem_core.write_labels` write layers
-        that resume, are locked and recorded. Results that a whole must be looked at for go to `run.scratch` first.
+        Like `Preprocessor.fit`: what must be known of the whole (which objects there are, say) is worked out here, block by
+        block, and may be kept in `run.scratch`; `asem_core.threshold_objects` does the usual. The result is whole numbers on
+        the map's grid. The core writes, locks, records and resumes. `attributes` may say `num_objects`.
         """
 
 
@@ -327,6 +328,20 @@ class FindsObjects(Protocol):
     """What a model can do besides: say whether its segmentation numbers objects, which can then be counted."""
 
     objects: bool
+
+
+Template = Literal["isotropic", "anisotropic", "planes"]
+"""Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that say nothing of each other."""
+
+
+@runtime_checkable
+class OffersTemplates(Protocol):
+    """A model that says which of its options suit an image: an optional ability, which `asem plan` asks for."""
+
+    @classmethod
+    @abstractmethod
+    def network_options(cls, template: Template) -> Mapping[str, Any]:
+        """Give the options of the model that suit a kind of image."""
 
 
 @attrs.frozen
@@ -346,6 +361,8 @@ class Analysis:
     numbers: Mapping[str, Any] = attrs.field(factory=dict)  # summary values for the report
     method: str = ""
     notes: Sequence[str] = ()
+    about: Mapping[str, str] = attrs.field(factory=dict)  # a sentence for each number that needs one
+    objects: Labels | None = None  # what the table "objects" lists, where that isn't the segmentation: its pieces, say
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from asem_core.errors import AsemError
 from asem_core.interfaces import Analysis, Region
 from asem_core.recipe import build
 from asem_core.stages.preprocess import apply_in_memory
+from asem_core.stages.segment import segment
 from asem_core.volume import Box, Labels, Volume
 
 QUIET = Run(progress=False)
@@ -236,7 +237,7 @@ class ModelKit(PluginKit):
         """A probability map becomes labels on the same grid; certain background stays background."""
         foreground = example_labels().read() > 0
         probability = Volume((foreground * 255).astype(np.uint8), 5.0)
-        made = self.make(tmp_path).segment(probability, tmp_path / "cell.zarr" / "segmentation", QUIET)
+        made = segment(probability, tmp_path / "cell.zarr" / "segmentation", QUIET, self.make(tmp_path))
         assert made.shape == probability.shape
         assert not made.read()[~foreground].any()
 

@@ -10,6 +10,7 @@ from asem_core.interfaces import Model
 from asem_core.pretrained import find_weights
 from asem_core.recipe import build
 from asem_core.stages.predict import predict
+from asem_core.stages.segment import segment
 from asem_core.volume import Labels, Volume, ZyxNm
 from asem_core.weights import load_weights, read_metadata
 
@@ -29,4 +30,4 @@ def segment_with(name: str, image: Volume, folder: Path, **choices: object) -> t
     options = dict(read_metadata(weights)["model"]) | choices
     model = build(load_catalog().get("model", options.pop("use")), options, name)
     probability = predict(load_weights(weights, model.network()), image, folder / "c.zarr" / "p", run)
-    return model, model.segment(probability, folder / "c.zarr" / "s", run)
+    return model, segment(probability, folder / "c.zarr" / "s", run, model)

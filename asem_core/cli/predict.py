@@ -172,7 +172,7 @@ def segment(
     from asem_core.cell.store import open_volume
     from asem_core.prediction.trained import find_model, model_behind, with_options
     from asem_core.recipe import build
-    from asem_core.stages.segment import Segmentation, segment_by_model
+    from asem_core.stages.segment import Segmentation
     from asem_core.stages.segment import segment as segment_volume
 
     catalog = load_catalog()
@@ -181,23 +181,10 @@ def segment(
     run = make_run(workers, block, quiet)
     plugin = find_model(catalog, model) if model else model_behind(catalog, volume)
     said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
+    said["smallest_vx" if plugin is None else "smallest_segment_vx"] = smallest_vx
     chosen = {key: value for key, value in said.items() if value is not None} | read_options(options)
-    if plugin is None:
-        chosen |= {"smallest_vx": smallest_vx} if smallest_vx is not None else {}
-        how = build(Segmentation, chosen, "asem segment")
-        made = segment_volume(
-            volume,
-            target,
-            run,
-            threshold=how.threshold,
-            objects=how.objects,
-            smallest_vx=how.smallest_vx,
-            connectivity=how.connectivity,
-            overwrite=overwrite,
-        )
-    else:
-        chosen |= {"smallest_segment_vx": smallest_vx} if smallest_vx is not None else {}
-        made = segment_by_model(with_options(plugin, chosen, "asem segment"), volume, target, run, overwrite=overwrite)
+    by = build(Segmentation, chosen, "asem segment") if plugin is None else with_options(plugin, chosen, "asem segment")
+    made = segment_volume(volume, target, run, by, overwrite=overwrite)
     about = Record.of(made)
     count, sizes = about.num_objects, about.object_sizes_vx
     um3 = [n * math.prod(made.voxel_size_nm) * 1e-9 for n in sizes] or None

@@ -48,7 +48,7 @@ def apply(
     # Most steps leave it what it is; others say what they make.
     about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
-    work = _Write(fitted, volume, out, step.name)
+    work = ApplyTo(fitted, volume, out, step.name)
     return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
 
 
@@ -99,14 +99,16 @@ def apply_to_block(fitted: Fitted, volume: Volume, box: Box, name: str) -> np.nd
     result = fitted(volume.read(fitted.needs(box), fitted.outside), box)
     if result.shape != box.shape or result.dtype != fitted.output.dtype:
         raise PluginError(
-            f"Preprocessor '{name}' promised a block of shape {list(box.shape)} and {fitted.output.dtype}, "
+            f"'{name}' promised a block of shape {list(box.shape)} and {fitted.output.dtype}, "
             f"but returned {list(result.shape)} and {result.dtype}. This is a fault of the plugin."
         )
     return result
 
 
 @attrs.frozen
-class _Write:
+class ApplyTo:
+    """Writes a fitted step's blocks into a layer; travels to workers."""
+
     fitted: Fitted
     volume: Volume
     output: Output

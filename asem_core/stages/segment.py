@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, Work
+from asem_core.blocks import Run
 from asem_core.cell.notes import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
+from asem_core.cell.store import create_volume, fill_volume, open_volume, require_free
 from asem_core.errors import BadInput, PluginError
-from asem_core.interfaces import Model
-from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
+from asem_core.interfaces import Fitted, Model
+from asem_core.stages.preprocess import ApplyTo
+from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
 from asem_core.voxels.foreground import at_least
 
@@ -26,49 +26,72 @@ DEFAULT_BLOCK = as_zyx(192)
 
 @attrs.frozen
 class Segmentation:
-    """How `segment` cuts a map: see there."""
+    """How a map is cut where no model says how: the options of `threshold_objects`."""
 
     threshold: float = 0.5
     objects: bool = True
     smallest_vx: int = 0
     connectivity: Connectivity = 26
 
+    def segment(self, probability: Volume, run: Run) -> Fitted:
+        """Cut a map (see `Model.segment`)."""
+        return threshold_objects(probability, run, **attrs.asdict(self))
 
-def segment_by_model(
-    model: Model, probability: Volume, output: str | Path, run: Run, *, overwrite: bool = False
+
+def segment(
+    probability: Volume,
+    output: str | Path,
+    run: Run,
+    by: Model | Segmentation | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Labels:
-    """Turn a probability map into what its model makes of it, in the layer `output`; check that the model kept its word.
+    """Turn a probability map into what its model makes of it, in the layer `output`.
 
     Parameters
     ----------
-    overwrite
-        Replace what is there, even if the same made it.
+    probability : uint8 (255 = 1) or float in [0, 1]
+    by : the model, or how to cut where there is none
 
     Raises
     ------
     BadInput
-        The volume holds no probabilities.
+        The volume holds no probabilities: an image, say.
     PluginError
-        The model wrote no labels, or labels of another grid.
+        The model makes no labels, or labels of another grid.
     OutputExists, OutputBusy, NoSpace
     """
-    target = Path(output)
+    by = by or Segmentation()
     require_probability(probability)
-    if overwrite and target.exists():
-        require_free(target, made_by("segment", model=model), overwrite=True)
-        shutil.rmtree(target)
-    made = model.segment(probability, target, run)
-    if not isinstance(made, Labels) or Path(made.path).resolve() != target.resolve():
+    how: Any = {"by": by} if isinstance(by, Segmentation) else {"model": by}
+    record = made_by("segment", inputs=[probability], **how)
+    if require_free(output, record, overwrite=overwrite) is not None:
+        return open_volume(output, kind=Labels)
+    name = "segment" if isinstance(by, Segmentation) else by.name
+    fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))
+    _require_labels_of(probability, fitted, name)
+    block = run.block or DEFAULT_BLOCK
+    notes = dict(fitted.attributes)
+    known = {key: notes.pop(key) for key in ("num_objects", "object_sizes_vx") if key in notes}
+    about = Record("labels", notes=notes, **known)
+    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
+    fill_volume(out, ApplyTo(fitted, probability, out, name), block, run, name=f"segment-{Path(output).name}")
+    return open_volume(output, kind=Labels)
+
+
+def _require_labels_of(probability: Volume, fitted: Any, name: str) -> None:
+    if not isinstance(fitted, Fitted):
         raise PluginError(
-            f"The model '{model.name}' was asked to segment into {target}, but returned {made!r}: its `segment` must "
-            "write that layer and return it as Labels. This is a fault of the plugin."
+            f"The model '{name}' returned {type(fitted).__name__} from `segment` instead of a function of blocks (Fitted). "
+            "This is a fault of the plugin."
         )
-    if attrs.evolve(made.spec, dtype=np.uint8) != attrs.evolve(probability.spec, dtype=np.uint8):
+    if attrs.evolve(fitted.output, dtype=np.uint8) != attrs.evolve(probability.spec, dtype=np.uint8):
         raise PluginError(
-            f"The model '{model.name}' segmented {probability.path} into {target} of shape {list(made.shape)} at "
-            f"{list(made.origin_nm)} nm, which is not the map's grid. This is a fault of the plugin."
+            f"The model '{name}' segments {probability.path} into {list(fitted.output.shape)} voxels at "
+            f"{list(fitted.output.origin_nm)} nm, which is not the map's grid. This is a fault of the plugin."
         )
-    return made
+    if fitted.output.dtype.kind not in "uib":
+        raise PluginError(f"The model '{name}' segments into {fitted.output.dtype}; labels are whole numbers.")
 
 
 def require_probability(volume: Volume) -> None:
@@ -87,67 +110,66 @@ def require_probability(volume: Volume) -> None:
         )
 
 
-def segment(
+def threshold_objects(
     probability: Volume,
-    output: str | Path,
     run: Run,
     *,
     threshold: float = 0.5,
     objects: bool = True,
     smallest_vx: int = 0,
     connectivity: Connectivity = 26,
-    details: Mapping[str, Any] | None = None,
-    overwrite: bool = False,
-) -> Labels:
-    """Write the voxels whose probability is at least `threshold` to the layer `output`.
+) -> Fitted:
+    """Find the voxels of at least a probability, and the objects that they make up.
 
     Parameters
     ----------
-    probability : uint8 (255 = 1) or float in [0, 1]
     threshold : between 0 and 1
     objects
         True numbers connected objects 1, 2, ... in the order of their first voxels (uint32): the ids do not depend on
-        blocks or workers. False writes 1 (uint8).
+        blocks or workers. False gives 1 (uint8).
     smallest_vx : objects of fewer voxels are dropped
     connectivity : 6, 18 or 26: voxels of one object share a face; or an edge; or a corner
 
     Raises
     ------
     BadInput
-        The threshold is not between 0 and 1, or the volume holds no probabilities: an image, say.
-    OutputExists, OutputBusy, NoSpace
+        The threshold is not between 0 and 1, or there is no such connectivity.
     """
     if not 0 <= threshold <= 1:
         raise BadInput(f"The threshold is a probability, between 0 and 1, not {threshold:g}.")
     if connectivity not in (6, 18, 26):
         raise BadInput(f"The connectivity is 6, 18 or 26 neighbours, not {connectivity}.")
-    require_probability(probability)
-    options = {
-        "threshold": threshold,
-        "objects": objects,
-        "smallest_vx": smallest_vx,
-        "connectivity": connectivity,
-        **dict(details or {}),
-    }
-    record = made_by("segment", inputs=[probability], **options)
-    if require_free(output, record, overwrite=overwrite) is not None:
-        return open_volume(output, kind=Labels)
-    block = run.block or DEFAULT_BLOCK
-    mask = _AtLeast(probability, threshold)
     found: Components | None = None
+    about: dict[str, Any] = {}
     if objects or smallest_vx > 1:
-        scratch = attrs.evolve(run, scratch=work_folder(output, record) / "objects")
-        found = components(mask, probability.box, block, scratch, connectivity, name=f"objects-{Path(output).name}")
+        mask = _AtLeast(probability, threshold)
+        found = components(mask, probability.box, run.block or DEFAULT_BLOCK, run, connectivity, name="objects")
         found = found.select(found.voxels >= smallest_vx)
-    dtype: np.dtype[Any] = found.dtype if found is not None and objects else np.dtype(np.uint8)
-    spec = Spec(probability.shape, dtype, probability.voxel_size_nm, probability.origin_nm)
-    about = Record("labels")
-    if found is not None:
         sizes = np.percentile(found.voxels, [0, 50, 100], method="nearest").tolist() if len(found) else ()
-        about = attrs.evolve(about, num_objects=len(found), object_sizes_vx=sizes)
-    out = create_volume(output, spec, block=block, made_by=record, overwrite=overwrite, about=about)
-    fill_volume(out, _Write(mask, found, out, objects), block, run, name=f"segment-{Path(output).name}")
-    return open_volume(output, kind=Labels)
+        about = {"num_objects": len(found), "object_sizes_vx": sizes}
+    dtype: np.dtype[Any] = found.dtype if found is not None and objects else np.dtype(np.uint8)
+    return _Thresholded(attrs.evolve(probability.spec, dtype=dtype), threshold, found, objects, about)
+
+
+@attrs.frozen
+class _Thresholded(Fitted):
+    """The voxels of at least a probability, or the objects that they make up."""
+
+    output: Spec
+    threshold: float
+    found: Components | None
+    objects: bool
+    attributes: Mapping[str, Any]
+    outside: ClassVar[Outside] = "error"
+
+    def needs(self, box: Box) -> Box:
+        return box
+
+    def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
+        values = at_least(block, self.threshold) if self.found is None else self.found.read(box)
+        if not self.objects:
+            values = values > 0
+        return values.astype(self.output.dtype)
 
 
 @attrs.frozen
@@ -159,20 +181,3 @@ class _AtLeast:
 
     def __call__(self, box: Box) -> np.ndarray:
         return at_least(self.probability.read(box), self.threshold)
-
-
-@attrs.frozen
-class _Write:
-    mask: _AtLeast
-    found: Components | None
-    output: Output
-    objects: bool
-
-    def __call__(self) -> Work:
-        return self.write
-
-    def write(self, block: Box) -> None:
-        values = self.mask(block) if self.found is None else self.found.read(block)
-        if not self.objects:
-            values = values > 0
-        self.output.data[block.slices] = values.astype(self.output.dtype)  # type: ignore[index]

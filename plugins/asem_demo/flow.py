@@ -23,6 +23,7 @@ from asem_core.report import Section, write_report
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.predict import predict
 from asem_core.stages.preprocess import apply
+from asem_core.stages.segment import segment
 from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.resample import on_grid_of
 from asem_core.weights import load_weights, read_metadata
@@ -117,7 +118,7 @@ def _find(phantom: Any, image: Volume, organelle: str, cell: Path, catalog: Cata
         details = {"model": organelle, "weights": f"{organelle}-phantom", "weights_sha256": sha256(weights)}
         probability = predict(network, seen, layers / "probability", run, details=details)
     with _stage(say, f"Segmenting {organelle}"):
-        segmentation = model.segment(probability, layers / "segmentation", run)
+        segmentation = segment(probability, layers / "segmentation", run, model)
     return Found(organelle, segmentation, _f1(model, segmentation, truth, run))
 
 

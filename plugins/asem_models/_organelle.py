@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
-from asem_core.interfaces import Model, Preprocessor
-from asem_core.volume import Labels, Volume
+from asem_core.interfaces import Fitted, Model, OffersTemplates, Preprocessor, Template
+from asem_core.volume import Volume
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,7 @@ Triple = tuple[int, int, int]
 
 
 @attrs.frozen(kw_only=True)
-class Organelle(Model):
+class Organelle(Model, OffersTemplates):
     """An organelle of the published method; its numbers (in voxels of 5 nm) are fields that each organelle overrides.
 
     Parameters
@@ -58,6 +58,15 @@ class Organelle(Model):
     connectivity: Literal[6, 18, 26] = 26
     smallest_segment_vx: int = 0
 
+    @classmethod
+    def network_options(cls, template: Template) -> Mapping[str, Any]:
+        """Give a small network for a template: one convolution at full resolution, where most of the work is, two below."""
+        across, flat, deep = (1, 2, 2), (1, 3, 3), (3, 3, 3)
+        if template == "isotropic":
+            return {"features": 16, "factors": [[2, 2, 2]] * 2, "kernels": [[deep], [deep, deep], [deep, deep]]}
+        middle, last = ([deep, flat], [deep, deep]) if template == "anisotropic" else ([flat, flat], [flat, flat])
+        return {"features": 16, "factors": [across] * 3, "kernels": [[flat], [flat, flat], middle, last]}
+
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""
         from asem_models._unet import UNet
@@ -86,16 +95,15 @@ class Organelle(Model):
             return None
         return ExclusionZone(dilate_vx=self.exclusion_dilate_vx, erode_vx=self.exclusion_erode_vx)
 
-    def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
+    def segment(self, probability: Volume, run: Run) -> Fitted:
         """Threshold a probability map, and number its objects if `objects` is set."""
-        from asem_core.stages.segment import segment
+        from asem_core import threshold_objects
 
-        return segment(
+        return threshold_objects(
             probability,
-            output,
             run,
             threshold=self.threshold,
             objects=self.objects,
-            connectivity=self.connectivity,
             smallest_vx=self.smallest_segment_vx,
+            connectivity=self.connectivity,
         )

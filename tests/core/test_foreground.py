@@ -9,7 +9,7 @@ import tifffile
 from asem_core.blocks import Run
 from asem_core.evaluation.scores import number_objects, score
 from asem_core.stages.export import export_tiff
-from asem_core.stages.segment import segment
+from asem_core.stages.segment import Segmentation, segment
 from asem_core.viewing.scene import Layer, errors_layer
 from asem_core.volume import Labels, Volume
 
@@ -28,7 +28,7 @@ def test_every_stage_counts_the_same_voxels(tmp_path, dtype, threshold):
     map_, truth = Volume(values, 5.0), Labels(np.ones(values.shape, np.uint8), 5.0)
     expected = values == dtype(exact)
 
-    made = segment(map_, tmp_path / "a.zarr/s", RUN, threshold=threshold, objects=False).read()
+    made = segment(map_, tmp_path / "a.zarr/s", RUN, Segmentation(threshold=threshold, objects=False)).read()
     export_tiff(map_, tmp_path / "out.tif", RUN, threshold=threshold)
     numbered = number_objects(map_, truth, RUN, threshold=threshold)
     seen = errors_layer(Layer("t", "labels", [truth]), Layer("p", "probability", [map_]), threshold).volume

@@ -9,7 +9,7 @@ import pytest
 from asem_core.blocks import Run
 from asem_core.cell.record import Made, Record
 from asem_core.errors import BadInput, OutputExists
-from asem_core.stages.segment import segment
+from asem_core.stages.segment import Segmentation, segment
 from asem_core.volume import Volume
 
 
@@ -31,7 +31,7 @@ def test_ids_do_not_depend_on_blocks_or_workers(blobs, tmp_path):
     """The objects are those of the whole map, numbered by first voxel."""
     right = cc3d.connected_components(blobs.read() >= 204, connectivity=26)
     maps = [
-        segment(blobs, tmp_path / f"{n}.zarr/s", run(block, workers), threshold=0.8)
+        segment(blobs, tmp_path / f"{n}.zarr/s", run(block, workers), Segmentation(threshold=0.8))
         for n, (block, workers) in enumerate([(64, 1), (13, 1), (24, 2)])
     ]
     first = maps[0].read()
@@ -53,21 +53,21 @@ def test_ids_do_not_depend_on_blocks_or_workers(blobs, tmp_path):
 
 @pytest.mark.parametrize(("threshold", "level"), [(0.0, 0), (0.5, 128), (0.8, 204), (1.0, 255)])
 def test_the_threshold_belongs_to_the_object(blobs, tmp_path, threshold, level):
-    made = segment(blobs, tmp_path / "a.zarr/s", run(64), threshold=threshold, objects=False)
+    made = segment(blobs, tmp_path / "a.zarr/s", run(64), Segmentation(threshold=threshold, objects=False))
     assert made.dtype == np.uint8
     np.testing.assert_array_equal(made.read(), blobs.read() >= level)
 
 
 def test_floats_are_probabilities_too(blobs, tmp_path):
     floats = Volume(blobs.read().astype(np.float16) / 255, 5.0)
-    made = segment(floats, tmp_path / "a.zarr/s", run(64), threshold=0.75, objects=False)
+    made = segment(floats, tmp_path / "a.zarr/s", run(64), Segmentation(threshold=0.75, objects=False))
     np.testing.assert_array_equal(made.read(), floats.read() >= 0.75)
 
 
 @pytest.mark.parametrize("objects", [True, False])
 def test_small_objects_are_dropped(blobs, tmp_path, objects):
     right = cc3d.dust(blobs.read() >= 204, threshold=100, connectivity=26)
-    made = segment(blobs, tmp_path / "a.zarr/s", run(20), threshold=0.8, smallest_vx=100, objects=objects)
+    made = segment(blobs, tmp_path / "a.zarr/s", run(20), Segmentation(threshold=0.8, smallest_vx=100, objects=objects))
     np.testing.assert_array_equal(made.read() > 0, right)
     assert Record.of(made).num_objects == cc3d.connected_components(right).max()
     if objects:
@@ -79,7 +79,7 @@ def test_objects_that_touch_in_a_corner_are_one_or_two_as_asked(tmp_path):
     grey[1:4, 1:4, 1:4], grey[4:7, 4:7, 4:7] = 255, 255
     volume = Volume(grey, 5.0)
     one = segment(volume, tmp_path / "a.zarr/s", run(4))
-    two = segment(volume, tmp_path / "b.zarr/s", run(4), connectivity=6)
+    two = segment(volume, tmp_path / "b.zarr/s", run(4), Segmentation(connectivity=6))
     assert (one.read().max(), two.read().max()) == (1, 2)
 
 
@@ -91,9 +91,9 @@ def test_an_empty_map_has_no_objects(tmp_path):
 
 def test_what_cannot_be_segmented_is_said(blobs, tmp_path):
     with pytest.raises(BadInput, match="The threshold is a probability, between 0 and 1, not 128"):
-        segment(blobs, tmp_path / "a.zarr/s", run(64), threshold=128)
+        segment(blobs, tmp_path / "a.zarr/s", run(64), Segmentation(threshold=128))
     with pytest.raises(BadInput, match="The connectivity is 6, 18 or 26 neighbours, not 8"):
-        segment(blobs, tmp_path / "a.zarr/s", run(64), connectivity=8)
+        segment(blobs, tmp_path / "a.zarr/s", run(64), Segmentation(connectivity=8))
     with pytest.raises(BadInput, match="holds uint16; probabilities are uint8"):
         segment(Volume(np.zeros((4, 4, 4), np.uint16), 5.0), tmp_path / "a.zarr/s", run(64))
 
@@ -117,7 +117,7 @@ def test_only_probabilities_are_segmented(blobs, tmp_path, layer, kind, made, sa
 
 def test_another_result_is_not_replaced_and_refused_before_any_work(blobs, tmp_path):
     """The refusal names what differs, and comes before the pass over the volume: no notes are left."""
-    segment(blobs, tmp_path / "a.zarr/s", run(64), threshold=0.8)
+    segment(blobs, tmp_path / "a.zarr/s", run(64), Segmentation(threshold=0.8))
     with pytest.raises(OutputExists, match=r"differs in: smallest_vx: 0 -> 9\)"):
         segment(
             Unreadable(blobs.data, 5.0, blobs.origin_nm, "blobs"),

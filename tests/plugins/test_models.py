@@ -9,6 +9,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import open_volume
 from asem_core.recipe import build
+from asem_core.stages.segment import segment
 from asem_core.volume import Volume
 
 NUMBERS = {  # dilation, exclusion zone outwards and inwards, smallest object, largest hole: Gallusser et al. 2022
@@ -53,6 +54,7 @@ def test_segment_makes_objects_or_a_map_as_the_organelle_wants(name, largest, tm
     probability = np.zeros((20, 20, 20), np.uint8)
     probability[2:5, 2:5, 2:5], probability[10:15, 10:15, 10:15] = 200, 130
     volume = Volume(probability, 5.0)
-    made = load_catalog().get("model", name)().segment(volume, tmp_path / "a.zarr/segmentation", Run(progress=False))
+    model = load_catalog().get("model", name)()
+    made = segment(volume, tmp_path / "a.zarr/segmentation", Run(progress=False), model)
     assert made.read().max() == largest
     assert open_volume(made.path).voxel_size_nm == (5, 5, 5)
