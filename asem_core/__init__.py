@@ -1,13 +1,88 @@
-"""ASEM's thin core: the nouns, the six plugin contracts, discovery, and the flow from image to numbers."""
+"""ASEM's thin core: the nouns, the six plugin contracts, discovery, and the flow from image to numbers.
+
+What a plugin may import is here, in the modules beside this file, in `voxels` and in `testing`; the other folders are the
+core's own rooms and change without notice. Names load when they are asked for: importing this costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asem_core.cell.apply import apply as apply
+    from asem_core.cell.apply import apply_in_memory as apply_in_memory
+    from asem_core.cell.metadata import multiscale_of as multiscale_of
+    from asem_core.cell.provenance import fingerprint as fingerprint
+    from asem_core.cell.provenance import made_by as made_by
+    from asem_core.cell.provenance import sha256 as sha256
+    from asem_core.cell.store import layers as layers
+    from asem_core.cell.store import open_volume as open_volume
+    from asem_core.cell.store import storage_options as storage_options
+    from asem_core.engine.machine import available_cores as available_cores
+    from asem_core.evaluation.scores import exclusion_of as exclusion_of
+    from asem_core.evaluation.scores import score as score
+    from asem_core.stages.analyze import analyze as analyze
+    from asem_core.stages.annotate import BACKGROUND as BACKGROUND
+    from asem_core.stages.annotate import OBJECT as OBJECT
+    from asem_core.stages.annotate import Layer as Layer
+    from asem_core.stages.annotate import annotate as annotate
+    from asem_core.stages.annotate import check_seeds as check_seeds
+    from asem_core.stages.annotate import label as label
+    from asem_core.stages.annotate import notes_folder as notes_folder
+    from asem_core.stages.import_ import choose_source as choose_source
+    from asem_core.stages.import_ import import_volume as import_volume
+    from asem_core.stages.predict import predict as predict
+    from asem_core.stages.segment import Segmentation as Segmentation
+    from asem_core.stages.segment import segment as segment
+    from asem_core.stages.segment import threshold_objects as threshold_objects
+    from asem_core.viewing.colours import as_rgba as as_rgba
+    from asem_core.viewing.scene import open_layers as open_layers
+
+PUBLIC = {
+    "multiscale_of": "cell.metadata",
+    "fingerprint": "cell.provenance",
+    "made_by": "cell.provenance",
+    "sha256": "cell.provenance",
+    "layers": "cell.store",
+    "open_volume": "cell.store",
+    "storage_options": "cell.store",
+    "available_cores": "engine.machine",
+    "exclusion_of": "evaluation.scores",
+    "score": "evaluation.scores",
+    "analyze": "stages.analyze",
+    "annotate": "stages.annotate",
+    "BACKGROUND": "stages.annotate",
+    "OBJECT": "stages.annotate",
+    "Layer": "stages.annotate",
+    "check_seeds": "stages.annotate",
+    "label": "stages.annotate",
+    "notes_folder": "stages.annotate",
+    "as_rgba": "viewing.colours",
+    "open_layers": "viewing.scene",
+    "choose_source": "stages.import_",
+    "import_volume": "stages.import_",
+    "predict": "stages.predict",
+    "apply": "cell.apply",
+    "apply_in_memory": "cell.apply",
+    "Segmentation": "stages.segment",
+    "segment": "stages.segment",
+    "threshold_objects": "stages.segment",
+}
+"""What of the core's rooms anybody may use -> the module that holds it."""
 
 
-def __getattr__(name: str) -> str:
-    """Look up `__version__` when it is asked for: reading a distribution's metadata takes time."""
-    from importlib.metadata import PackageNotFoundError, version
-
+def __getattr__(name: str) -> Any:
+    """Load a public name, or look up `__version__`, when it is asked for."""
+    if name in PUBLIC:
+        return getattr(importlib.import_module(f"{__name__}.{PUBLIC[name]}"), name)
     if name != "__version__":
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("asem-core")
     except PackageNotFoundError:  # run from a source tree that was never installed
         return "0+unknown"
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC, "__version__"])

@@ -13,6 +13,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
@@ -25,8 +26,7 @@ from asem_core.recipe import Choice, Recipe, build, build_choice
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.inputs import Images
 from asem_core.stages.predict import PredictOptions, predict_image
-from asem_core.stages.prepare import layer_name, layer_names
-from asem_core.stages.preprocess import apply
+from asem_core.stages.preprocess import layer_name, layer_names
 from asem_core.stages.recipe_checks import (
     evaluated_box,
     place_of,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import attrs
 
-from asem_core.errors import BadInput, RecipeError
+from asem_core.errors import RecipeError
 
 What = Literal["file", "layer"]
 
@@ -92,28 +92,6 @@ def expand(path: str, where: str) -> str:
             f"{where}: the environment variable {unset[1]} in '{path}' is not set. Set it to a folder first."
         )
     return found
-
-
-def require_paths(plugin: Any, later: Callable[[str], bool] = lambda layer: False) -> None:
-    """Check that what a plugin's options name is there; `later` tells of a layer that it will be made before it is needed.
-
-    Raises
-    ------
-    BadInput
-        One is not; names the option.
-    """
-    from asem_core.cell.store import open_volume
-
-    for name, what, text in named_paths(plugin):
-        if "://" in text or (what == "layer" and later(text)):
-            continue
-        if what == "layer":
-            try:
-                open_volume(text)
-            except BadInput as error:
-                raise BadInput(f"{plugin.name}, option '{name}': {error}") from None
-        elif not Path(text).exists():
-            raise BadInput(f"{plugin.name}, option '{name}': {text} does not exist.")
 
 
 def _what(kind: Any) -> What | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asem_core.errors import MissingExtra, UnknownName
-from asem_core.training.folder import RunFolder
+from asem_core.run_folder import RunFolder
 
 
 def registry() -> Any:

@@ -22,10 +22,10 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import KINDS
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import AsemError
 from asem_core.interfaces import Analysis, Region
 from asem_core.recipe import build
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.stages.segment import segment
 from asem_core.volume import Box, Labels, Volume
 

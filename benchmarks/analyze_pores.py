@@ -26,8 +26,8 @@ from _networks import segment_with, voxel_size_of
 from asem_analyzers._pore_statistics import single_size_test
 from asem_analyzers.nuclear_pores import NuclearPores
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply
 from asem_core.interfaces import Column
-from asem_core.stages.preprocess import apply
 from asem_core.volume import Labels, Volume, as_zyx
 from asem_core.voxels.resample import on_grid_of
 from asem_preprocessors.downsample import Downsample

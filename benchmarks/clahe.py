@@ -20,7 +20,7 @@ from _data import data_path, hardware
 from skimage.exposure import equalize_adapthist
 
 from asem_core.blocks import Run
-from asem_core.stages.preprocess import apply_in_memory
+from asem_core.cell.apply import apply_in_memory
 from asem_core.volume import Volume
 from asem_preprocessors.clahe import Clahe
 

@@ -23,12 +23,12 @@ from _data import data_path, hardware
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.apply import apply_in_memory
 from asem_core.evaluation.scores import exclusion_of, score
 from asem_core.prediction.trained import load_trained
+from asem_core.run_folder import RunFolder
 from asem_core.stages.predict import predict
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.stages.train import read_training_recipe, train
-from asem_core.training.folder import RunFolder
 from asem_core.volume import Box, Labels, as_zyx
 from asem_preprocessors.downsample import Downsample
 from asem_preprocessors.exclusion_zone import ExclusionZone

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-    from asem_core.stages.prepare import Made
+    from asem_core.stages.preprocess import Made
     from asem_core.volume import Volume
 
 SHOWN_PX = 1024  # larger planes are drawn with every second, third, ... voxel
@@ -68,8 +68,8 @@ def prepare(
         asem prepare cell.zarr --set crop.box=0:500,100:1900,100:1900 --set clahe.kernel_vx=64
     """
     from asem_core.catalog import load_catalog
-    from asem_core.stages.prepare import Made, usual_steps
-    from asem_core.stages.prepare import prepare as prepare_cell
+    from asem_core.stages.preprocess import Made, usual_steps
+    from asem_core.stages.preprocess import prepare as prepare_cell
 
     skipped = _known_steps(skip or [], "--skip")
     container = container_of(cell)
@@ -127,7 +127,7 @@ def preprocess(
     """
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
-    from asem_core.stages.prepare import preprocess_cell, preprocess_layer
+    from asem_core.stages.preprocess import preprocess_cell, preprocess_layer
 
     step = build(load_catalog().get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
     run = make_run(workers, block, quiet)
@@ -146,7 +146,7 @@ def preprocess(
 
 
 def _known_steps(names: Sequence[str], option: str) -> set[str]:
-    from asem_core.stages.prepare import STEPS
+    from asem_core.stages.preprocess import STEPS
 
     for name in names:
         if name not in STEPS:
@@ -156,7 +156,7 @@ def _known_steps(names: Sequence[str], option: str) -> set[str]:
 
 def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort `clahe.clip_limit = ...` under its step."""
-    from asem_core.stages.prepare import STEPS
+    from asem_core.stages.preprocess import STEPS
 
     found: dict[str, dict[str, Any]] = {}
     for key, value in options.items():

@@ -218,8 +218,8 @@ def preflight(
     import tempfile
 
     from asem_core.catalog import load_catalog
+    from asem_core.run_folder import RunFolder
     from asem_core.stages.train import make_plan, read_training_recipe
-    from asem_core.training.folder import RunFolder
     from asem_core.training.preflight import preflight as check
     from asem_core.training.preflight import seconds_per_iteration, told_time
 
@@ -265,8 +265,8 @@ def _train(
 ) -> None:
     from asem_core.catalog import load_catalog
     from asem_core.pretrained import find_weights
+    from asem_core.run_folder import RunFolder
     from asem_core.stages.train import read_training_recipe, resumed_recipe, started_from, train
-    from asem_core.training.folder import RunFolder
 
     catalog = load_catalog()
     start: Path | None = None

@@ -15,10 +15,10 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks
+from asem_core.cell.apply import apply_lazily
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.evaluation.instances import InstanceScores, instance_scores
 from asem_core.interfaces import Preprocessor
-from asem_core.stages.preprocess import apply_lazily
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.components import Components, components, has_ids
 from asem_core.voxels.foreground import LEVELS, as_stored, at_least, reach

@@ -9,6 +9,7 @@ from typing import Any
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.apply import apply, apply_lazily, layer_for
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.record import Record
@@ -16,7 +17,6 @@ from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.interfaces import Preprocessor
 from asem_core.prediction.trained import Trained
 from asem_core.recipe import build
-from asem_core.stages.preprocess import apply, apply_lazily, layer_for
 from asem_core.volume import Labels, Volume, Zyx
 from asem_core.voxels.resample import on_grid_of, whole_factors
 

@@ -16,7 +16,7 @@ from asem_core.errors import BadInput, MissingExtra, UnknownName
 from asem_core.interfaces import Changes, Model
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
-from asem_core.training.folder import RunFolder
+from asem_core.run_folder import RunFolder
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
 from asem_core.weights import load_weights, read_metadata
 

@@ -23,10 +23,10 @@ from asem_core.cell.store import layers, open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.interfaces import Model, OffersTemplates, Region
 from asem_core.recipe import Choice, build, build_choice
+from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.train import TrainingRecipe, make_plan
 from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
-from asem_core.training.folder import RunFolder
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region

@@ -1,143 +1,165 @@
-"""Run a preprocessing step over a volume, block by block, into a layer of the cell."""
+"""Preprocess the image of a cell: the usual steps at once, or any one by itself. What comes after takes what was made.
+
+raw -> crop -> raw_crop -> clahe -> raw_clahe      each step works on the image that the one before made
+          \\-> cell-mask -> mask                    a mask is made beside it
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import attrs
-import numpy as np
 
-from asem_core.blocks import Run, Work
-from asem_core.cell.notes import forget, work_folder
-from asem_core.cell.provenance import made_by, what_it_holds
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.cell.apply import apply, layer_for
+from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image, open_images, read_prepared
+from asem_core.cell.provenance import kind_by_name, require_labels, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, require_free
-from asem_core.errors import BadInput, OutputExists, PluginError
-from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_core.cell.store import open_volume
+from asem_core.errors import BadInput
+from asem_core.interfaces import Preprocessor
+from asem_core.recipe import build
+from asem_core.volume import Labels, Volume
 
-DEFAULT_BLOCK = as_zyx(128)
-
-
-def apply(
-    step: Preprocessor,
-    volume: Volume,
-    output: str | Path,
-    run: Run,
-    *,
-    overwrite: bool = False,
-) -> Volume:
-    """Fit `step` to a volume and write its result to the layer `output` (`cell.zarr/<layer>`).
-
-    A layer that the same step made from the same input is returned as it is; an unfinished one is completed.
-    """
-    record = made_by("preprocess", step=step, inputs=[volume])
-    finished = require_free(output, record, overwrite=overwrite)
-    if finished is not None:
-        return finished
-    try:
-        fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))
-    except BadInput:  # the same image and options will be refused again
-        forget(output, record)
-        raise
-    block = run.block or DEFAULT_BLOCK
-    notes = dict(fitted.attributes)
-    # Most steps leave it what it is; others say what they make.
-    about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
-    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
-    work = ApplyTo(fitted, volume, out, step.name)
-    return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
-
-
-def layer_for(step: Preprocessor, volume: Volume, cell: Path, kept: Callable[[str], bool], overwrite: bool) -> Path:
-    """Choose the layer for what a step makes of an image: `raw_<step>`, or `raw_<step>_2`, ... where that is taken.
-
-    Parameters
-    ----------
-    kept : tells of a layer's name whether what is there must stay, unless it is this very image
-    overwrite : replace what is there and need not stay
-    """
-    record = made_by("preprocess", step=step, inputs=[volume])
-    for number in count(1):
-        name = f"raw_{step.name}{'' if number == 1 else f'_{number}'}"
-        try:
-            require_free(cell / name, record, overwrite=overwrite and not kept(name))
-        except OutputExists:
-            if kept(name):
-                continue
-            raise
-        break
-    return cell / name
-
-
-def apply_in_memory(
-    step: Preprocessor, volume: Volume, run: Run | None = None, block: int | Zyx = DEFAULT_BLOCK
-) -> Volume:
-    """Fit and apply `step` without a file: for small volumes, previews and tests."""
-    run = run or Run(progress=False)
-    fitted = step.fit(volume, run)
-    result = np.empty(fitted.output.shape, fitted.output.dtype)
-    for box in fitted.output.box.blocks(block):
-        result[box.slices] = apply_to_block(fitted, volume, box, step.name)
-    return Volume(result, fitted.output.voxel_size_nm, fitted.output.origin_nm, f"{volume.path} after {step.name}")
-
-
-def apply_lazily(step: Preprocessor, volume: Volume, run: Run) -> Volume:
-    """Fit `step`, and apply it where the result is read: nothing is stored."""
-    fitted = step.fit(volume, run)
-    made = fitted.output
-    return Volume(
-        _Lazy(fitted, volume, step.name), made.voxel_size_nm, made.origin_nm, f"{volume.path} after {step.name}"
-    )
-
-
-def apply_to_block(fitted: Fitted, volume: Volume, box: Box, name: str) -> np.ndarray:
-    """Make one block of the result, and check that the plugin kept its word."""
-    result = fitted(volume.read(fitted.needs(box), fitted.outside), box)
-    if result.shape != box.shape or result.dtype != fitted.output.dtype:
-        raise PluginError(
-            f"'{name}' promised a block of shape {list(box.shape)} and {fitted.output.dtype}, "
-            f"but returned {list(result.shape)} and {result.dtype}. This is a fault of the plugin."
-        )
-    return result
+STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}
+"""The usual steps in order: what users call them -> the plugin that does it."""
 
 
 @attrs.frozen
-class ApplyTo:
-    """Writes a fitted step's blocks into a layer; travels to workers."""
+class Made:
+    """What one step made; `after` is None if the step could not be done."""
 
-    fitted: Fitted
-    volume: Volume
-    output: Output
-    name: str
-
-    def __call__(self) -> Work:
-        return self.block
-
-    def block(self, box: Box) -> None:
-        self.output.data[box.slices] = apply_to_block(self.fitted, self.volume, box, self.name)  # type: ignore[index]
+    step: str
+    before: Volume
+    after: Volume | None
 
 
-@attrs.frozen(eq=False)
-class _Lazy:
-    """A lazy array: a fitted preprocessor applied to whatever box is asked for."""
+def usual_steps(
+    catalog: Catalog, skip: set[str], options: Mapping[str, Mapping[str, object]]
+) -> dict[str, Preprocessor]:
+    """Build the steps of `prepare` that are not skipped, with their options."""
+    return {
+        name: build(catalog.get("preprocessor", plugin), options.get(name, {}), f"asem prepare @ {name} ({plugin})")
+        for name, plugin in STEPS.items()
+        if name not in skip
+    }
 
-    fitted: Fitted
-    volume: Volume
-    name: str
 
-    @property
-    def shape(self) -> Zyx:
-        return self.fitted.output.shape
+def prepare(
+    cell: Path,
+    steps: Mapping[str, Preprocessor],
+    run: Run,
+    *,
+    image: str | None = None,
+    overwrite: bool = False,
+    watch: Callable[[Made], None] = lambda made: None,
+) -> list[Made]:
+    """Do the usual steps one after the other, and note in the cell what they made.
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.fitted.output.dtype
+    Parameters
+    ----------
+    steps : see `usual_steps`
+    image
+        Layer to begin with; by default the image before the last preparation: `raw`, or what `preprocess_cell` made of it.
+    watch : is told of each step, also of one that fails
 
-    def __getitem__(self, key: Any) -> np.ndarray:
-        ends = [k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)]
-        box = Box(as_zyx([b for b, _ in ends]), as_zyx([e for _, e in ends]))
-        return apply_to_block(self.fitted, self.volume, box, self.name)
+    Raises
+    ------
+    BadInput
+        A step refuses the image. What the steps before it made stays.
+    """
+    known = read_prepared(cell)
+    volume = open_volume(cell / image) if image is not None else _before_preparation(cell, known)
+    made: list[Made] = []
+    usual: list[str] = []
+    mask: str | None = None
+    for name, step in steps.items():
+        try:
+            layer = cell / "mask"
+            if step.changes != "mask":  # a prediction may have made an image of that name
+                layer = layer_for(step, volume, cell, lambda n: n not in known.usual, overwrite)
+            made.append(Made(name, volume, apply(step, volume, layer, run, overwrite=overwrite)))
+        except BadInput:
+            watch(Made(name, volume, None))
+            raise
+        watch(made[-1])
+        if step.changes == "mask":
+            mask = layer.name
+        else:
+            volume = made[-1].after or volume
+            usual.append(layer.name)
+    note_prepared(cell, Prepared(layer_name(volume), mask, tuple(usual)))
+    return made
+
+
+def preprocess_cell(step: Preprocessor, cell: Path, run: Run, *, overwrite: bool = False) -> Volume:
+    """Do one step to the image of a cell. Its result is the image (or the mask) of the cell from then on."""
+    known = read_prepared(cell)
+    image = open_image(cell)
+    if step.changes == "mask":
+        made = apply(step, image, cell / "mask", run, overwrite=overwrite)
+        note_prepared(cell, attrs.evolve(known, mask="mask"))
+        return made
+    if step.changes == "labels":
+        raise BadInput(f"The step '{step.name}' is for labels: name them, as in {cell}/labels/NAME.")
+    images = open_images(cell)
+    if _step_of(image) == step.name and len(images) > 1:  # done again: with other options, say
+        before, layer = images[1], layer_name(image)
+    else:
+        taken = {layer_name(v) for v in images}
+        names = (f"raw_{step.name}" if n == 1 else f"raw_{step.name}_{n}" for n in count(1))
+        before, layer = image, next(name for name in names if name not in taken)
+    made = apply(step, before, cell / layer, run, overwrite=overwrite)
+    note_prepared(cell, attrs.evolve(known, image=layer))
+    return made
+
+
+def preprocess_layer(
+    step: Preprocessor, source: Path, run: Run, output: Path | None = None, *, overwrite: bool = False
+) -> Volume:
+    """Do one step to a layer, or to the image of a cell, and write the layer `output`: by default `<layer>_<step>` beside it.
+
+    What is known to hold labels is given to the step as labels.
+
+    Raises
+    ------
+    BadInput
+        The step is for labels, or for images, and the layer holds the other.
+    """
+    volume: Volume = open_image(source) if is_cell(source) else open_volume(source)
+    held = what_it_holds(volume) or kind_by_name(volume.path)
+    if step.changes == "labels":
+        require_labels(volume, f"the step '{step.name}' is for labels")
+    elif held == "labels" and step.changes not in ("place", "size"):
+        raise BadInput(f"The step '{step.name}' is for images, but {source} holds labels.")
+    if step.changes == "labels" or held == "labels":
+        volume = Labels(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes)
+    target = output or Path(volume.path).with_name(f"{Path(volume.path).name}_{step.name}")
+    return apply(step, volume, target, run, overwrite=overwrite)
+
+
+def _step_of(volume: Volume) -> str | None:
+    step = Record.of(volume).made.step
+    return None if step is None else step["name"]
+
+
+def layer_name(volume: Volume) -> str:
+    """Return the name of a layer in its cell: `raw_clahe` of `cell.zarr/raw_clahe`."""
+    return volume.path.rpartition(".zarr/")[2]
+
+
+def layer_names(steps: Sequence[Preprocessor]) -> list[str]:
+    """Name the layer of each step: `raw_clahe`, or `mask`; a second one of the same name gets a number."""
+    names: list[str] = []
+    for step in steps:
+        name = "mask" if step.changes == "mask" else f"raw_{step.name}"
+        same = sum(n == name or n.startswith(f"{name}_") for n in names)
+        names.append(f"{name}_{same + 1}" if same else name)
+    return names
+
+
+def _before_preparation(cell: Path, known: Prepared) -> Volume:
+    return next((v for v in open_images(cell) if layer_name(v) not in known.usual), open_volume(cell / "raw"))

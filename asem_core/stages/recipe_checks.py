@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
+from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, OutsideVolume, RecipeError
 from asem_core.interfaces import Source
-from asem_core.paths import expand, require_paths
+from asem_core.paths import expand, named_paths
 from asem_core.prediction.expected import of_recipe, require_voxel_size, warn_of_other_steps
 from asem_core.prediction.trained import expected_by, require_weights_of
 from asem_core.pretrained import require_weights
 from asem_core.recipe import Choice, Recipe, build
-from asem_core.stages.prepare import layer_names
+from asem_core.stages.preprocess import layer_names
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
@@ -123,6 +124,26 @@ def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
             raise RecipeError(f"{flow.recipe.path.name} @ {place}: {error}") from None
 
 
+def require_paths(plugin: Any, later: Callable[[str], bool] = lambda _: False) -> None:
+    """Check that what a plugin's options name is there; `later` tells of a layer that it will be made before it is needed.
+
+    Raises
+    ------
+    BadInput
+        One is not; names the option.
+    """
+    for name, what, text in named_paths(plugin):
+        if "://" in text or (what == "layer" and later(text)):
+            continue
+        if what == "layer":
+            try:
+                open_volume(text)
+            except AsemError as error:
+                raise BadInput(f"{plugin.name}, option '{name}': {error}") from None
+        elif not Path(text).exists():
+            raise BadInput(f"{plugin.name}, option '{name}': {text} does not exist.")
+
+
 def _layers_made(flow: Flow) -> list[str]:
     """Name the layers that a run makes in the recipe's own cell."""
     made = ["raw", *layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
@@ -162,6 +183,7 @@ def planned_training(recipe: Recipe) -> Any:
 
 
 def place_of(labels: str) -> str:
+    """Name labels of a recipe before they are there."""
     return f"[labels] {labels}"
 
 

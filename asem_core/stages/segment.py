@@ -10,13 +10,13 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run
+from asem_core.cell.apply import ApplyTo
 from asem_core.cell.notes import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, open_volume, require_free
 from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Model
-from asem_core.stages.preprocess import ApplyTo
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
 from asem_core.voxels.foreground import at_least

@@ -22,7 +22,7 @@ from asem_core.errors import OutputExists, RecipeError
 from asem_core.interfaces import Model, Region, Sampler
 from asem_core.prediction.trained import options_of
 from asem_core.recipe import Choice, build, build_choice, read_toml
-from asem_core.training.folder import RunFolder
+from asem_core.run_folder import RunFolder
 from asem_core.training.options import TrainOptions
 from asem_core.training.plan import Plan
 from asem_core.training.regions import file_names, hold, open_region, prepare

@@ -14,9 +14,9 @@ import numpy as np
 
 from asem_core.engine.interrupt import held_back
 from asem_core.errors import TrainingStopped
+from asem_core.run_folder import RunFolder
 from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
-from asem_core.training.folder import RunFolder
 from asem_core.training.loss import loss_of
 from asem_core.training.normalise import (
     NUM_MEASURED,

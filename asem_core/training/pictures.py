@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asem_core.training.folder import write_whole
+from asem_core.run_folder import write_whole
 from asem_core.training.regions import IGNORE
 from asem_core.training.validate import Forward, Tile, read_tile, to_probability
 from asem_core.volume import Zyx

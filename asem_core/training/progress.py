@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from asem_core.engine.progress import open_bar, times
-from asem_core.training.folder import RunFolder
+from asem_core.run_folder import RunFolder
 
 LINES_PER_RUN = 2000
 """About how many lines of training loss a run writes, however long it is."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.apply import apply, apply_lazily
 from asem_core.cell.prepared import is_cell, open_image, open_mask
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
@@ -20,7 +21,6 @@ from asem_core.interfaces import Model, Region
 from asem_core.paths import expand
 from asem_core.prediction.expected import mask_for
 from asem_core.recipe import Choice, build, build_choice
-from asem_core.stages.preprocess import apply, apply_lazily
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 

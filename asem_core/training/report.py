@@ -9,7 +9,7 @@ import numpy as np
 
 from asem_core.interfaces import Column
 from asem_core.report import Section, write_report
-from asem_core.training.folder import RunFolder
+from asem_core.run_folder import RunFolder
 from asem_core.training.plan import Plan
 
 if TYPE_CHECKING:

@@ -139,7 +139,7 @@ class ClathrinCoats(Analyzer):
 
     def _source(self, raw: Volume) -> MembraneSource | None:
         from asem_analyzers._membrane import MembraneSource
-        from asem_core.cell.store import open_volume
+        from asem_core import open_volume
 
         path = self.plasma_membrane or self.cell_mask
         if path is None:

@@ -121,7 +121,7 @@ def _short_name(path: str, paths: Sequence[str]) -> str:
 
 
 def _open_on_grid(path: str, segmentation: Labels) -> Labels:
-    from asem_core.cell.store import open_volume
+    from asem_core import open_volume
 
     labels = open_volume(path, kind=Labels)
     segmentation.require_same_grid(labels)

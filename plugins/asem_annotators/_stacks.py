@@ -176,7 +176,7 @@ def _open_tiff(path: Path) -> Stack:
 
 
 def _open_zarr(path: Path) -> Stack:
-    from asem_core.cell.store import open_volume
+    from asem_core import open_volume
     from asem_core.volume import Labels
 
     labels = open_volume(path, kind=Labels)

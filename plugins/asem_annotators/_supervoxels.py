@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from asem_core.engine.machine import available_cores
+from asem_core import available_cores
 
 FINER = 0.7  # of sigma, for greys: they need no derivatives
 

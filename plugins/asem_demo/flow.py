@@ -11,19 +11,14 @@ from typing import Any
 import attrs
 import numpy as np
 
+from asem_core import apply, import_volume, made_by, open_volume, predict, segment, sha256
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import made_by, sha256
-from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
 from asem_core.interfaces import Analysis, Column
 from asem_core.pretrained import find_weights
 from asem_core.recipe import build
 from asem_core.report import Section, write_report
-from asem_core.stages.import_ import import_volume
-from asem_core.stages.predict import predict
-from asem_core.stages.preprocess import apply
-from asem_core.stages.segment import segment
 from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.resample import on_grid_of
 from asem_core.weights import load_weights, read_metadata
@@ -127,7 +122,7 @@ def _as_labels(volume: Volume) -> Labels:
 
 
 def _f1(model: Any, segmentation: Labels, truth: Labels, run: Run) -> float:
-    from asem_core.evaluation.scores import exclusion_of, score
+    from asem_core import exclusion_of, score
 
     zone = model.exclusion_zone()
     exclusion = exclusion_of(truth, zone, run) if zone is not None else None

@@ -72,7 +72,7 @@ class Cutter:
 
 
 def _serve(line: Connection) -> None:
-    from asem_core.stages.annotate import label
+    from asem_core import label
 
     prepared: Any = None
     name = ""

@@ -17,7 +17,7 @@ SHOWN = ("raw",)  # further images begin hidden, so that the cell opens at once
 
 def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerData]] | None:
     """Return the reader if `path` is a container with layers that have a voxel size, or one layer of it."""
-    from asem_core.cell.store import layers, open_volume
+    from asem_core import layers, open_volume
     from asem_core.errors import AsemError
 
     address = path if isinstance(path, str) else path[0]
@@ -31,7 +31,7 @@ def get_reader(path: str | list[str]) -> Callable[[str | list[str]], list[LayerD
 
 def read(path: str | list[str]) -> list[LayerData]:
     """Open the layers of a cell, lazily and with their pyramids: images first, then labels over them."""
-    from asem_core.cell.store import layers, open_volume
+    from asem_core import layers, open_volume
 
     found: list[LayerData] = []
     for address in [path] if isinstance(path, str) else path:
@@ -89,9 +89,8 @@ def _layer(name: str, volume: Any, levels: list[Any]) -> LayerData:
 
 def _object_colours(volume: Any, name: str) -> dict[int | None, Any]:
     """Colour objects by their ids, so that neighbours differ; seeds keep napari's own colours, a binary map has one."""
+    from asem_core import as_rgba, open_layers
     from asem_core.catalog import load_catalog
-    from asem_core.viewing.colours import as_rgba
-    from asem_core.viewing.scene import open_layers
 
     (layer,) = open_layers(volume.path, None, load_catalog())
     clear = {None: as_rgba(layer.colour), 0: (0, 0, 0, 0)}

@@ -23,11 +23,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from asem_core import BACKGROUND, OBJECT, open_volume
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
-from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError
-from asem_core.stages.annotate import BACKGROUND, OBJECT
 from asem_core.volume import Box, Volume
 from asem_napari._cutter import Cutter
 from asem_napari._panel import OptionsForm

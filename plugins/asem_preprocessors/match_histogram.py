@@ -47,7 +47,7 @@ class MatchHistogram(Preprocessor):
         BadInput
             An image is constant or holds NaN or infinite values; the reference does not exist.
         """
-        from asem_core.cell.store import open_volume
+        from asem_core import open_volume
 
         reference = open_volume(self.reference)
         run = own_scratch(run, self, volume)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
+from asem_core import fingerprint
 from asem_core.errors import BadInput, UnknownName
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -252,7 +252,7 @@ def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _
 def _filesystem(address: str) -> tuple[Any, str]:
     import fsspec
 
-    from asem_core.cell.store import storage_options
+    from asem_core import storage_options
 
     fs, path = fsspec.core.url_to_fs(address, **storage_options(address))
     return fs, str(path).rstrip("/")

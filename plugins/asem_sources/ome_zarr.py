@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import attrs
 
-from asem_core.cell.provenance import fingerprint
+from asem_core import fingerprint
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -40,7 +40,7 @@ class OmeZarr(Source):
         return any((Path(path) / mark).exists() for mark in _MARKS)
 
     def layers(self) -> list[str]:
-        from asem_core.cell.store import layers
+        from asem_core import layers
 
         return layers(self.path)
 
@@ -57,7 +57,7 @@ class OmeZarr(Source):
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
-        from asem_core.cell.metadata import multiscale_of
+        from asem_core import multiscale_of
 
         if "://" in self.path:
             return None
@@ -66,7 +66,7 @@ class OmeZarr(Source):
         return fingerprint(Path(found.path) / (multiscale["datasets"][0]["path"] if multiscale else ""))
 
     def _find(self, layer: str | None) -> Volume:
-        from asem_core.cell.store import open_volume
+        from asem_core import open_volume
 
         if layer is not None:
             return open_volume(f"{self.path.rstrip('/')}/{layer}")
@@ -74,7 +74,7 @@ class OmeZarr(Source):
         return open_volume(f"{self.path.rstrip('/')}/{known[0]}" if known and not self._is_image() else self.path)
 
     def _is_image(self) -> bool:
-        from asem_core.cell.store import open_volume
+        from asem_core import open_volume
 
         try:
             open_volume(self.path)

@@ -155,7 +155,7 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
 
 def sha256(path: Path) -> str:
     """Sum a file, in hexadecimal."""
-    from asem_core.cell.provenance import sha256  # imports numpy, which `asem models list` does not wait for
+    from asem_core import sha256  # imports numpy, which `asem models list` does not wait for
 
     return sha256(path)
 

@@ -82,7 +82,7 @@ def pull(data_set: DataSet, layer: str, box: str | None, output: Path, run: Run,
     OutsideVolume
         The box sticks out of the volume.
     """
-    from asem_core.stages.import_ import import_volume
+    from asem_core import import_volume
 
     if run.block is None:
         run = attrs.evolve(run, block=(BLOCK, BLOCK, BLOCK))
@@ -90,8 +90,8 @@ def pull(data_set: DataSet, layer: str, box: str | None, output: Path, run: Run,
 
 
 def _source(data_set: DataSet, settings: Settings) -> Source:
+    from asem_core import choose_source
     from asem_core.catalog import load_catalog
-    from asem_core.stages.import_ import choose_source
 
     if settings.offline:
         raise NotReachable(f"{data_set.name} lies at {data_set.url}, and ASEM_OFFLINE is set. Unset it to read there.")

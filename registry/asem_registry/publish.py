@@ -128,7 +128,7 @@ def _voxel_size(text: str | None) -> tuple[float, float, float] | None:
 
 
 def _weights_of(run: Path) -> Path:
-    from asem_core.training.folder import RunFolder
+    from asem_core.run_folder import RunFolder
 
     return RunFolder(run).chosen() if run.is_dir() else run
 
@@ -143,7 +143,7 @@ _METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "jaccard":
 
 def _scores(run: Path, weights: Path) -> tuple[Score, ...]:
     """Take what the run measured on its validation regions with these weights."""
-    from asem_core.training.folder import RunFolder
+    from asem_core.run_folder import RunFolder
 
     if not run.is_dir():
         return ()

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from asem_core import __version__
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
-from asem_core.stages.preprocess import apply
 from asem_preprocessors.invert import Invert
 
 APP = make_app()

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.apply import apply
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
-from asem_core.stages.preprocess import apply
 
 
 def asem(*arguments):

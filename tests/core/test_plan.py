@@ -17,10 +17,10 @@ from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput
 from asem_core.interfaces import Region
+from asem_core.run_folder import RunFolder
 from asem_core.stages.plan import Annotated, PlanOptions, model_for, places_of, plan
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.training.fingerprint import Fingerprint, fingerprint
-from asem_core.training.folder import RunFolder
 from asem_core.training.settings import BLOCKS, choose_settings, downsampling, iterations, layout, watched_part
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_core.weights import read_metadata

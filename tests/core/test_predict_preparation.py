@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.apply import apply
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
@@ -21,7 +22,6 @@ from asem_core.prediction.expected import as_expected, missing_steps, require_vo
 from asem_core.prediction.trained import Trained, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.stages.predict import predict
-from asem_core.stages.preprocess import apply
 from asem_core.volume import Spec, Volume
 from asem_core.weights import save_weights
 

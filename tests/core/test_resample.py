@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import VoxelSizeMismatch
 from asem_core.evaluation.scores import score
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.resample import box_covering, on_grid_of, whole_factors
 from asem_preprocessors.downsample import Downsample

@@ -118,13 +118,12 @@ def test_only_probabilities_are_segmented(blobs, tmp_path, layer, kind, made, sa
 def test_another_result_is_not_replaced_and_refused_before_any_work(blobs, tmp_path):
     """The refusal names what differs, and comes before the pass over the volume: no notes are left."""
     segment(blobs, tmp_path / "a.zarr/s", run(64), Segmentation(threshold=0.8))
-    with pytest.raises(OutputExists, match=r"differs in: smallest_vx: 0 -> 9\)"):
+    with pytest.raises(OutputExists, match=r"differs in: by.smallest_vx: 0 -> 9\)"):
         segment(
             Unreadable(blobs.data, 5.0, blobs.origin_nm, "blobs"),
             tmp_path / "a.zarr/s",
             run(64),
-            threshold=0.8,
-            smallest_vx=9,
+            Segmentation(threshold=0.8, smallest_vx=9),
         )
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 

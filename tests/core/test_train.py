@@ -21,9 +21,9 @@ from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, TrainingStopped
+from asem_core.run_folder import RunFolder
 from asem_core.stages.train import make_plan, read_training_recipe, resumed_recipe, train
 from asem_core.training.devices import join_team
-from asem_core.training.folder import RunFolder
 from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
 from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
 from asem_core.training.progress import Progress

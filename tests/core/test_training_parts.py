@@ -11,7 +11,7 @@ import torch
 from asem_core.errors import BadInput, NoSpace, RecipeError
 from asem_core.interfaces import Region
 from asem_core.recipe import build
-from asem_core.training.folder import RunFolder
+from asem_core.run_folder import RunFolder
 from asem_core.training.loop import learning_rate
 from asem_core.training.loss import class_weights, loss_of
 from asem_core.training.options import LossOptions, OptimizerOptions, TrainOptions

@@ -19,7 +19,7 @@ from asem_core.cell.store import create_volume, finish_volume, layers, open_volu
 from asem_core.cli import make_app
 from asem_core.flow import build_flow, run_flow
 from asem_core.recipe import read_recipe
-from asem_core.stages.prepare import prepare, usual_steps
+from asem_core.stages.preprocess import prepare, usual_steps
 from asem_core.training.options import RegionOptions
 from asem_core.training.regions import open_region
 from asem_core.volume import Spec

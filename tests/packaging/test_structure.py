@@ -42,6 +42,63 @@ def test_registry_imports_no_plugin() -> None:
     assert not wrong
 
 
+ROOMS = [
+    {"interfaces", "hookspecs", "volume", "errors", "paths", "catalog", "recipe", "weights", "run_folder", "blocks"},
+    {"voxels"},
+    {"cell", "engine"},
+    {"report", "pretrained"},
+    {"prediction", "evaluation", "viewing"},
+    {"training"},
+    {"stages"},
+    {"flow"},
+    {"cli", "testing", "__main__"},
+]
+"""The rooms of the core from the ground up; each may import from its own storey and those below."""
+DOORS = {("recipe_checks.py", "asem_core.flow")} | {  # which names a type for the type checker only
+    ("blocks.py", f"asem_core.engine.{m}")  # the one door of the engine
+    for m in ("crew", "job", "machine", "notes", "progress", "schedule", "temporary")
+}
+COMMAND = "asem_core.cli._options"
+"""What packages that add commands share with the core's own."""
+
+
+def test_nothing_in_the_core_points_up() -> None:
+    """cli -> flow -> stages -> (training, prediction, evaluation, viewing) -> cell, engine, voxels -> contracts."""
+    storey = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+    core = ROOT / "asem_core"
+    wrong = []
+    for file, module in imports(core):
+        package, _, rest = module.partition(".")
+        if package != "asem_core" or not rest or (file.name, module) in DOORS or file == core / "__init__.py":
+            continue
+        here = file.relative_to(core).with_suffix("").parts[0]
+        if storey[rest.partition(".")[0]] > storey[here]:
+            wrong.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_plugins_import_only_what_is_theirs() -> None:
+    """The top level of the core, `voxels` and `testing`; all else is the core's own."""
+    rooms = {p.name for p in (ROOT / "asem_core").iterdir() if p.is_dir()} - {"voxels", "testing"}
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for folder in PLUGIN_PACKAGES
+        for file, module in imports(folder)
+        if module.startswith("asem_core.") and module.split(".")[1] in rooms | {"flow"} and module != COMMAND
+    ]
+    assert not wrong
+
+
+def test_every_public_name_is_where_the_core_says() -> None:
+    """What `asem_core` offers loads, and the type checker sees the same names."""
+    import asem_core
+
+    text = (ROOT / "asem_core/__init__.py").read_text()
+    for name, module in asem_core.PUBLIC.items():
+        assert callable(getattr(asem_core, name)) or isinstance(getattr(asem_core, name), int)
+        assert f"from asem_core.{module} import {name} as {name}\n" in text
+
+
 def test_entry_points_equal_modules_on_disk() -> None:
     """Every public module of the six plugin packages is in the table, and the table names nothing else."""
     listed = set(PROJECT["project"]["entry-points"]["asem"].values())

@@ -9,8 +9,8 @@ import pytest
 from scipy import ndimage
 
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import BadInput
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.volume import Volume
 from asem_preprocessors._registration import find_shift, positions
 from asem_preprocessors.align import Align

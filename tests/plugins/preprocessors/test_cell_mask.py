@@ -8,8 +8,8 @@ from scipy import ndimage
 from skimage import morphology
 
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import BadInput
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.volume import Volume
 from asem_preprocessors.cell_mask import CellMask
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from skimage.exposure import equalize_adapthist
 
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import BadInput
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.volume import Volume
 from asem_preprocessors.clahe import Clahe
 

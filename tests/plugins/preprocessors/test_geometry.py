@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply, apply_in_memory
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput
-from asem_core.stages.preprocess import apply, apply_in_memory
 from asem_core.volume import Labels, Volume
 from asem_preprocessors.crop import Crop
 from asem_preprocessors.downsample import Downsample

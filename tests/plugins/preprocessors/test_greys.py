@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from skimage.exposure import match_histograms
 
+from asem_core.cell.apply import apply_in_memory
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.volume import Volume
 from asem_preprocessors.invert import Invert
 from asem_preprocessors.match_histogram import MatchHistogram

@@ -21,7 +21,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from asem_core.blocks import Run
-from asem_core.stages.preprocess import apply
+from asem_core.cell.apply import apply
 from asem_core.cell.store import open_volume
 from asem_preprocessors.cell_mask import CellMask
 from asem_preprocessors.clahe import Clahe

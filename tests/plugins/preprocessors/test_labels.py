@@ -10,9 +10,9 @@ from scipy import ndimage
 from skimage import morphology
 
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
-from asem_core.stages.preprocess import apply_in_memory
 from asem_core.volume import Labels, Volume
 from asem_preprocessors._morphology import Ball
 from asem_preprocessors.clean_labels import CleanLabels

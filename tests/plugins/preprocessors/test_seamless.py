@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asem_core.blocks import Run
+from asem_core.cell.apply import apply, apply_in_memory, apply_to_block
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.interfaces import Preprocessor
-from asem_core.stages.preprocess import apply, apply_in_memory, apply_to_block
 from asem_core.volume import Labels, Volume
 from asem_preprocessors.align import Align, FittedAlign
 from asem_preprocessors.cell_mask import CellMask
