@@ -7,11 +7,11 @@ unpickler: a file that holds anything but tensors and plain containers is refuse
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -47,14 +47,9 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
     spec: Callable[[], dict[str, Any]] | None = getattr(network, "spec", None)
     if spec is not None:
         about["network"] = spec()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as half:
         # not `save_file`, which makes files that only their owner may read, whatever the umask says
         half.write_bytes(save(tensors, metadata={_KEY: json.dumps(about)}))
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
     return path
 
 

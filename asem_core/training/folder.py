@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput, NoSpace, OutputExists
 
 if TYPE_CHECKING:
@@ -144,14 +144,8 @@ class RunFolder:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file so that a reader sees the old one or the whole new one, and never half of it."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    with enough_room(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(half)
-            os.replace(half, path)
-        finally:
-            half.unlink(missing_ok=True)
+    with enough_room(path), replacing(path) as half:
+        write(half)
 
 
 @contextmanager

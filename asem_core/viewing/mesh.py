@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.provenance import require_labels
+from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.volume import Box, Labels, Zyx, ZyxNm
 
@@ -88,11 +88,11 @@ def mesh_objects(
     Objects that leave the volume (or `box`) are cut off flat. One block, and then one object, is in memory at a time.
     """
     box = labels.box if box is None else box
-    with tempfile.TemporaryDirectory(prefix="asem-mesh-") as folder:
-        work = _MeshBlock(labels, box, Path(folder), max_error_nm)
+    with temporary_folder() as folder:
+        work = _MeshBlock(labels, box, folder, max_error_nm)
         run_blocks(work, box, run.block or BLOCK, attrs.evolve(run, scratch=None), name="mesh")
         pieces = defaultdict(list)
-        for index in sorted(Path(folder).glob("*-index.npy")):
+        for index in sorted(folder.glob("*-index.npy")):
             for row in np.load(index).tolist():
                 pieces[row[0]].append((index, row[1:]))
         for i in sorted(pieces):
