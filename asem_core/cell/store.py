@@ -111,6 +111,18 @@ def is_complete(volume: Volume) -> bool:
     return Record.of(volume).complete
 
 
+def container_attributes(container: str | Path) -> dict[str, Any]:
+    """Read what a container says of itself, beside its layers."""
+    return dict(_open_node(str(container).rstrip("/")).attrs)
+
+
+def note_in_container(container: Path, key: str, value: Any) -> None:
+    """Note something about the cell as a whole in its group's attributes."""
+    import zarr
+
+    zarr.open_group(str(container), mode="r+").attrs[key] = value
+
+
 def _open_node(address: str) -> Any:
     import zarr
     from zarr.errors import NodeNotFoundError
