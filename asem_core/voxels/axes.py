@@ -68,7 +68,9 @@ def pick_axes(
         wanted = (choice or {}).get(name)
         if wanted is None and n != 1:
             option, things = _OPTIONS.get(name, ("", f"entries along '{name}'"))
-            advice = f"Choose one: --set {option}=0 (the first)" if option else "Save the one that you want"
+            advice = (
+                f"Choose one when importing: --set {option}=0 (the first)" if option else "Save the one that you want"
+            )
             misnamed = ". If they are misnamed, say what the axes are, in their order: --set axes=..." if option else ""
             raise BadInput(
                 f"{where} has {n} {things} (axes {_told(names, shape)}); a volume has one. {advice}{misnamed}"
@@ -133,4 +135,4 @@ class _OnePlane:
         return np.dtype(self.array.dtype)
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        return np.asarray(self.array[key[1:]])[None][key[0]]
+        return np.asarray(np.asarray(self.array[key[1:]])[None][key[0]])

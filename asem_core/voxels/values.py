@@ -52,7 +52,8 @@ class Conversion:
         if self.must_check:
             self._check(values, where)
         if self.shifts:
-            return values.astype(self.dtype) ^ self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
+            half = self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
+            return np.bitwise_xor(values.astype(self.dtype), half)  # what adding does, without overflow
         if self.scale is None:
             return values.astype(self.dtype, copy=False)
         top = np.iinfo(self.dtype).max
