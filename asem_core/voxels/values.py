@@ -53,7 +53,8 @@ class Conversion:
             self._check(values, where)
         if self.shifts:
             half = self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
-            return np.bitwise_xor(values.astype(self.dtype), half)  # what adding does, without overflow
+            shifted: np.ndarray = np.bitwise_xor(values.astype(self.dtype), half)  # what adding does, without overflow
+            return shifted
         if self.scale is None:
             return values.astype(self.dtype, copy=False)
         top = np.iinfo(self.dtype).max
