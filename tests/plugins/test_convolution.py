@@ -38,7 +38,7 @@ def test_results_and_gradients_are_those_of_torch(channels, features, kernel, sh
     found = layer(image)
     exact = [tensor.detach().double().requires_grad_() for tensor in (image, layer.weight, layer.bias)]
     right = functional.conv3d(*exact)
-    assert layer._is_fast(image)
+    assert layer._fits(image)
     assert far(found, right) < 3e-5
 
     change = drawn(*right.shape, seed=1)
