@@ -173,12 +173,19 @@ class Spec:
 
 @attrs.frozen(eq=False)
 class Volume:
-    """A lazy zyx array with its voxel size and origin, both in nm."""
+    """A lazy zyx array with its voxel size and origin, both in nm.
+
+    `planes` are the file names of the planes that a source read it from, where there is one file per plane; `told` is what the
+    source says of how it was read (where the voxel size stands), and `questions` is what is odd and should be looked at.
+    """
 
     data: ArrayLike = attrs.field(repr=False)
     voxel_size_nm: ZyxNm = attrs.field(converter=as_zyx_nm, validator=_check_voxel_size)
     origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
     path: str = "(in memory)"
+    planes: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    told: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    questions: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
     attributes: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:

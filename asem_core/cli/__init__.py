@@ -24,7 +24,7 @@ from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.errors import AsemError
 
 _OWN_MODULES = {
-    "demo": None, "import": "importing", "prepare": "prepare", "annotate": "annotate",
+    "demo": None, "import": "importing", "prepare": "prepare", "preprocess": "prepare", "annotate": "annotate",
     "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
     "evaluate": "evaluate", "analyze": "analyze", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
@@ -106,7 +106,7 @@ def make_app(command: str | None = None) -> typer.Typer:
         ] = False,
         verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: everything.")] = 0,
     ) -> None:
-        """Organelles out of FIB-SEM volumes, by plugins chosen by name.
+        """Segment organelles in FIB-SEM volumes, by plugins chosen by name.
 
         Begin with `asem demo`, or with your own stack: `asem import PLANES/ --voxel-size 5,5,5 -o cell.zarr`.
         """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from asem_core.blocks import Run, Work
 from asem_core.cell.notes import forget, work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
-from asem_core.errors import BadInput, PluginError
+from asem_core.errors import BadInput, OutputExists, PluginError
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
@@ -27,7 +29,6 @@ def apply(
     run: Run,
     *,
     overwrite: bool = False,
-    attributes: Mapping[str, Any] | None = None,
 ) -> Volume:
     """Fit `step` to a volume and write its result to the layer `output` (`cell.zarr/<layer>`).
 
@@ -43,11 +44,33 @@ def apply(
         forget(output, record)
         raise
     block = run.block or DEFAULT_BLOCK
-    kind = what_it_holds(volume)  # which most steps leave as it is; others say what they make
-    extra = {**({"kind": kind} if kind else {}), **dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
-    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, attributes=extra)
+    notes = dict(getattr(fitted, "attributes", {}))
+    # Most steps leave it what it is; others say what they make.
+    about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
+    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     work = _Write(fitted, volume, out, step.name)
     return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
+
+
+def layer_for(step: Preprocessor, volume: Volume, cell: Path, kept: Callable[[str], bool], overwrite: bool) -> Path:
+    """Choose the layer for what a step makes of an image: `raw_<step>`, or `raw_<step>_2`, ... where that is taken.
+
+    Parameters
+    ----------
+    kept : tells of a layer's name whether what is there must stay, unless it is this very image
+    overwrite : replace what is there and need not stay
+    """
+    record = made_by("preprocess", step=step, inputs=[volume])
+    for number in count(1):
+        name = f"raw_{step.name}{'' if number == 1 else f'_{number}'}"
+        try:
+            require_free(cell / name, record, overwrite=overwrite and not kept(name))
+        except OutputExists:
+            if kept(name):
+                continue
+            raise
+        break
+    return cell / name
 
 
 def apply_in_memory(

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from asem_core.blocks import Run
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputBusy, OutputExists
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_arithmetic, choose_device
@@ -281,12 +282,12 @@ def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypat
 
 def test_the_output_says_what_made_it(tmp_path):
     made = predict(small_unet(), noise((16, 16, 16)), tmp_path / "a.zarr/p", QUIET, EXACT, details={"model": "golgi"})
-    about = made.attributes["asem"]["made_by"]
+    about = Record.of(made).made.noted
     assert about["model"] == "golgi"
     assert about["network"]["features"] == 3
     assert len(about["parameters_sha256"]) == 64
     assert about["inputs"][0]["path"] == "noise"
-    assert made.attributes["asem"]["plan"]["precision"] == "float32"
+    assert Record.of(made).plan["precision"] == "float32"
 
 
 SCRIPT = """

@@ -122,7 +122,8 @@ def test_a_served_volume_is_the_volume(dtype, tmp_path):
     (tmp_path / "zarr.json").write_bytes(offer.get("zarr.json"))
     group = zarr.open_group(str(tmp_path), mode="r")
     np.testing.assert_array_equal(group["s0"][:], fine)
-    np.testing.assert_array_equal(group["s1"][:], fine[::2, ::2, ::2])
+    # The coarse voxels of row 32 reach beyond the 65 rows of the image.
+    np.testing.assert_array_equal(group["s1"][:], fine[::2, ::2, ::2][:, :32])
     dataset = group.attrs["ome"]["multiscales"][0]["datasets"][0]
     assert dataset["coordinateTransformations"][1] == {"type": "translation", "translation": [1, 2, 3]}
 
@@ -177,7 +178,7 @@ def test_a_port_in_use_and_a_foreign_address_are_explained(cell):
 
 def test_a_missing_extra_says_how_to_install_it(cell, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "neuroglancer.server", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'asem-core\[view\]'"):
+    with pytest.raises(MissingExtra, match=r"needs neuroglancer, .* -m pip install .*neuroglancer"):
         serve(open_layers(cell, ["raw"], NOTHING))
 
 
