@@ -232,6 +232,8 @@ class Analysis:
     numbers: Mapping[str, Any] = attrs.field(factory=dict)  # summary values for the report
     method: str = ""
     notes: Sequence[str] = ()
+    about: Mapping[str, str] = attrs.field(factory=dict)  # a sentence for each number that needs one
+    objects: Labels | None = None  # what the table "objects" lists, where that isn't the segmentation: its pieces, say
 
 
 @runtime_checkable
