@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
-    from asem_core.cell.metadata import multiscale_of as multiscale_of
     from asem_core.cell.provenance import fingerprint as fingerprint
     from asem_core.cell.provenance import made_by as made_by
     from asem_core.cell.provenance import sha256 as sha256
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from asem_core.viewing.scene import open_layers as open_layers
 
 PUBLIC = {
-    "multiscale_of": "cell.metadata",
     "fingerprint": "cell.provenance",
     "made_by": "cell.provenance",
     "sha256": "cell.provenance",

@@ -53,7 +53,7 @@ def predict(
         typer.Option(help="Layer: predict only where it is not 0; none: everywhere.", show_default="the cell's own"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (every worker its own GPU), cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float16, bfloat16, tf32 or float32.")] = "auto",
     mirrors: Annotated[bool, typer.Option("--mirrors", help="Average over 8 mirror images; 8 times slower.")] = False,
     half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile fuse the network.")] = False,
