@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.cli._options import DEFAULT_WORKERS, Overwrite, Quiet, Workers, make_run
+from asem_core.cli._options import DEFAULT_WORKERS, Options, Overwrite, Quiet, Workers, make_run, read_options
 
 
 def mount(app: typer.Typer) -> None:
@@ -20,6 +20,11 @@ def export(
     threshold: Annotated[
         float | None, typer.Option("--threshold", "-t", help="Write 255 where the probability is at least this.")
     ] = None,
+    use: Annotated[
+        str | None,
+        typer.Option(help="Source plugin that writes its format.", show_default="TIFF, or as the ending says"),
+    ] = None,
+    options: Options = None,
     mesh: Annotated[
         str | None, typer.Option(help="Surfaces instead of planes: ply, obj, glb, or precomputed (neuroglancer).")
     ] = None,
@@ -47,9 +52,11 @@ def export(
 
         asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
     """
+    from asem_core.catalog import load_catalog
     from asem_core.cell.store import open_volume
     from asem_core.errors import BadInput
     from asem_core.stages import export as core
+    from asem_core.stages.write import choose_writer, write_volume
     from asem_core.volume import Labels, Volume
 
     run = make_run(workers, quiet=quiet)
@@ -63,6 +70,12 @@ def export(
         typer.echo(f"{output}: {num} objects")
         return
     volume = open_volume(layer, kind=Volume)
+    writer = choose_writer(load_catalog(), str(output), use, read_options(options))
+    if writer is not None:
+        original = core.as_is(volume) if as_is else None
+        made = write_volume(writer, volume, run, original=original, threshold=threshold, ids=ids, overwrite=overwrite)
+        typer.echo(str(made))
+        return
     core.export_tiff(
         volume,
         output,

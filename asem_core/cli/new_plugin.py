@@ -1,4 +1,4 @@
-"""Write a whole plugin project: what `asem plugins new NAME` makes."""
+"""Write a whole plugin project: what `asem plugins new NAME --kind KIND` makes; `templates` holds a plugin of each kind."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from string import Template
 
+from asem_core.catalog import KINDS
 from asem_core.errors import BadInput, OutputExists
 
 _FILES = {
@@ -32,58 +33,10 @@ $name = "asem_$module"
 [tool.hatch.build.targets.wheel]
 packages = ["asem_$module"]
 """,
-    "asem_$module/__init__.py": '''\
-"""$Title: a model for ASEM."""
-
-from __future__ import annotations
-
-from typing import ClassVar
-
-import attrs
-
-from asem_core.hookspecs import hookimpl
-from asem_models import Organelle
-
-
-@attrs.frozen(kw_only=True)
-class $Class(Organelle):
-    """$Title.
-
-    The numbers are in voxels of the data you train on; each is an option that a recipe can change.
-    """
-
-    name: ClassVar[str] = "$name"
-
-    smallest_object_vx: int = 27
-    dilate_vx: int = 0
-    exclusion_dilate_vx: int = 2
-    exclusion_erode_vx: int = 2
-
-
-@hookimpl
-def register_models() -> list[type[$Class]]:
-    return [$Class]
-''',
-    "tests/test_$module.py": '''\
-"""The plugin is found by its name and keeps the promises of a model."""
-
-from asem_core.catalog import load_catalog
-from asem_core.testing import ModelKit
-from asem_$module import $Class
-
-
-class Test$Class(ModelKit):
-    plugin = $Class(features=4)
-
-
-def test_is_found_by_name() -> None:
-    """`asem plugins list` shows it."""
-    assert load_catalog().get("model", "$name") is $Class
-''',
     "README.md": """\
 # asem-$name
 
-$Title for [ASEM](https://pypi.org/project/asem-core/): a model plugin.
+$Title for [ASEM](https://pypi.org/project/asem-core/): a plugin of the kind $kind.
 
 ```console
 $$ pip install -e .[test]
@@ -91,27 +44,25 @@ $$ pytest
 $$ asem plugins show $name
 ```
 
-Train it on your annotations with a recipe that names it:
-
-```toml
-[model]
-use = "$name"
-```
-
-The class in `asem_$module/__init__.py` says how labels are cleaned and thickened, and which zone around an outline is
-not scored. Change the numbers there; its network and its `segment` step are those of the published method until you
-override them.
-""",
+$use""",
 }
 
+_FOUND = '''
 
-def write_project(name: str, folder: Path) -> Path:
-    """Write the project `asem-NAME` into `folder`, and return its path.
+
+def test_is_found_by_name() -> None:
+    """`asem plugins list` shows it."""
+    assert load_catalog().get("$kind", "$name") is $Class
+'''
+
+
+def write_project(name: str, folder: Path, kind: str = "model") -> Path:
+    """Write the project `asem-NAME` with a plugin of a kind into `folder`, and return its path.
 
     Raises
     ------
     BadInput
-        The name is not lower-case words joined by '-'.
+        The name is not lower-case words joined by '-', or there is no such kind.
     OutputExists
         The folder is there already.
     """
@@ -119,6 +70,8 @@ def write_project(name: str, folder: Path) -> Path:
         raise BadInput(
             f"'{name}' cannot name a plugin: use lower-case words joined by '-', for example lipid-droplets."
         )
+    if kind not in KINDS:
+        raise BadInput(f"There is no kind '{kind}' of plugin. Kinds: {', '.join(KINDS)}.")
     project = folder / f"asem-{name}"
     if project.exists():
         raise OutputExists(f"{project} is there already. Choose another name or folder.")
@@ -128,7 +81,15 @@ def write_project(name: str, folder: Path) -> Path:
         "Class": "".join(word.capitalize() for word in name.split("-")),
         "Title": name.replace("-", " ").capitalize(),
     }
-    for path, text in _FILES.items():
+    template = (Path(__file__).parent / "templates" / f"{kind}.txt").read_text(encoding="utf-8")
+    module, test, use = re.split(r"^--- \w+\n", template, flags=re.M)
+    words |= {"kind": kind, "use": Template(use).substitute(words).strip()}
+    files = {
+        **_FILES,
+        "asem_$module/__init__.py": module,
+        "tests/test_$module.py": test.rstrip() + _FOUND,
+    }
+    for path, text in files.items():
         target = project / Template(path).substitute(words)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(Template(text).substitute(words), encoding="utf-8")

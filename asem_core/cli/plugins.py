@@ -125,9 +125,10 @@ def _described(offer: Any) -> dict[str, Any]:
 
 def new(
     name: Annotated[str, typer.Argument(help="Lower-case words joined by '-', for example lipid-droplets.")],
+    kind: Annotated[str, typer.Option(help="source, preprocessor, annotator, sampler, model or analyzer.")] = "model",
     folder: Annotated[Path, typer.Option("--output", "-o", help="Where the project's folder is made.")] = Path(),
 ) -> None:
-    """Write a whole plugin project: pyproject, a model for one organelle, its test and a README.
+    """Write a whole plugin project of any kind: pyproject, a plugin that works, its test and a README.
 
     Example: `asem plugins new lipid-droplets && pip install -e asem-lipid-droplets && asem plugins show lipid-droplets`
     """
@@ -138,5 +139,5 @@ def new(
     taken = next((o for o in load_catalog().offers if o.name == name), None)
     if taken is not None:
         raise BadInput(f"A {taken.kind} of {taken.distribution} is called '{name}' already. Choose another name.")
-    made = write_project(name, folder)
+    made = write_project(name, folder, kind)
     typer.echo(f"{made}/ is ready. Next:\n  pip install -e {made}[test]\n  pytest {made}\n  asem plugins show {name}")

@@ -127,9 +127,8 @@ def export_tiff(
     if is_exported(volume, output, run, original=original, threshold=threshold, ids=ids):
         return output
     _require_free(output, original, overwrite)
-    mask = threshold is None and not ids and _is_binary(volume, run)
-    dtype = _stored_type(volume, threshold, run)
-    planes = _Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
+    planes = planes_of(volume, original, run, threshold=threshold, ids=ids)
+    mask = planes.mask
     record = _record(volume, threshold, mask)
     # Planes that a killed export left are of use only to one onto the same grid, under the same names.
     key = zlib.crc32(repr((record, original.spec, original.planes)).encode())
@@ -156,6 +155,13 @@ def export_tiff(
 
 _ONE_FILE = (".tif", ".tiff")
 _OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc", ".nrrd", ".nii", ".zarr", ".n5")
+
+
+def planes_of(volume: Volume, original: Original, run: Run, *, threshold: float | None, ids: bool) -> Planes:
+    """See a volume as planes of the original stack, in the type of the files."""
+    mask = threshold is None and not ids and _is_binary(volume, run)
+    dtype = _stored_type(volume, threshold, run)
+    return Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
 
 
 def is_exported(
@@ -270,7 +276,7 @@ def _stored_type(volume: Volume, threshold: float | None, run: Run) -> np.dtype[
 
 
 @attrs.frozen
-class _Planes:
+class Planes:
     """The volume as planes of the original."""
 
     volume: Volume
@@ -319,7 +325,7 @@ class _Planes:
 class _Output:
     """What both forms of output share."""
 
-    planes: _Planes
+    planes: Planes
     original: Original
     partial: Path
     compress: bool

@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
+from asem_core.errors import PluginError
 from asem_core.interfaces import Region, Sampler
 from asem_core.training.augment import Augment, Shade, Warp
 from asem_core.training.regions import input_box, labels_box, read_target
@@ -77,7 +78,8 @@ class BlockStream:
 
     def cuts(self, first: int) -> Iterator[Cut]:
         """Yield the blocks from number `first` on, for ever."""
-        boxes = self.sampler.boxes(self.regions, self.shape, np.random.default_rng([self.seed, self.rank]))
+        drawn = self.sampler.boxes(self.regions, self.shape, np.random.default_rng([self.seed, self.rank]))
+        boxes = (self._checked(one) for one in drawn)
         numbered = islice(zip(count(), boxes), first, None)
         if self.readers == 0:
             for number, (index, box) in numbered:
@@ -92,6 +94,21 @@ class BlockStream:
             finally:
                 for future in ahead:
                     future.cancel()
+
+    def _checked(self, drawn: Any) -> tuple[int, Box]:
+        """Check what the sampler gave: the index of a region, and a box of the right shape that meets its labels."""
+        try:
+            index, box = drawn
+            right = box.shape == tuple(self.shape) and 0 <= index < len(self.regions)
+            right = right and not (box & self.regions[index].labels.box).is_empty
+        except (TypeError, ValueError, AttributeError):
+            right = False
+        if not right:
+            raise PluginError(
+                f"The sampler '{self.sampler.name}' gave {drawn!r} instead of the number of a region (of {len(self.regions)}) and "
+                f"a box of {list(self.shape)} voxels that meets its labels. This is a fault of the plugin."
+            )
+        return index, box
 
     def cut(self, number: int, region: Region, box: Box) -> Cut:
         """Read block `number` of the stream, which lies at `box` of the region's labels."""

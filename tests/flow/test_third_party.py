@@ -1,0 +1,198 @@
+"""A package of somebody else, with one plugin of each kind and uncommon choices, works the same through every door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import asem_core
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog, load_catalog
+from asem_core.cell.provenance import steps_done
+from asem_core.cli import make_app
+from asem_core.errors import PluginError, RecipeError
+from asem_core.flow import build_flow, run_flow
+from asem_core.interfaces import Region
+from asem_core.prediction.trained import load_trained
+from asem_core.recipe import read_recipe
+from asem_core.stages.inputs import open_images_of
+from asem_core.stages.predict import predict_live
+from asem_core.stages.recipe_checks import require_inputs
+from asem_core.training.augment import Augment
+from asem_core.training.stream import BlockStream
+from asem_core.volume import Box, Labels, Volume
+from asem_core.weights import save_weights
+
+LAB = Path(__file__).with_name("their_lab.py")
+QUIET = Run(progress=False)
+RECIPE = """
+[source]
+use = "lab-files"
+where = "scan.lab"
+
+[labels.er]
+use = "lab-files"
+where = "scan.lab"
+layer = "truth"
+
+[[preprocess]]
+use = "lab-trim"
+margin_vx = 4
+
+[model]
+use = "lab-organelle"
+weights = "lab.safetensors"
+
+[predict]
+precision = "float32"
+
+[[analyze]]
+use = "lab-count"
+within = "labels/er"
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install the package, and write a scan and weights of its network."""
+    site = tmp_path / "site"
+    (site / "their_lab-1.2.dist-info").mkdir(parents=True)
+    (site / "their_lab.py").write_text(LAB.read_text())
+    info = site / "their_lab-1.2.dist-info"
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-lab\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[asem]\ntheir-lab = their_lab\n")
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(tmp_path)
+    image = np.full((40, 40, 40), 60, np.uint8)
+    image[8:20, 8:20, 8:20], image[24:28, 24:28, 24:28], image[30:34, 8:20, 8:20] = 250, 250, 180
+    scan = tmp_path / "scan.lab"
+    scan.mkdir()
+    np.save(scan / "image.npy", image)
+    np.save(scan / "truth.npy", (image == 250).astype(np.uint8))
+    model = load_catalog().get("model", "lab-organelle")()
+    about = {"model": {"use": "lab-organelle"}, "voxel_size_nm": [8, 8, 8], "preprocessing": []}
+    save_weights(tmp_path / "lab.safetensors", model.network(), about)
+    return tmp_path
+
+
+def asem(*words: object) -> str:
+    result = CliRunner().invoke(make_app(), [str(w) for w in words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def catalog() -> Catalog:
+    return load_catalog()
+
+
+def run_recipe(folder: Path, text: str = RECIPE) -> Path:
+    (folder / "recipe.toml").write_text(text)
+    run_flow(build_flow(read_recipe(folder / "recipe.toml"), catalog()), catalog(), folder / "out", QUIET, print)
+    return folder / "out/cell.zarr"
+
+
+def test_every_door_gives_the_same(lab: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Recipe, commands, Python and live view: the model's own threshold, global step and network; a foreign geometry step."""
+    by_recipe = run_recipe(lab)
+    found: Volume = asem_core.open_volume(by_recipe / "predictions/lab-organelle/segmentation")
+    assert found.dtype == np.uint8
+    assert found.shape == (32, 32, 32)
+    expected = np.zeros((32, 32, 32), np.uint8)
+    expected[4:16, 4:16, 4:16] = 1  # the largest object from 0.8 on; neither the other nor the dim one
+    np.testing.assert_array_equal(found.read(), expected)
+    assert asem_core.open_volume(by_recipe / "labels/er").read().max() == 1  # the layer that was chosen, not the image
+    assert not [r for r in caplog.records if "lab-trim" in r.getMessage()]  # a network does not ask where voxels lie
+
+    asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    asem("preprocess", "cell.zarr", "--use", "lab-trim", "-s", "margin_vx=4", "-q", "-j", 1)
+    asem("predict", "cell.zarr", "--weights", "lab.safetensors", "-q", "--precision", "float32")
+    asem("segment", "cell.zarr/predictions/lab-organelle/probability", "-q", "-j", 1)
+    probability: Volume = asem_core.open_volume("cell.zarr/predictions/lab-organelle/probability")
+    assert [s["name"] for s in steps_done(probability)] == ["lab-trim"]
+    by_command = asem_core.open_volume("cell.zarr/predictions/lab-organelle/segmentation")
+    np.testing.assert_array_equal(by_command.read(), expected)
+
+    model = catalog().get("model", "lab-organelle")()
+    by_python = asem_core.segment(probability, "cell.zarr/predictions/python/segmentation", QUIET, model)
+    np.testing.assert_array_equal(by_python.read(), expected)
+
+    trained = load_trained(catalog(), None, "lab.safetensors")
+    images = open_images_of(catalog(), "cell.zarr")
+    live = predict_live(trained, images, Path("cell.zarr/predictions/live/probability"), QUIET, catalog(), device="cpu")
+    np.testing.assert_array_equal(live.read(), probability.read())
+
+    asem(
+        "segment",
+        probability.path,
+        "--threshold",
+        0.3,
+        "--model",
+        "lab-organelle",
+        "-o",
+        "cell.zarr/dim",
+        "-q",
+        "-j",
+        1,
+    )
+    assert asem_core.open_volume("cell.zarr/dim").read().sum() == 12**3  # an option of its own, of the same name
+    result = CliRunner().invoke(make_app(), ["segment", probability.path, "--objects", "-o", "cell.zarr/x"])
+    assert "unknown option 'objects' @ model (lab-organelle)" in " ".join(result.output.split())
+
+
+def test_layer_options_are_resolved_and_checked_first(lab: Path) -> None:
+    """An option that names a layer is relative to the recipe, may name one that the run makes, and must be there."""
+    run_recipe(lab)
+    numbers = (lab / "out/reports/lab-count/numbers.json").read_text()
+    assert '"inside": 1728' in numbers
+    (lab / "elsewhere").mkdir()
+    text = RECIPE.replace('"scan.lab"', '"../scan.lab"').replace('"lab.safetensors"', '"../lab.safetensors"')
+    text = text.replace('within = "labels/er"', 'within = "../out/cell.zarr/labels/er"')
+    (lab / "elsewhere/recipe.toml").write_text(text)
+    require_inputs(build_flow(read_recipe(lab / "elsewhere/recipe.toml"), catalog()), catalog())
+    (lab / "elsewhere/recipe.toml").write_text(text.replace("labels/er", "labels/none"))
+    with pytest.raises(RecipeError, match=r"@ analyze\[0\]: lab-count, option 'within': .*has no layer 'labels/none'"):
+        require_inputs(build_flow(read_recipe(lab / "elsewhere/recipe.toml"), catalog()), catalog())
+
+
+def test_a_layer_of_a_source_must_be_chosen_for_labels(lab: Path) -> None:
+    """Of a source with several layers, the image is never taken for labels."""
+    (lab / "recipe.toml").write_text(RECIPE.replace('layer = "truth"\n', ""))
+    with pytest.raises(RecipeError, match=r"@ labels.er: the source holds the layers image, truth. Say which: layer ="):
+        require_inputs(build_flow(read_recipe(lab / "recipe.toml"), catalog()), catalog())
+
+
+def test_a_format_of_theirs_is_written_by_export(lab: Path) -> None:
+    """By `--use`, and by the ending alone; read back, it is the same."""
+    asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    asem("export", "cell.zarr/raw", "-o", "back.lab", "-q")
+    np.testing.assert_array_equal(np.load("back.lab/image.npy"), np.load("scan.lab/image.npy"))
+    asem("export", "cell.zarr/raw", "-o", "other.lab", "--use", "lab-files", "-q")
+    assert Path("other.lab/image.npy").exists()
+    result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "back.lab", "-q"])
+    assert "is there already" in result.output
+    result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "x", "--use", "phantom"])
+    assert "does not write it" in " ".join(result.output.split())
+
+
+def test_an_annotator_without_strokes(lab: Path) -> None:
+    """One that declares that it needs no seeds labels a box that nobody painted in."""
+    asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    asem("annotate", "cut", "cell.zarr", "--use", "lab-middle", "--box", "0:16,0:16,0:16", "-o", "labels/middle", "-q")
+    assert asem_core.open_volume("cell.zarr/labels/middle").read(Box.parse("0:16,0:16,0:16")).sum() == 8**3
+
+
+def test_what_a_sampler_gives_is_checked(lab: Path) -> None:
+    """A right sampler is followed; what is no box of the regions names the plugin."""
+    region = Region("a", Volume(np.zeros((40, 40, 40), np.uint8), 8.0), Labels(np.zeros((40, 40, 40), np.uint8), 8.0))
+
+    def stream(**options: Any) -> BlockStream:
+        sampler = catalog().get("sampler", "lab-corner")(**options)
+        return BlockStream(sampler, [region], (8, 8, 8), (2, 2, 2), Augment(), 0)
+
+    assert next(stream().cuts(0)).box == Box((0, 0, 0), (8, 8, 8))
+    with pytest.raises(PluginError, match="sampler 'lab-corner' gave"):
+        next(stream(off=100).cuts(0))
