@@ -6,6 +6,7 @@ A test compares the pages with what this writes, so they never go stale.
 from __future__ import annotations
 
 import inspect
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import typer.main
 from asem_core import hookspecs
 from asem_core.catalog import KINDS, load_catalog
 from asem_core.cli import make_app
+from asem_core.cli.new_plugin import write_project
 
 DOCS = Path(__file__).parent
 
@@ -45,6 +47,36 @@ def _options(cls: type) -> str:
         default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default  # type: ignore[arg-type]
         shown.append(f"`{field.name}`" if field.default is attrs.NOTHING else f"`{field.name} = {default!r}`")
     return ", ".join(shown) or "none"
+
+
+EXAMPLES = {
+    "source": "npy-files",
+    "preprocessor": "smooth-cube",
+    "annotator": "nearest-grey",
+    "sampler": "from-the-middle",
+    "model": "lipid-droplets",
+    "analyzer": "sizes",
+}
+
+
+def examples_page() -> str:
+    """Show what `asem plugins new` writes for each kind."""
+    lines = [
+        "# One plugin of each kind",
+        "",
+        "What `asem plugins new NAME --kind KIND` writes: the module, and the test that holds it to the promises of its kind.",
+        "This page is written by `python docs/generate.py`; the tests run every block.",
+        "",
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, name in EXAMPLES.items():
+            project = write_project(name, Path(scratch), kind)
+            module = name.replace("-", "_")
+            code = (project / f"asem_{module}/__init__.py").read_text()
+            test = (project / f"tests/test_{module}.py").read_text()
+            lines += [f"## {kind.capitalize()}: {name}", "", "```python", code.rstrip(), "```", ""]
+            lines += ["```text", test.rstrip(), "```", ""]
+    return "\n".join(lines)
 
 
 def hooks_page() -> str:
@@ -111,7 +143,12 @@ def _row(parameter: Any) -> str:
     return f"| {names} | {text} | {shown} |"
 
 
-PAGES = {"plugins.md": plugins_page, "plugin_hooks.md": hooks_page, "cli.md": cli_page}
+PAGES = {
+    "plugin_examples.md": examples_page,
+    "plugins.md": plugins_page,
+    "plugin_hooks.md": hooks_page,
+    "cli.md": cli_page,
+}
 
 
 def main() -> None:
