@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
-from asem_core.volume import ZyxNm, as_zyx_nm
+from asem_core.volume import ArrayLike, ZyxNm, as_zyx_nm
 
 _NM_PER = {"nanometer": 1.0, "nm": 1.0, "micrometer": 1e3, "um": 1e3, "millimeter": 1e6, "angstrom": 0.1, "meter": 1e9}
 
@@ -41,6 +42,48 @@ def ome_placement(
     nm = [_NM_PER[u] for u in units]
     size = as_zyx_nm([float(scale[i]) * f for i, f in zip(keep, nm, strict=True)])
     return size, as_zyx_nm([float(translation[i]) * f for i, f in zip(keep, nm, strict=True)], "origin"), keep
+
+
+def squeezed(array: ArrayLike, keep: Sequence[int], address: str) -> ArrayLike:
+    """Take the zyx part of an array, whose other axes have length 1.
+
+    Raises
+    ------
+    BadInput
+        There are several channels or time points, or the axes are in another order.
+    """
+    if list(keep) == [0, 1, 2] and len(array.shape) == 3:
+        return array
+    others = [n for i, n in enumerate(array.shape) if i not in keep]
+    if any(n != 1 for n in others):
+        raise BadInput(
+            f"{address} has several channels or time points {tuple(array.shape)}; a volume has one. Save the one you want."
+        )
+    if list(keep) != sorted(keep):
+        raise BadInput(f"{address} does not store its axes in the order z, y, x. Save it in that order.")
+    return _Squeezed(array, tuple(keep))
+
+
+@attrs.frozen(eq=False)
+class _Squeezed:
+    """The zyx part of an array with further axes of length 1."""
+
+    array: ArrayLike
+    keep: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape[i] for i in self.keep)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        full: list[Any] = [0] * len(self.array.shape)
+        for axis, part in zip(self.keep, key, strict=True):
+            full[axis] = part
+        return np.asarray(self.array[tuple(full)])
 
 
 def ome_attributes(name: str, levels: Sequence[tuple[str, ZyxNm, ZyxNm]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Written: OME-Zarr 0.5 (Zarr v3). Read: OME-Zarr 0.4 and 0.5, plain Zarr v2 and v3 arrays with `resolution` and `offset`
 attributes in nm (Gallusser et al. 2022), local or at `s3://`, `gs://`, `https://`.
 
-A layer under work is marked incomplete until `finish_volume`, so that a half-written one is never taken for whole.
+A layer under work lies elsewhere until `finish_volume` puts it in its place, so that a half-written one is never taken for
+whole.
 """
 
 from __future__ import annotations
@@ -14,36 +15,34 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 import filelock
-import numpy as np
 
 from asem_core.blocks import Load, Run, run_blocks
-from asem_core.cell.chunks import create_array
-from asem_core.cell.metadata import multiscale_of, ome_attributes, ome_placement
-from asem_core.cell.notes import lock as take_lock
-from asem_core.cell.notes import remove_notes, work_folder
-from asem_core.cell.provenance import differences, identity
-from asem_core.cell.pyramid import HalvedAlongside, build_pyramid, halve_alongside
-from asem_core.cell.record import Made, Record
+from asem_core.cell.build import begin, begun, build_to_resume, publish
+from asem_core.cell.metadata import multiscale_of, ome_placement, squeezed
+from asem_core.cell.place import ZARR_MARKS, cell_of, remove_notes, unlock
+from asem_core.cell.place import lock as take_lock
+from asem_core.cell.provenance import differences, identity, kind_by_name
+from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
+from asem_core.cell.record import Kind, Made, Record, note
+from asem_core.cell.watch import Watched, stamp_of
 from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
+from asem_core.files import fingerprint, storage_options
 from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
 log = logging.getLogger("asem_core")
 
 V = TypeVar("V", bound=Volume)
 
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
-
-
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = False) -> V:  # type: ignore[assignment]
+def open_volume(path: str | Path, *, kind: type[V] = Volume, follow: bool = False) -> V:  # type: ignore[assignment]
     """Open a layer lazily: `cell.zarr/raw`, one level of it (`cell.zarr/raw/s1`), or a plain Zarr array.
 
     Parameters
@@ -52,26 +51,35 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
         Address of a group with OME-Zarr metadata (its finest level opens) or of an array.
     kind
         `Volume`, or `Labels` for a volume of whole numbers.
-    unfinished
-        Also open a layer whose run has not ended.
+    follow
+        Read whatever is there at the time, as a viewer does. Otherwise reading a layer that was replaced or edited after it
+        was opened raises `InputChanged`.
 
     Raises
     ------
     BadInput
-        Nothing is there, it is not an image, it has no voxel size, or it was never finished.
+        Nothing is there, it is not an image, it has no voxel size, it was never finished, or its record has another schema.
     """
     address = str(path).rstrip("/")
+    stamp = stamp_of(address)
     node = _open_node(address)
     attributes = dict(node.attrs)
-    if not Record.parse(attributes, address).complete and not unfinished:
-        raise BadInput(
-            f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
-        )
+    record = Record.parse(attributes, address)
+
+    def watched(array: ArrayLike, inner: str = "") -> ArrayLike:
+        if follow or "://" in address:
+            return array
+        if record.id:
+            return Watched(array, os.path.abspath(address), stamp, record)
+        node = os.path.join(os.path.abspath(address), inner)
+        return Watched(array, node, stamp_of(node), None)
+
     multiscale = multiscale_of(attributes)
     if multiscale is not None:
         dataset = multiscale["datasets"][0]
         size, origin, keep = ome_placement(multiscale, dataset, address)
-        return kind(_squeezed(node[dataset["path"]], keep, address), size, origin, address, attributes)
+        array = watched(squeezed(node[dataset["path"]], keep, address), dataset["path"])
+        return kind(array, size, origin, address, attributes=attributes)
     if hasattr(node, "members"):
         found = layers(address)
         what = (
@@ -81,7 +89,7 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
         )
         raise BadInput(f"{address} is a group, not an image. {what}.")
     size, origin, keep = _array_placement(address, attributes)
-    return kind(_squeezed(node, keep, address), size, origin, address, attributes)
+    return kind(watched(squeezed(node, keep, address)), size, origin, address, attributes=attributes)
 
 
 def layers(container: str | Path) -> list[str]:
@@ -106,19 +114,18 @@ def layers(container: str | Path) -> list[str]:
     return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
 
 
-def is_complete(volume: Volume) -> bool:
-    """Tell whether the run that made this layer ended (layers of other programs count as complete)."""
-    return Record.of(volume).complete
-
-
 def _open_node(address: str) -> Any:
     import zarr
     from zarr.errors import NodeNotFoundError
 
     remote = "://" in address
     if not remote and not Path(address).exists():
-        container = next((p for p in Path(address).parents if p.suffix == ".zarr" and p.exists()), None)
-        if container is not None:
+        container = cell_of(Path(address).parent)
+        if begun(address):
+            raise BadInput(
+                f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
+            )
+        if container.suffix == ".zarr" and container.exists():
             known = ", ".join(layers(container)) or "none"
             raise UnknownName(
                 f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
@@ -141,14 +148,6 @@ def _open_node(address: str) -> Any:
         ) from error
 
 
-def storage_options(address: str) -> dict[str, Any]:
-    """Say how fsspec reads an address: S3 without credentials, from the server ASEM_S3_ENDPOINT names if it is set."""
-    if not address.startswith("s3://"):
-        return {}
-    endpoint = os.environ.get("ASEM_S3_ENDPOINT")
-    return {"anon": True, **({"endpoint_url": endpoint} if endpoint else {})}
-
-
 def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm, ZyxNm, list[int]]:
     size = attributes.get("resolution", attributes.get("voxel_size"))
     if size is not None:
@@ -168,57 +167,38 @@ def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm
     )
 
 
-def _squeezed(array: ArrayLike, keep: Sequence[int], address: str) -> ArrayLike:
-    if list(keep) == [0, 1, 2] and len(array.shape) == 3:
-        return array
-    others = [n for i, n in enumerate(array.shape) if i not in keep]
-    if any(n != 1 for n in others):
-        raise BadInput(
-            f"{address} has several channels or time points {tuple(array.shape)}; a volume has one. Save the one you want."
-        )
-    if list(keep) != sorted(keep):
-        raise BadInput(f"{address} does not store its axes in the order z, y, x. Save it in that order.")
-    return _Squeezed(array, tuple(keep))
-
-
-@attrs.frozen(eq=False)
-class _Squeezed:
-    """The zyx part of an array with further axes of length 1."""
-
-    array: ArrayLike
-    keep: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape[i] for i in self.keep)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        full: list[Any] = [0] * len(self.array.shape)
-        for axis, part in zip(self.keep, key, strict=True):
-            full[axis] = part
-        return np.asarray(self.array[tuple(full)])
-
-
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
 class Output(Volume):
-    """A layer under work. The process that made it holds its lock; a copy that travels to a worker does not."""
+    """A layer under work. The process that made it holds its lock; a copy that travels to a worker does not.
+
+    It is built in a folder of its run beside the cell (`build`), and takes its place when it is whole: nobody reads what a
+    late writer of a run that is long gone can reach. A layer that an equal run has finished is in its place already
+    (`finished`).
+    """
 
     lock: filelock.BaseFileLock | None = attrs.field(default=None, repr=False)
-    work: Path = attrs.field(default=Path(), repr=False)
+    build: Path = attrs.field(default=Path(), repr=False)
+    finished: bool = False
+
+    @property
+    def work(self) -> Path:
+        """Notes of this build: they go with it."""
+        return self.build.parent
 
     def resumable(self, run: Run) -> Run:
-        """Return the same run with its done markers kept beside this layer until it is finished."""
+        """Return the same run with its done markers kept beside the build until it is finished."""
         return attrs.evolve(run, scratch=self.work / "done")
 
+    def release(self) -> None:
+        """Let go of the layer, finished or not."""
+        if self.lock is not None:
+            unlock(self.path, self.lock)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return Volume, (self.data, self.voxel_size_nm, self.origin_nm, self.path, self.attributes)
+        return Volume, (self.data, self.voxel_size_nm, self.origin_nm, self.path)
 
 
 def create_volume(
@@ -259,18 +239,27 @@ def create_volume(
     BadInput
         The container would lie in a folder that holds other files, the layer outside of it, or on its own input.
     """
-    target = Path(path)
+    target, block = Path(path), as_zyx(block)
+    about = about or Record()
     made_by = json.loads(json.dumps(made_by))
-    require_free(target, made_by, overwrite=overwrite)
+    require_free(target, made_by, kind=about.kind, overwrite=overwrite)
     _make_groups(target.parent)
     lock = take_lock(target)
     try:
-        existing = _existing(target, spec, as_zyx(block), made_by, overwrite, anew)
-        if existing is not None:
-            return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
-        return _create(target, spec, as_zyx(block), made_by, fill, about or Record(), lock)
+        # Another process may have made it before the lock was ours.
+        found = require_free(target, made_by, kind=about.kind, overwrite=overwrite)
+        if found is not None and not anew:
+            if found.shape != spec.shape and not overwrite:
+                raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
+            if found.shape == spec.shape:
+                return _output(target, target, lock, finished=True)
+        build = build_to_resume(target, spec, block, made_by, overwrite=overwrite, anew=anew)
+        if build is None:
+            about = attrs.evolve(about, made=Made(made_by), block=block)
+            build = begin(target, spec, about, fill, anew=found is not None)
+        return _output(target, build, lock)
     except BaseException:  # Ctrl-C, too, must give the lock back
-        lock.release()
+        unlock(target, lock)
         raise
 
 
@@ -286,6 +275,8 @@ def fill_volume(
 ) -> Volume:
     """Write a layer block by block (see `run_blocks`), and finish it; a killed run goes on where it stopped.
 
+    A finished layer (see `Output`) is given back as it is.
+
     Raises
     ------
     BlockFailed
@@ -293,6 +284,8 @@ def fill_volume(
     NoSpace
         The disk is full; says how much room the rest needs.
     """
+    if out.finished:
+        return finish_volume(out)
     try:
         run_blocks(work, out.box, block, out.resumable(run), name=name, skip=skip, threads=threads)
         return finish_volume(out, run)
@@ -302,40 +295,28 @@ def fill_volume(
 
 def _room_needed(out: Output) -> str:
     """Say how much room the rest of the output takes at most."""
-    written = sum(f.stat().st_size for f in Path(out.path).rglob("*") if f.is_file())
+    written = sum(f.stat().st_size for f in out.build.rglob("*") if f.is_file())
     whole = math.prod(out.shape) * out.dtype.itemsize * 8 / 7  # with the pyramid
-    free = shutil.disk_usage(out.path).free
+    free = shutil.disk_usage(out.build).free
     return f"Up to {max(0.0, whole - written) / 1e9:.3g} GB are needed ({free / 1e9:.3g} GB are free)."
 
 
 def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = True) -> Volume:
-    """Build the multiscale pyramid block by block, mark the layer complete and let go of its lock."""
+    """Build the multiscale pyramid block by block, put the layer in its place and let go of its lock."""
     import zarr
 
-    group = zarr.open_group(volume.path, mode="r+")
-    if not is_complete(volume):
+    if not volume.finished:
+        group = zarr.open_group(volume.build, mode="r+")
         if pyramid:
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
         elif _is_halved(group):
             del group["s1"]
-        note(volume.path, complete=True, block=None, halved=False)
+        note(volume.build, block=None, halved=False, fingerprint=fingerprint(volume.build / "s0"))
+        publish(volume.build, Path(volume.path))
     if volume.lock is not None:
-        remove_notes(Path(volume.path))
-        volume.lock.release()
+        remove_notes(volume.path)
+    volume.release()
     return open_volume(volume.path)
-
-
-def record_at(path: str | Path) -> Record:
-    """Read the record of a layer from the disk, as it is now."""
-    return Record.parse(dict(_open_node(str(path)).attrs), str(path))
-
-
-def note(path: str | Path, **changes: Any) -> None:
-    """Change fields of the record of a layer on the disk."""
-    import zarr
-
-    group = zarr.open_group(str(path), mode="r+")
-    group.attrs.update(attrs.evolve(Record.parse(dict(group.attrs), str(path)), **changes).attributes())
 
 
 def require_container(folder: str | Path) -> None:
@@ -349,44 +330,52 @@ def require_container(folder: str | Path) -> None:
     place = Path(folder)
     if place.is_file():
         raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
-    if place.is_dir() and not any((place / m).exists() for m in _ZARR_MARKS) and any(place.iterdir()):
+    if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and any(place.iterdir()):
         raise BadInput(
             f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
             "Choose a new name with -o, for example cell.zarr."
         )
 
 
-def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Volume | None:
+def require_free(
+    path: str | Path, made_by: Mapping[str, Any], *, kind: Kind | None = None, overwrite: bool = False
+) -> Volume | None:
     """Refuse an output that `create_volume` would refuse, before long work; return the layer if an equal run finished it.
+
+    `kind` is what the output will hold.
 
     Raises
     ------
     OutputExists
         Something else is there and `overwrite` is False; or what is there is no layer, which is never replaced.
     BadInput
-        The container would lie in a folder that holds other files, the layer outside of it, or on its own input.
+        The container would lie in a folder that holds other files, or the layer outside of it; or it would replace what it is
+        made of, directly or by way of other layers, or the cell's image by something else.
     """
     target = Path(path)
-    container = _container(target.parent)
+    container = cell_of(target.parent)
     if ".." in target.relative_to(container).parts:
         raise BadInput(f"{target} lies outside of {container}: a layer's name has no '..'.")
     require_container(container)
+    made_by = json.loads(json.dumps(made_by))
     for read in made_by.get("inputs", []):
         if "://" not in read["path"] and Path(read["path"]).resolve().is_relative_to(target.resolve()):
             raise BadInput(f"{target} would replace {read['path']}, which it is made of. Choose another output.")
-    made_by = json.loads(json.dumps(made_by))
     if not target.exists():
         return None
     found = _readable(target)
-    before = {} if found is None else Record.of(found).made.noted
-    if found is not None and identity(before) == identity(made_by):
-        return found if is_complete(found) else None
-    if found is None and not _is_half_made(target):
+    before = Record() if found is None else Record.of(found)
+    if found is not None and before.made.noted and identity(before.made.noted) == identity(made_by):
+        return found
+    if found is None:
+        if is_nobodys(target):
+            return None
         raise OutputExists(
             f"{target} is no layer, so it is never replaced. Name a layer of its own with -o, for example {target / 'new'}."
         )
+    _require_replaceable(found, before, Made(made_by), kind)
     if not overwrite:
-        told = differences(before, made_by) if before else []
+        told = differences(before.made.noted, made_by) if before.made.noted else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
         raise OutputExists(
             f"{target} exists and was made by something else{what}. "
@@ -395,27 +384,38 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
     return None
 
 
+def _require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | None) -> None:
+    """Refuse to replace what a layer is made of by way of others, and an image by what is none, whatever the flags."""
+    if before.id and any(read.id == before.id for read in made.ancestors()):
+        raise BadInput(
+            f"{found.path} would be replaced by what is made of it, by way of other layers. Choose another output."
+        )
+    if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
+        raise BadInput(
+            f"{found.path} is an image, which {'labels' if kind == 'labels' else 'a probability map'} never replace. "
+            "Choose another output; or remove the image yourself first, if it is none."
+        )
+
+
 def _readable(target: Path) -> Volume | None:
-    """Open what is there, finished or not; None where it is no layer."""
+    """Open what is there; None where it is no layer."""
     try:
-        return open_volume(target, unfinished=True)
+        return open_volume(target)
     except BadInput:
         return None
 
 
-def _is_half_made(target: Path) -> bool:
-    """Tell whether a folder holds nothing but what a layer holds from which a killed process had no time to describe it."""
-    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1") for p in target.iterdir())
-
-
-def _container(folder: Path) -> Path:
-    return next((p for p in [folder, *folder.parents] if p.suffix == ".zarr"), folder)
+def is_nobodys(target: Path) -> bool:
+    """Tell whether a folder holds no voxel and nothing else, as a layer from which a killed process had no time."""
+    files = [p for p in target.rglob("*") if not p.is_dir()]
+    levels = {p.name for p in target.iterdir() if p.is_dir()} if target.is_dir() else set()
+    return target.is_dir() and levels <= {"s0", "s1"} and all(p.name in (*ZARR_MARKS, ".zarray") for p in files)
 
 
 def _make_groups(folder: Path) -> None:
     import zarr
 
-    root = _container(folder)
+    root = cell_of(folder)
     chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
     try:
         for group in reversed(chain):
@@ -430,60 +430,16 @@ def _make_groups(folder: Path) -> None:
         ) from None
 
 
-def _existing(
-    target: Path, spec: Spec, block: Zyx, made_by: Mapping[str, Any], overwrite: bool, anew: bool
-) -> Output | None:
+def _output(target: Path, build: Path, lock: filelock.BaseFileLock, *, finished: bool = False) -> Output:
+    """Open a layer for writing."""
     import zarr
 
-    require_free(target, made_by, overwrite=overwrite)  # another process may have made it before the lock was ours
-    if not target.exists():
-        return None
-    found = _readable(target)
-    about = Record() if found is None else Record.of(found)
-    if not anew and found is not None and identity(about.made.noted) == identity(made_by):
-        same_shape = found.shape == spec.shape
-        if same_shape and about.block in (None, block):
-            group = zarr.open_group(str(target), mode="r+")
-            return _output(group, found.voxel_size_nm, found.origin_nm, target)
-        if not same_shape and not overwrite:
-            raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
-        if same_shape:
-            log.warning(
-                "%s was begun in blocks of %s voxels; in blocks of %s it begins anew.",
-                target,
-                about.block,
-                block,
-            )
-    shutil.rmtree(target)
-    return None
-
-
-def _create(
-    target: Path,
-    spec: Spec,
-    block: Zyx,
-    made_by: Mapping[str, Any],
-    fill: float,
-    about: Record,
-    lock: filelock.BaseFileLock,
-) -> Output:
-    import zarr
-
-    work = work_folder(target, made_by)
-    shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
-    group = zarr.open_group(str(target), mode="w-")
-    array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
-    about = attrs.evolve(about, made=Made(made_by), complete=False, block=block)
-    plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), about.attributes())
-    about = attrs.evolve(about, halved=halve_alongside(group, plain, block, fill))
-    levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update({**about.attributes(), **ome_attributes(target.name, levels)})
-    return attrs.evolve(_output(group, spec.voxel_size_nm, spec.origin_nm, target), lock=lock, work=work)
-
-
-def _output(group: Any, voxel_size_nm: ZyxNm, origin_nm: ZyxNm, target: Path) -> Output:
-    """Open the layer in a group for writing."""
-    out = Output(group["s0"], voxel_size_nm, origin_nm, str(target), dict(group.attrs))
+    group = zarr.open_group(build.resolve(), mode="r+")
+    attributes: Any = dict(group.attrs)
+    multiscale = multiscale_of(attributes) or {}
+    size, origin, _ = ome_placement(multiscale, multiscale["datasets"][0], str(target))
+    array: Any = group["s0"]
+    out = Output(array, size, origin, str(target), attributes=attributes, lock=lock, build=build, finished=finished)
     return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
 
 

@@ -55,7 +55,7 @@ class Layer:
 
 
 def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog) -> list[Layer]:
-    """Open layers of a cell for viewing; finished or not.
+    """Open layers of a cell for viewing; as they are at the time.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
 
 
 def _open(address: str, name: str, catalog: Catalog) -> Layer:
-    finest: Volume = open_volume(address, unfinished=True)
+    finest: Volume = open_volume(address, follow=True)
     datasets = (finest.attributes.get("ome", finest.attributes).get("multiscales") or [{}])[0].get("datasets", [])
     levels = [finest] + [_open_level(f"{address}/{d['path']}") for d in datasets[1:]]
     kind = _kind(name, finest)
@@ -93,7 +93,7 @@ def _open(address: str, name: str, catalog: Catalog) -> Layer:
 
 
 def _open_level(address: str) -> Volume:
-    return open_volume(address, unfinished=True)
+    return open_volume(address, follow=True)
 
 
 def _kind(name: str, volume: Volume) -> Kind:

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, UnknownName
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Volume, ZyxNm, as_zyx, as_zyx_nm
@@ -251,7 +251,7 @@ def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _
 def _filesystem(address: str) -> tuple[Any, str]:
     import fsspec
 
-    from asem_core.cell.store import storage_options
+    from asem_core.files import storage_options
 
     fs, path = fsspec.core.url_to_fs(address, **storage_options(address))
     return fs, str(path).rstrip("/")

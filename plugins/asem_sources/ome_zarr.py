@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import attrs
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume, as_zyx_nm
@@ -55,14 +55,12 @@ class OmeZarr(Source):
         return attrs.evolve(found, voxel_size_nm=as_zyx_nm(self.voxel_size_nm))
 
     def fingerprint(self, layer: str | None = None) -> str | None:
-        """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
+        """Sum up the files of a layer's finest array: see `asem_core.files.fingerprint`."""
         from asem_core.cell.metadata import multiscale_of
 
-        if "://" in self.path:
-            return None
         found = self._find(layer)
         multiscale = multiscale_of(found.attributes)
-        return fingerprint(Path(found.path) / (multiscale["datasets"][0]["path"] if multiscale else ""))
+        return fingerprint(f"{found.path}/{multiscale['datasets'][0]['path'] if multiscale else ''}".rstrip("/"))
 
     def _find(self, layer: str | None) -> Volume:
         from asem_core.cell.store import open_volume

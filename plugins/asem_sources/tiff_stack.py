@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
@@ -89,11 +89,11 @@ class TiffStack(Source):
         planes = _Planes(tuple(pages), (len(pages), *shape), convert)
         return Volume(planes, size, path=self.path, planes=[p.label for p in pages])
 
-    def fingerprint(self, layer: str | None = None) -> str:
-        """Sum names, sizes and times of the planes."""
+    def fingerprint(self, layer: str | None = None) -> str | None:
+        """Sum up the planes: see `asem_core.files.fingerprint`."""
         here = Path(self.path)
         if not here.is_dir():
-            return fingerprint(here.parent, [here])
+            return fingerprint(here)
         return fingerprint(here, [p.file for p in _sorted_planes(here, self.pattern, self.allow_gaps)])
 
 

@@ -381,7 +381,7 @@ def test_a_second_run_into_one_output_is_refused(stored, tmp_path):
     how = Prediction(device="cpu", precision="float32")
     try:
         wait_until(lambda: (target / "zarr.json").exists(), process)
-        with pytest.raises(OutputBusy, match="is being written by another process"):
+        with pytest.raises(OutputBusy, match="is being written or edited by another process"):
             predict(small_unet(), stored, target, Run(block=(8, 8, 8), progress=False), how)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
