@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """A path or URL, and options, that opens as lazy volumes."""
+    """A path or URL, and options, that opens as lazy volumes.
+
+    A source whose reading depends on what the voxels are has a field `kind` ("image", "labels" or None): an import fills it in.
+    """
 
     name: ClassVar[str]
 
@@ -43,10 +46,27 @@ class Source(Protocol):
     def open(self, layer: str | None = None) -> Volume:
         """Open one layer (the first by default), lazily: no voxels are read beyond what is needed to check.
 
+        What a user should know of how it was read is in the volume's `told` and `questions`: an import says and records them.
+
         Raises
         ------
         BadInput
             The path does not exist, or what is there cannot be used; names the file and what to do.
+        """
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """What the array of a source's volume can do besides: look through its values before anything is written."""
+
+    @abstractmethod
+    def check(self, box: Box) -> None:
+        """Look through the voxels of a box, where their type alone does not tell that they can be used.
+
+        Raises
+        ------
+        BadInput
+            A value cannot be kept.
         """
 
 

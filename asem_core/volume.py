@@ -175,7 +175,8 @@ class Spec:
 class Volume:
     """A lazy zyx array with its voxel size and origin, both in nm.
 
-    `planes` are the file names of the planes that a source read it from, where there is one file per plane.
+    `planes` are the file names of the planes that a source read it from, where there is one file per plane; `told` is what the
+    source says of how it was read (where the voxel size stands), and `questions` is what is odd and should be looked at.
     """
 
     data: ArrayLike = attrs.field(repr=False)
@@ -183,6 +184,8 @@ class Volume:
     origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
     path: str = "(in memory)"
     planes: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    told: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    questions: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
     attributes: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:

@@ -126,12 +126,14 @@ class Record:
     revision : another one after every write into it, and where it was made again of what cannot be told apart
     fingerprint : of its finest array's files (see `files.fingerprint`): another one means that somebody else wrote into it
     planes : file names of the planes that it was imported from, where there is one file per plane
+    told, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated
     plan : how a prediction was cut into blocks and computed
     num_objects : how many objects a segmentation has
     notes : what a preprocessing step says of what it did (`Fitted.attributes`)
     block : shape of the blocks that it is being written in; None once it is finished
     halved : whether its first coarser level is being written along with it
+    object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
     """
 
     kind: Kind | None = None
@@ -146,6 +148,9 @@ class Record:
     notes: Mapping[str, Any] = attrs.field(factory=dict)
     block: Zyx | None = None
     halved: bool = False
+    told: Sequence[str] = ()
+    questions: Sequence[str] = ()
+    object_sizes_vx: Sequence[int] = ()
 
     @classmethod
     def of(cls, volume: Volume) -> Self:
@@ -184,6 +189,9 @@ class Record:
             noted.get("notes", {}),
             None if block is None else as_zyx(block),
             noted.get("halved", False),
+            tuple(noted.get("told", ())),
+            tuple(noted.get("questions", ())),
+            tuple(noted.get("object_sizes_vx", ())),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -200,6 +208,9 @@ class Record:
             "notes": dict(self.notes),
             "block": self.block and list(self.block),
             "halved": self.halved,
+            "told": list(self.told),
+            "questions": list(self.questions),
+            "object_sizes_vx": list(self.object_sizes_vx),
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
         return {KEY: {"schema": SCHEMA, "made_by": dict(self.made.noted), **told}}

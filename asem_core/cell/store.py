@@ -290,7 +290,12 @@ def fill_volume(
         run_blocks(work, out.box, block, out.resumable(run), name=name, skip=skip, threads=threads)
         return finish_volume(out, run)
     except NoSpace as error:
-        raise NoSpace(f"{error} {_room_needed(out)}") from None
+        told = _room_needed(out)
+        out.release()
+        raise NoSpace(f"{error} {told}") from None
+    except BaseException:  # Ctrl-C, too, must give the lock back
+        out.release()
+        raise
 
 
 def _room_needed(out: Output) -> str:

@@ -1,5 +1,6 @@
 """`asem predict` and `asem segment`: an image becomes a probability map, and that a segmentation."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -198,11 +199,19 @@ def segment(
         connectivity=connectivity,  # type: ignore[arg-type] # checked there
         overwrite=overwrite,
     )
-    count = Record.of(made).num_objects
+    about = Record.of(made)
+    count, sizes = about.num_objects, about.object_sizes_vx
+    um3 = [n * math.prod(made.voxel_size_nm) * 1e-9 for n in sizes] or None
     if as_json:
-        print_json({"path": made.path, "shape": list(made.shape), "dtype": str(made.dtype), "num_objects": count})
+        found = {"num_objects": count, "object_volumes_um3": um3}
+        print_json({"path": made.path, "shape": list(made.shape), "dtype": str(made.dtype), **found})
         return
     typer.echo(f"{made.path}: {made.dtype}" + (f", {count} objects" if count is not None else ""))
+    if um3:
+        typer.echo(
+            f"Median volume {um3[1]:.3g} µm³ ({sizes[1]:,} voxels); smallest {um3[0]:.3g} µm³ ({sizes[0]:,} voxels), "
+            f"largest {um3[2]:.3g} µm³ ({sizes[2]:,} voxels)."
+        )
 
 
 def _open(catalog: "Catalog", source: str, layer: str | None, voxel_size: "ZyxNm | None") -> "Volume":

@@ -26,6 +26,7 @@ from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.planes import number_planes
+from asem_core.voxels.tiff import read_tiff
 
 OBJECT, BACKGROUND = 1, 2
 CHUNK = 64
@@ -244,9 +245,7 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
     elif here.is_dir() and any(p.suffix.lower() in PLANE_FILES for p in here.iterdir()):
         values = _read_planes(here, volume, box)
     elif here.suffix.lower() in PLANE_FILES:
-        import tifffile
-
-        values = _cropped(tifffile.imread(here), volume, box, here)
+        values = _cropped(read_tiff(here), volume, box, here)
     else:
         layer = open_volume(here, kind=Labels)
         values = layer.read(box.shift([-b for b in volume.box_of(layer).begin]), outside=0)
@@ -268,11 +267,10 @@ def _cropped(stack: np.ndarray, volume: Volume, box: Box, path: Path) -> np.ndar
 
 
 def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
-    import tifffile
-
     values = np.zeros(box.shape, np.uint8)
-    for z, file in number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image").items():
-        plane = tifffile.imread(file)
+    numbered = number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image", sparse=True)
+    for z, file in numbered.items():
+        plane = read_tiff(file)
         if not box.begin[0] <= z < box.end[0]:
             raise BadInput(f"{file} is plane {z}, outside the box {box}. Correct its name, or the box.")
         if plane.shape == volume.shape[1:]:

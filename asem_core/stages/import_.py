@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -16,9 +17,12 @@ from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_n
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
 from asem_core.errors import BadInput
-from asem_core.interfaces import Source
+from asem_core.interfaces import Checked, Source
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.scale import unlikely_size
+
+log = logging.getLogger("asem_core")
 
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
@@ -84,18 +88,25 @@ def import_volume(
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
     """
+    kind = kind or kind_by_name(output)
+    if kind in ("image", "labels") and getattr(source, "kind", kind) is None:
+        source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
     volume = source.open(layer)
+    questions = _ask(volume)
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
     read = describe_input(volume, source.fingerprint(layer) if isinstance(source, TellsChanges) else None)
     held = f"{read['id']} {read['revision']}" if read.get("id") else read.get("fingerprint")
     record = made_by("import", source=describe_plugin(source, held), layer=layer, inputs=[read], **said)
-    kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume) or kind_by_name(output))
+    kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume))
+    checked = volume.data
     if part is not None:
         volume = volume.crop(part)
     finished = require_free(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
         return finished
+    if isinstance(checked, Checked):
+        checked.check(part or Box.of_shape(checked.shape))
     block = run.block or _slab(volume)
     out = create_volume(
         output,
@@ -104,10 +115,19 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        about=Record(kind, planes=volume.planes),
+        about=Record(kind, planes=volume.planes, told=volume.told, questions=questions),
     )
     run = _within_memory(run, volume, block)
     return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+
+
+def _ask(volume: Volume) -> list[str]:
+    """List what is odd about a source's volume, and say it."""
+    odd_size = unlikely_size(volume.voxel_size_nm)
+    questions = [*volume.questions, *([odd_size] if odd_size else [])]
+    for question in questions:
+        log.warning("%s: %s.", volume.path, question.rstrip("."))
+    return questions
 
 
 def _slab(volume: Volume) -> Zyx:

@@ -82,7 +82,10 @@ def segment(
         found = found.select(found.voxels >= smallest_vx)
     dtype: np.dtype[Any] = found.dtype if found is not None and objects else np.dtype(np.uint8)
     spec = Spec(probability.shape, dtype, probability.voxel_size_nm, probability.origin_nm)
-    about = Record("labels", num_objects=None if found is None else len(found))
+    about = Record("labels")
+    if found is not None:
+        sizes = np.percentile(found.voxels, [0, 50, 100], method="nearest").tolist() if len(found) else ()
+        about = attrs.evolve(about, num_objects=len(found), object_sizes_vx=sizes)
     out = create_volume(output, spec, block=block, made_by=record, overwrite=overwrite, about=about)
     fill_volume(out, _Write(mask, found, out, objects), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)

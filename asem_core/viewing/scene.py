@@ -19,6 +19,7 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import layers as layers_of
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
+from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.foreground import at_least
 
@@ -32,7 +33,7 @@ class Layer:
     name: str
     kind: Kind
     levels: Sequence[Volume]  # the pyramid, finest first
-    colour: str = "#ffffff"  # of what is not grey
+    colour: str = "#ffffff"  # of what is not grey; objects have colours of their own where there are several
 
     @property
     def volume(self) -> Volume:
@@ -48,6 +49,17 @@ class Layer:
         values = volume.read(box)
         low, high = np.percentile(values[np.isfinite(values)], [0.5, 99.5])
         return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+    @functools.cached_property
+    def object_colours(self) -> ObjectColours:
+        """The colours of the objects of labels."""
+        return object_colours(self.levels)
+
+    def colour_of_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Colour objects by their ids, or in the layer's one colour where there is one value: float32 (..., 3), 0 to 255."""
+        if self.object_colours.several:
+            return self.object_colours.paint(ids)
+        return np.broadcast_to(np.array(rgb(self.colour), np.float32), (*ids.shape, 3))
 
     def coarse(self, most_voxels: float) -> Volume:
         """Choose the finest level with at most so many voxels (or the coarsest)."""

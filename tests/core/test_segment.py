@@ -36,7 +36,12 @@ def test_ids_do_not_depend_on_blocks_or_workers(blobs, tmp_path):
     ]
     first = maps[0].read()
     assert first.dtype == np.uint32
-    assert Record.of(maps[0]).num_objects == right.max() > 5
+    about = Record.of(maps[0])
+    assert about.num_objects == right.max() > 5
+    sizes = np.sort(np.bincount(right.ravel())[1:])
+    assert about.object_sizes_vx[0] == sizes[0]
+    assert about.object_sizes_vx[2] == sizes[-1]
+    assert about.object_sizes_vx[1] in sizes
     pairs = np.unique(np.stack([first.ravel(), right.ravel()]), axis=1)
     assert pairs.shape[1] == right.max() + 1  # one to one
     ids, at = np.unique(first, return_index=True)
