@@ -42,8 +42,7 @@ def describe_input(volume: Volume, fingerprint: str | None = None) -> dict[str, 
     """
     record = Record.of(volume)
     if record.id:
-        found = _stored_voxels(volume)
-        changed = found if found != record.fingerprint else None
+        changed = None if record.fingerprint in (None, found := _stored_voxels(volume)) else found
         known = {
             "id": record.id,
             "revision": record.revision,
@@ -149,7 +148,7 @@ def steps_done(volume: Volume) -> list[dict[str, Any]]:
 
 def differences(before: Any, after: Any) -> list[str]:
     """Name what differs between two records of `made_by`, with short values: `clip_limit: 0.02 -> 0.1`."""
-    return [_told(keys, *values) for keys, *values in _differing(before, after, ())]
+    return list(dict.fromkeys(_told(keys, *values) for keys, *values in _differing(before, after, ())))
 
 
 _ABSENT = object()

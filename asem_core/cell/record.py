@@ -124,7 +124,9 @@ class Record:
         Which layer it is, wherever it lies: given when it is made, the same for two that are made of the same in the same
         way. Empty of data from elsewhere.
     revision : another one after every write into it, and where it was made again of what cannot be told apart
-    fingerprint : of its finest array's files (see `files.fingerprint`): another one means that somebody else wrote into it
+    fingerprint
+        Of its finest array's files (see `files.fingerprint`): another one means that somebody else wrote into it. None
+        while it is open for editing
     planes : file names of the planes that it was imported from, where there is one file per plane
     told, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated

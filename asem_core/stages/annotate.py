@@ -180,7 +180,7 @@ class Layer:
     def close(self) -> None:
         """Let go of the layer; everything is on disk already."""
         if self.lock.is_locked:
-            if record_at(self.path).revision != Record.of(self.volume).revision:
+            if record_at(self.path).fingerprint is None:
                 note(self.path, fingerprint=fingerprint(Path(self.path) / "s0"))
             unlock(self.path, self.lock)
 
@@ -192,7 +192,7 @@ class Layer:
 
         What was made of the layer before is no longer what would be made of it, which its new `revision` tells.
         """
-        note(self.path, revision=new_revision())
+        note(self.path, revision=new_revision(), fingerprint=None)
         self.levels[0][0][box.slices] = values
         for array, scale in self.levels[1:]:
             begin = [-(-b // s) for b, s in zip(box.begin, scale, strict=True)]

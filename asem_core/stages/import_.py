@@ -96,7 +96,7 @@ def import_volume(
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
     read = describe_input(volume, source.fingerprint(layer) if isinstance(source, TellsChanges) else None)
-    held = f"{read['id']} {read['revision']}" if read.get("id") else read.get("fingerprint")
+    held = " ".join(read[key] for key in ("id", "revision", "fingerprint") if read.get(key))
     record = made_by("import", source=describe_plugin(source, held), layer=layer, inputs=[read], **said)
     kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume))
     checked = volume.data

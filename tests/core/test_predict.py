@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import zarr
 
 from asem_core.blocks import Run
 from asem_core.cell.place import work_folders
