@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
@@ -97,11 +97,25 @@ class Fitted(Protocol):
         """
 
 
+Changes = Literal["greys", "geometry", "mask", "labels"]
+"""What a preprocessor changes.
+
+"greys": the values of an image; every voxel stays where it is. "geometry": where voxels lie, or how large they are; greys
+are kept, or averaged. "mask": an image becomes a mask of it (uint8, 0 and 1), and stays the image. "labels": labels become
+other labels.
+"""
+
+
 @runtime_checkable
 class Preprocessor(Protocol):
-    """One step from volume to volume, for images or labels, block by block."""
+    """One step from volume to volume, for images or labels, block by block.
+
+    `changes` says what the step does to a volume. A network asks only for the steps that change greys; of geometry it
+    checks the voxel size.
+    """
 
     name: ClassVar[str]
+    changes: ClassVar[Changes]
 
     @abstractmethod
     def fit(self, volume: Volume, run: Run) -> Fitted:

@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 
 from asem_core.cell.provenance import identity
-from asem_core.errors import OutputBusy
+from asem_core.errors import BadInput, OutputBusy
 
 log = logging.getLogger("asem_core")
 
@@ -42,6 +42,49 @@ def cell_of(path: str | Path) -> Path:
         return named
     groups = [p for p in chain[:-1] if any((p / mark).exists() for mark in ZARR_MARKS)]
     return groups[-1] if groups else here
+
+
+def require_container(folder: str | Path) -> None:
+    """Refuse a folder of other files as a container, before anything is written to it.
+
+    Raises
+    ------
+    BadInput
+        It is there, is not empty, and is no Zarr container; or it is a file.
+    """
+    place = Path(folder)
+    if place.is_file():
+        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
+    if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and any(place.iterdir()):
+        raise BadInput(
+            f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
+            "Choose a new name with -o, for example cell.zarr."
+        )
+
+
+def make_groups(folder: Path) -> None:
+    """Make the groups between a cell and a layer, and the cell.
+
+    Raises
+    ------
+    BadInput
+        The place cannot be written to.
+    """
+    import zarr
+
+    root = cell_of(folder)
+    chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
+    try:
+        for group in reversed(chain):
+            if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
+                group.mkdir(parents=True, exist_ok=True)
+                zarr.open_group(str(group), mode="a")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise BadInput(
+            f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
+        ) from None
 
 
 def notes_folder(layer: str | Path) -> Path:

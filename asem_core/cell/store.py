@@ -9,7 +9,6 @@ whole.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ import filelock
 from asem_core.blocks import Load, Run, run_blocks
 from asem_core.cell.build import begin, begun, build_to_resume, publish
 from asem_core.cell.metadata import multiscale_of, ome_placement, squeezed
-from asem_core.cell.place import ZARR_MARKS, cell_of, remove_notes, unlock
+from asem_core.cell.place import ZARR_MARKS, cell_of, make_groups, remove_notes, require_container, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity, kind_by_name
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
@@ -112,6 +111,18 @@ def layers(container: str | Path) -> list[str]:
 
     visit(node, "")
     return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
+
+
+def container_attributes(container: str | Path) -> dict[str, Any]:
+    """Read what a container says of itself, beside its layers."""
+    return dict(_open_node(str(container).rstrip("/")).attrs)
+
+
+def note_in_container(container: Path, key: str, value: Any) -> None:
+    """Note something about the cell as a whole in its group's attributes."""
+    import zarr
+
+    zarr.open_group(str(container), mode="r+").attrs[key] = value
 
 
 def _open_node(address: str) -> Any:
@@ -243,7 +254,7 @@ def create_volume(
     about = about or Record()
     made_by = json.loads(json.dumps(made_by))
     require_free(target, made_by, kind=about.kind, overwrite=overwrite)
-    _make_groups(target.parent)
+    make_groups(target.parent)
     lock = take_lock(target)
     try:
         # Another process may have made it before the lock was ours.
@@ -324,24 +335,6 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     return open_volume(volume.path)
 
 
-def require_container(folder: str | Path) -> None:
-    """Refuse a folder of other files as a container, before anything is written to it.
-
-    Raises
-    ------
-    BadInput
-        It is there, is not empty, and is no Zarr container; or it is a file.
-    """
-    place = Path(folder)
-    if place.is_file():
-        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
-    if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and any(place.iterdir()):
-        raise BadInput(
-            f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
-            "Choose a new name with -o, for example cell.zarr."
-        )
-
-
 def require_free(
     path: str | Path, made_by: Mapping[str, Any], *, kind: Kind | None = None, overwrite: bool = False
 ) -> Volume | None:
@@ -415,24 +408,6 @@ def is_nobodys(target: Path) -> bool:
     files = [p for p in target.rglob("*") if not p.is_dir()]
     levels = {p.name for p in target.iterdir() if p.is_dir()} if target.is_dir() else set()
     return target.is_dir() and levels <= {"s0", "s1"} and all(p.name in (*ZARR_MARKS, ".zarray") for p in files)
-
-
-def _make_groups(folder: Path) -> None:
-    import zarr
-
-    root = cell_of(folder)
-    chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
-    try:
-        for group in reversed(chain):
-            if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
-                group.mkdir(parents=True, exist_ok=True)
-                zarr.open_group(str(group), mode="a")
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise BadInput(
-            f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
-        ) from None
 
 
 def _output(target: Path, build: Path, lock: filelock.BaseFileLock, *, finished: bool = False) -> Output:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from asem_core.cell.place import forget, work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
-from asem_core.errors import BadInput, PluginError
+from asem_core.errors import BadInput, OutputExists, PluginError
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
@@ -48,6 +50,27 @@ def apply(
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     work = _Write(fitted, volume, out, step.name)
     return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
+
+
+def layer_for(step: Preprocessor, volume: Volume, cell: Path, kept: Callable[[str], bool], overwrite: bool) -> Path:
+    """Choose the layer for what a step makes of an image: `raw_<step>`, or `raw_<step>_2`, ... where that is taken.
+
+    Parameters
+    ----------
+    kept : tells of a layer's name whether what is there must stay, unless it is this very image
+    overwrite : replace what is there and need not stay
+    """
+    record = made_by("preprocess", step=step, inputs=[volume])
+    for number in count(1):
+        name = f"raw_{step.name}{'' if number == 1 else f'_{number}'}"
+        try:
+            require_free(cell / name, record, overwrite=overwrite and not kept(name))
+        except OutputExists:
+            if kept(name):
+                continue
+            raise
+        break
+    return cell / name
 
 
 def apply_in_memory(

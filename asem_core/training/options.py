@@ -25,7 +25,8 @@ class RegionOptions:
     Attributes
     ----------
     raw, labels, mask, exclusion
-        Volumes (see `Place`). `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
+        Volumes (see `Place`). `raw` may be a cell ("cell.zarr"): its prepared image is meant, and its mask, if it has one and
+        none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it.
     box
         The part of the labels to use, as "z0:z1,y0:y1,x0:x1" in voxels of the labels as they are stored; all of them by

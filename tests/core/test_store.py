@@ -13,6 +13,7 @@ import zarr
 
 from asem_core.blocks import Run
 from asem_core.cell.chunks import chunk_shape
+from asem_core.cell.place import require_container
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import (
@@ -20,7 +21,6 @@ from asem_core.cell.store import (
     finish_volume,
     layers,
     open_volume,
-    require_container,
     require_free,
 )
 from asem_core.errors import BadInput, OutputExists, UnknownName
