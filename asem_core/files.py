@@ -1,31 +1,15 @@
-"""Files: written whole or not at all, and told apart by what they hold."""
+"""Files, and objects at remote addresses, told apart by what they hold."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 SMALL_BYTES, SMALL_FILES = 64 * 2**20, 2000
 """Data up to this size are told apart by their content; larger ones by the names, sizes and times of their files."""
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a hidden name beside it, which becomes its own at the end: nobody ever reads half of it.
-
-    Parameters
-    ----------
-    write : called with the hidden name; what it raises goes on, and nothing is left behind
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(half)
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:
