@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.cell.place import cell_of
 from asem_core.cell.provenance import describe_input, made_by
 from asem_core.cell.record import Record, note
 from asem_core.cell.store import create_volume, finish_volume, layers, open_volume, require_free
+from asem_core.cli import make_app
 from asem_core.errors import BadInput, InputChanged, OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.stages.annotate import Layer
@@ -314,3 +316,21 @@ def test_an_empty_layer_is_nobodys(stack: Path, tmp_path: Path) -> None:
         with Layer.open(target, image) as layer:
             assert layer.read(image.box).shape == image.shape
         shutil.rmtree(target)
+
+
+def test_names_that_are_not_utf8_are_imported_and_exported(tmp_path: Path) -> None:
+    """Planes and cells from a share with Latin-1 names: the names are kept, and shown with a replacement."""
+    folder, cell = os.fsencode(tmp_path) + b"/Schnitte_\xe4", os.fsdecode(os.fsencode(tmp_path) + b"/zelle_\xe4.zarr")
+    os.mkdir(folder)
+    image = np.random.default_rng(0).integers(0, 256, (5, 20, 30), np.uint8)
+    for z, plane in enumerate(image):
+        tifffile.imwrite(tmp_path / "plane.tif", plane)
+        os.replace(tmp_path / "plane.tif", folder + b"/Schnitt_\xe4_%03d.tif" % z)
+    words = ["import", os.fsdecode(folder), "--voxel-size", "5", "-o", cell, "-q"]
+    for _ in range(2):
+        result = CliRunner().invoke(make_app(), words)
+        assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(open_volume(f"{cell}/raw").read(), image)
+    result = CliRunner().invoke(make_app(), ["export", f"{cell}/raw", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"Schnitt_\xe4_%03d.tif" % z for z in range(5)]
