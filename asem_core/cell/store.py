@@ -22,7 +22,7 @@ import attrs
 import filelock
 import numpy as np
 
-from asem_core.blocks import Load, Run, run_blocks
+from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.chunks import create_array
 from asem_core.cell.metadata import multiscale_of, ome_attributes, ome_placement
 from asem_core.cell.notes import lock as take_lock
@@ -30,7 +30,8 @@ from asem_core.cell.notes import remove_notes, work_folder
 from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid, halve_alongside
 from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
-from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
 
 log = logging.getLogger("asem_core")
 
@@ -70,7 +71,8 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
     if multiscale is not None:
         dataset = multiscale["datasets"][0]
         size, origin, keep = ome_placement(multiscale, dataset, address)
-        return kind(_squeezed(node[dataset["path"]], keep, address), size, origin, address, attributes)
+        made = kind(_squeezed(node[dataset["path"]], keep, address), size, origin, address, attributes)
+        return _with_known(made, f"{address}/{KNOWN}" if KNOWN in node else None)
     if hasattr(node, "members"):
         found = layers(address)
         what = (
@@ -80,7 +82,54 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
         )
         raise BadInput(f"{address} is a group, not an image. {what}.")
     size, origin, keep = _array_placement(address, attributes)
-    return kind(_squeezed(node, keep, address), size, origin, address, attributes)
+    made = kind(_squeezed(node, keep, address), size, origin, address, attributes)
+    layer, _, level = address.rpartition("/")
+    return _with_known(made, f"{layer}/{KNOWN}/{level}" if Path(layer, KNOWN, level).is_dir() else None)
+
+
+def open_labels(path: str | Path, meaning: Meaning | None = None, *, unfinished: bool = False) -> Labels:
+    """Open labels with what they say of where they are annotated; those from elsewhere are asked what their values mean.
+
+    Raises
+    ------
+    BadInput
+        As `open_volume`; or labels from elsewhere hold values of which nobody knows what they mean (see `understood`).
+    """
+    plain: Volume = open_volume(path, unfinished=unfinished)
+    if meaning is None and "made_by" in plain.attributes.get("asem", {}):
+        return open_volume(path, kind=Labels, unfinished=unfinished)
+    return understood(Labels.of(plain), meaning or Meaning())
+
+
+def _with_known(volume: V, known: str | None) -> V:
+    """Add to labels what says where they are annotated: their layer `known`, or, from elsewhere, their values."""
+    if not isinstance(volume, Labels):
+        return volume
+    if known is not None:
+        return attrs.evolve(volume, known=open_volume(known, unfinished=True))
+    return volume if "made_by" in volume.attributes.get("asem", {}) else by_meaning(volume, Meaning())  # type: ignore[return-value]
+
+
+def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run) -> None:
+    """Write where labels are annotated, before they are finished themselves; of those annotated everywhere, nothing."""
+    if known is None:
+        return
+    out = create_known(labels, block=block)
+    made = Labels.of(labels, fill_volume(out, Copy(known, out), block, run, name=f"known-{Path(labels.path).name}"))
+    unknown = num_unknown(made)
+    if unknown:
+        log.warning("%s: %s of %s voxels are not annotated.", labels.path, f"{unknown:,}", f"{labels.box.size:,}")
+    else:
+        shutil.rmtree(out.path)
+
+
+def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
+    """Create the layer that says where a layer of labels is annotated, to be written and finished like it, before it."""
+    spec = attrs.evolve(labels.spec, dtype=np.uint8)
+    record = {"stage": "known", "of": labels.attributes["asem"]["made_by"]}
+    return create_volume(
+        Path(labels.path) / KNOWN, spec, block=block, made_by=record, fill=fill, attributes={"kind": "labels"}
+    )
 
 
 def layers(container: str | Path) -> list[str]:
@@ -301,6 +350,20 @@ def fill_volume(
         raise NoSpace(f"{error} {_room_needed(out)}") from None
 
 
+@attrs.frozen
+class Copy:
+    """Work for `fill_volume`: what the same box of another volume holds."""
+
+    volume: Volume
+    output: Output
+
+    def __call__(self) -> Work:
+        return self.copy
+
+    def copy(self, box: Box) -> None:
+        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]
+
+
 def _room_needed(out: Output) -> str:
     """Say how much room the rest of the output takes at most."""
     written = sum(f.stat().st_size for f in Path(out.path).rglob("*") if f.is_file())
@@ -394,7 +457,7 @@ def _readable(target: Path) -> Volume | None:
 
 def _is_half_made(target: Path) -> bool:
     """Tell whether a folder holds nothing but what a layer holds from which a killed process had no time to describe it."""
-    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1") for p in target.iterdir())
+    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1", KNOWN) for p in target.iterdir())
 
 
 def _container(folder: Path) -> Path:

@@ -84,12 +84,12 @@ def predict(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import steps_done
-    from asem_core.cell.store import open_volume
+    from asem_core.cell.store import open_labels
     from asem_core.prediction.preparation import adapt, load_trained, other_steps
     from asem_core.recipe import build
     from asem_core.stages.predict import Prediction
     from asem_core.stages.predict import predict as predict_volume
-    from asem_core.volume import Box, Labels
+    from asem_core.volume import Box
     from asem_core.voxels.resample import box_covering
 
     catalog = load_catalog()
@@ -126,7 +126,7 @@ def predict(
         run,
         how,
         box=box_covering(volume, part) if part is not None else None,
-        mask=open_volume(mask, kind=Labels) if mask else None,
+        mask=open_labels(mask) if mask else None,
         details=trained.details,
         overwrite=overwrite,
     )
