@@ -4,6 +4,11 @@ Every error a user can cause derives from `AsemError`; the command line prints i
 A message says what happened, to which file or plugin, what was expected, and what to do next.
 """
 
+from __future__ import annotations
+
+import re
+from typing import Self
+
 
 class AsemError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -39,6 +44,33 @@ class PluginError(AsemError):
 
 class MissingExtra(AsemError):
     """An optional dependency is not installed; the message holds the command that installs it."""
+
+    @classmethod
+    def of(cls, extra: str, why: str, or_else: str = "") -> Self:
+        """Say what needs the packages of one of ASEM's extras, and the command that installs them here."""
+        return cls(f"{why}, which is not installed. Install it: {install_command(extra)}{or_else}")
+
+
+def install_command(extra: str) -> str:
+    """Write the command that adds the packages of an extra to where this program is installed, however it was."""
+    import importlib.util
+    import shlex
+    import sys
+    from importlib.metadata import PackageNotFoundError, requires
+    from pathlib import Path
+
+    try:
+        lines = requires("asem-core") or []
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        lines = []
+    packages = [line.partition(";")[0].strip() for line in lines if re.search(rf"""extra == ['"]{extra}['"]""", line)]
+    wanted = " ".join(shlex.quote(p) for p in packages) or shlex.quote(f"asem-core[{extra}]")
+    if {"pipx", "venvs"} <= set(Path(sys.prefix).parts):
+        return f"pipx inject asem-core {wanted}"
+    python = shlex.quote(sys.executable)
+    if importlib.util.find_spec("pip") is None:  # environments of uv
+        return f"uv pip install --python {python} {wanted}"
+    return f"{python} -m pip install {wanted}"
 
 
 class OutputExists(AsemError):

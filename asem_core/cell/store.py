@@ -180,9 +180,7 @@ def _open_node(address: str) -> Any:
             f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
         ) from None
     except ImportError:
-        raise MissingExtra(
-            f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {address}.'
-        ) from None
+        raise MissingExtra.of("s3", f"{address} needs s3fs") from None
     except Exception as error:  # each remote file system raises its own kind
         if not remote:
             raise

@@ -106,7 +106,7 @@ def make_app(command: str | None = None) -> typer.Typer:
         ] = False,
         verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: everything.")] = 0,
     ) -> None:
-        """Organelles out of FIB-SEM volumes, by plugins chosen by name.
+        """Segment organelles in FIB-SEM volumes, by plugins chosen by name.
 
         Begin with `asem demo`, or with your own stack: `asem import PLANES/ --voxel-size 5,5,5 -o cell.zarr`.
         """

@@ -93,7 +93,7 @@ def open_(
     try:
         import napari  # noqa: F401
     except ImportError:
-        raise MissingExtra('Install napari: pip install "asem-core[napari]". The annotation window needs it.') from None
+        raise MissingExtra.of("napari", "The annotation window needs napari") from None
     from importlib import import_module
 
     image, where = _image(cell, raw, box)

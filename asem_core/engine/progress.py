@@ -1,8 +1,11 @@
-"""Progress bars on standard error, with rate, time elapsed and time left."""
+"""Progress on standard error, with rate, time elapsed and time left: a bar, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,6 +19,12 @@ NUMBERS_WIDTH = 58
 """Characters that counts, rate and times take, as a rule at most; name and bar share the rest of a line."""
 
 SHORTEST_BAR = 6
+
+LINE_EVERY_S = 30.0
+"""Where standard error is no terminal (a log file, a cluster's job), a line this often; shorter work says nothing."""
+
+RATE_OVER_S = 300.0
+"""The rate is that of the last so many seconds: blocks may take longer than rich's own 30."""
 
 
 class Bar:
@@ -36,8 +45,10 @@ class Bar:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.__exit__(kind, error, trace)
 
     def advance(self) -> None:
         self._progress.advance(self._task)
@@ -56,7 +67,8 @@ class Bar:
 def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -> Progress:
     """Build a progress display for one task: name, bar, and what `numbers` says of the task.
 
-    Where the line is short, the bar is shortened first, then the name: the numbers stay.
+    Where the line is short, the bar is shortened first, then the name: the numbers stay. Where standard error is no
+    terminal, the display is a line of plain text every `LINE_EVERY_S` seconds, and one that says how the work ended.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
@@ -68,6 +80,9 @@ def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -
             return Text(numbers(task), no_wrap=True)
 
     console = Console(stderr=True)
+    if shown and not (console.is_terminal or console.is_jupyter):
+        lines: Progress = _lines_class()(name, numbers)
+        return lines
     room = max(3 * SHORTEST_BAR, console.width - NUMBERS_WIDTH - 2)
     label = name if len(name) + SHORTEST_BAR <= room else name[: room - SHORTEST_BAR - 1] + "…"
     return Progress(
@@ -76,7 +91,60 @@ def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -
         Numbers(Column(no_wrap=True)),
         console=console,
         disable=not shown,
+        speed_estimate_period=RATE_OVER_S,
     )
+
+
+@functools.cache
+def _lines_class() -> Any:
+    """Make the display for where there is no terminal; rich is loaded only when something is shown."""
+    import sys
+
+    from rich.progress import Progress
+
+    class Lines(Progress):
+        """Writes what its task has done, as plain lines: nothing is ever overwritten, and a log stays readable."""
+
+        def __init__(self, name: str, numbers: Callable[[Task], str]) -> None:
+            super().__init__(disable=True, speed_estimate_period=RATE_OVER_S)
+            self._name, self._numbers = name, numbers
+            self._over, self._said = threading.Event(), False
+            self._teller = threading.Thread(target=self._tell, name="asem-progress", daemon=True)
+
+        def start(self) -> None:
+            self._teller.start()
+
+        def stop(self) -> None:
+            self._over.set()
+            if self._teller.is_alive():
+                self._teller.join()
+
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None:
+            self.stop()
+            if self._said and self.tasks:
+                self._write(_end_of(self.tasks[0], error))
+
+        def _tell(self) -> None:
+            while not self._over.wait(LINE_EVERY_S):
+                if self.tasks:
+                    self._said = True
+                    self._write(self._numbers(self.tasks[0]))
+
+        def _write(self, text: str) -> None:
+            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+    return Lines
+
+
+def _end_of(task: Task, error: BaseException | None) -> str:
+    """Say how long a task took, or what ended it and where."""
+    took = _clock(task.elapsed or 0)
+    if error is None:
+        return f"done in {took}"
+    why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by an error ({type(error).__name__})"
+    return f"{why} after {took}, at {task.completed:.0f}/{task.total or 0:.0f}"
 
 
 def times(task: Task) -> str:

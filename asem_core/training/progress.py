@@ -38,7 +38,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._resources.close()
+        self._resources.__exit__(kind, error, trace)
 
     def step(self, iteration: int, loss: float, learning_rate: float, *, flush: bool) -> None:
         """Note one iteration; `flush` writes the mean so far, because a checkpoint follows."""

@@ -246,6 +246,4 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise MissingExtra(
-            f"Install what makes meshes: pip install 'asem-core[mesh]'. The package {name} is not here."
-        ) from None
+        raise MissingExtra.of("mesh", f"Making meshes needs {name}") from None

@@ -130,9 +130,7 @@ def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) ->
         import neuroglancer.server
         import neuroglancer.viewer_base
     except ModuleNotFoundError:
-        raise MissingExtra(
-            "Install the viewer: pip install 'asem-core[view]'. Viewing needs the package neuroglancer."
-        ) from None
+        raise MissingExtra.of("view", "Viewing in the browser needs neuroglancer") from None
 
     offers = _offers(layers)
     token = secrets.token_urlsafe(24)

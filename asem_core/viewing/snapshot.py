@@ -242,9 +242,7 @@ def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError:
-        raise MissingExtra(
-            "MP4 needs imageio-ffmpeg. Install it with: pip install 'asem-core[view]', or write a .gif."
-        ) from None
+        raise MissingExtra.of("view", "MP4 needs imageio-ffmpeg", " Or write a .gif.") from None
     writer = None
     try:
         for frame in frames:

@@ -194,7 +194,7 @@ def _h5py() -> Any:
     try:
         import h5py
     except ImportError:
-        raise MissingExtra('HDF5 needs h5py: pip install "asem-core[hdf5]"') from None
+        raise MissingExtra.of("hdf5", "HDF5 needs h5py") from None
     return h5py
 
 

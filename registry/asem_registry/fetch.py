@@ -160,7 +160,7 @@ def require_s3(url: str) -> None:
     MissingExtra
     """
     if importlib.util.find_spec("s3fs") is None:
-        raise MissingExtra(f'Install what reads s3://: pip install "asem-core[s3]". It is needed for {url}.')
+        raise MissingExtra.of("s3", f"{url} needs s3fs")
 
 
 def _http_client() -> dict[str, Any]:
@@ -337,10 +337,13 @@ def _bar(url: str, size: int | None, done: int, show: bool) -> Iterator[Callable
     if not show:
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from asem_core.engine.progress import open_bar, rate_of, times
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(re.split(r"[/\\]", url)[-1], total=size, completed=done)
+    def numbers(task: Any) -> str:
+        rate = rate_of(task.speed, "B") if task.speed else ""
+        of = f"/{task.total / 1e6:.1f}" if task.total else ""
+        return " ".join(filter(None, (f"{task.completed / 1e6:.1f}{of} MB", rate, times(task))))
+
+    with open_bar(re.split(r"[/\\]", url)[-1], numbers) as bar:
+        task = bar.add_task("", total=size, completed=done)
         yield lambda n: bar.update(task, advance=n)

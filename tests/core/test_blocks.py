@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -276,11 +277,46 @@ def test_rates(speed: float, said: str) -> None:
 def test_numbers_are_whole_in_80_columns(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The name and the bar are shortened, not the counts, the rate, and the times."""
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for rich
     with Bar("predict-membrane-fibsem-10nm", Box((0, 0, 0), (640, 640, 640)), (64, 64, 64), True) as bar:
         for _ in range(5):
             time.sleep(0.02)
             bar.advance()
-    (line,) = capfd.readouterr().err.splitlines()
+    line = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capfd.readouterr().err.replace("\r", "\n")).splitlines()[-1]
     assert len(line.rstrip()) <= 80
     assert line.startswith("predict-")
     assert re.search(r" 5/1000 blocks [\d.]+ Mvoxel/s elapsed 0:00:00, left \d:\d\d:\d\d", line)
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (None, r"predict: done in 0:00:00"),
+        (KeyboardInterrupt(), r"predict: interrupted after 0:00:00, at 3/1000"),
+        (ValueError("no"), r"predict: ended by an error \(ValueError\) after 0:00:00, at 3/1000"),
+    ],
+    ids=["done", "interrupted", "error"],
+)
+def test_a_log_has_plain_lines(
+    error: BaseException | None, end: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal, long work says now and then how far it is, as plain lines, and at last what ended it."""
+    monkeypatch.setattr("asem_core.engine.progress.LINE_EVERY_S", 0.2)
+    shown = Bar("predict", Box((0, 0, 0), (640, 640, 640)), (64, 64, 64), True)
+    with contextlib.suppress(KeyboardInterrupt, ValueError), shown as bar:
+        for _ in range(3):
+            time.sleep(0.03)
+            bar.advance()
+        time.sleep(0.3)
+        if error is not None:
+            raise error
+    first, *_, last = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"predict: 3/1000 blocks [\d.]+ Mvoxel/s elapsed 0:00:00, left \d:\d\d:\d\d", first)
+    assert re.fullmatch(end, last)
+
+
+def test_short_work_leaves_a_log_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is done before the first line is due says nothing."""
+    with Bar("crop", Box((0, 0, 0), (8, 8, 8)), (4, 4, 4), True) as bar:
+        bar.advance()
+    assert capfd.readouterr().err == ""

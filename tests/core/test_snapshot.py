@@ -130,7 +130,7 @@ def test_mistakes_are_explained(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match=r"\.png, \.tif"):
         write_picture(np.zeros((4, 4, 3), np.uint8), tmp_path / "a.bmp")
     monkeypatch.setitem(__import__("sys").modules, "imageio_ffmpeg", None)
-    with pytest.raises(MissingExtra, match="asem-core"):
+    with pytest.raises(MissingExtra, match=r"imageio-ffmpeg>=.* Or write a .gif"):
         write_movie(iter(()), tmp_path / "a.mp4")
 
 

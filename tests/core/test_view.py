@@ -177,7 +177,7 @@ def test_a_port_in_use_and_a_foreign_address_are_explained(cell):
 
 def test_a_missing_extra_says_how_to_install_it(cell, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "neuroglancer.server", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'asem-core\[view\]'"):
+    with pytest.raises(MissingExtra, match=r"needs neuroglancer, .* -m pip install .*neuroglancer"):
         serve(open_layers(cell, ["raw"], NOTHING))
 
 
