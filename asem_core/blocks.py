@@ -1,6 +1,6 @@
 """Run a function over the blocks of a volume: on several processes, resumable, with progress.
 
-A thin layer over daisy, which schedules the blocks, keeps done markers on disk and restarts workers that die.
+daisy schedules the blocks; processes of this user, which a secret admits, work on them.
 
 One rule makes every stage safe: a block writes only its own voxels, and is marked done after they are written. So a
 run can be killed at any moment and started again: finished blocks are not computed twice, and the result is the same.
@@ -9,32 +9,27 @@ run can be killed at any moment and started again: finished blocks are not compu
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import shlex
-import shutil
-import subprocess
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import attrs
 import numpy as np
 
-from asem_core.engine.interrupt import run_stoppable, silenced
+from asem_core.engine.crew import work_off
+from asem_core.engine.job import Job, Load, Work, full_disk_told, raise_failures
 from asem_core.engine.machine import available_cores
+from asem_core.engine.notes import DoneNotes, private_folder
 from asem_core.engine.progress import Bar
-from asem_core.engine.worker import ATTEMPTS, GIVE_UP_AFTER, Job, Load, Work, serve
+from asem_core.engine.schedule import Schedule
+from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BlockFailed
 from asem_core.volume import Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "worker_index"]
-
-log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -53,6 +48,9 @@ class Run:
         Show a bar with rate and time left on standard error.
     launcher
         A command that starts a worker elsewhere (for example `srun -n1 --gres=gpu:1`); empty starts it here.
+    address
+        Name or number of this machine at which workers that a launcher starts connect to it. It listens there only, and only
+        with a launcher; the one of the default works for workers on this machine.
     """
 
     workers: int = 1
@@ -60,6 +58,7 @@ class Run:
     scratch: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     progress: bool = True
     launcher: str = ""
+    address: str = "127.0.0.1"
 
     def within(self, name: str) -> Self:
         """Return the same run with its scratch folder one level deeper."""
@@ -106,22 +105,42 @@ def run_blocks(
     if box.is_empty:
         return
     block = as_zyx(block)
-    skipped = None if skip is None else np.array([skip(tile) for tile in box.blocks(block)], bool)
-    num_blocks = int(np.prod(_grid(box, block)) if skipped is None else np.count_nonzero(~skipped))
-    run = attrs.evolve(run, workers=max(1, min(run.workers, num_blocks)))  # to start a process takes seconds
-    with _notes_folder(run) as folder:
-        job = Job(load, box, block, name, folder, run.workers)
-        job.forget_failures()
-        inline = run.workers <= 1 and threads == 1 and not run.launcher
-        with Bar(name, box, block, shown=run.progress, unit=unit) as bar, _shared_cores(run.workers):
-            try:
-                states = _run_daisy(job, run, skipped, threads, inline, bar)
-            except KeyboardInterrupt:  # daisy's own has words of daisy's
-                raise KeyboardInterrupt from None
-        job.raise_failures()
-        if states.completed_count < states.total_block_count:
-            cause = (states.last_worker_error or "a worker process died; was it killed for lack of memory?").strip()
-            raise BlockFailed(f"{name}: {states.failed_count} blocks failed: {cause.splitlines()[-1]}")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(full_disk_told(name, run.scratch or Path(tempfile.gettempdir())))
+        folder = stack.enter_context(_notes_folder(run, name, box, block))
+        job = Job(load, box, block, name)
+        notes = DoneNotes(folder / "done", box, block)
+        leave_out = notes.read()
+        if skip is not None:
+            leave_out |= np.array([skip(tile) for tile in box.blocks(block)], bool).reshape(notes.grid)
+        num_blocks = int(np.count_nonzero(~leave_out))
+        if num_blocks == 0:
+            return
+        workers = max(1, min(run.workers, num_blocks))  # to start a process takes seconds
+        bar = stack.enter_context(
+            Bar(name, box, block, shown=run.progress, unit=unit, done=leave_out.size - num_blocks)
+        )
+        schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), bar.advance)
+        if workers == 1 and threads == 1 and not run.launcher:
+            _work_inline(job, schedule)
+        else:
+            stack.enter_context(_shared_cores(workers))
+            work_off(
+                job,
+                schedule,
+                workers=workers,
+                threads=threads,
+                launcher=run.launcher,
+                address=run.address,
+                folder=folder,
+            )
+        raise_failures(name, folder, schedule.failures)
+        if undone := num_blocks - schedule.num_done:
+            blocks = "1 block is" if undone == 1 else f"{undone} blocks are"
+            raise BlockFailed(
+                f"{name}: {blocks} not done, because worker processes ended early ({schedule.deaths[-1]}). Was there too little "
+                "memory? Finished blocks are kept: run the same command again, with fewer workers (-j) or smaller blocks (--block)."
+            )
 
 
 def map_blocks(
@@ -132,11 +151,12 @@ def map_blocks(
     Results wait on disk, in `run.scratch`, so only one is in memory at a time.
     """
     block = as_zyx(block)
-    with _notes_folder(run) as folder:
-        results = folder / f"{name}-{_key(box, block)}-results"
-        results.mkdir(parents=True, exist_ok=True)
-        scratch = run if run.scratch is not None else attrs.evolve(run, scratch=folder)
-        run_blocks(_SaveResults(load, results), box, block, scratch, name=name, unit=unit)
+    with contextlib.ExitStack() as stack:
+        if run.scratch is None:
+            run = attrs.evolve(run, scratch=stack.enter_context(temporary_folder()))
+        results = stack.enter_context(_notes_folder(run, name, box, block)) / "results"
+        results.mkdir(exist_ok=True)
+        run_blocks(_SaveResults(load, results), box, block, run, name=name, unit=unit)
         for tile in box.blocks(block):
             yield tile, np.load(_result_file(results, tile), allow_pickle=False)
 
@@ -146,106 +166,25 @@ def worker_index() -> int:
     return int(os.environ.get("ASEM_WORKER", "0"))
 
 
-# --- the parent's side ------------------------------------------------------------------------------------------
-
-
-def _run_daisy(job: Job, run: Run, skipped: np.ndarray | None, threads: int, inline: bool, bar: Bar) -> Any:
-    import daisy.v2 as daisy
-    from daisy.logging import set_log_basedir, set_log_level
-
-    set_log_basedir(None)  # daisy would make a folder of logs beside the user's data
-    # Its warnings, for example of a worker that came up when the others had done all blocks, are no news to a user.
-    # Failures do not come this way: they are noted in files, and raised.
-    set_log_level(logging.NOTSET if log.isEnabledFor(logging.INFO) else logging.ERROR)
-    mask = None if skipped is None else skipped.astype(np.uint8).reshape(_grid(job.box, job.block))
-    total = daisy.Roi((0, 0, 0), job.box.shape)
-    tile = daisy.Roi((0, 0, 0), job.block)
-    job.folder.mkdir(parents=True, exist_ok=True)
-    stopping = contextlib.ExitStack()
-    task = daisy.Task(
-        task_id=job.name,
-        total_roi=total,
-        read_roi=tile,
-        write_roi=tile,
-        process_function=_inline_function(job, bar, stopping)
-        if inline
-        else _worker_function(job, run.launcher, threads),
-        read_write_conflict=False,
-        fit="shrink",
-        max_workers=run.workers,
-        max_retries=ATTEMPTS - 1,
-        max_worker_restarts=GIVE_UP_AFTER,
-        timeout=None,
-        tracking_path=str(job.folder / f"{job.name}-{_key(job.box, job.block)}"),
-        skip_mask=mask,
-    )
-    if inline:
-        with stopping:
-            states = daisy.run_blockwise(task, multiprocessing=False, progress=False, summary=False, return_states=True)
-    else:
-        host = None if run.launcher else "127.0.0.1"
-        run_on = partial(daisy.Server().run_blockwise, task, progress=bar, summary=False, host=host)
-        states = run_stoppable(run_on)
-    return states[job.name]
-
-
-def _grid(box: Box, block: Zyx) -> Zyx:
-    return as_zyx([-(-n // b) for n, b in zip(box.shape, block, strict=True)])
-
-
-def _inline_function(job: Job, bar: Bar, stopping: contextlib.ExitStack) -> Callable[[Any], None]:
+def _work_inline(job: Job, schedule: Schedule) -> None:
     work: Work | None = None
-
-    def process(block: Any) -> None:
-        nonlocal work
-        import daisy.v2 as daisy
-
-        if work is None:
-            work = job.load()
-        try:
-            done = job.attempt(work, job.tile(block))
-        except KeyboardInterrupt:
-            stopping.enter_context(silenced())  # daisy would print the traceback
-            raise
-        if done:
-            bar.advance()
+    while (tile := schedule.take()) is not None:
+        work = work or job.load()
+        failure = job.attempt(work, tile)
+        if failure is None:
+            schedule.done(tile)
         else:
-            block.status = daisy.BlockStatus.FAILED
-
-    return process
-
-
-def _worker_function(job: Job, launcher: str, threads: int) -> Callable[..., None]:
-    if not launcher:
-
-        def start(*, context: Any) -> None:
-            serve(job, context, threads)
-
-        return start
-
-    import cloudpickle
-
-    payload = job.folder / f"{job.name}.job"
-    job.folder.mkdir(parents=True, exist_ok=True)
-    payload.write_bytes(cloudpickle.dumps((job, threads)))
-    command = [*shlex.split(launcher), sys.executable, "-m", "asem_core.engine.worker", str(payload)]
-
-    def launch(*, context: Any) -> None:
-        subprocess.run(command, env={**os.environ, "DAISY_CONTEXT": context.to_env()}, check=True)
-
-    return launch
+            schedule.failed(failure, tile)
 
 
 @contextlib.contextmanager
-def _notes_folder(run: Run) -> Iterator[Path]:
-    if run.scratch is not None:
-        yield run.scratch
+def _notes_folder(run: Run, name: str, box: Box, block: Zyx) -> Iterator[Path]:
+    """Give the folder, closed to other users, for what one call notes: in the run's scratch folder, or a temporary one."""
+    if run.scratch is None:
+        with temporary_folder() as folder:
+            yield folder
     else:
-        folder = tempfile.mkdtemp(prefix="asem-")
-        try:
-            yield Path(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        yield private_folder(run.scratch / f"{name}-{zlib.crc32(repr((box, block)).encode()):08x}")
 
 
 @contextlib.contextmanager
@@ -282,7 +221,3 @@ class _SaveResults:
 
 def _result_file(folder: Path, tile: Box) -> Path:
     return folder / ("-".join(map(str, tile.begin)) + ".npy")
-
-
-def _key(box: Box, block: Zyx) -> str:
-    return f"{zlib.crc32(repr((box, block)).encode()):08x}"

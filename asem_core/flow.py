@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.store import open_volume
+from asem_core.cell.prepared import Prepared, note_prepared
+from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.prediction.preparation import (
@@ -22,6 +22,7 @@ from asem_core.prediction.preparation import (
     adapt,
     expected_by,
     load_for,
+    mask_for,
     require_weights_of,
     warn_of_other_steps,
 )
@@ -29,6 +30,7 @@ from asem_core.pretrained import find_weights, require_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice, expand
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.predict import Prediction, predict
+from asem_core.stages.prepare import layer_name
 from asem_core.stages.preprocess import apply
 from asem_core.stages.recipe_checks import evaluated_box, require_apart, require_unseen, require_voxels_expected
 from asem_core.volume import Box, Labels, Volume
@@ -215,10 +217,7 @@ def require_inputs(flow: Flow) -> None:
     name = flow.recipe.path.name
     sources = {"source": flow.source}
     sources |= {f"labels.{n}": s for n, s in flow.labels.items()} | {f"others.{n}": s for n, s in flow.others.items()}
-    for place, source in sources.items():
-        path = getattr(source, "path", None)
-        if isinstance(path, str) and "://" not in path and not Path(path).exists():
-            raise RecipeError(f"{name} @ {place}: {path} does not exist.")
+    opened = {place: _opened(source, f"{name} @ {place}") for place, source in sources.items()}
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block
 
@@ -235,16 +234,21 @@ def require_inputs(flow: Flow) -> None:
             raise RecipeError(f"{name} @ model: {error}") from None
         if flow.recipe.train is None:
             expected = expected_by(flow.weights, flow.recipe.folder)
-            steps = [{"name": step.name} for step in flow.steps]
+            steps = [{"name": step.name} for step in flow.steps if step.changes != "mask"]
             warn_of_other_steps("the recipe's image", steps, expected, as_is=flow.predict.as_is)
     for place in ("source", *(f"others.{n}" for n in flow.others)):
-        size = getattr(sources[place], "voxel_size_nm", None)
-        if size is not None:
-            path = str(getattr(sources[place], "path", sources[place].name))
-            try:
-                require_voxels_expected(flow, Volume(np.empty((1, 1, 1)), size, path=path))
-            except AsemError as error:
-                raise RecipeError(f"{name} @ {place}: {error}") from None
+        try:
+            require_voxels_expected(flow, opened[place])
+        except AsemError as error:
+            raise RecipeError(f"{name} @ {place}: {error}") from None
+
+
+def _opened(source: Source, where: str) -> Volume:
+    """Open a source: what it lacks, files or a voxel size, is told by itself."""
+    try:
+        return source.open()
+    except AsemError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
@@ -261,23 +265,22 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         require_voxels_expected(flow, image)
         labels = {n: import_volume(s, cell / "labels" / n, run, overwrite=overwrite) for n, s in flow.labels.items()}
     with stage("preprocess"):
-        image = _preprocessed(flow, image, cell, run, overwrite)
+        image, mask = _preprocessed(flow, image, cell, run, overwrite)
         scored = _scored(flow, image, cell)
     if flow.model is None:
         return
     with stage("train" if flow.recipe.train is not None else "weights"):
         trained = _trained(flow, catalog, image, labels, output, run, overwrite)
     with stage("predict"):
-        image, probability = _predict(flow, trained, catalog, image, cell, run, overwrite)
+        image, probability = _predict(flow, trained, catalog, image, mask, cell, run, overwrite)
     with stage("segment"):
         segmentation = _segment(flow, probability, cell, run, overwrite)
     for name, source in flow.others.items():
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
-            unseen = _preprocessed(
-                flow, import_volume(source, other / "raw", run, overwrite=overwrite), other, run, overwrite
-            )
-            _, found = _predict(flow, trained, catalog, unseen, other, run, overwrite)
+            unseen = import_volume(source, other / "raw", run, overwrite=overwrite)
+            unseen, inside = _preprocessed(flow, unseen, other, run, overwrite)
+            _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
     if scored is not None:
         with stage("evaluate"):
@@ -320,17 +323,24 @@ class _Stages:
             self._say(f"{self._name}: done in {time.monotonic() - self._start:.1f} s")
 
 
-def _preprocessed(flow: Flow, image: Volume, cell: Path, run: Run, overwrite: bool) -> Volume:
+def _preprocessed(flow: Flow, image: Volume, cell: Path, run: Run, overwrite: bool) -> tuple[Volume, Labels | None]:
+    """Do the steps one after the other; returns the last image, and the mask that a step made of one."""
+    mask = None
     for step, layer in zip(flow.steps, _layer_names(flow.steps), strict=True):
-        image = apply(step, image, cell / layer, run, overwrite=overwrite)
-    return image
+        made = apply(step, image, cell / layer, run, overwrite=overwrite)
+        if step.changes == "mask":
+            mask = open_volume(made.path, kind=Labels)
+        else:
+            image = made
+    note_prepared(cell, Prepared(layer_name(image), None if mask is None else layer_name(mask)))
+    return image, mask
 
 
 def _layer_names(steps: Sequence[Preprocessor]) -> list[str]:
-    """Name the layer of each step: `raw_clahe`; a second step of one name gets a number."""
+    """Name the layer of each step: `raw_clahe`, or `mask`; a second one of the same name gets a number."""
     names: list[str] = []
     for step in steps:
-        name = f"raw_{step.name}"
+        name = "mask" if step.changes == "mask" else f"raw_{step.name}"
         same = sum(n == name or n.startswith(f"{name}_") for n in names)
         names.append(f"{name}_{same + 1}" if same else name)
     return names
@@ -412,7 +422,14 @@ def _region(
 
 
 def _predict(
-    flow: Flow, trained: Trained, catalog: Catalog, image: Volume, cell: Path, run: Run, overwrite: bool
+    flow: Flow,
+    trained: Trained,
+    catalog: Catalog,
+    image: Volume,
+    mask: Labels | None,
+    cell: Path,
+    run: Run,
+    overwrite: bool,
 ) -> tuple[Volume, Volume]:
     """Predict an image; returns it as the network saw it, and the probability."""
     assert flow.model is not None
@@ -434,7 +451,9 @@ def _predict(
         "weights_sha256": trained.details["weights_sha256"],
     }
     output = cell / "predictions" / flow.model.name / "probability"
-    return image, predict(trained.network, image, output, run, how, details=details, overwrite=overwrite)
+    inside = None if mask is None else mask_for(image, mask, catalog, run)
+    made = predict(trained.network, image, output, run, how, mask=inside, details=details, overwrite=overwrite)
+    return image, made
 
 
 def _segment(flow: Flow, probability: Volume, cell: Path, run: Run, overwrite: bool) -> Labels:
@@ -449,7 +468,7 @@ def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
     """Say which part of the truth `[evaluate]` compares, before anything is trained or predicted."""
     if flow.evaluate is None:
         return None
-    return evaluated_box(flow.evaluate, open_volume(cell / "labels" / flow.evaluate.truth, kind=Labels), image)
+    return evaluated_box(flow.evaluate, open_labels(cell / "labels" / flow.evaluate.truth), image)
 
 
 def _evaluate(
@@ -471,7 +490,7 @@ def _evaluate(
     assert flow.model is not None
     assert flow.evaluate is not None
     options = flow.evaluate
-    truth = open_volume(cell / "labels" / options.truth, kind=Labels)
+    truth = open_labels(cell / "labels" / options.truth)
     probability = on_grid_of(truth, probability)
     zone = _zone(flow, catalog)
     part &= truth.box_of(probability)  # of voxels that were averaged, the last may be missing

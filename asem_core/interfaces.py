@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
 import numpy as np
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """A path or URL, and options, that opens as lazy volumes."""
+    """A path or URL, and options, that opens as lazy volumes.
+
+    A source whose reading depends on what the voxels are has a field `kind` ("image", "labels" or None): an import fills it in.
+    """
 
     name: ClassVar[str]
 
@@ -43,10 +46,27 @@ class Source(Protocol):
     def open(self, layer: str | None = None) -> Volume:
         """Open one layer (the first by default), lazily: no voxels are read beyond what is needed to check.
 
+        What a user should know of how it was read is in the volume's `told` and `questions`: an import says and records them.
+
         Raises
         ------
         BadInput
             The path does not exist, or what is there cannot be used; names the file and what to do.
+        """
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """What the array of a source's volume can do besides: look through its values before anything is written."""
+
+    @abstractmethod
+    def check(self, box: Box) -> None:
+        """Look through the voxels of a box, where their type alone does not tell that they can be used.
+
+        Raises
+        ------
+        BadInput
+            A value cannot be kept.
         """
 
 
@@ -77,11 +97,25 @@ class Fitted(Protocol):
         """
 
 
+Changes = Literal["greys", "geometry", "mask", "labels"]
+"""What a preprocessor changes.
+
+"greys": the values of an image; every voxel stays where it is. "geometry": where voxels lie, or how large they are; greys
+are kept, or averaged. "mask": an image becomes a mask of it (uint8, 0 and 1), and stays the image. "labels": labels become
+other labels.
+"""
+
+
 @runtime_checkable
 class Preprocessor(Protocol):
-    """One step from volume to volume, for images or labels, block by block."""
+    """One step from volume to volume, for images or labels, block by block.
+
+    `changes` says what the step does to a volume. A network asks only for the steps that change greys; of geometry it
+    checks the voxel size.
+    """
 
     name: ClassVar[str]
+    changes: ClassVar[Changes]
 
     @abstractmethod
     def fit(self, volume: Volume, run: Run) -> Fitted:

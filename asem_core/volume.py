@@ -173,12 +173,19 @@ class Spec:
 
 @attrs.frozen(eq=False)
 class Volume:
-    """A lazy zyx array with its voxel size and origin, both in nm."""
+    """A lazy zyx array with its voxel size and origin, both in nm.
+
+    `planes` are the file names of the planes that a source read it from, where there is one file per plane; `told` is what the
+    source says of how it was read (where the voxel size stands), and `questions` is what is odd and should be looked at.
+    """
 
     data: ArrayLike = attrs.field(repr=False)
     voxel_size_nm: ZyxNm = attrs.field(converter=as_zyx_nm, validator=_check_voxel_size)
     origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
     path: str = "(in memory)"
+    planes: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    told: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    questions: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
     attributes: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -299,7 +306,7 @@ class Labels(Volume):
         neither object nor background: ask `known_in` before counting anything as background.
     """
 
-    known: Volume | None = attrs.field(default=None, repr=False)
+    known: Volume | None = attrs.field(default=None, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -315,8 +322,8 @@ class Labels(Volume):
     @classmethod
     def of(cls, volume: Volume, known: Volume | None = None) -> Self:
         """Take any volume of whole numbers as labels, with what it says of its annotation."""
-        known = known or getattr(volume, "known", None)
-        return cls(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes, known)
+        same = {a.name: getattr(volume, a.name) for a in attrs.fields(Volume)}
+        return cls(**same, known=known or getattr(volume, "known", None))
 
     def known_in(self, box: Box) -> np.ndarray:
         """Tell which voxels of a box were annotated: bool, of the box's shape; none outside the volume."""

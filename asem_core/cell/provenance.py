@@ -8,16 +8,14 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
 from asem_core import __version__
+from asem_core.cell.record import Input, Kind, Record
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Volume
-
-Kind = Literal["image", "probability", "labels"]
-"""What the voxels of a layer mean."""
 
 
 def made_by(stage: str, *, inputs: Sequence[Volume] = (), **details: Any) -> dict[str, Any]:
@@ -36,15 +34,20 @@ def made_by(stage: str, *, inputs: Sequence[Volume] = (), **details: Any) -> dic
 
 def describe_input(volume: Volume) -> dict[str, Any]:
     """Say which volume was read: where it is, its shape and place, the chain of what made it, and its last edit."""
-    about = volume.attributes.get("asem", {})
-    noted = {key: about[key] for key in ("made_by", "revision") if about.get(key)}
+    record = Record.of(volume)
+    known = {"made_by": dict(record.made.noted), "revision": record.revision}
     return {
         "path": volume.path,
         "shape": list(volume.shape),
         "voxel_size_nm": list(volume.voxel_size_nm),
         "origin_nm": list(volume.origin_nm),
-        **noted,
+        **{key: value for key, value in known.items() if value},
     }
+
+
+def is_unchanged(read: Input, volume: Volume) -> bool:
+    """Tell whether a volume is still what it was when something was made of it."""
+    return bool(identity(read.identity) == identity(Input.parse(describe_input(volume)).identity))
 
 
 def describe_plugin(plugin: Any) -> dict[str, Any]:
@@ -72,14 +75,7 @@ def identity(record: Any) -> Any:
 
 def steps_done(volume: Volume) -> list[dict[str, Any]]:
     """List the preprocessing steps behind a volume, first to last, as `describe_plugin` wrote them."""
-    found: list[dict[str, Any]] = []
-    record = volume.attributes.get("asem", {}).get("made_by")
-    while record:
-        if "step" in record:
-            found.append(record["step"])
-        inputs = record.get("inputs") or [{}]
-        record = inputs[0].get("made_by")
-    return found[::-1]
+    return [dict(made.step) for made in Record.of(volume).made.chain() if made.step is not None][::-1]
 
 
 def differences(before: Any, after: Any) -> list[str]:
@@ -123,14 +119,8 @@ def what_it_holds(volume: Volume) -> Kind | None:
 
     An import that could not tell counts as what its name says, see `kind_by_name`.
     """
-    about = volume.attributes.get("asem", {})
-    stage = about.get("made_by", {}).get("stage")
-    if stage in ("predict", "live-prediction"):
-        return "probability"
-    if stage in ("segment", "annotate"):
-        return "labels"
-    noted: Kind | None = about.get("kind")
-    return noted or (kind_by_name(volume.path) if stage in ("import", "preprocess") else None)
+    record = Record.of(volume)
+    return record.kind or (kind_by_name(volume.path) if record.made.stage in ("import", "preprocess") else None)
 
 
 def require_labels(volume: Volume, needs: str) -> None:

@@ -29,6 +29,7 @@ from asem_core.cell.notes import lock as take_lock
 from asem_core.cell.notes import remove_notes, work_folder
 from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid, halve_alongside
+from asem_core.cell.record import Made, Record
 from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
 from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
@@ -63,7 +64,7 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
     address = str(path).rstrip("/")
     node = _open_node(address)
     attributes = dict(node.attrs)
-    if not unfinished and attributes.get("asem", {}).get("complete") is False:
+    if not Record.parse(attributes, address).complete and not unfinished:
         raise BadInput(
             f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
         )
@@ -96,7 +97,7 @@ def open_labels(path: str | Path, meaning: Meaning | None = None, *, unfinished:
         As `open_volume`; or labels from elsewhere hold values of which nobody knows what they mean (see `understood`).
     """
     plain: Volume = open_volume(path, unfinished=unfinished)
-    if meaning is None and "made_by" in plain.attributes.get("asem", {}):
+    if meaning is None and Record.of(plain).made.noted:
         return open_volume(path, kind=Labels, unfinished=unfinished)
     return understood(Labels.of(plain), meaning or Meaning())
 
@@ -107,7 +108,7 @@ def _with_known(volume: V, known: str | None) -> V:
         return volume
     if known is not None:
         return attrs.evolve(volume, known=open_volume(known, unfinished=True))
-    return volume if "made_by" in volume.attributes.get("asem", {}) else by_meaning(volume, Meaning())  # type: ignore[return-value]
+    return volume if Record.of(volume).made.noted else by_meaning(volume, Meaning())  # type: ignore[return-value]
 
 
 def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run) -> None:
@@ -126,9 +127,9 @@ def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run
 def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
     """Create the layer that says where a layer of labels is annotated, to be written and finished like it, before it."""
     spec = attrs.evolve(labels.spec, dtype=np.uint8)
-    record = {"stage": "known", "of": labels.attributes["asem"]["made_by"]}
+    record = {"stage": "known", "of": Record.of(labels).made.noted}
     return create_volume(
-        Path(labels.path) / KNOWN, spec, block=block, made_by=record, fill=fill, attributes={"kind": "labels"}
+        Path(labels.path) / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels")
     )
 
 
@@ -156,7 +157,19 @@ def layers(container: str | Path) -> list[str]:
 
 def is_complete(volume: Volume) -> bool:
     """Tell whether the run that made this layer ended (layers of other programs count as complete)."""
-    return bool(volume.attributes.get("asem", {}).get("complete", True))
+    return Record.of(volume).complete
+
+
+def container_attributes(container: str | Path) -> dict[str, Any]:
+    """Read what a container says of itself, beside its layers."""
+    return dict(_open_node(str(container).rstrip("/")).attrs)
+
+
+def note_in_container(container: Path, key: str, value: Any) -> None:
+    """Note something about the cell as a whole in its group's attributes."""
+    import zarr
+
+    zarr.open_group(str(container), mode="r+").attrs[key] = value
 
 
 def _open_node(address: str) -> Any:
@@ -278,7 +291,7 @@ def create_volume(
     overwrite: bool = False,
     anew: bool = False,
     fill: float = 0,
-    attributes: Mapping[str, Any] | None = None,
+    about: Record | None = None,
 ) -> Output:
     """Create a layer to be written block by block, or go on with one that an earlier run left unfinished.
 
@@ -295,8 +308,8 @@ def create_volume(
         Replace also what the same run has made, finished or not.
     fill
         Value of voxels never written.
-    attributes
-        Further entries for the layer's `asem` attribute.
+    about
+        What else is known of the layer.
 
     Raises
     ------
@@ -316,7 +329,7 @@ def create_volume(
         existing = _existing(target, spec, as_zyx(block), made_by, overwrite, anew)
         if existing is not None:
             return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
-        return _create(target, spec, as_zyx(block), made_by, fill, dict(attributes or {}), lock)
+        return _create(target, spec, as_zyx(block), made_by, fill, about or Record(), lock)
     except BaseException:  # Ctrl-C, too, must give the lock back
         lock.release()
         raise
@@ -380,12 +393,24 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
         elif _is_halved(group):
             del group["s1"]
-        about = {key: value for key, value in group.attrs["asem"].items() if key not in (_HALVED, _BLOCK)}  # type: ignore[union-attr]
-        group.attrs["asem"] = {**about, "complete": True}
+        note(volume.path, complete=True, block=None, halved=False)
     if volume.lock is not None:
         remove_notes(Path(volume.path))
         volume.lock.release()
     return open_volume(volume.path)
+
+
+def record_at(path: str | Path) -> Record:
+    """Read the record of a layer from the disk, as it is now."""
+    return Record.parse(dict(_open_node(str(path)).attrs), str(path))
+
+
+def note(path: str | Path, **changes: Any) -> None:
+    """Change fields of the record of a layer on the disk."""
+    import zarr
+
+    group = zarr.open_group(str(path), mode="r+")
+    group.attrs.update(attrs.evolve(Record.parse(dict(group.attrs), str(path)), **changes).attributes())
 
 
 def require_container(folder: str | Path) -> None:
@@ -428,7 +453,7 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
     if not target.exists():
         return None
     found = _readable(target)
-    before = {} if found is None else found.attributes.get("asem", {}).get("made_by", {})
+    before = {} if found is None else Record.of(found).made.noted
     if found is not None and identity(before) == identity(made_by):
         return found if is_complete(found) else None
     if found is None and not _is_half_made(target):
@@ -489,10 +514,10 @@ def _existing(
     if not target.exists():
         return None
     found = _readable(target)
-    about = {} if found is None else found.attributes.get("asem", {})
-    if not anew and found is not None and identity(about.get("made_by")) == identity(made_by):
+    about = Record() if found is None else Record.of(found)
+    if not anew and found is not None and identity(about.made.noted) == identity(made_by):
         same_shape = found.shape == spec.shape
-        if same_shape and about.get(_BLOCK, list(block)) == list(block):
+        if same_shape and about.block in (None, block):
             group = zarr.open_group(str(target), mode="r+")
             return _output(group, found.voxel_size_nm, found.origin_nm, target)
         if not same_shape and not overwrite:
@@ -501,7 +526,7 @@ def _existing(
             log.warning(
                 "%s was begun in blocks of %s voxels; in blocks of %s it begins anew.",
                 target,
-                tuple(about[_BLOCK]),
+                about.block,
                 block,
             )
     shutil.rmtree(target)
@@ -514,7 +539,7 @@ def _create(
     block: Zyx,
     made_by: Mapping[str, Any],
     fill: float,
-    attributes: dict[str, Any],
+    about: Record,
     lock: filelock.BaseFileLock,
 ) -> Output:
     import zarr
@@ -523,12 +548,11 @@ def _create(
     shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
     group = zarr.open_group(str(target), mode="w-")
     array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
-    about: dict[str, Any] = {"complete": False, "made_by": made_by, _BLOCK: list(block), **attributes}
-    plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), {"asem": about})
-    if halve_alongside(group, plain, block, fill):
-        about[_HALVED] = True
+    about = attrs.evolve(about, made=Made(made_by), complete=False, block=block)
+    plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), about.attributes())
+    about = attrs.evolve(about, halved=halve_alongside(group, plain, block, fill))
     levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update({"asem": about, **ome_attributes(target.name, levels)})
+    group.attrs.update({**about.attributes(), **ome_attributes(target.name, levels)})
     return attrs.evolve(_output(group, spec.voxel_size_nm, spec.origin_nm, target), lock=lock, work=work)
 
 
@@ -538,8 +562,5 @@ def _output(group: Any, voxel_size_nm: ZyxNm, origin_nm: ZyxNm, target: Path) ->
     return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
 
 
-_HALVED, _BLOCK = "halved_alongside", "block"  # noted until a layer is complete
-
-
 def _is_halved(group: Any) -> bool:
-    return bool(group.attrs["asem"].get(_HALVED))
+    return Record.parse(group.attrs, group.name).halved

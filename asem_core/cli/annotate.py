@@ -162,7 +162,9 @@ def train(
     layer: Annotated[Path, typer.Argument(help="Annotated labels, for example cell.zarr/labels/golgi.")],
     model: Annotated[str, typer.Option(help="Model plugin: see `asem plugins`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the recipe is written beside it.")],
-    raw: Raw = "raw",
+    raw: Annotated[
+        str | None, typer.Option(help="Which layer is the image.", show_default="what asem prepare made, or raw")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="As in a recipe.", show_default="the model's")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     overwrite: Overwrite = False,
@@ -187,7 +189,8 @@ def train(
     boxes = annotated_boxes(open_volume(layer))
     if not boxes:
         raise BadInput(f"{layer} notes no annotated box. Annotate one: asem annotate cut, or asem annotate open.")
-    image = (container_of(layer) / raw).resolve()
+    cell = container_of(layer).resolve()
+    image = cell if raw is None else cell / raw
     regions: list[dict[str, Any]] = [
         {"raw": str(image), "labels": str(layer.resolve()), "box": str(b)[1:-1].replace(" ", "")} for b in boxes
     ]

@@ -61,6 +61,7 @@ def import_(
         asem import --use phantom --set size_nm=[800,1200,1200] --set seed=7 -o phantom.zarr
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.record import Record
     from asem_core.cell.store import require_container
     from asem_core.stages.import_ import choose_source, import_volume
     from asem_core.voxels.known import Meaning
@@ -83,4 +84,7 @@ def import_(
         anew=overwrite,
     )
     z, y, x = made.shape
-    typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {' x '.join(f'{v:g}' for v in made.voxel_size_nm)} nm")
+    told = " x ".join(f"{v:.6g}" for v in made.voxel_size_nm)
+    typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {told} nm")
+    for line in Record.of(made).told:
+        typer.echo(f"  {line}")

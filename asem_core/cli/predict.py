@@ -1,5 +1,6 @@
 """`asem predict` and `asem segment`: an image becomes a probability map, and that a segmentation."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +23,7 @@ from asem_core.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from asem_core.catalog import Catalog
-    from asem_core.volume import Volume, ZyxNm
+    from asem_core.volume import Volume
 
 
 def mount(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def predict(
-    source: Annotated[str, typer.Argument(help="The image: cell.zarr, cell.zarr/raw_clahe, a folder of TIFFs, ...")],
+    source: Annotated[str, typer.Argument(help="The cell, or an image: cell.zarr/raw_clahe, a folder of TIFFs, ...")],
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Name from `asem models list`; or a model plugin, with --weights."),
@@ -48,7 +48,10 @@ def predict(
     layer: Annotated[str | None, typer.Option(help="Layer of the source, where it holds several.")] = None,
     voxel_size: VoxelSize = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
-    mask: Annotated[str | None, typer.Option(help="Layer: predict only where it is not 0.")] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(help="Layer: predict only where it is not 0; none: everywhere.", show_default="the cell's own"),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (every worker its own GPU), cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     mirrors: Annotated[bool, typer.Option("--mirrors", help="Average over 8 mirror images; 8 times slower.")] = False,
@@ -71,8 +74,8 @@ def predict(
 ) -> None:
     """Predict a probability map with a trained network.
 
-    What the model expects of an image (see `asem models show NAME`) is done first, where it has not been done. The map
-    goes to `predictions/MODEL/probability`. Stopped or killed, the same command goes on where it was.
+    Of a cell, the image and the mask that `asem prepare` made are used. What the model expects of an image (see `asem
+    models show NAME`) is done first, where it has not been done. The map goes to `predictions/MODEL/probability`. Stopped or killed, the same command goes on where it was.
 
     Examples:
 
@@ -85,8 +88,9 @@ def predict(
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import steps_done
     from asem_core.cell.store import open_labels
-    from asem_core.prediction.preparation import adapt, load_trained, other_steps
+    from asem_core.prediction.preparation import adapt, choose_image, load_trained, mask_for, other_steps
     from asem_core.recipe import build
+    from asem_core.stages.inputs import open_images_of
     from asem_core.stages.predict import Prediction
     from asem_core.stages.predict import predict as predict_volume
     from asem_core.volume import Box
@@ -102,10 +106,13 @@ def predict(
         "workers": workers,
     }
     how = build(Prediction, chosen, "asem predict")
-    volume = _open(catalog, source, layer, read_voxel_size(voxel_size))
+    images = open_images_of(catalog, source, layer, read_voxel_size(voxel_size))
     trained = load_trained(catalog, model, weights, read_options(options))
     target = _target(source, output, trained.details["model"])
     run = make_run(DEFAULT_WORKERS, block, quiet)
+    usual = () if as_is else images.usual
+    volume = choose_image(images.volumes, trained, usual, resampled=resampled)
+    inside = images.mask if mask is None else None if mask == "none" else open_labels(mask)
     given = volume.path
     part = volume.crop(Box.parse(box, volume.shape)) if box else None
     volume = adapt(
@@ -126,14 +133,15 @@ def predict(
         run,
         how,
         box=box_covering(volume, part) if part is not None else None,
-        mask=open_labels(mask) if mask else None,
+        mask=None if inside is None else mask_for(volume, inside, catalog, run),
         details=trained.details,
         overwrite=overwrite,
     )
     made_of = "" if volume.path == given else f", made of {given}"
     expected = "" if as_is or other_steps(steps_done(volume), trained) else " as the model expects"
     why = made_of + expected if made_of else f",{expected}" if expected else ""
-    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {volume.path}{why}")
+    where = "" if inside is None else f"; only inside {inside.path}"
+    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {volume.path}{why}{where}")
 
 
 def segment(
@@ -180,7 +188,7 @@ def segment(
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
     from asem_core.catalog import load_catalog
-    from asem_core.cell.store import open_volume
+    from asem_core.cell.record import Record
     from asem_core.prediction.preparation import find_model, model_behind
     from asem_core.stages.segment import segment as segment_volume
 
@@ -197,25 +205,19 @@ def segment(
         connectivity=connectivity,  # type: ignore[arg-type] # checked there
         overwrite=overwrite,
     )
-    count = made.attributes["asem"].get("num_objects")
+    about = Record.of(made)
+    count, sizes = about.num_objects, about.object_sizes_vx
+    um3 = [n * math.prod(made.voxel_size_nm) * 1e-9 for n in sizes] or None
     if as_json:
-        print_json({"path": made.path, "shape": list(made.shape), "dtype": str(made.dtype), "num_objects": count})
+        found = {"num_objects": count, "object_volumes_um3": um3}
+        print_json({"path": made.path, "shape": list(made.shape), "dtype": str(made.dtype), **found})
         return
     typer.echo(f"{made.path}: {made.dtype}" + (f", {count} objects" if count is not None else ""))
-
-
-def _open(catalog: "Catalog", source: str, layer: str | None, voxel_size: "ZyxNm | None") -> "Volume":
-    """Open a layer of a cell, or whatever a source plugin reads."""
-    from asem_core.cell.store import layers, open_volume
-    from asem_core.stages.import_ import choose_source
-
-    if ".zarr" in source and voxel_size is None:
-        inside = layers(source) if container_of(Path(source)) == Path(source) else []
-        if layer is None and "raw" in inside:
-            layer = "raw"
-        return open_volume(f"{source.rstrip('/')}/{layer}" if layer else source)
-    given = {"voxel_size_nm": list(voxel_size)} if voxel_size else {}
-    return choose_source(catalog, source, None, given).open(layer)
+    if um3:
+        typer.echo(
+            f"Median volume {um3[1]:.3g} µm³ ({sizes[1]:,} voxels); smallest {um3[0]:.3g} µm³ ({sizes[0]:,} voxels), "
+            f"largest {um3[2]:.3g} µm³ ({sizes[2]:,} voxels)."
+        )
 
 
 def _target(source: str, output: Path | None, model: str) -> Path:

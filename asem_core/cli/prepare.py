@@ -1,10 +1,9 @@
-"""`asem prepare`: crop, mask and equalize a cell, and show in one picture what each step did."""
+"""`asem prepare` and `asem preprocess`: the usual steps with a picture of what each did, and any step by itself."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import typer
 
 from asem_core.cli._options import (
@@ -26,14 +25,15 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
+    from asem_core.stages.prepare import Made
     from asem_core.volume import Volume
 
-STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}  # what users skip -> the plugin that does it
 SHOWN_PX = 1024  # larger planes are drawn with every second, third, ... voxel
 
 
 def mount(app: typer.Typer) -> None:
     app.command("prepare", no_args_is_help=True)(prepare)
+    app.command("preprocess", no_args_is_help=True)(preprocess)
 
 
 def prepare(
@@ -56,7 +56,7 @@ def prepare(
 ) -> None:
     """Crop to the cell, mask it, and equalize its contrast (CLAHE): layers raw_crop, mask and raw_clahe.
 
-    Each step that is not skipped works on the last image. The picture shows a plane before and after each step with its
+    What comes after (predict, annotate train, train, view) takes what was made, if it is given the cell. Each step that is not skipped works on the last image. The picture shows a plane before and after each step with its
     histogram, so that the options can be judged by eye. Options are set by step: --set clahe.clip_limit=0.01.
 
     Examples:
@@ -68,45 +68,86 @@ def prepare(
         asem prepare cell.zarr --set crop.box=0:500,100:1900,100:1900 --set clahe.kernel_vx=64
     """
     from asem_core.catalog import load_catalog
-    from asem_core.cell.store import open_volume
-    from asem_core.recipe import build
-    from asem_core.stages.preprocess import apply
+    from asem_core.stages.prepare import Made, usual_steps
+    from asem_core.stages.prepare import prepare as prepare_cell
 
     skipped = _known_steps(skip or [], "--skip")
-    chosen = _by_step(read_options(options))
     container = container_of(cell)
-    image: Volume = open_volume(cell if cell != container else container / "raw")
-    catalog = load_catalog()
-    steps = {
-        name: build(catalog.get("preprocessor", plugin), chosen.get(name, {}), f"asem prepare @ {name} ({plugin})")
-        for name, plugin in STEPS.items()
-        if name not in skipped
-    }
-    run = make_run(workers, block, quiet)
-    made: dict[str, Volume] = {}
-    shown: list[_Shown] = []
+    steps = usual_steps(load_catalog(), skipped, _by_step(read_options(options)))
+    shown: list[Made] = []
     where = picture or container.with_name(f"{container.stem}_prepare.png")
-    for name, step in steps.items():
-        layer = "mask" if name == "mask" else f"raw_{name}"
-        try:
-            made[name] = apply(step, image, container / layer, run, overwrite=overwrite)
-        except BadInput as error:
-            # The picture of the image as it is shows which options would do.
-            _draw([*shown, _Shown(name, image, None)], plane, where)
-            raise BadInput(f"{error} {where} shows the image and its histogram.") from None
-        shown.append(_Shown(name, image, made[name]))
-        image = image if name == "mask" else made[name]
+    image = None if cell == container else cell.relative_to(container).as_posix()
+    try:
+        made = prepare_cell(
+            container, steps, make_run(workers, block, quiet), image=image, overwrite=overwrite, watch=shown.append
+        )
+    except BadInput as error:
+        if not shown or shown[-1].after is not None:
+            raise
+        # The picture of the image as it is shows which options would do.
+        _draw(shown, plane, where)
+        raise BadInput(f"{error} {where} shows the image and its histogram.") from None
     if shown:
         _draw(shown, plane, where)
     if as_json:
-        print_json({"layers": {n: v.path for n, v in made.items()}, "picture": str(where) if shown else None})
+        paths = {m.step: m.after.path for m in made if m.after is not None}
+        print_json({"layers": paths, "picture": str(where) if shown else None})
         return
-    for volume in made.values():
+    for volume in (m.after for m in made if m.after is not None):
         typer.echo(f"{volume.path}: {' x '.join(map(str, volume.shape))} voxels, {volume.dtype}")
-    typer.echo(f"Look at {where}." if shown else "Every step is skipped: nothing to do.")
+    typer.echo(f"Look at {where}." if shown else "Every step is skipped: what comes after takes the image as it is.")
+
+
+def preprocess(
+    source: Annotated[Path, typer.Argument(help="The cell, for example cell.zarr, or one of its layers.")],
+    use: Annotated[str, typer.Option(help="Which step: see `asem plugins list`.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Layer to write.", show_default="beside the image, named after the step"),
+    ] = None,
+    options: Options = None,
+    workers: Workers = DEFAULT_WORKERS,
+    block: BlockShape = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Do one preprocessing step by itself, with any plugin.
+
+    Given a cell, the step works on its image, and what comes after (predict, annotate train, train, view) takes the result.
+    Given a layer, only the new layer is made; steps for labels need one.
+
+    Examples:
+
+        asem preprocess cell.zarr --use downsample -s factor=2
+
+        asem preprocess cell.zarr --use cell-mask -s brightest=200
+
+        asem preprocess cell.zarr/labels/golgi --use dilate-labels -s radius_vx=2 -o cell.zarr/labels/golgi_thick
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+    from asem_core.stages.prepare import preprocess_cell, preprocess_layer
+
+    step = build(load_catalog().get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
+    run = make_run(workers, block, quiet)
+    of_cell = source == container_of(source) and output is None
+    if of_cell:
+        made = preprocess_cell(step, source, run, overwrite=overwrite)
+    else:
+        made = preprocess_layer(step, source, run, output, overwrite=overwrite)
+    if as_json:
+        print_json({"path": made.path, "shape": list(made.shape), "voxel_size_nm": list(made.voxel_size_nm)})
+        return
+    size = " x ".join(f"{v:g}" for v in made.voxel_size_nm)
+    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels of {size} nm, {made.dtype}")
+    if of_cell:
+        typer.echo(f"What comes after takes it as the {'mask' if step.changes == 'mask' else 'image'} of {source}.")
 
 
 def _known_steps(names: Sequence[str], option: str) -> set[str]:
+    from asem_core.stages.prepare import STEPS
+
     for name in names:
         if name not in STEPS:
             raise BadInput(f"{option}: there is no step '{name}'. Steps: {', '.join(STEPS)}.")
@@ -115,6 +156,8 @@ def _known_steps(names: Sequence[str], option: str) -> set[str]:
 
 def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort `clahe.clip_limit = ...` under its step."""
+    from asem_core.stages.prepare import STEPS
+
     found: dict[str, dict[str, Any]] = {}
     for key, value in options.items():
         step, dot, option = key.partition(".")
@@ -127,16 +170,7 @@ def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-@attrs.frozen
-class _Shown:
-    """One row of the picture; `after` is None if the step could not be done."""
-
-    step: str
-    before: "Volume"
-    after: "Volume | None"
-
-
-def _draw(rows: Sequence[_Shown], plane: int | None, path: Path) -> None:
+def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:
     """Draw a plane before and after each step, each with its histogram; the same place in all of them."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg

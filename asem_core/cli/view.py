@@ -45,8 +45,8 @@ def view(
 ) -> None:
     """Show a cell in the browser, until Ctrl-C.
 
-    Only the shown layers are served, and only to who knows the address. On a server, leave `--bind` alone and let ssh
-    bring the page to you: `ssh -L 8080:127.0.0.1:8080 SERVER asem view cell.zarr --port 8080 --no-browser`.
+    Only the shown layers are served, and only to anyone who knows the address. On a server, leave `--bind` alone and
+    let ssh bring the page to you: `ssh -L 8080:127.0.0.1:8080 SERVER asem view cell.zarr --port 8080 --no-browser`.
 
     Examples:
 
@@ -64,7 +64,7 @@ def view(
     if model is not None:
         live = _live_layer(cell, model, organelle, image, device)
         shown = [*(x for x in shown if x.name != live.name), live]
-    with serve(_with_errors(shown, cell, truth, threshold), bind=bind, port=port) as served:
+    with serve(_with_errors(shown, cell, truth, threshold), title=Path(cell).name, bind=bind, port=port) as served:
         typer.echo(served.url)
         if "SSH_CONNECTION" in os.environ and bind == "127.0.0.1":
             typer.echo(
@@ -139,7 +139,14 @@ def snapshot(
     truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
     threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
-    width: Annotated[int, typer.Option(min=64, help="Largest width of the picture in pixels.")] = 1500,
+    width: Annotated[
+        int | None,
+        typer.Option(
+            min=64,
+            help="Width of the picture in pixels; enlarges, too.",
+            show_default="that of the image, at most 1500",
+        ),
+    ] = None,
 ) -> None:
     """Draw planes of a cell, with layers over the image and a scale bar.
 
@@ -168,7 +175,10 @@ def movie(
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
     step: Annotated[int, typer.Option(min=1, help="Every how many planes.")] = 1,
     fps: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 20,
-    width: Annotated[int, typer.Option(min=64, help="Largest width in pixels.")] = 1000,
+    width: Annotated[
+        int | None,
+        typer.Option(min=64, help="Width in pixels; enlarges, too.", show_default="that of the image, at most 1500"),
+    ] = None,
 ) -> None:
     """Film a cell plane by plane, with layers over the image and a scale bar.
 

@@ -28,9 +28,9 @@ RATE_OVER_S = 300.0
 
 
 class Bar:
-    """Progress in blocks, with rate and times; also daisy's observer, which calls `on_*` with all counts."""
+    """Progress in blocks, with rate and times."""
 
-    def __init__(self, name: str, box: Box, block: Zyx, shown: bool, unit: str = "voxel") -> None:
+    def __init__(self, name: str, box: Box, block: Zyx, shown: bool, unit: str = "voxel", done: int = 0) -> None:
         total = int(np.prod([-(-n // b) for n, b in zip(box.shape, block, strict=True)]))
         units = box.size / total
 
@@ -39,7 +39,7 @@ class Bar:
             return " ".join(filter(None, (f"{task.completed:.0f}/{task.total:.0f} blocks", rate, times(task))))
 
         self._progress = open_bar(name, numbers, shown=shown)
-        self._task = self._progress.add_task(name, total=total)
+        self._task = self._progress.add_task(name, total=total, completed=done)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -52,16 +52,6 @@ class Bar:
 
     def advance(self) -> None:
         self._progress.advance(self._task)
-
-    def on_start(self, states: dict[str, Any]) -> None:
-        self.on_progress(states)
-
-    def on_progress(self, states: dict[str, Any]) -> None:
-        for state in states.values():
-            self._progress.update(self._task, completed=int(state.completed_count))
-
-    def on_finish(self, states: dict[str, Any]) -> None:
-        self.on_progress(states)
 
 
 def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -> Progress:

@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.cell.provenance import made_by
+from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
 from asem_core.volume import Box, Spec, Volume, Zyx, as_zyx
 
@@ -107,5 +108,5 @@ def live_prediction(
     """
     spec = Spec(volume.shape, np.uint8, volume.voxel_size_nm, volume.origin_nm)
     record = made_by("live-prediction", inputs=[volume], **details)
-    out = create_volume(output, spec, block=block, made_by=record, overwrite=True, attributes={"kind": "probability"})
+    out = create_volume(output, spec, block=block, made_by=record, overwrite=True, about=Record("probability"))
     return LivePrediction(out, predict, block)

@@ -11,15 +11,17 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import sha256, steps_done
+from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
-from asem_core.interfaces import Model
+from asem_core.interfaces import Model, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
-from asem_core.stages.preprocess import apply
+from asem_core.stages.preprocess import apply, apply_lazily, layer_for
 from asem_core.training.folder import RunFolder
-from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx_nm
-from asem_core.voxels.resample import whole_factors
+from asem_core.volume import Labels, Volume, Zyx, ZyxNm, as_zyx_nm
+from asem_core.voxels.resample import on_grid_of, whole_factors
 from asem_core.weights import load_weights, read_metadata
 
 log = logging.getLogger("asem_core")
@@ -108,9 +110,9 @@ def find_model(catalog: Catalog, name: str) -> Model:
 
 def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
     """Build the model that made a probability map, as its record names it; None where it names none that is known."""
-    record = probability.attributes.get("asem", {}).get("made_by", {})
-    name = record.get("model") if record.get("stage") in ("predict", "live-prediction") else None
-    if not isinstance(name, str):
+    made = Record.of(probability).made
+    name = made.model if made.stage in ("predict", "live-prediction") else None
+    if name is None:
         return None
     try:
         return find_model(catalog, name)
@@ -202,6 +204,22 @@ def adapt(
     return volume if as_is else prepare(volume, trained, catalog, container, run, overwrite=overwrite)
 
 
+def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels:
+    """View a mask with the voxels of an image, where whole factors do; nothing is stored.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        Neither's voxels are whole multiples of the other's.
+    """
+    factors = whole_factors(volume.voxel_size_nm, mask.voxel_size_nm)
+    if factors is None or factors == (1, 1, 1):
+        return on_grid_of(volume, mask)
+    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "mask")
+    made = apply_lazily(step, mask, run)
+    return Labels(made.data, made.voxel_size_nm, made.origin_nm, mask.path, mask.attributes)
+
+
 def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False) -> None:
     """Refuse an image whose voxels are more than 15 % off those the network was trained on.
 
@@ -233,7 +251,7 @@ def resample(
     if wanted is None or factors is None or _close(volume.voxel_size_nm, wanted):
         return volume
     step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "--resample")
-    return apply(step, volume, container / f"{_base(volume)}_downsample", run, overwrite=overwrite)
+    return _apply_for_network(step, volume, container, run, overwrite)
 
 
 def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
@@ -298,12 +316,55 @@ def prepare(
 
     Returns the volume itself if it lacks nothing.
     """
-    base = _base(volume)
     for step in missing_steps(volume, trained):
         options = {k: v for k, v in step["options"].items() if v is not None}
         plugin = build(catalog.get("preprocessor", step["name"]), options, f"{_name(trained)} @ {step['name']}")
-        volume = apply(plugin, volume, container / f"{base}_{step['name']}", run, overwrite=overwrite)
+        volume = _apply_for_network(plugin, volume, container, run, overwrite)
     return volume
+
+
+def _apply_for_network(step: Preprocessor, volume: Volume, container: Path, run: Run, overwrite: bool) -> Volume:
+    """Do one step into the layer `raw_<step>`, or `raw_<step>_2`, ... where another image lies under that name.
+
+    Images of the cell's own preparation are never replaced.
+    """
+    prepared = read_prepared(container)
+    own = {prepared.image, *prepared.usual}
+    layer = layer_for(step, volume, container, lambda name: name in own or not overwrite, overwrite)
+    return apply(step, volume, layer, run, overwrite=overwrite)
+
+
+def choose_image(
+    images: Sequence[Volume], trained: Trained, usual: Sequence[str], *, resampled: bool = False
+) -> Volume:
+    """Choose which image of a cell a network takes.
+
+    That is the last one, except where its last steps are part of every preparation and are not what the network was trained
+    on: then it is the image before them.
+
+    Parameters
+    ----------
+    images : last made first
+    usual : names of the layers that such steps made
+    resampled : voxels will be averaged to the network's size, which comes before the steps that change greys
+    """
+    for volume in images:
+        if _has_what_is_expected(volume, trained, resampled):
+            return volume
+        if Path(volume.path).name not in usual:
+            break
+    return images[0]
+
+
+def _has_what_is_expected(volume: Volume, trained: Trained, resampled: bool) -> bool:
+    done = steps_done(volume)
+    if resampled and trained.voxel_size_nm is not None and not _close(volume.voxel_size_nm, trained.voxel_size_nm):
+        return all(step["name"] in PLACING_STEPS for step in done)
+    try:
+        missing_steps(volume, trained)
+    except BadInput:
+        return False
+    return not other_steps(done, trained)
 
 
 def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[str, Any]) -> Trained:
@@ -356,17 +417,10 @@ def _model_of(card: Any, catalog: Catalog) -> Model:
 
 def _before(volume: Volume, step: str) -> str:
     """Find the path of the volume that a step was applied to."""
-    record = volume.attributes.get("asem", {}).get("made_by")
-    while record:
-        inputs = record.get("inputs") or [{}]
-        if record.get("step", {}).get("name") == step:
-            return str(inputs[0].get("path", "unknown"))
-        record = inputs[0].get("made_by")
+    for made in Record.of(volume).made.chain():
+        if made.step is not None and made.step["name"] == step:
+            return made.inputs[0].address
     return "unknown"
-
-
-def _base(volume: Volume) -> str:
-    return Path(volume.path).name.partition("_")[0] if ".zarr" in volume.path else "raw"
 
 
 def _factors(volume: Volume, wanted: Sequence[float]) -> Zyx | None:

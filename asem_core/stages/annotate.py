@@ -19,12 +19,22 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.cell.notes import work_folder
 from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, what_it_holds
-from asem_core.cell.store import create_known, create_volume, finish_volume, is_complete, open_volume
+from asem_core.cell.record import AnnotatedBox, Record
+from asem_core.cell.store import (
+    create_known,
+    create_volume,
+    finish_volume,
+    is_complete,
+    note,
+    open_volume,
+    record_at,
+)
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 from asem_core.voxels.planes import number_planes
+from asem_core.voxels.tiff import read_tiff
 
 OBJECT, BACKGROUND = 1, 2
 CHUNK = 64
@@ -168,7 +178,7 @@ class Layer:
         if not target.exists() or not is_complete(open_volume(target, unfinished=True)):
             spec = Spec(image.shape, "uint8", image.voxel_size_nm, image.origin_nm)
             record = made_by("annotate", inputs=[image], layer=target.name)
-            out = create_volume(target, spec, block=CHUNK, made_by=record)
+            out = create_volume(target, spec, block=CHUNK, made_by=record, about=Record("labels"))
             if target.parent.name != "seeds":  # of which 0 says that nothing is known
                 finish_volume(create_known(out, block=CHUNK), pyramid=False)
             finish_volume(out, pyramid=False)
@@ -226,26 +236,15 @@ class Layer:
                     "another layer, or give a box in which all is known."
                 )
             values = np.where(known, values, 0)
-        self._note(revision=uuid.uuid4().hex)
+        note(self.path, revision=uuid.uuid4().hex)
         if self.known:
             _write(self.known, box, np.ones(box.shape, np.uint8) if known is None else known.astype(np.uint8))
         _write(self.levels, box, values)
 
     def note_box(self, box: Box, annotator: Annotator) -> None:
-        """Note in the layer's attributes that a box was annotated, and by what; the last note of a box counts."""
-        entry = {"begin": list(box.begin), "end": list(box.end), "annotator": describe_plugin(annotator)}
-        others = [b for b in self._noted().get("boxes", []) if (b["begin"], b["end"]) != (entry["begin"], entry["end"])]
-        self._note(boxes=[*others, entry])
-
-    def _noted(self) -> dict[str, Any]:
-        import zarr
-
-        return dict(zarr.open_group(self.path, mode="r").attrs).get("asem", {})  # type: ignore[return-value]
-
-    def _note(self, **entries: Any) -> None:
-        import zarr
-
-        zarr.open_group(self.path, mode="r+").attrs["asem"] = {**self._noted(), **entries}
+        """Note in the layer's record that a box was annotated, and by what; the last note of a box counts."""
+        others = [b for b in record_at(self.path).boxes if b.box != box]
+        note(self.path, boxes=[*others, AnnotatedBox(box, describe_plugin(annotator))])
 
 
 def _levels(layer: Path, shape: Zyx) -> list[tuple[Any, Zyx]]:
@@ -270,8 +269,7 @@ def _write(levels: Sequence[tuple[Any, Zyx]], box: Box, values: np.ndarray) -> N
 
 def annotated_boxes(labels: Volume) -> list[Box]:
     """List the boxes of a layer that were annotated (see `Layer.note_box`)."""
-    noted = labels.attributes.get("asem", {}).get("boxes", [])
-    return [Box(as_zyx(b["begin"]), as_zyx(b["end"])) for b in noted]
+    return [annotated.box for annotated in Record.of(labels).boxes]
 
 
 def notes_folder(layer: str | Path) -> Path:
@@ -313,9 +311,7 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
     elif here.is_dir() and any(p.suffix.lower() in PLANE_FILES for p in here.iterdir()):
         values = _read_planes(here, volume, box)
     elif here.suffix.lower() in PLANE_FILES:
-        import tifffile
-
-        values = _cropped(tifffile.imread(here), volume, box, here)
+        values = _cropped(read_tiff(here), volume, box, here)
     else:
         layer = open_volume(here, kind=Labels)
         values = layer.read(box.shift([-b for b in volume.box_of(layer).begin]), outside=0)
@@ -337,11 +333,10 @@ def _cropped(stack: np.ndarray, volume: Volume, box: Box, path: Path) -> np.ndar
 
 
 def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
-    import tifffile
-
     values = np.zeros(box.shape, np.uint8)
-    for z, file in number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image").items():
-        plane = tifffile.imread(file)
+    numbered = number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image", sparse=True)
+    for z, file in numbered.items():
+        plane = read_tiff(file)
         if not box.begin[0] <= z < box.end[0]:
             raise BadInput(f"{file} is plane {z}, outside the box {box}. Correct its name, or the box.")
         if plane.shape == volume.shape[1:]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.provenance import identity, made_by, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
@@ -44,13 +45,11 @@ class Original:
 
 def original_of(volume: Volume) -> Original:
     """Find the stack that a volume was made from, following the record of what made it back to the import."""
-    record = volume.attributes.get("asem", {}).get("made_by", {})
     spec, paths = volume.spec, [volume.path]
-    while record.get("inputs"):
-        first = record["inputs"][0]
-        spec = Spec(first["shape"], volume.dtype, first["voxel_size_nm"], first["origin_nm"])
-        paths.append(first["path"])
-        record = first.get("made_by", {})
+    for made in Record.of(volume).made.chain():
+        for first in made.inputs[:1]:
+            spec = Spec(first.shape, volume.dtype, first.voxel_size_nm, first.origin_nm)
+            paths.append(first.address)
     planes = _plane_names(paths)
     return Original(spec, planes if len(planes) == spec.shape[0] else (), paths[-1])
 
@@ -62,10 +61,9 @@ def _plane_names(paths: Sequence[str]) -> list[str]:
         moved = f"{here}/{_ZARR.split(path, maxsplit=1)[-1]}"
         for candidate in (path, moved):
             try:
-                source: dict[str, Any] = open_volume(candidate).attributes.get("asem", {}).get("source", {})
+                names = [str(name) for name in Record.of(open_volume(candidate)).planes]
             except AsemError:
                 continue
-            names: list[str] = [str(name) for name in source.get("planes", [])]
             if names and not any("#" in name for name in names):  # pages of one file have no names of their own
                 return names
     return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -12,13 +13,17 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import Kind, kind_by_name, made_by, what_it_holds
+from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
+from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
 from asem_core.errors import BadInput
-from asem_core.interfaces import Source
+from asem_core.interfaces import Checked, Source
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, understood
+from asem_core.voxels.scale import unlikely_size
+
+log = logging.getLogger("asem_core")
 
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
@@ -86,8 +91,11 @@ def import_volume(
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
     """
+    kind = kind or kind_by_name(output)
+    if kind in ("image", "labels") and getattr(source, "kind", kind) is None:
+        source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
     volume = source.open(layer)
-    about = dict(volume.attributes.get("asem", {}).get("source", {}))
+    questions = _ask(volume)
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind, "meaning": meaning}.items() if v is not None}
     record = made_by(
@@ -98,18 +106,20 @@ def import_volume(
         inputs=[volume],
         **said,
     )
-    kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume) or kind_by_name(output))
+    kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume))
+    checked = volume.data
     if part is not None:
         volume = volume.crop(part)
     finished = require_free(output, record, overwrite=overwrite)
     if finished is not None and not anew:
         return finished
+    if isinstance(checked, Checked):
+        checked.check(part or Box.of_shape(checked.shape))
     if kind == "labels" and volume.dtype.kind in "uib":
         volume = understood(Labels.of(volume), meaning or Meaning())
     elif meaning is not None:
         raise BadInput(f"{output} would hold no labels: --ignore and --background are for labels (--kind labels).")
     block = run.block or _slab(volume)
-    attributes = {"source": about, **({"kind": kind} if kind else {})}
     out = create_volume(
         output,
         volume.spec,
@@ -117,12 +127,21 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        attributes=attributes,
+        about=Record(kind, planes=volume.planes, told=volume.told, questions=questions),
     )
     run = _within_memory(run, volume, block)
     if isinstance(volume, Labels):
         write_known(out, volume.known, block, run)
     return fill_volume(out, Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+
+
+def _ask(volume: Volume) -> list[str]:
+    """List what is odd about a source's volume, and say it."""
+    odd_size = unlikely_size(volume.voxel_size_nm)
+    questions = [*volume.questions, *([odd_size] if odd_size else [])]
+    for question in questions:
+        log.warning("%s: %s.", volume.path, question.rstrip("."))
+    return questions
 
 
 def _slab(volume: Volume) -> Zyx:

@@ -20,6 +20,7 @@ import numpy as np
 
 from asem_core.blocks import Run, Work
 from asem_core.cell.provenance import identity, made_by
+from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
@@ -131,7 +132,7 @@ def predict(
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
     out = create_volume(
-        output, spec, block=block, made_by=record, overwrite=overwrite, attributes={"kind": "probability", "plan": plan}
+        output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", plan=plan)
     )
     arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output, how.compiled)
     work = _Work(network, volume, out, box.begin, mask, arithmetic)
@@ -287,10 +288,11 @@ def _earlier_plan(output: str | Path, record: Mapping[str, Any]) -> dict[str, An
     if not Path(output).exists():
         return None
     try:
-        about: dict[str, Any] = open_volume(output, unfinished=True).attributes.get("asem", {})
+        about = Record.of(open_volume(output, unfinished=True))
     except BadInput:
         return None
-    return about.get("plan") if identity(about.get("made_by")) == identity(json.loads(json.dumps(record))) else None
+    same = identity(about.made.noted) == identity(json.loads(json.dumps(record)))
+    return dict(about.plan) if same and about.plan else None
 
 
 def _check_greys(volume: Volume) -> None:

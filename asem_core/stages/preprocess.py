@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 from asem_core.blocks import Run, Work
 from asem_core.cell.notes import forget, work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free, write_known
-from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
+from asem_core.errors import BadInput, OutputExists, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.resample import on_spec
@@ -28,7 +30,6 @@ def apply(
     run: Run,
     *,
     overwrite: bool = False,
-    attributes: Mapping[str, Any] | None = None,
 ) -> Volume:
     """Fit `step` to a volume and write its result to the layer `output` (`cell.zarr/<layer>`).
 
@@ -44,13 +45,35 @@ def apply(
         forget(output, record)
         raise
     block = run.block or DEFAULT_BLOCK
-    kind = what_it_holds(volume)  # which most steps leave as it is; others say what they make
-    extra = {**({"kind": kind} if kind else {}), **dict(attributes or {}), **dict(getattr(fitted, "attributes", {}))}
-    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, attributes=extra)
+    notes = dict(getattr(fitted, "attributes", {}))
+    # Most steps leave it what it is; others say what they make.
+    about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
+    out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     known = known_after(volume, fitted.output, step.name)
     write_known(out, known, block, run)
     work = _Write(fitted, volume, out, step.name, known)
     return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
+
+
+def layer_for(step: Preprocessor, volume: Volume, cell: Path, kept: Callable[[str], bool], overwrite: bool) -> Path:
+    """Choose the layer for what a step makes of an image: `raw_<step>`, or `raw_<step>_2`, ... where that is taken.
+
+    Parameters
+    ----------
+    kept : tells of a layer's name whether what is there must stay, unless it is this very image
+    overwrite : replace what is there and need not stay
+    """
+    record = made_by("preprocess", step=step, inputs=[volume])
+    for number in count(1):
+        name = f"raw_{step.name}{'' if number == 1 else f'_{number}'}"
+        try:
+            require_free(cell / name, record, overwrite=overwrite and not kept(name))
+        except OutputExists:
+            if kept(name):
+                continue
+            raise
+        break
+    return cell / name
 
 
 def apply_in_memory(

@@ -12,6 +12,7 @@ import numpy as np
 from asem_core.blocks import Run, Work
 from asem_core.cell.notes import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
@@ -81,10 +82,11 @@ def segment(
         found = found.select(found.voxels >= smallest_vx)
     dtype: np.dtype[Any] = found.dtype if found is not None and objects else np.dtype(np.uint8)
     spec = Spec(probability.shape, dtype, probability.voxel_size_nm, probability.origin_nm)
-    about: dict[str, Any] = {"kind": "labels"}
+    about = Record("labels")
     if found is not None:
-        about["num_objects"] = len(found)
-    out = create_volume(output, spec, block=block, made_by=record, overwrite=overwrite, attributes=about)
+        sizes = np.percentile(found.voxels, [0, 50, 100], method="nearest").tolist() if len(found) else ()
+        about = attrs.evolve(about, num_objects=len(found), object_sizes_vx=sizes)
+    out = create_volume(output, spec, block=block, made_by=record, overwrite=overwrite, about=about)
     fill_volume(out, _Write(mask, found, out, objects), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)
 

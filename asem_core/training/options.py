@@ -25,7 +25,8 @@ class RegionOptions:
     Attributes
     ----------
     raw, labels, mask, exclusion
-        Volumes (see `Place`). `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
+        Volumes (see `Place`). `raw` may be a cell ("cell.zarr"): its prepared image is meant, and its mask, if it has one and
+        none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it.
     ignore, background
         Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default

@@ -12,10 +12,13 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.prepared import is_cell, open_image, open_mask
+from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import Model, Region
+from asem_core.prediction.preparation import mask_for
 from asem_core.recipe import Choice, build, build_choice, expand
 from asem_core.stages.preprocess import apply, apply_lazily
 from asem_core.training.options import Place, RegionOptions, TrainOptions
@@ -70,6 +73,13 @@ def open_region(
         )
     labels = labels.crop(inside.shift([-b for b in place.begin]))
     others = {}
+    if options.mask is None and (of_cell := _mask_of_cell(options.raw, folder, name)) is not None:
+        mask = mask_for(labels, of_cell, catalog, Run(progress=False))
+        inside = mask.box_of(labels) & mask.box
+        if inside.is_empty:
+            raise BadInput(f"{name}: the labels {labels.path} lie outside of the cell's mask {mask.path}.")
+        labels = labels.crop(inside.shift([-b for b in mask.box_of(labels).begin]))
+        others["mask"] = mask.crop(inside)
     for kind in ("mask", "exclusion"):
         place = getattr(options, kind)
         if place is not None:
@@ -84,7 +94,7 @@ def open_region(
 def _labels(volume: Volume, options: RegionOptions) -> Labels:
     """Read the labels by what their values mean; a layer of ours knows."""
     meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
-    if meaning is None and "made_by" in volume.attributes.get("asem", {}):
+    if meaning is None and Record.of(volume).made.noted:
         return open_labels(volume.path)
     return understood(Labels.of(volume), meaning or Meaning())
 
@@ -206,7 +216,8 @@ def read_target(region: Region, box: Box, *, exclude: bool) -> np.ndarray:
 
 def _open(place: Place, catalog: Catalog, folder: Path, where: str) -> Volume:
     if isinstance(place, str):
-        return open_volume(folder / expand(place, f"train @ {where}"))
+        path = folder / expand(place, f"train @ {where}")
+        return open_image(path) if is_cell(path) else open_volume(path)
     options = dict(place)
     use, layer = options.pop("use", None), options.pop("layer", None)
     if not isinstance(use, str):
@@ -214,6 +225,14 @@ def _open(place: Place, catalog: Catalog, folder: Path, where: str) -> Volume:
     source = build_choice(catalog, "source", Choice(use, options), f"train @ {where}", folder)
     volume: Volume = source.open(layer)
     return volume
+
+
+def _mask_of_cell(place: Place, folder: Path, name: str) -> Labels | None:
+    """Open the mask that was prepared of a cell; None where one layer is named."""
+    if not isinstance(place, str):
+        return None
+    cell = folder / expand(place, f"train @ {name}, raw")
+    return open_mask(cell) if is_cell(cell) else None
 
 
 def _downsampled(volume: AnyVolume, factor: Zyx, catalog: Catalog) -> AnyVolume:

@@ -6,7 +6,7 @@ import colorsys
 import fnmatch
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,11 @@ import numpy as np
 
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, what_it_holds
+from asem_core.cell.record import Record
 from asem_core.cell.store import layers as layers_of
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
+from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.foreground import at_least
 from asem_core.voxels.known import Meaning, by_meaning, settled
@@ -33,7 +35,7 @@ class Layer:
     name: str
     kind: Kind
     levels: Sequence[Volume]  # the pyramid, finest first
-    colour: str = "#ffffff"  # of what is not grey
+    colour: str = "#ffffff"  # of what is not grey; objects have colours of their own where there are several
 
     @property
     def volume(self) -> Volume:
@@ -49,6 +51,17 @@ class Layer:
         values = volume.read(box)
         low, high = np.percentile(values[np.isfinite(values)], [0.5, 99.5])
         return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+    @functools.cached_property
+    def object_colours(self) -> ObjectColours:
+        """The colours of the objects of labels."""
+        return object_colours(self.levels)
+
+    def colour_of_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Colour objects by their ids, or in the layer's one colour where there is one value: float32 (..., 3), 0 to 255."""
+        if self.object_colours.several:
+            return self.object_colours.paint(ids)
+        return np.broadcast_to(np.array(rgb(self.colour), np.float32), (*ids.shape, 3))
 
     def coarse(self, most_voxels: float) -> Volume:
         """Choose the finest level with at most so many voxels (or the coarsest)."""
@@ -110,12 +123,9 @@ def _kind(name: str, volume: Volume) -> Kind:
 
 def _organelle(name: str, volume: Volume) -> str:
     """Name what a layer shows: the model that predicted it, or the last part of its path that says something."""
-    record: Mapping[str, Any] = volume.attributes.get("asem", {}).get("made_by", {})
-    while record:
-        model = record.get("model")
-        if model:
-            return str(model.get("name", "") if isinstance(model, Mapping) else model)
-        record = (record.get("inputs") or [{}])[0].get("made_by", {})
+    for made in Record.of(volume).made.chain():
+        if made.model:
+            return made.model
     return next(p for p in reversed(name.split("/")) if p not in ("probability", "segmentation") or p == name)
 
 
@@ -153,7 +163,7 @@ def errors_layer(truth: Layer, prediction: Layer, threshold: float = 0.5) -> Lay
 def _annotated(truth: Layer) -> list[Labels]:
     """Read every level of labels with what they say of where they are annotated."""
     levels = [Labels.of(level) for level in truth.levels]
-    if "made_by" in truth.volume.attributes.get("asem", {}):
+    if Record.of(truth.volume).made.noted:
         return levels
     meaning = settled(levels[0], Meaning())
     return [by_meaning(level, meaning) for level in levels]

@@ -11,10 +11,7 @@ import concurrent.futures
 import errno
 import hmac
 import importlib.util
-import json
-import re
 import secrets
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
@@ -22,65 +19,29 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.viewing.mesh import precomputed_fragment, surfaces
 from asem_core.viewing.scene import Layer
+from asem_core.viewing.surfaces import SEARCHED_VOXELS, Surfaces
 from asem_core.viewing.virtual_zarr import VirtualZarr
-from asem_core.volume import Volume
 
-MESH_VOXELS = 4e6
-"""Surfaces in the browser are made of the finest level with at most so many voxels."""
 MOST_SURFACES = 500
 """More objects than this are not drawn in 3D at first: double-click those of interest."""
+MOST_COLOURS = 20_000
+"""Of more objects than this the viewer chooses the colours: a list of them would slow the page down."""
 PATIENCE_S = 2.0
 """What takes longer is answered with 503: the viewer asks again, and meanwhile its few connections serve the image."""
 SLOW_THREADS = 4
 """Requests for surfaces and live predictions that may wait at once, apart from all others."""
+DOWNLOADS = 2000
+"""Requests that the viewer has under way, those included that it repeats later: surfaces must not keep planes waiting."""
 
 
 class Offer(Protocol):
     """Something that the server offers: bytes by key."""
 
-    @property
-    def slow(self) -> bool:
-        """Whether an answer may take seconds."""
+    def is_slow(self, key: str) -> bool:
+        """Whether the answer may take seconds."""
 
     def get(self, key: str) -> bytes | None: ...
-
-
-@attrs.define(eq=False)
-class Surfaces:
-    """Neuroglancer's legacy meshes of a label volume, all made when the first is asked for."""
-
-    volume: Volume
-    slow: bool = True
-    _made: dict[int, bytes] | None = None
-    _making: threading.Lock = attrs.field(factory=threading.Lock)
-
-    def get(self, key: str) -> bytes | None:
-        """Return the description (`info`), what makes up an object (`7:0`), or its triangles (`7`)."""
-        if key == "info":
-            return b'{"@type": "neuroglancer_legacy_mesh"}'
-        match = re.fullmatch(r"(\d{1,20})(:0)?", key)
-        if match is None:
-            return None
-        if match[2]:
-            return json.dumps({"fragments": [match[1]] if int(match[1]) in self.made() else []}).encode()
-        return self.made().get(int(match[1]))
-
-    def made(self) -> dict[int, bytes]:
-        with self._making:
-            if self._made is None:
-                volume, origin = self.volume, self.volume.origin_nm
-                # A border of background closes what leaves the volume.
-                labels = np.pad(volume.read(), 1)
-                corner = (
-                    origin[0] - volume.voxel_size_nm[0],
-                    origin[1] - volume.voxel_size_nm[1],
-                    origin[2] - volume.voxel_size_nm[2],
-                )
-                found = surfaces(labels, volume.voxel_size_nm, corner)
-                self._made = {i: precomputed_fragment(s) for i, s in found.items()}
-            return self._made
 
 
 @attrs.frozen(eq=False)
@@ -111,11 +72,12 @@ class Served:
                 close()
 
 
-def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) -> Served:
+def serve(layers: Sequence[Layer], *, title: str = "", bind: str = "127.0.0.1", port: int = 0) -> Served:
     """Serve layers to neuroglancer in a browser; returns at once.
 
     Parameters
     ----------
+    title : what the browser's tab says: the cell's name
     bind : address to listen on; with `127.0.0.1` only this computer (or an ssh tunnel to it) can connect
     port : 0 takes a free one
 
@@ -159,7 +121,7 @@ def serve(layers: Sequence[Layer], *, bind: str = "127.0.0.1", port: int = 0) ->
         raise BadInput(f"Cannot listen on {bind}:{port}: {error.strerror or error}.") from None
     viewer = Viewer(token=token)
     server.viewers[token] = viewer
-    viewer.set_state(state_of(layers, f"{server.server_url}/layers/{token}"))
+    viewer.set_state(state_of(layers, f"{server.server_url}/layers/{token}", title))
     return Served(f"{server.server_url}/v/{token}/", server.port, layers, server, slow, viewer)
 
 
@@ -168,13 +130,13 @@ def _offers(layers: Sequence[Layer]) -> dict[str, Offer]:
     for i, layer in enumerate(layers):
         offers[f"{i}"] = VirtualZarr(layer.name, layer.levels)
         if _has_surfaces(layer):
-            offers[f"{i}-surfaces"] = Surfaces(layer.coarse(MESH_VOXELS))
+            offers[f"{i}-surfaces"] = Surfaces(layer.levels)
     return offers
 
 
 def _has_surfaces(layer: Layer) -> bool:
-    """Tell whether the layer has a level small enough to be meshed whole, and the mesher is installed."""
-    small = layer.kind == "labels" and layer.coarse(MESH_VOXELS).box.size <= MESH_VOXELS
+    """Tell whether the layer has a level small enough to be searched whole, and the mesher is installed."""
+    small = layer.kind == "labels" and layer.coarse(SEARCHED_VOXELS).box.size <= SEARCHED_VOXELS
     return small and importlib.util.find_spec("zmesh") is not None
 
 
@@ -193,7 +155,7 @@ def _handler() -> type[Any]:
             if not hmac.compare_digest(token.encode(), self.token.encode()) or name not in self.offers:
                 raise tornado.web.HTTPError(404)
             offer = self.offers[name]
-            self.answer = self.executors[offer.slow].submit(offer.get, key)
+            self.answer = self.executors[offer.is_slow(key)].submit(offer.get, key)
             done, _ = await asyncio.wait([asyncio.wrap_future(self.answer)], timeout=PATIENCE_S)
             if not done or self.answer.cancelled():  # it takes long, or the viewer has moved on
                 self.answer.cancel()
@@ -215,7 +177,7 @@ def _handler() -> type[Any]:
 # --- what is shown at first ---------------------------------------------------------------------------------------
 
 
-def state_of(layers: Sequence[Layer], address: str) -> dict[str, Any]:
+def state_of(layers: Sequence[Layer], address: str, title: str = "") -> dict[str, Any]:
     """Describe the view in neuroglancer's own terms: layers, colours, and a place from which all is seen.
 
     `address` is where the server offers the layers.
@@ -225,11 +187,14 @@ def state_of(layers: Sequence[Layer], address: str) -> dict[str, Any]:
     extent = np.array(first.shape[::-1]) * size
     images = [x for x in layers if x.kind == "image"]
     return {
+        "title": f"{title} - ASEM" if title else "ASEM",
         "dimensions": {axis: [float(s) * 1e-9, "m"] for axis, s in zip("xyz", size, strict=True)},
         "position": ((origin + (extent - size) / 2) / size).tolist(),
         "crossSectionScale": float(extent.max() / size.min() / 600),
         "projectionScale": float(extent.max() / size.min() * 1.4),
         "layout": "4panel",
+        "crossSectionBackgroundColor": "#000000",
+        "concurrentDownloads": DOWNLOADS,
         "layers": [
             {**_layer_state(layer, f"{address}/{i}"), "visible": layer.kind != "image" or layer is images[0]}
             for i, layer in enumerate(layers)
@@ -267,12 +232,15 @@ def _layer_state(layer: Layer, address: str) -> dict[str, Any]:
             "segmentColors": colours,
             "name": f"{layer.name} (red: false, blue: missed)",
         }
-    state["segmentDefaultColor"] = layer.colour
+    objects = layer.object_colours
+    if not objects.several:
+        state["segmentDefaultColor"] = layer.colour
+    elif len(objects.known) <= MOST_COLOURS:
+        state["segmentColors"] = {str(i): objects.of(i) for i in objects.known}
     if _has_surfaces(layer):
         state["source"] = [source, f"precomputed://{address}-surfaces"]
-        ids = np.unique(layer.coarse(MESH_VOXELS).read())
-        if len(ids) <= MOST_SURFACES:
-            state["segments"] = [str(i) for i in ids if i != 0]
+        if len(objects.known) <= MOST_SURFACES:
+            state["segments"] = [str(i) for i in objects.known]
     return state
 
 

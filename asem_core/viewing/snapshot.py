@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
+from asem_core.viewing.colours import rgb
 from asem_core.viewing.scene import Layer
 from asem_core.volume import Box, Volume, as_zyx
 
@@ -54,8 +55,15 @@ class Frame:
     pixel_nm: float
 
 
-def frame_of(image: Volume, plane: Plane, *, box: Box | None = None, width: int = 1500) -> Frame:
-    """Lay out a picture of a plane with square pixels: of the image's voxel size, or larger to stay within a width.
+WIDEST = 1500
+"""Pixels across a picture whose width nobody gave."""
+
+
+def frame_of(image: Volume, plane: Plane, *, box: Box | None = None, width: int | None = None) -> Frame:
+    """Lay out a picture of a plane with square pixels.
+
+    With a `width`, the picture has so many pixels across, enlarged or reduced; without, its pixels have the image's voxel
+    size, or are larger to stay within `WIDEST`.
 
     Raises
     ------
@@ -71,7 +79,7 @@ def frame_of(image: Volume, plane: Plane, *, box: Box | None = None, width: int 
     size, origin = np.array(image.voxel_size_nm), np.array(image.origin_nm)
     rows, cols = (a for a in range(3) if a != plane.axis)
     extent = size * box.shape
-    pixel = max(min(size[rows], size[cols]), extent[cols] / width)
+    pixel = extent[cols] / width if width else max(min(size[rows], size[cols]), extent[cols] / WIDEST)
     first = origin + (np.array(box.begin) - 0.5) * size
 
     def centres(axis: int) -> np.ndarray:
@@ -117,7 +125,7 @@ def _sample(layer: Layer, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
 
 def _painted(layer: Layer, values: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the colour (0 to 255) and the opacity (0 to 1) of each pixel."""
-    own = np.array([int(layer.colour[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+    own = np.array(rgb(layer.colour), np.float32)
     if layer.kind == "image":
         low, high = layer.grey_range
         grey = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1) * 255
@@ -131,7 +139,7 @@ def _painted(layer: Layer, values: np.ndarray, covered: np.ndarray) -> tuple[np.
     from scipy.ndimage import grey_dilation, grey_erosion
 
     outline = (values != 0) & (grey_dilation(values, 3) != grey_erosion(values, 3))
-    return own, np.where(outline, LINE, np.where(values != 0, FILL, 0)).astype(np.float32)
+    return layer.colour_of_ids(values), np.where(outline, LINE, np.where(values != 0, FILL, 0)).astype(np.float32)
 
 
 # --- the finished picture -----------------------------------------------------------------------------------------
@@ -167,15 +175,14 @@ def nice_length(nm: float) -> float:
 
 
 def panels(
-    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int = 1500
+    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int | None = None
 ) -> np.ndarray:
     """Draw a montage: a row for each plane; the image alone, then each other layer over it."""
     images, others = _split(layers)
     columns = [images, *([*images, layer] for layer in others)]
-    share = max(64, width // len(columns))
     rows = []
     for plane in planes:
-        frame = frame_of(images[0].volume, plane, box=box, width=share)
+        frame = _frame(images[0].volume, plane, box, width, len(columns))
         captions = [f"{plane}", *(layer.name for layer in others)]
         pictures = [with_scale_bar(draw(c, frame), frame.pixel_nm, t) for c, t in zip(columns, captions, strict=True)]
         rows.append(_side_by_side(pictures, axis=1))
@@ -183,20 +190,29 @@ def panels(
 
 
 def overlays(
-    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int = 1500
+    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int | None = None
 ) -> np.ndarray:
     """Draw each plane with all layers, one beside the other."""
     images, others = _split(layers)
     pictures = []
     for plane in planes:
-        frame = frame_of(images[0].volume, plane, box=box, width=max(64, width // len(planes)))
+        frame = _frame(images[0].volume, plane, box, width, len(planes))
         caption = f"{plane}" if len(planes) > 1 else ""
         pictures.append(with_scale_bar(draw([*images, *others], frame), frame.pixel_nm, caption))
     return _side_by_side(pictures, axis=1)
 
 
+def _frame(image: Volume, plane: Plane, box: Box | None, width: int | None, num_beside: int) -> Frame:
+    """Lay out one of `num_beside` pictures that share a width."""
+    if width:
+        return frame_of(image, plane, box=box, width=max(64, width // num_beside))
+    frame = frame_of(image, plane, box=box)
+    share = max(64, WIDEST // num_beside)
+    return frame if len(frame.cols_nm) <= share else frame_of(image, plane, box=box, width=share)
+
+
 def movie_frames(
-    layers: Sequence[Layer], axis: int, *, step: int = 1, box: Box | None = None, width: int = 1000
+    layers: Sequence[Layer], axis: int, *, step: int = 1, box: Box | None = None, width: int | None = None
 ) -> Iterator[np.ndarray]:
     """Draw one plane after the other along an axis."""
     images, others = _split(layers)

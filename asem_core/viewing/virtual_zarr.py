@@ -20,15 +20,27 @@ _CHUNK_KEY = re.compile(r"s(\d{1,2})/c/(\d{1,7})/(\d{1,7})/(\d{1,7})")
 _ARRAY_KEY = re.compile(r"s(\d{1,2})/zarr\.json")
 
 
+def within_the_finest(levels: Sequence[Volume]) -> list[Volume]:
+    """Leave out the last voxels of coarse levels that reach beyond the finest: they would show as a fringe."""
+    finest = levels[0]
+    end = np.array(finest.origin_nm) + (np.array(finest.shape) - 0.5) * finest.voxel_size_nm
+    kept = []
+    for volume in levels:
+        size = np.array(volume.voxel_size_nm)
+        inside = np.floor((end - volume.origin_nm) / size + 0.5 + 1e-3).astype(int)
+        shape = np.clip(inside, 1, volume.shape)
+        kept.append(volume if tuple(shape) == volume.shape else volume.crop(Box.of_shape(as_zyx(shape.tolist()))))
+    return kept
+
+
 @attrs.frozen(eq=False)
 class VirtualZarr:
     """A pyramid of volumes (finest first) as a Zarr v3 group with OME-Zarr 0.5 metadata."""
 
     name: str
-    levels: Sequence[Volume]
+    levels: Sequence[Volume] = attrs.field(converter=within_the_finest)
 
-    @property
-    def slow(self) -> bool:
+    def is_slow(self, key: str) -> bool:
         """Whether voxels are computed when they are asked for."""
         return bool(getattr(self.levels[0].data, "slow", False))
 

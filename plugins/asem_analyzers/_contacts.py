@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from asem_analyzers._objects import Objects
-from asem_analyzers._surface import MARGIN_VX, Facets, facet_tiles, facets
-from asem_core.volume import Box, Labels
+from asem_analyzers._surface import Facets, facet_tiles, facets, margin_vx
+from asem_core.volume import Box, Labels, ZyxNm
 
 
 def load_contacts(objects: Objects, other: Labels, within_nm: float) -> Callable[[int], np.ndarray]:
@@ -28,7 +28,7 @@ def contacts_of(objects: Objects, other: Labels, within_nm: float, index: int) -
     float64 (n, 3): id in `other`, smallest distance in nm, area in contact in nm2
     """
     labels = objects.labels
-    margin = MARGIN_VX + int(np.ceil(within_nm / min(labels.voxel_size_nm))) + 1
+    margin = max(margin_vx(labels.voxel_size_nm)) + int(np.ceil(within_nm / min(labels.voxel_size_nm))) + 1
     near: dict[int, tuple[float, float]] = {}
     for around, own in facet_tiles(labels, int(objects.ids[index]), objects.box(index), margin):
         block = other.read(around, outside=0)
@@ -57,16 +57,24 @@ def _nearest(
         their_vx = theirs.centre_nm / size - 1
         far, which = cKDTree(their_vx * size).query(own.centre_nm, distance_upper_bound=within_nm)
         reached = (inside == 0) & np.isfinite(far)
-        ids[reached] = _id_beside(block, their_vx[which[reached]])
+        ids[reached] = _id_beside(block, their_vx[which[reached]], other.voxel_size_nm)
         distance[reached] = far[reached]
     touching = ids > 0
     return ids[touching], distance[touching], own.area_nm2[touching]
 
 
-def _id_beside(block: np.ndarray, at_vx: np.ndarray) -> np.ndarray:
-    """Read the id that a point on a surface belongs to: of the eight voxels around it, the largest."""
+def _id_beside(block: np.ndarray, at_vx: np.ndarray, voxel_size_nm: ZyxNm) -> np.ndarray:
+    """Read the id that a point on a surface belongs to: of the eight voxels around it the largest, or else the nearest."""
     low = np.floor(at_vx).astype(np.int64)
     top = np.subtract(block.shape, 1)
     corners = np.indices((2, 2, 2)).reshape(3, 8).T
-    ids = np.stack([block[tuple(np.clip(low + corner, 0, top).T)] for corner in corners])
-    return np.asarray(ids.max(axis=0).astype(np.int64))
+    ids = np.stack([block[tuple(np.clip(low + corner, 0, top).T)] for corner in corners]).max(axis=0).astype(np.int64)
+    if not ids.all():  # where voxels are long, the smoothed surface may leave them
+        from scipy.ndimage import distance_transform_edt
+
+        nearest = distance_transform_edt(
+            block == 0, sampling=voxel_size_nm, return_distances=False, return_indices=True
+        )
+        at = tuple(np.clip(np.rint(at_vx[ids == 0]).astype(np.int64), 0, top).T)
+        ids[ids == 0] = block[tuple(axis[at] for axis in nearest)]
+    return np.asarray(ids)

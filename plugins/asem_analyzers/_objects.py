@@ -224,16 +224,16 @@ def read_mask(labels: Volume, box: Box, object_id: int) -> np.ndarray:
     return np.asarray(labels.read(box, outside=0) == object_id)
 
 
-def read_coarse(labels: Volume, box: Box, object_id: int, factor: int) -> np.ndarray:
+def read_coarse(labels: Volume, box: Box, object_id: int, factors: Zyx) -> np.ndarray:
     """Read a mask at a fraction of the resolution: a voxel is set if at least half of those it stands for are."""
-    if factor == 1:
+    if max(factors) == 1:
         return read_mask(labels, box, object_id)
-    shape = as_zyx([-(-n // factor) for n in box.shape])
+    shape = [-(-n // f) for n, f in zip(box.shape, factors, strict=True)]
     result = np.zeros(shape, bool)
+    across = [b + n * f for b, n, f in zip(box.begin[1:], shape[1:], factors[1:], strict=True)]
     for z in range(shape[0]):
-        slab = Box(box.begin, as_zyx(np.add(box.begin, np.multiply(shape, factor)).tolist()))
-        slab = Box((box.begin[0] + z * factor, *slab.begin[1:]), (box.begin[0] + (z + 1) * factor, *slab.end[1:]))
-        mask = read_mask(labels, slab, object_id)
-        part = mask.reshape(factor, shape[1], factor, shape[2], factor)
+        begin = box.begin[0] + z * factors[0]
+        slab = Box((begin, *box.begin[1:]), (begin + factors[0], across[0], across[1]))
+        part = read_mask(labels, slab, object_id).reshape(factors[0], shape[1], factors[1], shape[2], factors[2])
         result[z] = part.mean(axis=(0, 2, 4)) >= 0.5
     return result

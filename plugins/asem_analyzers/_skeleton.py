@@ -6,19 +6,17 @@ import attrs
 import numpy as np
 
 from asem_analyzers._thinning import thin
-from asem_core.volume import ZyxNm
 
 SMOOTHING_VX = 3.0
 """Standard deviation of the filter along a centreline: a voxel path zigzags, which makes it up to 10 % too long."""
 SMALLEST_LOOP_VX = 6
-PROTRUSION = 1.5
-"""A branch is real if it reaches this much farther than the largest ball near its junction."""
-STEEP = 0.4
+PROTRUSION = 2.0
+"""A branch is real if it reaches this many radii of the largest ball near its junction: one radius out of that ball."""
+STEEP = 0.25
 """Loss of depth per length, along a free end, at which it runs into a corner."""
+CORNER = 2.5
+"""A corner is this many radii from the last ball of its tube, along the line that leads there, at most."""
 LARGEST_NETWORK = 2000
-LARGEST_VX = 2_000_000
-"""Larger objects are thinned at half the resolution, or a quarter, ...: their centreline does not need the detail."""
-LARGEST_BOX_VX = 32_000_000
 
 
 @attrs.frozen
@@ -53,15 +51,7 @@ class _Graph:
         return np.bincount([n for b in self.branches for n in b.nodes], minlength=self.num_nodes)
 
 
-def coarsening(shape: tuple[int, ...], num_vx: int) -> int:
-    """Say by which factor to coarsen a mask of so many voxels before it is thinned."""
-    factor = 1
-    while num_vx / factor**3 > LARGEST_VX or float(np.prod(shape)) / factor**3 > LARGEST_BOX_VX:
-        factor += 1
-    return factor
-
-
-def skeleton(mask: np.ndarray, voxel_size_nm: ZyxNm) -> Skeleton:
+def skeleton(mask: np.ndarray, edge_nm: float) -> Skeleton:
     """Thin a mask to its centreline and measure it.
 
     Cavities are filled first. End branches that hardly leave the largest ball around their junction are removed: they
@@ -72,13 +62,16 @@ def skeleton(mask: np.ndarray, voxel_size_nm: ZyxNm) -> Skeleton:
     ----------
     mask : bool, zyx
         One object.
+    edge_nm
+        Edge of its voxels, which are cubes.
     """
     import edt
     import fill_voids
 
-    size_nm = np.asarray(voxel_size_nm, np.float64)
-    lines = fill_voids.fill(np.pad(mask, 1))
-    depth = edt.edt(lines.view(np.uint8), anisotropy=tuple(size_nm))
+    size_nm = np.full(3, edge_nm)
+    solid = fill_voids.fill(np.pad(mask, 1))
+    lines = solid
+    depth = edt.edt(solid.view(np.uint8), anisotropy=tuple(size_nm))
     while True:
         lines = thin(lines, depth, size_nm)
         at = np.argwhere(lines)
@@ -92,7 +85,7 @@ def skeleton(mask: np.ndarray, voxel_size_nm: ZyxNm) -> Skeleton:
         at, at_nm = np.delete(at, corners, axis=0), np.delete(at_nm, corners, axis=0)
         radius_nm = np.delete(radius_nm, corners)
         graph = _graph(at, at_nm)
-    return _measure(graph, radius_nm)
+    return _measure(graph, _tips_nm(graph, solid, at_nm, radius_nm, edge_nm), radius_nm)
 
 
 def _graph(at: np.ndarray, at_nm: np.ndarray) -> _Graph:
@@ -202,7 +195,7 @@ def _spurs(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndarra
 def _corners(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndarray:
     """Choose the voxels of free ends that run into a corner of the surface, as on the flat end of a tube.
 
-    There the depth falls steeply. What is removed is measured by prolonging the rest by its depth.
+    There the depth falls steeply. What is removed is measured by extending the rest to the surface.
     """
     degree = graph.degree
     removed = [np.zeros(0, np.int64)]
@@ -210,24 +203,58 @@ def _corners(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndar
         path = branch.voxels
         along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(at_nm[path], axis=0), axis=1))])
         first, last = 0, len(path) - 1
+        radius = radius_nm[path]
         if degree[branch.nodes[1]] == 1:
-            last = int(np.argmax(radius_nm[path] + STEEP * along))
+            back = along[-1] - along
+            last = int(np.argmax(np.where(back <= CORNER * radius, radius - STEEP * back, -np.inf)))
         if degree[branch.nodes[0]] == 1:
-            first = int(np.argmax(radius_nm[path] - STEEP * along))
+            first = int(np.argmax(np.where(along <= CORNER * radius, radius - STEEP * along, -np.inf)))
         if first > last:
             first = last = int(np.argmax(radius_nm[path]))
         removed += [path[:first], path[last + 1 :]]
     return np.concatenate(removed)
 
 
-def _measure(graph: _Graph, radius_nm: np.ndarray) -> Skeleton:
-    branches, degree, n = graph.branches, graph.degree, graph.num_nodes
+def _tips_nm(graph: _Graph, solid: np.ndarray, at_nm: np.ndarray, radius_nm: np.ndarray, edge_nm: float) -> np.ndarray:
+    """Measure, for every node, how far a free end is from the surface, straight on; 0 for other nodes.
+
+    The direction is that of the branch over its last two radii.
+    """
+    tips = np.zeros(graph.num_nodes)
+    degree = graph.degree
+    for branch in graph.branches:
+        for tip, path in ((branch.nodes[0], branch.voxels), (branch.nodes[1], branch.voxels[::-1])):
+            if degree[tip] != 1:
+                continue
+            ends = path[graph.node_of[path] == tip]
+            radius = float(radius_nm[ends].max())
+            back = np.linalg.norm(at_nm[path] - at_nm[path[0]], axis=1)
+            far = int(np.argmax(back >= 2 * radius)) or len(path) - 1
+            inner = at_nm[path[far : far + max(1, far // 2)]].mean(axis=0)
+            outer = at_nm[path[: max(1, far // 2)]].mean(axis=0)
+            direction = outer - inner
+            if back[far] < radius or not direction.any():  # too short for a direction
+                tips[tip] = radius
+                continue
+            tips[tip] = _to_surface(solid, at_nm[path[0]], direction, edge_nm)
+    return tips
+
+
+def _to_surface(solid: np.ndarray, start_nm: np.ndarray, direction: np.ndarray, edge_nm: float) -> float:
+    """Measure how far it is from a point to the surface in a direction."""
+    step = edge_nm / 4
+    unit = direction / np.linalg.norm(direction)
+    away = 0.0
+    while solid[tuple(np.rint((start_nm + (away + step) * unit) / edge_nm).astype(np.intp))]:
+        away += step
+    return away + step / 2
+
+
+def _measure(graph: _Graph, tip: np.ndarray, radius_nm: np.ndarray) -> Skeleton:
+    branches, degree = graph.branches, graph.degree
     if not branches:  # a single point: a ball, from one side to the other
         length = 2 * float(radius_nm.max())
         return Skeleton(length, length, 1, 0, 2, 0)
-    tip = np.zeros(n)
-    for k in np.flatnonzero(degree == 1):
-        tip[k] = radius_nm[graph.node_of == k].max()
     # A clump in which only two branches meet is a bend, not a junction.
     bends = np.count_nonzero(degree == 2) - sum(b.nodes[0] == b.nodes[1] and degree[b.nodes[0]] == 2 for b in branches)
     return Skeleton(

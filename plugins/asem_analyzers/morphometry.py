@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_analyzers._objects import Objects, find_objects, measure_each, read_coarse
+from asem_analyzers._objects import Objects, find_objects, measure_each
+from asem_analyzers._shapes import KINDS, Shape, shape_of
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
@@ -27,8 +28,12 @@ SMALLEST_WITH_SURFACE_VX = 34
 METHOD = """\
 Objects are {objects}. Volume: number of voxels. Surface: marching cubes on the mask smoothed so that curved surfaces stay
 in place; where the border of the volume cuts an object, the cut is not surface. Sphericity: surface of the ball of the
-same volume, over the object's surface. Axes: the ellipsoid of the same second moments. Length: centreline of the object,
-thinned in order of depth, without spurs, each end prolonged to the surface; longest path: from tip to tip.
+same volume, over the object's surface. Axes: the ellipsoid of the same second moments.
+
+Kind: a place is in a sheet if the volume within three local radii (of the largest ball that holds the place) is nearer to a
+sheet's than to a tube's; an object is a sheet if half of it is, or if it is compact and flat. Tube: skeleton length, short side
+branches removed, ends extended to the surface; longest path: from tip to tip. Sheet: area of the surface midway between its
+faces; thickness: volume over that; extent: longest way within it. Blob (compact, and neither flat nor long): its length is its long axis.
 
 Objects that touch the border are measured and marked, and left out of the medians and figures."""
 
@@ -50,7 +55,8 @@ class Morphometry(Analyzer):
     smallest_um3
         Objects below this volume, in um3, are left out.
     skeleton
-        Measure length and branches; most of the time goes there.
+        Tell tubes from sheets and measure them: length and branches, or area, thickness and extent. Most of the time
+        goes there.
     contacts
         Addresses of other segmentations on the same grid, for example "cell.zarr/labels/endoplasmic-reticulum".
     contact_nm
@@ -112,32 +118,19 @@ def _open_on_grid(path: str, segmentation: Labels) -> Labels:
     return labels
 
 
-def _load_shape(objects: Objects, with_skeleton: bool) -> Callable[[int], np.ndarray]:
-    return partial(_shape_of, objects, with_skeleton)
+def _load_shape(objects: Objects, with_kind: bool) -> Callable[[int], np.ndarray]:
+    return partial(_shape_row, objects, with_kind)
 
 
-def _shape_of(objects: Objects, with_skeleton: bool, index: int) -> np.ndarray:
-    """Measure one object: surface in nm2, then what a skeleton holds; float64 (1, 1 or 7)."""
-    from asem_analyzers._skeleton import coarsening, skeleton
-    from asem_analyzers._surface import facet_tiles
-
-    labels, box, object_id = objects.labels, objects.box(index), int(objects.ids[index])
-    surface = sum(float(facets.area_nm2.sum()) for _, facets in facet_tiles(labels, object_id, box))
-    if not with_skeleton:
-        return np.array([[surface]])
-    factor = coarsening(box.shape, int(objects.num_vx[index]))
-    z, y, x = (factor * s for s in labels.voxel_size_nm)
-    mask = read_coarse(labels, box, object_id, factor)
-    if not mask.any():  # a sheet too thin to survive coarsening
-        return np.array([[surface, *[np.nan] * 6]])
-    return np.array([[surface, *attrs.astuple(skeleton(mask, (z, y, x)))]], np.float64)
+def _shape_row(objects: Objects, with_kind: bool, index: int) -> np.ndarray:
+    return np.array([attrs.astuple(shape_of(objects, index, with_kind=with_kind))], np.float64)
 
 
-def _object_table(objects: Objects, shapes: np.ndarray, with_skeleton: bool) -> dict[str, Column]:
-    if not len(objects):
-        shapes = np.zeros((0, 7 if with_skeleton else 1))
+def _object_table(objects: Objects, rows: np.ndarray, with_kind: bool) -> dict[str, Column]:
+    names = [field.name for field in attrs.fields(Shape)]
+    shape = dict(zip(names, rows.T if len(objects) else np.zeros((len(names), 0)), strict=True))
     volume = objects.volume_um3
-    surface = np.where(objects.num_vx < SMALLEST_WITH_SURFACE_VX, np.nan, shapes[:, 0] * 1e-6)
+    surface = np.where(objects.num_vx < SMALLEST_WITH_SURFACE_VX, np.nan, shape["surface_nm2"] * 1e-6)
     whole = np.where(objects.touches_border, np.nan, surface)  # the open surface of a part says nothing of its shape
     axes, _ = objects.principal_axes_nm()
     centre = objects.centroid_nm
@@ -152,14 +145,25 @@ def _object_table(objects: Objects, shapes: np.ndarray, with_skeleton: bool) -> 
         "middle_axis_nm": Column(axes[:, 1], "its middle axis"),
         "short_axis_nm": Column(axes[:, 2], "its shortest axis"),
     }
-    if with_skeleton:
+    if with_kind:
+        kinds = np.array([*KINDS, ""])[shape["kind"].astype(np.int64)]
         table |= {
-            "length_nm": Column(shapes[:, 1], "length of the centreline with all its branches"),
-            "longest_path_nm": Column(shapes[:, 2], "length along the centreline from tip to tip"),
-            "num_branches": Column(_whole(shapes[:, 3]), "pieces of the centreline between ends and junctions"),
-            "num_junctions": Column(_whole(shapes[:, 4]), "points where branches meet"),
-            "num_ends": Column(_whole(shapes[:, 5]), "free ends"),
-            "num_loops": Column(_whole(shapes[:, 6]), "holes through the object, as of a ring"),
+            "kind": Column(kinds, "tube, sheet or blob: what is measured of it; empty if too thin to tell"),
+            "sheet_fraction": Column(shape["sheet_fraction"], "share of the volume that is sheet, by local thickness"),
+            "thickness_nm": Column(
+                shape["thickness_nm"],
+                "of a sheet, volume over its area; of a tube, mean diameter, from volume and length",
+            ),
+            "sheet_area_um2": Column(shape["sheet_area_nm2"] * 1e-6, "of a sheet: area midway between its faces"),
+            "extent_nm": Column(shape["extent_nm"], "of a sheet: longest way within it"),
+            "length_nm": Column(shape["length_nm"], "length of the centreline with all its branches; not of a sheet"),
+            "longest_path_nm": Column(shape["longest_path_nm"], "length along the centreline from tip to tip"),
+            "num_branches": Column(
+                _whole(shape["num_branches"]), "pieces of the centreline between ends and junctions"
+            ),
+            "num_junctions": Column(_whole(shape["num_junctions"]), "points where branches meet"),
+            "num_ends": Column(_whole(shape["num_ends"]), "free ends"),
+            "num_loops": Column(_whole(shape["num_loops"]), "holes through the object, as of a ring"),
         }
     table |= {f"centroid_{a}_nm": Column(centre[:, i], f"centroid along {a}, in nm") for i, a in enumerate("zyx")}
     for i, axis in enumerate("zyx"):

@@ -11,7 +11,8 @@ import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.volume import Zyx, ZyxNm, as_zyx, as_zyx_nm
-from asem_core.voxels.planes import number_planes, stated_voxel_size
+from asem_core.voxels.planes import number_planes, refuse_gaps, stated_voxel_size
+from asem_core.voxels.tiff import read_tiff, why_unreadable
 
 PLANES = (".tif", ".tiff", ".png")
 HDF5 = (".h5", ".hdf5", ".ilp")
@@ -126,11 +127,8 @@ def _open_planes(folder: Path) -> Stack:
     numbered = number_planes(folder, PLANES)
     if not numbered:
         raise BadInput(f"{folder} holds no planes ({', '.join(PLANES)}).")
-    order = sorted(numbered)
-    missing = sorted(set(range(order[0], order[-1] + 1)) - set(order))
-    if missing:
-        raise BadInput(f"{folder} has planes {order[0]} to {order[-1]}, but {missing[0]} is missing. Export it again.")
-    paths = [numbered[n] for n in order]
+    refuse_gaps(numbered, folder, "Export it again.")
+    paths = [numbered[n] for n in sorted(numbered)]
     first = read_plane(paths[0])
 
     def plane(z: int) -> np.ndarray:
@@ -150,12 +148,7 @@ def read_plane(file: Path) -> np.ndarray:
         with Image.open(file) as image:
             plane = np.asarray(image)
     else:
-        import tifffile
-
-        try:
-            plane = tifffile.imread(file)
-        except (tifffile.TiffFileError, ValueError) as error:
-            raise BadInput(f"{file} cannot be read as TIFF: {error}.") from None
+        plane = read_tiff(file)
     return _as_ids(plane, file)
 
 
@@ -177,9 +170,9 @@ def _open_tiff(path: Path) -> Stack:
         with tifffile.TiffFile(path) as tiff:
             shape = (len(tiff.pages), *tiff.pages[0].shape[:2])
             size = stated_voxel_size(tiff)
-    except (tifffile.TiffFileError, ValueError, IndexError) as error:
-        raise BadInput(f"{path} cannot be read as TIFF: {error}.") from None
-    return Stack(path, as_zyx(shape), lambda z: _as_ids(tifffile.imread(path, key=z), path), size)
+    except Exception as error:  # a damaged header leads tifffile into errors of many kinds
+        raise why_unreadable(path, error) from None
+    return Stack(path, as_zyx(shape), lambda z: _as_ids(read_tiff(path, z), path), size)
 
 
 def _open_zarr(path: Path) -> Stack:

@@ -74,7 +74,7 @@ def _layer(name: str, volume: Any, levels: list[Any]) -> LayerData:
     many = len(levels) > 1
     data = levels if many else levels[0]
     if volume.dtype.kind in "ui" and (LABELS & set(name.split("/"))):
-        return data, {**about, "multiscale": many, "opacity": 0.4}, "labels"
+        return data, {**about, "multiscale": many, "opacity": 0.4, "colormap": _object_colours(volume, name)}, "labels"
     first = name.split("/")[-1] in SHOWN or "/" not in name
     options = {
         "multiscale": many,
@@ -85,3 +85,15 @@ def _layer(name: str, volume: Any, levels: list[Any]) -> LayerData:
     if not name.startswith("raw"):
         options["blending"] = "additive"
     return data, {**about, **options}, "image"
+
+
+def _object_colours(volume: Any, name: str) -> dict[int | None, Any]:
+    """Colour objects by their ids, so that neighbours differ; seeds keep napari's own colours, a binary map has one."""
+    from asem_core.catalog import load_catalog
+    from asem_core.viewing.colours import as_rgba
+    from asem_core.viewing.scene import open_layers
+
+    (layer,) = open_layers(volume.path, None, load_catalog())
+    clear = {None: as_rgba(layer.colour), 0: (0, 0, 0, 0)}
+    objects = layer.object_colours
+    return clear | ({i: as_rgba(objects.of(i)) for i in objects.known} if objects.several else {})

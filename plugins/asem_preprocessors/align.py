@@ -12,7 +12,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 from asem_preprocessors._scratch import own_scratch
@@ -50,6 +50,7 @@ class Align(Preprocessor):
     """
 
     name: ClassVar[str] = "align"
+    changes: ClassVar[Changes] = "geometry"
 
     largest_vx: int = 50
     kept_drift_vx: float = 1.0

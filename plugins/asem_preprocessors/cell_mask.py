@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Preprocessor
+from asem_core.interfaces import Changes, Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
 from asem_preprocessors._greys import finite, grey_limits
 from asem_preprocessors._morphology import Ball
@@ -42,6 +42,7 @@ class CellMask(Preprocessor):
     """
 
     name: ClassVar[str] = "cell-mask"
+    changes: ClassVar[Changes] = "mask"
 
     darkest: float | None = None
     brightest: float | None = None

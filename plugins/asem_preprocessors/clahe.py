@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 from asem_preprocessors._greys import finite, grey_range, require_contrast
 from asem_preprocessors._scratch import own_scratch
@@ -44,6 +44,7 @@ class Clahe(Preprocessor):
     """
 
     name: ClassVar[str] = "clahe"
+    changes: ClassVar[Changes] = "greys"
 
     kernel_vx: int | tuple[int, int, int] = 128
     clip_limit: float = 0.02

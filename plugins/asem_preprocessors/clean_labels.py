@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import check_one_unit
@@ -42,6 +42,7 @@ class CleanLabels(Preprocessor):
     """
 
     name: ClassVar[str] = "clean-labels"
+    changes: ClassVar[Changes] = "labels"
 
     smallest_vx: int | None = None
     smallest_um3: float | None = None

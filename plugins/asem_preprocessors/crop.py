@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK, grey_limits, not_finite
 from asem_preprocessors._scratch import own_scratch
@@ -49,6 +49,7 @@ class Crop(Preprocessor):
     """
 
     name: ClassVar[str] = "crop"
+    changes: ClassVar[Changes] = "geometry"
 
     box: str | None = None
     begin_nm: Triple | None = None

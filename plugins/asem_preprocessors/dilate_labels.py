@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import Ball, check_one_unit
@@ -34,6 +34,7 @@ class DilateLabels(Preprocessor):
     """
 
     name: ClassVar[str] = "dilate-labels"
+    changes: ClassVar[Changes] = "labels"
 
     radius_vx: float | None = None
     radius_nm: float | None = None

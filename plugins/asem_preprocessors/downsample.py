@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 
@@ -38,6 +38,7 @@ class Downsample(Preprocessor):
     """
 
     name: ClassVar[str] = "downsample"
+    changes: ClassVar[Changes] = "geometry"
 
     factor: int | tuple[int, int, int] | None = None
     to_voxel_size_nm: float | tuple[float, float, float] | None = None

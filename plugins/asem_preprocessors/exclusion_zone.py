@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import Ball, check_one_unit
@@ -36,6 +36,7 @@ class ExclusionZone(Preprocessor):
     """
 
     name: ClassVar[str] = "exclusion-zone"
+    changes: ClassVar[Changes] = "labels"
 
     dilate_vx: float | None = None
     dilate_nm: float | None = None

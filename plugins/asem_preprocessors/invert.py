@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._greys import finite, grey_range
 from asem_preprocessors._scratch import own_scratch
@@ -26,6 +26,7 @@ class Invert(Preprocessor):
     """
 
     name: ClassVar[str] = "invert"
+    changes: ClassVar[Changes] = "greys"
 
     def fit(self, volume: Volume, run: Run) -> FittedInvert:
         """Find the range to mirror in.

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._greys import finite, grey_histogram
 from asem_preprocessors._scratch import own_scratch
@@ -34,6 +34,7 @@ class MatchHistogram(Preprocessor):
     """
 
     name: ClassVar[str] = "match-histogram"
+    changes: ClassVar[Changes] = "greys"
 
     reference: str
     ignore: tuple[float, ...] = ()

@@ -9,7 +9,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._greys import finite, grey_histogram
 from asem_preprocessors._scratch import own_scratch
@@ -39,6 +39,7 @@ class Normalize(Preprocessor):
     """
 
     name: ClassVar[str] = "normalize"
+    changes: ClassVar[Changes] = "greys"
 
     method: Literal["percentile", "zscore"] = "percentile"
     low: float = 0.1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import signal
@@ -53,6 +52,8 @@ class Touch:
                 raise BadInput("The plane is torn.")
             if self.how == "space":
                 raise OSError(28, "No space left on device")
+            if self.how == "kill once" and calls(self.folder).count(str(box)) > 1:
+                return np.zeros(0)
             os.kill(os.getpid(), signal.SIGKILL)
         return np.array([*box.begin, worker_index()])
 
@@ -134,10 +135,27 @@ def test_full_disk(tmp_path: Path, workers: int) -> None:
         run_blocks(Touch(tmp_path, (2, 0, 1), "space"), BOX, 4, Run(workers=workers, progress=False), name="bad")
 
 
-def test_dying_worker(tmp_path: Path) -> None:
-    """A block that kills its process is reported, and does not hang the run."""
-    with pytest.raises(BlockFailed):
+def test_dying_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A block that kills each process that tries it does not hang the run, which says how they ended, and what to do."""
+    with pytest.raises(
+        BlockFailed,
+        match=r"deadly: 1 block is not done.*worker processes ended early \(killed by SIGKILL\).*memory.*same command",
+    ):
         run_blocks(Touch(tmp_path, (8, 6, 7), "kill"), BOX, 6, Run(workers=2, progress=False), name="deadly")
+    assert capfd.readouterr().err == ""
+    assert calls(tmp_path).count("[8:12, 6:11, 7:13]") == 3
+
+
+def test_a_worker_that_dies_once_is_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its block is done again, and one sentence tells of it."""
+    run_blocks(Touch(tmp_path, (6, 4, 5), "kill once"), BOX, 4, Run(workers=2, progress=False), name="mortal")
+    assert set(calls(tmp_path)) == set(map(str, BOX.blocks(4)))
+    assert [r.message for r in caplog.records] == [
+        "mortal: a worker ended early (killed by SIGKILL); another takes its place."
+    ]
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -185,14 +203,15 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
         assert process.poll() is None
         time.sleep(0.02)
     time.sleep(0.3)
+    family = family_of(process.pid)
+    assert len(family) == (1 + workers if workers * threads > 1 else 1)
     sent = time.monotonic()
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - sent < 2
     assert process.returncode == 130
     assert said == "Stopped. Finished blocks are kept: run the same command again to go on.\n"
-    time.sleep(0.2)
-    assert not living(process.pid)
+    assert not living(family)
     before = calls(tmp_path)
     run = Run(workers=workers, progress=False, scratch=tmp_path / "scratch")
     run_blocks(Touch(tmp_path), BOX, 4, run, name="slow", threads=threads)
@@ -224,22 +243,31 @@ def test_a_program_that_ends_slowly_after_ctrl_c_is_quiet(tmp_path: Path) -> Non
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.02)
+    family = family_of(process.pid)
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert said.count("Traceback") == 1
     assert said.rstrip().endswith("KeyboardInterrupt")
-    assert not living(process.pid)
+    assert not living(family)
 
 
-def living(group: int) -> list[psutil.Process]:
-    """List the processes of a group, without those that have ended but were not waited for."""
-    found = []
-    for process in psutil.process_iter():
+def family_of(pid: int) -> list[psutil.Process]:
+    """List a process and all that it started."""
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def living(processes: list[psutil.Process], within: float = 1.0) -> list[psutil.Process]:
+    """List those that have not ended after so many seconds; one that ended but was not waited for has ended."""
+
+    def lives(process: psutil.Process) -> bool:
         try:
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    deadline = time.monotonic() + within
+    while (found := [p for p in processes if lives(p)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
     return found
 
 
@@ -247,22 +275,6 @@ def test_a_worker_that_comes_too_late_is_no_news(tmp_path: Path, capfd: pytest.C
     """With more workers than blocks, some find that all is done; nobody is told."""
     run_blocks(Touch(tmp_path), Box((0, 0, 0), (4, 4, 8)), 4, Run(workers=4, progress=False), name="short")
     assert capfd.readouterr().err == ""
-
-
-def test_a_late_worker_says_so_only_to_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The level of daisy's log goes along to its workers."""
-    from daisy.logging import get_log_level
-
-    asked = logging.getLogger("asem_core")
-    for level, expected in ((logging.INFO, logging.NOTSET), (logging.WARNING, logging.ERROR)):
-        monkeypatch.setattr(asked, "level", level)
-        asked.manager._clear_cache()  # type: ignore[attr-defined]
-        run_blocks(_nothing, Box((0, 0, 0), (4, 4, 4)), 4, Run(progress=False), name="short")
-        assert get_log_level() == expected
-
-
-def _nothing() -> Work:
-    return str
 
 
 @pytest.mark.parametrize(

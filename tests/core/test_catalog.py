@@ -27,6 +27,7 @@ from asem_core.interfaces import Preprocessor
 class Step(Preprocessor):
     '''Do nothing.'''
     name: ClassVar[str] = "NAME"
+    changes: ClassVar[str] = "greys"
     def fit(self, volume, run): raise NotImplementedError
 
 @hookimpl

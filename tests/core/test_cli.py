@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from asem_core import __version__
 from asem_core.blocks import Run
+from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.stages.preprocess import apply
@@ -153,7 +154,7 @@ def test_an_import_notes_what_it_holds(tmp_path: Path) -> None:
         ("something", [], None),
     ]:
         assert invoke(*words, layer, *said).exit_code == 0
-        assert open_volume(cell / layer).attributes["asem"].get("kind") == kind
+        assert Record.of(open_volume(cell / layer)).kind == kind
     assert "holds an image; segment takes a probability map" in invoke("segment", str(cell / "em")).stderr
     assert "holds labels; segment takes a probability map" in invoke("segment", str(cell / "neurons")).stderr
     apply(Invert(), open_volume(cell / "em"), cell / "em_inverted", Run(progress=False))

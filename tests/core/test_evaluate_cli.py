@@ -9,14 +9,15 @@ import pytest
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.volume import Spec
 
 
-def write_layer(path, array, **attributes):
+def write_layer(path, array, **about):
     spec = Spec(array.shape, array.dtype, 5.0)
-    out = create_volume(path, spec, block=32, made_by={"stage": "test"}, attributes=attributes)
+    out = create_volume(path, spec, block=32, made_by={"stage": "test"}, about=Record(**about))
     out.data[:] = array
     finish_volume(out)
     return str(path)

@@ -11,6 +11,7 @@ import tifffile
 
 from asem_core.blocks import Run
 from asem_core.cell.provenance import made_by
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.stages import export
@@ -21,10 +22,10 @@ NM = (5.0, 4.0, 4.0)
 QUIET = Run(progress=False)
 
 
-def write_layer(path, array, *, voxel_size_nm=NM, origin_nm=(0, 0, 0), inputs=(), **attributes):
+def write_layer(path, array, *, voxel_size_nm=NM, origin_nm=(0, 0, 0), inputs=(), **about):
     spec = Spec(array.shape, array.dtype, voxel_size_nm, origin_nm)
     record = made_by("test", inputs=inputs)
-    out = create_volume(path, spec, block=32, made_by=record, attributes=attributes)
+    out = create_volume(path, spec, block=32, made_by=record, about=Record(**about))
     out.data[:] = array
     return finish_volume(out)
 
@@ -37,9 +38,8 @@ def cell(tmp_path):
     stack.mkdir()
     names = [f"img_{i}.tif" for i in range(100, 120)]
     raw = rng.integers(0, 255, (20, 40, 50), np.uint8)
-    source = {"planes": names}
     planes = Volume(raw, NM, path=str(stack))
-    raw_volume = write_layer(tmp_path / "cell.zarr" / "raw", raw, inputs=[planes], source=source)
+    raw_volume = write_layer(tmp_path / "cell.zarr" / "raw", raw, inputs=[planes], planes=names)
     crop = Box((3, 5, 7), (17, 35, 43))
     view = raw_volume.crop(crop)
     cropped = write_layer(

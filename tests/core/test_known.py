@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_labels, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput
@@ -48,7 +49,7 @@ def foreign(path: Path, values: np.ndarray, size: float = 5, offset: float = 0) 
 
 def layer(path: Path, values: np.ndarray, **about: str) -> Volume:
     out = create_volume(
-        path, Spec(values.shape, values.dtype, 5.0), block=32, made_by={"stage": "test"}, attributes=about
+        path, Spec(values.shape, values.dtype, 5.0), block=32, made_by={"stage": "test"}, about=Record(**about)
     )
     out.data[:] = values
     return finish_volume(out)

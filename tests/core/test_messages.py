@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from asem_annotators.from_file import FromFile
 from asem_annotators.threshold import Threshold
 from asem_core.blocks import Run
+from asem_core.cell.record import Record
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, OutsideVolume, ShapeMismatch, UnknownName
 from asem_core.stages.annotate import check_seeds
@@ -27,7 +28,7 @@ from asem_sources.tiff_stack import TiffStack
 
 QUIET = Run(progress=False)
 IDS = Labels(np.zeros((4, 6, 8), np.uint8), 5.0, path="ids")
-IMAGE, PROBABILITY = {"asem": {"kind": "image"}}, {"asem": {"kind": "probability"}}
+IMAGE, PROBABILITY = Record("image").attributes(), Record("probability").attributes()
 REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "an empty box": (
         lambda _: Box.parse("3:3,:,:", IDS.shape),

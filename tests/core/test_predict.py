@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from asem_core.blocks import Run
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputBusy, OutputExists
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_arithmetic, choose_device
@@ -281,12 +282,12 @@ def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypat
 
 def test_the_output_says_what_made_it(tmp_path):
     made = predict(small_unet(), noise((16, 16, 16)), tmp_path / "a.zarr/p", QUIET, EXACT, details={"model": "golgi"})
-    about = made.attributes["asem"]["made_by"]
+    about = Record.of(made).made.noted
     assert about["model"] == "golgi"
     assert about["network"]["features"] == 3
     assert len(about["parameters_sha256"]) == 64
     assert about["inputs"][0]["path"] == "noise"
-    assert made.attributes["asem"]["plan"]["precision"] == "float32"
+    assert Record.of(made).plan["precision"] == "float32"
 
 
 SCRIPT = """
@@ -363,7 +364,7 @@ def test_ctrl_c_stops_at_once_and_quietly_and_the_run_goes_on_bit_identically(st
         assert errors.count("Traceback") == 1
         assert errors.rstrip().endswith("KeyboardInterrupt")
         living = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
-        groups = [os.getpgid(p.pid) for p in living if "daisy._subprocess_worker" in (p.info["cmdline"] or [])]
+        groups = [os.getpgid(p.pid) for p in living if "asem_core.engine.worker" in (p.info["cmdline"] or [])]
         assert process.pid not in groups
     process = start(tmp_path, stored.path, str(target), workers=2)
     _, errors = process.communicate(timeout=300)

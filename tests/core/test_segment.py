@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from asem_core.blocks import Run
+from asem_core.cell.record import Made, Record
 from asem_core.errors import BadInput, OutputExists
 from asem_core.stages.segment import segment
 from asem_core.volume import Volume
@@ -35,7 +36,12 @@ def test_ids_do_not_depend_on_blocks_or_workers(blobs, tmp_path):
     ]
     first = maps[0].read()
     assert first.dtype == np.uint32
-    assert maps[0].attributes["asem"]["num_objects"] == right.max() > 5
+    about = Record.of(maps[0])
+    assert about.num_objects == right.max() > 5
+    sizes = np.sort(np.bincount(right.ravel())[1:])
+    assert about.object_sizes_vx[0] == sizes[0]
+    assert about.object_sizes_vx[2] == sizes[-1]
+    assert about.object_sizes_vx[1] in sizes
     pairs = np.unique(np.stack([first.ravel(), right.ravel()]), axis=1)
     assert pairs.shape[1] == right.max() + 1  # one to one
     ids, at = np.unique(first, return_index=True)
@@ -63,9 +69,9 @@ def test_small_objects_are_dropped(blobs, tmp_path, objects):
     right = cc3d.dust(blobs.read() >= 204, threshold=100, connectivity=26)
     made = segment(blobs, tmp_path / "a.zarr/s", run(20), threshold=0.8, smallest_vx=100, objects=objects)
     np.testing.assert_array_equal(made.read() > 0, right)
-    assert made.attributes["asem"]["num_objects"] == cc3d.connected_components(right).max()
+    assert Record.of(made).num_objects == cc3d.connected_components(right).max()
     if objects:
-        assert len(np.unique(made.read())) == made.attributes["asem"]["num_objects"] + 1
+        assert len(np.unique(made.read())) == Record.of(made).num_objects + 1
 
 
 def test_objects_that_touch_in_a_corner_are_one_or_two_as_asked(tmp_path):
@@ -80,7 +86,7 @@ def test_objects_that_touch_in_a_corner_are_one_or_two_as_asked(tmp_path):
 def test_an_empty_map_has_no_objects(tmp_path):
     made = segment(Volume(np.zeros((9, 9, 9), np.uint8), 5.0), tmp_path / "a.zarr/s", run(4))
     assert made.read().max() == 0
-    assert made.attributes["asem"]["num_objects"] == 0
+    assert Record.of(made).num_objects == 0
 
 
 def test_what_cannot_be_segmented_is_said(blobs, tmp_path):
@@ -93,16 +99,16 @@ def test_what_cannot_be_segmented_is_said(blobs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layer", "made", "said"),
+    ("layer", "kind", "made", "said"),
     [
-        ("raw", {"stage": "import"}, "holds an image; segment takes a probability map"),
-        ("raw_clahe", {"stage": "preprocess"}, "holds an image"),
-        ("labels/er", {"stage": "annotate"}, "holds labels"),
+        ("raw", None, {"stage": "import"}, "holds an image; segment takes a probability map"),
+        ("raw_clahe", None, {"stage": "preprocess"}, "holds an image"),
+        ("labels/er", "labels", {"stage": "annotate"}, "holds labels"),
     ],
 )
-def test_only_probabilities_are_segmented(blobs, tmp_path, layer, made, said):
+def test_only_probabilities_are_segmented(blobs, tmp_path, layer, kind, made, said):
     """What our own record calls an image or labels is refused at once, and nothing is written."""
-    attributes = {"asem": {"made_by": made}}
+    attributes = Record(kind, Made(made)).attributes()
     volume = Volume(blobs.data, 5.0, path=f"cell.zarr/{layer}", attributes=attributes)
     with pytest.raises(BadInput, match=said):
         segment(volume, tmp_path / "a.zarr/s", run(64))

@@ -14,6 +14,7 @@ import zarr
 from asem_core.blocks import Run
 from asem_core.cell.chunks import chunk_shape
 from asem_core.cell.provenance import made_by
+from asem_core.cell.record import Record
 from asem_core.cell.store import (
     create_volume,
     finish_volume,
@@ -46,7 +47,7 @@ def test_round_trip(tmp_path: Path) -> None:
     volume = open_volume(tmp_path / "cell.zarr" / "raw")
     np.testing.assert_array_equal(volume.read(), image())
     assert (volume.voxel_size_nm, volume.origin_nm) == (SPEC.voxel_size_nm, SPEC.origin_nm)
-    assert volume.attributes["asem"]["made_by"] == MADE
+    assert Record.of(volume).made.noted == MADE
     assert is_complete(volume)
     assert layers(tmp_path / "cell.zarr") == ["raw"]
 
@@ -205,7 +206,7 @@ def test_a_newer_version_finds_what_an_older_one_made(tmp_path: Path) -> None:
     finish_volume(resumed, Run(progress=False))
     found = require_free(path, newer)
     assert found is not None
-    assert found.attributes["asem"]["made_by"] == older
+    assert Record.of(found).made.noted == older
     with pytest.raises(OutputExists, match=r"differs in: step.name"):
         create_volume(path, SPEC, block=32, made_by={**newer, "step": {**step, "name": "crop"}})
 

@@ -121,7 +121,7 @@ def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) 
 
 
 def test_the_voxel_size_of_a_file_is_checked_before_preprocessing(tmp_path: Path, weights: Path) -> None:
-    """What the recipe does not state is known once the image is imported."""
+    """What the recipe does not state, the files do: nothing is imported in vain."""
     volume = example_image((32, 32, 32), voxel_size_nm=8.0)
     tifffile.imwrite(
         tmp_path / "image.tif",
@@ -133,7 +133,7 @@ def test_the_voxel_size_of_a_file_is_checked_before_preprocessing(tmp_path: Path
     text = RECIPE.format(weights="small", steps=INVERT, size=8.0, predict="")
     (tmp_path / "recipe.toml").write_text(text.replace("voxel_size_nm = [8.0, 8.0, 8.0]", ""))
     catalog = load_catalog()
-    with pytest.raises(VoxelSizeMismatch, match=r"cell.zarr/raw has voxels of 8 x 8 x 8 nm but small@1"):
+    with pytest.raises(RecipeError, match=r"@ source: .*image.tif has voxels of 8 x 8 x 8 nm but small@1"):
         run_flow(
             build_flow(read_recipe(tmp_path / "recipe.toml"), catalog),
             catalog,
@@ -141,7 +141,17 @@ def test_the_voxel_size_of_a_file_is_checked_before_preprocessing(tmp_path: Path
             Run(progress=False),
             print,
         )
-    assert layers(tmp_path / "out" / "cell.zarr") == ["raw"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stack_without_a_voxel_size_is_told_by_a_check(tmp_path: Path, weights: Path) -> None:
+    """Nothing states the size of the voxels: `--check` says so, with the line to add."""
+    tifffile.imwrite(tmp_path / "image.tif", example_image((32, 32, 32)).read())
+    text = RECIPE.format(weights="small", steps=INVERT, size=8.0, predict="")
+    (tmp_path / "recipe.toml").write_text(text.replace("voxel_size_nm = [8.0, 8.0, 8.0]", ""))
+    flow = build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog())
+    with pytest.raises(RecipeError, match=r"@ source: .*voxel_size_nm = \[5, 5, 5\]"):
+        require_inputs(flow)
 
 
 def test_what_fetching_needs_is_told_first(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from asem_analyzers.clathrin_coats import ClathrinCoats
 from asem_analyzers.morphometry import Morphometry
 from asem_core.cell.provenance import steps_done
+from asem_core.cell.record import Record
 from asem_core.cell.store import layers, open_volume
 from asem_core.cli import make_app
 from asem_core.flow import _may_name_files
@@ -131,7 +132,7 @@ def test_whole_recipe(project: Path) -> None:
     assert not exported[:4].any()
     assert not exported[:, :8].any()
 
-    record = open_volume(cell / "predictions" / "mitochondria" / "segmentation").attributes["asem"]["made_by"]
+    record = Record.of(open_volume(cell / "predictions" / "mitochondria" / "segmentation")).made.noted
     made = json.dumps(record)
     assert '"normalize"' in made
     assert "weights_sha256" in made
@@ -153,9 +154,7 @@ def test_whole_recipe(project: Path) -> None:
     assert "--overwrite" in refused.stderr
     run("--overwrite")
     assert not {p: t for p, t in stamps().items() if before.get(p) == t and ".zarr" not in str(p)}
-    assert '"invert"' in json.dumps(
-        open_volume(cell / "predictions/mitochondria/probability").attributes["asem"]["made_by"]
-    )
+    assert '"invert"' in json.dumps(Record.of(open_volume(cell / "predictions/mitochondria/probability")).made.noted)
 
     (project / "recipe.toml").write_text(recipe.replace('use = "balanced"', 'use = "uniform"'))
     run("-o", "out-uniform")

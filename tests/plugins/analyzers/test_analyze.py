@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from asem_analyzers.morphometry import Morphometry
 from asem_core.blocks import Run
+from asem_core.cell.record import Made, Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
@@ -153,21 +154,25 @@ def test_analyzer_that_returns_something_else_is_named(returned, message, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("layer", "stage", "said"),
+    ("layer", "kind", "stage", "said"),
     [
         (
             "raw",
+            None,
             "import",
             "raw is an image; analyses measure a segmentation or labels. If it holds labels all the same",
         ),
-        ("raw_clahe", "preprocess", "raw_clahe is an image"),
-        ("predictions/a/probability", "predict", "is a probability map; .* Segment it first"),
+        ("raw_clahe", None, "preprocess", "raw_clahe is an image"),
+        ("predictions/a/probability", "probability", "predict", "is a probability map; .* Segment it first"),
     ],
 )
-def test_what_is_no_segmentation_is_refused(layer, stage, said, tmp_path):
+def test_what_is_no_segmentation_is_refused(layer, kind, stage, said, tmp_path):
     """Only what our own record calls an image or a probability map: nothing is known of data from elsewhere."""
     labels = Labels(
-        np.ones((8, 8, 8), np.uint8), 5.0, path=f"c.zarr/{layer}", attributes={"asem": {"made_by": {"stage": stage}}}
+        np.ones((8, 8, 8), np.uint8),
+        5.0,
+        path=f"c.zarr/{layer}",
+        attributes=Record(kind, Made({"stage": stage})).attributes(),
     )
     with pytest.raises(BadInput, match=said):
         analyze(Morphometry(), labels, None, tmp_path / "report", RUN)

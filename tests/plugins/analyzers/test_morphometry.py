@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import cc3d
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from asem_analyzers.morphometry import Morphometry
 from asem_core.blocks import Run
@@ -113,6 +117,108 @@ def test_spindle_keeps_its_thin_ends(axis):
     assert (row["num_branches"], row["num_ends"], row["num_loops"]) == (1, 2, 0)
 
 
+def turned(inside: Callable[..., np.ndarray], half_nm: float, voxel_nm: ZyxNm, seed: int) -> np.ndarray:
+    """Draw the shape that a function of positions in nm describes, turned at random; its largest piece."""
+    rng = np.random.default_rng(seed)
+    return cc3d.largest_k(inside(*positions(half_nm, voxel_nm, rng)), k=1, connectivity=26).astype(bool)
+
+
+def rough(radius: float, length: float, seed: int) -> Callable[..., np.ndarray]:
+    """Draw a tube with lumps of half its radius, 15 % high in the mean."""
+    lumps = gaussian_filter(np.random.default_rng(seed).normal(size=(40, 40, 40)), 1.0, mode="wrap")
+    lumps /= lumps.std()
+
+    def inside(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        at = (np.stack([z, y, x]) * 2 / radius) % 40
+        swollen = radius * (1 + 0.15 * map_coordinates(lumps, at, order=1, mode="grid-wrap"))
+        return (np.hypot(y, x) <= swollen) & (np.abs(z) <= length / 2)
+
+    return inside
+
+
+@pytest.mark.parametrize("voxel_nm", [NM5, (8.0, 4.0, 4.0)])
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("shape", ["spindle", "cone", "rough"])
+def test_uneven_tube_has_its_length(shape, seed, voxel_nm):
+    """Within 5 % of the formula, in one branch: tubes that taper to both ends or to one, and rough ones."""
+    inside, length = {
+        "spindle": (lambda z, y, x: (np.hypot(y, x) <= 50 - np.abs(z) / 4) & (np.abs(z) <= 150), 300),
+        "cone": (lambda z, y, x: (np.hypot(y, x) <= 27.5 + z / 16) & (np.abs(z) <= 200), 400),
+        "rough": (rough(30, 400, seed), 400),
+    }[shape]
+    row = measure(turned(inside, length / 2 + 15, voxel_nm, seed), voxel_nm)
+    assert row["kind"] == "tube"
+    assert row["length_nm"] == pytest.approx(length, rel=0.05)
+    assert (row["num_branches"], row["num_ends"], row["num_loops"]) == (1, 2, 0)
+
+
+FLAT = {  # inside in nm, half of the space around in nm, area in nm2, thickness in nm (None: not even), extent in nm
+    "disk": (lambda z, y, x: (np.hypot(y, x) <= 100) & (np.abs(z) <= 12.5), 105, np.pi * 100**2, 25, 200),
+    "lens": (lambda z, y, x: (z / 20) ** 2 + (y**2 + x**2) / 100**2 <= 1, 105, np.pi * 100**2, None, 200),
+    "thick lens": (lambda z, y, x: (z / 40) ** 2 + (y**2 + x**2) / 100**2 <= 1, 105, np.pi * 100**2, None, 200),
+    "bent sheet": (
+        lambda z, y, x: (
+            (np.abs(np.hypot(z + 170, y) - 170) <= 12.5) & (np.abs(np.arctan2(y, z + 170)) <= 1.1) & (np.abs(x) <= 100)
+        ),
+        230,
+        170 * 2.2 * 200,
+        25,
+        np.hypot(170 * 2.2, 200),
+    ),
+}
+
+
+@pytest.mark.parametrize("voxel_nm", [NM5, (8.0, 4.0, 4.0)])
+@pytest.mark.parametrize("name", list(FLAT))
+def test_sheet_has_its_area_thickness_and_extent(name, voxel_nm):
+    """Within 5 % of the formula; a sheet has no centreline, so no length and no branches."""
+    inside, half, area, thickness, extent = FLAT[name]
+    row = measure(turned(inside, half, voxel_nm, 3), voxel_nm)
+    assert row["kind"] == "sheet"
+    assert row["sheet_area_um2"] == pytest.approx(area * 1e-6, rel=0.05)
+    assert row["extent_nm"] == pytest.approx(extent, rel=0.05)
+    if thickness:
+        assert row["thickness_nm"] == pytest.approx(thickness, rel=0.05)
+        assert row["sheet_fraction"] > 0.7
+    assert np.isnan(row["length_nm"])
+    assert np.isnan(row["num_branches"])
+
+
+def test_few_voxels_of_thickness_are_enough_for_a_kind():
+    """Plates of one to eight voxels are sheets and thick lenses blobs with one branch; a rod of 7 is a tube."""
+    z, y, x = np.indices((44, 64, 64)) - np.array([22, 32, 32])[:, None, None, None]
+    disk = np.hypot(y, x) <= 20
+    for flat in (disk & (z == 0), disk & (abs(z) <= 1), (abs(y) <= 20) & (abs(x) <= 20) & (z >= 0) & (z < 2)):
+        row = measure(flat)
+        assert row["kind"] == "sheet"
+        assert row["thickness_nm"] == pytest.approx(5 * flat.any((1, 2)).sum(), rel=0.1)
+        assert np.isnan(row["length_nm"])
+    row = measure(disk & (abs(z) <= 1))
+    assert row["extent_nm"] == pytest.approx(205, rel=0.05)
+    assert row["sheet_area_um2"] == pytest.approx(5**2 * disk[0].sum() * 1e-6, rel=0.05)
+    box = (abs(z) <= 4) & (abs(y) <= 20) & (abs(x) <= 20)
+    bend = (abs(np.sqrt((z + 30) ** 2 + y**2) - 34) <= 1.5) & (abs(x) <= 20)
+    for flat, extent in ((box, 5 * np.hypot(41, 41)), (bend, 465)):
+        row = measure(flat)
+        assert row["kind"] == "sheet"
+        assert row["extent_nm"] == pytest.approx(extent, rel=0.05)
+    row = measure((z / 14) ** 2 + (y / 20) ** 2 + (x / 20) ** 2 <= 1)
+    assert (row["kind"], row["num_branches"]) == ("blob", 1)
+    assert row["length_nm"] == pytest.approx(200, rel=0.1)
+    row = measure((np.hypot(y, z) <= 3) & (x >= -25) & (x < 25))
+    assert (row["kind"], row["num_branches"]) == ("tube", 1)
+    assert row["length_nm"] == pytest.approx(250, rel=0.05)
+    assert row["thickness_nm"] == pytest.approx(5 * 2 * np.sqrt(29 / np.pi), rel=0.05)
+
+
+@pytest.mark.parametrize("voxel_nm", [(20.0, 5.0, 5.0), (8.0, 4.0, 4.0)])
+def test_ball_of_long_voxels_has_its_surface(voxel_nm):
+    """Within 3 % of the formula, where planes are up to four times as far apart as pixels."""
+    for radius in (80.0, 150.0):
+        row = measure(ball(radius, np.random.default_rng(1), voxel_nm), voxel_nm)
+        assert row["surface_um2"] == pytest.approx(4 * np.pi * radius**2 * 1e-6, rel=0.03)
+
+
 @pytest.mark.parametrize(("ring", "radius"), [(100.0, 25.0), (150.0, 40.0)])
 def test_torus_is_one_loop(ring, radius):
     """Surface and centreline within 3 % of the formula; one branch, one loop, no end."""
@@ -197,7 +303,7 @@ def test_empty_segmentation_gives_empty_tables_and_a_sentence():
 def test_giant_object_is_measured_and_told(monkeypatch):
     """A network that fills the image is measured tile by tile and at a coarser centreline, and a note says so."""
     monkeypatch.setattr("asem_analyzers._surface.TILE_VX", 24)
-    monkeypatch.setattr("asem_analyzers._skeleton.LARGEST_VX", 3000)
+    monkeypatch.setattr("asem_analyzers._shapes.LARGEST_VX", 3000)
     array = np.zeros((60, 60, 90), np.uint8)
     z, y, _ = np.indices(array.shape)
     array[(z - 30.2) ** 2 + (y - 29.7) ** 2 <= 100] = 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from asem_core.blocks import Run
+from asem_core.cell.record import Record
 from asem_core.errors import BadInput
 from asem_core.stages.preprocess import apply, apply_in_memory
 from asem_core.volume import Labels, Volume
@@ -23,7 +24,7 @@ def test_crop_keeps_the_place_and_is_remembered(image: Callable[..., Volume], tm
     made = apply(Crop(box="2:12,:20,5:"), volume, tmp_path / "cell.zarr" / "raw_crop", run)
     np.testing.assert_array_equal(made.read(), volume.read()[2:12, :20, 5:])
     assert made.origin_nm == (96.0, 0.0, 60.0)
-    kept = made.attributes["asem"]["crop"]
+    kept = Record.of(made).notes["crop"]
     assert kept == {"begin": [2, 0, 5], "end": [12, 20, 40], "source_shape": [20, 30, 40], "source": volume.path}
     back = np.zeros(volume.shape, np.uint8)
     back[volume.box_of(made).slices] = made.read()

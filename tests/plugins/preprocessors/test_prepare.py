@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, layers, open_volume
 from asem_core.cli import make_app
 from asem_core.volume import Spec
@@ -50,7 +51,7 @@ def test_makes_all_layers_and_a_picture(cell: Path) -> None:
     assert layers(cell) == ["raw", "raw_clahe", "raw_crop", "mask"]
     cropped, mask, equalized = (open_volume(cell / name) for name in ("raw_crop", "mask", "raw_clahe"))
     assert cropped.shape < (70, 96, 96)
-    assert cropped.attributes["asem"]["crop"]["source_shape"] == [70, 96, 96]
+    assert Record.of(cropped).notes["crop"]["source_shape"] == [70, 96, 96]
     assert mask.shape == cropped.shape == equalized.shape
     assert (equalized.read().min(), equalized.read().max()) == (0, 255)
     assert 0.4 < (mask.read() > 0).mean() < 1

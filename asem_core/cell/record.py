@@ -1,0 +1,199 @@
+"""The record of a layer: which layer it is, what it holds and what made it. Read and written through here only.
+
+It lies in the attributes of the layer's group, under `asem`. `Record.of(volume)` reads it; `store.create_volume` and
+`store.note` write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import attrs
+
+from asem_core.errors import BadInput
+from asem_core.volume import Box, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+
+SCHEMA = 1
+"""Version of what a record looks like; another one is refused."""
+
+KEY = "asem"
+"""The attribute of a group that holds its record."""
+
+Kind = Literal["image", "probability", "labels"]
+"""What the voxels of a layer mean."""
+
+
+@attrs.frozen
+class Input:
+    """A volume that something was made of, as it was when it was read."""
+
+    address: str
+    shape: Zyx
+    voxel_size_nm: ZyxNm
+    origin_nm: ZyxNm
+    made: Made
+    revision: str
+
+    @property
+    def identity(self) -> Any:
+        """What tells it from another volume, wherever they are."""
+        return self.made.noted, self.revision, self.shape, self.origin_nm
+
+    @classmethod
+    def parse(cls, noted: Mapping[str, Any]) -> Self:
+        return cls(
+            noted["path"],
+            as_zyx(noted["shape"]),
+            as_zyx_nm(noted["voxel_size_nm"]),
+            as_zyx_nm(noted["origin_nm"], "origin"),
+            Made(noted.get("made_by", {})),
+            noted.get("revision", ""),
+        )
+
+
+@attrs.frozen
+class Made:
+    """What made a layer, as `provenance.made_by` describes it."""
+
+    noted: Mapping[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that ran: import, preprocess, annotate, predict, segment, ..."""
+        return self.noted.get("stage")
+
+    @property
+    def step(self) -> Mapping[str, Any] | None:
+        """The plugin of a preprocessing step, as `provenance.describe_plugin` describes it."""
+        return self.noted.get("step")
+
+    @property
+    def model(self) -> str | None:
+        """The model of a prediction: a plugin, or pretrained weights."""
+        model = self.noted.get("model")
+        return model.get("name") if isinstance(model, Mapping) else model
+
+    @property
+    def inputs(self) -> list[Input]:
+        return [Input.parse(noted) for noted in self.noted.get("inputs", [])]
+
+    def chain(self) -> Iterator[Made]:
+        """Go back along first inputs: this, what made its input, what made the input of that, ..."""
+        made = self
+        while made.noted:
+            yield made
+            inputs = made.inputs
+            made = inputs[0].made if inputs else Made()
+
+
+@attrs.frozen
+class AnnotatedBox:
+    """A box of a layer that was annotated, and the annotator, as `provenance.describe_plugin` describes it."""
+
+    box: Box
+    annotator: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, noted: Mapping[str, Any]) -> Self:
+        return cls(Box(noted["begin"], noted["end"]), noted.get("annotator", {}))
+
+    def json(self) -> dict[str, Any]:
+        return {"begin": list(self.box.begin), "end": list(self.box.end), "annotator": dict(self.annotator)}
+
+
+@attrs.frozen
+class Record:
+    """What a layer of ours says of itself.
+
+    Attributes
+    ----------
+    kind : what its voxels mean; None where an import could not tell
+    made : what made it
+    revision : another one after every edit
+    planes : file names of the planes that it was imported from, where there is one file per plane
+    told, questions : what the source that it was imported from said of it (see `Volume`)
+    boxes : the boxes that were annotated
+    plan : how a prediction was cut into blocks and computed
+    num_objects : how many objects a segmentation has
+    notes : what a preprocessing step says of what it did (`Fitted.attributes`)
+    complete : whether the run that makes it has ended
+    block : shape of the blocks it is being written in, until then
+    halved : whether its first coarser level is written along with it, until then
+    object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
+    """
+
+    kind: Kind | None = None
+    made: Made = attrs.field(factory=Made)
+    revision: str = ""
+    planes: Sequence[str] = ()
+    boxes: Sequence[AnnotatedBox] = ()
+    plan: Mapping[str, Any] | None = None
+    num_objects: int | None = None
+    notes: Mapping[str, Any] = attrs.field(factory=dict)
+    complete: bool = True
+    block: Zyx | None = None
+    halved: bool = False
+    told: Sequence[str] = ()
+    questions: Sequence[str] = ()
+    object_sizes_vx: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, volume: Volume) -> Self:
+        """Read the record of a volume; an empty one of data from elsewhere."""
+        return cls.parse(volume.attributes, volume.path)
+
+    @classmethod
+    def parse(cls, attributes: Mapping[str, Any], address: str) -> Self:
+        """Read the record in a group's attributes; `address` is the group's, for the message.
+
+        Raises
+        ------
+        BadInput
+            It was written by a version of ASEM whose records look otherwise.
+        """
+        noted = attributes.get(KEY)
+        if noted is None:
+            return cls()
+        if noted.get("schema") != SCHEMA:
+            raise BadInput(
+                f"{address} was written by another version of ASEM ({noted.get('made_by', {}).get('asem_version', 'unknown')}): "
+                f"its record has schema {noted.get('schema', 0)}, and this version reads {SCHEMA}. Open it with that version, "
+                "or make it again."
+            )
+        block = noted.get("block")
+        return cls(
+            noted.get("kind"),
+            Made(noted.get("made_by", {})),
+            noted.get("revision", ""),
+            tuple(noted.get("planes", ())),
+            tuple(AnnotatedBox.parse(b) for b in noted.get("boxes", ())),
+            noted.get("plan"),
+            noted.get("num_objects"),
+            noted.get("notes", {}),
+            noted.get("complete", True),
+            None if block is None else as_zyx(block),
+            noted.get("halved", False),
+            tuple(noted.get("told", ())),
+            tuple(noted.get("questions", ())),
+            tuple(noted.get("object_sizes_vx", ())),
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """Write the record as attributes of a group; what is not known is left out."""
+        known = {
+            "kind": self.kind,
+            "revision": self.revision,
+            "planes": list(self.planes),
+            "boxes": [b.json() for b in self.boxes],
+            "plan": self.plan and dict(self.plan),
+            "num_objects": self.num_objects,
+            "notes": dict(self.notes),
+            "block": self.block and list(self.block),
+            "halved": self.halved,
+            "told": list(self.told),
+            "questions": list(self.questions),
+            "object_sizes_vx": list(self.object_sizes_vx),
+        }
+        told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
+        return {KEY: {"schema": SCHEMA, "complete": self.complete, "made_by": dict(self.made.noted), **told}}

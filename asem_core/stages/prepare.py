@@ -1,0 +1,155 @@
+"""Preprocess the image of a cell: the usual steps at once, or any one by itself. What comes after takes what was made.
+
+raw -> crop -> raw_crop -> clahe -> raw_clahe      each step works on the image that the one before made
+          \\-> cell-mask -> mask                    a mask is made beside it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import count
+from pathlib import Path
+
+import attrs
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image, open_images, read_prepared
+from asem_core.cell.provenance import kind_by_name, require_labels, what_it_holds
+from asem_core.cell.record import Record
+from asem_core.cell.store import open_volume
+from asem_core.errors import BadInput
+from asem_core.interfaces import Preprocessor
+from asem_core.recipe import build
+from asem_core.stages.preprocess import apply, layer_for
+from asem_core.volume import Labels, Volume
+
+STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}
+"""The usual steps in order: what users call them -> the plugin that does it."""
+
+
+@attrs.frozen
+class Made:
+    """What one step made; `after` is None if the step could not be done."""
+
+    step: str
+    before: Volume
+    after: Volume | None
+
+
+def usual_steps(
+    catalog: Catalog, skip: set[str], options: Mapping[str, Mapping[str, object]]
+) -> dict[str, Preprocessor]:
+    """Build the steps of `prepare` that are not skipped, with their options."""
+    return {
+        name: build(catalog.get("preprocessor", plugin), options.get(name, {}), f"asem prepare @ {name} ({plugin})")
+        for name, plugin in STEPS.items()
+        if name not in skip
+    }
+
+
+def prepare(
+    cell: Path,
+    steps: Mapping[str, Preprocessor],
+    run: Run,
+    *,
+    image: str | None = None,
+    overwrite: bool = False,
+    watch: Callable[[Made], None] = lambda made: None,
+) -> list[Made]:
+    """Do the usual steps one after the other, and note in the cell what they made.
+
+    Parameters
+    ----------
+    steps : see `usual_steps`
+    image
+        Layer to begin with; by default the image before the last preparation: `raw`, or what `preprocess_cell` made of it.
+    watch : is told of each step, also of one that fails
+
+    Raises
+    ------
+    BadInput
+        A step refuses the image. What the steps before it made stays.
+    """
+    known = read_prepared(cell)
+    volume = open_volume(cell / image) if image is not None else _before_preparation(cell, known)
+    made: list[Made] = []
+    usual: list[str] = []
+    mask: str | None = None
+    for name, step in steps.items():
+        try:
+            layer = cell / "mask"
+            if step.changes != "mask":  # a prediction may have made an image of that name
+                layer = layer_for(step, volume, cell, lambda n: n not in known.usual, overwrite)
+            made.append(Made(name, volume, apply(step, volume, layer, run, overwrite=overwrite)))
+        except BadInput:
+            watch(Made(name, volume, None))
+            raise
+        watch(made[-1])
+        if step.changes == "mask":
+            mask = layer.name
+        else:
+            volume = made[-1].after or volume
+            usual.append(layer.name)
+    note_prepared(cell, Prepared(layer_name(volume), mask, tuple(usual)))
+    return made
+
+
+def preprocess_cell(step: Preprocessor, cell: Path, run: Run, *, overwrite: bool = False) -> Volume:
+    """Do one step to the image of a cell. Its result is the image (or the mask) of the cell from then on."""
+    known = read_prepared(cell)
+    image = open_image(cell)
+    if step.changes == "mask":
+        made = apply(step, image, cell / "mask", run, overwrite=overwrite)
+        note_prepared(cell, attrs.evolve(known, mask="mask"))
+        return made
+    if step.changes == "labels":
+        raise BadInput(f"The step '{step.name}' is for labels: name them, as in {cell}/labels/NAME.")
+    images = open_images(cell)
+    if _step_of(image) == step.name and len(images) > 1:  # done again: with other options, say
+        before, layer = images[1], layer_name(image)
+    else:
+        taken = {layer_name(v) for v in images}
+        names = (f"raw_{step.name}" if n == 1 else f"raw_{step.name}_{n}" for n in count(1))
+        before, layer = image, next(name for name in names if name not in taken)
+    made = apply(step, before, cell / layer, run, overwrite=overwrite)
+    note_prepared(cell, attrs.evolve(known, image=layer))
+    return made
+
+
+def preprocess_layer(
+    step: Preprocessor, source: Path, run: Run, output: Path | None = None, *, overwrite: bool = False
+) -> Volume:
+    """Do one step to a layer, or to the image of a cell, and write the layer `output`: by default `<layer>_<step>` beside it.
+
+    What is known to hold labels is given to the step as labels.
+
+    Raises
+    ------
+    BadInput
+        The step is for labels, or for images, and the layer holds the other.
+    """
+    volume: Volume = open_image(source) if is_cell(source) else open_volume(source)
+    held = what_it_holds(volume) or kind_by_name(volume.path)
+    if step.changes == "labels":
+        require_labels(volume, f"the step '{step.name}' is for labels")
+    elif held == "labels" and step.changes != "geometry":
+        raise BadInput(f"The step '{step.name}' is for images, but {source} holds labels.")
+    if step.changes == "labels" or held == "labels":
+        volume = Labels(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes)
+    target = output or Path(volume.path).with_name(f"{Path(volume.path).name}_{step.name}")
+    return apply(step, volume, target, run, overwrite=overwrite)
+
+
+def _step_of(volume: Volume) -> str | None:
+    step = Record.of(volume).made.step
+    return None if step is None else step["name"]
+
+
+def layer_name(volume: Volume) -> str:
+    """Return the name of a layer in its cell: `raw_clahe` of `cell.zarr/raw_clahe`."""
+    return volume.path.rpartition(".zarr/")[2]
+
+
+def _before_preparation(cell: Path, known: Prepared) -> Volume:
+    return next((v for v in open_images(cell) if layer_name(v) not in known.usual), open_volume(cell / "raw"))

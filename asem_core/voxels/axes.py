@@ -1,0 +1,110 @@
+"""Arrays of any axes as lazy zyx volumes: singletons dropped, channels and times chosen, axes put in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.volume import ArrayLike
+
+_OPTIONS = {"c": ("channel", "channels"), "t": ("time", "time points")}
+
+
+def arrange(
+    array: ArrayLike, axes: Sequence[str], where: str, choice: Mapping[str, int | None] | None = None
+) -> ArrayLike:
+    """View an array with the named axes as z, y, x.
+
+    Parameters
+    ----------
+    axes
+        One name for each axis of the array, of which z, y and x are kept.
+    choice
+        Which index of a further axis is taken, by its name ("c", "t"); one of length 1 needs none.
+
+    Raises
+    ------
+    BadInput
+        An axis is missing, or one of several channels or times is not chosen; names the option that answers.
+    """
+    keep, fixed = pick_axes(tuple(array.shape), axes, where, choice)
+    if list(keep) == [0, 1, 2] and len(array.shape) == 3:
+        return array
+    return _Arranged(array, keep, fixed)
+
+
+def pick_axes(
+    shape: Sequence[int], axes: Sequence[str], where: str, choice: Mapping[str, int | None] | None = None
+) -> tuple[tuple[int, int, int], dict[int, int]]:
+    """Say which axes are z, y, x, and at which index each of the others is taken (see `arrange`)."""
+    names = [a.lower() for a in axes]
+    if len(names) != len(shape):
+        raise BadInput(
+            f"{where} has {len(shape)} axes {list(shape)}, but {len(names)} are named: {', '.join(names)}. "
+            "Name each of them: --set axes=zyx"
+        )
+    missing = [a for a in "zyx" if a not in names]
+    if missing:
+        raise BadInput(
+            f"{where} has the axes {_told(names, shape)}; a volume needs z, y and x. "
+            "If they are misnamed, say what they are, in their order: --set axes=zyx"
+        )
+    fixed: dict[int, int] = {}
+    for i, (name, n) in enumerate(zip(names, shape, strict=True)):
+        if name in "zyx" and names.index(name) == i:
+            continue
+        wanted = (choice or {}).get(name)
+        if wanted is None and n != 1:
+            option, things = _OPTIONS.get(name, ("", f"entries along '{name}'"))
+            advice = f"Choose one: --set {option}=0 (the first)" if option else "Save the one that you want"
+            misnamed = ". If they are misnamed, say what the axes are, in their order: --set axes=..." if option else ""
+            raise BadInput(
+                f"{where} has {n} {things} (axes {_told(names, shape)}); a volume has one. {advice}{misnamed}"
+            )
+        if not 0 <= (wanted or 0) < n:
+            option = _OPTIONS.get(name, (name, ""))[0]
+            raise BadInput(f"{where} has no {option} {wanted}: there are {n}, counted from 0.")
+        fixed[i] = wanted or 0
+    for name, wanted in (choice or {}).items():
+        if name not in names and wanted:
+            raise BadInput(
+                f"{where} has no {_OPTIONS.get(name, (name, ''))[0]} {wanted}: its axes are {_told(names, shape)}."
+            )
+    z, y, x = (names.index(a) for a in "zyx")
+    return (z, y, x), fixed
+
+
+def _told(names: Sequence[str], shape: Sequence[int]) -> str:
+    return ", ".join(f"{a} {n}" for a, n in zip(names, shape, strict=True))
+
+
+@attrs.frozen(eq=False)
+class _Arranged:
+    """The zyx part of an array of more axes, or of axes in another order."""
+
+    array: ArrayLike
+    keep: tuple[int, int, int]
+    fixed: Mapping[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(self.array.shape[i]) for i in self.keep)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        keys = key if isinstance(key, tuple) else (key,)
+        keys += (slice(None),) * (3 - len(keys))
+        full: list[Any] = [self.fixed.get(i, 0) for i in range(len(self.array.shape))]
+        for axis, part in zip(self.keep, keys, strict=True):
+            full[axis] = part
+        values = np.asarray(self.array[tuple(full)])
+        left = [axis for axis, part in zip(self.keep, keys, strict=True) if isinstance(part, slice)]
+        order = sorted(left)
+        return values.transpose([order.index(axis) for axis in left])

@@ -1,0 +1,156 @@
+"""Values as files store them (floats, signed, wide) to the unsigned integers of a layer: exactly, or as a user says."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.volume import ArrayLike, Box, as_zyx
+
+GREY_RANGE = "--set grey_range=[LOW,HIGH] (in a recipe: grey_range = [LOW, HIGH])."
+_BLOCK_BYTES = 64e6
+_LAST_WHOLE = {
+    4: 2**24,
+    2: 2**11,
+    8: 2**53,
+}  # the largest whole number below which a float of so many bytes has them all
+
+
+@attrs.frozen
+class Conversion:
+    """A function from stored values to unsigned integers; refuses a value that it would change.
+
+    `low` and `high` are what may be stored; with a `scale` they become 0 and the type's white.
+    """
+
+    stored: np.dtype[Any]
+    dtype: np.dtype[Any]
+    kind: Literal["image", "labels"]
+    low: float | None = None
+    high: float | None = None
+    scale: float | None = None
+    clips: bool = False
+
+    @property
+    def must_check(self) -> bool:
+        """Whether there are values that it refuses: only these types are worth reading twice."""
+        return self.low is not None and not self.clips
+
+    def __call__(self, values: np.ndarray, where: object) -> np.ndarray:
+        """Convert an array; `where` names its file in errors.
+
+        Raises
+        ------
+        BadInput
+            A value does not fit.
+        """
+        if self.must_check:
+            self._check(values, where)
+        if self.scale is None:
+            return values.astype(self.dtype, copy=False)
+        top = np.iinfo(self.dtype).max
+        return np.rint(np.nan_to_num(np.clip((values - self.low) * self.scale, 0, top))).astype(self.dtype)
+
+    def _check(self, values: np.ndarray, where: object) -> None:
+        if self.stored.kind == "f" and not np.isfinite(values).all():
+            advice = (
+                "Replace them."
+                if self.kind == "labels"
+                else f"Replace them, or say which grey values become black and white, and what is no number becomes black: {GREY_RANGE}"
+            )
+            raise BadInput(f"{where} holds values that are not numbers (NaN) or infinite. {advice}")
+        if self.kind == "labels" and self.stored.kind == "f" and (np.rint(values) != values).any():
+            raise BadInput(f"{where} holds fractions; labels are whole numbers. Import it as an image: --kind image")
+        if not values.size:
+            return
+        smallest, largest = values.min(), values.max()
+        if self.low is None or self.high is None or (self.low <= smallest and largest <= self.high):
+            return
+        if self.kind == "labels":
+            raise BadInput(
+                f"{where} holds labels from {smallest:g} to {largest:g} as {self.stored}, which are kept from "
+                f"{self.low:g} to {self.high:.0f}. Export them as unsigned integers."
+            )
+        whole = self.stored.kind == "f" and smallest >= 0 and not (np.rint(values) != values).any()
+        raise BadInput(
+            f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}. "
+            f"Say which become black and white: {GREY_RANGE}"
+            + (" If these are labels, import them as such: --kind labels." if whole else "")
+        )
+
+
+def conversion(
+    stored: np.dtype[Any],
+    kind: str | None = None,
+    grey_range: tuple[float, float] | None = None,
+) -> Conversion:
+    """Say how a type is converted.
+
+    Unsigned integers stay as they are, and truth values become 0 and 1. Floats of an image lie in 0..1 and become 16 bits; those
+    of labels are whole numbers. Signed integers are not negative. A `grey_range` becomes 0..255, whatever lies outside is
+    clipped, and what is no number becomes 0.
+
+    Raises
+    ------
+    BadInput
+        The type holds no numbers, or the range is none.
+    """
+    if stored.kind not in "biuf":
+        raise BadInput(f"An image holds numbers, not {stored}.")
+    if grey_range is not None:
+        low, high = grey_range
+        if not low < high:
+            raise BadInput(f"grey_range must be [low, high] with low < high, got {list(grey_range)}.")
+        return Conversion(stored, np.dtype(np.uint8), "image", low, high, 255 / (high - low), clips=True)
+    meant: Literal["image", "labels"] = "labels" if kind == "labels" else "image"
+    if stored.kind == "u":
+        return Conversion(stored, stored.newbyteorder("="), meant)
+    if stored.kind == "b":
+        return Conversion(stored, np.dtype(np.uint8), meant)
+    if stored.kind == "f" and meant == "image":
+        return Conversion(stored, np.dtype(np.uint16), meant, 0.0, 1.0, 65535.0)
+    if stored.kind == "f":
+        wide = np.uint32 if stored.itemsize <= 4 else np.uint64
+        return Conversion(stored, np.dtype(wide), meant, 0.0, float(_LAST_WHOLE.get(stored.itemsize, 2**53)))
+    return Conversion(stored, np.dtype(f"u{stored.itemsize}"), meant, 0.0, float(np.iinfo(stored).max))
+
+
+@attrs.frozen(eq=False)
+class Converted:
+    """A lazy zyx array whose values are converted as they are read."""
+
+    array: ArrayLike
+    convert: Conversion
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.convert.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.convert(np.asarray(self.array[key]), self.where)
+
+    def check(self, box: Box) -> None:
+        """Look through the values of a box, see `asem_core.interfaces.Checked`."""
+        if self.convert.must_check:
+            _, y, x = self.shape
+            thick = max(1, min(64, int(_BLOCK_BYTES / max(1, math.prod((y, x)) * self.convert.stored.itemsize))))
+            for part in box.blocks(as_zyx((thick, y, x))):
+                self[part.slices]
+
+
+def converted(
+    array: ArrayLike, where: str, kind: str | None = None, grey_range: tuple[float, float] | None = None
+) -> ArrayLike:
+    """Give the array as unsigned integers, see `conversion`; the array itself if it holds them already."""
+    convert = conversion(np.dtype(array.dtype), kind, grey_range)
+    same = convert.scale is None and not convert.must_check and convert.dtype == np.dtype(array.dtype)
+    return array if same else Converted(array, convert, where)

@@ -1,0 +1,168 @@
+"""The measures of a sheet: area of its middle surface, and the longest way within it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from asem_analyzers._surface import Facets
+
+LARGEST_GRID = 1_000_000
+"""Cells in which the directions of a surface are gathered."""
+NEIGHBOURHOOD = 1.5
+"""Standard deviation, in thicknesses, of the part of the surface that tells the direction of a sheet."""
+OFF_CORE = 1.5
+"""How much longer a step outside the middle of a sheet counts in the search for a way."""
+
+
+def sheet_area_nm2(
+    tiles: Callable[[], Iterator[tuple[np.ndarray, Facets]]], shape_nm: np.ndarray, thickness_nm: float
+) -> float:
+    """Measure the area of the surface midway between the two faces of a sheet.
+
+    That is half the area of both faces, each facet counted by how much it faces along the sheet's normal there: a rim
+    counts nothing, a bulging face as its shadow on the middle surface. The normal is the main direction of the facets
+    around.
+
+    Parameters
+    ----------
+    tiles
+        Gives the facets of the surface, each part with the place of its zero from the object's first voxel, in nm; called twice.
+    shape_nm : float64 (3,), the object's bounding box
+    thickness_nm : about how thick the sheet is
+    """
+    from scipy.ndimage import gaussian_filter
+
+    cell = max(thickness_nm / 2, float(np.prod(shape_nm + 2 * thickness_nm) / LARGEST_GRID) ** (1 / 3))
+    shape = tuple(np.ceil((shape_nm + 2 * thickness_nm) / cell).astype(int))
+    tensor = np.zeros((*shape, 6))
+    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
+
+    def cells(at_nm: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(np.clip((at_nm + thickness_nm) // cell, 0, np.array(shape) - 1).astype(np.intp).T)
+
+    for begin, facets in tiles():
+        n, flat = facets.normal, np.ravel_multi_index(cells(facets.centre_nm + begin), shape)
+        for k, (i, j) in enumerate(pairs):
+            weight = facets.area_nm2 * n[:, i] * n[:, j]
+            tensor[..., k] += np.bincount(flat, weight, math.prod(shape)).reshape(shape)
+    for k in range(6):
+        tensor[..., k] = gaussian_filter(tensor[..., k], NEIGHBOURHOOD * thickness_nm / cell, mode="constant")
+    area = 0.0
+    for begin, facets in tiles():
+        local = tensor[cells(facets.centre_nm + begin)]
+        matrix = np.empty((len(local), 3, 3))
+        for k, (i, j) in enumerate(pairs):
+            matrix[:, i, j] = matrix[:, j, i] = local[:, k]
+        normal = np.linalg.eigh(matrix)[1][:, :, 2]
+        area += float((facets.area_nm2 * np.abs((facets.normal * normal).sum(axis=1))).sum()) / 2
+    return area
+
+
+def extent_vx(mask: np.ndarray, core: np.ndarray) -> float:
+    """Find the longest of the shortest ways within a mask of cubic voxels, from surface to surface, in voxels.
+
+    Of an object in several pieces, the largest counts.
+
+    Parameters
+    ----------
+    core : bool, zyx
+        Middle of the sheet. A way keeps to it, so that it does not cut corners along the inner side of a bend.
+    """
+    import cc3d
+
+    piece = np.pad(cc3d.largest_k(mask.view(np.uint8), k=1, connectivity=26).astype(np.uint8), 2)
+    piece += piece * np.pad(core, 2)
+    voxels = np.flatnonzero(piece)
+    if not len(voxels):
+        return 0.0
+    steps = _steps(piece.shape)
+    longest, start, way = 0.0, int(voxels[0]), np.array([voxels[0]])
+    for _ in range(3):  # to the farthest voxel, from there to the farthest, and once more where that was no end
+        distance, before = _compiled()(piece.ravel(), start, *steps, OFF_CORE)
+        farthest = int(voxels[np.argmax(distance[voxels])])
+        if distance[farthest] <= longest:
+            break
+        longest, start, way = float(distance[farthest]), farthest, _way(before, farthest)
+    at = np.stack(np.unravel_index(way, piece.shape), axis=1)
+    return _straightened(at, piece) + 1
+
+
+def _way(before: np.ndarray, end: int) -> np.ndarray:
+    way = [end]
+    while before[way[-1]] >= 0:
+        way.append(int(before[way[-1]]))
+    return np.array(way)
+
+
+def _straightened(at: np.ndarray, piece: np.ndarray) -> float:
+    """Measure a way of voxels with straight shortcuts: steps on a grid are up to 6 % too long.
+
+    Shortcuts stay in the core (2 in `piece`); only the first and the last lead out of it.
+    """
+    length, k = 0.0, 0
+    while k < len(at) - 1:
+        low, high = k + 1, len(at) - 1
+        while low < high:  # the farthest place in sight, taking it that all before it are
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if _in_sight(at[k], at[middle], piece) else (low, middle - 1)
+        length += float(np.linalg.norm(at[low] - at[k]))
+        k = low
+    return length
+
+
+def _in_sight(a: np.ndarray, b: np.ndarray, piece: np.ndarray) -> bool:
+    part = np.linspace(0, 1, 2 * int(np.abs(b - a).max()) + 1)[:, None]
+    between = piece[tuple(np.rint(a + part * (b - a)).astype(np.intp).T)]
+    return bool(between.min() >= min(piece[tuple(a)], piece[tuple(b)]))
+
+
+def _steps(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the steps to voxels up to two away: flat offset, length, and the flat offsets of two voxels on the way."""
+    strides = np.array([shape[1] * shape[2], shape[2], 1])
+    moves = np.array([m for m in itertools.product(range(-2, 3), repeat=3) if math.gcd(*m) == 1])
+    # The middle of a step lies between two voxels: the roundings of it up and down.
+    via = np.stack([np.ceil(moves / 2) @ strides, np.floor(moves / 2) @ strides], axis=1).astype(np.int64)
+    via[np.abs(moves).max(axis=1) == 1] = 0
+    return moves @ strides, np.linalg.norm(moves, axis=1), via
+
+
+@cache
+def _compiled() -> Any:
+    import heapq
+
+    import numba
+
+    push, pop = heapq.heappush, heapq.heappop
+
+    @numba.njit(cache=True)
+    def run(inside, start, offset, length, via, off_core):  # type: ignore[no-untyped-def]
+        done = np.full(inside.size, -1.0)
+        best = np.full(inside.size, np.inf)
+        before = np.full(inside.size, -1)
+        best[start] = 0.0
+        heap = [(0.0, start)]
+        while len(heap):
+            so_far, at = pop(heap)
+            if done[at] >= 0:
+                continue
+            done[at] = so_far
+            for k in range(offset.size):
+                to = at + offset[k]
+                if not inside[to] or done[to] >= 0:
+                    continue
+                if not inside[at + via[k, 0]] or not inside[at + via[k, 1]]:
+                    continue
+                far = so_far + length[k] * (1.0 if inside[to] == 2 else off_core)
+                if far < best[to]:
+                    best[to] = far
+                    before[to] = at
+                    push(heap, (far, to))
+        return done, before
+
+    return run

@@ -1,0 +1,239 @@
+"""TIFF by its meaning: which pages of a file are planes, what their values mean, and how they are read."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput, MissingExtra
+from asem_core.voxels.axes import pick_axes
+from asem_core.voxels.tiff import as_shown, why_unreadable
+from asem_sources._microscopes import Stated, in_tiff
+from asem_sources._planes import Header
+
+_SEQUENCES = "iqrhelpav"  # what tifffile calls pages of which nothing is said: planes, if there is no other axis
+
+
+@attrs.frozen
+class TiffPage:
+    """One plane: a page of a file, or a part of a raw stack, which has one page for all."""
+
+    file: Path
+    index: int = 0
+    offset: int | None = None  # where the page begins in a file of several: finding one among thousands takes a while
+    raw: tuple[int, str, tuple[int, int]] | None = None  # where its voxels begin, dtype, shape
+
+    @property
+    def label(self) -> str:
+        return self.file.name if self.index == 0 else f"{self.file.name}#{self.index}"
+
+    def read(self) -> np.ndarray:
+        """Read the plane as a viewer shows it: 0 is black."""
+        import tifffile
+
+        try:
+            if self.raw is not None:
+                offset, dtype, shape = self.raw
+                return np.fromfile(self.file, dtype, math.prod(shape), offset=offset).reshape(shape)
+            with tifffile.TiffFile(self.file, _multifile=False) as tiff:
+                if self.offset is None:
+                    return as_shown(np.asarray(tiff.pages[0].asarray()), tiff.pages[0])
+                tiff.filehandle.seek(self.offset)
+                page = tifffile.TiffPage(tiff, self.index)
+                return as_shown(np.asarray(page.asarray()), page)
+        except Exception as error:  # each of the many codecs raises errors of its own
+            raise why_unreadable(self.file, error) from error
+
+
+@attrs.frozen
+class TiffContents:
+    """The planes of one file, the header of each, and what the file states."""
+
+    pages: tuple[TiffPage, ...] = ()
+    headers: tuple[Header, ...] = ()
+    stated: Stated = attrs.field(factory=Stated)
+
+
+def read_contents(file: Path, labels: bool, choice: Mapping[str, int | None], axes: str | None) -> TiffContents:
+    """Find the planes of a file, without reading them.
+
+    Raises
+    ------
+    BadInput
+        The file holds several channels or times and none is chosen.
+    MissingExtra
+        What decompresses it is not installed.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file, _multifile=False) as tiff:
+            return _contents(tiff, file, labels, choice, axes)
+    except (BadInput, MissingExtra):
+        raise
+    except Exception as error:  # a damaged header leads tifffile into errors of many kinds
+        return TiffContents((TiffPage(file),), (Header((), "", _unreadable(file, error)),))
+
+
+def _contents(tiff: Any, file: Path, labels: bool, choice: Mapping[str, int | None], axes: str | None) -> TiffContents:
+    size = file.stat().st_size
+    if not _ends(tiff):
+        return TiffContents(
+            (TiffPage(file),),
+            (Header((), "", f"is truncated: planes are missing after the first {len(tiff.pages)}. Copy it again."),),
+        )
+    series = [s for s in tiff.series if not s.keyframe.is_reduced]
+    if len(series) != 1:
+        return _several_images(tiff, file, size, labels)
+    only, page = series[0], series[0].keyframe
+    fault = _meaning(page, labels)
+    if fault:
+        return TiffContents((TiffPage(file),), (Header(page.shape, str(page.dtype), fault),))
+    _require_codec(page, file)
+    promised, there = int((tiff.imagej_metadata or {}).get("images", 1)), only.size // page.size
+    if promised > there:
+        cut = f"is truncated: of {promised} images that it lists, {there} are there. Copy it again."
+        return TiffContents((TiffPage(file),), (Header(page.shape, str(page.dtype), cut),))
+    stated = in_tiff(tiff, file)
+    order = _plane_order(only, file, choice, axes)
+    if len(only.pages) < there:
+        return _raw_stack(only, page, file, size, order, stated)
+    chosen = [only.pages[i] for i in order]
+    headers = [_header(p, page, size) for p in chosen]
+    pages = [TiffPage(file, p.index, p.offset) for p in chosen]
+    return TiffContents(tuple(pages), tuple(headers), stated)
+
+
+def _plane_order(series: Any, file: Path, choice: Mapping[str, int | None], axes: str | None) -> list[int]:
+    """Say which pages of a series are the planes, in order."""
+    names = list((axes or series.axes).lower())
+    if axes is None and "z" not in names:
+        unnamed = [i for i, n in enumerate(names) if n in _SEQUENCES]
+        if len(unnamed) == 1:
+            names[unnamed[0]] = "z"
+    leading = len(names) - 2
+    shape = list(series.shape)
+    if "z" not in names and (not names[:-2] or math.prod(shape[:-2]) == 1):
+        names, shape, leading = ["z", *names], [1, *shape], leading + 1
+    (z, y, x), fixed = pick_axes(shape, names, str(file), choice)
+    if (y, x) != (leading, leading + 1):
+        raise BadInput(f"{file} stores its axes as {''.join(names)}: each page must be a plane of y, x. Save it so.")
+    grid = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])
+    return [int(i) for i in grid[tuple(slice(None) if a == z else fixed[a] for a in range(leading))]]
+
+
+def _raw_stack(series: Any, page: Any, file: Path, size: int, order: list[int], stated: Stated) -> TiffContents:
+    """Read ImageJ's stacks above 4 GB, and others in which one page describes all planes, which follow each other."""
+    if series.dataoffset is None:
+        return TiffContents(
+            (TiffPage(file),), (Header((), "", f"has {len(series.pages)} pages, but says that it has more."),)
+        )
+    plane = page.size * page.dtype.itemsize
+    begin = series.dataoffset
+    stored = f"{page.parent.byteorder}{page.dtype.char}"
+    shape = (int(page.shape[-2]), int(page.shape[-1]))
+    if page.photometric.name == "MINISWHITE":
+        return TiffContents(
+            (TiffPage(file),), (Header((), "", "is a raw stack in which 0 is white. Invert it first."),)
+        )
+    truncated = "" if begin + plane * (max(order) + 1) <= size else "is truncated: planes are missing. Copy it again."
+    pages = [TiffPage(file, i, raw=(begin + plane * i, stored, shape)) for i in order]
+    return TiffContents(tuple(pages), tuple(Header(shape, str(page.dtype), truncated) for _ in pages), stated)
+
+
+def _several_images(tiff: Any, file: Path, size: int, labels: bool) -> TiffContents:
+    """List all pages of a file whose images differ: the first that does is named."""
+    pages = [p for p in tiff.pages if not p.is_reduced]
+    headers = [Header(p.shape, str(p.dtype), _meaning(p, labels)) for p in pages]
+    return TiffContents(
+        tuple(TiffPage(file, p.index, p.offset) for p in pages),
+        tuple(h if h.fault else _header(p, p, size) for p, h in zip(pages, headers, strict=True)),
+        in_tiff(tiff, file),
+    )
+
+
+def _header(page: Any, keyframe: Any, file_size: int) -> Header:
+    shape, dtype = tuple(keyframe.shape), str(keyframe.dtype)
+    if page is None:
+        return Header(shape, dtype, "lies in another file of the same stack: import their folder instead.")
+    ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if not ends or max(ends) > file_size:
+        return Header(shape, dtype, "is truncated: its last rows are missing. Copy it again.")
+    return Header(shape, dtype)
+
+
+def _meaning(page: Any, labels: bool) -> str:
+    """Say why the values of a page are no grey values and no ids, or nothing."""
+    name = page.photometric.name
+    planar = page.samplesperpixel > 1 and page.planarconfig == 2
+    if (
+        name in ("RGB", "YCBCR", "CIELAB", "ICCLAB", "ITULAB", "SEPARATED", "CFA", "LINEAR_RAW")
+        or page.samplesperpixel > 2
+    ):
+        stored = " (a separate plane for each colour)" if planar else ""
+        return f"is a colour image{stored}. Save it as 8- or 16-bit grey values."
+    if page.samplesperpixel > 1:
+        return f"has {page.samplesperpixel} values for each pixel, as grey with transparency. Save it as grey values alone."
+    if page.ndim != 2:
+        return f"is a volume in one page (axes {page.axes}). Save every plane as a page."
+    if name == "PALETTE" and not labels and not _is_identity(page.colormap):
+        return (
+            "is an indexed image: its values are numbers of colours in a palette, not grey values. Convert it to 8-bit grey "
+            "values, or, if they are ids of labels, import it as such: --kind labels."
+        )
+    if name == "MINISWHITE" and page.dtype.kind == "f":
+        return "has floats of which 0 is white. Invert it first."
+    if name not in ("MINISBLACK", "MINISWHITE", "PALETTE", "MASK"):
+        return f"holds {name} values, which are no grey values. Save it as 8- or 16-bit grey values."
+    return ""
+
+
+def _is_identity(colormap: np.ndarray) -> bool:
+    """Tell whether a palette maps each index to its own grey value, as microscopes write it."""
+    n = colormap.shape[1]
+    high = np.asarray(colormap).astype(np.int64)
+    if int(high.max(initial=0)) > 255:
+        high = high >> 8
+    return bool((np.abs(high - np.arange(n) * 255 // max(1, n - 1)) <= 1).all())
+
+
+def _require_codec(page: Any, file: Path) -> None:
+    """Refuse a compression that needs a package which is not there, before anything is read.
+
+    Raises
+    ------
+    MissingExtra
+    """
+    import tifffile
+
+    try:
+        tifffile.TIFF.DECOMPRESSORS[page.compression]
+        if page.predictor != 1:
+            tifffile.TIFF.UNPREDICTORS[page.predictor]
+    except KeyError as error:
+        if "imagecodecs" in str(error):
+            raise why_unreadable(file, error) from None
+        raise BadInput(f"{file} is compressed in a way that is not known: {error}. Save it uncompressed.") from None
+
+
+def _ends(tiff: Any) -> bool:
+    """Tell whether the last page that was found names no further one: tifffile passes over pages beyond the file's end."""
+    form, offset = tiff.tiff, tiff.pages[-1].offset
+    tiff.filehandle.seek(offset)
+    (num_tags,) = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))
+    tiff.filehandle.seek(offset + form.tagnosize + num_tags * form.tagsize)
+    return not any(tiff.filehandle.read(form.offsetsize))
+
+
+def _unreadable(file: Path, error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}."
+    if not file.stat().st_size:
+        return "is empty. Copy it again."
+    return f"cannot be read as TIFF: {str(error).rstrip('.')}. Is it damaged, or of another format?"

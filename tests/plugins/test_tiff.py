@@ -1,0 +1,374 @@
+"""TIFF by its meaning: values as a viewer shows them, planes by their names, voxel sizes as microscopes write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from asem_core.blocks import Run
+from asem_core.errors import BadInput, MissingExtra
+from asem_core.stages.import_ import import_volume
+from asem_core.testing import example_image
+from asem_core.voxels.units import nm_per
+from asem_sources.tiff_stack import TiffStack
+
+IMAGE = example_image((6, 20, 24)).read()
+QUIET = Run(progress=False)
+
+
+def write(folder: Path, planes: Any = IMAGE, name: str = "s_{:03}.tif", **options: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    for i, plane in enumerate(planes):
+        tifffile.imwrite(folder / name.format(i), plane, **options)
+    return folder
+
+
+def pillow(folder: Path, planes: Any = IMAGE, **options: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    for i, plane in enumerate(planes):
+        Image.fromarray(plane).save(folder / f"s_{i:03}.tif", **options)
+    return folder
+
+
+# --- axes ---------------------------------------------------------------------------------------------------------
+
+
+def test_channels_and_times_are_no_planes(tmp_path: Path) -> None:
+    """They are refused with their names, or one is chosen; misnamed axes can be named."""
+    both = np.stack([IMAGE, 255 - IMAGE], axis=1)
+    nm = {"spacing": 8, "unit": "nm"}
+    tifffile.imwrite(tmp_path / "zc.tif", both, imagej=True, metadata={"axes": "ZCYX", **nm}, resolution=(0.2, 0.2))
+    with pytest.raises(BadInput, match=r"zc.tif has 2 channels .*--set channel=0"):
+        TiffStack(str(tmp_path / "zc.tif")).open()
+    for channel in (0, 1):
+        volume = TiffStack(str(tmp_path / "zc.tif"), channel=channel).open()
+        np.testing.assert_array_equal(volume.read(), both[:, channel])
+        assert volume.voxel_size_nm == pytest.approx((8, 5, 5))
+    with pytest.raises(BadInput, match="has no channel 2: there are 2"):
+        TiffStack(str(tmp_path / "zc.tif"), channel=2).open()
+    sizes = {f"PhysicalSize{a}": s for a, s in zip("XYZ", (0.005, 0.006, 0.008), strict=True)}
+    tifffile.imwrite(tmp_path / "cz.ome.tif", both.swapaxes(0, 1), ome=True, metadata={"axes": "CZYX", **sizes})
+    with pytest.raises(BadInput, match="2 channels"):
+        TiffStack(str(tmp_path / "cz.ome.tif")).open()
+    volume = TiffStack(str(tmp_path / "cz.ome.tif"), channel=1).open()
+    np.testing.assert_array_equal(volume.read(), 255 - IMAGE)
+    assert volume.voxel_size_nm == pytest.approx((8, 6, 5))
+    tifffile.imwrite(tmp_path / "t.tif", IMAGE, imagej=True, metadata={"axes": "TYX", **nm})
+    with pytest.raises(BadInput, match=r"the axes t 6, y 20, x 24; .*--set axes=zyx"):
+        TiffStack(str(tmp_path / "t.tif"), 5.0).open()
+    np.testing.assert_array_equal(TiffStack(str(tmp_path / "t.tif"), 5.0, axes="zyx").open().read(), IMAGE)
+
+
+def test_a_folder_of_files_of_several_planes(tmp_path: Path) -> None:
+    """They follow each other in the order of the names, numbered by file or by first plane; the last may hold fewer."""
+    for names in (("part_1.tif", "part_2.tif"), ("from_0000.tif", "from_0004.tif")):
+        folder = tmp_path / names[0][:4]
+        folder.mkdir()
+        tifffile.imwrite(folder / names[0], IMAGE[:4], photometric="minisblack")
+        tifffile.imwrite(folder / names[1], IMAGE[4:], photometric="minisblack")
+        np.testing.assert_array_equal(TiffStack(str(folder), 5.0).open().read(), IMAGE)
+
+
+@pytest.mark.parametrize("options", [{"bigtiff": True}, {"tile": (16, 16)}, {"rowsperstrip": 3, "compression": "zlib"}])
+def test_forms_of_tiff(tmp_path: Path, options: dict[str, Any]) -> None:
+    """BigTIFF, tiles and strips hold the same planes."""
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE, **options)
+    np.testing.assert_array_equal(TiffStack(str(tmp_path / "a.tif"), 5.0).open().read(), IMAGE)
+
+
+# --- values -------------------------------------------------------------------------------------------------------
+
+
+def test_values_as_a_viewer_shows_them(tmp_path: Path) -> None:
+    """Where 0 is white the values are inverted, masks and labels, too; Pillow sees the same."""
+    white0 = write(tmp_path / "white0", 255 - IMAGE, photometric="miniswhite")
+    np.testing.assert_array_equal(TiffStack(str(white0), 5.0).open().read(), IMAGE)
+    np.testing.assert_array_equal(np.asarray(Image.open(white0 / "s_002.tif")), IMAGE[2])
+    wide = write(tmp_path / "wide", 65535 - IMAGE.astype(np.uint16) * 9, photometric="miniswhite")
+    np.testing.assert_array_equal(TiffStack(str(wide), 5.0).open().read(), IMAGE.astype(np.uint16) * 9)
+    mask = write(tmp_path / "mask", IMAGE <= 128, photometric="miniswhite")
+    np.testing.assert_array_equal(TiffStack(str(mask), 5.0, kind="labels").open().read(), IMAGE > 128)
+    with pytest.raises(BadInput, match="floats of which 0 is white"):
+        TiffStack(str(write(tmp_path / "f", IMAGE / np.float32(255), photometric="miniswhite")), 5.0).open()
+
+
+def test_a_palette_is_no_grey_scale(tmp_path: Path) -> None:
+    """Numbers of colours are refused as an image and are ids as labels; a palette that changes nothing does not matter."""
+    swapped = np.repeat(np.random.default_rng(3).permutation(256).astype(np.uint16)[None] * 257, 3, axis=0)
+    folder = write(tmp_path / "swapped", photometric="palette", colormap=swapped)
+    with pytest.raises(BadInput, match="s_000.tif is an indexed image: .* --kind labels"):
+        TiffStack(str(folder), 5.0).open()
+    made = import_volume(TiffStack(str(folder), 5.0), tmp_path / "cell.zarr" / "labels" / "a", QUIET)
+    np.testing.assert_array_equal(made.read(), IMAGE)
+    identity = np.repeat(np.arange(256, dtype=np.uint16)[None] * 257, 3, axis=0)
+    folder = write(tmp_path / "identity", photometric="palette", colormap=identity)
+    np.testing.assert_array_equal(TiffStack(str(folder), 5.0).open().read(), IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"photometric": "rgb", "planarconfig": "separate"}, "is a colour image .a separate plane for each colour."),
+        ({"photometric": "rgb", "planarconfig": "contig"}, "is a colour image"),
+        ({"photometric": "minisblack", "planarconfig": "contig"}, "has 2 values for each pixel"),
+    ],
+)
+def test_colours_are_called_what_they_are(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    """Colour is refused as such, however it is stored."""
+    num, first = (2, 0) if options["photometric"] == "minisblack" else (3, 0)
+    axis = 0 if options["planarconfig"] == "separate" else -1
+    planes = [np.stack([p] * num, axis) for p in IMAGE[first:]]
+    with pytest.raises(BadInput, match=sentence):
+        TiffStack(str(write(tmp_path / "c", planes, **options)), 5.0).open()
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64, np.float32])
+def test_ids_are_kept(tmp_path: Path, dtype: type) -> None:
+    """Ids of 64 bits are not cut, and floats of whole numbers are labels where labels are imported."""
+    ids = np.zeros(IMAGE.shape, np.uint64)
+    ids[1:3, 2:9, 3:9] = 2**24 if dtype is np.float32 else 720575940379283456
+    ids[3:5, 9:12, 3:9] = 7
+    tifffile.imwrite(tmp_path / "ids.tif", ids.astype(dtype), compression="zlib")
+    source = TiffStack(str(tmp_path / "ids.tif"), 5.0)
+    made = import_volume(source, tmp_path / "cell.zarr" / "labels" / "a", QUIET)
+    np.testing.assert_array_equal(made.read(), ids)
+    if dtype is np.float32:
+        tifffile.imwrite(tmp_path / "half.tif", ids.astype(dtype) + 0.5)
+        with pytest.raises(BadInput, match="holds fractions"):
+            import_volume(TiffStack(str(tmp_path / "half.tif"), 5.0), tmp_path / "cell.zarr" / "labels" / "b", QUIET)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg"])
+def test_compressions(tmp_path: Path, compression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Common compressions are read; without the package that a compression needs, the error names both."""
+    folder = pillow(tmp_path / "planes", compression=compression)
+    found = TiffStack(str(folder), 5.0).open().read().astype(int)
+    assert np.abs(found - IMAGE).max() <= (40 if compression == "jpeg" else 0)
+    if compression == "tiff_lzw":
+        error = KeyError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+        class Lacking(dict[Any, Any]):
+            def __getitem__(self, key: Any) -> Any:
+                raise error
+
+        monkeypatch.setattr(tifffile.TIFF, "DECOMPRESSORS", Lacking())
+        with pytest.raises(
+            MissingExtra, match="compressed by LZW and needs imagecodecs, .* install .*(imagecodecs|codecs)"
+        ):
+            TiffStack(str(folder), 5.0).open()
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "slice_{:05}_z=8.5521um.tif",
+        "20190730_cell1_{:04}_5nm.TIF",
+        "cell.{:03}.ch1.tif",
+        "tile2_{}_17.52.35.Tif",
+        "x{:02}y03.tiff",
+    ],
+)
+def test_the_field_that_counts_planes(tmp_path: Path, name: str) -> None:
+    """Among dates, tiles, channels, times and lengths the number that differs in every name is the plane's."""
+    folder = write(tmp_path / "planes", name=name)
+    (folder / "._s_001.tif").write_bytes(b"hidden")
+    (folder / "thumbnail.tif").write_bytes(b"small")
+    volume = TiffStack(str(folder), 5.0).open()
+    np.testing.assert_array_equal(volume.read(), IMAGE)
+    assert volume.told[1:] == ["passed over: thumbnail.tif"]
+
+
+def test_times_differ_too_but_have_gaps(tmp_path: Path) -> None:
+    """Of two numbers that differ in every name, the one without gaps counts, wherever it stands."""
+    folder = tmp_path / "planes"
+    folder.mkdir()
+    times = [175235, 175244, 175259, 175301, 180000, 180011]
+    for i, (time, plane) in enumerate(zip(times, IMAGE, strict=True)):
+        tifffile.imwrite(folder / f"img_{i + 8:03}_{time}.tif", plane)
+    np.testing.assert_array_equal(TiffStack(str(folder), 5.0).open().read(), IMAGE)
+
+
+def test_duplicates_and_gaps_in_the_words_of_the_names(tmp_path: Path) -> None:
+    """Two channels in one folder are told by their names, and one of them can be chosen; the files around a gap are named."""
+    folder = write(tmp_path / "planes", name="s_{:03}_ch0.tif")
+    write(folder, 255 - IMAGE, name="s_{:03}_ch1.tif")
+    with pytest.raises(BadInput, match=r"s_000_ch0.tif and s_000_ch1.tif .* both plane 0.*--set files='\*ch0\*'"):
+        TiffStack(str(folder), 5.0).open()
+    np.testing.assert_array_equal(TiffStack(str(folder), 5.0, files="*ch1*").open().read(), 255 - IMAGE)
+    (folder / "s_003_ch1.tif").unlink()
+    with pytest.raises(BadInput, match=r"but 3 is missing: s_002_ch1.tif is followed by s_004_ch1.tif"):
+        TiffStack(str(folder), 5.0, files="*ch1*").open()
+
+
+def test_z_positions_in_names(tmp_path: Path) -> None:
+    """They give the z step, and the order where no other number counts; uneven ones are questioned."""
+    folder = tmp_path / "planes"
+    folder.mkdir()
+    for i, plane in enumerate(IMAGE):
+        tifffile.imwrite(folder / f"cell1_z={9.992 + 0.008 * i:.3f}um.tif", plane)
+    with pytest.raises(
+        BadInput, match=r"states 8 nm along z \(the names of the planes\), but not the voxel size along y"
+    ):
+        TiffStack(str(folder)).open()
+    np.testing.assert_array_equal(TiffStack(str(folder), 5.0).open().read(), IMAGE)
+    (folder / "cell1_z=10.016um.tif").rename(folder / "cell1_z=10.019um.tif")
+    assert TiffStack(str(folder), (8.0, 5.0, 5.0)).open().questions == [
+        "the names of the planes have steps from 5.000 to 11.000 nm"
+    ]
+
+
+# --- voxel sizes --------------------------------------------------------------------------------------------------
+
+FIBICS = (
+    '<?xml version="1.0" encoding="iso-8859-1"?><Fibics version="1.2"><Scan><Ux>0.0069282</Ux><Uy>0.004</Uy>'
+    "<Vx>0.004</Vx><Vy>-0.0069282</Vy></Scan><ATLAS3D><Slice><ZPos>{}</ZPos></Slice></ATLAS3D></Fibics>"
+)
+HELIOS = "[User]\r\nDate=06/13/2016\r\n[Scan]\r\nPixelWidth=4e-09\r\nPixelHeight=5e-09\r\n[PrivateFei]\r\nDatabarHeight=4\r\n"
+TITAN = '<Metadata><BinaryResult><PixelSize><X unit="m">4e-09</X><Y unit="m">5e-09</Y></PixelSize></BinaryResult></Metadata>'
+TESCAN = b"\x01\x00\x10\x00[MAIN]\r\nDevice=AMBER\r\nPixelSizeX=4e-9\r\nPixelSizeY=5e-9\r\n"
+
+
+@pytest.mark.parametrize(
+    ("tag", "where"),
+    [
+        ((51023, 2, None, FIBICS.format(1), True), "Fibics"),
+        ((34680, 2, None, HELIOS, True), "FEI/Thermo"),
+        ((34682, 2, None, HELIOS, True), "FEI/Thermo"),
+        ((34683, 2, None, TITAN, True), "FEI/Thermo"),
+        ((50431, 7, len(TESCAN), TESCAN, True), "TESCAN"),
+    ],
+)
+def test_pixel_sizes_in_tags(tmp_path: Path, tag: Any, where: str) -> None:
+    """The pixel size of a slice is read from the microscope's tag; the z step is asked for, by a command that works."""
+    folder = write(tmp_path / "planes", extratags=[tag])
+    with pytest.raises(BadInput, match=f"{where}.*but not the z step. .*--voxel-size 8,") as told:
+        TiffStack(str(folder)).open()
+    z, y, x = (float(v) for v in str(told.value).partition("--voxel-size ")[2].split(" ")[0].split(","))
+    assert (y, x) == pytest.approx((8, 8) if where == "Fibics" else (5, 4), abs=1e-3)
+    volume = TiffStack(str(folder), (z, y, x)).open()
+    assert volume.voxel_size_nm == (z, y, x)
+    assert volume.told == ["voxel size: as given"]
+    (told,) = TiffStack(str(folder), (8.0, 6.0, 6.0)).open().told
+    assert "as given, instead of y" in told
+    assert where in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("{}.hdr", "[MAIN]\nPixelSizeX=4e-9\nPixelSizeY=5e-9\n", "TESCAN"),
+        ("{}.txt", "$CM_MAG 50000\n$$SM_MICRON_BAR 200\n$$SM_MICRON_MARKER 1um\n", "JEOL"),
+        ("{}.txt", "[SemImageFile]\r\nInstructName=SU8000\r\nPixelSize=4.960938\r\n", "Hitachi"),
+    ],
+)
+def test_pixel_sizes_beside_the_image(tmp_path: Path, name: str, text: str, where: str) -> None:
+    """Text files beside the planes state the pixel size."""
+    folder = write(tmp_path / "planes")
+    for file in list(folder.iterdir()):
+        (folder / name.format(file.stem)).write_bytes(text.encode("utf-16" if where == "Hitachi" else "cp1252"))
+    with pytest.raises(BadInput, match=rf"{where}.*--voxel-size 8,(5|4.96094),(4|5|4.96094) "):
+        TiffStack(str(folder)).open()
+
+
+def test_positions_of_slices_give_the_z_step(tmp_path: Path) -> None:
+    """Atlas notes where each slice lies; a change of magnification is questioned."""
+    folder = tmp_path / "planes"
+    folder.mkdir()
+    for i, plane in enumerate(IMAGE):
+        text = FIBICS.format(3 + 0.006 * i)
+        text = text if i < 5 else text.replace("0.0069282", "0.0138564").replace("0.004", "0.008")
+        tifffile.imwrite(folder / f"s_{i}.tif", plane, extratags=[(51023, 2, None, text, True)])
+    volume = TiffStack(str(folder)).open()
+    assert volume.voxel_size_nm == pytest.approx((6, 8, 8), rel=1e-4)
+    assert "s_5.tif has pixels of 16 x 16 instead of 8 x 8 nm" in volume.questions[0]
+
+
+def test_printers_resolution_is_no_pixel_size(tmp_path: Path) -> None:
+    """72 dpi is no voxel size; pixels per cm that are electron microscopy's are."""
+    tifffile.imwrite(tmp_path / "dpi.tif", IMAGE, resolution=(72, 72), resolutionunit="INCH")
+    with pytest.raises(BadInput, match="does not state its voxel size. Give"):
+        TiffStack(str(tmp_path / "dpi.tif")).open()
+    tifffile.imwrite(tmp_path / "cm.tif", IMAGE, resolution=(2e6, 2.5e6), resolutionunit="CENTIMETER")
+    with pytest.raises(BadInput, match=r"states 4 x 5 nm .*--voxel-size 8,4,5 "):
+        TiffStack(str(tmp_path / "cm.tif")).open()
+
+
+@pytest.mark.parametrize(
+    ("words", "nm"),
+    [
+        (("nm", "Nanometers", "nanometre"), 1),
+        (("um", "\u00b5m", "\u03bcm", "\\u00b5m", "micron", "microns", "micrometres"), 1000),
+        (("\u00c5", "\u212b", "angstrom", "Angstroms"), 0.1),
+        (("pm", "picometer"), 1e-3),
+        (("mm", "millimeter"), 1e6),
+        (("m", "meter", "metre"), 1e9),
+        (("inch",), 2.54e7),
+        (("", None, "pixel", "voxels", " "), None),
+    ],
+)
+def test_units(words: tuple[str, ...], nm: float | None) -> None:
+    """Every spelling of a unit of length is an entry of one table."""
+    assert [nm_per(word) for word in words] == [nm] * len(words)
+
+
+def test_unknown_units_ask(tmp_path: Path) -> None:
+    """Pixels are no length."""
+    for unit, told in (("pixel", "in 'pixel', which is no unit of length"), ("inch", "which cannot be meant")):
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            IMAGE,
+            imagej=True,
+            metadata={"axes": "ZYX", "spacing": 1, "unit": unit},
+            resolution=(1, 1),
+        )
+        with pytest.raises(
+            BadInput, match=f"does not state its voxel size .ImageJ metadata gives .*{told}.*--voxel-size"
+        ):
+            TiffStack(str(tmp_path / "a.tif")).open()
+        assert TiffStack(str(tmp_path / "a.tif"), 5.0).open().voxel_size_nm == (5, 5, 5)
+
+
+# --- real files ---------------------------------------------------------------------------------------------------
+
+
+def test_a_real_run_of_atlas(real_data: Callable[[str], Path]) -> None:
+    """Three planes of 8.0 nm by their names, which the slices' own positions nearly confirm, and pixels of 7.9988 nm."""
+    volume = TiffStack(str(real_data("formats/fibics_atlas"))).open()
+    assert volume.shape == (3, 9600, 9600)
+    assert volume.voxel_size_nm == pytest.approx((8.0, 7.9988, 7.9988), abs=1e-4)
+    assert volume.voxel_size_nm[0] == 8.0
+    assert volume.told == ["voxel size: z from the names of the planes; y, x from tag 51023 (Fibics Atlas)"]
+    assert volume.questions == ["the slices' own z positions have steps from 7.946 to 8.000 nm"]
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("zeiss_sem/zeiss_sem_1k.tif", "2615,2615"),
+        ("fei/FEI-Helios-Ebeam-8bits.tif", "3372.4,3372.4"),
+        ("fei/fei_untitled.tif", None),
+        ("imagej/stack_no_scale.tif", None),
+    ],
+)
+def test_real_slices(real_data: Callable[[str], Path], name: str, size: str | None) -> None:
+    """A slice of each microscope asks for what it does not state, with what it does filled in."""
+    asks = f"--voxel-size 8,{size} " if size else "does not state its voxel size"
+    with pytest.raises(BadInput, match=asks):
+        TiffStack(str(real_data(f"formats/{name}"))).open()
+
+
+def test_a_real_stack_of_imagej(real_data: Callable[[str], Path]) -> None:
+    """Its voxel size is read; its floats ask for the range that becomes black and white."""
+    source = TiffStack(str(real_data("formats/imagej/stack_scaled.tif")))
+    assert source.open().voxel_size_nm == pytest.approx((2500, 168.67, 168.67), abs=0.01)
+    with pytest.raises(BadInput, match=r"float32 grey values from .* --set grey_range="):
+        source.open().read()
