@@ -17,6 +17,15 @@ from asem_core.cli._options import (
     print_json,
 )
 
+INSTANCE_SCORES = (
+    "voi_split",
+    "voi_merge",
+    "adapted_rand_error",
+    "panoptic_quality",
+    "average_precision_50",
+    "average_precision_75",
+)
+
 
 def mount(app: typer.Typer) -> None:
     app.command("evaluate", no_args_is_help=True)(evaluate)
@@ -129,14 +138,16 @@ def evaluate(
         name: {"found": o.counts.true_positive, "missed": o.counts.false_negative, "false": o.counts.false_positive}
         for name, o in counted.items()
     }
+    apart = {name: {key: getattr(o.instances, key) for key in INSTANCE_SCORES} for name, o in counted.items()}
     if as_json:
-        print_json({"scores": rows, "objects": found})
+        print_json({"scores": rows, "objects": found, "instances": apart})
         return
     for row in rows:
         ratios = ", ".join(f"{key} {row[key]:.4f}" for key in ("f1", "precision", "recall", "jaccard"))
         typer.echo(f"{row['region']} at {row['threshold']:g}: {ratios}")
     for name, counts in found.items():
         typer.echo(f"{name}: " + ", ".join(f"{n} objects {what}" for what, n in counts.items()))
+        typer.echo(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {n:.4f}" for key, n in apart[name].items()))
 
 
 def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool]:

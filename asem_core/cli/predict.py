@@ -53,7 +53,7 @@ def predict(
         typer.Option(help="Layer: predict only where it is not 0; none: everywhere.", show_default="the cell's own"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (every worker its own GPU), cuda:1, mps.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float16, bfloat16, tf32 or float32.")] = "auto",
     mirrors: Annotated[bool, typer.Option("--mirrors", help="Average over 8 mirror images; 8 times slower.")] = False,
     half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile fuse the network.")] = False,
@@ -189,6 +189,7 @@ def segment(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
+    from asem_core.cell.store import open_volume
     from asem_core.prediction.preparation import find_model, model_behind
     from asem_core.stages.segment import segment as segment_volume
 

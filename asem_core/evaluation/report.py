@@ -116,5 +116,26 @@ def _object_section(objects: Mapping[str, ObjectScores]) -> Section:
         "id": Column(np.concatenate([o.false_id for o in objects.values()]), "the object's id in the prediction"),
         "size_vx": Column(np.concatenate([o.false_size_vx for o in objects.values()]), "its voxels"),
     }
-    tables = {"objects": summary, "true objects": each, "false objects": false}
+    tables = {"objects": summary, "instances": _instance_table(objects), "true objects": each, "false objects": false}
     return Section("Objects", text, {}, tables)
+
+
+def _instance_table(objects: Mapping[str, ObjectScores]) -> dict[str, Column]:
+    about = {
+        "num_truth": "objects of the truth",
+        "num_predicted": "predicted objects",
+        "num_matched": "pairs of both with an IoU above 0.5",
+        "voi_split": "variation of information by splits, H(prediction | truth), bits; where the truth is not 0",
+        "voi_merge": "by mergers, H(truth | prediction), bits",
+        "voi": "sum of both",
+        "adapted_rand_error": "1 - F1 of pairs of voxels that lie in one object",
+        "rand_precision": "of the pairs in one predicted object, those in one true object",
+        "rand_recall": "of the pairs in one true object, those in one predicted object",
+        "panoptic_quality": "sum of the IoU of matched objects over TP + FP/2 + FN/2",
+        "average_precision_50": "TP / (TP + FP + FN) of objects matched with an IoU above 0.5",
+        "average_precision_75": "the same from 0.75 on",
+    }
+    table = {"region": Column(np.array(list(objects)), "the compared truth")}
+    for name, what in about.items():
+        table[name] = Column(np.array([getattr(o.instances, name) for o in objects.values()]), what)
+    return table

@@ -16,6 +16,7 @@ import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks
 from asem_core.errors import BadInput, OutsideVolume
+from asem_core.evaluation.instances import InstanceScores, instance_scores
 from asem_core.interfaces import Preprocessor
 from asem_core.stages.preprocess import apply_lazily
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
@@ -26,6 +27,8 @@ from asem_core.voxels.resample import AnyVolume, on_grid_of, on_spec, whole_fact
 
 BLOCK: Zyx = (128, 256, 256)
 """Voxels compared at a time (8 MB of a uint8 volume)."""
+PAIRS_WAITING = 1_000_000
+"""Rows of objects that overlap in single blocks, kept before they are added up: 32 MB."""
 
 
 @attrs.frozen
@@ -299,6 +302,7 @@ class ObjectScores:
     false_size_vx: np.ndarray  # int64 (m,)
     num_merged: int  # predicted objects that cover several true ones
     min_overlap: float
+    instances: InstanceScores
 
     @property
     def found(self) -> np.ndarray:
@@ -337,8 +341,13 @@ def score_objects(
     prediction, truth, mask, exclusion, box = matched(prediction, truth, mask, exclusion, box)
     _require_covered(prediction, truth, box)
     load = _Overlaps(prediction, truth, exclusion, mask)
-    found = [pairs for _, pairs in map_blocks(load, box, BLOCK, run or Run(progress=False), name="objects")]
-    true_id, predicted_id, size, scored = _add_up(np.concatenate(found or [np.empty((0, 4), np.uint64)])).T
+    pairs, waiting = np.empty((0, 4), np.uint64), [np.empty((0, 4), np.uint64)]
+    for _, found in map_blocks(load, box, BLOCK, run or Run(progress=False), name="objects"):
+        waiting.append(found)
+        if sum(map(len, waiting)) > PAIRS_WAITING + len(pairs):
+            pairs, waiting = _add_up(np.concatenate([pairs, *waiting])), []
+    pairs = _add_up(np.concatenate([pairs, *waiting]))
+    true_id, predicted_id, size, scored = pairs.T
 
     ids, which = np.unique(true_id[true_id > 0], return_inverse=True)
     sizes = np.bincount(which, size[true_id > 0], len(ids)).astype(np.int64)
@@ -349,7 +358,14 @@ def score_objects(
     _, times = np.unique(predicted_id[hit][covers], return_counts=True)
     alone = (true_id == 0) & ~np.isin(predicted_id, predicted_id[hit]) & (scored > 0)
     return ObjectScores(
-        ids, sizes, covered, predicted_id[alone], size[alone].astype(np.int64), int((times > 1).sum()), min_overlap
+        ids,
+        sizes,
+        covered,
+        predicted_id[alone],
+        size[alone].astype(np.int64),
+        int((times > 1).sum()),
+        min_overlap,
+        instance_scores(true_id, predicted_id, scored),
     )
 
 
@@ -373,8 +389,14 @@ class _Overlaps:
         scored = np.ones(int(there.sum()), np.uint64)
         if self.exclusion is not None:
             scored = (read_like(self.truth, self.exclusion, box)[there] == 0).astype(np.uint64)
-        ids = np.stack([truth[there], predicted[there]], axis=1).astype(np.uint64)
-        return _add_up(np.concatenate([ids, np.ones((len(ids), 1), np.uint64), scored[:, None]], axis=1))
+        truth, predicted = truth[there], predicted[there]
+        new = np.ones(len(truth), bool)  # of neighbours along x most are of one pair: sorting them all would be slow
+        new[1:] = (truth[1:] != truth[:-1]) | (predicted[1:] != predicted[:-1])
+        begins = np.flatnonzero(new)
+        if not len(begins):
+            return np.empty((0, 4), np.uint64)
+        counts = np.diff(begins, append=len(truth)), np.add.reduceat(scored, begins)
+        return _add_up(np.stack([truth[begins], predicted[begins], *counts], axis=1).astype(np.uint64))
 
 
 def _add_up(pairs: np.ndarray) -> np.ndarray:

@@ -127,6 +127,9 @@ class TrainOptions:
     choose
         How `predict_from` is chosen: "fit" = the middle of the fit regime, "best" = highest F1, "last"; "auto" = "fit",
         and "best" when fine-tuning.
+    choose_threshold
+        Note in the chosen weights, as their model's `threshold`, the probability with the highest F1 on the validation
+        regions instead of the model's own.
     missing_context
         "refuse" regions so close to the border of the image that the network looks beyond it, or "reflect" the image.
     prepare_labels
@@ -157,6 +160,7 @@ class TrainOptions:
     validation_blocks: int = 0
     fit_window: int = 20_000
     choose: Literal["auto", "fit", "best", "last"] = "auto"
+    choose_threshold: bool = False
     missing_context: Literal["refuse", "reflect"] = "refuse"
     prepare_labels: bool = True
     initialise: Literal["torch", "he"] = "torch"
@@ -181,6 +185,8 @@ class TrainOptions:
             raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
         if self.choose == "best" and not self.validation:
             raise RecipeError('train: choose = "best" needs [[train.validation]].')
+        if self.choose_threshold and not self.validation:
+            raise RecipeError("train: choose_threshold = true needs [[train.validation]].")
         if min(self.block) < 1:
             raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
         if not 0 < self.loss.least_frequency <= 0.5:

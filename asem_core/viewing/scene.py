@@ -52,10 +52,12 @@ class Layer:
         low, high = np.percentile(values[np.isfinite(values)], [0.5, 99.5])
         return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
+    chosen_colours: ObjectColours | None = None
+
     @functools.cached_property
     def object_colours(self) -> ObjectColours:
         """The colours of the objects of labels."""
-        return object_colours(self.levels)
+        return self.chosen_colours or object_colours(self.levels)
 
     def colour_of_ids(self, ids: np.ndarray) -> np.ndarray:
         """Colour objects by their ids, or in the layer's one colour where there is one value: float32 (..., 3), 0 to 255."""
