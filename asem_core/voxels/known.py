@@ -211,17 +211,22 @@ class _Lazy:
 
 @attrs.frozen(eq=False)
 class _Objects(_Lazy):
-    """Ids; 0 for background, and for what is not annotated."""
+    """Ids, of an unsigned type; 0 for background, and for what is not annotated."""
 
     ignore: tuple[int, ...]
     background: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        stored = np.dtype(self.array.dtype)
+        return np.dtype(f"u{stored.itemsize}") if stored.kind == "i" else stored
 
     def __getitem__(self, key: Any) -> np.ndarray:
         values = np.asarray(self.array[key])
         nothing = np.isin(values, np.array([*self.ignore, *self.background], values.dtype))
         if values.dtype.kind == "i":
             nothing |= values < 0
-        return np.where(nothing, values.dtype.type(0), values)
+        return np.where(nothing, values.dtype.type(0), values).astype(self.dtype, copy=False)
 
 
 @attrs.frozen(eq=False)
