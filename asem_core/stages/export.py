@@ -8,6 +8,7 @@ uint32 that holds them all; binary maps become 0 and 255.
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
 import re
@@ -24,6 +25,7 @@ from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
+from asem_core.engine.outputs import one_writer
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range
@@ -107,7 +109,9 @@ def export_tiff(
     Raises
     ------
     OutputExists
-        The output is there already.
+        Something else is there already; what the same call wrote is left as it is.
+    OutputBusy
+        Another process is writing it.
     BadInput
         The output is the folder of the original stack or is named as another form of file, or an id needs more than 32 bits.
     VoxelSizeMismatch, ShapeMismatch
@@ -123,6 +127,8 @@ def export_tiff(
         raise BadInput(
             f"{output}: planes are written as TIFF only. Name a folder for them, or one file ending in .tif."
         )
+    if is_exported(volume, output, run, original=original, threshold=threshold, ids=ids):
+        return output
     _require_free(output, original, overwrite)
     mask = _as_mask(volume, threshold, run, ids=ids)
     dtype = _stored_type(volume, threshold, run)
@@ -132,12 +138,15 @@ def export_tiff(
     # Planes that a killed export left are of use only to one onto the same grid, under the same names.
     key = zlib.crc32(repr((record, original.spec, original.planes)).encode())
     partial = output.with_name(f".{output.name}.{key:08x}.partial")
-    write = _WriteFile if output.suffix.lower() in (".tif", ".tiff") else _WritePlanes
+    write = _WriteFile if output.suffix.lower() in _ONE_FILE else _WritePlanes
     job = write(planes, original, partial, compress, record)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        job.run(run)
-        job.publish(output)
+        with one_writer(output):
+            for left in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
+                if left != partial:  # of an export of something else that was killed
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            job.run(run)
+            job.publish(output)
     except (OSError, NoSpace) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -149,18 +158,32 @@ def export_tiff(
     return output
 
 
+_ONE_FILE = (".tif", ".tiff")
 _OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc", ".nrrd", ".nii", ".zarr", ".n5")
 
 
-def is_exported(volume: Volume, folder: Path, run: Run) -> bool:
-    """Tell whether a folder holds the planes that `export_tiff` would write, each made of the volume as it is now."""
+def is_exported(
+    volume: Volume,
+    output: Path,
+    run: Run,
+    *,
+    original: Original | None = None,
+    threshold: float | None = None,
+    ids: bool = False,
+) -> bool:
+    """Tell whether what `export_tiff` would write is there, made of the volume as it is now and on the same grid."""
     import tifffile
 
-    original = original_of(volume)
-    record = identity(_record(volume, None, _as_mask(volume, None, run)))
-    for name in plane_names(original):
+    if not output.exists():
+        return False
+    original = original or original_of(volume)
+    record = identity(_record(volume, threshold, _as_mask(volume, threshold, run, ids=ids)))
+    one_file = output.suffix.lower() in _ONE_FILE
+    for file_path in [output] if one_file else [output / name for name in plane_names(original)]:
         try:
-            with tifffile.TiffFile(folder / name) as file:
+            with tifffile.TiffFile(file_path) as file:
+                if file.series[0].shape != (original.spec.shape if one_file else original.spec.shape[1:]):
+                    return False
                 about: Any = (file.shaped_metadata or ({},))[0]
         except (OSError, tifffile.TiffFileError):
             return False
@@ -187,7 +210,7 @@ def _require_free(output: Path, original: Original, overwrite: bool) -> None:
     taken = output.exists() and (output.is_file() or any(output.iterdir()))
     if taken and not overwrite:
         raise OutputExists(f"{output} exists and is not empty. Choose another output, or add --overwrite.")
-    if output.is_dir() and output.suffix.lower() in (".tif", ".tiff"):
+    if output.is_dir() and output.suffix.lower() in _ONE_FILE:
         raise OutputExists(f"{output} is a folder. Name a file to write one BigTIFF, or a folder for planes.")
 
 
