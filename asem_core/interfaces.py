@@ -215,6 +215,20 @@ class Model(Protocol):
         """Turn a probability map (uint8, 255 = 1) into a binary map or objects, written to `output`."""
 
 
+Template = Literal["isotropic", "anisotropic", "planes"]
+"""Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that say nothing of each other."""
+
+
+@runtime_checkable
+class OffersTemplates(Protocol):
+    """A model that says which of its options suit an image: an optional ability, which `asem plan` asks for."""
+
+    @classmethod
+    @abstractmethod
+    def network_options(cls, template: Template) -> Mapping[str, Any]:
+        """Give the options of the model that suit a kind of image."""
+
+
 @attrs.frozen
 class Column:
     """One column of a table: values and what they mean. The name ends in its unit (`_nm`, `_um2`, `_vx`, ...)."""
@@ -232,6 +246,8 @@ class Analysis:
     numbers: Mapping[str, Any] = attrs.field(factory=dict)  # summary values for the report
     method: str = ""
     notes: Sequence[str] = ()
+    about: Mapping[str, str] = attrs.field(factory=dict)  # a sentence for each number that needs one
+    objects: Labels | None = None  # what the table "objects" lists, where that isn't the segmentation: its pieces, say
 
 
 @runtime_checkable

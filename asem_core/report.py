@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -22,6 +21,7 @@ import attrs
 import numpy as np
 
 from asem_core.cell.provenance import identity
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
 
@@ -46,12 +46,14 @@ class Section:
     numbers: Mapping[str, Any] = attrs.field(factory=dict)
     tables: Mapping[str, Table] = attrs.field(factory=dict)
     figures: Mapping[str, Figure] = attrs.field(factory=dict)
+    about: Mapping[str, str] = attrs.field(factory=dict)  # a sentence for each number that needs one
+    scenes: Mapping[str, str] = attrs.field(factory=dict)  # parts of the page that turn (see `viewing.turning`)
 
     @classmethod
     def of(cls, title: str, analysis: Analysis) -> Self:
         """Present what an analyzer found: its method, then each of its notes, as paragraphs."""
         text = "\n\n".join([analysis.method, *analysis.notes]).strip()
-        return cls(title, text, analysis.numbers, analysis.tables, analysis.figures)
+        return cls(title, text, analysis.numbers, analysis.tables, analysis.figures, analysis.about)
 
 
 def require_free_report(folder: Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Path | None:
@@ -201,13 +203,8 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write under a temporary name and rename, so that nobody ever opens half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as half:
+        write(half)
 
 
 def _plain(value: Any) -> Any:
@@ -230,7 +227,8 @@ def _shown(section: Section, sections: Sequence[Section], embedded: Mapping[str,
     return {
         "title": section.title,
         "paragraphs": [p.strip() for p in re.split(r"\n\s*\n", section.text) if p.strip()],
-        "numbers": {name: _text(value) for name, value in section.numbers.items()},
+        "numbers": [(name, _text(value), section.about.get(name, "")) for name, value in section.numbers.items()],
+        "scenes": section.scenes,
         "tables": [
             _shown_table(name, _stem(sections, section, "tables", name), table)
             for name, table in section.tables.items()
@@ -298,6 +296,8 @@ _TEMPLATE = """\
   th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
   th:first-child, td:first-child { text-align: left; }
   th[title] { text-decoration: underline dotted #999; cursor: help; }
+  td.about { text-align: left; white-space: normal; color: #666; }
+  canvas { width: 100%; aspect-ratio: 16 / 10; background: #111; cursor: grab; touch-action: none; }
   figure { margin: 1rem 0; } figcaption, .note { color: #666; font-size: 13px; }
   img { max-width: 100%; height: auto; background: #fff; }
   pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
@@ -313,8 +313,8 @@ _TEMPLATE = """\
 {% endfor %}
 {% if section.numbers %}
 <div class="scroll"><table class="numbers">
-{% for name, value in section.numbers.items() %}
-<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% for name, value, about in section.numbers %}
+<tr><td>{{ name }}</td><td>{{ value }}</td>{% if about %}<td class="about">{{ about }}</td>{% endif %}</tr>
 {% endfor %}
 </table></div>
 {% endif %}
@@ -323,6 +323,12 @@ _TEMPLATE = """\
 <img alt="{{ figure.name }}" src="{{ figure.url }}">
 <figcaption>{{ figure.name }}
 (<a href="figures/{{ figure.stem }}.svg">SVG</a>, <a href="figures/{{ figure.stem }}.png">PNG</a>)</figcaption>
+</figure>
+{% endfor %}
+{% for name, scene in section.scenes.items() %}
+<figure>
+{{ scene|safe }}
+<figcaption>{{ name }}</figcaption>
 </figure>
 {% endfor %}
 {% for table in section.tables %}

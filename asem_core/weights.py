@@ -7,11 +7,11 @@ unpickler: a file that holds anything but tensors and plain containers is refuse
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
     BadInput
         The name does not end in `.safetensors`.
     """
-    from safetensors.torch import save
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise BadInput(
@@ -47,14 +45,20 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
     spec: Callable[[], dict[str, Any]] | None = getattr(network, "spec", None)
     if spec is not None:
         about["network"] = spec()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    return _write(path, tensors, about)
+
+
+def copy_weights(source: str | Path, target: str | Path, metadata: Mapping[str, Any]) -> Path:
+    """Write the weights of a safetensors file again, with other metadata."""
+    return _write(Path(target), read_tensors(source), metadata)
+
+
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
+    from safetensors.torch import save
+
+    with replacing(path) as half:
         # not `save_file`, which makes files that only their owner may read, whatever the umask says
-        half.write_bytes(save(tensors, metadata={_KEY: json.dumps(about)}))
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+        half.write_bytes(save(dict(tensors), metadata={_KEY: json.dumps(metadata)}))
     return path
 
 

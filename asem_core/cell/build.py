@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -15,12 +16,13 @@ import attrs
 
 from asem_core.cell.chunks import create_array
 from asem_core.cell.metadata import ome_attributes
-from asem_core.cell.place import work_folder, work_folders
-from asem_core.cell.provenance import identity, new_identity, new_revision
+from asem_core.cell.place import ZARR_MARKS, work_folder, work_folders
+from asem_core.cell.provenance import identity, kind_by_name, new_identity, new_revision
 from asem_core.cell.pyramid import halve_alongside
-from asem_core.cell.record import Record, record_at
-from asem_core.errors import AsemError
+from asem_core.cell.record import Kind, Made, Record, record_at
+from asem_core.errors import AsemError, BadInput
 from asem_core.volume import Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.known import KNOWN
 
 log = logging.getLogger("asem_core")
 
@@ -113,3 +115,31 @@ def publish(build: Path, target: Path) -> None:
             os.replace(real, replaced)
         os.replace(half, real)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def room_needed(build: Path, spec: Spec) -> str:
+    """Say how much room the rest of a layer takes at most."""
+    written = sum(f.stat().st_size for f in build.rglob("*") if f.is_file())
+    whole = math.prod(spec.shape) * spec.dtype.itemsize * 8 / 7  # with the pyramid
+    free = shutil.disk_usage(build).free
+    return f"Up to {max(0.0, whole - written) / 1e9:.3g} GB are needed ({free / 1e9:.3g} GB are free)."
+
+
+def require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | None) -> None:
+    """Refuse to replace what a layer is made of by way of others, and an image by what is none, whatever the flags."""
+    if before.id and any(read.id == before.id for read in made.ancestors()):
+        raise BadInput(
+            f"{found.path} would be replaced by what is made of it, by way of other layers. Choose another output."
+        )
+    if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
+        raise BadInput(
+            f"{found.path} is an image, which {'labels' if kind == 'labels' else 'a probability map'} never replace. "
+            "Choose another output; or remove the image yourself first, if it is none."
+        )
+
+
+def is_nobodys(target: Path) -> bool:
+    """Tell whether a folder holds no voxel and nothing else, as a layer from which a killed process had no time."""
+    files = [p for p in target.rglob("*") if not p.is_dir()]
+    inside = {p.name for p in target.iterdir() if p.is_dir()} if target.is_dir() else set()
+    return target.is_dir() and inside <= {"s0", "s1", KNOWN} and all(p.name in (*ZARR_MARKS, ".zarray") for p in files)

@@ -175,7 +175,7 @@ class Record:
             raise BadInput(
                 f"{address} was written by another version of ASEM ({noted.get('made_by', {}).get('asem_version', 'unknown')}): "
                 f"its record has schema {noted.get('schema', 0)}, and this version reads {SCHEMA}. Open it with that version, "
-                "or make it again."
+                "or remove it and make it again."
             )
         block = noted.get("block")
         return cls(

@@ -11,28 +11,30 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
 import filelock
 
-from asem_core.blocks import Load, Run, run_blocks
-from asem_core.cell.build import begin, begun, build_to_resume, publish
-from asem_core.cell.metadata import multiscale_of, ome_placement, squeezed
-from asem_core.cell.place import ZARR_MARKS, cell_of, make_groups, remove_notes, require_container, unlock
+from asem_core.blocks import Load, Run, Work, run_blocks
+from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
+from asem_core.cell.node import array_scales, open_node
+from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, unlock
 from asem_core.cell.place import lock as take_lock
-from asem_core.cell.provenance import differences, identity, kind_by_name
+from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
 from asem_core.cell.record import Kind, Made, Record, note
-from asem_core.cell.watch import Watched, stamp_of
-from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
-from asem_core.files import fingerprint, storage_options
-from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.cell.watch import stamp_of, watched
+from asem_core.errors import BadInput, NoSpace, OutputExists
+from asem_core.files import fingerprint
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.axes import arrange
+from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
+from asem_core.voxels.scale import settle
+from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale
 
 log = logging.getLogger("asem_core")
 
@@ -41,7 +43,15 @@ V = TypeVar("V", bound=Volume)
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def open_volume(path: str | Path, *, kind: type[V] = Volume, follow: bool = False) -> V:  # type: ignore[assignment]
+def open_volume(
+    path: str | Path,
+    *,
+    kind: type[V] = Volume,  # type: ignore[assignment]
+    follow: bool = False,
+    voxel_size_nm: float | Sequence[float] | None = None,
+    choice: Mapping[str, int | None] | None = None,
+    axes: str | None = None,
+) -> V:
     """Open a layer lazily: `cell.zarr/raw`, one level of it (`cell.zarr/raw/s1`), or a plain Zarr array.
 
     Parameters
@@ -53,6 +63,10 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, follow: bool = Fals
     follow
         Read whatever is there at the time, as a viewer does. Otherwise reading a layer that was replaced or edited after it
         was opened raises `InputChanged`.
+    voxel_size_nm
+        Instead of what it states.
+    choice, axes
+        Which channel or time is taken, and what the axes are if they are misnamed (see `axes.arrange`).
 
     Raises
     ------
@@ -61,25 +75,16 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, follow: bool = Fals
     """
     address = str(path).rstrip("/")
     stamp = stamp_of(address)
-    node = _open_node(address)
+    node = open_node(address)
     attributes = dict(node.attrs)
     record = Record.parse(attributes, address)
-
-    def watched(array: ArrayLike, inner: str = "") -> ArrayLike:
-        if follow or "://" in address:
-            return array
-        if record.id:
-            return Watched(array, os.path.abspath(address), stamp, record)
-        node = os.path.join(os.path.abspath(address), inner)
-        return Watched(array, node, stamp_of(node), None)
-
     multiscale = multiscale_of(attributes)
     if multiscale is not None:
         dataset = multiscale["datasets"][0]
-        size, origin, keep = ome_placement(multiscale, dataset, address)
-        array = watched(squeezed(node[dataset["path"]], keep, address), dataset["path"])
-        return kind(array, size, origin, address, attributes=attributes)
-    if hasattr(node, "members"):
+        array, inner = node[dataset["path"]], dataset["path"]
+        scale, names = ome_scale(multiscale, dataset, len(array.shape))
+        scales = [scale]
+    elif hasattr(node, "members"):
         found = layers(address)
         what = (
             f"It holds the layers {', '.join(found)}: name one, as in {address}/{found[0]}"
@@ -87,25 +92,85 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, follow: bool = Fals
             else "It holds no image"
         )
         raise BadInput(f"{address} is a group, not an image. {what}.")
-    size, origin, keep = _array_placement(address, attributes)
-    return kind(watched(squeezed(node, keep, address)), size, origin, address, attributes=attributes)
+    else:
+        array, inner = node, ""
+        scales, names = array_scales(array, address)
+    settled = settle(
+        address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
+    )
+    data = arrange(array, list(axes) if axes else names, address, choice)
+    if not follow and "://" not in address:
+        data = watched(data, address, inner, record, stamp)
+    told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
+    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
+    return _with_known(made, node, follow=follow)
+
+
+def open_labels(path: str | Path, meaning: Meaning | None = None) -> Labels:
+    """Open labels with what they say of where they are annotated; those from elsewhere are asked what their values mean.
+
+    Raises
+    ------
+    BadInput
+        As `open_volume`; or labels from elsewhere hold values of which nobody knows what they mean (see `understood`).
+    """
+    plain: Volume = open_volume(path)
+    if meaning is None and Record.of(plain).id:
+        return open_volume(path, kind=Labels)
+    return understood(Labels.of(plain), meaning or Meaning())
+
+
+def _with_known(volume: V, node: Any, *, follow: bool) -> V:
+    """Add to labels what says where they are annotated: their layer `known`, or, from elsewhere, their values."""
+    if not isinstance(volume, Labels):
+        return volume
+    layer, _, level = volume.path.rpartition("/")
+    if hasattr(node, "members") and KNOWN in node:
+        return attrs.evolve(volume, known=open_volume(f"{volume.path}/{KNOWN}", follow=follow))
+    if not hasattr(node, "members") and Path(layer, KNOWN, level).is_dir():
+        return attrs.evolve(volume, known=open_volume(f"{layer}/{KNOWN}/{level}", follow=follow))
+    return volume if Record.of(volume).id else by_meaning(volume, Meaning())  # type: ignore[return-value]
+
+
+def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run) -> None:
+    """Write where labels are annotated, before they are finished themselves; of those annotated everywhere, nothing."""
+    if known is None or labels.finished:
+        return
+    out = create_known(labels, block=block)
+    made = Labels.of(labels, fill_volume(out, Copy(known, out), block, run, name=f"known-{Path(labels.path).name}"))
+    unknown = num_unknown(made)
+    if unknown:
+        log.warning("%s: %s of %s voxels are not annotated.", labels.path, f"{unknown:,}", f"{labels.box.size:,}")
+    else:
+        shutil.rmtree(out.path)
+
+
+def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
+    """Create the layer that says where a layer of labels is annotated, to be written and finished like it, before it."""
+    spec = attrs.evolve(labels.spec, dtype="uint8")
+    record = {"stage": "known", "of": Record.of(labels).made.noted}
+    return create_volume(labels.build / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels"))
 
 
 def layers(container: str | Path) -> list[str]:
     """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
-    node = _open_node(str(container).rstrip("/"))
+    node = open_node(str(container).rstrip("/"))
     if not hasattr(node, "members"):
         return []
+    if "s0" in node and multiscale_of(dict(node.attrs)) is None:
+        return ["s0"]
     found: list[str] = []
 
     def visit(group: Any, prefix: str) -> None:
         for name, member in group.members():
             address = f"{prefix}{name}"
             if not hasattr(member, "members"):
-                if {"resolution", "voxel_size"} & set(member.attrs):
+                if len(member.shape) >= 3:
                     found.append(address)
             elif multiscale_of(dict(member.attrs)) is not None:
                 found.append(address)
+            elif "s0" in member:  # levels without OME metadata, as cellmap writes them
+                found.append(f"{address}/s0")
             else:
                 visit(member, address + "/")
 
@@ -115,7 +180,7 @@ def layers(container: str | Path) -> list[str]:
 
 def container_attributes(container: str | Path) -> dict[str, Any]:
     """Read what a container says of itself, beside its layers."""
-    return dict(_open_node(str(container).rstrip("/")).attrs)
+    return dict(open_node(str(container).rstrip("/")).attrs)
 
 
 def note_in_container(container: Path, key: str, value: Any) -> None:
@@ -123,59 +188,6 @@ def note_in_container(container: Path, key: str, value: Any) -> None:
     import zarr
 
     zarr.open_group(str(container), mode="r+").attrs[key] = value
-
-
-def _open_node(address: str) -> Any:
-    import zarr
-    from zarr.errors import NodeNotFoundError
-
-    remote = "://" in address
-    if not remote and not Path(address).exists():
-        container = cell_of(Path(address).parent)
-        if begun(address):
-            raise BadInput(
-                f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
-            )
-        if container.suffix == ".zarr" and container.exists():
-            known = ", ".join(layers(container)) or "none"
-            raise UnknownName(
-                f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
-            )
-        raise BadInput(f"{address} does not exist.")
-    options = {"storage_options": storage_options(address)} if remote else {}
-    try:
-        return zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
-    except (NodeNotFoundError, FileNotFoundError, KeyError):
-        raise BadInput(
-            f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
-        ) from None
-    except ImportError:
-        raise MissingExtra.of("s3", f"{address} needs s3fs") from None
-    except Exception as error:  # each remote file system raises its own kind
-        if not remote:
-            raise
-        raise BadInput(
-            f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
-        ) from error
-
-
-def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm, ZyxNm, list[int]]:
-    size = attributes.get("resolution", attributes.get("voxel_size"))
-    if size is not None:
-        return as_zyx_nm(size), as_zyx_nm(attributes.get("offset", (0, 0, 0)), "offset"), [0, 1, 2]
-    parent, _, name = address.rpartition("/")
-    if "://" in parent or Path(parent).exists():
-        try:
-            multiscale = multiscale_of(dict(_open_node(parent).attrs))
-        except BadInput:
-            multiscale = None
-        for dataset in (multiscale or {}).get("datasets", []):
-            if dataset["path"] == name:
-                return ome_placement(multiscale or {}, dataset, address)
-    raise BadInput(
-        f"{address} says nothing of its voxel size: it has neither OME-Zarr metadata nor a 'resolution' attribute (nm, z y x). "
-        f"Give it: asem import {address} --voxel-size 5,5,5 -o CELL.zarr"
-    )
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -301,7 +313,7 @@ def fill_volume(
         run_blocks(work, out.box, block, out.resumable(run), name=name, skip=skip, threads=threads)
         return finish_volume(out, run)
     except NoSpace as error:
-        told = _room_needed(out)
+        told = room_needed(out.build, out.spec)
         out.release()
         raise NoSpace(f"{error} {told}") from None
     except BaseException:  # Ctrl-C, too, must give the lock back
@@ -309,12 +321,18 @@ def fill_volume(
         raise
 
 
-def _room_needed(out: Output) -> str:
-    """Say how much room the rest of the output takes at most."""
-    written = sum(f.stat().st_size for f in out.build.rglob("*") if f.is_file())
-    whole = math.prod(out.shape) * out.dtype.itemsize * 8 / 7  # with the pyramid
-    free = shutil.disk_usage(out.build).free
-    return f"Up to {max(0.0, whole - written) / 1e9:.3g} GB are needed ({free / 1e9:.3g} GB are free)."
+@attrs.frozen
+class Copy:
+    """Work for `fill_volume`: what the same box of another volume holds."""
+
+    volume: Volume
+    output: Output
+
+    def __call__(self) -> Work:
+        return self.copy
+
+    def copy(self, box: Box) -> None:
+        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]
 
 
 def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = True) -> Volume:
@@ -371,7 +389,7 @@ def require_free(
         raise OutputExists(
             f"{target} is no layer, so it is never replaced. Name a layer of its own with -o, for example {target / 'new'}."
         )
-    _require_replaceable(found, before, Made(made_by), kind)
+    require_replaceable(found, before, Made(made_by), kind)
     if not overwrite:
         told = differences(before.made.noted, made_by) if before.made.noted else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
@@ -382,19 +400,6 @@ def require_free(
     return None
 
 
-def _require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | None) -> None:
-    """Refuse to replace what a layer is made of by way of others, and an image by what is none, whatever the flags."""
-    if before.id and any(read.id == before.id for read in made.ancestors()):
-        raise BadInput(
-            f"{found.path} would be replaced by what is made of it, by way of other layers. Choose another output."
-        )
-    if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
-        raise BadInput(
-            f"{found.path} is an image, which {'labels' if kind == 'labels' else 'a probability map'} never replace. "
-            "Choose another output; or remove the image yourself first, if it is none."
-        )
-
-
 def _readable(target: Path) -> Volume | None:
     """Open what is there; None where it is no layer."""
     try:
@@ -403,23 +408,23 @@ def _readable(target: Path) -> Volume | None:
         return None
 
 
-def is_nobodys(target: Path) -> bool:
-    """Tell whether a folder holds no voxel and nothing else, as a layer from which a killed process had no time."""
-    files = [p for p in target.rglob("*") if not p.is_dir()]
-    levels = {p.name for p in target.iterdir() if p.is_dir()} if target.is_dir() else set()
-    return target.is_dir() and levels <= {"s0", "s1"} and all(p.name in (*ZARR_MARKS, ".zarray") for p in files)
-
-
 def _output(target: Path, build: Path, lock: filelock.BaseFileLock, *, finished: bool = False) -> Output:
     """Open a layer for writing."""
     import zarr
 
-    group = zarr.open_group(build.resolve(), mode="r+")
-    attributes: Any = dict(group.attrs)
-    multiscale = multiscale_of(attributes) or {}
-    size, origin, _ = ome_placement(multiscale, multiscale["datasets"][0], str(target))
-    array: Any = group["s0"]
-    out = Output(array, size, origin, str(target), attributes=attributes, lock=lock, build=build, finished=finished)
+    build = build.resolve()
+    group: Any = zarr.open_group(build, mode="r+")
+    layer: Volume = open_volume(build, follow=True)
+    out = Output(
+        group["s0"],
+        layer.voxel_size_nm,
+        layer.origin_nm,
+        str(target),
+        attributes=layer.attributes,
+        lock=lock,
+        build=build,
+        finished=finished,
+    )
     return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
 
 

@@ -87,3 +87,12 @@ class Watched:
         except Exception:  # half replaced by another program
             return False
         return (now.id, now.revision) == (self.record.id, self.record.revision)
+
+
+def watched(array: ArrayLike, address: str, inner: str, record: Record, stamp: Stamp) -> ArrayLike:
+    """Stop reading once the layer is another one: ours by its record, another program's by what describes its array."""
+    node = os.path.abspath(address)
+    if record.id:
+        return Watched(array, node, stamp, record)
+    node = os.path.join(node, inner)
+    return Watched(array, node, stamp_of(node), None)

@@ -113,14 +113,21 @@ def import_(
 ) -> None:
     """Take labels that were drawn in another program, after checks of voxel size and shape.
 
-    Options of the annotator `from-file` say more: offset_vx, voxel_size_nm, ids, dataset.
+    Without a box, all of the stack is taken: one that is smaller than the image needs its place, offset_vx. Further options of
+    the annotator `from-file`: voxel_size_nm, ids, ignore, background, dataset.
 
-    Example:
+    Examples:
 
         asem annotate import cell.zarr vast_export/ --box 100:300,200:400,200:400 --set ids=[3,4] -o labels/golgi
+
+        asem annotate import cell.zarr part.h5 --set offset_vx=[100,200,200] --set ignore=[255] -o labels/golgi
     """
+    from asem_core.stages.annotate import SaysWhere
+
     image, where = _image(cell, raw, box)
     annotator = _build("from-file", {"path": path, **read_options(options)})
+    if box is None and isinstance(annotator, SaysWhere):
+        where = annotator.place(image)
     _annotate(annotator, image, where, _no_seeds(where), cell / output, quiet, as_json)
 
 
@@ -138,72 +145,71 @@ def export(
 
         asem annotate export cell.zarr/labels/golgi -o to_ilastik.h5
     """
-    from asem_core.cell.store import open_volume
-    from asem_core.errors import PluginError
+    from asem_core.cell.provenance import made_by
+    from asem_core.cell.store import open_labels
+    from asem_core.engine.outputs import finished, note_finished, one_writer, remove
+    from asem_core.errors import OutputExists, PluginError
     from asem_core.stages.annotate import WritesLabels
-    from asem_core.volume import Box, Labels
+    from asem_core.volume import Box
 
-    labels = open_volume(layer, kind=Labels)
+    labels = open_labels(layer)
     where = Box.parse(box, labels.shape) if box else labels.box
-    writer = _build("from-file", {"path": str(output), **read_options(options)})
+    chosen = read_options(options)
+    record = made_by("annotate-export", inputs=[labels], box=where, options=chosen)
+    partial = output.with_name(f".partial-{output.name}")
+    writer = _build("from-file", {"path": str(partial), **chosen})
     if not isinstance(writer, WritesLabels):
         raise PluginError("The annotator 'from-file' cannot write labels. This is a fault of the plugin.")
-    typer.echo(f"{writer.write(labels, where)}: {where} of {layer}")
+    with one_writer(output):
+        if finished(output, record) is None:
+            if output.exists():
+                raise OutputExists(f"{output} exists. Remove it, or choose another name.")
+            remove(partial)  # of a run that was killed
+            try:
+                writer.write(labels, where)
+                partial.rename(output)
+            finally:
+                remove(partial)
+            note_finished(output, record)
+    typer.echo(f"{output}: {where} of {layer}")
 
 
 def train(
     layer: Annotated[Path, typer.Argument(help="Annotated labels, for example cell.zarr/labels/golgi.")],
     model: Annotated[str, typer.Option(help="Model plugin: see `asem plugins`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the recipe is written beside it.")],
-    raw: Annotated[
-        str | None, typer.Option(help="Which layer is the image.", show_default="what asem prepare made, or raw")
-    ] = None,
-    iterations: Annotated[int | None, typer.Option(help="As in a recipe.", show_default="the model's")] = None,
+    raw: Annotated[str | None, typer.Option(help="Image layer.", show_default="what asem prepare made, or raw")] = None,
+    minutes: Annotated[float, typer.Option(help="Time for everything, on this machine.")] = 10.0,
+    iterations: Annotated[int | None, typer.Option(help="Number of iterations instead of a time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on every box that was annotated in a layer; the recipe is written too, to change and use again.
+    """Train on every box that was annotated in a layer: `asem train CELL --labels NAME`, by the layer's address.
 
     Example:
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
-    from itertools import count
-
-    import tomlkit
-
-    from asem_core.cell.store import open_volume
     from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
-    from asem_core.errors import BadInput, OutputExists
-    from asem_core.stages.annotate import annotated_boxes
 
-    boxes = annotated_boxes(open_volume(layer))
-    if not boxes:
-        raise BadInput(f"{layer} notes no annotated box. Annotate one: asem annotate cut, or asem annotate open.")
-    cell = container_of(layer).resolve()
-    image = cell if raw is None else cell / raw
-    regions: list[dict[str, Any]] = [
-        {"raw": str(image), "labels": str(layer.resolve()), "box": str(b)[1:-1].replace(" ", "")} for b in boxes
-    ]
-    told = {} if iterations is None else {"iterations": iterations}
-    recipe = output.with_suffix(".toml")
-    text = tomlkit.dumps({"model": {"use": model}, "train": {**told, "regions": regions}})
-    if recipe.exists() and recipe.read_text() != text:
-        if not overwrite:
-            raise OutputExists(
-                f"{recipe} is not the recipe that would be written: it was edited, or boxes or options changed since. To train "
-                f"with it: asem train {recipe} -o {output}. To train on the boxes as they are now, choose another output, "
-                "or add --overwrite: the recipe is then kept under another name."
-            )
-        kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
-        recipe.rename(kept)
-        typer.echo(f"{kept}: the recipe until now")
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(text)
-    typer.echo(f"{recipe}: {len(boxes)} annotated boxes")
-    start(recipe, output, None, device, overwrite, quiet)
+    cell = container_of(layer)
+    start(
+        [cell],
+        str(layer.relative_to(cell)),
+        model,
+        minutes,
+        iterations,
+        raw,
+        None,
+        output,
+        None,
+        0,
+        device,
+        overwrite,
+        quiet,
+    )
 
 
 def _annotate(

@@ -1,9 +1,14 @@
-"""What Ctrl-C says, and how the program ends then."""
+"""What Ctrl-C does and says, and how the program ends then."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 STOPPED = "Stopped. Finished blocks are kept: run the same command again to go on."
 
@@ -13,3 +18,29 @@ def leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[Callable[[], bool]]:
+    """Hold Ctrl-C back while something must not be cut in two; the function that is given tells whether it was pressed.
+
+    Pressed a second time, it is raised at once. Outside of the main thread, where signals do not arrive, and where the
+    program heeds SIGINT in its own way or ignores it, nothing changes.
+    """
+    pressed = False
+
+    def note(_number: int, _frame: Any) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -33,8 +33,8 @@ def sections(
         "highest F1": last.at(last.best()).f1,
     }
     text = (
-        "Each voxel of the truth is compared with the prediction; voxels in the exclusion zone or outside the "
-        "annotated mask are ignored."
+        "Each voxel of the truth is compared with the prediction; voxels in the exclusion zone, and those that "
+        "nobody annotated, are ignored."
     )
     figures = {} if len(last.levels) <= 2 else {"precision and recall": curves(scores, thresholds)}
     voxels = Section("Voxels", text, numbers, {"scores": score_table(scores, thresholds)}, figures)
@@ -55,7 +55,9 @@ def score_table(scores: Mapping[str, Scores], thresholds: Sequence[float]) -> di
         "true_positive_vx": Column(np.array([c.true_positive for *_, c, _ in rows]), "predicted and true"),
         "false_positive_vx": Column(np.array([c.false_positive for *_, c, _ in rows]), "predicted, not true"),
         "false_negative_vx": Column(np.array([c.false_negative for *_, c, _ in rows]), "true, not predicted"),
-        "ignored_vx": Column(np.array([n for *_, n in rows]), "in the exclusion zone or outside the mask"),
+        "ignored_vx": Column(
+            np.array([n for *_, n in rows]), "in the exclusion zone, not annotated, or outside the mask"
+        ),
     }
 
 
@@ -114,5 +116,26 @@ def _object_section(objects: Mapping[str, ObjectScores]) -> Section:
         "id": Column(np.concatenate([o.false_id for o in objects.values()]), "the object's id in the prediction"),
         "size_vx": Column(np.concatenate([o.false_size_vx for o in objects.values()]), "its voxels"),
     }
-    tables = {"objects": summary, "true objects": each, "false objects": false}
+    tables = {"objects": summary, "instances": _instance_table(objects), "true objects": each, "false objects": false}
     return Section("Objects", text, {}, tables)
+
+
+def _instance_table(objects: Mapping[str, ObjectScores]) -> dict[str, Column]:
+    about = {
+        "num_truth": "objects of the truth",
+        "num_predicted": "predicted objects",
+        "num_matched": "pairs of both with an IoU above 0.5",
+        "voi_split": "variation of information by splits, H(prediction | truth), bits; where the truth is not 0",
+        "voi_merge": "by mergers, H(truth | prediction), bits",
+        "voi": "sum of both",
+        "adapted_rand_error": "1 - F1 of pairs of voxels that lie in one object",
+        "rand_precision": "of the pairs in one predicted object, those in one true object",
+        "rand_recall": "of the pairs in one true object, those in one predicted object",
+        "panoptic_quality": "sum of the IoU of matched objects over TP + FP/2 + FN/2",
+        "average_precision_50": "TP / (TP + FP + FN) of objects matched with an IoU above 0.5",
+        "average_precision_75": "the same from 0.75 on",
+    }
+    table = {"region": Column(np.array(list(objects)), "the compared truth")}
+    for name, what in about.items():
+        table[name] = Column(np.array([getattr(o.instances, name) for o in objects.values()]), what)
+    return table

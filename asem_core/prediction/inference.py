@@ -7,7 +7,7 @@ import copy
 import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import attrs
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("asem_core")
 
-Precision = Literal["float32", "bfloat16"]
-
-LARGEST_ERROR = 0.02
-"""A device or precision whose probabilities are further off than this is not used. Since it is tried on a small piece,
-which need not hold the worst voxel, half of it is allowed there."""
+Precision = Literal["float16", "bfloat16", "tf32", "float32"]
+"""Of the convolutions; tf32 is an NVIDIA GPU's: float32 in memory, 10 bits of the numbers multiplied."""
 
 
 @runtime_checkable
@@ -98,48 +95,12 @@ def choose_device(wanted: str) -> str:
             f"The device {wanted} was asked for, but {found} visible to PyTorch {torch.__version__} here. "
             "Check nvidia-smi and that PyTorch was installed with CUDA, or use --device cpu."
         )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise BadInput("The device mps was asked for, but this is not a Mac with Apple silicon. Use --device cpu.")
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise BadInput("The device mps was asked for, but this is not a Mac with Apple silicon. Use --device cpu.")
+        if not torch.backends.mps.is_macos_or_newer(13, 2):
+            raise BadInput("The device mps needs macOS 13.2 or newer, for convolutions in 3D. Use --device cpu.")
     return wanted
-
-
-def choose_arithmetic(network: Any, image: np.ndarray, wanted: Arithmetic, precision: str) -> Arithmetic:
-    """Choose the precision by trying it on a piece of the image, against float32 on the CPU.
-
-    Parameters
-    ----------
-    image : the input of a small block, of `network.input_shape(...)`
-    precision : "auto", "float32" or "bfloat16"; one that was asked for is checked, too, but kept
-
-    Raises
-    ------
-    BadInput
-        The device is wrong even in float32.
-    """
-    candidates: list[Precision] = ["float32"]
-    if precision == "bfloat16" or (precision == "auto" and _multiplies_bfloat16(wanted.device)):
-        candidates.insert(0, "bfloat16")
-    if wanted.device == "cpu" and candidates == ["float32"]:
-        return attrs.evolve(wanted, precision="float32")
-    plain = Arithmetic(output="float32")
-    right = Predictor(network, plain)(image)
-    for candidate in candidates:
-        trial = attrs.evolve(plain, device=wanted.device, precision=candidate)
-        found = Predictor(network, trial)(image)
-        error = float(np.abs(found - right).max()) if np.isfinite(found).all() else math.inf
-        if error <= LARGEST_ERROR / 2:
-            return attrs.evolve(wanted, precision=candidate)
-        if precision == candidate == "bfloat16":
-            log.warning(
-                "bfloat16 changes probabilities by up to %.3f here; it is used because you asked for it.", error
-            )
-            return attrs.evolve(wanted, precision=candidate)
-        if candidate == "bfloat16":
-            log.warning("bfloat16 would change probabilities by up to %.3f: using float32, which is slower.", error)
-    raise BadInput(
-        f"The device {wanted.device} gives wrong probabilities (off by {error:.3f} even in float32). "
-        "Use --device cpu, and update PyTorch and the device's driver."
-    )
 
 
 class Predictor:
@@ -150,20 +111,24 @@ class Predictor:
 
         self.arithmetic, self.geometry = arithmetic, network
         self.device = torch.device(_own_gpu(arithmetic.device))
-        self.dtype = getattr(torch, arithmetic.precision)
+        self.dtype = torch.float32 if arithmetic.precision == "tf32" else getattr(torch, arithmetic.precision)
         fast = network.for_inference() if hasattr(network, "for_inference") else copy.deepcopy(network)
         layout = torch.contiguous_format if self.device.type == "mps" else torch.channels_last_3d
         if isinstance(fast, torch.nn.Module):
             fast = fast.eval().to(device=self.device, dtype=self.dtype)
             for parameter in fast.parameters():
                 if parameter.dim() == 5:
-                    parameter.data = parameter.data.contiguous(memory_format=layout)
+                    # Unlike `contiguous`, this gives the strides of the layout to a single channel, too.
+                    parameter.data = torch.empty_like(parameter, memory_format=layout).copy_(parameter.data)
         self.network = torch.compile(fast) if arithmetic.compiled else fast
         self._compute = threading.Lock()
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._copies = threading.local()  # a stream for each thread, so that transfers overlap computing
         self._largest = math.inf  # voxels of output at once; lowered when memory runs out
+        self._lost: str | None = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Predict one block.
+        """Predict one block, in halves if the memory does not suffice.
 
         Parameters
         ----------
@@ -172,38 +137,15 @@ class Predictor:
         Returns
         -------
         uint8 (255 = 1), float16 or float32, of `network.output_shape(image.shape)`
+
+        Raises
+        ------
+        BadInput
+            The memory does not even suffice for a small block, or the device does not work any more.
         """
-        import torch
-
-        white = full_range(image.dtype)
-        host = torch.from_numpy(np.ascontiguousarray(image if image.dtype != np.uint16 else image.astype(np.float32)))
-        with torch.inference_mode(), self._stream() as stream:
-            if stream is not None:
-                host = host.pin_memory()
-            grey = host.to(self.device, non_blocking=True)
-            with self._compute:
-                scaled = (grey.float() * (2 / white)).sub_(1)[None, None].to(self.dtype)
-                probability = self._split(scaled)
-                if stream is not None:
-                    stream.synchronize()
-            found: np.ndarray = probability.cpu().numpy()
-        return found
-
-    def _split(self, image: torch.Tensor) -> torch.Tensor:
-        """Predict, in two halves if the memory does not suffice."""
-        import torch
-
-        shape = self.geometry.output_shape(image.shape[2:])
-        if math.prod(shape) <= self._largest:
-            try:
-                return self._mirrored(image)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                self._largest = math.prod(shape) // 2
-                log.warning("Out of memory for a block of %s voxels: halving it.", list(shape))
+        shape = self.geometry.output_shape(image.shape)
+        if math.prod(shape) <= self._largest and (found := self._try(image, shape)) is not None:
+            return found
         axis = int(np.argmax(shape))
         step = self.geometry.alignment[axis]
         first = shape[axis] // 2 // step * step
@@ -213,10 +155,83 @@ class Predictor:
                 "Free some, or use --device cpu."
             )
         rest = shape[axis] - first
-        head = image.narrow(axis + 2, 0, self._input_edge(first, axis))
-        tail = image.narrow(axis + 2, first, self._input_edge(rest, axis))
-        parts = [self._split(head).narrow(axis, 0, first), self._split(tail).narrow(axis, 0, rest)]
-        return torch.cat(parts, dim=axis)
+        lines = (slice(0, self._input_edge(first, axis)), slice(first, first + self._input_edge(rest, axis)))
+        head, tail = (self(image[(slice(None),) * axis + (line,)]) for line in lines)
+        parts = [part.take(range(n), axis) for part, n in ((head, first), (tail, rest))]
+        return np.concatenate(parts, axis)
+
+    def _try(self, image: np.ndarray, shape: Zyx) -> np.ndarray | None:
+        """Predict whole, or say that the memory does not suffice and return None."""
+        import torch
+
+        if self._lost is not None:
+            raise BadInput(self._lost)
+        try:
+            with torch.inference_mode():
+                return self._whole(image)
+        except (MemoryError, RuntimeError) as error:
+            if is_dead(error):
+                self._lost = (
+                    f"{self.device} stopped working ({str(error).strip().splitlines()[0]}). Run the same command again: "
+                    "finished blocks are kept. If it happens again, look at the driver's log (dmesg)."
+                )
+                raise BadInput(self._lost) from error
+            if not is_out_of_memory(error):
+                raise
+        # Only now the exception, and with it every map that its frames held, is gone.
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+        self._largest = min(self._largest, math.prod(shape) // 2)
+        log.warning("Out of memory for a block of %s voxels: halving it.", list(shape))
+        return None
+
+    def _whole(self, image: np.ndarray) -> np.ndarray:
+        """Upload, compute and download; on an NVIDIA GPU each in a stream of its own, in order of events."""
+        import torch
+
+        white = full_range(image.dtype)
+        host = torch.from_numpy(np.ascontiguousarray(image if image.dtype != np.uint16 else image.astype(np.float32)))
+        if self._stream is None:
+            with self._compute:
+                found: np.ndarray = self._probabilities(host.to(self.device), white).cpu().numpy()
+            return found
+        if not hasattr(self._copies, "stream"):
+            self._copies.stream = torch.cuda.Stream(self.device)
+        copies, computing = self._copies.stream, self._stream
+        with torch.cuda.stream(copies):
+            grey = host.pin_memory().to(self.device, non_blocking=True)
+        with self._compute, torch.cuda.stream(computing):
+            computing.wait_stream(copies)
+            grey.record_stream(computing)
+            result = self._probabilities(grey, white)
+            finished = torch.cuda.Event()
+            finished.record(computing)
+        with torch.cuda.stream(copies):
+            copies.wait_event(finished)
+            result.record_stream(copies)
+            back = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            back.copy_(result, non_blocking=True)
+        copies.synchronize()
+        return back.numpy().copy()  # pinned memory is scarce: it goes back
+
+    def _probabilities(self, grey: torch.Tensor, white: float) -> torch.Tensor:
+        """Scale grey values (z, y, x) and predict them."""
+        with self._allowed_precision():
+            return self._mirrored((grey.float() * (2 / white)).sub_(1)[None, None].to(self.dtype))
+
+    def _allowed_precision(self) -> contextlib.AbstractContextManager[Any]:
+        """On an NVIDIA GPU, let float32 be multiplied as TF32 only if it was chosen: PyTorch does by itself."""
+        import torch
+
+        if self.device.type != "cuda":
+            return contextlib.nullcontext()
+        allowed = self.arithmetic.precision == "tf32"
+        flags: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=False, allow_tf32=allowed
+        )
+        return flags
 
     def _input_edge(self, output: int, axis: int) -> int:
         shape = [1, 1, 1]
@@ -231,31 +246,18 @@ class Predictor:
         sides: list[tuple[int, ...]] = [()]
         if self.arithmetic.mirrors:
             sides = [tuple(a for a in range(3) if m >> a & 1) for m in range(8)]
-        total: torch.Tensor | None = None
+        total = torch.zeros(())
         for axes in sides:
             result = self.network(image.flip([a + 2 for a in axes]) if axes else image)[0].float()
             odds = result[1] - result[0] if len(result) == 2 else result[0]
             probability = odds.sigmoid_()
             probability = probability.flip(list(axes)) if axes else probability
-            total = probability if total is None else total.add_(probability)
-        assert total is not None
+            total = probability if axes == () else total.add_(probability)
         if len(sides) > 1:
             total /= len(sides)
         if self.arithmetic.output == "uint8":
             total = total.mul_(255).round_()
         return total.to(getattr(torch, self.arithmetic.output))
-
-    @contextlib.contextmanager
-    def _stream(self) -> Iterator[Any]:
-        """On an NVIDIA GPU, let every call use a stream of its own, so that transfers overlap computing."""
-        import torch
-
-        if self.device.type != "cuda":
-            yield None
-            return
-        stream = torch.cuda.Stream(self.device)
-        with torch.cuda.stream(stream):
-            yield stream
 
 
 def free_memory(device: str, workers: int) -> float:
@@ -263,7 +265,8 @@ def free_memory(device: str, workers: int) -> float:
     if device.startswith("cuda"):
         import torch
 
-        return 0.8 * torch.cuda.mem_get_info(_own_gpu(device))[0]
+        gpus = max(1, torch.cuda.device_count()) if device == "cuda" else 1
+        return 0.8 * float(torch.cuda.mem_get_info(_own_gpu(device))[0]) / -(-max(1, workers) // gpus)
     import psutil
 
     return 0.5 * float(psutil.virtual_memory().available) / max(1, workers)
@@ -280,18 +283,42 @@ def _own_gpu(device: str) -> str:
     return f"cuda:{worker_index() % max(1, torch.cuda.device_count())}"
 
 
-def _multiplies_bfloat16(device: str) -> bool:
-    """Tell whether the hardware multiplies bfloat16 natively, so that it pays."""
+_SHORT_OF_MEMORY = (
+    "out of memory",  # CUDA, HIP and MPS backends; also "CUDA error: out of memory", of pinned memory, too
+    "can't allocate memory",  # a CPU
+    "not enough memory",  # a CPU under Windows
+    "_status_alloc_failed",  # cuDNN, cuBLAS
+    "_status_internal_error_host_allocation_failed",  # cuDNN 9
+    "unable to find a valid cudnn algorithm",  # no room for the workspace of any
+    "unable to find an engine to execute this computation",
+    "invalid buffer size",  # MPS: larger than a buffer may be
+    "could not create a memory",  # oneDNN
+    "cudaerrormemoryallocation",
+    "bad_alloc",
+)
+
+_DEAD = (
+    "illegal memory access",
+    "unspecified launch failure",
+    "device-side assert",
+    "launch timed out",
+    "uncorrectable ecc",
+    "hardware stack error",
+    "gpu is lost",
+    "misaligned address",
+    "illegal instruction",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory is short, in the words of CUDA, cuDNN, MPS or a CPU."""
     import torch
 
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public name for this question; without it, float32 is right everywhere.
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return device == "cpu" and bool(native())
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in _SHORT_OF_MEMORY)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def is_dead(error: BaseException) -> bool:
+    """Tell whether a GPU's context is lost with this error: everything that is asked of it afterwards fails, too."""
+    text = str(error).lower()
+    return "cuda error" in text and any(words in text for words in _DEAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from asem_core.blocks import Run
@@ -12,6 +13,7 @@ from asem_core.cell.provenance import made_by, require_labels
 from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.report import Section, require_free_report, write_report
+from asem_core.viewing.object_pictures import pictures_of
 from asem_core.volume import Labels, Volume
 
 
@@ -49,7 +51,12 @@ def analyze(
     analysis = analyzer.analyze(segmentation, raw, run)
     check_analysis(analyzer.name, analysis)
     title = f"{analyzer.name}: {segmentation.path}"
-    sections = [Section.of(analyzer.name, analysis)]
+    section = Section.of(analyzer.name, analysis)
+    if "objects" in analysis.tables:
+        figures, scenes, notes = pictures_of(analysis.objects or segmentation, analysis.tables["objects"], raw)
+        text = "\n\n".join([section.text, *notes])
+        section = attrs.evolve(section, text=text, figures={**figures, **section.figures}, scenes=scenes)
+    sections = [section]
     return write_report(folder, title, sections, made_by=record)
 
 

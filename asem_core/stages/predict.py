@@ -26,7 +26,8 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
-from asem_core.prediction.inference import Arithmetic, Network, Predictor, choose_arithmetic, choose_device, free_memory
+from asem_core.prediction.inference import Arithmetic, Network, Predictor, choose_device, free_memory
+from asem_core.prediction.precision import check_large, choose_arithmetic
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "predict_box"]
@@ -34,6 +35,11 @@ __all__ = ["Arithmetic", "Network", "Prediction", "choose_block", "predict", "pr
 log = logging.getLogger("asem_core")
 
 CHUNK = 64
+_WORKSPACE = 0.15
+"""What the library of convolutions takes for itself, as a part of the maps' memory."""
+
+_PLACES = 3
+"""A precision is tried at so many."""
 LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
 """Edges beyond which a larger block saves little work but takes much memory."""
 
@@ -45,7 +51,7 @@ class Prediction:
     Parameters
     ----------
     device : "auto", "cpu", "cuda" (every worker its own GPU), "cuda:1", "mps"
-    precision : "auto" takes bfloat16 where the hardware multiplies it and the result agrees with float32
+    precision : "auto" takes the fastest of float16, bfloat16, tf32 and float32 that gives the same result on this image
     mirrors : average over the eight mirror images: a little better, eight times slower
     output : "uint8" (255 = 1), "float16" or "float32"
     compiled : let `torch.compile` fuse the network
@@ -53,7 +59,7 @@ class Prediction:
     """
 
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float16", "bfloat16", "tf32", "float32"] = "auto"
     mirrors: bool = False
     output: Literal["uint8", "float16", "float32"] = "uint8"
     compiled: bool = False
@@ -130,6 +136,9 @@ def predict(
                 as_zyx(plan["block"]),
                 run.block,
             )
+    if plan is not None and plan.get("device") != device.partition(":")[0] and not run.launcher:
+        # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
+        plan = _make_plan(network, volume, box, mask, attrs.evolve(run, block=as_zyx(plan["block"])), how, device)
     plan = plan or _make_plan(network, volume, box, mask, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
@@ -170,7 +179,7 @@ def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: f
         block = as_zyx(candidate)
         counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
         values = _num_values(network, network.input_shape([min(b, n) for b, n in zip(block, shape, strict=True)]))
-        if values * itemsize > memory or (math.prod(counts) < workers and block != as_zyx(CHUNK)):
+        if values * itemsize * (1 + _WORKSPACE) > memory or (math.prod(counts) < workers and block != as_zyx(CHUNK)):
             continue
         # Input voxels stand for work: the sum over blocks is a product of sums over axes.
         work = math.prod(
@@ -205,15 +214,18 @@ class _Work:
 
     def __call__(self) -> Work:
         predictor = Predictor(self.network, self.arithmetic)
+        # Plain float32 on a CPU has nothing to be compared with; every other arithmetic is checked at its first block.
+        unchecked = [not (self.arithmetic.device == "cpu" and self.arithmetic.precision == "float32")]
 
         def process(block: Box) -> None:
-            self.output.data[block.slices] = self.predict(predictor, block.shift(self.begin))  # type: ignore[index]
+            check = bool(unchecked) and unchecked.pop()
+            self.output.data[block.slices] = self.predict(predictor, block.shift(self.begin), check=check)  # type: ignore[index]
 
         return process
 
-    def predict(self, predictor: Predictor, box: Box) -> np.ndarray:
+    def predict(self, predictor: Predictor, box: Box, *, check: bool = False) -> np.ndarray:
         """Predict a box of the input volume; 0 outside the mask."""
-        found = predict_box(predictor, self.volume, box)
+        found = predict_box(predictor, self.volume, box, check=check)
         if self.mask is not None:
             found = found * (self._mask(box) != 0)
         return found
@@ -227,12 +239,18 @@ class _Work:
         return self.mask.read(box.shift([-b for b in place.begin]), outside=0)
 
 
-def predict_box(predictor: Predictor, volume: Volume, box: Box) -> np.ndarray:
-    """Predict a box of a volume, whatever its place and size: the same values as if the whole volume was predicted."""
+def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool = False) -> np.ndarray:
+    """Predict a box of a volume, whatever its place and size: the same values as if the whole volume was predicted.
+
+    `check` compares its corner with a smaller box's (`check_large`).
+    """
     network = predictor.geometry
     needed = aligned(network, box)
     first = [b - n - c for b, n, c in zip(box.begin, needed.begin, network.context, strict=True)]
-    found = predictor(volume.read(needed, outside="reflect"))
+    image = volume.read(needed, outside="reflect")
+    found = predictor(image)
+    if check:
+        check_large(predictor, image, found)
     return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
 
 
@@ -261,26 +279,26 @@ def _make_plan(
     """Choose precision and block shape; kept with the output, so that an interrupted run goes on with the same."""
     if run.launcher:  # the devices are elsewhere: nothing can be tried here
         precision: str = "float32" if how.precision == "auto" else how.precision
-        return {"precision": precision, "block": list(run.block or as_zyx(3 * CHUNK))}
-    sample = _sample(network, volume, box, mask)
-    precision = choose_arithmetic(network, sample, Arithmetic(device), how.precision).precision
+        return {"precision": precision, "block": list(run.block or as_zyx(3 * CHUNK)), "device": "elsewhere"}
+    samples = _samples(network, volume, box, mask)
+    precision = choose_arithmetic(network, samples, Arithmetic(device), how.precision).precision
     memory = free_memory(device, run.workers)
-    itemsize = 2 if precision == "bfloat16" else 4
+    itemsize = 2 if precision.endswith("16") else 4
     block = run.block or choose_block(network, box.shape, device, itemsize, memory, run.workers)
-    return {"precision": precision, "block": list(block)}
+    return {"precision": precision, "block": list(block), "device": device.partition(":")[0]}
 
 
-def _sample(network: Any, volume: Volume, box: Box, mask: Labels | None) -> np.ndarray:
-    """Read the input of a small block with much contrast, for trying a precision."""
+def _samples(network: Any, volume: Volume, box: Box, mask: Labels | None) -> list[np.ndarray]:
+    """Read the inputs of some small blocks, those with most contrast, for trying a precision."""
     size = min(24, *box.shape)
-    best: np.ndarray | None = None
-    for z, y, x in itertools.product((0.25, 0.5, 0.75), repeat=3):
-        begin = as_zyx([b + int(f * (n - size)) for b, f, n in zip(box.begin, (z, y, x), box.shape, strict=True)])
-        image = volume.read(aligned(network, Box(begin, as_zyx([b + size for b in begin]))), outside="reflect")
-        if best is None or image.std() > best.std():
-            best = image
-    assert best is not None
-    return best
+    images = []
+    places = itertools.product(
+        *({b + int(f * (n - size)) for f in (0.25, 0.5, 0.75)} for b, n in zip(box.begin, box.shape, strict=True))
+    )
+    for begin in places:
+        place = Box(begin, as_zyx([b + size for b in begin]))
+        images.append(volume.read(aligned(network, place), outside="reflect"))
+    return sorted(images, key=lambda image: -float(image.std()))[:_PLACES]
 
 
 def _earlier_plan(output: str | Path, record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from asem_core.prediction.inference import choose_device
+from asem_core.prediction.precision import multiplies_bfloat16
 from asem_core.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -96,15 +97,9 @@ def join_team(device: str) -> Iterator[Team]:
 
 def half_precision(options: TrainOptions, device: torch.device) -> bool:
     """Say whether to multiply in bfloat16: if asked to, or if the hardware does so natively."""
-    import torch
-
     if options.precision != "auto":
         return options.precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public name for this question; without it, float32 is right everywhere.
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return device.type == "cpu" and bool(native())
+    return multiplies_bfloat16(str(device))
 
 
 def autocast(half: bool, device: torch.device) -> AbstractContextManager[Any]:

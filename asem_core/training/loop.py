@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
+from asem_core.engine.interrupt import held_back
 from asem_core.errors import TrainingStopped
 from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
@@ -30,14 +32,17 @@ from asem_core.training.progress import Progress
 from asem_core.training.regime import fit_regime
 from asem_core.training.stream import BlockStream, Cut
 from asem_core.training.validate import Forward, summarise, tiles_of, validate
-from asem_core.weights import save_weights
+from asem_core.weights import copy_weights, read_metadata, save_weights
 
 if TYPE_CHECKING:
     import torch
 
+WORTH_IT = 0.002
+"""Less gained in F1 is within what the watched part can tell: the model's own threshold stays."""
+
 
 def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bool = True) -> None:
-    """Train until the last iteration; every `checkpoint_every` iterations validate, save, and choose.
+    """Train until the last iteration; every `checkpoint_every` iterations validate, save, and choose; at Ctrl-C, too.
 
     Raises
     ------
@@ -78,7 +83,10 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     if options.normalise and plan.fine_tuning and done == 0:
         keep_output(network, forward, images(0), team)
     cuts = stream.cuts(done * per_step)
-    with Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log:
+    with (
+        Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log,
+        held_back() as stop_asked,
+    ):
         for iteration in range(done + 1, options.iterations + 1):
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
@@ -86,7 +94,8 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             loss = step(learner, optimizer, list(islice(cuts, per_step)), options, half, device)
             if not math.isfinite(loss.value):
                 raise TrainingStopped(_why_stopped(folder, iteration, loss))
-            due = iteration % options.checkpoint_every == 0 or iteration == options.iterations
+            stopping = team.size == 1 and stop_asked()
+            due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
             log.step(iteration, loss.value, rate, flush=due)
             if due:
                 if options.normalise:
@@ -104,6 +113,8 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
                     save_weights(folder.checkpoint(iteration), plain, {**plan.metadata, "iteration": iteration})
                     folder.save_state(_state(network, optimizer, iteration))
                     choose(folder, plan)
+                if stopping:
+                    raise KeyboardInterrupt
                 network.train()
 
 
@@ -161,10 +172,13 @@ def choose(folder: RunFolder, plan: Plan) -> None:
     wanted = {"fit": regime.middle if regime else saved[-1], "best": best, "last": saved[-1]}[rule]
     start = regime.first if regime else saved[-1]
     predict_from, finetune_from, best = (min(saved, key=lambda s: abs(s - w)) for w in (wanted, start, best))
+    to_use = folder.checkpoint(predict_from)
+    if options.choose_threshold:
+        to_use = _with_threshold(folder, next(v for v in lines if v["iteration"] == predict_from))
     folder.write_json(
         "choice.json",
         {
-            "predict_from": str(folder.checkpoint(predict_from).relative_to(folder.path)),
+            "predict_from": str(to_use.relative_to(folder.path)),
             "finetune_from": str(folder.checkpoint(finetune_from).relative_to(folder.path)),
             "rule": rule,
             "best_iteration": best,
@@ -173,6 +187,17 @@ def choose(folder: RunFolder, plan: Plan) -> None:
     )
     if options.keep_last:
         folder.prune({*saved[-options.keep_last :], best, predict_from, finetune_from})
+
+
+def _with_threshold(folder: RunFolder, scores: Mapping[str, Any]) -> Path:
+    """Write a checkpoint again as weights whose model cuts where F1 was highest; where that is worth it."""
+    checkpoint = folder.checkpoint(scores["iteration"])
+    about = read_metadata(checkpoint)
+    gain = (scores["best_f1"] or 0) - (scores["f1"] or 0)
+    if gain < WORTH_IT or "threshold" not in about.get("model", {}):
+        return checkpoint
+    model = {**about["model"], "threshold": scores["best_threshold"]}
+    return copy_weights(checkpoint, folder.path / "weights.safetensors", {**about, "model": model})
 
 
 @attrs.frozen

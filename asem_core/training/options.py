@@ -28,6 +28,11 @@ class RegionOptions:
         Volumes (see `Place`). `raw` may be a cell ("cell.zarr"): its prepared image is meant, and its mask, if it has one and
         none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it.
+    ignore, background
+        Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default
+        those of known conventions (see `asem_core.voxels.known`). A layer that was annotated or imported here knows them.
+    resample_labels
+        Take labels of smaller voxels than the image's by the most frequent value in each of the image's.
     box
         The part of the labels to use, as "z0:z1,y0:y1,x0:x1" in voxels of the labels as they are stored; all of them by
         default.
@@ -39,6 +44,9 @@ class RegionOptions:
     labels: Place
     mask: Place | None = None
     exclusion: Place | None = None
+    ignore: tuple[int, ...] | None = None
+    background: tuple[int, ...] | None = None
+    resample_labels: bool = False
     box: str | None = None
     name: str | None = None
 
@@ -119,6 +127,9 @@ class TrainOptions:
     choose
         How `predict_from` is chosen: "fit" = the middle of the fit regime, "best" = highest F1, "last"; "auto" = "fit",
         and "best" when fine-tuning.
+    choose_threshold
+        Note in the chosen weights, as their model's `threshold`, the probability with the highest F1 on the validation
+        regions instead of the model's own.
     missing_context
         "refuse" regions so close to the border of the image that the network looks beyond it, or "reflect" the image.
     prepare_labels
@@ -149,6 +160,7 @@ class TrainOptions:
     validation_blocks: int = 0
     fit_window: int = 20_000
     choose: Literal["auto", "fit", "best", "last"] = "auto"
+    choose_threshold: bool = False
     missing_context: Literal["refuse", "reflect"] = "refuse"
     prepare_labels: bool = True
     initialise: Literal["torch", "he"] = "torch"
@@ -173,6 +185,8 @@ class TrainOptions:
             raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
         if self.choose == "best" and not self.validation:
             raise RecipeError('train: choose = "best" needs [[train.validation]].')
+        if self.choose_threshold and not self.validation:
+            raise RecipeError("train: choose_threshold = true needs [[train.validation]].")
         if min(self.block) < 1:
             raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
         if not 0 < self.loss.least_frequency <= 0.5:

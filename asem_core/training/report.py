@@ -41,7 +41,7 @@ def write_training_report(folder: RunFolder, plan: Plan, made_by: Mapping[str, A
             f"{options.batch * options.accumulate} a step. {_regime_in_words(choice)}",
             numbers,
             {"validation": _table(validated)} if validated else {},
-            {"curves": draw_curves(trained, validated, choice["fit_regime"])},
+            {"curves": draw_curves(trained, validated, choice["fit_regime"]), **_pictures(folder)},
         ),
         Section("Regions", "", {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in plan.regions}),
     ]
@@ -49,6 +49,33 @@ def write_training_report(folder: RunFolder, plan: Plan, made_by: Mapping[str, A
         held_out = {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in plan.validation}
         sections.append(Section("Validation regions", "Never trained on.", held_out))
     write_report(folder.path, f"Training run {folder.path.resolve().name}", sections, made_by=made_by)
+
+
+def _pictures(folder: RunFolder) -> dict[str, Figure]:
+    """Show the first and the last picture of the run: image, truth, probability, error."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    files = sorted(folder.picture(0).parent.glob("iteration_*.png"))
+    shown = {}
+    for name, file in {"first picture": files[:1], "last picture": files[-1:]}.items():
+        if not file or (name == "first picture" and len(files) == 1):
+            continue
+        with Image.open(file[0]) as image:
+            picture = np.asarray(image.convert("RGB"))
+        height, width = picture.shape[:2]
+        figure = Figure(figsize=(9, 0.8 + 9 * height / width), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_xticks([(k + 0.5) * width / 4 for k in range(4)], ["image", "truth", "probability", "error"])
+        axes.set_yticks([])
+        axes.set_title(f"after {int(file[0].stem.split('_')[1]):,} iterations", fontsize="medium")
+        axes.set_xlabel(
+            "error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone",
+            fontsize="small",
+        )
+        shown[name] = figure
+    return shown
 
 
 def draw_curves(
@@ -88,7 +115,11 @@ def _regime_in_words(choice: Mapping[str, Any]) -> str:
     regime = choice["fit_regime"]
     if not regime:
         return "There were no validations, so there is no fit regime."
-    kind = "The validation loss is stable" if regime["stable"] else "No window is stable; the calmest is"
+    kind = (
+        "The validation loss is stable"
+        if regime["stable"]
+        else "The validation loss never settled: train longer. It was calmest"
+    )
     return f"{kind} from iteration {regime['first']} to {regime['last']} (the fit regime; middle {regime['middle']})."
 
 

@@ -66,6 +66,18 @@ def object_colours(levels: Sequence[Volume]) -> ObjectColours:
     return ObjectColours(chosen)
 
 
+def colours_of_boxes(ids: Sequence[int], begin: np.ndarray, end: np.ndarray) -> ObjectColours:
+    """Choose the colours of measured objects: those whose boxes (voxels, (n, 3)) meet differ."""
+    chosen: dict[int, int] = {}
+    numbers = np.zeros(len(ids), np.int64)
+    for i, object_id in enumerate(ids):
+        near = ((begin[:i] <= end[i] + NEAR_VX) & (begin[i] <= end[:i] + NEAR_VX)).all(axis=1)
+        taken = np.bincount(numbers[:i][near], minlength=len(PALETTE))
+        order = [(_preferred(int(object_id)) + k) % len(PALETTE) for k in range(len(PALETTE))]
+        numbers[i] = chosen[int(object_id)] = min(order, key=taken.__getitem__)
+    return ObjectColours(chosen)
+
+
 def _pairs(labels: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield pairs of ids that are near each other."""
     from scipy.ndimage import maximum_filter, minimum_filter

@@ -37,6 +37,13 @@ faces; thickness: volume over that; extent: longest way within it. Blob (compact
 
 Objects that touch the border are measured and marked, and left out of the medians and figures."""
 
+ABOUT = {
+    "of these at the border": "measured, but left out of the medians: part of them may lie outside the image",
+    "total surface, um2": "where the border of the volume cuts an object, the cut is not counted",
+    "median sphericity": "1 is a ball; the longer or flatter, the smaller",
+    "median length_nm": "length of the centreline with all its branches",
+}
+
 
 def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not value > 0:
@@ -101,6 +108,8 @@ class Morphometry(Analyzer):
             numbers=_numbers(tables, mask is not None),
             method=METHOD.format(objects=kind) + (_contact_method(self.contact_nm) if others else ""),
             notes=_notes(segmentation, found, self.smallest_um3),
+            objects=found.labels,
+            about=ABOUT,
         )
 
 

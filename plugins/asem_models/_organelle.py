@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from asem_core.interfaces import Model, Preprocessor
+from asem_core.interfaces import Model, OffersTemplates, Preprocessor, Template
 from asem_core.volume import Labels, Volume
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Triple = tuple[int, int, int]
 
 
 @attrs.frozen(kw_only=True)
-class Organelle(Model):
+class Organelle(Model, OffersTemplates):
     """An organelle of the published method; its numbers (in voxels of 5 nm) are fields that each organelle overrides.
 
     Parameters
@@ -54,6 +55,15 @@ class Organelle(Model):
     threshold: float = 0.5
     objects: bool = True
     smallest_segment_vx: int = 0
+
+    @classmethod
+    def network_options(cls, template: Template) -> Mapping[str, Any]:
+        """Give a small network for a template: one convolution at full resolution, where most of the work is, two below."""
+        across, flat, deep = (1, 2, 2), (1, 3, 3), (3, 3, 3)
+        if template == "isotropic":
+            return {"features": 16, "factors": [[2, 2, 2]] * 2, "kernels": [[deep], [deep, deep], [deep, deep]]}
+        middle, last = ([deep, flat], [deep, deep]) if template == "anisotropic" else ([flat, flat], [flat, flat])
+        return {"features": 16, "factors": [across] * 3, "kernels": [[flat], [flat, flat], middle, last]}
 
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""

@@ -7,7 +7,7 @@ Three rearrangements, all exact:
   decoder's first convolution is split into the encoder's part, at full resolution, and the part from below, at low
   resolution (8 instead of 27 products), and neither the upsampled nor the concatenated map is ever made.
 - Of the encoder's maps only what the decoder will read is kept.
-- The full resolution is worked through in slabs of planes, so that its wide maps never exist as a whole.
+- The full resolution is worked through in slabs of planes, on a CPU in pieces, so that its wide maps never exist as a whole.
 
 The result is the log-odds of the foreground, one channel: softmax over two channels is the logistic function of their
 difference, and the last convolution can compute that difference itself.
@@ -16,14 +16,15 @@ difference, and the last convolution can compute that difference itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from asem_core.volume import Zyx, as_zyx
+from asem_core.volume import Box, Zyx, as_zyx
+from asem_models._convolution import Convolution
 
 if TYPE_CHECKING:
     from asem_models._unet import UNet
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 SLAB = 48
 """Planes of full resolution to work on at once: few enough to save memory, many enough to save repeated work."""
+
+PIECE = (40, 72, 72)
+"""On a CPU, voxels of full resolution to work on at once, zyx: few enough to stay in the processor's cache."""
 
 
 class InferenceUNet(nn.Module):
@@ -45,8 +49,7 @@ class InferenceUNet(nn.Module):
     def __init__(self, network: UNet, slab: int = SLAB) -> None:
         super().__init__()
         self.geometry = copy.deepcopy(network)
-        step = network.factors[0][0]
-        self.slab = -(-slab // step) * step
+        self.slab = slab
         self.encode = nn.ModuleList(_Encoder(e.convolutions) for e in self.geometry.unet.encoders)
         self.widths = [e.convolutions[-1].out_channels for e in self.geometry.unet.encoders]
         self.decode = nn.ModuleList(
@@ -95,37 +98,36 @@ class InferenceUNet(nn.Module):
         kept = self.geometry.skip_shapes(image.shape[2:])
         skips = []
         for level, factor in enumerate(self.geometry.factors):
-            slab = self.slab if level == 0 else image.shape[2]
-            skip, image = self._down(level, image, factor, kept[level], slab)
+            skip, image = self._down(level, image, factor, kept[level])
             skips.append(skip)
         image = self.encode[-1](image)
         for level in reversed(range(len(skips))):
             image = self._up(level, skips.pop(), image)
         return image
 
-    def _down(
-        self, level: int, image: torch.Tensor, factor: Zyx, kept: Zyx, slab: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode one level, some planes at a time; return what the decoder will read of it, and the pooled map."""
+    def _down(self, level: int, image: torch.Tensor, factor: Zyx, kept: Zyx) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode one level, piece by piece; return what the decoder will read of it, and the pooled map."""
         removed = self.geometry.removed(level)
-        full = [n - r for n, r in zip(image.shape[2:], removed, strict=True)]
-        before = [(n - k) // 2 for n, k in zip(full, kept, strict=True)]
+        full = as_zyx([n - r for n, r in zip(image.shape[2:], removed, strict=True)])
+        inner = Box.of_shape(kept).shift([(n - k) // 2 for n, k in zip(full, kept, strict=True)])
         width = self.widths[level]
         skip = _empty_like(image, width, kept)
         pooled = _empty_like(image, width, [n // f for n, f in zip(full, factor, strict=True)])
-        for first in range(0, full[0], slab):
-            n = min(slab, full[0] - first)
-            part = self.encode[level](image.narrow(2, first, n + removed[0]))
-            pooled.narrow(2, first // factor[0], n // factor[0]).copy_(functional.max_pool3d(part, factor))
-            begin, end = max(first, before[0]), min(first + n, before[0] + kept[0])
-            if begin < end:
-                part = part.narrow(2, begin - first, end - begin)
-                part = part.narrow(3, before[1], kept[1]).narrow(4, before[2], kept[2])
-                skip.narrow(2, begin - before[0], end - begin).copy_(part)
+        for piece in self._pieces(level, full, factor, image.device):
+            part = self.encode[level](
+                _cut(image, piece.begin, [n + r for n, r in zip(piece.shape, removed, strict=True)])
+            )
+            begin = [b // f for b, f in zip(piece.begin, factor, strict=True)]
+            small = functional.max_pool3d(part, factor)
+            _cut(pooled, begin, small.shape[2:]).copy_(small)
+            read = piece & inner
+            if read.size:
+                part = _cut(part, read.shift([-b for b in piece.begin]).begin, read.shape)
+                _cut(skip, read.shift([-b for b in inner.begin]).begin, read.shape).copy_(part)
         return skip, pooled
 
     def _up(self, level: int, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-        """Decode one level; at full resolution, some planes at a time and with the last convolution."""
+        """Decode one level; at full resolution, piece by piece and with the last convolution."""
         decode: _Decoder = self.decode[level]  # type: ignore[assignment]
         factor = self.geometry.factors[level]
         for axis, (f, crop) in enumerate(zip(factor, self.geometry.crop(level), strict=True)):
@@ -134,14 +136,31 @@ class InferenceUNet(nn.Module):
         if level:
             whole: torch.Tensor = decode(skip, below)
             return whole
-        removed = self.geometry.removed(0)[0] + self.last.kernel_size[0] - 1
-        planes = skip.shape[2] - removed
-        parts = []
-        for first in range(0, planes, self.slab):
-            n = min(self.slab, planes - first) + removed
-            low = below.narrow(2, first // factor[0], below.shape[2] - first // factor[0])
-            parts.append(self.last(decode(skip.narrow(2, first, n), low)))
-        return torch.cat(parts, dim=2)
+        removed = [r + k - 1 for r, k in zip(self.geometry.removed(0), as_zyx(self.last.kernel_size), strict=True)]
+        full = as_zyx([n - r for n, r in zip(skip.shape[2:], removed, strict=True)])
+        made = _empty_like(skip, 1, full)
+        for piece in self._pieces(0, full, factor, skip.device):
+            begin = [b // f for b, f in zip(piece.begin, factor, strict=True)]
+            low = _cut(below, begin, [n - b for n, b in zip(below.shape[2:], begin, strict=True)])
+            part = decode(_cut(skip, piece.begin, [n + r for n, r in zip(piece.shape, removed, strict=True)]), low)
+            _cut(made, piece.begin, piece.shape).copy_(self.last(part))
+        return made
+
+    def _pieces(self, level: int, full: Zyx, factor: Zyx, device: torch.device) -> Iterator[Box]:
+        """Say in which pieces a level's result is made; they begin at multiples of the factor."""
+        if level:
+            edges = full
+        elif device.type == "cpu":
+            edges = as_zyx([min(n, -(-p // f) * f) for n, p, f in zip(full, PIECE, factor, strict=True)])
+        else:
+            edges = (-(-self.slab // factor[0]) * factor[0], *full[1:])
+        return Box.of_shape(full).blocks(edges)
+
+
+def _cut(image: torch.Tensor, begin: Sequence[int], shape: Sequence[int]) -> torch.Tensor:
+    for axis, (b, n) in enumerate(zip(begin, shape, strict=True)):
+        image = image.narrow(axis + 2, b, n)
+    return image
 
 
 class _Encoder(nn.Module):
@@ -153,7 +172,10 @@ class _Encoder(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         for convolution in self.convolutions:
-            image = functional.relu_(convolution(image))
+            if isinstance(convolution, Convolution):
+                image = convolution.forward_relu(image)
+            else:
+                image = functional.relu_(convolution(image))
         return image
 
 
@@ -169,10 +191,10 @@ class _Decoder(nn.Module):
         assert first.bias is not None
         above = first.out_channels  # the encoder of a level is as wide as its decoder
         self.factor, self.offset, self.kernel = factor, as_zyx(offset), as_zyx(first.kernel_size)
-        self.above = nn.Conv3d(above, first.out_channels, self.kernel)
+        self.above = Convolution(above, first.out_channels, self.kernel)
         self.above.load_state_dict({"weight": first.weight[:, :above], "bias": first.bias})
         merged = _merge_weights(first.weight[:, above:], factor)
-        self.below = nn.Conv3d(merged.shape[1], merged.shape[0], as_zyx(merged.shape[2:]), bias=False)
+        self.below = Convolution(merged.shape[1], merged.shape[0], as_zyx(merged.shape[2:]), bias=False)
         self.below.load_state_dict({"weight": merged})
         self.rest = _Encoder(convolutions[1:])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from asem_core.volume import as_zyx
@@ -59,3 +61,38 @@ class Wrong(Copy):
     def forward(self, image):
         type(self).calls += 1
         return super().forward(image) + type(self).calls
+
+
+class SlowInFloat32(Copy):
+    """A network that is slow in one precision."""
+
+    def __init__(self, slow=torch.float32):
+        super().__init__()
+        self.slow = slow
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, image):
+        time.sleep(0.05 if image.dtype == self.slow else 0)
+        return super().forward(image)
+
+
+class WrongIfLarge(Copy):
+    """A network whose results are wrong in one corner of large blocks, as of a driver with a fault."""
+
+    def forward(self, image):
+        result = super().forward(image)
+        if image.numel() > 60**3:
+            result[..., -4:, -4:, -4:] += 1
+        return result
+
+
+class Lost(Copy):
+    """A network on a device whose context is lost."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, image):
+        self.calls += 1
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")

@@ -299,39 +299,3 @@ class TestCommands:
         code, output = asem("annotate", "import", cell, tmp_path / "vast", *box, "-o", "labels/b")
         assert code == 0, output
         np.testing.assert_array_equal(open_volume(cell / "labels/b").read(), open_volume(cell / "labels/a").read())
-
-    def test_train_without_boxes(self, cell: Path, tmp_path: Path) -> None:
-        """A layer in which nothing was annotated here is refused with what to do."""
-        Layer.open(cell / "labels/a", open_volume(cell / "raw")).close()
-        code, output = asem("annotate", "train", cell / "labels/a", "--model", "golgi", "-o", tmp_path / "run")
-        assert (code, "notes no annotated box" in output) == (1, True)
-
-    def test_train_writes_the_recipe(self, cell: Path, tmp_path: Path) -> None:
-        """Every annotated box becomes a region; what training then says of them is training's own."""
-        import tomllib
-
-        np.save(tmp_path / "seeds.npy", seeds_of(BOX))
-        asem(
-            "annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", "--box", "4:36,5:40,6:44", "--use", "watershed",
-            "-o", "labels/a",
-        )  # fmt: skip
-        train = (
-            "annotate", "train", cell / "labels/a", "--model", "golgi", "--iterations", 0, "-o", tmp_path / "run",
-            "--device", "cpu", "-q",
-        )  # fmt: skip
-        asem(*train)
-        path = tmp_path / "run.toml"
-        recipe = tomllib.loads(path.read_text())
-        assert recipe["train"]["regions"][0]["box"] == "4:36,5:40,6:44"
-        assert recipe["model"] == {"use": "golgi"}
-
-        assert "is not the recipe" not in asem(*train)[1]
-        edited = path.read_text().replace("iterations = 0", "iterations = 0\nbatch_size = 2")
-        path.write_text(edited)
-        code, output = asem(*train)
-        assert code == 1
-        assert f"To train with it: asem train {path} -o {tmp_path / 'run'}." in output
-        assert path.read_text() == edited
-        asem(*train, "--overwrite")
-        assert (tmp_path / "run.1.toml").read_text() == edited
-        assert tomllib.loads(path.read_text()) == recipe

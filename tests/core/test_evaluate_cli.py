@@ -53,6 +53,7 @@ def test_scores_ignore_the_zone_of_the_model(cell):
     assert zoned["scores"][0]["false_positive_vx"] < plain["false_positive_vx"]
     assert zoned["scores"][0]["ignored_vx"] > 0
     assert zoned["objects"] == {str(pair[1]): {"found": 1, "missed": 1, "false": 1}}
+    assert set(zoned["instances"][str(pair[1])]) >= {"voi_split", "voi_merge", "adapted_rand_error", "panoptic_quality"}
 
 
 def test_a_segmentation_is_taken_as_labels(cell):

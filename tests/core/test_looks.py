@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from asem_core.interfaces import Column
 from asem_core.viewing.colours import object_colours
 from asem_core.viewing.scene import Layer
 from asem_core.viewing.server import state_of
@@ -86,3 +87,48 @@ def test_surfaces_are_fine_and_within_the_volume() -> None:
     np.testing.assert_allclose(wall.vertices.max(0), [497.5, 497.5, 497.5])
     np.testing.assert_allclose(wall.vertices.min(0), [472.5, -2.5, -2.5])
     assert found.get("8") is None
+
+
+def measured_cubes() -> tuple[Labels, dict[str, Column]]:
+    """Eight cubes, the first of them long, and their table as analyzers write it."""
+    array = np.zeros((24, 48, 60), np.uint8)
+    places = [(z, y, x) for z in (2, 14) for y in (4, 30) for x in (4, 34)]
+    sizes = [(8, 8, 24), *[(8, 8, 8 + i % 3) for i in range(7)]]
+    for i, (begin, size) in enumerate(zip(places, sizes, strict=True), start=1):
+        array[tuple(slice(b, b + n) for b, n in zip(begin, size, strict=True))] = i
+    columns = {"object_id": np.arange(1, 9), "volume_um3": np.prod(sizes, axis=1) * 1e-6}
+    columns["long_axis_nm"] = np.array([s[2] * 10.0 for s in sizes])
+    for k, axis in enumerate("zyx"):
+        columns[f"begin_{axis}_vx"] = np.array([p[k] for p in places])
+        columns[f"end_{axis}_vx"] = np.array([p[k] + s[k] for p, s in zip(places, sizes, strict=True)])
+    return Labels(array, 10.0), {name: Column(values, "") for name, values in columns.items()}
+
+
+def test_a_report_shows_its_objects() -> None:
+    """A plane with axes, the largest, smallest and oddest objects with the reason, and a scene that needs no network."""
+    pytest.importorskip("zmesh")
+    from asem_core.viewing.object_pictures import pictures_of
+
+    labels, table = measured_cubes()
+    raw = Volume(np.full(labels.shape, 100, np.uint8), 10.0)
+    figures, scenes, notes = pictures_of(labels, table, raw)
+    assert not notes
+    (axes,) = figures["plane"].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("x (µm)", "y (µm)")
+    assert axes.get_xlim() == pytest.approx((-0.005, 0.595))
+    titles = [a.get_title() for a in figures["gallery"].axes]
+    assert titles[0] == "largest: 1\n0.00154 µm³"
+    assert titles[4].startswith("smallest: ")
+    assert titles[8] == "oddest: 1\nlong_axis_nm 240\n(median 90)"
+    ((caption, scene),) = scenes.items()
+    assert caption.startswith("All 8 objects in 3D")
+    assert "http" not in scene
+    assert "@" not in scene.split("<script>")[0]
+
+
+def test_a_table_without_boxes_has_no_pictures() -> None:
+    """An analysis of something else than objects in boxes is left as it is."""
+    from asem_core.viewing.object_pictures import pictures_of
+
+    labels, table = measured_cubes()
+    assert pictures_of(labels, {"object_id": table["object_id"]}, None) == ({}, {}, ())

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -17,6 +22,9 @@ SHAPES = [
     (16, 32, (1, 3, 3), (5, 11, 15)),
     (128, 128, (1, 3, 3), (3, 6, 6)),
     (1, 32, (3, 3, 3), (7, 9, 16)),  # the image itself
+    (32, 64, (2, 2, 2), (9, 13, 22)),
+    (48, 16, (1, 2, 2), (2, 8, 11)),
+    (16, 16, (2, 2, 2), (2, 2, 2)),
 ]
 
 
@@ -38,7 +46,7 @@ def test_results_and_gradients_are_those_of_torch(channels, features, kernel, sh
     found = layer(image)
     exact = [tensor.detach().double().requires_grad_() for tensor in (image, layer.weight, layer.bias)]
     right = functional.conv3d(*exact)
-    assert layer._is_fast(image)
+    assert layer._fits(image)
     assert far(found, right) < 3e-5
 
     change = drawn(*right.shape, seed=1)
@@ -75,7 +83,6 @@ def test_a_view_is_read_where_it_lies():
 @pytest.mark.parametrize(
     ("layer", "image"),
     [
-        (Convolution(16, 16, 3).eval(), drawn(1, 16, 6, 6, 6)),
         (Convolution(16, 16, 3, padding=1), drawn(1, 16, 6, 6, 6)),
         (Convolution(16, 16, 3, stride=2), drawn(1, 16, 7, 7, 7)),
         (Convolution(16, 16, 3, groups=2), drawn(1, 16, 6, 6, 6)),
@@ -124,13 +131,46 @@ def test_a_network_learns_as_with_torch(factors):
         assert (one - right).norm() < 1e-2 * right.norm()
 
 
-def test_evaluation_is_torchs_to_the_bit():
-    network = UNet(features=16, factors=((2, 2, 2),)).eval()
-    image = drawn(1, 1, *network.input_shape((6, 6, 6)))
-    plain = UNet(features=16, factors=((2, 2, 2),)).eval()
-    plain.load_state_dict(network.state_dict())
+@pytest.mark.parametrize("factors", [((2, 2, 2), (2, 2, 2)), ((1, 2, 2), (2, 2, 2))], ids=str)
+def test_a_network_predicts_as_with_torch(factors):
+    """Probabilities agree to some millionths with torch's, and from piece to piece to the bit."""
+    kernels = [[(1, 3, 3) if f[0] == 1 else (3, 3, 3)] * 2 for f in (*factors, (2, 2, 2))]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = UNet(features=16, factors=factors, kernels=kernels).eval()
+    plain = copy.deepcopy(network)
     for module in plain.modules():
         if isinstance(module, Convolution):
             module.__class__ = nn.Conv3d
+    image = drawn(1, 1, *network.input_shape((44, 76, 12)))
     with torch.inference_mode():
-        assert torch.equal(network(image), plain(image))
+        logits = plain(image)[0]
+        odds = network.for_inference()(image)[0, 0]
+    assert (odds.sigmoid() - logits.softmax(0)[1]).abs().max() < 1e-5
+
+
+def test_results_below_zero_can_be_left_out():
+    layer, image = Convolution(16, 16, 3), drawn(1, 16, 6, 7, 8)
+    image[0, 0, 0, 0, 0] = torch.nan
+    with torch.no_grad():
+        found, right = layer.forward_relu(image), functional.conv3d(image, layer.weight, layer.bias).relu()
+    assert found[0, :, 2:].min() == 0
+    assert far(found[:, :, 2:], right[:, :, 2:]) < 3e-5
+    assert found[0, 0, 0, 0, 0].isnan()  # what is no number is not hidden
+
+
+def test_where_it_cannot_be_compiled_torch_is_used_and_it_is_said_once(tmp_path):
+    """numba is broken: one line, and torch's results."""
+    (tmp_path / "numba.py").write_text("raise ImportError('no LLVM here\\nand more')")
+    code = """
+import torch
+from asem_models._convolution import Convolution
+torch.manual_seed(0)
+layer, image = Convolution(16, 16, 3), torch.randn(1, 16, 6, 6, 6)
+for _ in range(2):
+    assert torch.equal(layer(image), torch.nn.functional.conv3d(image, layer.weight, layer.bias))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONOPTIMIZE": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("cannot be compiled here (no LLVM here)") == 1

@@ -1,12 +1,12 @@
 """Vector instructions for minimal filtering, emitted through LLVM and called from functions that numba compiles.
 
-An address is an integer, a stride is in bytes, and a vector holds `LANES` channels. See `asem_models._winograd` for what they
-are for; touch that file, too, when this one changes, or numba goes on with what it has kept.
+An address is an integer, a stride is in bytes, and a vector holds `LANES` channels. See `filtering` for what they are for;
+touch that file, too, when this one changes, or numba goes on with what it has kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding
@@ -26,11 +26,14 @@ def _count_lanes() -> int:
 LANES = _count_lanes()
 VECTOR_BYTES = 4 * LANES
 
-# By the results along an axis: what transforms the values, the taps, and the products (B^T, G, A^T of Lavin and Gray).
+# By the taps along an axis, (results, taps): what transforms the values, the taps, and the products (B^T, G, A^T of Lavin and
+# Gray). Three taps are theirs; two taps are made in the same way, from the points 0, 1, infinity and 0, 1, -1, 2, infinity.
 VALUES = {
-    1: np.eye(1),
-    2: np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
-    4: np.array(
+    (1, 1): np.eye(1),
+    (2, 2): np.array([[1, -1, 0], [0, 1, 0], [0, 1, -1]]),
+    (2, 3): np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
+    (4, 2): np.array([[2, -1, -2, 1, 0], [0, 2, 1, -1, 0], [0, -2, 3, -1, 0], [0, -1, 0, 1, 0], [0, 2, -1, -2, 1]]),
+    (4, 3): np.array(
         [
             [4, 0, -5, 0, 1, 0],
             [0, -4, -4, 1, 1, 0],
@@ -42,15 +45,21 @@ VALUES = {
     ),
 }
 TAPS = {
-    1: np.eye(1),
-    2: np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
-    4: np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
+    (1, 1): np.eye(1),
+    (2, 2): np.array([[1, 0], [1, 1], [0, 1]]),
+    (2, 3): np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2,
+    (4, 2): np.array([[3, 0], [3, 3], [1, -1], [1, 2], [0, 6]]) / 6,
+    (4, 3): np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24,
 }
 PRODUCTS = {
-    1: np.eye(1),
-    2: np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
-    4: np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    (1, 1): np.eye(1),
+    (2, 2): np.array([[1, 1, 0], [0, 1, -1]]),
+    (2, 3): np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
+    (4, 2): np.array([[1, 1, 1, 1, 0], [0, 1, -1, 2, 0], [0, 1, 1, 4, 0], [0, 1, -1, 8, 1]]),
+    (4, 3): np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
 }
+EDGE = 4
+"""Results along y and along x of a tile."""
 
 _INT, _FLOAT = ir.IntType(64), ir.FloatType()
 _VECTOR = ir.VectorType(_FLOAT, LANES)
@@ -98,70 +107,71 @@ def _combine(emit: Any, factors: np.ndarray, values: Sequence[Any]) -> Any:
     return total
 
 
-def _along(emit: Any, matrix: np.ndarray, values: np.ndarray, axis: int) -> np.ndarray:
-    """Multiply every line of `values` (vectors, zyx) along an axis with a matrix."""
-    lines = np.moveaxis(values, axis, -1)
-    made = np.empty((*lines.shape[:-1], len(matrix)), object)
-    for place in np.ndindex(lines.shape[:-1]):
-        made[place] = [_combine(emit, row, lines[place]) for row in matrix]
-    return np.moveaxis(made, -1, axis)
+def _transform(emit: Any, matrix: np.ndarray, plane: np.ndarray) -> np.ndarray:
+    """Transform a plane of vectors along y and along x."""
+    lines = np.array([[_combine(emit, row, line) for row in matrix] for line in plane], object)
+    return np.array([[_combine(emit, row, line) for row in matrix] for line in lines.T], object).T
 
 
-def _transform(emit: Any, matrices: Sequence[np.ndarray], read: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
-    """Read a tile's values, zyx, and transform them along all axes."""
-    depth, height, width = (matrix.shape[1] for matrix in matrices)
-    planes = []
-    for z in range(depth):
-        plane = np.empty((1, height, width), object)
-        for y, x in np.ndindex(height, width):
-            plane[0, y, x] = read((z, y, x))
-        planes.append(_along(emit, matrices[1], _along(emit, matrices[2], plane, 2), 1))
-    return _along(emit, matrices[0], np.concatenate(planes), 0)
+def transforms(taps: int) -> tuple[Any, Any, Any]:
+    """Make the three transforms of LANES channels of one plane of a tile, for so many taps along y and along x."""
+    values, products = VALUES[EDGE, taps], PRODUCTS[EDGE, taps]
+    points = len(values)
 
-
-def transforms(results: Sequence[int]) -> tuple[Any, Any, Any]:
-    """Make the three transforms of LANES channels of one tile."""
-    values, products = [VALUES[m] for m in results], [PRODUCTS[m] for m in results]
-    six = [types.int64] * 6
-
-    def spread(matrices: Sequence[np.ndarray]) -> Any:
+    def spread(matrix: np.ndarray) -> Any:
         def instructions(_: Any, emit: Any, __: Any, given: Any) -> Any:
-            source, *strides, target, step = given
-            points = _transform(emit, matrices, lambda place: _load(emit, _at(emit, source, strides, place)))
-            for n, point in enumerate(points.ravel()):
+            one, by, other, times, sy, sx, target, step = given
+            by, times = _all_lanes(emit, by), _all_lanes(emit, times)
+            plane = np.empty((matrix.shape[1],) * 2, object)
+            for y, x in np.ndindex(plane.shape):
+                first = emit.fmul(by, _load(emit, _at(emit, one, [sy, sx], [y, x])))
+                plane[y, x] = _multiply_add(emit, times, _load(emit, _at(emit, other, [sy, sx], [y, x])), first)
+            for n, point in enumerate(_transform(emit, matrix, plane).ravel()):
                 _store(emit, point, _at(emit, target, [step], [n]))
             return ir.Constant(ir.IntType(8).as_pointer(), None)
 
-        return instructions
+        types_ = [types.int64, types.float32] * 2 + [types.int64] * 4
+        return types.void(*types_), instructions
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def from_image(_, source, sz, sy, sx, target, step):  # type: ignore[no-untyped-def]
-        """Write the transformed values of a tile, `step` bytes between points."""
-        return types.void(*six), spread(values)
+    def from_image(_, one, by, other, times, sy, sx, target, step):  # type: ignore[no-untyped-def]
+        """Write the transformed values of two planes of a tile, added up after multiplying; `step` bytes between points."""
+        return spread(values)
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def from_gradient(_, source, sz, sy, sx, target, step):  # type: ignore[no-untyped-def]
+    def from_gradient(_, one, by, other, times, sy, sx, target, step):  # type: ignore[no-untyped-def]
         """The adjoint of `to_result`."""
-        return types.void(*six), spread([m.T for m in products])
+        return spread(products.T)
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def to_result(_, source, step, bias, target, sz, sy, sx):  # type: ignore[no-untyped-def]
-        """Write a tile of results from its products, `step` bytes between points."""
-        tile = [m.shape[1] for m in products]
+    def to_result(_, source, step, target, place_step, how_first, how_second, plane_step):  # type: ignore[no-untyped-def]
+        """Turn a tile's products, `step` bytes between points, into a plane of results, and bring them into two planes.
+
+        How: 0 not at all, 1 written, 2 added, 3 subtracted.
+        """
 
         def instructions(_: Any, emit: Any, __: Any, given: Any) -> Any:
-            source, step, bias, target, *strides = given
-            offset = _load(emit, bias)
-
-            def read(place: tuple[int, ...]) -> Any:
-                return _load(emit, _at(emit, source, [step], [int(np.ravel_multi_index(place, tile))]))
-
-            made = _transform(emit, products, read)
-            for place in np.ndindex(made.shape):
-                _store(emit, emit.fadd(made[place], offset), _at(emit, target, strides, place))
+            source, step, target, place_step, *how, plane_step = given
+            plane = np.empty((points, points), object)
+            for y, x in np.ndindex(plane.shape):
+                plane[y, x] = _load(emit, _at(emit, source, [step], [y * points + x]))
+            made = _transform(emit, products, plane).ravel()
+            for row, way in enumerate(how):
+                start = _at(emit, target, [plane_step], [row])
+                after = emit.append_basic_block()
+                choice = emit.switch(way, after)
+                for number, change in ((1, None), (2, emit.fadd), (3, emit.fsub)):
+                    block = emit.append_basic_block()
+                    choice.add_case(_INT(number), block)
+                    emit.position_at_end(block)
+                    for n, value in enumerate(made):
+                        place = _at(emit, start, [place_step], [n])
+                        _store(emit, value if change is None else change(_load(emit, place), value), place)
+                    emit.branch(after)
+                emit.position_at_end(after)
             return ir.Constant(ir.IntType(8).as_pointer(), None)
 
-        return types.void(*six, types.int64), instructions
+        return types.void(*[types.int64] * 7), instructions
 
     return from_image, from_gradient, to_result
 
@@ -223,3 +233,16 @@ def copy_vector(_, source, target):  # type: ignore[no-untyped-def]
         return ir.Constant(ir.IntType(8).as_pointer(), None)
 
     return types.void(types.int64, types.int64), instructions
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def finish_vector(_, source, bias, least, target):  # type: ignore[no-untyped-def]
+    """Add a bias to LANES channels, and raise what is below `least`; what is no number stays so."""
+
+    def instructions(_: Any, emit: Any, __: Any, given: Any) -> Any:
+        source, bias, least, target = given
+        value, floor = emit.fadd(_load(emit, source), _load(emit, bias)), _all_lanes(emit, least)
+        _store(emit, emit.select(emit.fcmp_ordered("<", value, floor), floor, value), target)
+        return ir.Constant(ir.IntType(8).as_pointer(), None)
+
+    return types.void(types.int64, types.int64, types.float32, types.int64), instructions

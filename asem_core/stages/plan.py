@@ -1,0 +1,298 @@
+"""The plan stage: from labels and the time there is to a complete training recipe, each line with its reason.
+
+    labels -> fingerprint -> rules (`asem_core.training.settings`) -> one measured iteration -> recipe
+
+The recipe is a file like any other: `asem train` takes it, people edit it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+import numpy as np
+import tomlkit
+
+from asem_core.catalog import Catalog
+from asem_core.cell.prepared import read_prepared
+from asem_core.cell.store import layers, open_volume
+from asem_core.errors import BadInput, UnknownName
+from asem_core.interfaces import Model, OffersTemplates, Region
+from asem_core.recipe import Choice, build, build_choice
+from asem_core.stages.annotate import annotated_boxes
+from asem_core.stages.train import TrainingRecipe, make_plan
+from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
+from asem_core.training.folder import RunFolder
+from asem_core.training.options import RegionOptions, TrainOptions
+from asem_core.training.preflight import seconds_per_iteration
+from asem_core.training.regions import open_region
+from asem_core.training.settings import TEMPLATES, Setting, Settings, Split, block, choose_settings, iterations
+from asem_core.volume import Box, Volume, Zyx, as_zyx
+
+TRAINING_SHARE = 0.85
+"""Part of the time that goes into iterations; the rest is planning, validation and the choice at the end."""
+
+
+@attrs.frozen
+class PlanOptions:
+    """What to plan for.
+
+    Attributes
+    ----------
+    minutes
+        Time for everything, on this machine.
+    iterations
+        Changes of the weights instead; then nothing is timed.
+    seed
+        Everything random follows from it.
+    """
+
+    minutes: float = 10.0
+    iterations: int | None = None
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.minutes > 0 or not np.isfinite(self.minutes):
+            raise BadInput(f"--minutes is {self.minutes:g}; it must be above 0.")
+        if self.iterations is not None and self.iterations < 1:
+            raise BadInput(f"--iterations is {self.iterations}; it must be at least 1.")
+
+
+@attrs.frozen
+class Annotated:
+    """Where labels are: an image, its labels, and the boxes (in voxels of the labels) that were annotated."""
+
+    raw: Path
+    labels: Path
+    boxes: tuple[Box, ...]
+
+
+@attrs.frozen
+class TrainingPlan:
+    """A recipe, what it was made from, and what it says."""
+
+    found: Fingerprint
+    settings: Settings
+    text: str  # the recipe, TOML with reasons as comments
+
+
+def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, options: PlanOptions) -> TrainingPlan:
+    """Choose every setting of a training.
+
+    Parameters
+    ----------
+    places : all of one voxel size
+    model : the plugin to train; one that offers templates (`interfaces.OffersTemplates`) gets the network that fits, another
+        keeps its own
+
+    Raises
+    ------
+    BadInput
+        There is nothing to learn (no object, no background), nothing to watch, or no time.
+    """
+    begun = time.perf_counter()
+    regions = [
+        (place, box, open_region(_stored(place, box), f"{place.labels.name} {box}", catalog, Path()))
+        for place in places
+        for box in place.boxes
+    ]
+    found = fingerprint([region for *_, region in regions])
+    profiles = [_profiles(region) for *_, region in regions]
+    offers = issubclass(model, OffersTemplates)
+    templates = {name: cast(type[OffersTemplates], model).network_options(name) for name in TEMPLATES} if offers else {}
+    settings = choose_settings(found, [box for _, box, _ in regions], profiles, templates)
+    settings = attrs.evolve(settings, split=_apart(settings.split, [place for place, *_ in regions]))
+    lines = [*settings.lines, *_block(settings, model)]
+    tables = _tables(lines, settings, [place for place, *_ in regions], options)
+    if options.iterations is None:
+        each = _seconds_each(tables, model, catalog)
+        left = options.minutes * 60 * TRAINING_SHARE - (time.perf_counter() - begun)
+        if left < 10 * each:
+            raise BadInput(
+                f"{options.minutes:g} minutes are too short: an iteration takes {each:.2g} s here, and planning took "
+                f"{time.perf_counter() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
+            )
+        shape = tables["train"]["block"]
+        size = int(np.prod(shape))
+        number, why = iterations(left, each, found.num_annotated_vx // int(np.prod(settings.downsample)), size)
+    else:
+        number, why = options.iterations, "as asked for"
+    lines += _length(number, why)
+    return TrainingPlan(found, settings, _recipe_text(model.name, lines, settings, [p for p, *_ in regions], options))
+
+
+def _stored(place: Annotated, box: Box) -> RegionOptions:
+    return RegionOptions(raw=str(place.raw.resolve()), labels=str(place.labels.resolve()), box=box_text(box))
+
+
+def _profiles(region: Region) -> list[np.ndarray]:
+    """Count object voxels by plane along z, y and x."""
+    counts = [np.zeros(n, np.int64) for n in region.labels.shape]
+    for slab in region.labels.box.blocks((16, *region.labels.shape[1:])):
+        objects = region.labels.read(slab) != 0
+        if region.mask is not None:
+            objects &= region.mask.read(slab) != 0
+        counts[0][slab.begin[0] : slab.end[0]] += objects.sum(axis=(1, 2))
+        counts[1] += objects.sum(axis=(0, 2))
+        counts[2] += objects.sum(axis=(0, 1))
+    return counts
+
+
+def _apart(split: Split, places: Sequence[Annotated]) -> Split:
+    """Learn from no box that overlaps a watched one: boxes of one layer may."""
+
+    def touches(number: int, box: Box) -> bool:
+        return any(
+            places[number] == places[i] and not (box & watched).is_empty for i, watched in split.watched if i != number
+        )
+
+    return attrs.evolve(split, learnt=[(i, b) for i, b in split.learnt if not touches(i, b)])
+
+
+def _block(settings: Settings, model: type[Model]) -> list[Setting]:
+    """Take the block nearest to the wished one that the network can give, no larger than what is learnt from."""
+    options = settings.table().get("model", {})
+    network: Any = build(model, options, "plan @ model").network()
+    if not settings.split.learnt:
+        raise BadInput("All annotated boxes overlap the part to watch: annotate another box, apart from these.")
+    learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
+    most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
+    wished = as_zyx([min(n, m) for n, m in zip(block(settings.template), most, strict=True)])
+    fitting: Zyx = network.output_shape(network.input_shape(wished))
+    return [
+        Setting("train", "block", list(fitting), "small blocks fit the processor's cache, and more places are seen")
+    ]
+
+
+def _length(number: int, why: str) -> list[Setting]:
+    every = max(1, -(-number // 12))
+    return [
+        Setting("train", "iterations", number, why),
+        Setting("train", "checkpoint_every", every),
+        Setting("train", "keep_last", 3),
+        Setting("train", "validation_blocks", 8),
+        Setting("train", "fit_window", max(1, number // 3)),
+    ]
+
+
+def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
+    """Say in one comment what a plan was made for: the same again finds it, another is another plan."""
+    what = [f"{p.labels.resolve()} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}" for p in places]
+    length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
+    return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
+
+
+def _tables(
+    lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
+) -> dict[str, Any]:
+    tables = attrs.evolve(settings, lines=[*lines, *_length(options.iterations or 100, "")]).table()
+    tables["train"] |= _regions(settings, places) | {"seed": options.seed}
+    return tables
+
+
+def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[dict[str, str]]]:
+    """Name each box with the layers that it lies in; `places` has one entry for each annotated box."""
+
+    def of(boxes: Sequence[tuple[int, Box]]) -> list[dict[str, str]]:
+        return [
+            {"raw": str(places[i].raw.resolve()), "labels": str(places[i].labels.resolve()), "box": box_text(box)}
+            for i, box in boxes
+        ]
+
+    return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
+
+
+def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> float:
+    """Time an iteration of the very training that is planned."""
+    sampler = dict(tables["sampler"])
+    recipe = TrainingRecipe(
+        build(model, tables.get("model", {}), "plan @ model"),
+        build_choice(catalog, "sampler", Choice(sampler.pop("use"), sampler), "plan @ sampler"),
+        build(TrainOptions, tables["train"], "plan @ train"),
+        Path(),
+    )
+    with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
+        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5)
+
+
+# --- the recipe ---------------------------------------------------------------------------------------------------
+
+
+def _recipe_text(
+    model: str, lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
+) -> str:
+    """Write TOML by hand: a reason stands behind its line, where people read it."""
+    head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.told())]
+    head.append(asked(model, list(dict.fromkeys(places)), options))
+    head += ["# Edit what you like, and train with it: asem train THIS_FILE", ""]
+    lines = [Setting("model", "use", model), *lines, Setting("train", "seed", options.seed)]
+    text = head
+    for table in ("model", "sampler", "train", "train.optimizer", "train.loss", "train.augment"):
+        text.append(f"[{table}]")
+        text += [
+            f"{line.key} = {tomlkit.item(line.value).as_string()}" + (f"  # {line.why}" if line.why else "")
+            for line in lines
+            if line.table == table
+        ]
+        text.append("")
+    for kind, boxes in _regions(settings, places).items():
+        if kind == "validation":
+            text.append(f"# watched, never learnt from: {settings.split.why}")
+        for box in boxes:
+            text += [f"[[train.{kind}]]", *(f"{k} = {tomlkit.item(v).as_string()}" for k, v in box.items()), ""]
+    return "\n".join(text)
+
+
+# --- what a person names ------------------------------------------------------------------------------------------
+
+
+def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> list[Annotated]:
+    """Find image, labels and annotated boxes in cells.
+
+    Parameters
+    ----------
+    labels : the layer `labels/<this>`, or its whole name
+    raw : the image layer; by default the one that `asem prepare` made, or "raw"
+
+    Raises
+    ------
+    BadInput, UnknownName
+        A cell has no such layer; the message lists what it has.
+    """
+    found = []
+    for cell in cells:
+        there = layers(cell)
+        name = labels if labels in there else f"labels/{labels}"
+        known = [n.removeprefix("labels/") for n in there if n.startswith("labels/")]
+        if name not in there:
+            raise UnknownName(
+                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
+                f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
+            )
+        layer: Volume = open_volume(cell / name)
+        boxes = annotated_boxes(layer) or [layer.box]
+        kept = [
+            b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))
+        ]
+        found.append(Annotated(cell / (raw or read_prepared(cell).image), cell / name, tuple(kept)))
+    return found
+
+
+def model_for(labels: str, catalog: Catalog) -> str:
+    """Guess the model plugin from the name of labels: "mito" is "mitochondria".
+
+    Raises
+    ------
+    BadInput
+        No name of a model begins like it, or several do.
+    """
+    name = Path(labels).name.lower().replace("_", "-")
+    known = catalog.names("model")
+    near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
+    if len(near) != 1:
+        raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
+    return near[0]

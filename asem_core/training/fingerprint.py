@@ -1,0 +1,194 @@
+"""The fingerprint of annotated regions: what the settings of a training are chosen from (see `asem_core.training.settings`).
+
+Everything is measured on the annotated voxels, or on samples of them whose size is bounded, in nm where it is a length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.interfaces import Region
+from asem_core.training.regions import IGNORE, input_box, read_target
+from asem_core.volume import Box, ZyxNm, as_zyx, full_range
+
+SAMPLE_VX = 6_000_000
+"""At most so many voxels of all regions together are looked at."""
+
+
+@attrs.frozen
+class Fingerprint:
+    """What annotated regions are like.
+
+    Attributes
+    ----------
+    voxel_size_nm
+        Of the images.
+    num_annotated_vx, num_planes
+        Annotated voxels, and the z planes that hold any, of all regions together.
+    foreground
+        Fraction of the annotated voxels.
+    thickness_nm
+        Of the thinnest tenth of the object: a ball of this diameter fits into nine tenths of its voxels (granulometry by
+        opening, Matheron 1975); a disk in the plane where planes lie 1.5 times further apart than pixels.
+    num_objects
+        Separate pieces in the part looked at.
+    plane_correlation
+        Correlation of the grey values of neighbouring planes, at pixels of a quarter of the thickness, where noise is
+        averaged away: near 1 = the next plane shows the same, near 0 = nothing of it; 1 where there is one plane.
+    contrast
+        Difference of the mean grey values inside and outside, in standard deviations of all.
+    """
+
+    voxel_size_nm: ZyxNm
+    num_annotated_vx: int
+    num_planes: int
+    foreground: float
+    thickness_nm: float
+    num_objects: int
+    plane_correlation: float
+    contrast: float
+
+    @property
+    def anisotropy(self) -> float:
+        """By how much planes lie further apart than pixels."""
+        return self.voxel_size_nm[0] / self.voxel_size_nm[1]
+
+    def told(self) -> list[str]:
+        """Say it in sentences, for people."""
+        z, y, x = (f"{v:g}" for v in self.voxel_size_nm)
+        return [
+            f"voxels of {z} x {y} x {x} nm; {self.num_annotated_vx:,} are annotated, in {self.num_planes} planes",
+            f"{self.foreground:.1%} are object, in {self.num_objects} pieces; the thinnest tenth is {self.thickness_nm:.0f} nm thick",
+            f"neighbouring planes correlate by {self.plane_correlation:.2f}; object and background differ by "
+            f"{self.contrast:.1f} standard deviations of the grey values",
+        ]
+
+
+@attrs.frozen(eq=False)
+class _Part:
+    """A box of a region that was read: grey values from 0 to 1, and the target."""
+
+    image: np.ndarray
+    target: np.ndarray
+
+
+def fingerprint(regions: Sequence[Region]) -> Fingerprint:
+    """Measure regions of one voxel size.
+
+    Raises
+    ------
+    BadInput
+        Nothing is annotated, nothing is object, or nothing is not.
+    """
+    annotated, planes, foreground = 0, 0, 0
+    for region in regions:
+        for slab in region.labels.box.blocks((8, *region.labels.shape[1:])):
+            target = read_target(region, slab, exclude=False)
+            known = target != IGNORE
+            annotated += int(known.sum())
+            planes += int(known.any(axis=(1, 2)).sum())
+            foreground += int((target == 1).sum())
+    names = ", ".join(f"'{r.name}'" for r in regions)
+    if not annotated:
+        raise BadInput(f"Nothing is annotated in {names}: annotate a box first (asem annotate), or import labels.")
+    if not foreground:
+        raise BadInput(f"Nothing is object in {names}: there is nothing to learn. Is it the right layer of labels?")
+    if foreground == annotated:
+        raise BadInput(
+            f"Every annotated voxel of {names} is object: there is nothing to tell it from. Annotate background, too."
+        )
+    parts = [part for region in regions for part in _parts(region, SAMPLE_VX // len(regions))]
+    size = regions[0].raw.voxel_size_nm
+    thickness, num_objects = _thickness_nm(parts, size)
+    inside, outside = (np.concatenate([p.image[p.target == value][::7] for p in parts]) for value in (1, 0))
+    spread = float(np.concatenate([inside, outside]).std())
+    return Fingerprint(
+        size,
+        annotated,
+        planes,
+        foreground / annotated,
+        thickness,
+        num_objects,
+        _plane_correlation(parts, thickness / 4 / size[1]),
+        abs(float(inside.mean()) - float(outside.mean())) / spread if spread else 0.0,
+    )
+
+
+def _parts(region: Region, most_vx: int) -> list[_Part]:
+    """Read a region, or up to eight boxes spread over it where it is larger than `most_vx`."""
+    box = region.labels.box
+    boxes = [box]
+    if box.size > most_vx:
+        edge = as_zyx([min(n, max(1, round((most_vx / 8) ** (1 / 3)))) for n in box.shape])
+        tiles = list(box.blocks(edge))
+        boxes = [tiles[i] for i in np.linspace(0, len(tiles) - 1, 8).round().astype(int)]
+    found = []
+    for place in boxes:
+        image = region.raw.read(input_box(region, place, (0, 0, 0)), outside="reflect")
+        scaled = image.astype(np.float32) / full_range(image.dtype)
+        found.append(_Part(scaled, read_target(region, place, exclude=False)))
+    return [p for p in found if (p.target != IGNORE).any()]
+
+
+def _thickness_nm(parts: Sequence[_Part], size: ZyxNm) -> tuple[float, int]:
+    """Find the largest ball, in nm, that nine tenths of the object can be opened by; and count pieces."""
+    import cc3d
+
+    objects = [p.target == 1 for p in parts]
+    pieces = sum(int(cc3d.connected_components(o, connectivity=26, return_N=True)[1]) for o in objects)
+    if size[0] > 1.5 * size[1]:  # planes lie too far apart for a ball: disks in the plane
+        size = (1e6, *size[1:])
+    return _largest_opening([(o, p.target == IGNORE) for o, p in zip(objects, parts, strict=True)], size), pieces
+
+
+def _largest_opening(objects: Sequence[tuple[np.ndarray, np.ndarray]], size: ZyxNm) -> float:
+    """Search the diameter at which nine tenths of the voxels are left, between one voxel and the largest ball."""
+    import edt
+
+    # What is not annotated counts as object here: a border of the annotation does not make an object thin.
+    inner = [edt.edt(o | unknown, anisotropy=size, black_border=False, parallel=1) for o, unknown in objects]
+    count = sum(int(o.sum()) for o, _ in objects)
+    step = min(size[1:])
+    half = step / 2  # distances are from centre to centre, an outline lies half a voxel nearer
+
+    def left(radius: float) -> float:
+        kept = 0
+        for (o, _), distance in zip(objects, inner, strict=True):
+            core = distance >= radius + half
+            if core.any():
+                reached = edt.edt(~core, anisotropy=size, black_border=False, parallel=1) <= radius + half
+                kept += int((reached & o).sum())
+        return kept / count
+
+    low, high = step / 2, max(float(d[o].max(initial=0.0)) for (o, _), d in zip(objects, inner, strict=True))
+    if not np.isfinite(high) or high <= low:
+        return 2 * low
+    high = min(high, 100 * step)
+    while high - low > max(step / 2, 0.08 * low):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if left(middle) >= 0.9 else (low, middle)
+    return 2 * low
+
+
+def _plane_correlation(parts: Sequence[_Part], pixels: float) -> float:
+    """Correlate neighbouring planes after a Gaussian of so many pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    found, weights = [], []
+    for part in parts:
+        planes = [gaussian_filter(plane, max(0.5, pixels)) for plane in part.image[:17]]
+        for one, other in pairwise(planes):
+            if one.std() > 0 and other.std() > 0:
+                found.append(float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))
+                weights.append(one.size)
+    return float(np.average(found, weights=weights)) if found else 1.0
+
+
+def box_text(box: Box) -> str:
+    """Write a box as recipes do: "0:64,100:300,0:80"."""
+    return ",".join(f"{b}:{e}" for b, e in zip(box.begin, box.end, strict=True))

@@ -1,0 +1,278 @@
+"""Settings of a training, chosen from the fingerprint of its labels and the time there is: `asem plan`, `asem train CELL`.
+
+The rules stand here in the order in which they are used, each in a function of its own; docs/settings.md has the
+measurement behind each. None knows a data set. What follows from them is a recipe, each line with its reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.errors import BadInput
+from asem_core.interfaces import Template
+from asem_core.training.fingerprint import Fingerprint
+from asem_core.volume import Box, Zyx, as_zyx
+
+TEMPLATES: tuple[Template, ...] = ("isotropic", "anisotropic", "planes")
+
+PIXELS_ACROSS = 4.5
+"""Pixels across the thinnest tenth of the object: fewer lose its outline, more cost time and context."""
+
+BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
+
+LEAST_CORRELATION = 0.5
+"""Below this, the next plane says little about this one."""
+
+WATCHED = 0.08
+"""Share of the annotated voxels that is not learnt from but watched."""
+
+FEW_LABELS_VX = 1_500_000
+"""Fewer annotated (working) voxels are learnt by heart within minutes."""
+
+
+@attrs.frozen
+class Setting:
+    """One line of a plan: an option, its value and the reason; `table` is "model", "sampler", "train" or below it."""
+
+    table: str
+    key: str
+    value: Any
+    why: str = ""
+
+
+@attrs.frozen
+class Split:
+    """Boxes to learn from and boxes to watch, in stored voxels of the labels; they never touch.
+
+    Each comes with the number of the annotated box of which it is, or is a part.
+    """
+
+    learnt: Sequence[tuple[int, Box]]
+    watched: Sequence[tuple[int, Box]]
+    why: str
+
+
+# --- rules --------------------------------------------------------------------------------------------------------
+
+
+def downsampling(found: Fingerprint) -> Setting:
+    """Average voxels while `PIXELS_ACROSS` of them still fit across the thin parts; z only as far as planes stay apart."""
+    pixel = found.voxel_size_nm[1]
+    most = found.thickness_nm / PIXELS_ACROSS
+    factor = 1
+    while 2 * factor * pixel <= most:
+        factor *= 2
+    z = 1
+    while found.voxel_size_nm[0] * 2 * z <= factor * pixel * 1.01:
+        z *= 2
+    why = f"pixels of {factor * pixel:g} nm: the thinnest tenth of the object is {found.thickness_nm:.0f} nm thick" + (
+        f", and there are {factor * factor * z} times fewer voxels" if factor * z > 1 else ""
+    )
+    return Setting("train", "downsample", [z, factor, factor], why)
+
+
+def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
+    """Choose a template by how far planes lie apart, and by what one says of the next."""
+    z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
+    if found.num_planes == 1:
+        return "planes", "one plane is annotated"
+    if (
+        found.anisotropy <= 1.5
+    ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
+        return "isotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
+    if found.plane_correlation < LEAST_CORRELATION:
+        return (
+            "planes",
+            f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is a picture of its own",
+        )
+    return "anisotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
+
+
+def block(template: Template) -> Zyx:
+    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen."""
+    return BLOCKS[template]
+
+
+def schedule(few: bool) -> list[Setting]:
+    """Choose step size and schedule."""
+    return [
+        Setting("train.optimizer", "learning_rate", 2e-3, "with normalised maps, large steps are stable"),
+        Setting("train.optimizer", "schedule", "cosine", "the last steps are the smallest"),
+        Setting("train.optimizer", "warmup", 50),
+        Setting(
+            "train.optimizer",
+            "weight_decay",
+            1e-3 if few else 3e-5,
+            "few labels: weights are kept small" if few else "",
+        ),
+    ]
+
+
+def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting]:
+    """Vary blocks the more, the less is known of what a new plane or cell looks like."""
+    strong = few or template != "isotropic"
+    why = (
+        "few labels: a new block may look otherwise"
+        if few
+        else "planes differ in contrast and in how objects are cut"
+        if strong
+        else "one block of isotropic planes is alike all over"
+    )
+    numbers: dict[str, Any] = {
+        "intensity_scale": [0.65, 1.4] if strong else [0.85, 1.15],
+        "intensity_shift": [-0.2, 0.2] if strong else [-0.1, 0.1],
+        "gamma": [0.55, 1.8] if strong else [1.0, 1.0],
+        "zoom": [0.75, 1.35] if strong else [1.0, 1.0],
+        "noise": 0.03 if strong else 0.0,
+        "blur_vx": 0.7 if strong else 0.0,
+        "elastic_jitter_vx": [0.0, 2.0, 2.0] if strong else [0.0, 0.0, 0.0],
+        "rotation_deg": [0.0, 90.0] if strong else [0.0, 0.0],
+        "shift_probability": 0.02 if template == "anisotropic" else 0.0,
+    }
+    return [Setting("train.augment", k, v, why if i == 0 else "") for i, (k, v) in enumerate(numbers.items())]
+
+
+def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Zyx, gap: Zyx) -> Split:
+    """Set a part aside: of many boxes whole ones, of few an end of the largest that looks like the rest.
+
+    Parameters
+    ----------
+    boxes : what is annotated
+    foreground : per box, three profiles (z, y, x) in one: object voxels by plane along each axis, as a list of arrays
+    step : working voxels, in stored ones: parts begin and end at multiples
+    gap : voxels between what is learnt and what is watched
+
+    Raises
+    ------
+    BadInput
+        No part can be set aside: the annotated boxes are too small.
+    """
+    sizes = np.array([b.size for b in boxes], float)
+    if len(boxes) >= 5:
+        number = max(1, round(WATCHED * len(boxes)))
+        shares = np.array([float(np.sum(f[0])) / s for f, s in zip(foreground, sizes, strict=True)])
+        typical = np.argsort(np.abs(shares - np.median(shares)), kind="stable")[:number]
+        return Split(
+            [(i, b) for i, b in enumerate(boxes) if i not in typical],
+            [(int(i), boxes[i]) for i in typical],
+            f"{number} of {len(boxes)} boxes with a usual share of object",
+        )
+    largest = int(np.argmax(sizes))
+    box, profiles = boxes[largest], foreground[largest]
+    share = float(np.sum(profiles[0])) / box.size
+    best: tuple[float, Box, Box, str] | None = None
+    for axis, name in enumerate("zyx"):
+        length = box.shape[axis]
+        width = -(-max(step[axis], round(WATCHED * sizes.sum() / (box.size / length))) // step[axis]) * step[axis]
+        between = -(-gap[axis] // step[axis]) * step[axis] if length > 2 * step[axis] else 0
+        if width + between >= length * 0.6:
+            continue
+        for at_end in (True, False):
+            ends = (length - width, length) if at_end else (0, width)
+            watched = _slab(box, axis, *ends)
+            learnt = (
+                _slab(box, axis, 0, length - width - between) if at_end else _slab(box, axis, width + between, length)
+            )
+            part = profiles[axis][-width:] if at_end else profiles[axis][:width]
+            here = float(np.sum(part)) / watched.size
+            # Enough object is what matters; then a part that costs little of the rest in its gap; then the last planes.
+            unlike = abs(math.log((here + 1e-9) / (share + 1e-9))) + (box.size - learnt.size - watched.size) / box.size
+            unlike += 0.0 if axis == 0 else 0.05
+            if best is None or unlike < best[0] - 1e-6:
+                best = (unlike, learnt, watched, f"the {'last' if at_end else 'first'} {width} voxels along {name}")
+    if best is None:
+        raise BadInput(f"The annotated box {box} is too small to set a part of it aside.")
+    _, learnt, watched, what = best
+    rest_of_boxes = [(i, b) for i, b in enumerate(boxes) if i != largest]
+    return Split([*rest_of_boxes, (largest, learnt)], [(largest, watched)], what)
+
+
+def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
+    """Take the planes from `begin` to `end`, counted from the begin of a box, along an axis."""
+    first, last = list(box.begin), list(box.end)
+    first[axis], last[axis] = box.begin[axis] + begin, box.begin[axis] + end
+    return Box(as_zyx(first), as_zyx(last))
+
+
+def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx: int) -> tuple[int, str]:
+    """Use the time there is, but pass no voxel more often than there is something to learn from it."""
+    by_time = max(20, int(seconds / seconds_each))
+    by_labels = max(600, 250 * annotated_vx // block_vx)
+    if by_time <= by_labels:
+        return (
+            by_time,
+            f"an iteration takes {seconds_each:.2f} s here, and {seconds / 60:.3g} minutes are there to train",
+        )
+    return (
+        by_labels,
+        f"each annotated voxel is then seen 250 times: more would be learnt by heart ({seconds_each:.2f} s each here)",
+    )
+
+
+# --- put together -------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Settings:
+    """A plan before its length is known: which network and numbers, and what is learnt from and watched."""
+
+    found: Fingerprint
+    template: Template
+    downsample: Zyx
+    few: bool
+    split: Split
+    lines: Sequence[Setting]
+
+    def table(self) -> dict[str, Any]:
+        """Return the tables of a recipe, without reasons."""
+        tables: dict[str, Any] = {}
+        for line in self.lines:
+            place = tables
+            for part in line.table.split("."):
+                place = place.setdefault(part, {})
+            place[line.key] = line.value
+        return tables
+
+
+def choose_settings(
+    found: Fingerprint, boxes: Sequence[Box], foreground: Sequence[Any], network: Mapping[Template, Mapping[str, Any]]
+) -> Settings:
+    """Apply the rules.
+
+    Parameters
+    ----------
+    boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
+    network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
+    """
+    first = downsampling(found)
+    factor = as_zyx(first.value)
+    template, why_template = layout(found, factor)
+    few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
+    thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
+    split = watched_part(boxes, foreground, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
+    lines = [first]
+    lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")
+              for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
+    lines += [
+        Setting("train", "choose", "best" if few else "last", "few labels: the watched part tells when to stop" if few else
+                "the last steps are the smallest, and one part watched is noisier than they"),
+        Setting("train", "choose_threshold", True, "taken from the watched part, where it gains"),
+        Setting("train", "initialise", "he", "learns faster than torch's default"),
+        Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),
+        Setting("train", "prepare_labels", False, "labels are learnt as they were drawn"),
+        Setting("train", "missing_context", "reflect", "annotated to the border of the image, where it is mirrored"),
+        Setting("train", "readers", 1),
+        Setting("train.loss", "least_frequency", 0.4, "classes weighted 1.5 : 1 at most: probabilities near 0.5 stay meaningful"),
+        Setting("train.loss", "ignore_exclusion", True, "outlines are drawn one or two voxels off"),
+        *schedule(few),
+        *augmentation(template, factor, few),
+    ]  # fmt: skip
+    lines.append(Setting("sampler", "use", "uniform" if template != "isotropic" else "balanced",
+                         "planes are large and hold object nearly everywhere" if template != "isotropic" else
+                         "blocks with little object are drawn less often"))  # fmt: skip
+    return Settings(found, template, factor, few, split, lines)
