@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import os
 import sys
@@ -291,10 +292,11 @@ class AnnotatePanel(QWidget):
         self.seeds.events.paint.connect(lambda _: self.save())  # at the end of each stroke
         self._shown = [image, self._result, self.seeds]
         self.viewer.scale_bar.visible = True
-        self.viewer.scale_bar.unit = "nm"
+        self._hide_steps()
         self._sizes = dict.fromkeys((seed for _, seed in BRUSHES.values()), 8.0)
         self._place = [n // 2 for n in session.box.shape]
         self.viewer.dims.events.current_step.connect(self._tell_place)
+        self.viewer.events.help.connect(self._show_keys)
         self._tell_place()
         for target in (self.viewer, *self._shown):
             for key, action in self._keys():
@@ -321,7 +323,13 @@ class AnnotatePanel(QWidget):
         self.seeds.selected_label = seed
         self.seeds.mode = "erase" if seed == 0 else "paint"
         self.seeds.brush_size = self._sizes.get(seed, 8.0)
-        self.viewer.help = KEYS.replace("\n", "   ")
+        self._show_keys()
+
+    def _show_keys(self, _: Any = None) -> None:
+        """Write our keys where napari writes its own for the mode of a layer."""
+        keys = KEYS.replace("\n", "   ")
+        if self.session is not None and self.viewer.help != keys:
+            self.viewer.help = keys
 
     @property
     def along(self) -> int:
@@ -359,6 +367,13 @@ class AnnotatePanel(QWidget):
             self.seeds.data_setitem(tuple(index), 0)
             self.save()
         self._tell(f"{len(where[0]):,} voxels of strokes were taken off this plane.")
+
+    def _hide_steps(self) -> None:
+        """Hide the sliders' own numbers, which count from the corner of the box: their labels say the cell's planes."""
+        with contextlib.suppress(AttributeError):  # of another version of napari
+            for slider in self.viewer.window._qt_viewer.dims.slider_widgets:
+                for label in (slider.curslice_label, slider.totslice_label):
+                    label.hide()
 
     def _tell_place(self, _: Any = None) -> None:
         """Say on the sliders which planes of the cell are shown, and draw the other views."""
