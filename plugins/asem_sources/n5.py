@@ -234,8 +234,10 @@ _DECODERS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
 
 def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _Array:
     compression = attributes.get("compression", {"type": attributes.get("compressionType", "raw")})
-    if not isinstance(compression, Mapping) or compression.get("type") not in _DECODERS:
-        raise BadInput(f"{address} is compressed by {compression!r}; known: {', '.join(_DECODERS)}.")
+    if not isinstance(compression, Mapping):
+        compression = {"type": str(compression)}
+    if compression.get("type") not in _DECODERS:
+        raise BadInput(f"{address} is compressed by '{compression.get('type')}'; known: {', '.join(_DECODERS)}.")
     shape, chunks = (_whole_numbers(attributes, key, address)[::-1] for key in ("dimensions", "blockSize"))
     if len(shape) != 3:
         raise BadInput(f"{address} has {len(shape)} axes {shape}; a volume has three (z, y, x).")
