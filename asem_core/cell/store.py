@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import attrs
 import filelock
 
-from asem_core.blocks import Load, Run, run_blocks
+from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.chunks import create_array
 from asem_core.cell.metadata import ome_attributes
 from asem_core.cell.notes import lock as take_lock
@@ -30,8 +30,10 @@ from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid, halve_alongside
 from asem_core.cell.record import Made, Record
 from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
-from asem_core.volume import Box, Spec, Volume, Zyx, ZyxNm, as_zyx
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.axes import arrange
+from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
+from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import Scale, settle
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
 
@@ -101,9 +103,59 @@ def open_volume(
     settled = settle(
         address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
     )
+    require_chunk_fits(address, array.chunks, array.dtype.itemsize)
     data = arrange(array, list(axes) if axes else names, address, choice)
     told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
-    return kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
+    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
+    return _with_known(made, node)
+
+
+def open_labels(path: str | Path, meaning: Meaning | None = None, *, unfinished: bool = False) -> Labels:
+    """Open labels with what they say of where they are annotated; those from elsewhere are asked what their values mean.
+
+    Raises
+    ------
+    BadInput
+        As `open_volume`; or labels from elsewhere hold values of which nobody knows what they mean (see `understood`).
+    """
+    plain: Volume = open_volume(path, unfinished=unfinished)
+    if meaning is None and Record.of(plain).made.noted:
+        return open_volume(path, kind=Labels, unfinished=unfinished)
+    return understood(Labels.of(plain), meaning or Meaning())
+
+
+def _with_known(volume: V, node: Any) -> V:
+    """Add to labels what says where they are annotated: their layer `known`, or, from elsewhere, their values."""
+    if not isinstance(volume, Labels):
+        return volume
+    layer, _, level = volume.path.rpartition("/")
+    if hasattr(node, "members") and KNOWN in node:
+        return attrs.evolve(volume, known=open_volume(f"{volume.path}/{KNOWN}", unfinished=True))
+    if not hasattr(node, "members") and Path(layer, KNOWN, level).is_dir():
+        return attrs.evolve(volume, known=open_volume(f"{layer}/{KNOWN}/{level}", unfinished=True))
+    return volume if Record.of(volume).made.noted else by_meaning(volume, Meaning())  # type: ignore[return-value]
+
+
+def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run) -> None:
+    """Write where labels are annotated, before they are finished themselves; of those annotated everywhere, nothing."""
+    if known is None:
+        return
+    out = create_known(labels, block=block)
+    made = Labels.of(labels, fill_volume(out, Copy(known, out), block, run, name=f"known-{Path(labels.path).name}"))
+    unknown = num_unknown(made)
+    if unknown:
+        log.warning("%s: %s of %s voxels are not annotated.", labels.path, f"{unknown:,}", f"{labels.box.size:,}")
+    else:
+        shutil.rmtree(out.path)
+
+
+def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
+    """Create the layer that says where a layer of labels is annotated, to be written and finished like it, before it."""
+    spec = attrs.evolve(labels.spec, dtype="uint8")
+    record = {"stage": "known", "of": Record.of(labels).made.noted}
+    return create_volume(
+        Path(labels.path) / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels")
+    )
 
 
 def layers(container: str | Path) -> list[str]:
@@ -301,6 +353,20 @@ def fill_volume(
         raise NoSpace(f"{error} {_room_needed(out)}") from None
 
 
+@attrs.frozen
+class Copy:
+    """Work for `fill_volume`: what the same box of another volume holds."""
+
+    volume: Volume
+    output: Output
+
+    def __call__(self) -> Work:
+        return self.copy
+
+    def copy(self, box: Box) -> None:
+        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]
+
+
 def _room_needed(out: Output) -> str:
     """Say how much room the rest of the output takes at most."""
     written = sum(f.stat().st_size for f in Path(out.path).rglob("*") if f.is_file())
@@ -406,7 +472,7 @@ def _readable(target: Path) -> Volume | None:
 
 def _is_half_made(target: Path) -> bool:
     """Tell whether a folder holds nothing but what a layer holds from which a killed process had no time to describe it."""
-    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1") for p in target.iterdir())
+    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1", KNOWN) for p in target.iterdir())
 
 
 def _container(folder: Path) -> Path:
