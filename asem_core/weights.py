@@ -7,11 +7,11 @@ unpickler: a file that holds anything but tensors and plain containers is refuse
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,14 +56,9 @@ def copy_weights(source: str | Path, target: str | Path, metadata: Mapping[str, 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as half:
         # not `save_file`, which makes files that only their owner may read, whatever the umask says
         half.write_bytes(save(dict(tensors), metadata={_KEY: json.dumps(metadata)}))
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
     return path
 
 

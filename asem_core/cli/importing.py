@@ -7,7 +7,9 @@ import typer
 
 from asem_core.cli._options import (
     DEFAULT_WORKERS,
+    Background,
     BlockShape,
+    Ignore,
     Options,
     Quiet,
     VoxelSize,
@@ -36,6 +38,8 @@ def import_(
         typer.Option(help="What the voxels are.", show_default="by the name: raw..., labels/..."),
     ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,
+    ignore: Ignore = None,
+    background: Background = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
     block: BlockShape = None,
@@ -60,6 +64,7 @@ def import_(
     from asem_core.cell.record import Record
     from asem_core.cell.store import require_container
     from asem_core.stages.import_ import choose_source, import_volume
+    from asem_core.voxels.known import Meaning
 
     require_container(output)
     chosen = read_options(options)
@@ -74,6 +79,7 @@ def import_(
         layer=source_layer,
         box=box,
         kind=kind,
+        meaning=Meaning.parse(ignore, background) if ignore or background else None,
         overwrite=overwrite,
         anew=overwrite,
     )
