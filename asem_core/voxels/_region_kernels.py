@@ -148,7 +148,7 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
     # The edges of a region: a linked list through half edges 2 e (of its left) and 2 e + 1 (of its right region).
     following = np.full(2 * len(edges), -1, np.int64)
     first, last, degree = np.full(num, -1, np.int64), np.full(num, -1, np.int64), np.zeros(num, np.int64)
-    heap = [(0.0, np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]
+    heap = [(0.0, np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]  # empty, but of a known type
     for e in range(len(edges)):
         for half, region in ((2 * e, left[e]), (2 * e + 1, right[e])):
             if first[region] < 0:
@@ -163,17 +163,17 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
     place = np.full(num, -1, np.int64)  # of a neighbour of the region that grows: the edge between them
     merged = 0
     while len(heap):
-        score, a, b, e = pop(heap)
+        score, a, b, edge = pop(heap)
         # An edge whose ends or mean have changed since was pushed again.
-        if faces[e] == 0 or left[e] != a or right[e] != b or total[e] / faces[e] != score:
+        if faces[edge] == 0 or left[edge] != a or right[edge] != b or total[edge] / faces[edge] != score:
             continue
         keep, gone = (a, b) if degree[a] > degree[b] or (degree[a] == degree[b] and a < b) else (b, a)
         into[merged], of[merged], mean[merged] = keep, gone, score
         merged += 1
-        faces[e] = 0
+        faces[edge] = 0
         half = first[keep]
-        before = np.int64(-1)
-        alive = np.int64(0)
+        before = -1
+        alive = 0
         while half >= 0:  # list the neighbours, and leave out edges that are gone
             e2, then = half >> 1, following[half]
             if faces[e2] == 0:
@@ -190,7 +190,7 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
         last[keep] = before
         half = first[gone]
         while half >= 0:
-            e2, then = half >> np.int64(1), following[half]
+            e2, then = half >> 1, following[half]
             if faces[e2] > 0:
                 other = right[e2] if left[e2] == gone else left[e2]
                 if place[other] >= 0:
