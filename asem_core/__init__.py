@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
-    from asem_core.cell.provenance import fingerprint as fingerprint
+    from asem_core.cell.place import notes_folder as notes_folder
+    from asem_core.cell.provenance import identity as identity
     from asem_core.cell.provenance import made_by as made_by
-    from asem_core.cell.provenance import sha256 as sha256
     from asem_core.cell.store import layers as layers
     from asem_core.cell.store import open_volume as open_volume
-    from asem_core.cell.store import storage_options as storage_options
     from asem_core.engine.machine import available_cores as available_cores
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
     from asem_core.evaluation.scores import score as score
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from asem_core.stages.annotate import annotate as annotate
     from asem_core.stages.annotate import check_seeds as check_seeds
     from asem_core.stages.annotate import label as label
-    from asem_core.stages.annotate import notes_folder as notes_folder
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.predict import predict as predict
@@ -37,12 +35,10 @@ if TYPE_CHECKING:
     from asem_core.viewing.scene import open_layers as open_layers
 
 PUBLIC = {
-    "fingerprint": "cell.provenance",
+    "identity": "cell.provenance",
     "made_by": "cell.provenance",
-    "sha256": "cell.provenance",
     "layers": "cell.store",
     "open_volume": "cell.store",
-    "storage_options": "cell.store",
     "available_cores": "engine.machine",
     "exclusion_of": "evaluation.scores",
     "score": "evaluation.scores",
@@ -53,7 +49,7 @@ PUBLIC = {
     "Layer": "stages.annotate",
     "check_seeds": "stages.annotate",
     "label": "stages.annotate",
-    "notes_folder": "stages.annotate",
+    "notes_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",
     "choose_source": "stages.import_",

@@ -10,9 +10,10 @@ from typing import Any
 import attrs
 
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import describe_plugin, sha256
+from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, UnknownName
+from asem_core.files import sha256
 from asem_core.interfaces import Changes, Model
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import logging
 import os
 import re
 import shutil
@@ -70,6 +71,7 @@ def _plane_names(paths: Sequence[str]) -> list[str]:
     return []
 
 
+log = logging.getLogger("asem_core")
 _ZARR = re.compile(r"(?<=\.zarr)/")
 
 
@@ -90,7 +92,8 @@ def export_tiff(
     ----------
     volume : any
         Images and probabilities are written as they are; labels as uint8, uint16 or uint32; a binary map (uint8 or bool
-        labels of 0 and 1, which programs would show all black) as 0 and 255.
+        labels of 0 and 1, which programs would show all black) as 0 and 255. Labels that are not annotated everywhere are
+        written as they are, with the largest value of the files' type where they are not; which is said.
     original
         The grid to write on; None finds the stack that the volume was made from. What the volume does not cover is 0.
         A volume whose voxels are a whole multiple as large is enlarged, each voxel repeated.
@@ -159,9 +162,10 @@ _OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc",
 
 def planes_of(volume: Volume, original: Original, run: Run, *, threshold: float | None, ids: bool) -> Planes:
     """See a volume as planes of the original stack, in the type of the files."""
-    mask = threshold is None and not ids and _is_binary(volume, run)
+    mask = _as_mask(volume, threshold, run, ids=ids)
     dtype = _stored_type(volume, threshold, run)
-    return Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
+    unknown = _unknown_value(volume, dtype, run) if threshold is None else None
+    return Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype, unknown)
 
 
 def is_exported(
@@ -179,8 +183,7 @@ def is_exported(
     if not output.exists():
         return False
     original = original or original_of(volume)
-    mask = threshold is None and not ids and _is_binary(volume, run)
-    record = identity(_record(volume, threshold, mask))
+    record = identity(_record(volume, threshold, _as_mask(volume, threshold, run, ids=ids)))
     one_file = output.suffix.lower() in _ONE_FILE
     for file_path in [output] if one_file else [output / name for name in plane_names(original)]:
         try:
@@ -238,6 +241,36 @@ def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
     return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())), as_zyx(factor.tolist())
 
 
+def _as_mask(volume: Volume, threshold: float | None, run: Run, *, ids: bool = False) -> bool:
+    """Tell whether labels are written as 0 and 255."""
+    everywhere = not isinstance(volume, Labels) or volume.known is None
+    return threshold is None and not ids and everywhere and _is_binary(volume, run)
+
+
+def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None:
+    """Choose what is written where labels are not annotated, and say so; None where they are everywhere.
+
+    Raises
+    ------
+    BadInput
+        The largest value of the type is an id.
+    """
+    if not isinstance(volume, Labels) or volume.known is None:
+        return None
+    value = int(np.iinfo(dtype).max)
+    if value_range(volume, attrs.evolve(run, progress=False))[1] >= value:
+        raise BadInput(
+            f"{volume.path} is not annotated everywhere, and its ids leave no value of {dtype} to say where. Renumber its objects first."
+        )
+    log.warning(
+        "%s: where nobody annotated, %d is written (asem import takes it back by --ignore %d).",
+        volume.path,
+        value,
+        value,
+    )
+    return value
+
+
 def _is_binary(volume: Volume, run: Run) -> bool:
     """Tell a map of 0 and 1 from ids: `segment` numbers objects in wider types."""
     if volume.dtype == bool:
@@ -285,6 +318,7 @@ class Planes:
     threshold: float | None
     mask: bool
     dtype: np.dtype[Any]
+    unknown: int | None = None  # the value where labels are not annotated
 
     @property
     def slab(self) -> int:
@@ -296,7 +330,7 @@ class Planes:
         """Return planes `begin` to `end` of the original's grid, in the type of the files."""
         where, factor = self.place
         wanted = Box((begin, 0, 0), (end, *self.grid.shape[1:]))
-        result = np.zeros(wanted.shape, self.dtype)
+        result = np.full(wanted.shape, self.unknown or 0, self.dtype)
         inside = wanted & where
         if inside.is_empty:
             return result
@@ -306,6 +340,8 @@ class Planes:
             as_zyx([-(-e // f) for e, f in zip(local.end, factor, strict=True)]),
         )
         block = self._converted(self.volume.read(coarse))
+        if self.unknown is not None:
+            block[~self.volume.known_in(coarse)] = self.unknown  # type: ignore[attr-defined]
         for axis, f in enumerate(factor):
             block = block.repeat(f, axis) if f > 1 else block
         cut = local.shift([-b * f for b, f in zip(coarse.begin, factor, strict=True)])

@@ -10,7 +10,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.store import open_volume
+from asem_core.cell.store import open_labels
 from asem_core.paths import LayerPath, container_of
 from asem_core.prediction.blockwise import Prediction, predict
 from asem_core.prediction.expected import (
@@ -100,7 +100,7 @@ def predict_image(
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
-        mask = open_volume(options.mask, kind=Labels)
+        mask = open_labels(options.mask)
     image = as_expected(
         given,
         trained,

@@ -18,11 +18,11 @@ from asem_core.cell.apply import apply, layer_for
 from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image, open_images, read_prepared
 from asem_core.cell.provenance import kind_by_name, require_labels, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import open_volume
+from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
 from asem_core.recipe import build
-from asem_core.volume import Labels, Volume
+from asem_core.volume import Volume
 
 STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}
 """The usual steps in order: what users call them -> the plugin that does it."""
@@ -136,7 +136,7 @@ def preprocess_layer(
     elif held == "labels" and step.changes not in ("place", "size"):
         raise BadInput(f"The step '{step.name}' is for images, but {source} holds labels.")
     if step.changes == "labels" or held == "labels":
-        volume = Labels(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes)
+        volume = open_labels(volume.path)
     target = output or Path(volume.path).with_name(f"{Path(volume.path).name}_{step.name}")
     return apply(step, volume, target, run, overwrite=overwrite)
 

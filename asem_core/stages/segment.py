@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.cell.apply import ApplyTo
-from asem_core.cell.notes import work_folder
+from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, open_volume, require_free
@@ -65,7 +65,7 @@ def segment(
     require_probability(probability)
     how: Any = {"by": by} if isinstance(by, Segmentation) else {"model": by}
     record = made_by("segment", inputs=[probability], **how)
-    if require_free(output, record, overwrite=overwrite) is not None:
+    if require_free(output, record, kind="labels", overwrite=overwrite) is not None:
         return open_volume(output, kind=Labels)
     name = "segment" if isinstance(by, Segmentation) else by.name
     fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))

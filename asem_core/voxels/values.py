@@ -97,7 +97,8 @@ def conversion(
     """Say how a type is converted.
 
     Unsigned integers stay as they are, and truth values become 0 and 1. Floats of an image lie in 0..1 and become 16 bits; those
-    of labels are whole numbers. Signed integers are not negative. A `grey_range` becomes 0..255, whatever lies outside is
+    of labels are whole numbers. Signed integers of an image are not negative; those of labels stay: what they mean below 0 is for
+    `asem_core.voxels.known` to tell. A `grey_range` becomes 0..255, whatever lies outside is
     clipped, and what is no number becomes 0. Grey values of signed integers that are known to be negative are `shifted`: half of the
     type's range is added, so that the smallest is 0 and none is lost.
 
@@ -114,7 +115,7 @@ def conversion(
             raise BadInput(f"grey_range must be [low, high] with low < high, got {list(grey_range)}.")
         return Conversion(stored, np.dtype(np.uint8), "image", low, high, 255 / (high - low), clips=True)
     meant: Literal["image", "labels"] = "labels" if kind == "labels" else "image"
-    if stored.kind == "u":
+    if stored.kind == "u" or (stored.kind == "i" and meant == "labels"):
         return Conversion(stored, stored.newbyteorder("="), meant)
     if stored.kind == "b":
         return Conversion(stored, np.dtype(np.uint8), meant)

@@ -11,10 +11,11 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core import apply, import_volume, made_by, open_volume, predict, segment, sha256
+from asem_core import apply, import_volume, made_by, open_volume, predict, segment
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput
+from asem_core.files import sha256
 from asem_core.interfaces import Analysis, Column
 from asem_core.pretrained import find_weights
 from asem_core.recipe import build
