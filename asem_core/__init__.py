@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asem_core.stages.annotate import label as label
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
+    from asem_core.stages.instances import Enclosed as Enclosed
     from asem_core.stages.predict import predict as predict
     from asem_core.stages.segment import Segmentation as Segmentation
     from asem_core.stages.segment import segment as segment
@@ -54,6 +55,7 @@ PUBLIC = {
     "open_layers": "viewing.scene",
     "choose_source": "stages.import_",
     "import_volume": "stages.import_",
+    "Enclosed": "stages.instances",
     "predict": "stages.predict",
     "apply": "cell.apply",
     "apply_in_memory": "cell.apply",

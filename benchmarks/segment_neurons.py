@@ -36,7 +36,7 @@ def main() -> None:
     rest = np.where(part == np.bincount(part[part > 0]).argmax(), 0, part)
     with tempfile.TemporaryDirectory() as folder:
         begun, used = time.perf_counter(), time.process_time()
-        regions = regions_of(boundary, Path(folder) / "cells", Run(progress=False), Watershed())
+        regions = regions_of(boundary, Run(progress=False, scratch=Path(folder)), Watershed())
         seconds, cpu = time.perf_counter() - begun, time.process_time() - used
         print(
             f"{len(regions)} fragments, {len(regions.edges)} edges: {seconds:.1f} s, {truth.size / cpu / 1e6:.2f} Mvoxel/s of processor time"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 import numpy as np
@@ -38,11 +38,17 @@ class Segmentation:
         return threshold_objects(probability, run, **attrs.asdict(self))
 
 
+class Segments(Protocol):
+    """A way to segment without a model: see `Model.segment`."""
+
+    def segment(self, probability: Volume, run: Run) -> Fitted: ...
+
+
 def segment(
     probability: Volume,
     output: str | Path,
     run: Run,
-    by: Model | Segmentation | None = None,
+    by: Model | Segments | None = None,
     *,
     overwrite: bool = False,
 ) -> Labels:
@@ -63,11 +69,11 @@ def segment(
     """
     by = by or Segmentation()
     require_probability(probability)
-    how: Any = {"by": by} if isinstance(by, Segmentation) else {"model": by}
+    how: Any = {"model": by} if isinstance(by, Model) else {"by": by}
     record = made_by("segment", inputs=[probability], **how)
     if require_free(output, record, kind="labels", overwrite=overwrite) is not None:
         return open_volume(output, kind=Labels)
-    name = "segment" if isinstance(by, Segmentation) else by.name
+    name = by.name if isinstance(by, Model) else type(by).__name__.lower()
     fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))
     _require_labels_of(probability, fitted, name)
     block = run.block or DEFAULT_BLOCK

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
 from asem_core.hookspecs import hookimpl
-from asem_core.volume import Labels, Volume
+from asem_core.interfaces import Fitted
+from asem_core.volume import Volume
 from asem_models._organelle import Organelle
 
 if TYPE_CHECKING:
@@ -38,15 +38,13 @@ class Membrane(Organelle):
     cells: bool = False
     merge_below: float = 0.55
 
-    def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
-        """Threshold a probability map; or segment the cells that membranes enclose."""
+    def segment(self, probability: Volume, run: Run) -> Fitted:
+        """Threshold a probability map; or find the cells that membranes enclose."""
         if not self.cells:
-            return Organelle.segment(self, probability, output, run)
-        from asem_core.stages.instances import segment_enclosed
+            return Organelle.segment(self, probability, run)
+        from asem_core import Enclosed
 
-        return segment_enclosed(
-            probability, output, run, merge_below=self.merge_below, smallest_vx=self.smallest_segment_vx
-        )
+        return Enclosed(self.merge_below, self.smallest_segment_vx).segment(probability, run)
 
 
 @hookimpl

@@ -18,7 +18,8 @@ from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput
 from asem_core.evaluation.scores import score_objects
 from asem_core.stages import instances
-from asem_core.stages.instances import segment_enclosed
+from asem_core.stages.instances import Enclosed
+from asem_core.stages.segment import segment
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_core.voxels.regions import Watershed, find_regions, fragments
 
@@ -121,10 +122,10 @@ def test_layer_is_the_same_for_any_block_and_number_of_workers(scene, tmp_path, 
     _, wall = scene
     map_ = boundary_layer(tmp_path / "cell.zarr/predictions/membrane/probability", wall)
     run = Run(workers=workers, block=block, progress=False)
-    made = segment_enclosed(map_, tmp_path / "cell.zarr/predictions/membrane/cells", run, watershed=SMALL)
+    made = segment(map_, tmp_path / "cell.zarr/predictions/membrane/cells", run, Enclosed(watershed=SMALL))
     regions = find_regions(of(wall), Box.of_shape(wall.shape), tmp_path / "plain", Run(progress=False), SMALL)
     assert np.array_equal(made.read(), regions.read(regions.box, regions.objects(0.55)))
-    again = segment_enclosed(map_, made.path, run, watershed=SMALL)
+    again = segment(map_, made.path, run, Enclosed(watershed=SMALL))
     assert again.path == made.path
 
 
@@ -141,16 +142,16 @@ def test_another_threshold_takes_no_voxel_of_the_map(scene, tmp_path, monkeypatc
     map_ = boundary_layer(tmp_path / "cell.zarr/predictions/membrane/probability", wall)
     folder = tmp_path / "cell.zarr/predictions/membrane"
     run = Run(progress=False)
-    first = segment_enclosed(map_, folder / "cells", run, merge_below=0.5, watershed=SMALL).read()
+    first = segment(map_, folder / "cells", run, Enclosed(merge_below=0.5, watershed=SMALL)).read()
     monkeypatch.setattr(instances._AsBytes, "__call__", lambda *_: pytest.fail("the map was read again"))
-    finer = segment_enclosed(map_, folder / "finer", run, merge_below=0.05, watershed=SMALL).read()
+    finer = segment(map_, folder / "finer", run, Enclosed(merge_below=0.05, watershed=SMALL)).read()
     assert finer.max() > first.max()
     assert len(np.unique(np.stack([first, finer]).reshape(2, -1), axis=1).T) == finer.max(), "each lies in one"
-    large = segment_enclosed(map_, folder / "large", run, merge_below=0.5, smallest_vx=9000, watershed=SMALL).read()
+    large = segment(map_, folder / "large", run, Enclosed(merge_below=0.5, smallest_vx=9000, watershed=SMALL)).read()
     sizes = np.bincount(first.ravel())
     assert np.array_equal(large > 0, sizes[first] >= 9000)
     with pytest.raises(BadInput, match="merge_below is a probability, between 0 and 1, not 2"):
-        segment_enclosed(map_, folder / "other", run, merge_below=2)
+        segment(map_, folder / "other", run, Enclosed(merge_below=2))
 
 
 def test_killed_run_goes_on_to_the_same_result(scene, tmp_path):

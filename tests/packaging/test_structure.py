@@ -43,7 +43,7 @@ def test_registry_imports_no_plugin() -> None:
 
 
 ROOMS = [
-    {"interfaces", "hookspecs", "volume", "errors", "paths", "catalog", "recipe", "blocks"},
+    {"interfaces", "hookspecs", "volume", "errors", "paths", "files", "catalog", "recipe", "blocks"},
     {"voxels"},
     {"cell", "engine"},
     {"report", "pretrained", "weights", "run_folder"},
