@@ -66,8 +66,8 @@ def test_membrane_gives_the_cells_that_it_encloses(tmp_path):
     probability[:, :, 19:22] = 230
     volume = Volume(probability, 10.0)
     membrane = load_catalog().get("model", "membrane")
-    made = membrane(cells=True).segment(volume, tmp_path / "a.zarr/cells", Run(progress=False)).read()
+    made = segment(volume, tmp_path / "a.zarr/cells", Run(progress=False), membrane(cells=True)).read()
     assert len(np.unique(made[:, :, :19])) == len(np.unique(made[:, :, 22:])) == 1
     assert set(np.unique(made)) == {1, 2}
-    joined = membrane(cells=True, merge_below=0.95).segment(volume, tmp_path / "a.zarr/joined", Run(progress=False))
+    joined = segment(volume, tmp_path / "a.zarr/joined", Run(progress=False), membrane(cells=True, merge_below=0.95))
     assert set(np.unique(joined.read())) == {1}
