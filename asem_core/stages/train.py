@@ -220,6 +220,7 @@ def make_plan(
         open_all("validation", clean=False),
         options,
         fine_tuning=start_from is not None,
+        thin_truth=bool(getattr(recipe.model, "has_thin_truth", False)),
         metadata={
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
