@@ -20,7 +20,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
-from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, TrainingStopped
+from asem_core.errors import AsemError, BadInput, OutputBusy, OutputExists, RecipeError, TrainingStopped
 from asem_core.stages.train import make_plan, read_training_recipe, resumed_recipe, train
 from asem_core.training.devices import join_team
 from asem_core.training.folder import RunFolder
@@ -251,6 +251,15 @@ def test_killed_between_the_last_state_and_the_choice(
 @pytest.mark.parametrize(
     ("at", "said"), [(1, "before the first checkpoint: nothing"), (5, "until the checkpoint of iteration 4 is kept")]
 )
+def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
+    from asem_core.engine.outputs import one_writer
+
+    with one_writer(tmp_path / "run"), pytest.raises(OutputBusy, match="run is being written by another process"):
+        train(read_training_recipe(recipe(), catalog), catalog, tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_ctrl_c_says_what_is_kept(
     at: int, said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
