@@ -33,6 +33,7 @@ from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, Unkn
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
+from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import Scale, settle
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
 
@@ -102,6 +103,7 @@ def open_volume(
     settled = settle(
         address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
     )
+    require_chunk_fits(address, array.chunks, array.dtype.itemsize)
     data = arrange(array, list(axes) if axes else names, address, choice)
     told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
     made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)

@@ -12,6 +12,7 @@ import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.volume import as_zyx_nm
+from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.scale import Scale, in_units
 
 ENDINGS = (".h5", ".hdf", ".hdf5", ".ilp")
@@ -117,8 +118,11 @@ class Dataset:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         with open_hdf5(self.path) as file:
+            dataset = file[self.name]
+            require_own_bytes(dataset, f"{self.path}: {self.name}")
+            require_chunk_fits(f"{self.path}: {self.name}", dataset.chunks or (1,), dataset.dtype.itemsize)
             try:
-                return np.asarray(file[self.name][key])
+                return np.asarray(dataset[key])
             except OSError as error:
                 reason = str(error)
                 raise BadInput(

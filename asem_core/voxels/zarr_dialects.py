@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,32 @@ _BY_CONVENTION = {2: "yx", 3: "zyx", 4: "czyx", 5: "tczyx"}
 
 
 def multiscale_of(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the first multiscale image that a group's attributes describe (OME-Zarr), or None."""
-    found = attributes.get("ome", attributes).get("multiscales")
-    return dict(found[0]) if found else None
+    """Return the first multiscale image that a group's attributes describe (OME-Zarr), or None.
+
+    Raises
+    ------
+    BadInput
+        It is described otherwise than OME-Zarr says, or a level's path leads out of the group.
+    """
+    about = attributes.get("ome", attributes)
+    found = about.get("multiscales") if isinstance(about, Mapping) else about
+    if not found:
+        return None
+    first = found[0] if isinstance(found, list) else found
+    levels = first.get("datasets") if isinstance(first, Mapping) else None
+    if not isinstance(levels, list) or not levels or not all(isinstance(level, Mapping) for level in levels):
+        raise BadInput("The OME-Zarr metadata (multiscales) name no data sets: they are damaged. Write them again.")
+    for level in levels:
+        path = level.get("path")
+        if not isinstance(path, str) or not _PLAIN_PATH.fullmatch(path) or ".." in path.split("/"):
+            raise BadInput(
+                f"The OME-Zarr metadata name a data set {path!r}; a path leads to an array inside the group, as 's0' does. "
+                "Correct them."
+            )
+    return dict(first)
+
+
+_PLAIN_PATH = re.compile(r"[^/:%\\\0]+(/[^/:%\\\0]+)*")
 
 
 def ome_scale(multiscale: Mapping[str, Any], dataset: Mapping[str, Any], num_axes: int) -> tuple[Scale, list[str]]:

@@ -25,6 +25,7 @@ from asem_core.errors import BadInput, UnknownName
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Volume, as_zyx
+from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted
 
@@ -233,12 +234,28 @@ _DECODERS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
 
 def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _Array:
     compression = attributes.get("compression", {"type": attributes.get("compressionType", "raw")})
+    if not isinstance(compression, Mapping):
+        compression = {"type": str(compression)}
     if compression.get("type") not in _DECODERS:
         raise BadInput(f"{address} is compressed by '{compression.get('type')}'; known: {', '.join(_DECODERS)}.")
-    shape, chunks = attributes["dimensions"][::-1], attributes["blockSize"][::-1]
+    shape, chunks = (_whole_numbers(attributes, key, address)[::-1] for key in ("dimensions", "blockSize"))
     if len(shape) != 3:
         raise BadInput(f"{address} has {len(shape)} axes {shape}; a volume has three (z, y, x).")
-    return _Array(fs, path, address, tuple(shape), tuple(chunks), np.dtype(attributes["dataType"]), compression)
+    try:
+        dtype = np.dtype(attributes.get("dataType"))
+    except TypeError:
+        raise BadInput(f"{address}: attributes.json states no known dataType. Is it damaged?") from None
+    require_chunk_fits(address, chunks, dtype.itemsize)
+    return _Array(fs, path, address, tuple(shape), tuple(chunks), dtype, compression)
+
+
+def _whole_numbers(attributes: Mapping[str, Any], key: str, address: str) -> list[int]:
+    found = attributes.get(key)
+    if not isinstance(found, list) or not found or not all(type(n) is int and n > 0 for n in found):
+        raise BadInput(
+            f"{address}: attributes.json states {key} as {found!r}, not as whole numbers above 0. Is it damaged?"
+        )
+    return found
 
 
 # --- groups and attributes --------------------------------------------------------------------------------------
