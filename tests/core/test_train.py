@@ -251,15 +251,6 @@ def test_killed_between_the_last_state_and_the_choice(
 @pytest.mark.parametrize(
     ("at", "said"), [(1, "before the first checkpoint: nothing"), (5, "until the checkpoint of iteration 4 is kept")]
 )
-def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
-    """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
-    from asem_core.engine.outputs import one_writer
-
-    with one_writer(tmp_path / "run"), pytest.raises(OutputBusy, match="run is being written by another process"):
-        train(read_training_recipe(recipe(), catalog), catalog, tmp_path / "run", device="cpu", progress=False)
-    assert not (tmp_path / "run").exists()
-
-
 def test_ctrl_c_says_what_is_kept(
     at: int, said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +263,15 @@ def test_ctrl_c_says_what_is_kept(
     monkeypatch.setattr(Progress, "step", stops)
     with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To go on: asem train --resume .*run\.$"):
         run(recipe(), catalog, tmp_path / "run")
+
+
+def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
+    from asem_core.engine.outputs import one_writer
+
+    with one_writer(tmp_path / "run"), pytest.raises(OutputBusy, match="run is being written by another process"):
+        train(read_training_recipe(recipe(), catalog), catalog, tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_accumulating_equals_a_larger_batch(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
