@@ -24,8 +24,8 @@ from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.errors import AsemError
 
 _OWN_MODULES = {
-    "demo": None, "import": "importing", "prepare": "prepare", "preprocess": "prepare", "annotate": "annotate",
-    "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
+    "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
+    "annotate": "annotate", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
     "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
     "doctor": "doctor",

@@ -102,7 +102,28 @@ def annotate(annotator: Annotator, volume: Volume, box: Box, seeds: np.ndarray, 
     with Layer.open(output, volume) as layer:
         layer.write(box, result, known)
         layer.note_box(box, annotator)
+    if seeds.any() and Path(output).parent.name == "labels":
+        keep_seeds(Path(output).parents[1] / "seeds" / Path(output).name, volume, box, seeds)
     return layer
+
+
+def keep_seeds(path: Path, volume: Volume, box: Box, seeds: np.ndarray) -> int:
+    """Add seeds to a layer, where the window shows them as strokes; return how many voxels are new.
+
+    Voxels without a seed stay as they are in the layer.
+
+    Raises
+    ------
+    OutputBusy
+        A window has the layer open.
+    """
+    with Layer.open(path, volume) as layer:
+        there = layer.read(box)
+        kept = np.where(seeds != 0, seeds, there).astype(there.dtype)
+        changed = int(np.count_nonzero(kept != there))
+        if changed:
+            layer.write(box, kept)
+    return changed
 
 
 def label(prepared: PreparedAnnotator, name: str, seeds: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
