@@ -1,4 +1,4 @@
-"""Import of planes as PNG, HDF5 and MRC against TIFF of the same compression: time, ratio and the most memory taken.
+"""Import of planes as PNG, HDF5 and MRC against TIFF of the same compression: time, ratios and the most memory taken.
 
     python benchmarks/import_speed.py [--planes 200] [--edge 2000] [--workers 2]
 
@@ -8,6 +8,7 @@ PNG and HDF5 are packed by deflate (level 1), as the TIFF that they are compared
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import tempfile
 import threading
@@ -20,6 +21,7 @@ import mrcfile
 import numpy as np
 import psutil
 import tifffile
+from _data import hardware
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -69,8 +71,14 @@ def write_mrc(path: Path, planes: list[np.ndarray]) -> Path:
     return path
 
 
-def measure(work: Callable[[], object]) -> tuple[float, float]:
-    """Give seconds, and the most memory (GB) that this process and its children held together."""
+def cpu_seconds() -> float:
+    """Give the processor time of this process and of the workers that have ended."""
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + workers.ru_utime + workers.ru_stime
+
+
+def measure(work: Callable[[], object]) -> tuple[float, float, float]:
+    """Give seconds, processor seconds, and the most memory (GB) that this process and its children held together."""
     done, most = threading.Event(), [0.0]
 
     def watch() -> None:
@@ -86,14 +94,14 @@ def measure(work: Callable[[], object]) -> tuple[float, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), cpu_seconds()
     try:
         work()
     finally:
-        seconds = time.perf_counter() - begin
+        seconds, cpu = time.perf_counter() - begin, cpu_seconds() - cpu
         done.set()
         watcher.join()
-    return seconds, most[0]
+    return seconds, cpu, most[0]
 
 
 def main() -> None:
@@ -108,7 +116,7 @@ def main() -> None:
     first = make_plane(given.edge)
     planes = [np.roll(first, 37 * z, axis=(z % 2)) for z in range(given.planes)]
 
-    def import_once(path: Path) -> tuple[float, float]:
+    def import_once(path: Path) -> tuple[float, float, float]:
         source = choose_source(catalog, str(path), None, {"voxel_size_nm": 5.0})
         target = folder / "cell.zarr"
         taken = measure(lambda: import_volume(source, target / "raw", Run(workers=given.workers, progress=False)))
@@ -119,7 +127,7 @@ def main() -> None:
     print(
         f"{given.planes} planes of {given.edge} x {given.edge}, uint8, {given.workers} workers, {psutil.cpu_count()} cores"
     )
-    print("| format | s | of TIFF | most memory (GB) |\n|---|---|---|---|")
+    print("| format | s | of TIFF | CPU s | of TIFF | most memory (GB) |\n|---|---|---|---|---|---|")
     try:
         pairs = [
             ("TIFF, deflate", lambda: write_tiff(folder / "packed", planes, "zlib"), None),
@@ -128,14 +136,17 @@ def main() -> None:
             ("TIFF, not packed", lambda: write_tiff(folder / "plain", planes, None), None),
             ("MRC", lambda: write_mrc(folder / "a.mrc", planes), "TIFF, not packed"),
         ]
-        seconds: dict[str, float] = {}
+        before: dict[str, tuple[float, float]] = {}
         for name, write, against in pairs:
             path = write()
             runs = [import_once(path) for _ in range(given.repeats)]
-            taken, memory = min(runs)
-            seconds[name] = taken
-            ratio = f"{taken / seconds[against]:.2f}" if against else ""
-            print(f"| {name} | {taken:.1f} | {ratio} | {memory:.2f} |", flush=True)
+            taken, cpu, memory = min(runs)
+            before[name] = (taken, cpu)
+            ratios = (
+                [f"{t / o:.2f}" for t, o in zip((taken, cpu), before[against], strict=True)] if against else ["", ""]
+            )
+            print(f"| {name} | {taken:.1f} | {ratios[0]} | {cpu:.1f} | {ratios[1]} | {memory:.2f} |", flush=True)
+        print(hardware())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
