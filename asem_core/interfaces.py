@@ -300,6 +300,7 @@ class Model(Protocol):
 
     name: ClassVar[str]
     colour: ClassVar[str | None] = None  # "#e69f00"; None lets the viewer choose
+    has_thin_truth: ClassVar[bool] = False  # whether a zone that takes most of its labels is meant so
 
     @abstractmethod
     def network(self) -> torch.nn.Module:

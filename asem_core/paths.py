@@ -66,12 +66,6 @@ def with_paths(options: Mapping[str, Any], cls: type, resolve: Callable[[str, Wh
     return found
 
 
-def container_of(layer: str | Path) -> Path:
-    """Return the container of a layer's path (`cell.zarr` of `cell.zarr/raw`), or the path itself."""
-    path = Path(layer)
-    return next((p for p in [path, *path.parents] if p.suffix == ".zarr"), path)
-
-
 def resolved(text: str, folder: Path, where: str) -> str:
     """Make a path of a recipe one that holds from anywhere; a URL stays as it is."""
     return text if "://" in text else str(folder / expand(text, where))

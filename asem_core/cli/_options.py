@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,6 +70,13 @@ def read_options(pairs: list[str] | None) -> dict[str, Any]:
 def print_json(value: Any) -> None:
     """Print for programs."""
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def container_of(path: Path) -> Path:
+    """Return the container of a layer's path (`cell.zarr` of `cell.zarr/raw`), or the path itself."""
+    from asem_core.cell.place import cell_of
+
+    return cell_of(path)
 
 
 def _numbers(text: str, kind: type, option: str) -> Any:

@@ -13,11 +13,11 @@ from asem_core.cli._options import (
     Overwrite,
     Quiet,
     Workers,
+    container_of,
     make_run,
     print_json,
     read_options,
 )
-from asem_core.paths import container_of
 
 
 def mount(app: typer.Typer) -> None:

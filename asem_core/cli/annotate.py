@@ -200,8 +200,8 @@ def train(
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
+    from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
-    from asem_core.paths import container_of
 
     cell = container_of(layer)
     start(

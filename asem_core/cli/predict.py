@@ -15,12 +15,12 @@ from asem_core.cli._options import (
     Quiet,
     VoxelSize,
     Workers,
+    container_of,
     make_run,
     print_json,
     read_options,
     read_voxel_size,
 )
-from asem_core.paths import container_of
 
 if TYPE_CHECKING:
     from asem_core.volume import Volume

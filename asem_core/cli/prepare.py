@@ -14,12 +14,12 @@ from asem_core.cli._options import (
     Overwrite,
     Quiet,
     Workers,
+    container_of,
     make_run,
     print_json,
     read_options,
 )
 from asem_core.errors import BadInput
-from asem_core.paths import container_of
 
 if TYPE_CHECKING:
     import numpy as np

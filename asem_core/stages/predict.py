@@ -10,8 +10,9 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
-from asem_core.paths import LayerPath, container_of
+from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, predict
 from asem_core.prediction.expected import (
     Spelling,
@@ -105,7 +106,7 @@ def predict_image(
         given,
         trained,
         catalog,
-        container_of(output),
+        cell_of(output),
         run,
         as_is=options.as_is,
         allow_voxel_size=options.allow_voxel_size,
