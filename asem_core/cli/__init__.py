@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import io
 import logging
 import os
 import sys
@@ -24,8 +25,8 @@ from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.errors import AsemError
 
 _OWN_MODULES = {
-    "demo": None, "import": "importing", "prepare": "prepare", "preprocess": "prepare", "annotate": "annotate",
-    "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
+    "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
+    "annotate": "annotate", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
     "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
     "doctor": "doctor",
@@ -61,6 +62,8 @@ class _Commands(typer.core.TyperGroup):
         super(typer.core.TyperGroup, self).format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a file's name may be no text, as Latin-1 from a Windows share
         try:
             return super().invoke(ctx)
         except AsemError as error:

@@ -81,12 +81,17 @@ def open_(
     box: BoxText = None,
     raw: Raw = "raw",
     use: Annotated[str, typer.Option(help="Annotator to begin with.")] = "graph-cut",
+    seeds: Annotated[
+        str | None, typer.Option(help="Strokes to begin with: TIFF planes or stack, .npy, or .csv (see cut).")
+    ] = None,
 ) -> None:
     """Open the annotation window (napari): paint, press a key to cut, see the result, refine.
 
-    Example:
+    Examples:
 
         asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400
+
+        asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400 --seeds strokes.csv
     """
     from asem_core.errors import MissingExtra
 
@@ -97,6 +102,10 @@ def open_(
     from importlib import import_module
 
     image, where = _image(cell, raw, box)
+    if seeds is not None:
+        from asem_core.stages.annotate import keep_seeds, read_seeds
+
+        keep_seeds(cell / "seeds" / name, image, where, read_seeds(seeds, image, where).values)
     # The window is a plugin of napari, outside the core; it is named here because it is what this command opens.
     import_module("asem_napari.window").show(cell, image, where if box else None, name, use)
 
@@ -217,7 +226,8 @@ def _annotate(
 ) -> None:
     import time
 
-    from asem_core.stages.annotate import annotate, notes_folder
+    from asem_core.cell.place import notes_folder
+    from asem_core.stages.annotate import annotate
 
     run = make_run(1, quiet=quiet)
     begun = time.perf_counter()

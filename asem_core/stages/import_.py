@@ -13,7 +13,8 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
+from asem_core.cell.chunks import create_array
+from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
 from asem_core.errors import BadInput
@@ -25,6 +26,7 @@ from asem_core.voxels.scale import unlikely_size
 
 log = logging.getLogger("asem_core")
 
+LARGE_BYTES = 2e9  # an import that is said to take long, before it does
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
 
@@ -98,19 +100,14 @@ def import_volume(
     questions = _ask(volume)
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind, "meaning": meaning}.items() if v is not None}
-    record = made_by(
-        "import",
-        source=source,
-        layer=layer,
-        fingerprint=source.fingerprint(layer) if isinstance(source, TellsChanges) else None,
-        inputs=[volume],
-        **said,
-    )
+    read = describe_input(volume, source.fingerprint(layer) if isinstance(source, TellsChanges) else None)
+    held = " ".join(read[key] for key in ("id", "revision", "fingerprint") if read.get(key))
+    record = made_by("import", source=describe_plugin(source, held), layer=layer, inputs=[read], **said)
     kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume))
     checked = volume.data
     if part is not None:
         volume = volume.crop(part)
-    finished = require_free(output, record, overwrite=overwrite)
+    finished = require_free(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
         return finished
     if isinstance(checked, Checked):
@@ -120,6 +117,8 @@ def import_volume(
     elif meaning is not None:
         raise BadInput(f"{output} would hold no labels: --ignore and --background are for labels (--kind labels).")
     block = run.block or _slab(volume)
+    if run.progress and volume.box.size * volume.dtype.itemsize > LARGE_BYTES:
+        log.warning("%s", what_it_takes(volume, output, run))
     out = create_volume(
         output,
         volume.spec,
@@ -133,6 +132,35 @@ def import_volume(
     if isinstance(volume, Labels):
         write_known(out, volume.known, block, run)
     return fill_volume(out, Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+
+
+def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:
+    """Estimate the disk and the time of an import, by copying a few planes from the middle into memory."""
+    import shutil
+    import time
+
+    import zarr
+    from zarr.storage import MemoryStore
+
+    z, y, x = volume.shape
+    thick = min(z, 8)
+    begin = (z - thick) // 2
+    sample = Box((begin, 0, 0), (begin + thick, y, x))
+    started = time.monotonic()
+    values = volume.read(sample)
+    store: dict[str, Any] = {}
+    group = zarr.open_group(MemoryStore(store), mode="w")
+    array = create_array(group, "s0", values.shape, values.dtype, as_zyx((thick, 64, 64)), 0)
+    array[...] = values
+    seconds = time.monotonic() - started
+    stored = sum(len(value) for value in store.values())
+    parts = z / thick * 8 / 7  # with the pyramid
+    needed, wait = stored * parts, seconds * parts / max(1, run.workers)
+    folder = next(p for p in (Path(output).absolute(), *Path(output).absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    told = f"{wait / 60:.0f} minutes" if wait >= 90 else f"{wait:.0f} seconds"
+    room = "" if free > needed else " That is more than is free: choose another disk with -o, or make room."
+    return f"This import takes about {needed / 1e9:.3g} GB of disk ({free / 1e9:.3g} GB are free) and {told}.{room}"
 
 
 def _ask(volume: Volume) -> list[str]:
