@@ -159,7 +159,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
     from asem_core.prediction.preparation import find_model
 
     catalog = load_catalog()
-    plugin = find_model(catalog, model) if model else None
+    plugin = find_model(catalog, model) if model is not None else None
     step = plugin.exclusion_zone() if plugin is not None else None
     if zone_vx and zone_nm:
         raise BadInput("Give the zone in voxels (--zone-vx) or in nm (--zone-nm), not both.")

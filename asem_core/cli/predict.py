@@ -195,7 +195,7 @@ def segment(
 
     catalog = load_catalog()
     volume: Volume = open_volume(probability)
-    plugin = find_model(catalog, model) if model else model_behind(catalog, volume)
+    plugin = find_model(catalog, model) if model is not None else model_behind(catalog, volume)
     made = segment_volume(
         volume,
         output or Path(volume.path).with_name("segmentation"),
