@@ -124,6 +124,7 @@ class InferenceUNet(nn.Module):
             if read.size:
                 part = _cut(part, read.shift([-b for b in piece.begin]).begin, read.shape)
                 _cut(skip, read.shift([-b for b in inner.begin]).begin, read.shape).copy_(part)
+            del part, small  # not kept while the next piece is made
         return skip, pooled
 
     def _up(self, level: int, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
@@ -133,7 +134,7 @@ class InferenceUNet(nn.Module):
         for axis, (f, crop) in enumerate(zip(factor, self.geometry.crop(level), strict=True)):
             before = crop // 2 // f
             below = below.narrow(axis + 2, before, below.shape[axis + 2] - before)
-        if level > 1 or (level and skip.device.type != "cpu"):
+        if level > 1:
             whole: torch.Tensor = decode(skip, below)
             return whole
         removed = self.geometry.removed(level)
@@ -146,6 +147,7 @@ class InferenceUNet(nn.Module):
             low = _cut(below, begin, [n - b for n, b in zip(below.shape[2:], begin, strict=True)])
             part = decode(_cut(skip, piece.begin, [n + r for n, r in zip(piece.shape, removed, strict=True)]), low)
             _cut(made, piece.begin, piece.shape).copy_(part if level else self.last(part))
+            del part
         return made
 
     def _pieces(self, level: int, full: Zyx, factor: Zyx, device: torch.device) -> Iterator[Box]:
@@ -154,7 +156,7 @@ class InferenceUNet(nn.Module):
             # Below, maps are wider: the pieces are thinner.
             wanted = (PIECE[0] * self.widths[0] // self.widths[level], *PIECE[1:])
         else:
-            wanted = full if level else (self.slab, *full[1:])
+            wanted = (self.slab, *full[1:])
         edges = as_zyx([min(n, -(-p // f) * f) for n, p, f in zip(full, wanted, factor, strict=True)])
         return Box.of_shape(full).blocks(edges)
 
