@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -83,6 +84,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     if options.normalise and plan.fine_tuning and done == 0:
         keep_output(network, forward, images(0), team)
     cuts = stream.cuts(done * per_step)
+    losses: deque[tuple[int, float, StepLoss]] = deque()
     with (
         Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log,
         held_back() as stop_asked,
@@ -91,12 +93,17 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = step(learner, optimizer, list(islice(cuts, per_step)), options, half, device)
-            if not math.isfinite(loss.value):
-                raise TrainingStopped(_why_stopped(folder, iteration, loss))
+            losses.append(
+                (iteration, rate, step(learner, optimizer, list(islice(cuts, per_step)), options, half, device))
+            )
             stopping = team.size == 1 and stop_asked()
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
-            log.step(iteration, loss.value, rate, flush=due)
+            # Read one step late, so that the device has work while it is read; at once, before weights are saved.
+            while len(losses) > (0 if due else 1):
+                number, its_rate, loss = losses.popleft()
+                if not math.isfinite(loss.value):
+                    raise TrainingStopped(_why_stopped(folder, number, loss))
+                log.step(number, loss.value, its_rate, flush=due and not losses)
             if due:
                 if options.normalise:
                     measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), team)
@@ -120,10 +127,13 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
 
 def to_device(network: torch.nn.Module, device: torch.device, half: bool) -> torch.nn.Module:
     """Move a network; its weights are laid out as its convolutions are fastest."""
+    import torch
+
     network.to(device)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 5:
-            tensor.data = tensor.data.contiguous(memory_format=memory_layout(half, device))
+            # Unlike `contiguous`, this gives the strides of the layout to a single channel, too.
+            tensor.data = torch.empty_like(tensor.data, memory_format=memory_layout(half, device)).copy_(tensor.data)
     return network
 
 
@@ -200,12 +210,29 @@ def _with_threshold(folder: RunFolder, scores: Mapping[str, Any]) -> Path:
     return copy_weights(checkpoint, folder.path / "weights.safetensors", {**about, "model": model})
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class StepLoss:
-    """The loss of one step, and where it was worst."""
+    """The losses of one step's batches, still on the device; to look at them is to wait for it."""
 
-    value: float
-    place: str  # of the worst block
+    losses: Sequence[torch.Tensor]
+    cuts: Sequence[Cut]
+
+    @property
+    def value(self) -> float:
+        return float(np.mean(self._read()))
+
+    @property
+    def place(self) -> str:
+        """Where the loss was worst."""
+        values = self._read()
+        worst, batch = int(np.argmin(np.isfinite(values))), len(self.cuts) // len(values)
+        return " and ".join(cut.place for cut in self.cuts[worst * batch :][:batch])
+
+    def _read(self) -> np.ndarray:
+        import torch
+
+        values: np.ndarray = torch.stack(list(self.losses)).cpu().numpy()
+        return values
 
 
 def step(
@@ -233,9 +260,7 @@ def step(
     if options.optimizer.clip_norm:
         torch.nn.utils.clip_grad_norm_(learner.parameters(), options.optimizer.clip_norm)
     optimizer.step()
-    values = torch.stack(losses).cpu().numpy()
-    worst = int(np.argmin(np.isfinite(values)))
-    return StepLoss(float(values.mean()), " and ".join(c.place for c in cuts[worst * options.batch :][: options.batch]))
+    return StepLoss(losses, cuts)
 
 
 def _images(cuts: Iterable[Cut], batch: int, device: torch.device) -> Iterator[torch.Tensor]:

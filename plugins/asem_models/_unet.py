@@ -160,7 +160,9 @@ class UNet(nn.Module):
         below = width * math.prod(n - r for n, r in zip(edges, self.removed(len(skips)), strict=True))
         for level in reversed(range(len(skips))):
             width = self.features * self.feature_factor**level
-            made = width * math.prod(n - r for n, r in zip(skips[level], self.removed(level), strict=True)) if level else 0
+            made = (
+                width * math.prod(n - r for n, r in zip(skips[level], self.removed(level), strict=True)) if level else 0
+            )
             slab = width * (min(SLAB, skips[level][0]) + self.removed(level)[0] // 2) * math.prod(skips[level][1:])
             peak = max(peak, below + kept + made + 3 * slab)
             kept, below = kept - width * math.prod(skips[level]), made
