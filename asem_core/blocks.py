@@ -29,7 +29,7 @@ from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BlockFailed
 from asem_core.volume import Box, Zyx, as_zyx
 
-__all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "worker_index"]
+__all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import Prepared, note_prepared
-from asem_core.cell.store import open_volume
+from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import AsemError, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.prediction.preparation import (
@@ -468,7 +468,7 @@ def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
     """Say which part of the truth `[evaluate]` compares, before anything is trained or predicted."""
     if flow.evaluate is None:
         return None
-    return evaluated_box(flow.evaluate, open_volume(cell / "labels" / flow.evaluate.truth, kind=Labels), image)
+    return evaluated_box(flow.evaluate, open_labels(cell / "labels" / flow.evaluate.truth), image)
 
 
 def _evaluate(
@@ -490,7 +490,7 @@ def _evaluate(
     assert flow.model is not None
     assert flow.evaluate is not None
     options = flow.evaluate
-    truth = open_volume(cell / "labels" / options.truth, kind=Labels)
+    truth = open_labels(cell / "labels" / options.truth)
     probability = on_grid_of(truth, probability)
     zone = _zone(flow, catalog)
     part &= truth.box_of(probability)  # of voxels that were averaged, the last may be missing

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 import unicodedata
 from collections import Counter
@@ -22,6 +21,7 @@ import attrs
 import numpy as np
 
 from asem_core.cell.provenance import identity
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
 
@@ -203,13 +203,8 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write under a temporary name and rename, so that nobody ever opens half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as half:
+        write(half)
 
 
 def _plain(value: Any) -> Any:

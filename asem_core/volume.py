@@ -243,8 +243,12 @@ class Volume:
         """Take a lazy view of a box; its origin moves along, so it stays in place."""
         if not self.box.contains(box) or box.is_empty:
             raise OutsideVolume(f"Cannot crop {self.path} to {box}: its shape is {list(self.shape)}.")
+        return attrs.evolve(self, **self._part(box))
+
+    def _part(self, box: Box) -> dict[str, Any]:
+        """Say what a crop changes."""
         origin = as_zyx_nm([o + b * s for o, b, s in zip(self.origin_nm, box.begin, self.voxel_size_nm, strict=True)])
-        return attrs.evolve(self, data=_View(self.data, box), origin_nm=origin)
+        return {"data": _View(self.data, box), "origin_nm": origin}
 
     def require_same_grid(self, other: Volume) -> None:
         """Check that `other` has this volume's shape, voxel size and origin.
@@ -291,8 +295,18 @@ class Volume:
         return Box(as_zyx(begin.tolist()), as_zyx((begin + other.shape).tolist()))
 
 
+@attrs.frozen(eq=False)
 class Labels(Volume):
-    """A volume of whole numbers: 0 is background; 1, or an object's id, is foreground."""
+    """A volume of whole numbers: 0 is background; 1, or an object's id, is foreground.
+
+    Attributes
+    ----------
+    known
+        Nonzero where somebody annotated, on the same grid; None: everywhere. A voxel that is not known reads as 0, and is
+        neither object nor background: ask `known_in` before counting anything as background.
+    """
+
+    known: Volume | None = attrs.field(default=None, repr=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
@@ -300,6 +314,27 @@ class Labels(Volume):
             raise BadInput(
                 f"{self.path} holds {self.dtype}; labels are whole numbers. Is this an image or a probability map?"
             )
+        if self.known is not None and self.known.shape != self.shape:
+            raise ShapeMismatch(
+                f"{self.path} has shape {list(self.shape)}, but what says where it is annotated has {list(self.known.shape)}."
+            )
+
+    @classmethod
+    def of(cls, volume: Volume, known: Volume | None = None) -> Self:
+        """Take any volume of whole numbers as labels, with what it says of its annotation."""
+        same = {a.name: getattr(volume, a.name) for a in attrs.fields(Volume)}
+        return cls(**same, known=known or getattr(volume, "known", None))
+
+    def known_in(self, box: Box) -> np.ndarray:
+        """Tell which voxels of a box were annotated: bool, of the box's shape; none outside the volume."""
+        if self.known is None:
+            known = np.zeros(box.shape, bool)
+            known[(box & self.box).shift([-b for b in box.begin]).slices] = True
+            return known
+        return np.asarray(self.known.read(box, outside=0) != 0)
+
+    def _part(self, box: Box) -> dict[str, Any]:
+        return {**super()._part(box), "known": self.known and self.known.crop(box)}
 
 
 def _reflect(index: np.ndarray, n: int) -> np.ndarray:

@@ -7,11 +7,11 @@ unpickler: a file that holds anything but tensors and plain containers is refuse
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,14 +56,9 @@ def copy_weights(source: str | Path, target: str | Path, metadata: Mapping[str, 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as half:
         # not `save_file`, which makes files that only their owner may read, whatever the umask says
         half.write_bytes(save(dict(tensors), metadata={_KEY: json.dumps(metadata)}))
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
     return path
 
 
@@ -146,6 +141,10 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             found = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+        if not isinstance(found, dict) or not isinstance(found.get("model", {}), dict):
+            raise ValueError
+    except ValueError:
+        raise BadInput(f"{path}: its metadata ({_KEY}) are no JSON object, so they were not written by ASEM.") from None
     except FileNotFoundError:
         raise BadInput(f"There is no weights file {path}.") from None
     except SafetensorError as error:
@@ -193,6 +192,8 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 def _network_of(path: str | Path) -> torch.nn.Module:
     """Build the network that a file's metadata name."""
+    import torch
+
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
 
@@ -203,6 +204,14 @@ def _network_of(path: str | Path) -> torch.nn.Module:
             f"{path} does not say which model it belongs to. Name the model, for example --model mitochondria."
         )
     model = build(load_catalog().get("model", name), table, f"metadata of {path}")
+    with torch.device("meta"):  # a network as large as a damaged or hostile file states is not made
+        stated = sum(t.numel() for t in model.network().state_dict().values())
+    held = sum(t.numel() for t in read_tensors(path).values())
+    if stated != held:
+        raise BadInput(
+            f"{path} holds {held:,} numbers, but the network that its metadata describe has {stated:,}. It is damaged, or "
+            "was changed: fetch or save it again."
+        )
     network: torch.nn.Module = model.network()
     return network
 

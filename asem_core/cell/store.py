@@ -20,18 +20,22 @@ from typing import Any, TypeVar
 
 import attrs
 import filelock
-import numpy as np
 
-from asem_core.blocks import Load, Run, run_blocks
+from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.chunks import create_array
-from asem_core.cell.metadata import multiscale_of, ome_attributes, ome_placement
+from asem_core.cell.metadata import ome_attributes
 from asem_core.cell.notes import lock as take_lock
 from asem_core.cell.notes import remove_notes, work_folder
 from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid, halve_alongside
 from asem_core.cell.record import Made, Record
 from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
-from asem_core.volume import ArrayLike, Box, Spec, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, ZyxNm, as_zyx
+from asem_core.voxels.axes import arrange
+from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
+from asem_core.voxels.limits import require_chunk_fits
+from asem_core.voxels.scale import Scale, settle
+from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
 
 log = logging.getLogger("asem_core")
 
@@ -43,7 +47,15 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 # --- reading ----------------------------------------------------------------------------------------------------
 
 
-def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = False) -> V:  # type: ignore[assignment]
+def open_volume(
+    path: str | Path,
+    *,
+    kind: type[V] = Volume,  # type: ignore[assignment]
+    unfinished: bool = False,
+    voxel_size_nm: float | Sequence[float] | None = None,
+    choice: Mapping[str, int | None] | None = None,
+    axes: str | None = None,
+) -> V:
     """Open a layer lazily: `cell.zarr/raw`, one level of it (`cell.zarr/raw/s1`), or a plain Zarr array.
 
     Parameters
@@ -54,6 +66,10 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
         `Volume`, or `Labels` for a volume of whole numbers.
     unfinished
         Also open a layer whose run has not ended.
+    voxel_size_nm
+        Instead of what it states.
+    choice, axes
+        Which channel or time is taken, and what the axes are if they are misnamed (see `axes.arrange`).
 
     Raises
     ------
@@ -70,9 +86,10 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
     multiscale = multiscale_of(attributes)
     if multiscale is not None:
         dataset = multiscale["datasets"][0]
-        size, origin, keep = ome_placement(multiscale, dataset, address)
-        return kind(_squeezed(node[dataset["path"]], keep, address), size, origin, address, attributes)
-    if hasattr(node, "members"):
+        array = node[dataset["path"]]
+        scale, names = ome_scale(multiscale, dataset, len(array.shape))
+        scales = [scale]
+    elif hasattr(node, "members"):
         found = layers(address)
         what = (
             f"It holds the layers {', '.join(found)}: name one, as in {address}/{found[0]}"
@@ -80,8 +97,65 @@ def open_volume(path: str | Path, *, kind: type[V] = Volume, unfinished: bool = 
             else "It holds no image"
         )
         raise BadInput(f"{address} is a group, not an image. {what}.")
-    size, origin, keep = _array_placement(address, attributes)
-    return kind(_squeezed(node, keep, address), size, origin, address, attributes)
+    else:
+        array = node
+        scales, names = _array_scales(array, address)
+    settled = settle(
+        address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
+    )
+    require_chunk_fits(address, array.chunks, array.dtype.itemsize)
+    data = arrange(array, list(axes) if axes else names, address, choice)
+    told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
+    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
+    return _with_known(made, node)
+
+
+def open_labels(path: str | Path, meaning: Meaning | None = None, *, unfinished: bool = False) -> Labels:
+    """Open labels with what they say of where they are annotated; those from elsewhere are asked what their values mean.
+
+    Raises
+    ------
+    BadInput
+        As `open_volume`; or labels from elsewhere hold values of which nobody knows what they mean (see `understood`).
+    """
+    plain: Volume = open_volume(path, unfinished=unfinished)
+    if meaning is None and Record.of(plain).made.noted:
+        return open_volume(path, kind=Labels, unfinished=unfinished)
+    return understood(Labels.of(plain), meaning or Meaning())
+
+
+def _with_known(volume: V, node: Any) -> V:
+    """Add to labels what says where they are annotated: their layer `known`, or, from elsewhere, their values."""
+    if not isinstance(volume, Labels):
+        return volume
+    layer, _, level = volume.path.rpartition("/")
+    if hasattr(node, "members") and KNOWN in node:
+        return attrs.evolve(volume, known=open_volume(f"{volume.path}/{KNOWN}", unfinished=True))
+    if not hasattr(node, "members") and Path(layer, KNOWN, level).is_dir():
+        return attrs.evolve(volume, known=open_volume(f"{layer}/{KNOWN}/{level}", unfinished=True))
+    return volume if Record.of(volume).made.noted else by_meaning(volume, Meaning())  # type: ignore[return-value]
+
+
+def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run) -> None:
+    """Write where labels are annotated, before they are finished themselves; of those annotated everywhere, nothing."""
+    if known is None:
+        return
+    out = create_known(labels, block=block)
+    made = Labels.of(labels, fill_volume(out, Copy(known, out), block, run, name=f"known-{Path(labels.path).name}"))
+    unknown = num_unknown(made)
+    if unknown:
+        log.warning("%s: %s of %s voxels are not annotated.", labels.path, f"{unknown:,}", f"{labels.box.size:,}")
+    else:
+        shutil.rmtree(out.path)
+
+
+def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
+    """Create the layer that says where a layer of labels is annotated, to be written and finished like it, before it."""
+    spec = attrs.evolve(labels.spec, dtype="uint8")
+    record = {"stage": "known", "of": Record.of(labels).made.noted}
+    return create_volume(
+        Path(labels.path) / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels")
+    )
 
 
 def layers(container: str | Path) -> list[str]:
@@ -89,16 +163,20 @@ def layers(container: str | Path) -> list[str]:
     node = _open_node(str(container).rstrip("/"))
     if not hasattr(node, "members"):
         return []
+    if "s0" in node and multiscale_of(dict(node.attrs)) is None:
+        return ["s0"]
     found: list[str] = []
 
     def visit(group: Any, prefix: str) -> None:
         for name, member in group.members():
             address = f"{prefix}{name}"
             if not hasattr(member, "members"):
-                if {"resolution", "voxel_size"} & set(member.attrs):
+                if len(member.shape) >= 3:
                     found.append(address)
             elif multiscale_of(dict(member.attrs)) is not None:
                 found.append(address)
+            elif "s0" in member:  # levels without OME metadata, as cellmap writes them
+                found.append(f"{address}/s0")
             else:
                 visit(member, address + "/")
 
@@ -161,58 +239,21 @@ def storage_options(address: str) -> dict[str, Any]:
     return {"anon": True, **({"endpoint_url": endpoint} if endpoint else {})}
 
 
-def _array_placement(address: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm, ZyxNm, list[int]]:
-    size = attributes.get("resolution", attributes.get("voxel_size"))
-    if size is not None:
-        return as_zyx_nm(size), as_zyx_nm(attributes.get("offset", (0, 0, 0)), "offset"), [0, 1, 2]
+def _array_scales(array: Any, address: str) -> tuple[list[Scale], list[str]]:
+    """Read where an array lies from its own attributes, or from those of the OME-Zarr image whose level it is."""
     parent, _, name = address.rpartition("/")
-    if "://" in parent or Path(parent).exists():
+    attributes = dict(array.attrs)
+    named = getattr(array.metadata, "dimension_names", None)
+    if not {"resolution", "voxel_size", "transform"} & set(attributes) and ("://" in parent or Path(parent).exists()):
         try:
             multiscale = multiscale_of(dict(_open_node(parent).attrs))
         except BadInput:
             multiscale = None
         for dataset in (multiscale or {}).get("datasets", []):
             if dataset["path"] == name:
-                return ome_placement(multiscale or {}, dataset, address)
-    raise BadInput(
-        f"{address} says nothing of its voxel size: it has neither OME-Zarr metadata nor a 'resolution' attribute (nm, z y x). "
-        f"Give it: asem import {address} --voxel-size 5,5,5 -o CELL.zarr"
-    )
-
-
-def _squeezed(array: ArrayLike, keep: Sequence[int], address: str) -> ArrayLike:
-    if list(keep) == [0, 1, 2] and len(array.shape) == 3:
-        return array
-    others = [n for i, n in enumerate(array.shape) if i not in keep]
-    if any(n != 1 for n in others):
-        raise BadInput(
-            f"{address} has several channels or time points {tuple(array.shape)}; a volume has one. Save the one you want."
-        )
-    if list(keep) != sorted(keep):
-        raise BadInput(f"{address} does not store its axes in the order z, y, x. Save it in that order.")
-    return _Squeezed(array, tuple(keep))
-
-
-@attrs.frozen(eq=False)
-class _Squeezed:
-    """The zyx part of an array with further axes of length 1."""
-
-    array: ArrayLike
-    keep: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape[i] for i in self.keep)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        full: list[Any] = [0] * len(self.array.shape)
-        for axis, part in zip(self.keep, key, strict=True):
-            full[axis] = part
-        return np.asarray(self.array[tuple(full)])
+                scale, axes = ome_scale(multiscale or {}, dataset, len(array.shape))
+                return [scale], axes
+    return plain_scales(attributes, len(array.shape), named, address)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -310,6 +351,20 @@ def fill_volume(
         return finish_volume(out, run)
     except NoSpace as error:
         raise NoSpace(f"{error} {_room_needed(out)}") from None
+
+
+@attrs.frozen
+class Copy:
+    """Work for `fill_volume`: what the same box of another volume holds."""
+
+    volume: Volume
+    output: Output
+
+    def __call__(self) -> Work:
+        return self.copy
+
+    def copy(self, box: Box) -> None:
+        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]
 
 
 def _room_needed(out: Output) -> str:
@@ -417,7 +472,7 @@ def _readable(target: Path) -> Volume | None:
 
 def _is_half_made(target: Path) -> bool:
     """Tell whether a folder holds nothing but what a layer holds from which a killed process had no time to describe it."""
-    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1") for p in target.iterdir())
+    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1", KNOWN) for p in target.iterdir())
 
 
 def _container(folder: Path) -> Path:

@@ -24,10 +24,11 @@ from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.errors import AsemError
 
 _OWN_MODULES = {
-    "demo": None, "import": "importing", "prepare": "prepare", "preprocess": "prepare", "annotate": "annotate",
-    "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
-    "evaluate": "evaluate", "analyze": "analyze", "export": "export", "run": "run",
+    "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
+    "annotate": "annotate", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
+    "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
+    "doctor": "doctor",
 }  # fmt: skip
 """Commands in flow order, and the module of this package that mounts each; None: another package does."""
 _FLOW_ORDER = tuple(_OWN_MODULES)
@@ -141,3 +142,8 @@ def main() -> None:
         if end.code == INTERRUPTED:
             leave(INTERRUPTED)
         raise
+    except Exception as error:
+        from asem_core.cli.doctor import note_crash
+
+        typer.secho(note_crash(error), err=True, fg="red")
+        sys.exit(1)

@@ -25,6 +25,15 @@ VoxelSize = Annotated[str | None, typer.Option("--voxel-size", help="nm: one num
 Options = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="An option of the plugin; may be repeated.")
 ]
+Ignore = Annotated[
+    str | None,
+    typer.Option(
+        help="Label values that mean 'not annotated', as 255 or -1,3; or none.", show_default="by known conventions"
+    ),
+]
+Background = Annotated[
+    str | None, typer.Option(help="Label values that are background besides 0; or none.", show_default="0 only")
+]
 DEFAULT_WORKERS = available_cores()
 
 

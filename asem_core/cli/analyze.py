@@ -53,17 +53,16 @@ def analyze_(
     import json
 
     from asem_core.catalog import load_catalog
-    from asem_core.cell.store import open_volume
+    from asem_core.cell.store import open_labels, open_volume
     from asem_core.recipe import build
     from asem_core.stages.analyze import analyze
-    from asem_core.volume import Labels
 
     analyzer = build(load_catalog().get("analyzer", use), read_options(options), f"asem analyze @ {use}")
     cell = container_of(segmentation)
     if raw is None and cell != segmentation and (cell / "raw").exists():
         raw = cell / "raw"
     folder = output or cell.with_name(f"{cell.stem}_reports") / f"{use}-{segmentation.name}"
-    labels = open_volume(segmentation, kind=Labels)
+    labels = open_labels(segmentation)
     image = None if raw is None else open_volume(raw)
     page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet), overwrite=overwrite)
     if as_json:

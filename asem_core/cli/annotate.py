@@ -81,12 +81,17 @@ def open_(
     box: BoxText = None,
     raw: Raw = "raw",
     use: Annotated[str, typer.Option(help="Annotator to begin with.")] = "graph-cut",
+    seeds: Annotated[
+        str | None, typer.Option(help="Strokes to begin with: TIFF planes or stack, .npy, or .csv (see cut).")
+    ] = None,
 ) -> None:
     """Open the annotation window (napari): paint, press a key to cut, see the result, refine.
 
-    Example:
+    Examples:
 
         asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400
+
+        asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400 --seeds strokes.csv
     """
     from asem_core.errors import MissingExtra
 
@@ -97,6 +102,10 @@ def open_(
     from importlib import import_module
 
     image, where = _image(cell, raw, box)
+    if seeds is not None:
+        from asem_core.stages.annotate import keep_seeds, read_seeds
+
+        keep_seeds(cell / "seeds" / name, image, where, read_seeds(seeds, image, where).values)
     # The window is a plugin of napari, outside the core; it is named here because it is what this command opens.
     import_module("asem_napari.window").show(cell, image, where if box else None, name, use)
 
@@ -113,14 +122,21 @@ def import_(
 ) -> None:
     """Take labels that were drawn in another program, after checks of voxel size and shape.
 
-    Options of the annotator `from-file` say more: offset_vx, voxel_size_nm, ids, dataset.
+    Without a box, all of the stack is taken: one that is smaller than the image needs its place, offset_vx. Further options of
+    the annotator `from-file`: voxel_size_nm, ids, ignore, background, dataset.
 
-    Example:
+    Examples:
 
         asem annotate import cell.zarr vast_export/ --box 100:300,200:400,200:400 --set ids=[3,4] -o labels/golgi
+
+        asem annotate import cell.zarr part.h5 --set offset_vx=[100,200,200] --set ignore=[255] -o labels/golgi
     """
+    from asem_core.stages.annotate import SaysWhere
+
     image, where = _image(cell, raw, box)
     annotator = _build("from-file", {"path": path, **read_options(options)})
+    if box is None and isinstance(annotator, SaysWhere):
+        where = annotator.place(image)
     _annotate(annotator, image, where, _no_seeds(where), cell / output, quiet, as_json)
 
 
@@ -138,17 +154,33 @@ def export(
 
         asem annotate export cell.zarr/labels/golgi -o to_ilastik.h5
     """
-    from asem_core.cell.store import open_volume
-    from asem_core.errors import PluginError
+    from asem_core.cell.provenance import made_by
+    from asem_core.cell.store import open_labels
+    from asem_core.engine.outputs import finished, note_finished, one_writer, remove
+    from asem_core.errors import OutputExists, PluginError
     from asem_core.stages.annotate import WritesLabels
-    from asem_core.volume import Box, Labels
+    from asem_core.volume import Box
 
-    labels = open_volume(layer, kind=Labels)
+    labels = open_labels(layer)
     where = Box.parse(box, labels.shape) if box else labels.box
-    writer = _build("from-file", {"path": str(output), **read_options(options)})
+    chosen = read_options(options)
+    record = made_by("annotate-export", inputs=[labels], box=where, options=chosen)
+    partial = output.with_name(f".partial-{output.name}")
+    writer = _build("from-file", {"path": str(partial), **chosen})
     if not isinstance(writer, WritesLabels):
         raise PluginError("The annotator 'from-file' cannot write labels. This is a fault of the plugin.")
-    typer.echo(f"{writer.write(labels, where)}: {where} of {layer}")
+    with one_writer(output):
+        if finished(output, record) is None:
+            if output.exists():
+                raise OutputExists(f"{output} exists. Remove it, or choose another name.")
+            remove(partial)  # of a run that was killed
+            try:
+                writer.write(labels, where)
+                partial.rename(output)
+            finally:
+                remove(partial)
+            note_finished(output, record)
+    typer.echo(f"{output}: {where} of {layer}")
 
 
 def train(

@@ -5,7 +5,17 @@ from typing import Annotated, Any
 
 import typer
 
-from asem_core.cli._options import DEFAULT_WORKERS, AsJson, Overwrite, Quiet, Workers, make_run, print_json
+from asem_core.cli._options import (
+    DEFAULT_WORKERS,
+    AsJson,
+    Background,
+    Ignore,
+    Overwrite,
+    Quiet,
+    Workers,
+    make_run,
+    print_json,
+)
 
 INSTANCE_SCORES = (
     "voi_split",
@@ -47,6 +57,8 @@ def evaluate(
     segmentation: Annotated[
         bool, typer.Option("--segmentation", help="The prediction holds 0/1 or ids, not probabilities.")
     ] = False,
+    ignore: Ignore = None,
+    background: Background = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with the curves.")] = None,
     workers: Workers = DEFAULT_WORKERS,
     overwrite: Overwrite = False,
@@ -67,9 +79,17 @@ def evaluate(
     from asem_core.cell.provenance import made_by
     from asem_core.errors import BadInput
     from asem_core.evaluation.report import score_table, sections
-    from asem_core.evaluation.scores import exclusion_of, number_objects, score, score_objects, with_pooled
+    from asem_core.evaluation.scores import (
+        exclusion_of,
+        matched,
+        number_objects,
+        score,
+        score_objects,
+        with_pooled,
+    )
     from asem_core.report import require_free_report, write_report
-    from asem_core.volume import Box, Labels
+    from asem_core.volume import Box
+    from asem_core.voxels.known import Meaning
 
     if len(layers) % 2:
         raise BadInput(f"Give layers in pairs, PREDICTION TRUTH ...: {len(layers)} were given.")
@@ -79,9 +99,17 @@ def evaluate(
     run = make_run(workers, quiet=quiet)
     mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
-    settings = {"zone": step, "exclusion": exclusion, "mask": mask, "box": box, "thresholds": chosen}
+    meaning = Meaning.parse(ignore, background) if ignore or background else None
+    settings = {
+        "meaning": meaning,
+        "zone": step,
+        "exclusion": exclusion,
+        "mask": mask,
+        "box": box,
+        "thresholds": chosen,
+    }
     pairs = [
-        (_open_prediction(p, segmentation), _open_labels(t, "truth"))
+        (_open_prediction(p, segmentation), _open_labels(t, "truth", meaning))
         for p, t in zip(layers[::2], layers[1::2], strict=True)
     ]
     record = made_by("evaluate", inputs=[volume for pair in pairs for volume in pair], **settings)
@@ -89,16 +117,16 @@ def evaluate(
         require_free_report(output, record, overwrite=overwrite)
     scores, counted = {}, {}
     for predicted, true, (prediction, truth) in zip(layers[::2], layers[1::2], pairs, strict=True):
-        if exclusion is not None:
-            zone: Labels | None = _open_labels(exclusion, "exclusion")
-        else:
-            zone = exclusion_of(truth, step, run) if step is not None else None
         part = Box.parse(box, truth.shape) if box else truth.box
+        zone = _open_labels(exclusion, "exclusion") if exclusion is not None else None
+        prediction, truth, within, zone, part = matched(prediction, truth, mask_labels, zone, part)
+        if step is not None and zone is None:
+            zone = exclusion_of(truth, step, run)
         name = true if layers[1::2].count(true) == 1 else f"{true} by {predicted}"
-        scores[name] = score(prediction, truth, exclusion=zone, mask=mask_labels, thresholds=chosen, box=part, run=run)
+        scores[name] = score(prediction, truth, exclusion=zone, mask=within, thresholds=chosen, box=part, run=run)
         if countable if objects is None else objects:
             ids = [number_objects(v, truth, run, threshold=chosen[0], box=part) for v in (prediction, truth)]
-            counted[name] = score_objects(*ids, exclusion=zone, mask=mask_labels, box=part, run=run)
+            counted[name] = score_objects(*ids, exclusion=zone, mask=within, box=part, run=run)
     table = score_table(with_pooled(scores), chosen)
     rows = [
         dict(zip(table, row, strict=True)) for row in zip(*[c.values.tolist() for c in table.values()], strict=True)
@@ -149,9 +177,8 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
 def _open_prediction(path: str, segmentation: bool) -> Any:
     """Open as labels what says that it holds labels."""
     from asem_core.cell.provenance import kind_by_name, what_it_holds
-    from asem_core.cell.store import open_volume
+    from asem_core.cell.store import open_labels, open_volume
     from asem_core.errors import BadInput
-    from asem_core.volume import Labels, Volume
 
     held = what_it_holds(open_volume(path))
     if held == "image":
@@ -162,13 +189,12 @@ def _open_prediction(path: str, segmentation: bool) -> Any:
     if held == "probability" and segmentation:
         raise BadInput(f"{path} is a probability map: leave out --segmentation.")
     holds_labels = segmentation or (held or kind_by_name(path)) == "labels"
-    return open_volume(path, kind=Labels if holds_labels else Volume)
+    return open_labels(path) if holds_labels else open_volume(path)
 
 
-def _open_labels(path: str, role: str) -> Any:
+def _open_labels(path: str, role: str, meaning: Any = None) -> Any:
     from asem_core.cell.provenance import require_labels
-    from asem_core.cell.store import open_volume
-    from asem_core.volume import Labels
+    from asem_core.cell.store import open_labels, open_volume
 
     require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH ...")
-    return open_volume(path, kind=Labels)
+    return open_labels(path, meaning)

@@ -47,10 +47,11 @@ def export(
 
         asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
     """
-    from asem_core.cell.store import open_volume
+    from asem_core.cell.provenance import what_it_holds
+    from asem_core.cell.store import open_labels, open_volume
     from asem_core.errors import BadInput
     from asem_core.stages import export as core
-    from asem_core.volume import Labels, Volume
+    from asem_core.volume import Volume
 
     run = make_run(workers, quiet=quiet)
     if mesh is not None:
@@ -58,11 +59,13 @@ def export(
 
         if threshold is not None:
             raise BadInput("Surfaces are made of labels: segment the probability first (asem segment).")
-        labels = open_volume(layer, kind=Labels)
+        labels = open_labels(layer)
         num = export_meshes(labels, output, run, form=mesh, max_error_nm=max_error, overwrite=overwrite)  # type: ignore[arg-type]
         typer.echo(f"{output}: {num} objects")
         return
-    volume = open_volume(layer, kind=Volume)
+    volume: Volume = open_volume(layer)
+    if what_it_holds(volume) == "labels":
+        volume = open_labels(layer)
     core.export_tiff(
         volume,
         output,

@@ -1,5 +1,6 @@
 """`asem import`: a microscope's export becomes a layer of a cell."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,9 @@ import typer
 
 from asem_core.cli._options import (
     DEFAULT_WORKERS,
+    Background,
     BlockShape,
+    Ignore,
     Options,
     Quiet,
     VoxelSize,
@@ -25,7 +28,10 @@ def mount(app: typer.Typer) -> None:
 def import_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The cell, for example cell.zarr.")],
     source: Annotated[
-        str | None, typer.Argument(help="Folder of TIFF planes, a multi-page TIFF, a Zarr container, a URL, ...")
+        str | None,
+        typer.Argument(
+            help="Folder of planes, a TIFF, MRC or HDF5 file, a Zarr container, a URL, ... `asem inspect` says what it is."
+        ),
     ] = None,
     layer: Annotated[str, typer.Option(help="Where in the cell: raw, labels/NAME, ...")] = "raw",
     voxel_size: VoxelSize = None,
@@ -36,6 +42,8 @@ def import_(
         typer.Option(help="What the voxels are.", show_default="by the name: raw..., labels/..."),
     ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,
+    ignore: Ignore = None,
+    background: Background = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
     block: BlockShape = None,
@@ -59,24 +67,32 @@ def import_(
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
     from asem_core.cell.store import require_container
+    from asem_core.errors import BadInput
     from asem_core.stages.import_ import choose_source, import_volume
+    from asem_core.voxels.known import Meaning
 
     require_container(output)
     chosen = read_options(options)
     size = read_voxel_size(voxel_size)
     if size is not None:
         chosen["voxel_size_nm"] = list(size)
-    plugin = choose_source(load_catalog(), source, use, chosen)
-    made = import_volume(
-        plugin,
-        output / layer,
-        make_run(workers, block, quiet),
-        layer=source_layer,
-        box=box,
-        kind=kind,
-        overwrite=overwrite,
-        anew=overwrite,
-    )
+    try:
+        plugin = choose_source(load_catalog(), source, use, chosen)
+        made = import_volume(
+            plugin,
+            output / layer,
+            make_run(workers, block, quiet),
+            layer=source_layer,
+            box=box,
+            kind=kind,
+            meaning=Meaning.parse(ignore, background) if ignore or background else None,
+            overwrite=overwrite,
+            anew=overwrite,
+        )
+    except BadInput as error:
+        if source is None or ("://" not in source and not Path(source).exists()):
+            raise
+        raise type(error)(f"{error} What is there, in full: asem inspect {shlex.quote(source)}") from error
     z, y, x = made.shape
     told = " x ".join(f"{v:.6g}" for v in made.voxel_size_nm)
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {told} nm")

@@ -87,13 +87,13 @@ def predict(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import steps_done
-    from asem_core.cell.store import open_volume
+    from asem_core.cell.store import open_labels
     from asem_core.prediction.preparation import adapt, choose_image, load_trained, mask_for, other_steps
     from asem_core.recipe import build
     from asem_core.stages.inputs import open_images_of
     from asem_core.stages.predict import Prediction
     from asem_core.stages.predict import predict as predict_volume
-    from asem_core.volume import Box, Labels
+    from asem_core.volume import Box
     from asem_core.voxels.resample import box_covering
 
     catalog = load_catalog()
@@ -112,7 +112,7 @@ def predict(
     run = make_run(DEFAULT_WORKERS, block, quiet)
     usual = () if as_is else images.usual
     volume = choose_image(images.volumes, trained, usual, resampled=resampled)
-    inside = images.mask if mask is None else None if mask == "none" else open_volume(mask, kind=Labels)
+    inside = images.mask if mask is None else None if mask == "none" else open_labels(mask)
     given = volume.path
     part = volume.crop(Box.parse(box, volume.shape)) if box else None
     volume = adapt(

@@ -215,9 +215,8 @@ def preflight(
 
         asem preflight mitochondria.toml
     """
-    import tempfile
-
     from asem_core.catalog import load_catalog
+    from asem_core.engine.temporary import temporary_folder
     from asem_core.stages.train import make_plan, read_training_recipe
     from asem_core.training.folder import RunFolder
     from asem_core.training.preflight import preflight as check
@@ -225,8 +224,8 @@ def preflight(
 
     catalog = load_catalog()
     training = read_training_recipe(recipe, catalog)
-    with tempfile.TemporaryDirectory(prefix="asem-") as scratch:  # a run may be under way in the folder itself
-        plan = make_plan(training, catalog, RunFolder(Path(scratch)))
+    with temporary_folder() as scratch:  # a run may be under way in the folder itself
+        plan = make_plan(training, catalog, RunFolder(scratch))
         result = check(plan, output or _default_output(recipe))
         refused = any(f.refused for f in result.findings)
         seconds = seconds_per_iteration(plan) * training.options.iterations if time_it and not refused else None

@@ -42,8 +42,22 @@ def _sweep_folders(base: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def half_of(path: Path) -> Path:
-    """Name the file beside `path` that is written first and then renamed, and remove those that killed processes left."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which then becomes `path` in one step: readers see the old file or the whole new one.
+
+    What killed processes left by half is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = _half_of(path)
+    try:
+        yield half
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def _half_of(path: Path) -> Path:
     import psutil
 
     host = f"{zlib.crc32(socket.gethostname().encode()):08x}"

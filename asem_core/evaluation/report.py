@@ -33,8 +33,8 @@ def sections(
         "highest F1": last.at(last.best()).f1,
     }
     text = (
-        "Each voxel of the truth is compared with the prediction; voxels in the exclusion zone or outside the "
-        "annotated mask are ignored."
+        "Each voxel of the truth is compared with the prediction; voxels in the exclusion zone, and those that "
+        "nobody annotated, are ignored."
     )
     figures = {} if len(last.levels) <= 2 else {"precision and recall": curves(scores, thresholds)}
     voxels = Section("Voxels", text, numbers, {"scores": score_table(scores, thresholds)}, figures)
@@ -55,7 +55,9 @@ def score_table(scores: Mapping[str, Scores], thresholds: Sequence[float]) -> di
         "true_positive_vx": Column(np.array([c.true_positive for *_, c, _ in rows]), "predicted and true"),
         "false_positive_vx": Column(np.array([c.false_positive for *_, c, _ in rows]), "predicted, not true"),
         "false_negative_vx": Column(np.array([c.false_negative for *_, c, _ in rows]), "true, not predicted"),
-        "ignored_vx": Column(np.array([n for *_, n in rows]), "in the exclusion zone or outside the mask"),
+        "ignored_vx": Column(
+            np.array([n for *_, n in rows]), "in the exclusion zone, not annotated, or outside the mask"
+        ),
     }
 
 

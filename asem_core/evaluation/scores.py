@@ -1,7 +1,7 @@
 """Compare a prediction with the truth: voxel by voxel, and object by object.
 
-Voxels in the exclusion zone (where an annotator's hand is not to be trusted) and outside the annotated mask count for
-nothing. The measures are those of Gallusser et al. 2022: precision, recall, F1, and Jaccard. Everything streams: a
+Voxels in the exclusion zone (where an annotator's hand is not to be trusted), and those that nobody annotated (see
+`asem_core.voxels.known`) or that lie outside a mask, count for nothing. The measures are those of Gallusser et al. 2022: precision, recall, F1, and Jaccard. Everything streams: a
 block of each volume is in memory at a time, and all thresholds come out of one pass.
 """
 
@@ -22,7 +22,8 @@ from asem_core.stages.preprocess import apply_lazily
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.components import Components, components, has_ids
 from asem_core.voxels.foreground import LEVELS, as_stored, at_least, reach
-from asem_core.voxels.resample import on_grid_of
+from asem_core.voxels.known import extent_of_known
+from asem_core.voxels.resample import AnyVolume, on_grid_of, on_spec, whole_factors
 
 BLOCK: Zyx = (128, 256, 256)
 """Voxels compared at a time (8 MB of a uint8 volume)."""
@@ -72,7 +73,7 @@ class Scores:
     levels: np.ndarray  # float64 (n,), ascending: voxels are filed under the highest level they reach
     foreground: np.ndarray  # int64 (n,): voxels of the truth, by level
     background: np.ndarray  # int64 (n,): voxels of the background, by level
-    num_ignored: int = 0  # voxels in the exclusion zone or outside the mask
+    num_ignored: int = 0  # voxels in the exclusion zone, not annotated or outside the mask
 
     def at(self, threshold: float) -> Counts:
         """Count with every voxel whose probability is at least `threshold` taken as predicted."""
@@ -132,7 +133,7 @@ def score(
         A float prediction has values that are not between 0 and 1.
     """
     box = truth.box if box is None else box
-    prediction = on_grid_of(truth, prediction)
+    prediction, truth, mask, exclusion, box = matched(prediction, truth, mask, exclusion, box)
     _require_covered(prediction, truth, box)
     levels = _levels(prediction, thresholds)
     load = _Comparison(prediction, truth, exclusion, mask, levels)
@@ -141,6 +142,40 @@ def score(
         background += counts[0]
         foreground += counts[1]
     return Scores(levels, foreground, background, box.size - int(foreground.sum() + background.sum()))
+
+
+def matched(
+    prediction: AnyVolume, truth: Labels, mask: Labels | None, exclusion: Labels | None, box: Box
+) -> tuple[AnyVolume, Labels, Labels | None, Labels | None, Box]:
+    """View all on the grid of the truth, or, where it is finer, of the prediction (see `on_grid_of`).
+
+    The box, too, without what lies beyond all that was annotated.
+
+    Raises
+    ------
+    BadInput
+        Nothing in the box was annotated.
+    VoxelSizeMismatch
+        The voxels of neither are whole multiples of the other's.
+    """
+    if truth.known is not None:
+        within = box & extent_of_known(truth)
+        if within.is_empty:
+            raise BadInput(f"Nothing of {truth.path} is annotated in {box}: there is nothing to compare with.")
+        box = within
+    factor = whole_factors(truth.voxel_size_nm, prediction.voxel_size_nm)
+    if factor is not None:  # as the prediction's voxels, or larger
+        truth = on_grid_of(prediction, truth)
+        box = Box(*([v * f for v, f in zip(side, factor, strict=True)] for side in (box.begin, box.end)))
+    else:
+        prediction = on_grid_of(truth, prediction)
+    return (
+        prediction,
+        truth,
+        None if mask is None else on_grid_of(truth, mask),
+        None if exclusion is None else on_grid_of(truth, exclusion),
+        box,
+    )
 
 
 def _require_covered(prediction: Volume, truth: Labels, box: Box) -> None:
@@ -196,7 +231,7 @@ class _Comparison:
     def _count(self, box: Box) -> np.ndarray:
         """Return int64 (2, levels): background and foreground voxels of the box by level."""
         truth, values = self.truth.read(box) != 0, read_like(self.truth, self.prediction, box)
-        if self.mask is not None or self.exclusion is not None:
+        if self._leaves_out:
             scored = self._scored(box)
             truth, values = truth[scored], values[scored]
         n = len(self.levels)
@@ -205,10 +240,13 @@ class _Comparison:
         counts: np.ndarray = np.bincount(level, minlength=2 * n)
         return counts.reshape(2, n)
 
+    @property
+    def _leaves_out(self) -> bool:
+        known = self.truth.known, self.mask, self.exclusion, getattr(self.prediction, "known", None)
+        return any(volume is not None for volume in known)
+
     def _scored(self, box: Box) -> np.ndarray:
-        scored = np.ones(box.shape, bool)
-        if self.mask is not None:
-            scored &= read_like(self.truth, self.mask, box) != 0
+        scored = known_in_both(self.truth, self.prediction, self.mask, box)
         if self.exclusion is not None:
             scored &= read_like(self.truth, self.exclusion, box) == 0
         return scored
@@ -232,6 +270,16 @@ def read_like(grid: Volume, volume: Volume, box: Box) -> np.ndarray:
     """Read `volume` where the box of `grid` lies; 0 where it has nothing."""
     found: np.ndarray = volume.read(box.shift([-b for b in grid.box_of(volume).begin]), outside=0)
     return found
+
+
+def known_in_both(truth: Labels, prediction: Volume, mask: Labels | None, box: Box) -> np.ndarray:
+    """Tell which voxels of a box count: those annotated in the truth, in a prediction that is labels itself, and in the mask."""
+    counts = truth.known_in(box)
+    if mask is not None:
+        counts &= read_like(truth, mask, box) != 0
+    if isinstance(prediction, Labels) and prediction.known is not None:
+        counts &= read_like(truth, prediction.known, box) != 0
+    return counts
 
 
 def exclusion_of(truth: Labels, step: Preprocessor, run: Run) -> Labels:
@@ -290,7 +338,7 @@ def score_objects(
         As for `score`.
     """
     box = truth.box if box is None else box
-    prediction = on_grid_of(truth, prediction)
+    prediction, truth, mask, exclusion, box = matched(prediction, truth, mask, exclusion, box)
     _require_covered(prediction, truth, box)
     load = _Overlaps(prediction, truth, exclusion, mask)
     pairs, waiting = np.empty((0, 4), np.uint64), [np.empty((0, 4), np.uint64)]
@@ -337,8 +385,7 @@ class _Overlaps:
         """Return uint64 (n, 4): id of the truth, id of the prediction, their common voxels, those that are scored."""
         truth, predicted = self.truth.read(box), read_like(self.truth, self.prediction, box)
         there = (truth != 0) | (predicted != 0)
-        if self.mask is not None:
-            there &= read_like(self.truth, self.mask, box) != 0
+        there &= known_in_both(self.truth, self.prediction, self.mask, box)
         scored = np.ones(int(there.sum()), np.uint64)
         if self.exclusion is not None:
             scored = (read_like(self.truth, self.exclusion, box)[there] == 0).astype(np.uint64)
@@ -376,7 +423,9 @@ def number_objects(volume: Volume, grid: Labels, run: Run, *, threshold: float =
         return volume
     mask = _Foreground(grid, volume, threshold)
     found = components(mask, box, BLOCK, attrs.evolve(run, scratch=None))
-    return Labels(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")
+    known = volume.known if isinstance(volume, Labels) else None
+    numbered = Volume(_Numbered(found, grid.shape), grid.voxel_size_nm, grid.origin_nm, f"objects of {volume.path}")
+    return Labels.of(numbered, None if known is None else on_spec(known, grid.spec))
 
 
 @attrs.frozen

@@ -20,10 +20,19 @@ from asem_core.blocks import Run
 from asem_core.cell.notes import work_folder
 from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import AnnotatedBox, Record
-from asem_core.cell.store import create_volume, finish_volume, is_complete, note, open_volume, record_at
+from asem_core.cell.store import (
+    create_known,
+    create_volume,
+    finish_volume,
+    is_complete,
+    note,
+    open_volume,
+    record_at,
+)
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.known import KNOWN
 from asem_core.voxels.planes import number_planes
 from asem_core.voxels.tiff import read_tiff
 
@@ -48,6 +57,29 @@ class WritesLabels(Protocol):
         """Write a box of labels to the annotator's own path and return it."""
 
 
+@runtime_checkable
+class SaysWhere(Protocol):
+    """What an annotator can do besides: say which part of an image its labels cover."""
+
+    def place(self, volume: Volume) -> Box:
+        """Return the box of the image that there are labels for.
+
+        Raises
+        ------
+        ShapeMismatch
+            The labels do not say where they lie, or do not lie inside the image.
+        """
+
+
+@runtime_checkable
+class SaysWhatIsKnown(Protocol):
+    """What a prepared annotator can do besides: say where its labels speak of the image."""
+
+    @property
+    def known(self) -> np.ndarray | None:
+        """Bool, of the box's shape: False where nothing is known, which is neither object nor background. None: everywhere."""
+
+
 # --- cutting ----------------------------------------------------------------------------------------------------
 
 
@@ -66,10 +98,32 @@ def annotate(annotator: Annotator, volume: Volume, box: Box, seeds: np.ndarray, 
     check_seeds(annotator, seeds, box)
     prepared = annotator.prepare(volume, box, run)
     result = label(prepared, annotator.name, seeds)
+    known = prepared.known if isinstance(prepared, SaysWhatIsKnown) else None
     with Layer.open(output, volume) as layer:
-        layer.write(box, result)
+        layer.write(box, result, known)
         layer.note_box(box, annotator)
+    if seeds.any() and Path(output).parent.name == "labels":
+        keep_seeds(Path(output).parents[1] / "seeds" / Path(output).name, volume, box, seeds)
     return layer
+
+
+def keep_seeds(path: Path, volume: Volume, box: Box, seeds: np.ndarray) -> int:
+    """Add seeds to a layer, where the window shows them as strokes; return how many voxels are new.
+
+    Voxels without a seed stay as they are in the layer.
+
+    Raises
+    ------
+    OutputBusy
+        A window has the layer open.
+    """
+    with Layer.open(path, volume) as layer:
+        there = layer.read(box)
+        kept = np.where(seeds != 0, seeds, there).astype(there.dtype)
+        changed = int(np.count_nonzero(kept != there))
+        if changed:
+            layer.write(box, kept)
+    return changed
 
 
 def label(prepared: PreparedAnnotator, name: str, seeds: np.ndarray, previous: np.ndarray | None = None) -> np.ndarray:
@@ -123,8 +177,9 @@ class Layer:
     Use it in a `with`, or call `close`.
     """
 
-    volume: Volume
+    volume: Labels
     levels: Sequence[tuple[Any, Zyx]] = attrs.field(repr=False)  # each level of the pyramid, and its scale
+    known: Sequence[tuple[Any, Zyx]] = attrs.field(repr=False)  # likewise, of where it is annotated; none: everywhere
     lock: filelock.BaseFileLock = attrs.field(repr=False)
 
     @classmethod
@@ -140,13 +195,13 @@ class Layer:
         BadInput
             A layer is there, but does not hold whole numbers; or it holds an image or probabilities.
         """
-        import zarr
-
         target = Path(path)
         if not target.exists() or not is_complete(open_volume(target, unfinished=True)):
             spec = Spec(image.shape, "uint8", image.voxel_size_nm, image.origin_nm)
             record = made_by("annotate", inputs=[image], layer=target.name)
             out = create_volume(target, spec, block=CHUNK, made_by=record, about=Record("labels"))
+            if target.parent.name != "seeds":  # of which 0 says that nothing is known
+                finish_volume(create_known(out, block=CHUNK), pyramid=False)
             finish_volume(out, pyramid=False)
         folder = notes_folder(target)
         folder.mkdir(exist_ok=True)
@@ -162,15 +217,11 @@ class Layer:
                     f"{target} holds the cell's {held}, which annotating would overwrite: name a layer like labels/golgi."
                 )
             image.require_same_grid(volume)
-            group = zarr.open_group(str(target), mode="r+")
-            attributes: Any = dict(group.attrs)
-            names = [d["path"] for d in attributes.get("ome", attributes)["multiscales"][0]["datasets"]]
-            arrays = [group[name] for name in names]
-            scales = [as_zyx([round(n / m) for n, m in zip(volume.shape, a.shape, strict=True)]) for a in arrays]  # type: ignore[union-attr]
+            known = _levels(target / KNOWN, volume.shape) if volume.known is not None else []
+            return cls(volume, _levels(target, volume.shape), known, lock)
         except BaseException:  # Ctrl-C, too, must give the lock back
             lock.release()
             raise
-        return cls(volume, list(zip(arrays, scales, strict=True)), lock)
 
     def __enter__(self) -> Layer:
         return self
@@ -189,23 +240,52 @@ class Layer:
     def read(self, box: Box) -> np.ndarray:
         return np.asarray(self.levels[0][0][box.slices])
 
-    def write(self, box: Box, values: np.ndarray) -> None:
-        """Write a box, and the part of each coarser level that it covers.
+    def write(self, box: Box, values: np.ndarray, known: np.ndarray | None = None) -> None:
+        """Write a box, and the part of each coarser level that it covers; it counts as annotated where `known` (None: all).
 
         What was made of the layer before is no longer what would be made of it, which its new `revision` tells.
+
+        Raises
+        ------
+        BadInput
+            A part of the box is not known, but the layer is one that is annotated everywhere.
         """
+        if known is not None and not known.all():
+            if not self.known:
+                raise BadInput(
+                    f"{self.path} is annotated everywhere, so nothing can be written to it that is known in parts only. Name "
+                    "another layer, or give a box in which all is known."
+                )
+            values = np.where(known, values, 0)
         note(self.path, revision=uuid.uuid4().hex)
-        self.levels[0][0][box.slices] = values
-        for array, scale in self.levels[1:]:
-            begin = [-(-b // s) for b, s in zip(box.begin, scale, strict=True)]
-            end = [-(-e // s) for e, s in zip(box.end, scale, strict=True)]
-            part = values[tuple(slice(b * s - o, None, s) for b, s, o in zip(begin, scale, box.begin, strict=True))]
-            array[tuple(slice(b, min(e, n)) for b, e, n in zip(begin, end, array.shape, strict=True))] = part
+        if self.known:
+            _write(self.known, box, np.ones(box.shape, np.uint8) if known is None else known.astype(np.uint8))
+        _write(self.levels, box, values)
 
     def note_box(self, box: Box, annotator: Annotator) -> None:
         """Note in the layer's record that a box was annotated, and by what; the last note of a box counts."""
         others = [b for b in record_at(self.path).boxes if b.box != box]
         note(self.path, boxes=[*others, AnnotatedBox(box, describe_plugin(annotator))])
+
+
+def _levels(layer: Path, shape: Zyx) -> list[tuple[Any, Zyx]]:
+    """Open the levels of a layer for writing, each with its scale."""
+    import zarr
+
+    group = zarr.open_group(str(layer), mode="r+")
+    attributes: Any = dict(group.attrs)
+    names = [d["path"] for d in attributes.get("ome", attributes)["multiscales"][0]["datasets"]]
+    arrays: list[Any] = [group[name] for name in names]
+    return [(a, as_zyx([round(n / m) for n, m in zip(shape, a.shape, strict=True)])) for a in arrays]
+
+
+def _write(levels: Sequence[tuple[Any, Zyx]], box: Box, values: np.ndarray) -> None:
+    levels[0][0][box.slices] = values
+    for array, scale in levels[1:]:
+        begin = [-(-b // s) for b, s in zip(box.begin, scale, strict=True)]
+        end = [-(-e // s) for e, s in zip(box.end, scale, strict=True)]
+        part = values[tuple(slice(b * s - o, None, s) for b, s, o in zip(begin, scale, box.begin, strict=True))]
+        array[tuple(slice(b, min(e, n)) for b, e, n in zip(begin, end, array.shape, strict=True))] = part
 
 
 def annotated_boxes(labels: Volume) -> list[Box]:

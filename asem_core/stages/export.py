@@ -8,6 +8,8 @@ uint32 that holds them all; binary maps become 0 and 255.
 from __future__ import annotations
 
 import errno
+import glob
+import logging
 import os
 import re
 import shutil
@@ -23,6 +25,7 @@ from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
+from asem_core.engine.outputs import one_writer
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range
@@ -68,6 +71,7 @@ def _plane_names(paths: Sequence[str]) -> list[str]:
     return []
 
 
+log = logging.getLogger("asem_core")
 _ZARR = re.compile(r"(?<=\.zarr)/")
 
 
@@ -88,7 +92,8 @@ def export_tiff(
     ----------
     volume : any
         Images and probabilities are written as they are; labels as uint8, uint16 or uint32; a binary map (uint8 or bool
-        labels of 0 and 1, which programs would show all black) as 0 and 255.
+        labels of 0 and 1, which programs would show all black) as 0 and 255. Labels that are not annotated everywhere are
+        written as they are, with the largest value of the files' type where they are not; which is said.
     original
         The grid to write on; None finds the stack that the volume was made from. What the volume does not cover is 0.
         A volume whose voxels are a whole multiple as large is enlarged, each voxel repeated.
@@ -104,7 +109,9 @@ def export_tiff(
     Raises
     ------
     OutputExists
-        The output is there already.
+        Something else is there already; what the same call wrote is left as it is.
+    OutputBusy
+        Another process is writing it.
     BadInput
         The output is the folder of the original stack or is named as another form of file, or an id needs more than 32 bits.
     VoxelSizeMismatch, ShapeMismatch
@@ -120,20 +127,26 @@ def export_tiff(
         raise BadInput(
             f"{output}: planes are written as TIFF only. Name a folder for them, or one file ending in .tif."
         )
+    if is_exported(volume, output, run, original=original, threshold=threshold, ids=ids):
+        return output
     _require_free(output, original, overwrite)
-    mask = threshold is None and not ids and _is_binary(volume, run)
+    mask = _as_mask(volume, threshold, run, ids=ids)
     dtype = _stored_type(volume, threshold, run)
-    planes = _Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype)
+    unknown = _unknown_value(volume, dtype, run) if threshold is None else None
+    planes = _Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype, unknown)
     record = _record(volume, threshold, mask)
     # Planes that a killed export left are of use only to one onto the same grid, under the same names.
     key = zlib.crc32(repr((record, original.spec, original.planes)).encode())
     partial = output.with_name(f".{output.name}.{key:08x}.partial")
-    write = _WriteFile if output.suffix.lower() in (".tif", ".tiff") else _WritePlanes
+    write = _WriteFile if output.suffix.lower() in _ONE_FILE else _WritePlanes
     job = write(planes, original, partial, compress, record)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        job.run(run)
-        job.publish(output)
+        with one_writer(output):
+            for left in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
+                if left != partial:  # of an export of something else that was killed
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            job.run(run)
+            job.publish(output)
     except (OSError, NoSpace) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -145,18 +158,32 @@ def export_tiff(
     return output
 
 
+_ONE_FILE = (".tif", ".tiff")
 _OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc", ".nrrd", ".nii", ".zarr", ".n5")
 
 
-def is_exported(volume: Volume, folder: Path, run: Run) -> bool:
-    """Tell whether a folder holds the planes that `export_tiff` would write, each made of the volume as it is now."""
+def is_exported(
+    volume: Volume,
+    output: Path,
+    run: Run,
+    *,
+    original: Original | None = None,
+    threshold: float | None = None,
+    ids: bool = False,
+) -> bool:
+    """Tell whether what `export_tiff` would write is there, made of the volume as it is now and on the same grid."""
     import tifffile
 
-    original = original_of(volume)
-    record = identity(_record(volume, None, _is_binary(volume, run)))
-    for name in plane_names(original):
+    if not output.exists():
+        return False
+    original = original or original_of(volume)
+    record = identity(_record(volume, threshold, _as_mask(volume, threshold, run, ids=ids)))
+    one_file = output.suffix.lower() in _ONE_FILE
+    for file_path in [output] if one_file else [output / name for name in plane_names(original)]:
         try:
-            with tifffile.TiffFile(folder / name) as file:
+            with tifffile.TiffFile(file_path) as file:
+                if file.series[0].shape != (original.spec.shape if one_file else original.spec.shape[1:]):
+                    return False
                 about: Any = (file.shaped_metadata or ({},))[0]
         except (OSError, tifffile.TiffFileError):
             return False
@@ -183,7 +210,7 @@ def _require_free(output: Path, original: Original, overwrite: bool) -> None:
     taken = output.exists() and (output.is_file() or any(output.iterdir()))
     if taken and not overwrite:
         raise OutputExists(f"{output} exists and is not empty. Choose another output, or add --overwrite.")
-    if output.is_dir() and output.suffix.lower() in (".tif", ".tiff"):
+    if output.is_dir() and output.suffix.lower() in _ONE_FILE:
         raise OutputExists(f"{output} is a folder. Name a file to write one BigTIFF, or a folder for planes.")
 
 
@@ -206,6 +233,36 @@ def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
         )
     end = begin + factor * volume.shape
     return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())), as_zyx(factor.tolist())
+
+
+def _as_mask(volume: Volume, threshold: float | None, run: Run, *, ids: bool = False) -> bool:
+    """Tell whether labels are written as 0 and 255."""
+    everywhere = not isinstance(volume, Labels) or volume.known is None
+    return threshold is None and not ids and everywhere and _is_binary(volume, run)
+
+
+def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None:
+    """Choose what is written where labels are not annotated, and say so; None where they are everywhere.
+
+    Raises
+    ------
+    BadInput
+        The largest value of the type is an id.
+    """
+    if not isinstance(volume, Labels) or volume.known is None:
+        return None
+    value = int(np.iinfo(dtype).max)
+    if value_range(volume, attrs.evolve(run, progress=False))[1] >= value:
+        raise BadInput(
+            f"{volume.path} is not annotated everywhere, and its ids leave no value of {dtype} to say where. Renumber its objects first."
+        )
+    log.warning(
+        "%s: where nobody annotated, %d is written (asem import takes it back by --ignore %d).",
+        volume.path,
+        value,
+        value,
+    )
+    return value
 
 
 def _is_binary(volume: Volume, run: Run) -> bool:
@@ -255,6 +312,7 @@ class _Planes:
     threshold: float | None
     mask: bool
     dtype: np.dtype[Any]
+    unknown: int | None = None  # the value where labels are not annotated
 
     @property
     def slab(self) -> int:
@@ -266,7 +324,7 @@ class _Planes:
         """Return planes `begin` to `end` of the original's grid, in the type of the files."""
         where, factor = self.place
         wanted = Box((begin, 0, 0), (end, *self.grid.shape[1:]))
-        result = np.zeros(wanted.shape, self.dtype)
+        result = np.full(wanted.shape, self.unknown or 0, self.dtype)
         inside = wanted & where
         if inside.is_empty:
             return result
@@ -276,6 +334,8 @@ class _Planes:
             as_zyx([-(-e // f) for e, f in zip(local.end, factor, strict=True)]),
         )
         block = self._converted(self.volume.read(coarse))
+        if self.unknown is not None:
+            block[~self.volume.known_in(coarse)] = self.unknown  # type: ignore[attr-defined]
         for axis, f in enumerate(factor):
             block = block.repeat(f, axis) if f > 1 else block
         cut = local.shift([-b * f for b, f in zip(coarse.begin, factor, strict=True)])

@@ -11,19 +11,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
-from asem_core.blocks import Run, Work
+from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.chunks import create_array
 from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
-from asem_core.cell.store import Output, create_volume, fill_volume, require_free
+from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
 from asem_core.errors import BadInput
 from asem_core.interfaces import Checked, Source
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.known import Meaning, understood
 from asem_core.voxels.scale import unlikely_size
 
 log = logging.getLogger("asem_core")
 
+LARGE_BYTES = 2e9  # an import that is said to take long, before it does
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
 
@@ -79,12 +82,14 @@ def import_volume(
     layer: str | None = None,
     box: str | None = None,
     kind: Kind | None = None,
+    meaning: Meaning | None = None,
     overwrite: bool = False,
     anew: bool = False,
 ) -> Volume:
     """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
 
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
+    `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
     """
@@ -94,7 +99,7 @@ def import_volume(
     volume = source.open(layer)
     questions = _ask(volume)
     part = Box.parse(box, volume.shape) if box else None
-    said = {k: v for k, v in {"box": part, "kind": kind}.items() if v is not None}
+    said = {k: v for k, v in {"box": part, "kind": kind, "meaning": meaning}.items() if v is not None}
     record = made_by(
         "import",
         source=source,
@@ -112,7 +117,13 @@ def import_volume(
         return finished
     if isinstance(checked, Checked):
         checked.check(part or Box.of_shape(checked.shape))
+    if kind == "labels" and volume.dtype.kind in "uib":
+        volume = understood(Labels.of(volume), meaning or Meaning())
+    elif meaning is not None:
+        raise BadInput(f"{output} would hold no labels: --ignore and --background are for labels (--kind labels).")
     block = run.block or _slab(volume)
+    if run.progress and volume.box.size * volume.dtype.itemsize > LARGE_BYTES:
+        log.warning("%s", what_it_takes(volume, output, run))
     out = create_volume(
         output,
         volume.spec,
@@ -123,7 +134,38 @@ def import_volume(
         about=Record(kind, planes=volume.planes, told=volume.told, questions=questions),
     )
     run = _within_memory(run, volume, block)
-    return fill_volume(out, _Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+    if isinstance(volume, Labels):
+        write_known(out, volume.known, block, run)
+    return fill_volume(out, Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+
+
+def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:
+    """Estimate the disk and the time of an import, by copying a few planes from the middle into memory."""
+    import shutil
+    import time
+
+    import zarr
+    from zarr.storage import MemoryStore
+
+    z, y, x = volume.shape
+    thick = min(z, 8)
+    begin = (z - thick) // 2
+    sample = Box((begin, 0, 0), (begin + thick, y, x))
+    started = time.monotonic()
+    values = volume.read(sample)
+    store: dict[str, Any] = {}
+    group = zarr.open_group(MemoryStore(store), mode="w")
+    array = create_array(group, "s0", values.shape, values.dtype, as_zyx((thick, 64, 64)), 0)
+    array[...] = values
+    seconds = time.monotonic() - started
+    stored = sum(len(value) for value in store.values())
+    parts = z / thick * 8 / 7  # with the pyramid
+    needed, wait = stored * parts, seconds * parts / max(1, run.workers)
+    folder = next(p for p in (Path(output).absolute(), *Path(output).absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    told = f"{wait / 60:.0f} minutes" if wait >= 90 else f"{wait:.0f} seconds"
+    room = "" if free > needed else " That is more than is free: choose another disk with -o, or make room."
+    return f"This import takes about {needed / 1e9:.3g} GB of disk ({free / 1e9:.3g} GB are free) and {told}.{room}"
 
 
 def _ask(volume: Volume) -> list[str]:
@@ -156,15 +198,3 @@ def _within_memory(run: Run, volume: Volume, block: Zyx) -> Run:
     needed = 2 * math.prod(shape) * volume.dtype.itemsize  # the block, and what it is decoded from
     affordable = int(0.5 * psutil.virtual_memory().available / needed)
     return attrs.evolve(run, workers=max(1, min(run.workers, affordable)))
-
-
-@attrs.frozen
-class _Copy:
-    volume: Volume
-    output: Output
-
-    def __call__(self) -> Work:
-        return self.copy
-
-    def copy(self, box: Box) -> None:
-        self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]

@@ -31,7 +31,8 @@ from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
 from asem_core.training.settings import TEMPLATES, Setting, Settings, Split, block, choose_settings, iterations
-from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Labels, Zyx, as_zyx
+from asem_core.voxels.known import extent_of_known
 
 TRAINING_SHARE = 0.85
 """Part of the time that goes into iterations; the rest is planning, validation and the choice at the end."""
@@ -273,8 +274,8 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
                 f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
                 f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
             )
-        layer: Volume = open_volume(cell / name)
-        boxes = annotated_boxes(layer) or [layer.box]
+        layer = open_volume(cell / name, kind=Labels)
+        boxes = annotated_boxes(layer) or [extent_of_known(layer)]
         kept = [
             b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))
         ]

@@ -14,10 +14,11 @@ from asem_core.blocks import Run, Work
 from asem_core.cell.notes import forget, work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, require_free
-from asem_core.errors import BadInput, OutputExists, PluginError
+from asem_core.cell.store import Output, create_volume, fill_volume, require_free, write_known
+from asem_core.errors import BadInput, OutputExists, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Fitted, Preprocessor
-from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.resample import on_spec
 
 DEFAULT_BLOCK = as_zyx(128)
 
@@ -48,7 +49,9 @@ def apply(
     # Most steps leave it what it is; others say what they make.
     about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
-    work = _Write(fitted, volume, out, step.name)
+    known = known_after(volume, fitted.output, step.name)
+    write_known(out, known, block, run)
+    work = _Write(fitted, volume, out, step.name, known)
     return fill_volume(out, work, block, run, name=f"{step.name}-{Path(out.path).name}")
 
 
@@ -80,29 +83,55 @@ def apply_in_memory(
     run = run or Run(progress=False)
     fitted = step.fit(volume, run)
     result = np.empty(fitted.output.shape, fitted.output.dtype)
+    known = known_after(volume, fitted.output, step.name)
     for box in fitted.output.box.blocks(block):
-        result[box.slices] = apply_to_block(fitted, volume, box, step.name)
-    return Volume(result, fitted.output.voxel_size_nm, fitted.output.origin_nm, f"{volume.path} after {step.name}")
+        result[box.slices] = apply_to_block(fitted, volume, box, step.name, known)
+    return _made(result, fitted, volume, step.name, known)
 
 
 def apply_lazily(step: Preprocessor, volume: Volume, run: Run) -> Volume:
     """Fit `step`, and apply it where the result is read: nothing is stored."""
     fitted = step.fit(volume, run)
-    made = fitted.output
-    return Volume(
-        _Lazy(fitted, volume, step.name), made.voxel_size_nm, made.origin_nm, f"{volume.path} after {step.name}"
-    )
+    known = known_after(volume, fitted.output, step.name)
+    return _made(_Lazy(fitted, volume, step.name, known), fitted, volume, step.name, known)
 
 
-def apply_to_block(fitted: Fitted, volume: Volume, box: Box, name: str) -> np.ndarray:
-    """Make one block of the result, and check that the plugin kept its word."""
+def _made(data: ArrayLike, fitted: Fitted, volume: Volume, name: str, known: Volume | None) -> Volume:
+    """Name and place a result; what is made of labels is labels."""
+    made = Volume(data, fitted.output.voxel_size_nm, fitted.output.origin_nm, f"{volume.path} after {name}")
+    return Labels.of(made, known) if isinstance(volume, Labels) and made.dtype.kind in "uib" else made
+
+
+def known_after(labels: Volume, made: Spec, name: str) -> Volume | None:
+    """Say where the result `made` of a step on labels is annotated: in the place where the labels are.
+
+    A voxel of the result that takes the place of several is known if at least half of them are.
+
+    Raises
+    ------
+    BadInput
+        The step turns the grid into one that does not tell, and the labels are not annotated everywhere.
+    """
+    if not isinstance(labels, Labels) or labels.known is None:
+        return None
+    try:
+        return on_spec(labels.known, made, share=0.5)
+    except VoxelSizeMismatch:
+        raise BadInput(
+            f"{name} makes voxels of {list(made.voxel_size_nm)} nm of {labels.path}, whose annotation does not cover all of it: "
+            "where the result would be annotated is not known. Choose whole multiples of the voxel size."
+        ) from None
+
+
+def apply_to_block(fitted: Fitted, volume: Volume, box: Box, name: str, known: Volume | None = None) -> np.ndarray:
+    """Make one block of the result, 0 where labels are not `known`, and check that the plugin kept its word."""
     result = fitted(volume.read(fitted.needs(box), fitted.outside), box)
     if result.shape != box.shape or result.dtype != fitted.output.dtype:
         raise PluginError(
             f"Preprocessor '{name}' promised a block of shape {list(box.shape)} and {fitted.output.dtype}, "
             f"but returned {list(result.shape)} and {result.dtype}. This is a fault of the plugin."
         )
-    return result
+    return result if known is None else np.where(known.read(box) != 0, result, result.dtype.type(0))
 
 
 @attrs.frozen
@@ -111,12 +140,13 @@ class _Write:
     volume: Volume
     output: Output
     name: str
+    known: Volume | None
 
     def __call__(self) -> Work:
         return self.block
 
     def block(self, box: Box) -> None:
-        self.output.data[box.slices] = apply_to_block(self.fitted, self.volume, box, self.name)  # type: ignore[index]
+        self.output.data[box.slices] = apply_to_block(self.fitted, self.volume, box, self.name, self.known)  # type: ignore[index]
 
 
 @attrs.frozen(eq=False)
@@ -126,6 +156,7 @@ class _Lazy:
     fitted: Fitted
     volume: Volume
     name: str
+    known: Volume | None
 
     @property
     def shape(self) -> Zyx:
@@ -138,4 +169,4 @@ class _Lazy:
     def __getitem__(self, key: Any) -> np.ndarray:
         ends = [k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)]
         box = Box(as_zyx([b for b, _ in ends]), as_zyx([e for _, e in ends]))
-        return apply_to_block(self.fitted, self.volume, box, self.name)
+        return apply_to_block(self.fitted, self.volume, box, self.name, self.known)

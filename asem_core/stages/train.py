@@ -8,7 +8,6 @@ The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its p
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, sha
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.interfaces import Model, Region, Sampler
 from asem_core.recipe import Choice, build, build_choice, read_toml
-from asem_core.training.folder import RunFolder
+from asem_core.training.folder import RunFolder, write_whole
 from asem_core.training.options import TrainOptions
 from asem_core.training.plan import Plan
 from asem_core.training.regions import file_names, hold, open_region, prepare
@@ -106,9 +105,10 @@ def train(
     start_from
         Weights to fine-tune: a `.safetensors` or `.pt` file. None draws random weights.
     resume
-        Go on where the run in `output` was stopped; the result is the same as without the stop.
+        Go on with a run that must be there. Without it, too, the same run in `output` goes on where it was stopped; the result
+        is the same as without the stop.
     overwrite
-        Delete what is in `output` first.
+        Replace another run in `output`.
     device
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     go_on_with
@@ -117,7 +117,8 @@ def train(
     Raises
     ------
     OutputExists
-        `output` holds a run and neither `resume` nor `overwrite` is set, or it was made from something else.
+        `output` holds a run that was made from something else and `overwrite` is False; or other files, among which no run
+        is ever made.
     BadInput
         The plan would waste the time; the message says why.
     TrainingStopped, NoSpace
@@ -129,11 +130,13 @@ def train(
     from asem_core.training.report import write_training_report
 
     folder = RunFolder(Path(output))
+    resume = resume or (folder.is_run() and not overwrite)
     with join_team(device) as team:
         if not team.leads:
             team.wait()  # until the first process has prepared the labels
         elif not resume:
-            _make_room(folder, overwrite=overwrite)
+            folder.require_own(recipe.path)
+            folder.forget_prepared()
         begun = resume and folder.state.is_file()
         try:
             plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
@@ -246,21 +249,11 @@ def _record(recipe: TrainingRecipe, plan: Plan, start: dict[str, Any] | None, pr
     )
 
 
-def _make_room(folder: RunFolder, *, overwrite: bool) -> None:
-    """Refuse the folder of another run unless it may be replaced, and forget the labels that were prepared there."""
-    if (folder.path / "provenance.json").exists() and not overwrite:
-        raise OutputExists(
-            f"{folder.path} holds a training run. Go on with asem train --resume {folder.path}, choose another "
-            "folder, or replace it with --overwrite."
-        )
-    folder.forget_prepared()
-
-
 def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
     return OutputExists(
         f"{folder.path} was made from another recipe, other volumes or another number of processes (differs in: "
-        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): its run cannot go on as it began. Train into another folder; to use "
-        "its weights, asem finetune --from."
+        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): its run cannot go on as it began. Train into another folder, or "
+        "replace that run with --overwrite; to use its weights, asem finetune --from."
     )
 
 
@@ -271,12 +264,9 @@ def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *,
         if told := differences(folder.read_json(known.name), json.loads(json.dumps(record))):
             raise _begun_otherwise(folder, told)
         return
-    if known.exists():
-        for part in ("checkpoints", "pictures", "tensorboard", "figures", "tables"):
-            shutil.rmtree(folder.path / part, ignore_errors=True)
-        for part in ("state.pt", "metrics.jsonl", "choice.json", "report.html"):
-            (folder.path / part).unlink(missing_ok=True)
+    folder.forget_run()
     folder.path.mkdir(parents=True, exist_ok=True)
-    if recipe.path is not None:
-        shutil.copyfile(recipe.path, folder.path / "recipe.toml")
+    if recipe.path is not None and recipe.path != (folder.path / "recipe.toml").resolve():
+        text = recipe.path.read_bytes()
+        write_whole(folder.path / "recipe.toml", lambda half: half.write_bytes(text))
     folder.write_json(known.name, record)

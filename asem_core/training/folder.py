@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput, NoSpace, OutputExists
 
 if TYPE_CHECKING:
@@ -103,22 +103,47 @@ class RunFolder:
             if later > iteration:
                 self.checkpoint(later).unlink()
 
-    def forget_prepared(self) -> None:
-        """Delete the labels that an earlier run prepared: those they were made from may have been edited since.
+    def is_run(self) -> bool:
+        """Tell whether a training run was begun here."""
+        try:
+            return bool(self.read_json("provenance.json").get("stage") == "train")
+        except (BadInput, ValueError, AttributeError):
+            return False
+
+    def require_own(self, recipe: Path | None) -> None:
+        """Refuse a folder of other files: a run is never mixed with them, and replaces none of them.
 
         Raises
         ------
+        BadInput
+            It is a file.
         OutputExists
-            The folder holds other files and no run: `prepared` may be somebody's data.
+            It holds other files than a run, or than what one writes first (`prepared`, and a copy of `recipe`).
         """
-        if not self.prepared.exists():
+        if self.path.exists() and not self.path.is_dir():
+            raise BadInput(f"{self.path} is a file; a training run needs a folder. Choose another name for it.")
+        if not self.path.exists() or self.is_run():
             return
-        if not (self.path / "provenance.json").exists() and [*self.path.iterdir()] != [self.prepared]:
+        there = {p.name for p in self.path.iterdir() if not p.name.startswith(".")}
+        copy = self.path / "recipe.toml"
+        if recipe is not None and copy.is_file() and copy.read_bytes() == recipe.read_bytes():
+            there.discard(copy.name)
+        if others := sorted(there if there != {"prepared"} else ()):
             raise OutputExists(
-                f"{self.prepared} exists, where labels would be prepared, but {self.path} holds no training run. Choose "
-                "another folder for the run, or delete that one if nobody needs it."
+                f"{self.path} holds other files than a training run ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
+                "which are never replaced or mixed with one. Choose another folder with -o."
             )
-        shutil.rmtree(self.prepared)
+
+    def forget_prepared(self) -> None:
+        """Delete the labels that an earlier run prepared: those they were made from may have been edited since."""
+        shutil.rmtree(self.prepared, ignore_errors=True)
+
+    def forget_run(self) -> None:
+        """Delete what an earlier run wrote, but not the labels that are prepared."""
+        for part in ("checkpoints", "pictures", "tensorboard", "figures", "tables"):
+            shutil.rmtree(self.path / part, ignore_errors=True)
+        for part in ("state.pt", "metrics.jsonl", "choice.json", "report.html", "numbers.json", "made_by.json"):
+            (self.path / part).unlink(missing_ok=True)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         import torch
@@ -144,14 +169,8 @@ class RunFolder:
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file so that a reader sees the old one or the whole new one, and never half of it."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    with enough_room(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(half)
-            os.replace(half, path)
-        finally:
-            half.unlink(missing_ok=True)
+    with enough_room(path), replacing(path) as half:
+        write(half)
 
 
 @contextmanager
@@ -169,6 +188,6 @@ def enough_room(path: Path) -> Iterator[None]:
         if full or "No space left" in str(error) or "unexpected pos" in str(error):
             raise NoSpace(
                 f"The disk is full: {path} could not be written. What was saved before is whole. Free some room (a run "
-                "keeps fewer checkpoints with keep_last), then go on with asem train --resume or, as it was begun, asem run."
+                "keeps fewer checkpoints with keep_last), then run the same command again to go on."
             ) from error
         raise

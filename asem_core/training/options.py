@@ -28,6 +28,11 @@ class RegionOptions:
         Volumes (see `Place`). `raw` may be a cell ("cell.zarr"): its prepared image is meant, and its mask, if it has one and
         none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it.
+    ignore, background
+        Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default
+        those of known conventions (see `asem_core.voxels.known`). A layer that was annotated or imported here knows them.
+    resample_labels
+        Take labels of smaller voxels than the image's by the most frequent value in each of the image's.
     box
         The part of the labels to use, as "z0:z1,y0:y1,x0:x1" in voxels of the labels as they are stored; all of them by
         default.
@@ -39,6 +44,9 @@ class RegionOptions:
     labels: Place
     mask: Place | None = None
     exclusion: Place | None = None
+    ignore: tuple[int, ...] | None = None
+    background: tuple[int, ...] | None = None
+    resample_labels: bool = False
     box: str | None = None
     name: str | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,7 +30,7 @@ class Progress:
         self._losses: list[float] = []
         self._begun = time.perf_counter()
         self._resources = ExitStack()
-        self._events = self._open_events(done) if writes else None
+        self._events = self._open_events() if writes else None
         self._bar = self._open_bar(done) if shown_to_user else None
 
     def __enter__(self) -> Self:
@@ -62,17 +63,20 @@ class Progress:
             return
         self._folder.add_metrics({"iteration": iteration, "kind": kind, **numbers})
         if self._events is not None:
-            for name, value in numbers.items():
-                if value is not None:
-                    self._events.add_scalar(f"{kind}/{name}", value, iteration)
+            _add_scalars(self._events, kind, iteration, numbers)
 
-    def _open_events(self, done: int) -> Any:
+    def _open_events(self) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return None
-        events = SummaryWriter(str(self._folder.path / "tensorboard"), purge_step=done + 1)
+        place = self._folder.path / "tensorboard"
+        shutil.rmtree(place, ignore_errors=True)  # a run that goes on would add another file to that of the stopped one
+        events = SummaryWriter(str(place))
         self._resources.callback(events.close)
+        for kind in ("train", "validate"):
+            for line in self._folder.read_metrics(kind):
+                _add_scalars(events, kind, line.pop("iteration"), line)
         return events
 
     def _open_bar(self, done: int) -> tuple[Any, Any]:
@@ -82,3 +86,9 @@ class Progress:
         bar = open_bar("train", numbers)
         self._resources.enter_context(bar)
         return bar, bar.add_task("", total=self._iterations, completed=done)
+
+
+def _add_scalars(events: Any, kind: str, iteration: int, numbers: Mapping[str, Any]) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, (int, float)):
+            events.add_scalar(f"{kind}/{name}", value, iteration)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -13,7 +13,8 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import is_cell, open_image, open_mask
-from asem_core.cell.store import open_volume
+from asem_core.cell.record import Record
+from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import Model, Region
@@ -22,14 +23,14 @@ from asem_core.recipe import Choice, build, build_choice, expand
 from asem_core.stages.preprocess import apply, apply_lazily
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.known import Meaning, both_known, extent_of_known, understood
+from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
 
 IGNORE = 255
 """The target of a voxel that is not annotated."""
 
 LARGEST_HELD_BYTES = 512 * 2**20
 """A smaller region is read into memory once: decoding its files for every block would take longer than training on it."""
-
-AnyVolume = TypeVar("AnyVolume", bound=Volume)
 
 
 def open_region(
@@ -52,13 +53,17 @@ def open_region(
         return _open(place, catalog, folder, f"{name}, {what}")
 
     raw = _downsampled(opened(options.raw, "raw"), downsample, catalog)
-    stored = _as_labels(opened(options.labels, "labels"))
-    labels = _downsampled(stored, downsample, catalog)
+    stored = _labels(opened(options.labels, "labels"), options)
+    labels, factor = _downsampled(stored, downsample, catalog), downsample
+    if options.resample_labels and (finer := whole_factors(raw.voxel_size_nm, labels.voxel_size_nm)):
+        labels, factor = _downsampled(labels, finer, catalog), as_zyx(np.multiply(factor, finer).tolist())
     if options.box is not None:
-        part = _whole_voxels(Box.parse(options.box, stored.shape), downsample)
+        part = _whole_voxels(Box.parse(options.box, stored.shape), factor)
         if part.is_empty:
-            raise BadInput(f"{name}: the box {options.box} holds no whole voxel of {list(downsample)} stored ones.")
+            raise BadInput(f"{name}: the box {options.box} holds no whole voxel of {list(factor)} stored ones.")
         labels = labels.crop(part)
+    labels = _annotated_part(labels, name)
+    labels = _on_grid_of(raw, labels, name)
     place = raw.box_of(labels)
     inside = place & raw.box  # labels of the whole stack outreach a cropped image
     if inside.is_empty:
@@ -78,9 +83,44 @@ def open_region(
     for kind in ("mask", "exclusion"):
         place = getattr(options, kind)
         if place is not None:
-            found = _downsampled(_as_labels(opened(place, kind)), downsample, catalog)
+            found = _on_grid_of(raw, _downsampled(Labels.of(opened(place, kind)), downsample, catalog), name)
             others[kind] = found.crop(found.box_of(labels))
+    known = both_known(labels.known, others.get("mask"))
+    if known is not None:
+        others["mask"] = Labels.of(known)
     return Region(name, raw, labels, **others)
+
+
+def _labels(volume: Volume, options: RegionOptions) -> Labels:
+    """Read the labels by what their values mean; a layer of ours knows."""
+    meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
+    if meaning is None and Record.of(volume).made.noted:
+        return open_labels(volume.path)
+    return understood(Labels.of(volume), meaning or Meaning())
+
+
+def _annotated_part(labels: Labels, name: str) -> Labels:
+    """Leave out what lies beyond all that was annotated: a layer as large as the cell may hold a few boxes."""
+    extent = extent_of_known(labels)
+    if extent.is_empty:
+        raise BadInput(
+            f"{name}: nothing of the labels {labels.path} is annotated there. Choose another box, or annotate."
+        )
+    return labels if extent == labels.box else labels.crop(extent)
+
+
+def _on_grid_of(raw: Volume, labels: Labels, name: str) -> Labels:
+    """See labels on the image's grid (see `on_grid_of`), or say how to bring them there."""
+    try:
+        return on_grid_of(raw, labels)
+    except VoxelSizeMismatch as error:
+        if whole_factors(raw.voxel_size_nm, labels.voxel_size_nm) is None:
+            raise
+        raise VoxelSizeMismatch(
+            f"{name}: {labels.path} has voxels of {list(labels.voxel_size_nm)} nm, smaller than the {list(raw.voxel_size_nm)} nm "
+            "of the image. To take the most frequent value of those in each of the image's: resample_labels = true in the "
+            "region's table."
+        ) from error
 
 
 def prepare(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
@@ -93,7 +133,7 @@ def prepare(region: Region, model: Model, container: Path, run: Run, *, clean: b
     if exclusion is None and zone is not None:
         exclusion = exclusion_of(labels, zone, run)
     for number, step in enumerate(model.label_steps() if clean else []):
-        labels = _as_labels(apply(step, labels, container / "labels" / f"{number}_{step.name}", run))
+        labels = Labels.of(apply(step, labels, container / "labels" / f"{number}_{step.name}", run))
     return attrs.evolve(region, labels=labels, exclusion=exclusion)
 
 
@@ -201,17 +241,16 @@ def _downsampled(volume: AnyVolume, factor: Zyx, catalog: Catalog) -> AnyVolume:
         return volume
     step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factor)}, "train @ downsample")
     made = apply_lazily(step, volume, Run(progress=False))
-    return attrs.evolve(volume, data=made.data, voxel_size_nm=made.voxel_size_nm, origin_nm=made.origin_nm)
+    changed: dict[str, Any] = {"data": made.data, "voxel_size_nm": made.voxel_size_nm, "origin_nm": made.origin_nm}
+    if isinstance(made, Labels):
+        changed["known"] = made.known
+    return attrs.evolve(volume, **changed)
 
 
 def _whole_voxels(box: Box, factor: Zyx) -> Box:
     """Take the larger voxels that lie in a box of stored ones with all their parts."""
     begin = [-(-b // f) for b, f in zip(box.begin, factor, strict=True)]
     return Box(as_zyx(begin), as_zyx([max(b, e // f) for b, e, f in zip(begin, box.end, factor, strict=True)]))
-
-
-def _as_labels(volume: Volume) -> Labels:
-    return Labels(volume.data, volume.voxel_size_nm, volume.origin_nm, volume.path, volume.attributes)
 
 
 def _hold(volume: AnyVolume) -> AnyVolume:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +17,9 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
-from asem_core.cell.provenance import require_labels
+from asem_core.cell.provenance import made_by, require_labels
+from asem_core.engine.outputs import finished, note_finished, one_writer, remove
+from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.volume import Box, Labels, Zyx, ZyxNm
 
@@ -88,11 +88,11 @@ def mesh_objects(
     Objects that leave the volume (or `box`) are cut off flat. One block, and then one object, is in memory at a time.
     """
     box = labels.box if box is None else box
-    with tempfile.TemporaryDirectory(prefix="asem-mesh-") as folder:
-        work = _MeshBlock(labels, box, Path(folder), max_error_nm)
+    with temporary_folder() as folder:
+        work = _MeshBlock(labels, box, folder, max_error_nm)
         run_blocks(work, box, run.block or BLOCK, attrs.evolve(run, scratch=None), name="mesh")
         pieces = defaultdict(list)
-        for index in sorted(Path(folder).glob("*-index.npy")):
+        for index in sorted(folder.glob("*-index.npy")):
             for row in np.load(index).tolist():
                 pieces[row[0]].append((index, row[1:]))
         for i in sorted(pieces):
@@ -172,6 +172,9 @@ def export_meshes(
     if form not in get_args(Form):
         raise BadInput(f"No form of mesh is called '{form}'. Known: {', '.join(get_args(Form))}.")
     require_labels(labels, "surfaces are made of labels")
+    record = made_by("mesh", inputs=[labels], form=form, max_error_nm=max_error_nm)
+    if (facts := finished(output, record)) is not None:
+        return int(facts["objects"])
     if output.exists() and not overwrite:
         raise OutputExists(f"{output} exists. Choose another output, or add --overwrite.")
     if output.is_dir() and not all(_MESH_FILE.fullmatch(f.name) for f in output.iterdir()):
@@ -180,16 +183,17 @@ def export_meshes(
         ("zmesh",) if form == "precomputed" else ("zmesh", "trimesh")
     ):  # before the first block, not after it
         _import(package)
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
-    _remove(partial)
-    try:
-        objects = mesh_objects(labels, run, max_error_nm=max_error_nm)
-        num = _write_glb(partial, objects) if form == "glb" else _write_folder(partial, objects, form)
-        _remove(output)
-        partial.rename(output)
-    finally:
-        _remove(partial)
+    with one_writer(output):
+        remove(partial)
+        try:
+            objects = mesh_objects(labels, run, max_error_nm=max_error_nm)
+            num = _write_glb(partial, objects) if form == "glb" else _write_folder(partial, objects, form)
+            remove(output)
+            partial.rename(output)
+            note_finished(output, record, objects=num)
+        finally:
+            remove(partial)
     return num
 
 
@@ -231,13 +235,6 @@ def _write_glb(path: Path, objects: Iterator[tuple[int, Surface]]) -> int:
 
 def _trimesh(surface: Surface) -> Any:
     return _import("trimesh").Trimesh(surface.vertices, surface.faces, process=False)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _import(name: str) -> Any:

@@ -22,6 +22,8 @@ from asem_core.errors import BadInput, UnknownName
 from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.foreground import at_least
+from asem_core.voxels.known import Meaning, by_meaning, settled
+from asem_core.voxels.resample import on_grid_of
 
 Kind = Literal["image", "labels", "probability", "errors"]
 
@@ -99,15 +101,17 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
 
 
 def _open(address: str, name: str, catalog: Catalog) -> Layer:
-    finest: Volume = open_volume(address, unfinished=True)
-    datasets = (finest.attributes.get("ome", finest.attributes).get("multiscales") or [{}])[0].get("datasets", [])
-    levels = [finest] + [_open_level(f"{address}/{d['path']}") for d in datasets[1:]]
+    finest = _open_level(address)
     kind = _kind(name, finest)
+    if kind == "labels" and finest.dtype.kind in "uib":
+        finest = _open_level(address, Labels)
+    datasets = (finest.attributes.get("ome", finest.attributes).get("multiscales") or [{}])[0].get("datasets", [])
+    levels = [finest] + [_open_level(f"{address}/{d['path']}", type(finest)) for d in datasets[1:]]
     return Layer(name, kind, levels, colour_of(_organelle(name, finest), catalog))
 
 
-def _open_level(address: str) -> Volume:
-    return open_volume(address, unfinished=True)
+def _open_level(address: str, kind: type[Volume] = Volume) -> Volume:
+    return open_volume(address, kind=kind, unfinished=True)
 
 
 def _kind(name: str, volume: Volume) -> Kind:
@@ -139,24 +143,39 @@ def colour_of(name: str, catalog: Catalog) -> str:
 
 
 def errors_layer(truth: Layer, prediction: Layer, threshold: float = 0.5) -> Layer:
-    """Compare a prediction with the truth where it is looked at: 1 false positive, 2 false negative, 0 right."""
+    """Compare a prediction with the truth where it is looked at: 1 false positive, 2 false negative, 0 right, or not annotated."""
     if truth.kind != "labels":
         raise BadInput(f"The truth must hold labels; {truth.name} holds {truth.kind}.")
-    truth.volume.box_of(prediction.volume)  # both on one grid, or an error that says why not
-    levels = []
-    for t, p in zip(truth.levels, prediction.levels, strict=False):
-        if not np.allclose(t.voxel_size_nm, p.voxel_size_nm, rtol=1e-3):
+    finest, *coarser = _annotated(truth)
+    pairs = [
+        (on_grid_of(prediction.volume, finest), prediction.volume)
+    ]  # both on one grid, or an error that says why not
+    for p in prediction.levels[1:]:
+        found = [t for t in (finest, *coarser) if np.allclose(t.voxel_size_nm, p.voxel_size_nm, rtol=1e-3)]
+        if not found:
             break
+        pairs.append((found[0], p))
+    levels = []
+    for t, p in pairs:
         array = _Errors(t, p, threshold, prediction.kind == "labels")
         levels.append(Labels(array, t.voxel_size_nm, t.origin_nm, f"errors of {prediction.name}"))
     return Layer(f"errors of {prediction.name}", "errors", levels)
+
+
+def _annotated(truth: Layer) -> list[Labels]:
+    """Read every level of labels with what they say of where they are annotated."""
+    levels = [Labels.of(level) for level in truth.levels]
+    if Record.of(truth.volume).made.noted:
+        return levels
+    meaning = settled(levels[0], Meaning())
+    return [by_meaning(level, meaning) for level in levels]
 
 
 @attrs.frozen(eq=False)
 class _Errors:
     """The comparison as a lazy array on the truth's grid."""
 
-    truth: Volume
+    truth: Labels
     prediction: Volume
     threshold: float
     is_labels: bool
@@ -181,6 +200,7 @@ class _Errors:
         result = (found & ~true) + 2 * (~found & true).astype(np.uint8)
         covered = np.zeros(box.shape, bool)
         covered[(there & self.prediction.box).shift([-b for b in there.begin]).slices] = True
+        covered &= self.truth.known_in(box)
         wrong: np.ndarray = np.where(covered, result, 0).astype(np.uint8)
         return wrong
 

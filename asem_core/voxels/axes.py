@@ -15,7 +15,11 @@ _OPTIONS = {"c": ("channel", "channels"), "t": ("time", "time points")}
 
 
 def arrange(
-    array: ArrayLike, axes: Sequence[str], where: str, choice: Mapping[str, int | None] | None = None
+    array: ArrayLike,
+    axes: Sequence[str],
+    where: str,
+    choice: Mapping[str, int | None] | None = None,
+    flat: bool = False,
 ) -> ArrayLike:
     """View an array with the named axes as z, y, x.
 
@@ -25,12 +29,16 @@ def arrange(
         One name for each axis of the array, of which z, y and x are kept.
     choice
         Which index of a further axis is taken, by its name ("c", "t"); one of length 1 needs none.
+    flat
+        Whether an array without z is one plane.
 
     Raises
     ------
     BadInput
         An axis is missing, or one of several channels or times is not chosen; names the option that answers.
     """
+    if flat and "z" not in [a.lower() for a in axes]:
+        array, axes = _OnePlane(array), ["z", *axes]
     keep, fixed = pick_axes(tuple(array.shape), axes, where, choice)
     if list(keep) == [0, 1, 2] and len(array.shape) == 3:
         return array
@@ -60,7 +68,9 @@ def pick_axes(
         wanted = (choice or {}).get(name)
         if wanted is None and n != 1:
             option, things = _OPTIONS.get(name, ("", f"entries along '{name}'"))
-            advice = f"Choose one: --set {option}=0 (the first)" if option else "Save the one that you want"
+            advice = (
+                f"Choose one when importing: --set {option}=0 (the first)" if option else "Save the one that you want"
+            )
             misnamed = ". If they are misnamed, say what the axes are, in their order: --set axes=..." if option else ""
             raise BadInput(
                 f"{where} has {n} {things} (axes {_told(names, shape)}); a volume has one. {advice}{misnamed}"
@@ -108,3 +118,21 @@ class _Arranged:
         left = [axis for axis, part in zip(self.keep, keys, strict=True) if isinstance(part, slice)]
         order = sorted(left)
         return values.transpose([order.index(axis) for axis in left])
+
+
+@attrs.frozen(eq=False)
+class _OnePlane:
+    """An array with a first axis of length 1 added."""
+
+    array: ArrayLike
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, *self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.asarray(np.asarray(self.array[key[1:]])[None][key[0]])

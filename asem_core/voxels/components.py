@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,6 +19,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks
+from asem_core.engine.temporary import temporary_folder
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 MaskOf = Callable[[Box], np.ndarray]
@@ -334,8 +334,8 @@ def _kept(run: Run, name: str) -> Iterator[Path]:
         (run.scratch / name).mkdir(parents=True, exist_ok=True)
         yield run.scratch / name
         return
-    with tempfile.TemporaryDirectory(prefix="asem-") as folder:
-        yield Path(folder)
+    with temporary_folder() as folder:
+        yield folder
 
 
 def _file(folder: Path, block: Box) -> Path:

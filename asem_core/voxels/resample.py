@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -9,7 +11,9 @@ import attrs
 import numpy as np
 
 from asem_core.errors import VoxelSizeMismatch
-from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx, as_zyx_nm
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx, as_zyx_nm
+
+log = logging.getLogger("asem_core")
 
 AnyVolume = TypeVar("AnyVolume", bound=Volume)
 
@@ -22,10 +26,19 @@ def whole_factors(coarse: Sequence[float], fine: Sequence[float], tolerance: flo
 
 
 def on_grid_of(finer: Volume, volume: AnyVolume) -> AnyVolume:
-    """View `volume` with the voxels of `finer`, whole factors smaller; one of equal voxels is returned as it is.
+    """View `volume` with the voxels of `finer`, whole factors smaller; one on the same grid is returned as it is.
 
     Images and probabilities are interpolated linearly between voxel centres (and continued beyond the outermost ones);
     labels keep their ids: each voxel is divided. Nothing is stored; the result covers the same space.
+
+    Where the volume lies, on each axis, is what its origin says: the place of its first voxel's centre. Where that is
+    between voxels of `finer`, the origins follow other rules, which are told apart, and the choice is said:
+
+    - larger voxels, an even number to each, and a whole offset: origins are those of corners, or of the first of the
+      voxels that were averaged or skipped. So, too, for odd numbers where both origins are equal.
+    - half a voxel: one of the origins is that of a corner, the other of a centre, so both begin at the same voxel, or whole
+      ones further: the origin that is an odd number of half voxels is the centre's.
+    - any other fraction: the nearest voxel.
 
     Raises
     ------
@@ -38,12 +51,111 @@ def on_grid_of(finer: Volume, volume: AnyVolume) -> AnyVolume:
             f"{volume.path} has voxels of {list(volume.voxel_size_nm)} nm, no whole multiples of the "
             f"{list(finer.voxel_size_nm)} nm of {finer.path}. Resample one of them first, for example with 'downsample'."
         )
-    if factor == (1, 1, 1):
+    begin, told = _place(finer, volume, factor)
+    if told:
+        log.warning(
+            "%s begins at %s nm, between the voxels of %s, which begins at %s nm: %s. If that is wrong, correct one of the origins.",
+            volume.path, _short(volume.origin_nm), finer.path, _short(finer.origin_nm), told,
+        )  # fmt: skip
+    elif factor == (1, 1, 1):
         return volume
     size = as_zyx_nm([s / f for s, f in zip(volume.voxel_size_nm, factor, strict=True)])
-    origin = [o - (f - 1) / 2 * s for o, f, s in zip(volume.origin_nm, factor, size, strict=True)]
-    data = _Finer(volume, factor, isinstance(volume, Labels))
-    return attrs.evolve(volume, data=data, voxel_size_nm=size, origin_nm=as_zyx_nm(origin))
+    origin = [o + b * s for o, b, s in zip(finer.origin_nm, begin, finer.voxel_size_nm, strict=True)]
+    if factor == (1, 1, 1):
+        at = {"origin_nm": as_zyx_nm(origin)}
+        known = getattr(volume, "known", None)
+        return attrs.evolve(volume, **at, **({} if known is None else {"known": attrs.evolve(known, **at)}))  # type: ignore[arg-type]
+    changed: dict[str, Any] = {"voxel_size_nm": size, "origin_nm": as_zyx_nm(origin)}
+    if isinstance(volume, Labels):
+        known = volume.known and on_grid_of(finer, Labels.of(volume.known))
+        return attrs.evolve(volume, data=_Finer(volume, factor, labels=True), known=known, **changed)
+    return attrs.evolve(volume, data=_Finer(volume, factor, labels=False), **changed)
+
+
+def _place(finer: Volume, volume: Volume, factor: Zyx) -> tuple[Zyx, str]:
+    """Say where `volume` begins in voxels of `finer`, and, where its origin is not a centre's, how it was read."""
+    offset = (np.array(volume.origin_nm) - finer.origin_nm) / finer.voxel_size_nm
+    same = all(abs(o) <= _OFF for o, f in zip(offset, factor, strict=True) if f > 1)
+    begin, told = [], ""
+    for axis, f in enumerate(factor):
+        o, centre = float(offset[axis]), float(offset[axis]) - (f - 1) / 2
+        if f > 1 and _whole(o) and (same or not _whole(centre)):
+            begin.append(round(o))
+            told = told or "its origin is taken for that of a corner"
+        elif _whole(centre):
+            begin.append(round(centre))
+        elif _whole(centre - 0.5):
+            by_centre = _whole(finer.origin_nm[axis] / finer.voxel_size_nm[axis] - 0.5)  # the origin of `finer`
+            below = math.floor(centre)
+            begin.append(0 if abs(centre) < 1 else below + 1 if by_centre else below)
+            told = told or "one of the origins is taken for that of a corner, the other for that of a voxel's centre"
+        else:
+            begin.append(round(centre))
+            told = f"it is moved to the nearest voxel, by {abs(centre - round(centre)):.2f} voxels"
+    return as_zyx(begin), told
+
+
+_OFF = 0.05  # of a voxel: what origins may differ by and still be equal
+
+
+def _whole(value: float) -> bool:
+    return abs(value - round(value)) <= _OFF
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    return [round(v, 3) for v in values]
+
+
+def on_spec(mask: Volume, spec: Spec, share: float = 0.5) -> Volume:
+    """View a mask on another grid in the same space, whose voxels are equal or whole factors larger; 0 outside of it.
+
+    A larger voxel is set if at least `share` of the mask's voxels in its place are; those outside the mask count for neither.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        The voxels of `spec` are no whole multiples of the mask's.
+    """
+    factor = whole_factors(spec.voxel_size_nm, mask.voxel_size_nm)
+    if factor is None:
+        raise VoxelSizeMismatch(
+            f"Voxels of {list(spec.voxel_size_nm)} nm are no whole multiples of the {list(mask.voxel_size_nm)} nm of {mask.path}."
+        )
+    near = [
+        (o - s / 2 - (p - t / 2)) / t
+        for o, s, p, t in zip(spec.origin_nm, spec.voxel_size_nm, mask.origin_nm, mask.voxel_size_nm, strict=True)
+    ]
+    data = _Share(mask, factor, as_zyx(np.rint(near).astype(int).tolist()), spec.shape, share)
+    return Volume(data, spec.voxel_size_nm, spec.origin_nm, mask.path)
+
+
+@attrs.frozen(eq=False)
+class _Share:
+    """A lazy array: 1 where at least `share` of the mask's voxels in the place of a larger one are set."""
+
+    mask: Volume
+    factor: Zyx
+    begin: Zyx  # of the result, in voxels of the mask
+    shape: Zyx
+    share: float
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        box = Box(*zip(*[k.indices(n)[:2] for k, n in zip(key, self.shape, strict=True)], strict=True))
+        fine = Box(*([b * f for b, f in zip(side, self.factor, strict=True)] for side in (box.begin, box.end)))
+        fine = fine.shift(self.begin)
+        values = self.mask.read(fine, outside=0) != 0
+        if self.factor == (1, 1, 1):
+            return np.asarray(values, np.uint8)
+        there = np.zeros(fine.shape, bool)
+        there[(fine & self.mask.box).shift([-b for b in fine.begin]).slices] = True
+        parts = [n for pair in zip(box.shape, self.factor, strict=True) for n in pair]
+        set_, all_ = (v.reshape(parts).sum(axis=(1, 3, 5)) for v in (values, there))
+        result: np.ndarray = ((set_ > 0) & (set_ >= self.share * all_)).astype(np.uint8)
+        return result
 
 
 def box_covering(volume: Volume, part: Volume) -> Box:

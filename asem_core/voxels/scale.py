@@ -89,8 +89,17 @@ def in_units(
     return Scale(where, (nm[0], nm[1], nm[2]), begin)
 
 
-def settle(path: str, given: float | Sequence[float] | None, stated: Sequence[Scale]) -> Settled:
+def settle(
+    path: str,
+    given: float | Sequence[float] | None,
+    stated: Sequence[Scale],
+    *,
+    flag: str = "--voxel-size",
+    in_recipe: bool = True,
+) -> Settled:
     """Choose the voxel size: the user's (`given`, nm), else each axis from the first place that states it.
+
+    `flag` is what answers where it is asked for, and `in_recipe` whether an option of a recipe does, too.
 
     Raises
     ------
@@ -123,28 +132,34 @@ def settle(path: str, given: float | Sequence[float] | None, stated: Sequence[Sc
         instead = f", instead of {', '.join(differs)} ({'; '.join(sources)})" if differs else ""
         return Settled(size_nm, origin, f"as given{instead}")
     if any(n is None for n in found):
-        raise BadInput(_question(path, found, sources, [f"{s.where} {s.fault}" for s in stated if s.fault]))
+        faults = [f"{s.where} {s.fault}" for s in stated if s.fault]
+        raise BadInput(_question(path, found, sources, faults, flag, in_recipe))
     taken = "; ".join(f"{', '.join(axes)} from {where}" for where, axes in sources.items())
     return Settled(as_zyx_nm([n or 0.0 for n in found]), origin, taken, tuple(questions))
 
 
 def _question(
-    path: str, found: Sequence[float | None], sources: Mapping[str, Sequence[str]], faults: Sequence[str]
+    path: str,
+    found: Sequence[float | None],
+    sources: Mapping[str, Sequence[str]],
+    faults: Sequence[str],
+    flag: str,
+    in_recipe: bool,
 ) -> str:
+    def answer(values: Sequence[str]) -> str:
+        recipe = f" (in a recipe: voxel_size_nm = [{', '.join(values)}])" if in_recipe else ""
+        return f"{flag} {','.join(values)}{recipe}."
+
     known = [f"{n:.6g}" for n in found if n is not None]
     told = f" ({'; '.join(faults)})" if faults else ""
     if not known:
-        return (
-            f"{path} does not state its voxel size{told}. Give it in nm, z,y,x: --voxel-size 5,5,5 "
-            "(in a recipe: voxel_size_nm = [5, 5, 5])."
-        )
+        return f"{path} does not state its voxel size{told}. Give it in nm, z,y,x: {answer(['5', '5', '5'])}"
     missing = [a for a, n in zip(_AXES, found, strict=True) if n is None]
-    values = ["8" if n is None else f"{n:.6g}" for n in found]
     what = "the z step" if missing == ["z"] else f"the voxel size along {' and '.join(missing)}"
     return (
         f"{path} states {' x '.join(known)} nm along {', '.join(a for a in _AXES if a not in missing)} "
-        f"({'; '.join(sources)}), but not {what}{told}. Give all three in nm: if {what} is 8 nm, --voxel-size "
-        f"{','.join(values)} (in a recipe: voxel_size_nm = [{', '.join(values)}])."
+        f"({'; '.join(sources)}), but not {what}{told}. Give all three in nm: if {what} is 8 nm, "
+        + answer(["8" if n is None else f"{n:.6g}" for n in found])
     )
 
 

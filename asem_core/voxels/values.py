@@ -34,6 +34,7 @@ class Conversion:
     high: float | None = None
     scale: float | None = None
     clips: bool = False
+    shifts: bool = False
 
     @property
     def must_check(self) -> bool:
@@ -50,6 +51,10 @@ class Conversion:
         """
         if self.must_check:
             self._check(values, where)
+        if self.shifts:
+            half = self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
+            shifted: np.ndarray = np.bitwise_xor(values.astype(self.dtype), half)  # what adding does, without overflow
+            return shifted
         if self.scale is None:
             return values.astype(self.dtype, copy=False)
         top = np.iinfo(self.dtype).max
@@ -87,12 +92,15 @@ def conversion(
     stored: np.dtype[Any],
     kind: str | None = None,
     grey_range: tuple[float, float] | None = None,
+    shifted: bool = False,
 ) -> Conversion:
     """Say how a type is converted.
 
     Unsigned integers stay as they are, and truth values become 0 and 1. Floats of an image lie in 0..1 and become 16 bits; those
-    of labels are whole numbers. Signed integers are not negative. A `grey_range` becomes 0..255, whatever lies outside is
-    clipped, and what is no number becomes 0.
+    of labels are whole numbers. Signed integers of an image are not negative; those of labels stay: what they mean below 0 is for
+    `asem_core.voxels.known` to tell. A `grey_range` becomes 0..255, whatever lies outside is
+    clipped, and what is no number becomes 0. Grey values of signed integers that are known to be negative are `shifted`: half of the
+    type's range is added, so that the smallest is 0 and none is lost.
 
     Raises
     ------
@@ -107,16 +115,23 @@ def conversion(
             raise BadInput(f"grey_range must be [low, high] with low < high, got {list(grey_range)}.")
         return Conversion(stored, np.dtype(np.uint8), "image", low, high, 255 / (high - low), clips=True)
     meant: Literal["image", "labels"] = "labels" if kind == "labels" else "image"
-    if stored.kind == "u":
+    if stored.kind == "u" or (stored.kind == "i" and meant == "labels"):
         return Conversion(stored, stored.newbyteorder("="), meant)
     if stored.kind == "b":
         return Conversion(stored, np.dtype(np.uint8), meant)
+    if stored.kind == "i" and meant == "image" and shifted:
+        return Conversion(stored, np.dtype(f"u{stored.itemsize}"), meant, shifts=True)
     if stored.kind == "f" and meant == "image":
         return Conversion(stored, np.dtype(np.uint16), meant, 0.0, 1.0, 65535.0)
     if stored.kind == "f":
         wide = np.uint32 if stored.itemsize <= 4 else np.uint64
         return Conversion(stored, np.dtype(wide), meant, 0.0, float(_LAST_WHOLE.get(stored.itemsize, 2**53)))
     return Conversion(stored, np.dtype(f"u{stored.itemsize}"), meant, 0.0, float(np.iinfo(stored).max))
+
+
+def shift_told(stored: np.dtype[Any]) -> str:
+    """Say that grey values are shifted."""
+    return f"grey values are signed ({stored}): {2 ** (8 * stored.itemsize - 1)} is added to each"
 
 
 @attrs.frozen(eq=False)
@@ -148,9 +163,13 @@ class Converted:
 
 
 def converted(
-    array: ArrayLike, where: str, kind: str | None = None, grey_range: tuple[float, float] | None = None
+    array: ArrayLike,
+    where: str,
+    kind: str | None = None,
+    grey_range: tuple[float, float] | None = None,
+    shifted: bool = False,
 ) -> ArrayLike:
     """Give the array as unsigned integers, see `conversion`; the array itself if it holds them already."""
-    convert = conversion(np.dtype(array.dtype), kind, grey_range)
+    convert = conversion(np.dtype(array.dtype), kind, grey_range, shifted)
     same = convert.scale is None and not convert.must_check and convert.dtype == np.dtype(array.dtype)
     return array if same else Converted(array, convert, where)

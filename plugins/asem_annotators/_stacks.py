@@ -11,6 +11,7 @@ import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.volume import Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.planes import number_planes, refuse_gaps, stated_voxel_size
 from asem_core.voxels.tiff import read_tiff, why_unreadable
 
@@ -206,6 +207,8 @@ def _open_hdf5(path: Path, dataset: str | None) -> Stack:
         named = ", ".join(stacks) or "none"
         raise BadInput(f"{path} holds {len(stacks)} stacks ({named}): name one, as in --set dataset=exported_data.")
     data = found[dataset] if dataset is not None else next(iter(stacks.values()))
+    require_own_bytes(data, f"{path}: {data.name}")
+    require_chunk_fits(f"{path}: {data.name}", data.chunks or (1,), data.dtype.itemsize)
     if data.dtype.kind not in "uib":
         raise BadInput(f"{path} holds {data.dtype} in {data.name}; labels are whole numbers. Export the segmentation.")
     axes = _axes_of(data)

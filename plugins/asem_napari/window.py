@@ -1,17 +1,19 @@
-"""The annotation window: napari with a panel. Paint, press C, look, refine.
-
-Keys: q object, w background, e erase; 1, 2, 3 the axis one looks along (z, y, x); c cut; Ctrl+Z undo; [ and ] brush size.
-"""
+"""The annotation window: napari with a panel. Paint, press C, look, refine. `KEYS` says which keys."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes.util
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFormLayout,
     QLabel,
@@ -19,6 +21,7 @@ from qtpy.QtWidgets import (
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -26,11 +29,12 @@ from qtpy.QtWidgets import (
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import open_volume
-from asem_core.errors import AsemError
+from asem_core.errors import AsemError, BadInput
 from asem_core.stages.annotate import BACKGROUND, OBJECT
 from asem_core.volume import Box, Volume
 from asem_napari._cutter import Cutter
 from asem_napari._panel import OptionsForm
+from asem_napari._three_views import ThreeViews
 from asem_napari.reader import contrast, place
 from asem_napari.session import Session, images_in, names_in
 
@@ -40,12 +44,23 @@ if TYPE_CHECKING:
 SAVE_EVERY_MS = 400
 COLOURS = {0: (0, 0, 0, 0), OBJECT: (0.1, 0.75, 0.3, 1), BACKGROUND: (0.85, 0.2, 0.2, 1), None: (0, 0, 0, 0)}
 RESULT_COLOURS = {0: (0, 0, 0, 0), 1: (0.15, 0.55, 1.0, 1), None: (0, 0, 0, 0)}
+KEYS = (
+    "q object   w background   e erase   [ ] brush size\n1 2 3 look along z, y, x   n p next, previous painted plane\n"
+    "h hide or show what lies over the image   r reset this plane\nc cut   Ctrl+Z undo"
+)
 BRUSHES = {"q": ("object", OBJECT), "w": ("background", BACKGROUND), "e": ("erase", 0)}
 AXES = {"1": (0, 1, 2), "2": (1, 0, 2), "3": (2, 0, 1)}
 
 
 def show(cell: Path, image: Volume, box: Box | None, name: str, use: str) -> None:
-    """Open the window on a cell and wait until it is closed."""
+    """Open the window on a cell and wait until it is closed.
+
+    Raises
+    ------
+    BadInput
+        There is no screen, or a system library of Qt is missing: Qt itself would end the program without a word on it.
+    """
+    require_screen()
     import napari
 
     viewer = napari.Viewer(title=f"{cell.name}: {name}")
@@ -54,6 +69,26 @@ def show(cell: Path, image: Volume, box: Box | None, name: str, use: str) -> Non
     panel.annotators.setCurrentText(use)
     panel.open(cell, name, box, Path(image.path).relative_to(cell).as_posix())
     napari.run()
+
+
+QT_LIBRARIES = {"xcb-cursor": "libxcb-cursor0", "xkbcommon-x11": "libxkbcommon-x11-0", "EGL": "libegl1", "GL": "libgl1"}
+
+
+def require_screen() -> None:
+    """Check what Qt needs of a Linux system and name what is missing."""
+    if not sys.platform.startswith("linux") or os.environ.get("QT_QPA_PLATFORM", "xcb") != "xcb":
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise BadInput(
+            "There is no screen for the annotation window (DISPLAY is not set). On a server, connect with ssh -X, or annotate on "
+            "your own computer; in WSL, update it (wsl --update)."
+        )
+    missing = [package for name, package in QT_LIBRARIES.items() if ctypes.util.find_library(name) is None]
+    if missing and not os.environ.get("WAYLAND_DISPLAY"):
+        raise BadInput(
+            f"The annotation window needs system libraries that are missing here. Debian, Ubuntu and WSL: sudo apt install "
+            f"{' '.join(missing)}; Fedora: sudo dnf install xcb-util-cursor libxkbcommon-x11 mesa-libEGL mesa-libGL"
+        )
 
 
 class AnnotatePanel(QWidget):
@@ -80,6 +115,20 @@ class AnnotatePanel(QWidget):
         self._stop.setEnabled(False)
         self._form_place = QScrollArea()
         self._form_place.setWidgetResizable(True)
+        self._form_place.hide()
+        self.advanced = QToolButton()
+        self.advanced.setText("Advanced")
+        self.advanced.setCheckable(True)
+        self.advanced.setArrowType(Qt.ArrowType.RightArrow)
+        self.advanced.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.advanced.toggled.connect(self._fold)
+        self.three_views = QCheckBox("Three views")
+        self.three_views.toggled.connect(self._show_three_views)
+        self._views: ThreeViews | None = None
+        self._views_dock: Any = None
+        self._place = [0, 0, 0]
+        self._sizes: dict[int, float] = {}
+        self._seed = OBJECT
 
         form = QFormLayout()
         for label, field in (
@@ -92,11 +141,14 @@ class AnnotatePanel(QWidget):
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self._open)
-        layout.addWidget(QLabel("q object   w background   e erase\n1 2 3 axis   [ ] brush   c cut   Ctrl+Z undo"))
-        layout.addWidget(self.annotators)
-        layout.addWidget(self._form_place, 1)
-        for widget in (self._cut, self._stop, self.progress, self.status):
+        layout.addWidget(QLabel(KEYS))
+        for widget in (self._cut, self._stop, self.progress, self.status, self.three_views):
             layout.addWidget(widget)
+        layout.addWidget(QLabel("Annotator"))
+        layout.addWidget(self.annotators)
+        layout.addWidget(self.advanced)
+        layout.addWidget(self._form_place, 1)
+        layout.addStretch()
 
         self.annotators.currentTextChanged.connect(self._choose)
         self.annotators.setCurrentText("graph-cut")
@@ -134,6 +186,8 @@ class AnnotatePanel(QWidget):
         """Write the strokes that are not on disk yet."""
         if self.session is not None:
             saved = self.session.save_seeds()
+            if saved.changed:
+                self._draw_views()
             if saved.repainted:
                 self._tell(f"{saved.repainted} voxels had the other class; the last stroke counts.")
 
@@ -185,6 +239,7 @@ class AnnotatePanel(QWidget):
             if session is self.session:
                 session.accept(result, annotator)
                 self._result.refresh()
+                self._draw_views()
                 self._tell(f"{annotator.name}: {int(result.sum()):,} voxels are object. Refine where it is wrong.")
 
         self._busy(True)
@@ -236,6 +291,13 @@ class AnnotatePanel(QWidget):
         self.seeds.n_edit_dimensions = 2
         self.seeds.events.paint.connect(lambda _: self.save())  # at the end of each stroke
         self._shown = [image, self._result, self.seeds]
+        self.viewer.scale_bar.visible = True
+        self._hide_steps()
+        self._sizes = dict.fromkeys((seed for _, seed in BRUSHES.values()), 8.0)
+        self._place = [n // 2 for n in session.box.shape]
+        self.viewer.dims.events.current_step.connect(self._tell_place)
+        self.viewer.events.help.connect(self._show_keys)
+        self._tell_place()
         for target in (self.viewer, *self._shown):
             for key, action in self._keys():
                 target.bind_key(key, action, overwrite=True)
@@ -248,16 +310,107 @@ class AnnotatePanel(QWidget):
         for key, order in AXES.items():
             yield key, lambda _, order=order: self.look_along(order)
         yield "c", lambda _: self.cut()
+        yield "n", lambda _: self.go_to_painted(+1)
+        yield "p", lambda _: self.go_to_painted(-1)
+        yield "h", lambda _: self.hide_overlay()
+        yield "r", lambda _: self.reset_plane()
 
     def brush(self, seed: int) -> None:
-        """Paint with object (1), background (2) or erase (0)."""
+        """Paint with object (1), background (2) or erase (0); each has a brush size of its own."""
+        self._sizes[self._seed] = self.seeds.brush_size
+        self._seed = seed
         self.viewer.layers.selection.active = self.seeds
         self.seeds.selected_label = seed
         self.seeds.mode = "erase" if seed == 0 else "paint"
+        self.seeds.brush_size = self._sizes.get(seed, 8.0)
+        self._show_keys()
+
+    def _show_keys(self, _: Any = None) -> None:
+        """Write our keys where napari writes its own for the mode of a layer."""
+        keys = KEYS.replace("\n", "   ")
+        if self.session is not None and self.viewer.help != keys:
+            self.viewer.help = keys
+
+    @property
+    def along(self) -> int:
+        """The axis that one looks along: 0 for z."""
+        return int(self.viewer.dims.order[0])
+
+    def go_to_painted(self, step: int) -> None:
+        """Go to the next (1) or the previous (-1) plane with strokes on it."""
+        if self.session is None:
+            return
+        axis = self.along
+        painted = np.flatnonzero(self.session.seeds.any(axis=tuple(a for a in range(3) if a != axis)))
+        here = self.viewer.dims.current_step[axis]
+        found = painted[painted > here][:1] if step > 0 else painted[painted < here][-1:]
+        if len(found):
+            self.viewer.dims.set_current_step(axis, int(found[0]))
+        else:
+            self._tell(f"There are no strokes {'beyond' if step > 0 else 'before'} this plane.")
+
+    def hide_overlay(self) -> None:
+        """Hide strokes and result, or show them again."""
+        shown = not self.seeds.visible
+        self.seeds.visible = self._result.visible = shown
+
+    def reset_plane(self) -> None:
+        """Take all strokes off the plane that is shown; Ctrl+Z brings them back."""
+        if self.session is None:
+            return
+        plane: list[Any] = [slice(None)] * 3
+        plane[self.along] = self.viewer.dims.current_step[self.along]
+        where = np.nonzero(self.session.seeds[tuple(plane)])
+        index: list[np.ndarray] = list(where)
+        index.insert(self.along, np.full(len(where[0]), plane[self.along]))
+        if len(where[0]):
+            self.seeds.data_setitem(tuple(index), 0)
+            self.save()
+        self._tell(f"{len(where[0]):,} voxels of strokes were taken off this plane.")
+
+    def _hide_steps(self) -> None:
+        """Hide the sliders' own numbers, which count from the corner of the box: their labels say the cell's planes."""
+        with contextlib.suppress(AttributeError):  # of another version of napari
+            for slider in self.viewer.window._qt_viewer.dims.slider_widgets:
+                for label in (slider.curslice_label, slider.totslice_label):
+                    label.hide()
+
+    def _tell_place(self, _: Any = None) -> None:
+        """Say on the sliders which planes of the cell are shown, and draw the other views."""
+        if self.session is None:
+            return
+        self._place[self.along] = int(self.viewer.dims.current_step[self.along])
+        planes = [b + p for b, p in zip(self.session.box.begin, self._place, strict=True)]
+        self.viewer.dims.axis_labels = tuple(f"{a} {p}" for a, p in zip("zyx", planes, strict=True))
+        self._draw_views()
+
+    def _draw_views(self) -> None:
+        if self._views is not None and self.session is not None:
+            z, y, x = self._place
+            self._views.show_place(self.session, self.along, (z, y, x))
+
+    def _show_three_views(self, shown: bool) -> None:
+        if shown and self._views is None:
+            self._views = ThreeViews(self._go)
+            self._views_dock = self.viewer.window.add_dock_widget(self._views, name="Other views", area="left")
+        if self._views_dock is not None:
+            self._views_dock.setVisible(shown)
+        self._draw_views()
+
+    def _go(self, axis: int, index: int) -> None:
+        self._place[axis] = index
+        if axis == self.along:
+            self.viewer.dims.set_current_step(axis, index)
+        self._tell_place()
+
+    def _fold(self, shown: bool) -> None:
+        self.advanced.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
+        self._form_place.setVisible(shown)
 
     def look_along(self, order: tuple[int, int, int]) -> None:
         """Show planes across another axis: the first of `order`."""
         self.viewer.dims.order = order
+        self._tell_place()
 
     # --- the panel
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -17,8 +18,6 @@ from asem_preprocessors._greys import PASS_BLOCK
 from asem_preprocessors._morphology import Bits
 
 if TYPE_CHECKING:
-    import tempfile
-
     from asem_core.blocks import Run
     from asem_core.voxels.components import Components
 
@@ -49,7 +48,7 @@ class StoredMask:
 
     folder: Path
     box: Box
-    _temporary: tempfile.TemporaryDirectory[str] | None = None
+    _temporary: contextlib.ExitStack | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredMask, (self.folder, self.box)
@@ -73,12 +72,10 @@ def store_mask(mask_of: Callable[[Box], np.ndarray], box: Box, run: Run, name: s
 
     `mask_of` must be picklable.
     """
-    import tempfile
+    from asem_core.blocks import run_blocks, temporary_folder
 
-    from asem_core.blocks import run_blocks
-
-    temporary = tempfile.TemporaryDirectory(prefix="asem-") if run.scratch is None else None
-    folder = Path(temporary.name) if temporary is not None else (run.scratch or Path()) / name
+    temporary = contextlib.ExitStack()
+    folder = temporary.enter_context(temporary_folder()) if run.scratch is None else run.scratch / name
     folder.mkdir(parents=True, exist_ok=True)
     load = functools.partial(functools.partial, _store_block, mask_of, folder)
     run_blocks(load, box, PASS_BLOCK, run, name=name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
-from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
+from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import Ball, check_one_unit
 
@@ -25,7 +25,7 @@ class ExclusionZone(Preprocessor):
     Published widths in voxels, outwards/inwards: mitochondria 4/4, Golgi 2/2, endoplasmic reticulum 1/1, coated pits and
     nuclear pores 3/1; each organelle's model brings its own. The elements are balls: the zone equals
     `binary_dilation(labels > 0, ball(dilate)) & ~binary_erosion(labels > 0, ball(erode))` of scikit-image. An object
-    that leaves the volume goes on outside: its cut face is no outline.
+    that leaves the volume, or what was annotated, goes on outside: its cut face is no outline.
 
     Parameters
     ----------
@@ -59,7 +59,8 @@ class ExclusionZone(Preprocessor):
         size = volume.voxel_size_nm
         outwards = Ball.of(self.name, "dilate", self.dilate_vx, self.dilate_nm, size, default_vx=1)
         inwards = Ball.of(self.name, "erode", self.erode_vx, self.erode_nm, size, default_vx=1)
-        return FittedExclusionZone(attrs.evolve(volume.spec, dtype=np.uint8), outwards, inwards)
+        known = volume.known if isinstance(volume, Labels) else None
+        return FittedExclusionZone(attrs.evolve(volume.spec, dtype=np.uint8), outwards, inwards, known)
 
 
 @attrs.frozen
@@ -69,6 +70,7 @@ class FittedExclusionZone(Fitted):
     output: Spec
     outwards: Ball
     inwards: Ball
+    known: Volume | None = None
     outside: ClassVar[Outside] = "error"
     attributes: ClassVar[Mapping[str, Any]] = {"kind": "labels"}
 
@@ -79,8 +81,10 @@ class FittedExclusionZone(Fitted):
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
         inner = box.shift([-b for b in self.needs(box).begin])
         inside = block > 0
+        background = ~inside if self.known is None else ~inside & (self.known.read(self.needs(box)) != 0)
         # Eroding the objects is dilating the background.
-        return (self.outwards.reaches(inside, inner) & self.inwards.reaches(~inside, inner)).astype(np.uint8)
+        zone = self.outwards.reaches(inside, inner) & self.inwards.reaches(background, inner)
+        return zone.astype(np.uint8)
 
 
 @hookimpl

@@ -13,9 +13,9 @@ import lzma
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -24,9 +24,11 @@ from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, UnknownName
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
-from asem_core.volume import Box, Volume, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.volume import Box, Volume, as_zyx
+from asem_core.voxels.limits import require_chunk_fits
+from asem_core.voxels.scale import Scale, in_units, settle
+from asem_core.voxels.values import converted
 
-_NM_PER = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "mm": 1e6, "m": 1e9}
 _XYZ = ("x", "y", "z")
 
 
@@ -43,11 +45,17 @@ class N5(Source):
         The container (`cell.n5`), or a group or array inside it (`cell.n5/em/fibsem-uint16`).
     voxel_size_nm
         z, y, x; overrides what the file says. None takes the file's.
+    grey_range
+        For float or signed data: the grey values that become 0 and 255.
+    kind
+        What the voxels are: whole floats of labels are ids.
     """
 
     name: ClassVar[str] = "n5"
     path: str
     voxel_size_nm: float | tuple[float, float, float] | None = None
+    grey_range: tuple[float, float] | None = None
+    kind: Literal["image", "labels"] | None = None
 
     @classmethod
     def can_read(cls, path: str) -> bool:
@@ -79,15 +87,9 @@ class N5(Source):
     def open(self, layer: str | None = None) -> Volume:
         """Open an array, or the finest level of a group; without a layer, the container's first."""
         address, fs, path, attributes = self._find(layer)
-        size, origin = _placement(fs, path, attributes)
-        if self.voxel_size_nm is not None:
-            size = as_zyx_nm(self.voxel_size_nm)
-        if size is None:
-            raise BadInput(
-                f"{address} says nothing of its voxel size: it has no 'transform', 'pixelResolution' or 'resolution' "
-                f"attribute. Give it: asem import {self.path} --voxel-size 5,5,5 -o CELL.zarr"
-            )
-        return Volume(_array(fs, path, attributes, address), size, origin, address, {"n5": attributes})
+        settled = settle(address, self.voxel_size_nm, _scales(fs, path, attributes))
+        data = converted(_array(fs, path, attributes, address), address, self.kind, self.grey_range)
+        return attrs.evolve(settled.volume(data, address), attributes={"n5": attributes})
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
@@ -110,11 +112,6 @@ class N5(Source):
                 f"{address} is not an N5 array or multiscale group. `asem import` lists what {self.path} holds."
             )
         return address, fs, path, attributes
-
-
-@hookimpl
-def register_sources() -> list[type[Source]]:
-    return [N5]
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------
@@ -237,12 +234,28 @@ _DECODERS: Mapping[str, Callable[[bytes, Mapping[str, Any]], bytes]] = {
 
 def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _Array:
     compression = attributes.get("compression", {"type": attributes.get("compressionType", "raw")})
+    if not isinstance(compression, Mapping):
+        compression = {"type": str(compression)}
     if compression.get("type") not in _DECODERS:
         raise BadInput(f"{address} is compressed by '{compression.get('type')}'; known: {', '.join(_DECODERS)}.")
-    shape, chunks = attributes["dimensions"][::-1], attributes["blockSize"][::-1]
+    shape, chunks = (_whole_numbers(attributes, key, address)[::-1] for key in ("dimensions", "blockSize"))
     if len(shape) != 3:
         raise BadInput(f"{address} has {len(shape)} axes {shape}; a volume has three (z, y, x).")
-    return _Array(fs, path, address, tuple(shape), tuple(chunks), np.dtype(attributes["dataType"]), compression)
+    try:
+        dtype = np.dtype(attributes.get("dataType"))
+    except TypeError:
+        raise BadInput(f"{address}: attributes.json states no known dataType. Is it damaged?") from None
+    require_chunk_fits(address, chunks, dtype.itemsize)
+    return _Array(fs, path, address, tuple(shape), tuple(chunks), dtype, compression)
+
+
+def _whole_numbers(attributes: Mapping[str, Any], key: str, address: str) -> list[int]:
+    found = attributes.get(key)
+    if not isinstance(found, list) or not found or not all(type(n) is int and n > 0 for n in found):
+        raise BadInput(
+            f"{address}: attributes.json states {key} as {found!r}, not as whole numbers above 0. Is it damaged?"
+        )
+    return found
 
 
 # --- groups and attributes --------------------------------------------------------------------------------------
@@ -275,42 +288,51 @@ def _folders(fs: Any, folder: str) -> list[str]:
         return []
 
 
-def _placement(fs: Any, path: str, attributes: Mapping[str, Any]) -> tuple[ZyxNm | None, ZyxNm]:
-    """Voxel size and origin in nm of an array, from its own attributes or its group's."""
+def _scales(fs: Any, path: str, attributes: Mapping[str, Any]) -> list[Scale]:
+    """Read what an array's own attributes state of where it lies, then what its group's do."""
     parent, _, level = path.rpartition("/")
     group = _attributes(fs, parent)
     for multiscale in group.get("multiscales", []):
         for dataset in multiscale.get("datasets", []):
             if dataset.get("path") == level and "transform" in dataset:
                 attributes = {"transform": dataset["transform"], **attributes}
-    if "transform" in attributes:
-        return _transform(attributes["transform"])
     factors = attributes.get("downsamplingFactors", [1, 1, 1])
-    for table in (attributes, group):
-        size = _resolution(table)
-        if size is not None:
-            if table is group:
-                size = [s * f for s, f in zip(size, factors, strict=True)]
-            offset = table.get("offset", [0, 0, 0])
-            return as_zyx_nm(size[::-1]), as_zyx_nm(offset[::-1], "offset")
-    return None, (0.0, 0.0, 0.0)
+    found = [_transform(attributes["transform"])] if "transform" in attributes else []
+    for table, scale in ((attributes, [1, 1, 1]), (group, factors)):
+        found += _resolutions(table, scale)
+    return found
 
 
-def _resolution(table: Mapping[str, Any]) -> list[float] | None:
-    """Read x, y, z in nm."""
-    found = table.get("pixelResolution", table.get("resolution"))
-    if isinstance(found, dict):
-        return [float(v) * _NM_PER.get(str(found.get("unit", "nm")), 1.0) for v in found["dimensions"]]
-    return [float(v) for v in found] if found is not None else None
+def _resolutions(table: Mapping[str, Any], factors: Sequence[float]) -> Iterator[Scale]:
+    """Read `pixelResolution` (with a unit) and `resolution` (nm by convention), both x, y, z."""
+    for key in ("pixelResolution", "resolution"):
+        stated = table.get(key)
+        if stated is None:
+            continue
+        size = stated["dimensions"] if isinstance(stated, Mapping) else stated
+        unit = stated.get("unit") if isinstance(stated, Mapping) else ("nm" if key == "resolution" else None)
+        convention = "" if isinstance(stated, Mapping) or unit is None else ", nm by convention"
+        offset = table.get("offset", [0, 0, 0])[::-1]
+        scaled = [float(s) * f for s, f in zip(size, factors, strict=True)][::-1]
+        yield in_units(f"the attribute '{key}'{convention}", scaled, unit, [float(o) for o in offset])
 
 
-def _transform(table: Mapping[str, Any]) -> tuple[ZyxNm, ZyxNm]:
+def _transform(table: Mapping[str, Any]) -> Scale:
     axes = [str(a).lower() for a in table.get("axes", ("z", "y", "x"))]
+    where = "the attribute 'transform'"
     if sorted(axes) != sorted(_XYZ):
-        raise BadInput(f"An N5 'transform' has the axes {axes}; expected z, y and x.")
-    units = table.get("units", ["nm"] * 3)
+        return Scale(where, fault=f"has the axes {', '.join(axes)}")
+    units = table.get("units") or [None] * 3
     order = [axes.index(a) for a in "zyx"]
-    nm = [_NM_PER.get(str(units[i]), 1.0) for i in order]
-    scale = [float(table["scale"][i]) * f for i, f in zip(order, nm, strict=True)]
-    shift = [float(table.get("translate", [0, 0, 0])[i]) * f for i, f in zip(order, nm, strict=True)]
-    return as_zyx_nm(scale), as_zyx_nm(shift, "origin")
+    shift = table.get("translate", [0, 0, 0])
+    return in_units(
+        where,
+        [float(table["scale"][i]) for i in order],
+        [units[i] for i in order],
+        [float(shift[i]) for i in order],
+    )
+
+
+@hookimpl
+def register_sources() -> list[type[Source]]:
+    return [N5]

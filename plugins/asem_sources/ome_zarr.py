@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 
@@ -11,7 +11,9 @@ from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
-from asem_core.volume import Volume, as_zyx_nm
+from asem_core.volume import Volume
+from asem_core.voxels.values import converted
+from asem_core.voxels.zarr_dialects import multiscale_of
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
@@ -26,11 +28,24 @@ class OmeZarr(Source):
         The container, or a layer inside it (`cell.zarr/raw`).
     voxel_size_nm
         z, y, x; overrides what the file says. None takes the file's.
+    channel, time
+        Which one is taken of an array that holds several, from 0.
+    axes
+        What the axes of an array are, in their order, if it names them wrongly: `czyx`.
+    grey_range
+        For float or signed data: the grey values that become 0 and 255.
+    kind
+        What the voxels are: whole floats of labels are ids.
     """
 
     name: ClassVar[str] = "ome-zarr"
     path: str
     voxel_size_nm: float | tuple[float, float, float] | None = None
+    channel: int | None = None
+    time: int | None = None
+    axes: str | None = None
+    grey_range: tuple[float, float] | None = None
+    kind: Literal["image", "labels"] | None = None
 
     @classmethod
     def can_read(cls, path: str) -> bool:
@@ -46,18 +61,11 @@ class OmeZarr(Source):
     def open(self, layer: str | None = None) -> Volume:
         """Open a layer lazily; without one, the path itself if it is an image, else the container's first layer."""
         found = self._find(layer)
-        if found.dtype.kind not in "uib":
-            raise BadInput(
-                f"{found.path} holds {found.dtype}; an image or labels hold whole numbers. Convert it first."
-            )
-        if self.voxel_size_nm is None:
-            return found
-        return attrs.evolve(found, voxel_size_nm=as_zyx_nm(self.voxel_size_nm))
+        data = converted(found.data, found.path, self.kind, self.grey_range)
+        return found if data is found.data else attrs.evolve(found, data=data)
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
-        from asem_core.cell.metadata import multiscale_of
-
         if "://" in self.path:
             return None
         found = self._find(layer)
@@ -65,21 +73,23 @@ class OmeZarr(Source):
         return fingerprint(Path(found.path) / (multiscale["datasets"][0]["path"] if multiscale else ""))
 
     def _find(self, layer: str | None) -> Volume:
-        from asem_core.cell.store import open_volume
-
         if layer is not None:
-            return open_volume(f"{self.path.rstrip('/')}/{layer}")
+            return self._open(f"{self.path.rstrip('/')}/{layer}")
         known = self.layers()
-        return open_volume(f"{self.path.rstrip('/')}/{known[0]}" if known and not self._is_image() else self.path)
+        if not known:
+            return self._open(self.path)
+        try:
+            return self._open(self.path)
+        except BadInput as error:
+            if " is a group, not an image." not in str(error):
+                raise
+        return self._open(f"{self.path.rstrip('/')}/{known[0]}")
 
-    def _is_image(self) -> bool:
+    def _open(self, address: str) -> Volume:
         from asem_core.cell.store import open_volume
 
-        try:
-            open_volume(self.path)
-        except BadInput:
-            return False
-        return True
+        choice = {"c": self.channel, "t": self.time}
+        return open_volume(address, voxel_size_nm=self.voxel_size_nm, choice=choice, axes=self.axes)
 
 
 @hookimpl

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import AsemError
 from asem_registry.cache import Receipt, obtain, place, receipt_of, sha256
 from asem_registry.card import BadCard, Card, card_toml, parse_card
@@ -38,17 +39,12 @@ def bundle(cards: Sequence[Card], output: Path, settings: Settings) -> Path:
     weights = {card.key: obtain(card, settings) for card in cards}
     output.parent.mkdir(parents=True, exist_ok=True)
     check_room(output.parent, sum(path.stat().st_size for path in weights.values()))
-    half = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with zipfile.ZipFile(half, "w", zipfile.ZIP_STORED) as archive:
-            for card in cards:
-                receipt = receipt_of(card, settings) or _receipt_of_bundled(card, weights[card.key])
-                archive.writestr(f"{card.key}/card.toml", card_toml(card))
-                archive.writestr(f"{card.key}/receipt.json", json.dumps(attrs.asdict(receipt)))
-                archive.write(weights[card.key], f"{card.key}/weights.safetensors")
-        os.replace(half, output)
-    finally:
-        half.unlink(missing_ok=True)
+    with replacing(output) as half, zipfile.ZipFile(half, "w", zipfile.ZIP_STORED) as archive:
+        for card in cards:
+            receipt = receipt_of(card, settings) or _receipt_of_bundled(card, weights[card.key])
+            archive.writestr(f"{card.key}/card.toml", card_toml(card))
+            archive.writestr(f"{card.key}/receipt.json", json.dumps(attrs.asdict(receipt)))
+            archive.write(weights[card.key], f"{card.key}/weights.safetensors")
     return output
 
 
@@ -136,16 +132,10 @@ def keep(card: Card, weights: Path | None, home: Path) -> Card:
 
 def _replace(path: Path, data: bytes) -> None:
     check_room(path.parents[1], len(data))
-    path.parent.mkdir(exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with half.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    with replacing(path) as half, half.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> Path:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import attrs
@@ -29,6 +29,7 @@ from asem_registry.settings import Settings
 T = TypeVar("T")
 
 PIECE_BYTES = 4 << 20
+LARGEST_UNSIZED = 4_000_000_000  # bytes of a file whose length neither card nor server states
 _SPARE_BYTES = 64 << 20  # left free on the disk for everybody else
 
 
@@ -209,15 +210,16 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
         note.write_text(json.dumps(about), encoding="utf-8")
         with part.open("ab") as file:
             while size is None or done < size:
-                end = None if size is None else min(done + PIECE_BYTES, size)
+                if size is None:
+                    _fetch_unsized(remote, file, settings)
+                    break
+                end = min(done + PIECE_BYTES, size)
                 piece = _retry(functools.partial(_read, remote, done, end, size), settings)
                 if len(piece) == size and done > 0:  # a server without ranges sends the whole file each time
                     piece = piece[done:]
                 file.write(piece)
                 done += len(piece)
                 advance(len(piece))
-                if size is None:
-                    break
             file.flush()
             os.fsync(file.fileno())
     after = _retry(lambda: _find(remote.url, settings), settings)
@@ -225,6 +227,20 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
         part.unlink()
         raise FetchError("the file changed on the server while it was fetched; what had come was deleted")
     note.unlink()
+
+
+def _fetch_unsized(remote: Remote, file: IO[bytes], settings: Settings) -> None:
+    """Read a file whose length nobody states, piece by piece, up to what the disk has room for and `LARGEST_UNSIZED`."""
+    with _explained(remote.url), remote.fs.open(remote.path, "rb", block_size=0) as source:
+        done = 0
+        while piece := source.read(1 << 20):
+            done += len(piece)
+            if done > LARGEST_UNSIZED:
+                raise FetchError(
+                    f"the server states no length and sent more than {LARGEST_UNSIZED / 1e9:.0f} GB; a card that states the "
+                    "size allows more"
+                )
+            file.write(piece)
 
 
 def _read(remote: Remote, begin: int, end: int | None, size: int | None) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from asem_core.engine.temporary import replacing
 from asem_core.errors import AsemError, PluginError, UnknownName
 from asem_registry.card import BadCard, Card, near_names, parse_card, read_card, split_name
 from asem_registry.settings import Settings
@@ -157,10 +158,8 @@ def _remote_texts(address: str, settings: Settings, refresh: bool) -> dict[str, 
             if refresh or not copy.is_file():
                 raise
         else:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            half = copy.with_suffix(f".{os.getpid()}")
-            half.write_text(json.dumps(texts), encoding="utf-8")
-            os.replace(half, copy)
+            with replacing(copy) as half:
+                half.write_text(json.dumps(texts), encoding="utf-8")
             return texts
     if not copy.is_file():
         raise UnknownName("these cards were never fetched, and ASEM_OFFLINE is set. Unset it once.")

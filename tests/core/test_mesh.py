@@ -90,7 +90,7 @@ def test_an_output_is_not_replaced_unless_asked(tmp_path):
     with pytest.raises(OutputExists, match="--overwrite"):
         export_meshes(ellipsoids(), tmp_path / "out", QUIET, form="ply")
     export_meshes(ellipsoids(), tmp_path / "out", QUIET, form="ply", overwrite=True)
-    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == [".out.made_by.json", "out"]
     (tmp_path / "out" / "notes.txt").write_text("mine")
     with pytest.raises(OutputExists, match="other files than meshes"):
         export_meshes(ellipsoids(), tmp_path / "out", QUIET, form="ply", overwrite=True)

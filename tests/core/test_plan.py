@@ -230,6 +230,32 @@ def test_annotated_boxes_are_learnt_from(tmp_path: Path) -> None:
     assert made.found.num_annotated_vx == boxes[0].size + boxes[2].size
 
 
+def test_unknown_voxels_are_not_planned_with(tmp_path: Path) -> None:
+    """Of labels imported with 255 = not annotated, the plan takes the box around what is annotated."""
+    objects = balls(7)
+    labels = np.full(SHAPE, 255, np.uint8)
+    labels[:, 4:36, :] = objects[:, 4:36, :]
+    write(tmp_path / "c.zarr/raw", grey_of(objects))
+    import tifffile
+
+    tifffile.imwrite(tmp_path / "l.tif", labels)
+    words = [
+        "import",
+        str(tmp_path / "l.tif"),
+        "--voxel-size",
+        "8",
+        "--layer",
+        "labels/mito",
+        "-o",
+        str(tmp_path / "c.zarr"),
+        "-q",
+    ]
+    done = CliRunner().invoke(make_app(), words)
+    assert done.exit_code == 0, done.output
+    places = places_of([tmp_path / "c.zarr"], "mito")
+    assert places[0].boxes == (Box((0, 4, 0), (40, 36, 64)),)
+
+
 def test_a_box_too_small_to_share_is_refused(cell: Path) -> None:
     catalog = load_catalog()
     place = Annotated(cell / "raw", cell / "labels/mito", (Box((9, 15, 15), (10, 26, 26)),))

@@ -289,7 +289,7 @@ def test_plain_zarr_of_the_authors(tmp_path: Path, version: int) -> None:
 def test_no_voxel_size(tmp_path: Path) -> None:
     """An array that does not say its voxel size asks for it."""
     zarr.open_array(tmp_path / "a.zarr", mode="w", shape=(4, 4, 4), dtype="u1")
-    with pytest.raises(BadInput, match="says nothing of its voxel size.*--voxel-size"):
+    with pytest.raises(BadInput, match="does not state its voxel size.*--voxel-size"):
         open_volume(tmp_path / "a.zarr")
 
 
@@ -316,7 +316,7 @@ def test_ome_zarr_that_is_no_volume(tmp_path: Path) -> None:
     """Two channels or an unknown unit are refused with what to do."""
     axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "nanometer"} for n in "zyx")]
     _ome_04(tmp_path / "a.zarr", axes, (2, 4, 5, 6), [1, 8, 4, 4])
-    with pytest.raises(BadInput, match="several channels"):
+    with pytest.raises(BadInput, match="has 2 channels"):
         open_volume(tmp_path / "a.zarr")
     _ome_04(tmp_path / "b.zarr", [{"name": n, "type": "space", "unit": "parsec"} for n in "zyx"], (4, 5, 6), [1, 1, 1])
     with pytest.raises(BadInput, match="parsec"):

@@ -378,9 +378,34 @@ def test_a_folder_called_prepared_that_is_no_runs_is_kept(recipe: Recipe, catalo
     for name in ("notes.txt", "prepared/data.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
-    with pytest.raises(OutputExists, match=r"prepared exists.* holds no training run"):
+    with pytest.raises(
+        OutputExists, match=r"holds other files than a training run \(notes.txt, prepared\).*never replaced"
+    ):
         run(recipe(), catalog, tmp_path)
     assert (tmp_path / "prepared/data.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["report.html", "recipe.toml", "state.pt", "provenance.json", "plane_0001.tif"])
+def test_no_foreign_file_is_replaced(name: str, recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """A folder that holds files of somebody else is no place for a run, whatever their names and whatever the flags."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputExists, match=f"holds other files than a training run \\({name}\\).*-o"):
+            run(recipe(), catalog, tmp_path / "mine", overwrite=overwrite)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def test_training_into_the_folder_of_its_own_recipe(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """`train recipe.toml -o .`: where nothing else lies there, the recipe is its own copy."""
+    (tmp_path / "run").mkdir()
+    path = recipe(iterations="2").rename(tmp_path / "run" / "recipe.toml")
+    path.write_text(path.read_text().replace('"cell.zarr', f'"{recipe().parent}/cell.zarr'))
+    text = path.read_text()
+    folder = run(path, catalog, tmp_path / "run")
+    assert folder.saved_iterations() == [2]
+    assert path.read_text() == text
 
 
 def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
@@ -478,12 +503,14 @@ def test_missing_context_can_be_reflected(recipe: Recipe, catalog: Catalog, tmp_
 
 
 def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
-    """Training into its folder, or resuming it with another recipe, is refused; --overwrite replaces it."""
+    """The same run again finds it finished; another into its folder is refused; --overwrite replaces it."""
     run(recipe(), catalog, tmp_path / "run")
-    with pytest.raises(OutputExists, match=r"Go on with asem train --resume"):
-        run(recipe(), catalog, tmp_path / "run")
-    with pytest.raises(OutputExists, match="made from another recipe"):
-        run(recipe(train="seed = 3"), catalog, tmp_path / "run", resume=True)
+    before = (tmp_path / "run" / "state.pt").stat()
+    run(recipe(), catalog, tmp_path / "run")
+    assert (tmp_path / "run" / "state.pt").stat() == before
+    for resume in (True, False):
+        with pytest.raises(OutputExists, match=r"made from another recipe.*--overwrite"):
+            run(recipe(train="seed = 3"), catalog, tmp_path / "run", resume=resume)
     again = run(recipe(iterations="2"), catalog, tmp_path / "run", overwrite=True)
     assert again.saved_iterations() == [2]
 

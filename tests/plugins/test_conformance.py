@@ -5,12 +5,16 @@ from __future__ import annotations
 import inspect
 import json
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import foreign_files as foreign
 
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume
@@ -54,6 +58,10 @@ def _n5(folder: Path) -> dict[str, Any]:
     return {"path": str(array.parent), "voxel_size_nm": 5.0}
 
 
+def _once(path: Path, write: Callable[[Path], Path]) -> str:
+    return str(path if path.exists() else write(path.parent))
+
+
 def _label_file(folder: Path) -> dict[str, Any]:
     import tifffile
 
@@ -66,6 +74,24 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("source", "tiff-stack"): _tiff_stack,
     ("source", "ome-zarr"): _container,
     ("source", "n5"): _n5,
+    ("source", "amira"): lambda folder: {"path": str(foreign.write_amira(folder))},
+    ("source", "digital-micrograph"): lambda folder: {
+        "path": str(foreign.write_dm3(folder / "a.dm3", example_image().read()))
+    },
+    ("source", "hdf5"): lambda folder: {"path": _once(folder / "example.h5", foreign.write_hdf5)},
+    ("source", "image-stack"): lambda folder: {"path": str(foreign.write_planes(folder)), "voxel_size_nm": 5.0},
+    ("source", "imaris"): lambda folder: {"path": str(foreign.write_imaris(folder))},
+    ("source", "janelia-dat"): lambda folder: {
+        "path": str(foreign.write_dat(folder)),
+        "voxel_size_nm": 5.0,
+        "channel": 0,
+    },
+    ("source", "mrc"): lambda folder: {
+        "path": str(foreign.write_mrc(folder, example_image().read().astype(np.uint16)))
+    },
+    ("source", "precomputed"): lambda folder: {
+        "path": _once(folder / "example_precomputed", foreign.write_precomputed)
+    },
     ("annotator", "from-file"): _label_file,
     ("annotator", "threshold"): lambda _: {"high": 90.0},
     ("preprocessor", "cell-mask"): lambda _: {"smallest_vx": 50},

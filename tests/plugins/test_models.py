@@ -56,3 +56,16 @@ def test_segment_makes_objects_or_a_map_as_the_organelle_wants(name, largest, tm
     made = load_catalog().get("model", name)().segment(volume, tmp_path / "a.zarr/segmentation", Run(progress=False))
     assert made.read().max() == largest
     assert open_volume(made.path).voxel_size_nm == (5, 5, 5)
+
+
+def test_membrane_gives_the_cells_that_it_encloses(tmp_path):
+    """Two chambers and the wall between them: two objects, or one where more is merged."""
+    probability = np.zeros((20, 20, 41), np.uint8)
+    probability[:, :, 19:22] = 230
+    volume = Volume(probability, 10.0)
+    membrane = load_catalog().get("model", "membrane")
+    made = membrane(cells=True).segment(volume, tmp_path / "a.zarr/cells", Run(progress=False)).read()
+    assert len(np.unique(made[:, :, :19])) == len(np.unique(made[:, :, 22:])) == 1
+    assert set(np.unique(made)) == {1, 2}
+    joined = membrane(cells=True, merge_below=0.95).segment(volume, tmp_path / "a.zarr/joined", Run(progress=False))
+    assert set(np.unique(joined.read())) == {1}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import attrs
 import numpy as np
 import pytest
 
+from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import AsemError, BadInput, OutputBusy, OutsideVolume
@@ -333,3 +336,91 @@ def test_napari_finds_reader_and_window(window: Any, cell: Path) -> None:
     assert (image.name, labels.name) == ("raw", "labels/known")
     assert tuple(image.scale) == (10, 5, 5)
     assert tuple(labels.translate) == (100, 200, 300)
+
+
+class TestKeys:
+    def test_painted_planes_are_found_hidden_and_reset(self, window: Any, cell: Path) -> None:
+        """n and p go between painted planes, h hides what lies over the image, r takes the strokes off a plane."""
+        window.open(cell, "keys", BOX)
+        window.session.seeds[2, 3:6, 3:6] = 1
+        window.session.seeds[9, 3:6, 3:6] = 2
+        window.viewer.dims.set_current_step(0, 5)
+        press(window, "n")
+        assert window.viewer.dims.current_step[0] == 9
+        press(window, "p")
+        assert window.viewer.dims.current_step[0] == 2
+        press(window, "h")
+        assert not window.seeds.visible
+        press(window, "h")
+        assert window.seeds.visible
+        press(window, "r")
+        assert not window.session.seeds[2].any()
+        assert window.session.seeds[9].any()
+        window.seeds.undo()
+        assert window.session.seeds[2].any()
+
+    def test_each_brush_has_its_size(self, window: Any, cell: Path) -> None:
+        """A fine brush for the object and a broad one for the background stay so."""
+        window.open(cell, "brushes", BOX)
+        window.seeds.brush_size = 4
+        press(window, "w")
+        window.seeds.brush_size = 20
+        press(window, "q")
+        assert window.seeds.brush_size == 4
+        press(window, "w")
+        assert window.seeds.brush_size == 20
+
+    def test_sliders_speak_of_planes_of_the_cell(self, window: Any, cell: Path) -> None:
+        """The slider's label is the plane's number in the cell, whichever box is open; a scale bar is shown."""
+        window.open(cell, "sliders", BOX)
+        window.viewer.dims.set_current_step(0, 3)
+        assert window.viewer.dims.axis_labels[0] == f"z {BOX.begin[0] + 3}"
+        assert window.viewer.scale_bar.visible
+
+    def test_three_views_show_the_other_axes(self, window: Any, cell: Path) -> None:
+        """The planes across y and x are drawn with strokes, and a click in them goes there."""
+        window.open(cell, "views", BOX)
+        window.session.seeds[4, 5, 6] = 1
+        window.three_views.setChecked(True)
+        window._go(0, 4)
+        assert window.viewer.dims.current_step[0] == 4
+        window._go(1, 5)
+        first, second = window._views.views
+        assert first.pixmap().width() == second.pixmap().width() == 300
+        from asem_napari._three_views import plane_of
+
+        red, green, _ = plane_of(window.session, 1, 5)[4, 6].astype(int)
+        assert green > red + 50
+        assert not window._form_place.isVisible()
+        window.advanced.setChecked(True)
+        assert window._form_place.isVisibleTo(window)
+
+
+def test_strokes_from_a_file_are_strokes(cell: Path, tmp_path: Path) -> None:
+    """What a cut was made from is in the window as strokes."""
+    image = open_volume(cell / "raw")
+    seeds = np.zeros(BOX.shape, np.uint8)
+    seeds[2, 3:6, 3:6], seeds[2, 20:24, 20:24] = 1, 2
+    from asem_core.stages.annotate import annotate
+
+    annotate(
+        load_catalog().get("annotator", "watershed")(), image, BOX, seeds, cell / "labels/strokes", Run(progress=False)
+    )
+    with contextlib.closing(Session.open(cell, "strokes", BOX)) as session:
+        np.testing.assert_array_equal(session.seeds, seeds)
+
+
+def test_a_missing_screen_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a screen or a library of Qt the error says what to do; Qt itself would end the program."""
+    pytest.importorskip("qtpy")
+    from asem_napari import window as module
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("QT_QPA_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(BadInput, match="There is no screen"):
+        module.require_screen()
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    with pytest.raises(BadInput, match="sudo apt install libxcb-cursor0 .*dnf install xcb-util-cursor"):
+        module.require_screen()

@@ -1,0 +1,92 @@
+"""`asem inspect`: what a file or folder is, and how it would be imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asem_core.cli._options import AsJson, Options, VoxelSize, print_json, read_options, read_voxel_size
+
+if TYPE_CHECKING:
+    from asem_core.stages.inspect_ import Greys, Inspection
+
+
+def mount(app: typer.Typer) -> None:
+    app.command("inspect", no_args_is_help=True)(inspect_)
+
+
+def inspect_(
+    path: Annotated[str, typer.Argument(help="Any file, folder or address that might be imported.")],
+    picture: Annotated[
+        Path | None, typer.Option("--picture", "-o", help="PNG of three planes along the axes, with a histogram.")
+    ] = None,
+    voxel_size: VoxelSize = None,
+    use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
+    source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
+    options: Options = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is at a path before anything is imported: format, size, grey values, what is odd, and the command to type.
+
+    Examples:
+
+        asem inspect cell_6/
+
+        asem inspect stack.h5 --source-layer volumes/raw --picture stack.png
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.stages.inspect_ import draw, inspect
+
+    chosen = read_options(options)
+    size = read_voxel_size(voxel_size)
+    if size is not None:
+        chosen["voxel_size_nm"] = list(size)
+    found, views = inspect(load_catalog(), path, use, chosen, source_layer)
+    if picture is not None and views is not None:
+        draw(found, views, picture)
+    if as_json:
+        print_json(found.json())
+        return
+    for name, text in _lines(found):
+        typer.echo(f"{name + ':' if name else '':<12} {text}".rstrip())
+    if picture is not None and views is not None:
+        typer.echo(f"{'picture:':<12} {picture}")
+
+
+def _lines(found: Inspection) -> list[tuple[str, str]]:
+    lines = [("path", found.path), ("read by", found.source)]
+    if len(found.layers) > 1:
+        lines.append(("layers", ", ".join(found.layers[:12]) + (", ..." if len(found.layers) > 12 else "")))
+    if found.shape is not None:
+        z, y, x = found.shape
+        lines.append(("size", f"{z} x {y} x {x} voxels, {found.dtype}, {found.num_bytes / 1e9:.3g} GB"))
+        size = found.voxel_size_nm
+        lines.append(("voxel size", "not stated" if size is None else " x ".join(f"{v:.6g}" for v in size) + " nm"))
+        if found.origin_nm is not None and any(found.origin_nm):
+            lines.append(("origin", ", ".join(f"{v:g}" for v in found.origin_nm) + " nm"))
+    if found.planes:
+        lines.append(("planes", f"{len(found.planes)}, {found.planes[0]} to {found.planes[-1]}"))
+    if found.greys is not None:
+        lines += _about_greys(found.greys)
+    lines += [("", line) for line in found.told]
+    lines += [("odd", question) for question in found.questions]
+    lines += [("asks", ask) for ask in found.asks]
+    if found.command:
+        check = " (check what answers it: the values are examples)" if found.asks else ""
+        lines.append(("import", found.command + check))
+    return lines
+
+
+def _about_greys(greys: Greys) -> list[tuple[str, str]]:
+    middle = ", ".join(f"{name} {value:g}" for name, value in greys.percentiles.items())
+    top = max(greys.histogram) or 1
+    bars = "".join(" ▁▂▃▄▅▆▇█"[min(8, -(-8 * n // top))] for n in greys.histogram)
+    return [
+        (
+            "greys",
+            f"{greys.lowest:g} to {greys.highest:g} in {greys.num_planes} plane{'s' * (greys.num_planes > 1)} looked at ({middle})",
+        ),
+        ("", f"|{bars}|"),
+    ]

@@ -1,0 +1,82 @@
+"""Files and folders that a command writes for other programs: one writer at a time, and known again when they are finished.
+
+What made an output is noted in a hidden file beside it, with a fingerprint: so the same command finds it finished, and what
+somebody edited or replaced since is told from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from asem_core.cell.provenance import fingerprint, identity
+from asem_core.engine.temporary import replacing
+from asem_core.errors import OutputBusy
+
+
+@contextlib.contextmanager
+def one_writer(output: Path) -> Iterator[None]:
+    """Keep other processes from writing the same output.
+
+    Raises
+    ------
+    OutputBusy
+        One does so now.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    file = output.with_name(f".{output.name}.lock")
+    lock = filelock.FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise OutputBusy(
+            f"{output} is being written by another process. Wait for it, or choose another output."
+        ) from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the facts that an equal run noted of this output; None where there is none, or it was changed since."""
+    try:
+        noted = json.loads(_note(output).read_text(encoding="utf-8"))
+        if output.exists() and noted["made"] == _described(output, made_by):
+            facts: dict[str, Any] = noted["facts"]
+            return facts
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
+def note_finished(output: Path, made_by: Mapping[str, Any], **facts: Any) -> None:
+    """Note what made an output that is whole, and facts of it that the same command tells again."""
+    text = json.dumps({"made": _described(output, made_by), "facts": facts})
+    with replacing(_note(output)) as half:
+        half.write_text(text, encoding="utf-8")
+
+
+def remove(output: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if output.is_dir() and not output.is_symlink():
+        shutil.rmtree(output)
+    else:
+        output.unlink(missing_ok=True)
+
+
+def _note(output: Path) -> Path:
+    return output.with_name(f".{output.name}.made_by.json")
+
+
+def _described(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    files = fingerprint(output) if output.is_dir() else fingerprint(output.parent, [output])
+    described: dict[str, Any] = json.loads(json.dumps({"made_by": identity(made_by), "files": files}))
+    return described

@@ -1,0 +1,281 @@
+"""Inspect: what a file or folder is, before anything is done with it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.catalog import Catalog
+from asem_core.errors import AsemError, BadInput
+from asem_core.interfaces import Source
+from asem_core.stages.import_ import choose_source
+from asem_core.volume import Volume, full_range
+from asem_core.voxels.scale import unlikely_size
+
+SECONDS = 4.0  # spent on reading sample planes
+MOST_PLANES = 48
+_EDGE = 512  # pixels of a thumbnail's side
+_FLAG = re.compile(r"--(voxel-size|source-layer|kind) ([^\s.;,)]+(?:[.,][^\s.;,)]+)*)|--set (\w+)=([^\s;)]*[^\s;).,])")
+_RANGE = re.compile(r"from (-?[\d.e+]+) to (-?[\d.e+]+)")
+
+
+@attrs.frozen
+class Greys:
+    """Grey values of the planes that were looked at."""
+
+    lowest: float
+    highest: float
+    percentiles: Mapping[str, float]
+    most_frequent: float
+    most_frequent_share: float
+    histogram: tuple[int, ...]  # 64 bins from the lowest to the highest
+    num_planes: int
+
+
+@attrs.frozen
+class Inspection:
+    """What is at a path, and how it would be imported.
+
+    `asks` is what an import refuses until it is answered; `command` holds answers that must be checked.
+    """
+
+    path: str
+    source: str
+    layers: tuple[str, ...]
+    layer: str | None = None
+    shape: tuple[int, int, int] | None = None
+    dtype: str = ""
+    num_bytes: int = 0
+    voxel_size_nm: tuple[float, float, float] | None = None
+    origin_nm: tuple[float, float, float] | None = None
+    planes: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    greys: Greys | None = None
+    command: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """Give all of it in plain JSON; of the planes, how many there are, the first and the last."""
+        planes = {"num": len(self.planes), "first": self.planes[0], "last": self.planes[-1]} if self.planes else None
+        return {**attrs.asdict(self), "planes": planes}
+
+
+@attrs.frozen(eq=False)
+class Views:
+    """The middle plane of each axis, thinned to a thumbnail's size."""
+
+    xy: np.ndarray
+    xz: np.ndarray
+    yz: np.ndarray
+
+
+def inspect(
+    catalog: Catalog, path: str, use: str | None, options: Mapping[str, Any], layer: str | None = None
+) -> tuple[Inspection, Views | None]:
+    """Look at a path as an import would, answering for the user what it asks, so that as much as can be told is told.
+
+    Raises
+    ------
+    BadInput
+        Nothing is there, or no plugin reads it.
+    """
+    answers = _Answers(catalog, path, use, dict(options), layer)
+    source = answers.source()
+    try:
+        layers = tuple(source.layers())
+    except AsemError:
+        layers = ()
+    volume = answers.open()
+    if volume is None:
+        return Inspection(path, source.name, layers, answers.layer, asks=tuple(answers.asks)), None
+    looked = None
+    while looked is None and volume is not None:
+        try:
+            looked = _look(volume)
+        except BadInput as error:
+            volume = answers.open() if answers.answer(error) else None
+    asked_size = any("voxel size" in ask or "the z step" in ask for ask in answers.asks)
+    found = volume or answers.last
+    assert found is not None  # it was opened above
+    unlikely = None if asked_size else unlikely_size(found.voxel_size_nm)
+    size = None if asked_size else found.voxel_size_nm
+    return Inspection(
+        path,
+        source.name,
+        layers,
+        answers.layer,
+        found.shape,
+        str(found.dtype),
+        int(np.prod(found.shape, dtype=np.int64)) * found.dtype.itemsize,
+        size,
+        found.origin_nm,
+        tuple(found.planes),
+        tuple(line for line in found.told if not (asked_size and line.startswith("voxel size"))),
+        (*found.questions, *([unlikely] if unlikely else []), *(_odd_greys(looked[0], found) if looked else [])),
+        tuple(answers.asks),
+        looked[0] if looked else None,
+        answers.command(),
+    ), looked[1] if looked else None
+
+
+@attrs.define
+class _Answers:
+    """What an import asks about a path, and what was answered: the first answer that each refusal offers."""
+
+    catalog: Catalog
+    path: str
+    use: str | None
+    options: dict[str, Any]
+    layer: str | None
+    asks: list[str] = attrs.field(factory=list)
+    flags: list[str] = attrs.field(factory=list)
+    last: Volume | None = None
+
+    def source(self) -> Source:
+        return choose_source(self.catalog, self.path, self.use, self.options)
+
+    def open(self) -> Volume | None:
+        while True:
+            try:
+                self.last = self.source().open(self.layer)
+                return self.last
+            except AsemError as error:
+                if not self.answer(error):
+                    return None
+
+    def answer(self, error: AsemError) -> bool:
+        """Note what is asked, and take the answer that the message offers; False if it offers none, or not a new one."""
+        text = str(error)
+        if text in self.asks:
+            return False
+        self.asks.append(text)
+        for found in _FLAG.finditer(text):
+            name, value, option, setting = found.groups()
+            if option == "grey_range" and (ends := _RANGE.search(text)):
+                setting = f"[{float(ends[1]):g},{float(ends[2]):g}]"
+            try:
+                if name == "voxel-size":
+                    self.options["voxel_size_nm"] = [float(v) for v in value.split(",")]
+                elif name == "source-layer":
+                    self.layer = value
+                elif name == "kind":
+                    self.options["kind"] = value
+                else:
+                    self.options[option] = _toml(setting)
+            except ValueError:
+                continue
+            self.flags.append(
+                f"--{name} {shlex.quote(value)}" if name else f"--set {shlex.quote(f'{option}={setting}')}"
+            )
+            return True
+        return False
+
+    def command(self) -> str:
+        name = Path(self.path.rstrip("/")).name.split(".")[0] or "cell"
+        return " ".join(["asem import", shlex.quote(self.path), *self.flags, "-o", shlex.quote(f"{name}.zarr")])
+
+
+def _toml(text: str) -> Any:
+    if "..." in text or "LOW" in text:
+        raise ValueError(text)
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip("'")
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def _look(volume: Volume) -> tuple[Greys, Views]:
+    """Read planes spread evenly over the volume, the middle one first, for a few seconds."""
+    depth, height, width = volume.shape
+    every = [max(1, -(-n // _EDGE)) for n in (height, width)]
+    planes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    samples, xy, begin = [], None, time.monotonic()
+    for z in _spread(min(depth, MOST_PLANES), depth):
+        plane = np.asarray(volume.data[z : z + 1, :, :])[0]
+        thin = plane[:: every[0], :: every[1]]
+        xy = thin.copy() if xy is None else xy
+        planes[z] = (plane[height // 2, :: every[1]].copy(), plane[:: every[0], width // 2].copy())
+        samples.append(thin.ravel().copy())
+        if time.monotonic() - begin > SECONDS:
+            break
+    order = sorted(planes)
+    assert xy is not None  # a volume has a plane
+    views = Views(xy, np.stack([planes[z][0] for z in order]), np.stack([planes[z][1] for z in order]))
+    return _greys(np.concatenate(samples), len(order)), views
+
+
+def _spread(num: int, depth: int) -> Iterator[int]:
+    """Yield `num` of `depth` planes: the middle one, then the middles of what is left between."""
+    chosen = sorted({int((i + 0.5) * depth / num) for i in range(num)})
+    waiting = [(0, len(chosen))]
+    while waiting:
+        begin, end = waiting.pop(0)
+        middle = (begin + end) // 2
+        if begin < end:
+            yield chosen[middle]
+            waiting += [(begin, middle), (middle + 1, end)]
+
+
+def _greys(values: np.ndarray, num_planes: int) -> Greys:
+    kept = np.sort(values)
+    low, high = float(kept[0]), float(kept[-1])
+    levels, counts = np.unique(kept, return_counts=True)
+    top = int(counts.argmax())
+    bins, _ = np.histogram(kept.astype(np.float64), bins=64, range=(low, high if high > low else low + 1))
+    places = {f"{p:g}%": float(kept[int(p / 100 * (len(kept) - 1))]) for p in (1, 25, 50, 75, 99)}
+    share = float(counts[top]) / len(kept)
+    return Greys(low, high, places, float(levels[top]), share, tuple(int(n) for n in bins), num_planes)
+
+
+def _odd_greys(greys: Greys, volume: Volume) -> Iterator[str]:
+    if greys.lowest == greys.highest:
+        yield f"every voxel looked at is {greys.lowest:g}"
+    elif greys.most_frequent_share > 0.3 and greys.most_frequent in (greys.lowest, greys.highest, 0):
+        yield (
+            f"{greys.most_frequent_share:.0%} of the voxels looked at are {greys.most_frequent:g}: background of labels, or padding "
+            "around the specimen, which `crop` leaves out"
+        )
+    white = full_range(volume.dtype)
+    if volume.dtype.itemsize >= 2 and greys.highest < white / 8 and greys.highest > 255:
+        yield f"the highest grey value is {greys.highest:g} of {white:g}: {int(greys.highest).bit_length()} bits in {volume.dtype}"
+
+
+def draw(inspection: Inspection, views: Views, path: Path) -> None:
+    """Write the three views and the histogram as one picture."""
+    from matplotlib.figure import Figure
+
+    size = inspection.voxel_size_nm or (1.0, 1.0, 1.0)
+    extent = [n * s for n, s in zip(inspection.shape or (1, 1, 1), size, strict=True)]
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
+    shown = {
+        "x, y (middle plane)": (axes[0, 0], views.xy, extent[2], extent[1]),
+        "z, y": (axes[0, 1], views.yz.T, extent[0], extent[1]),
+        "x, z": (axes[1, 0], views.xz, extent[2], extent[0]),
+    }
+    greys = inspection.greys
+    low, high = (greys.percentiles["1%"], greys.percentiles["99%"]) if greys else (None, None)
+    unit = "nm" if inspection.voxel_size_nm else "voxels"
+    for title, (axis, image, width, height) in shown.items():
+        axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="nearest")
+        axis.set_title(title)
+        axis.set_xlabel(unit)
+    if greys is not None:
+        edges = np.linspace(greys.lowest, max(greys.highest, greys.lowest + 1), len(greys.histogram) + 1)
+        axes[1, 1].stairs(greys.histogram, edges, fill=True, color="0.4")
+        axes[1, 1].set_yscale("log")
+        axes[1, 1].set_title("grey values (voxels looked at)")
+    figure.suptitle(inspection.path)
+    figure.savefig(path, dpi=100)

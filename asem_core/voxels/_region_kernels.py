@@ -1,0 +1,250 @@
+"""Flood a height map, list which regions touch, and merge them: the compiled inner loops of `asem_core.voxels.regions`."""
+
+from __future__ import annotations
+
+import heapq
+
+import numba
+import numpy as np
+
+push, pop = heapq.heappush, heapq.heappop
+LEVELS = 256
+
+
+@numba.njit(cache=True, nogil=True)
+def flood(height, labels, inside):  # type: ignore[no-untyped-def]
+    """Grow labels over a height map, lowest voxels first (Meyer 1994); among voxels of one height, first come, first served.
+
+    Parameters
+    ----------
+    height : uint8 (z, y, x)
+    labels : int32 (z, y, x), the seeds; filled in place
+    inside : uint8 (z, y, x), where to grow; the outermost voxels must be 0
+    """
+    h, out, free = height.ravel(), labels.ravel(), inside.ravel()
+    steps = np.array([-height.shape[1] * height.shape[2], -height.shape[2], -1, 1, height.shape[2], 0])
+    steps[5] = -steps[0]
+    # One queue a height: a linked list through all voxels.
+    following = np.full(h.size, -1, np.int32)
+    first, last = np.full(LEVELS, -1, np.int32), np.full(LEVELS, -1, np.int32)
+    for at in range(h.size):
+        if out[at] > 0 and free[at]:
+            for step in steps:
+                if free[at + step] and out[at + step] == 0:
+                    level = h[at]
+                    if first[level] < 0:
+                        first[level] = at
+                    else:
+                        following[last[level]] = at
+                    last[level] = at
+                    break
+    level = 0
+    while level < LEVELS:
+        at = first[level]
+        if at < 0:
+            level += 1
+            continue
+        first[level] = following[at]
+        for step in steps:
+            to = at + step
+            if free[to] and out[to] == 0:
+                out[to] = out[at]
+                up = max(level, h[to])
+                following[to] = -1
+                if first[up] < 0:
+                    first[up] = to
+                else:
+                    following[last[up]] = to
+                last[up] = to
+
+
+@numba.njit(cache=True, nogil=True)
+def touching(labels, height):  # type: ignore[no-untyped-def]
+    """List the pairs of regions that share faces of voxels, with the larger height at each face added up.
+
+    Returns
+    -------
+    int64 (n, 4): lower label, higher label, sum, number of faces; in order of the labels' first meeting
+    """
+    size = 1 << 12
+    keys, places = np.full(size, -1, np.int64), np.zeros(size, np.int64)
+    rows = np.zeros((1 << 10, 4), np.int64)
+    num = 0
+    nz, ny, nx = labels.shape
+    for z in range(nz):
+        for y in range(ny):
+            for x in range(nx):
+                a = labels[z, y, x]
+                if a == 0:
+                    continue
+                for axis in range(3):
+                    if axis == 0:
+                        if z + 1 == nz:
+                            continue
+                        b, top = labels[z + 1, y, x], height[z + 1, y, x]
+                    elif axis == 1:
+                        if y + 1 == ny:
+                            continue
+                        b, top = labels[z, y + 1, x], height[z, y + 1, x]
+                    else:
+                        if x + 1 == nx:
+                            continue
+                        b, top = labels[z, y, x + 1], height[z, y, x + 1]
+                    if b == a or b == 0:
+                        continue
+                    low, high = np.int64(min(a, b)), np.int64(max(a, b))
+                    key = (low << 32) | high
+                    slot = _slot(key, size)
+                    while keys[slot] >= 0 and keys[slot] != key:
+                        slot = (slot + 1) & (size - 1)
+                    if keys[slot] < 0:
+                        if num == len(rows):
+                            rows = np.concatenate((rows, np.zeros_like(rows)))
+                        rows[num, 0], rows[num, 1] = low, high
+                        keys[slot], places[slot] = key, num
+                        num += 1
+                    row = places[slot]
+                    rows[row, 2] += max(height[z, y, x], top)
+                    rows[row, 3] += 1
+                    if 2 * num > size:
+                        size *= 4
+                        keys, places = _grown(rows, num, size)
+    return rows[:num]
+
+
+@numba.njit(cache=True, nogil=True)
+def _slot(key, size):  # type: ignore[no-untyped-def]
+    return ((key * 0x9E3779B97F4A7C1) >> 17) & (size - 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _grown(rows, num, size):  # type: ignore[no-untyped-def]
+    keys, places = np.full(size, -1, np.int64), np.zeros(size, np.int64)
+    for row in range(num):
+        key = (rows[row, 0] << 32) | rows[row, 1]
+        slot = _slot(key, size)
+        while keys[slot] >= 0:
+            slot = (slot + 1) & (size - 1)
+        keys[slot], places[slot] = key, row
+    return keys, places
+
+
+@numba.njit(cache=True, nogil=True)
+def agglomerate(num, edges):  # type: ignore[no-untyped-def]
+    """Merge regions in order of the mean height between them, which is taken anew after each merger.
+
+    Parameters
+    ----------
+    num : regions are 0 to num - 1
+    edges : int64 (m, 4): two regions, sum of heights, number of faces; each pair once
+
+    Returns
+    -------
+    into, of : int64 (k,): region `of` joined region `into`
+    mean : float64 (k,): the mean height between them then
+    """
+    left, right = edges[:, 0].copy(), edges[:, 1].copy()
+    total, faces = edges[:, 2].copy(), edges[:, 3].copy()
+    # The edges of a region: a linked list through half edges 2 e (of its left) and 2 e + 1 (of its right region).
+    following = np.full(2 * len(edges), -1, np.int64)
+    first, last, degree = np.full(num, -1, np.int64), np.full(num, -1, np.int64), np.zeros(num, np.int64)
+    heap = [(0.0, np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]  # empty, but of a known type
+    for e in range(len(edges)):
+        for half, region in ((2 * e, left[e]), (2 * e + 1, right[e])):
+            if first[region] < 0:
+                first[region] = half
+            else:
+                following[last[region]] = half
+            last[region] = half
+            degree[region] += 1
+        heap.append((total[e] / faces[e], left[e], right[e], np.int64(e)))
+    heapq.heapify(heap)
+    into, of, mean = np.empty(num, np.int64), np.empty(num, np.int64), np.empty(num, np.float64)
+    place = np.full(num, -1, np.int64)  # of a neighbour of the region that grows: the edge between them
+    merged = 0
+    while len(heap):
+        score, a, b, edge = pop(heap)
+        # An edge whose ends or mean have changed since was pushed again.
+        if faces[edge] == 0 or left[edge] != a or right[edge] != b or total[edge] / faces[edge] != score:
+            continue
+        keep, gone = (a, b) if degree[a] > degree[b] or (degree[a] == degree[b] and a < b) else (b, a)
+        into[merged], of[merged], mean[merged] = keep, gone, score
+        merged += 1
+        faces[edge] = 0
+        half = first[keep]
+        before = -1
+        alive = 0
+        while half >= 0:  # list the neighbours, and leave out edges that are gone
+            e2, then = half >> 1, following[half]
+            if faces[e2] == 0:
+                if before < 0:
+                    first[keep] = then
+                else:
+                    following[before] = then
+            else:
+                other = right[e2] if left[e2] == keep else left[e2]
+                place[other] = e2
+                before = half
+                alive += 1
+            half = then
+        last[keep] = before
+        half = first[gone]
+        while half >= 0:
+            e2, then = half >> 1, following[half]
+            if faces[e2] > 0:
+                other = right[e2] if left[e2] == gone else left[e2]
+                if place[other] >= 0:
+                    e3 = place[other]
+                    total[e3] += total[e2]
+                    faces[e3] += faces[e2]
+                    faces[e2] = 0
+                    e2 = e3
+                else:
+                    if left[e2] == gone:
+                        left[e2] = keep
+                    else:
+                        right[e2] = keep
+                    following[half] = -1
+                    if last[keep] < 0:
+                        first[keep] = half
+                    else:
+                        following[last[keep]] = half
+                    last[keep] = half
+                    alive += 1
+                push(heap, (total[e2] / faces[e2], left[e2], right[e2], e2))
+            half = then
+        degree[keep] = alive
+        half = first[keep]
+        while half >= 0:
+            e2 = half >> 1
+            place[left[e2]] = -1
+            place[right[e2]] = -1
+            half = following[half]
+    return into[:merged], of[:merged], mean[:merged]
+
+
+@numba.njit(cache=True, nogil=True)
+def joined(num, into, of):  # type: ignore[no-untyped-def]
+    """Number the groups that pairs join 0 to num - 1 to, in order of their lowest member: int64 (num,)."""
+    parent = np.arange(num)
+    for k in range(len(into)):
+        a, b = into[k], of[k]
+        while parent[a] != a:
+            parent[a] = parent[parent[a]]
+            a = parent[a]
+        while parent[b] != b:
+            parent[b] = parent[parent[b]]
+            b = parent[b]
+        parent[max(a, b)] = min(a, b)
+    group = np.empty(num, np.int64)
+    next_group = 0
+    for a in range(num):
+        root = a
+        while parent[root] != root:
+            root = parent[root]
+        if root == a:
+            group[a] = next_group
+            next_group += 1
+        else:
+            group[a] = group[root]
+    return group

@@ -1,0 +1,271 @@
+"""Objects that touch, from a map of the boundaries between them: fragments, the graph of those that touch, and mergers.
+
+Fragments come from a seeded watershed of the cells of a fixed lattice, each with a halo around it: they depend neither
+on the blocks that a result is written in nor on workers. Where two fragments share faces of voxels, the graph holds the
+mean boundary there. Fragments are merged in order of that mean, and the whole order is kept: another threshold
+is a shorter or longer part of it, a new table from fragments to objects that takes no voxel.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run, run_blocks
+from asem_core.volume import Box, Zyx, as_zyx
+
+BoundaryOf = Callable[[Box], np.ndarray]
+LATTICE: Zyx = (128, 128, 128)
+"""Cells in which fragments are made, from the first voxel of the volume on."""
+GRAPH = "graph.npz"
+
+
+@attrs.frozen(kw_only=True)
+class Watershed:
+    """How fragments are made.
+
+    Parameters
+    ----------
+    seeds_below
+        Seeds lie where the boundary is below this, as far from it as around: 0 to 1.
+    smoothing_vx
+        Standard deviation of the Gaussian that smooths the distance to the boundary.
+    apart_vx
+        No two seeds are nearer than this.
+    outside_above
+        Where the boundary is above this there is no object.
+    halo_vx
+        What is looked at around each cell of the lattice.
+    """
+
+    seeds_below: float = 0.3
+    smoothing_vx: float = 2.0
+    apart_vx: int = 6
+    outside_above: float = 1.0
+    halo_vx: int = 16
+    lattice: Zyx = LATTICE
+
+
+@attrs.frozen(eq=False)
+class Regions:
+    """Fragments of a volume and the order in which they merge, in a folder. Pickles to worker processes.
+
+    Attributes
+    ----------
+    offsets : int64 (cells + 1,): fragments of cell i have numbers offsets[i] to offsets[i + 1] - 1, in C order of the lattice
+    size_vx : int64 (n,): voxels of each fragment
+    edges : int64 (m, 4): two fragments, lower first, sum of the boundary (0 to 255) over the faces they share, number of faces
+    into, of, mean : mergers in order: fragment `of` and what it has grown to joins `into`, at this mean boundary (0 to 1)
+    """
+
+    folder: Path
+    box: Box
+    lattice: Zyx
+    offsets: np.ndarray
+    size_vx: np.ndarray
+    edges: np.ndarray
+    into: np.ndarray
+    of: np.ndarray
+    mean: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.size_vx)
+
+    def objects(self, merge_below: float, smallest_vx: int = 0) -> np.ndarray:
+        """Merge while the mean boundary is below a threshold: int64 (n + 1,), the object of each fragment; of none 0.
+
+        Objects are numbered 1, 2, ... in order of their first fragment; smaller ones than `smallest_vx` get 0.
+        """
+        from asem_core.voxels._region_kernels import joined
+
+        reached = np.flatnonzero(self.mean >= merge_below)
+        num = int(reached[0]) if len(reached) else len(self.mean)
+        group = joined(len(self), self.into[:num], self.of[:num])
+        large = np.bincount(group, self.size_vx) >= smallest_vx
+        number = np.where(large, np.cumsum(large), 0)
+        return np.concatenate([[0], number[group]])
+
+    def read(self, box: Box, values: np.ndarray) -> np.ndarray:
+        """Give each voxel of a box the entry of `values` (n + 1,) for its fragment, counted from 1; 0 for none."""
+        import zarr
+
+        fragments: Any = zarr.open_array(str(self.folder / "fragments"), mode="r")
+        result = np.zeros(box.shape, values.dtype)
+        grid = _grid(self.box, self.lattice)
+        begin = [o + (b - o) // n * n for o, b, n in zip(self.box.begin, box.begin, self.lattice, strict=True)]
+        for cell in Box(as_zyx(begin), box.end).blocks(self.lattice):
+            place = [(b - o) // n for b, o, n in zip(cell.begin, self.box.begin, self.lattice, strict=True)]
+            offset = int(self.offsets[np.ravel_multi_index(place, grid)])
+            part = Box(cell.begin, as_zyx(np.add(cell.begin, self.lattice).tolist())) & box
+            local = np.asarray(fragments[_within(part, self.box).slices])
+            table = np.concatenate([values[:1], values[offset + 1 : offset + 1 + int(local.max(initial=0))]])
+            result[_within(part, box).slices] = table[local]
+        return result
+
+
+def find_regions(
+    boundary_of: BoundaryOf,
+    box: Box,
+    folder: Path,
+    run: Run,
+    watershed: Watershed | None = None,
+    *,
+    name: str = "regions",
+) -> Regions:
+    """Make fragments, their graph and its mergers in a folder; what is there already is not made again.
+
+    Parameters
+    ----------
+    boundary_of
+        Gives the boundary map of any box inside `box`, uint8 (255 = surely a boundary). Must be picklable and always
+        give the same answer.
+    folder
+        Belongs to this map and these options: the caller chooses it by what it holds.
+    """
+    from asem_core.voxels._region_kernels import agglomerate
+
+    how = watershed or Watershed()
+    if not (folder / GRAPH).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _create(folder / "fragments", box, how.lattice)
+        load = functools.partial(_Fragment, boundary_of, box, folder, how)
+        run_blocks(load, box, how.lattice, attrs.evolve(run, scratch=folder), name=name)
+        offsets, sizes, edges = _graph(box, how.lattice, folder)
+        into, of, mean = agglomerate(len(sizes), edges)
+        half = folder / f"{GRAPH}.half"
+        with half.open("wb") as file:
+            np.savez(file, offsets=offsets, size_vx=sizes, edges=edges, into=into, of=of, mean=mean / 255)
+        half.replace(folder / GRAPH)
+        (folder / "watershed.json").write_text(json.dumps(attrs.asdict(how)))
+        for cell in box.blocks(how.lattice):
+            _file(folder, cell).unlink()
+    with np.load(folder / GRAPH, allow_pickle=False) as file:
+        return Regions(folder, box, how.lattice, **{name: file[name] for name in file.files})
+
+
+def _create(path: Path, box: Box, lattice: Zyx) -> None:
+    import zarr
+
+    if not path.exists():
+        chunks = as_zyx(np.minimum(lattice, box.shape).tolist())
+        zarr.create_array(str(path), shape=box.shape, chunks=chunks, dtype="uint32")
+
+
+class _Fragment:
+    """Make the fragments of a cell, what touches there, and keep its outer planes for the faces between cells."""
+
+    def __init__(self, boundary_of: BoundaryOf, box: Box, folder: Path, how: Watershed) -> None:
+        import zarr
+
+        self.boundary_of, self.box, self.folder, self.how = boundary_of, box, folder, how
+        self.fragments: Any = zarr.open_array(str(folder / "fragments"), mode="r+")
+
+    def __call__(self, cell: Box) -> None:
+        from asem_core.voxels._region_kernels import touching
+
+        around = cell.grow(self.how.halo_vx) & self.box
+        boundary = self.boundary_of(around)
+        inner = _within(cell, around).slices
+        labels = np.ascontiguousarray(fragments(boundary, self.how)[inner])
+        boundary = np.ascontiguousarray(boundary[inner])
+        present = np.flatnonzero(np.bincount(labels.ravel())[1:]) + 1
+        number = np.zeros(int(labels.max(initial=0)) + 1, np.uint32)
+        number[present] = np.arange(1, len(present) + 1)
+        local = number[labels]
+        sizes = np.bincount(local.ravel(), minlength=len(present) + 1)[1:]
+        planes = {}
+        for axis in range(3):
+            for side, at in (("first", 0), ("last", -1)):
+                planes[f"{side}{axis}"] = np.moveaxis(local, axis, 0)[at]
+                planes[f"{side}{axis}_boundary"] = np.moveaxis(boundary, axis, 0)[at]
+        self.fragments[_within(cell, self.box).slices] = local
+        target = _file(self.folder, cell)
+        half = target.with_suffix(".half")
+        with half.open("wb") as file:
+            np.savez(file, sizes=sizes, edges=touching(local, boundary), **planes)
+        half.replace(target)
+
+
+def fragments(boundary: np.ndarray, how: Watershed) -> np.ndarray:
+    """Flood a boundary map (uint8, zyx) from seeds in the middle of what it encloses: int32, from 1 on."""
+    import cc3d
+    import edt
+    from scipy.ndimage import gaussian_filter, maximum_filter
+
+    from asem_core.voxels._region_kernels import flood
+
+    inside = boundary <= how.outside_above * 255
+    free = inside & (boundary < how.seeds_below * 255)
+    distance = edt.edt(free.view(np.uint8)) if not free.all() else np.ones(free.shape, np.float32)
+    distance = gaussian_filter(distance, how.smoothing_vx, truncate=3.0)
+    peaks = (distance == maximum_filter(distance, 2 * how.apart_vx + 1)) & free
+    labels = np.pad(cc3d.connected_components(peaks.view(np.uint8), connectivity=26, out_dtype=np.uint32), 1)
+    labels = labels.astype(np.int32)
+    flood(np.pad(boundary, 1), labels, np.pad(inside, 1).view(np.uint8))
+    labels = labels[1:-1, 1:-1, 1:-1]
+    left = inside & (labels == 0)  # pieces too small for a seed of their own
+    if left.any():
+        pieces = cc3d.connected_components(left.view(np.uint8), connectivity=6, out_dtype=np.uint32).astype(np.int32)
+        labels = np.where(left, pieces + labels.max(), labels)
+    return np.ascontiguousarray(labels)
+
+
+def _graph(box: Box, lattice: Zyx, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Put the graphs of all cells together, and add the faces between cells: offsets, sizes, edges (see `Regions`)."""
+    cells = list(box.blocks(lattice))
+    load = functools.lru_cache(maxsize=64)(functools.partial(_load, folder))
+    sizes = [load(cell)["sizes"] for cell in cells]
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sizes])])
+    start = {cell.begin: int(offset) for cell, offset in zip(cells, offsets, strict=False)}
+    at = {cell.begin: cell for cell in cells}
+    edges = [np.zeros((0, 4), np.int64)]
+    for cell in cells:
+        own = load(cell)
+        edges.append(own["edges"] + np.array([start[cell.begin] - 1, start[cell.begin] - 1, 0, 0]))
+        for axis in range(3):
+            beyond = list(cell.begin)
+            beyond[axis] += lattice[axis]
+            other = at.get(as_zyx(beyond))
+            if other is None:
+                continue
+            theirs = load(other)
+            low, high = own[f"last{axis}"].astype(np.int64), theirs[f"first{axis}"].astype(np.int64)
+            value = np.maximum(own[f"last{axis}_boundary"], theirs[f"first{axis}_boundary"])
+            met = (low > 0) & (high > 0)
+            low, high = low[met] + start[cell.begin] - 1, high[met] + start[other.begin] - 1
+            edges.append(_added(np.stack([low, high, value[met], np.ones(len(low), np.int64)], axis=1)))
+    return offsets, np.concatenate(sizes).astype(np.int64), np.concatenate(edges)
+
+
+def _added(rows: np.ndarray) -> np.ndarray:
+    """Add up sum and number of rows of the same pair."""
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    new = np.ones(len(rows), bool)
+    new[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
+    begins = np.flatnonzero(new)
+    if not len(begins):
+        return rows
+    return np.concatenate([rows[begins, :2], np.add.reduceat(rows[:, 2:], begins, axis=0)], axis=1)
+
+
+def _grid(box: Box, lattice: Zyx) -> Zyx:
+    return as_zyx([-(-n // b) for n, b in zip(box.shape, lattice, strict=True)])
+
+
+def _within(part: Box, whole: Box) -> Box:
+    return part.shift([-b for b in whole.begin])
+
+
+def _file(folder: Path, cell: Box) -> Path:
+    return folder / ("-".join(map(str, cell.begin)) + ".npz")
+
+
+def _load(folder: Path, cell: Box) -> dict[str, np.ndarray]:
+    with np.load(_file(folder, cell), allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

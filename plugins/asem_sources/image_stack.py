@@ -1,0 +1,178 @@
+"""A folder of PNG, JPEG or BMP planes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import attrs
+import numpy as np
+
+from asem_core.cell.provenance import fingerprint
+from asem_core.errors import BadInput
+from asem_core.hookspecs import hookimpl
+from asem_core.interfaces import Source
+from asem_core.volume import Volume
+from asem_core.voxels.planes import plane_files
+from asem_core.voxels.scale import settle
+from asem_core.voxels.values import conversion
+from asem_sources._microscopes import beside
+from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, planes_in
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
+_PREFERRED = (".tif", ".tiff")  # where a folder holds both, the others are copies or thumbnails
+_GREY = {
+    "1": "bool",
+    "L": "uint8",
+    "I;16": "uint16",
+    "I;16B": "uint16",
+    "I;16L": "uint16",
+    "I": "int32",
+    "F": "float32",
+}
+_LARGEST_PIXELS = 2**32
+
+
+@attrs.frozen
+class ImageStack(Source):
+    """PNG, JPEG or BMP planes in a folder, or one such image.
+
+    Planes are ordered as those of `tiff-stack`. A colour image of which every pixel is grey is read as grey.
+
+    Parameters
+    ----------
+    path
+        Folder or file.
+    voxel_size_nm
+        z, y, x. None takes z positions in the names, and what JEOL, Hitachi or TESCAN wrote in text files beside the planes.
+    pattern
+        Regular expression with one group: the plane's number.
+    files
+        Which files of the folder are planes, as in a shell: `*_ch0.png`.
+    allow_gaps
+        Close gaps in the numbering instead of refusing them.
+    grey_range
+        For float or signed data: the grey values that become 0 and 255.
+    kind
+        What the voxels are: of labels, the numbers of an indexed image are ids.
+    """
+
+    name: ClassVar[str] = "image-stack"
+    path: str
+    voxel_size_nm: float | tuple[float, float, float] | None = None
+    pattern: str | None = None
+    files: str = "*"
+    allow_gaps: bool = False
+    grey_range: tuple[float, float] | None = None
+    kind: Literal["image", "labels"] | None = None
+
+    @classmethod
+    def can_read(cls, path: str) -> bool:
+        here = Path(path)
+        if here.is_dir():
+            return bool(plane_files(here, ENDINGS)[0]) and not plane_files(here, _PREFERRED)[0]
+        return here.is_file() and here.suffix.lower() in ENDINGS
+
+    def layers(self) -> list[str]:
+        return ["raw"]
+
+    def open(self, layer: str | None = None) -> Volume:
+        """Open the stack lazily; reads every header.
+
+        Raises
+        ------
+        BadInput
+            No such path, no planes, a gap, a plane in colour, or one that differs in size or type, or is damaged; no voxel size.
+        """
+        if layer not in (None, "raw"):
+            raise BadInput(f"{self.path} is a stack of planes: it has one layer, 'raw', not '{layer}'.")
+        here = Path(self.path)
+        if not here.exists():
+            raise BadInput(f"{self.path} does not exist.")
+        folder = self._folder(here)
+        pages = [_Plane(file) for file in folder.files]
+        shape, stored = check_alike(pages, at_once(lambda page: page.header(self.kind == "labels"), pages))
+        scales, questions = folder.z_scale()
+        settled = settle(self.path, self.voxel_size_nm, [*scales, *beside(folder.files[0]).scales])
+        planes = Planes(pages, (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
+        if any(page.file.suffix.lower().startswith(".jp") for page in pages):
+            questions.append("JPEG changes grey values a little: where there is an original, import that")
+        names = [page.label for page in pages]
+        return settled.volume(planes, self.path, planes=names, told=folder.told, questions=questions)
+
+    def fingerprint(self, layer: str | None = None) -> str:
+        """Sum names, sizes and times of the planes."""
+        files = self._folder(Path(self.path)).files
+        return fingerprint(files[0].parent, files)
+
+    def _folder(self, here: Path) -> Folder:
+        if here.is_file():
+            return Folder((here,), (0,), ())
+        return planes_in(here, ENDINGS, "PNG, JPEG or BMP", self.pattern, self.files, self.allow_gaps)
+
+
+@attrs.frozen
+class _Plane:
+    file: Path
+
+    @property
+    def label(self) -> str:
+        return self.file.name
+
+    def header(self, labels: bool) -> Header:
+        try:
+            with _open(self.file) as image:
+                shape, mode = (image.height, image.width), image.mode
+                identity = mode == "P" and _is_identity(image)
+        except BadInput as error:
+            return Header((), "", str(error).partition(f"{self.file} ")[2])
+        if mode == "P" and not labels and not identity:
+            return Header(
+                shape,
+                "uint8",
+                "is an indexed image: its values are numbers of colours, not grey values. Save it as 8-bit grey values, or, if they "
+                "are ids of labels, import it as such: --kind labels.",
+            )
+        return Header(shape, _GREY.get(mode, "uint8"))
+
+    def read(self) -> np.ndarray:
+        with _open(self.file) as image:
+            values = np.asarray(image)
+        if values.ndim == 2:
+            return values
+        grey = values[..., 0]
+        has_alpha = values.shape[-1] in (2, 4)
+        colours = values[..., : values.shape[-1] - has_alpha]
+        if (colours != grey[..., None]).any():
+            raise BadInput(f"{self.file} is a colour image. Save it as 8- or 16-bit grey values.")
+        return grey
+
+
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    """Open an image; what fails then, or while its pixels are decoded, names the file."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = _LARGEST_PIXELS  # Pillow takes planes of 14,000 pixels a side for an attack
+    try:
+        with Image.open(file) as image:
+            yield image
+    except (OSError, SyntaxError, ValueError) as error:  # UnidentifiedImageError is an OSError
+        if getattr(error, "errno", None):
+            raise
+        what = "is empty" if not file.stat().st_size else f"is damaged, truncated or of another format ({error})"
+        raise BadInput(f"{file} {what}. Copy it again.") from None
+
+
+def _is_identity(image: Any) -> bool:
+    """Tell whether a palette maps each index to its own grey value."""
+    colours: Sequence[int] = image.getpalette("RGB") or []
+    entries = np.array(colours, np.int64).reshape(-1, 3)
+    return bool(len(entries)) and bool((entries == np.arange(len(entries))[:, None]).all())
+
+
+@hookimpl
+def register_sources() -> list[type[Source]]:
+    return [ImageStack]

@@ -1,0 +1,67 @@
+"""What killed processes leave behind is removed by the next run, and what living ones use is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from asem_core.engine.temporary import replacing, temporary_folder
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Take a folder of this test's own as the temporary folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_folders(base: Path) -> None:
+    """A folder goes with its context; that of a killed process with the next one; that of a living process stays."""
+    program = (
+        "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from asem_core.engine.temporary import temporary_folder\n"
+        "with temporary_folder() as folder: print(folder, flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, base], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    theirs = Path(process.stdout.readline().strip())
+    (base / "asem-of-somebody").mkdir()
+    with temporary_folder() as ours:
+        assert theirs.exists()
+        assert ours.stat().st_mode & 0o077 == 0
+    assert not ours.exists()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert theirs.exists()
+    with temporary_folder() as ours:
+        assert not theirs.exists()
+    assert [p.name for p in base.iterdir()] == ["asem-of-somebody"]
+
+
+def test_half_files(base: Path) -> None:
+    """A file appears whole or not at all; halves of processes that live no more are swept, others stay."""
+    file = base / "state[1].pt"
+    with replacing(file) as half:
+        half.write_text("half")
+        assert not file.exists()
+    assert file.read_text() == "half"
+    mine = half.name
+    dead = next(pid for pid in range(os.getpid() + 1, 10**7) if not psutil.pid_exists(pid))
+    for pid in (dead, os.getppid()):
+        (base / mine.replace(f"-{os.getpid()}.", f"-{pid}.")).touch()
+    with pytest.raises(ValueError, match="no"), replacing(file) as half:
+        half.write_text("more")
+        raise ValueError("no")
+    assert file.read_text() == "half"
+    assert sorted(p.name for p in base.iterdir()) == sorted(
+        [file.name, mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")]
+    )
