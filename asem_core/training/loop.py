@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from asem_core.engine.interrupt import held_back
 from asem_core.errors import TrainingStopped
+from asem_core.prediction.inference import is_out_of_memory
 from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
@@ -37,6 +39,8 @@ from asem_core.weights import copy_weights, read_metadata, save_weights
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("asem_core")
 
 WORTH_IT = 0.002
 """Less gained in F1 is within what the watched part can tell: the model's own threshold stays."""
@@ -233,6 +237,51 @@ class StepLoss:
 
         values: np.ndarray = torch.stack(list(self.losses)).cpu().numpy()
         return values
+
+
+def step_within_memory(
+    learner: Any,
+    optimizer: torch.optim.Optimizer,
+    cuts: Sequence[Cut],
+    options: TrainOptions,
+    half: bool,
+    team: Team,
+) -> tuple[StepLoss, TrainOptions]:
+    """Change the weights once; where memory is short, with fewer blocks at a time and the same result.
+
+    Returns
+    -------
+    the losses, and the options to go on with: `batch` times `accumulate` stays
+
+    Raises
+    ------
+    TrainingStopped
+        One block at a time is too much, or several processes train together.
+    """
+    import torch
+
+    while True:
+        try:
+            return step(learner, optimizer, cuts, options, half, team.device), options
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            parts = next((p for p in range(2, options.batch + 1) if options.batch % p == 0), 0)
+            if not parts or team.size > 1:
+                raise TrainingStopped(
+                    f"There is not enough memory on {team.device} for {options.batch} blocks of {list(options.block)} voxels "
+                    "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; with --resume "
+                    "training goes on from the last checkpoint."
+                ) from error
+        # Only now the exception, and with it every map that its frames held, is gone.
+        optimizer.zero_grad(set_to_none=True)
+        if team.device.type == "cuda":
+            torch.cuda.empty_cache()
+        options = attrs.evolve(options, batch=options.batch // parts, accumulate=options.accumulate * parts)
+        logger.warning(
+            "Out of memory on %s: from here on %d blocks are taken at a time and %d times added up, for the same result.",
+            team.device, options.batch, options.accumulate,
+        )  # fmt: skip
 
 
 def step(

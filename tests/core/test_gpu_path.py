@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
 
+from asem_core.errors import TrainingStopped
 from asem_core.interfaces import Region
 from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.stages.predict import choose_block
 from asem_core.training.augment import Augment
-from asem_core.training.loop import make_optimizer, step, to_device
+from asem_core.training.devices import Team
+from asem_core.training.loop import make_optimizer, step, step_within_memory, to_device
 from asem_core.training.options import OptimizerOptions, RegionOptions, TrainOptions
 from asem_core.training.stream import BlockStream
 from asem_core.volume import Box, Labels, Volume
@@ -80,17 +83,56 @@ class Elsewhere:
         return kept()
 
 
-def two_steps(network, half=False):
-    """Two steps of training on the device, from the cut block to the weights."""
+class Tight(torch.nn.Module):
+    """A network on a device with memory for so many blocks at a time."""
+
+    def __init__(self, network, room):
+        super().__init__()
+        self.network, self.room = network, room
+
+    def forward(self, image):
+        if len(image) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return self.network(image)
+
+
+def test_training_takes_fewer_blocks_at_a_time_where_memory_is_short(caplog):
+    """And learns the same; where even one is too much, or others would wait, it says what to do."""
+    cpu, learnt = torch.device("cpu"), []
+    for room in (4, 1):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = Tight(UNet(features=4, factors=((2, 2, 2),)), room)
+        options, cuts = prepared(network.network, batch=4)
+        optimizer = make_optimizer(network, options.optimizer, cpu)
+        _, after = step_within_memory(network, optimizer, cuts[:4], options, False, Team(0, 1, cpu))
+        assert (after.batch, after.accumulate) == {4: (4, 1), 1: (1, 4)}[room]
+        learnt.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    assert torch.allclose(*learnt, atol=1e-6)
+    assert "from here on 1 blocks are taken at a time and 4 times added up, for the same result" in caplog.text
+    with pytest.raises(TrainingStopped, match=r"not enough memory on cpu for 2 blocks of \[.*\] voxels at once"):
+        step_within_memory(
+            Tight(network, 0), optimizer, cuts[:2], attrs.evolve(options, batch=2), False, Team(0, 2, cpu)
+        )
+
+
+def prepared(network, **options):
+    """Options of a training, and blocks for two steps of it."""
     block = network.output_shape(network.input_shape((28, 28, 28)))
     options = TrainOptions(
-        [RegionOptions("raw", "labels")], block=block, batch=2, optimizer=OptimizerOptions(clip_norm=1.0)
+        [RegionOptions("raw", "labels")], block=block, optimizer=OptimizerOptions(clip_norm=1.0), **options
     )
     objects = np.zeros((160, 160, 160), np.uint8)
     objects[60:90, 60:90, 60:90] = 1
     region = Region("r", Volume(objects * 200, 5.0), Labels(objects, 5.0))
     stream = BlockStream(None, [region], options.block, network.context, EVERYTHING, seed=0)
-    cuts = [stream.cut(n, region, Box((60, 60, 60), tuple(60 + n for n in block))) for n in range(2 * options.batch)]
+    box = Box((60, 60, 60), tuple(60 + n for n in block))
+    return options, [stream.cut(n, region, box) for n in range(2 * options.batch)]
+
+
+def two_steps(network, half=False):
+    """Two steps of training on the device, from the cut block to the weights."""
+    options, cuts = prepared(network, batch=2)
     network = to_device(network, ELSEWHERE, half).train()
     with Trace() as trace:
         optimizer = make_optimizer(network, options.optimizer, ELSEWHERE)
