@@ -81,6 +81,10 @@ class OutputBusy(AsemError):
     """Another process is writing this output."""
 
 
+class InputChanged(AsemError):
+    """A layer was replaced or edited while a stage read it."""
+
+
 class BlockFailed(AsemError):
     """A block failed three times; the message holds its box and its cause."""
 

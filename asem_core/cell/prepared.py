@@ -9,7 +9,8 @@ from pathlib import Path
 
 import attrs
 
-from asem_core.cell.provenance import identity
+from asem_core.cell.place import name_in_cell
+from asem_core.cell.provenance import is_unchanged
 from asem_core.cell.record import Record
 from asem_core.cell.store import container_attributes, layers, note_in_container, open_volume
 from asem_core.errors import BadInput, UnknownName
@@ -86,15 +87,14 @@ def open_images(cell: str | Path) -> list[Volume]:
 def _made_of(cell: str | Path, volume: Volume) -> Volume | None:
     made = Record.of(volume).made
     then = made.inputs[0] if made.step and made.inputs else None
-    container, _, name = then.address.rpartition(".zarr/") if then else ("", "", "")
-    if then is None or not container:
+    name = name_in_cell(then.address) if then else "."
+    if then is None or name == ".":  # an image from outside of any cell
         return None
     try:
         before: Volume = open_volume(f"{cell}/{name}")
     except UnknownName:  # removed to save room
         return None
-    now = Record.of(before)
-    if (then.revision, identity(then.made.noted)) != (now.revision, identity(now.made.noted)):
+    if not is_unchanged(then, before):
         raise BadInput(
             f"{volume.path} was made of {before.path}, which has changed since. Make it again: asem prepare {cell} "
             f"--overwrite; or name the layer to take it as it is: {volume.path}."

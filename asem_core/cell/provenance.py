@@ -5,39 +5,55 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import zlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
-from asem_core import __version__
+from asem_core import __version__, files
 from asem_core.cell.record import Input, Kind, Record
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Volume
 
 
-def made_by(stage: str, *, inputs: Sequence[Volume] = (), **details: Any) -> dict[str, Any]:
+def made_by(stage: str, *, inputs: Sequence[Volume | Mapping[str, Any]] = (), **details: Any) -> dict[str, Any]:
     """Describe a run, in plain JSON: the stage, ASEM's version, the inputs with what made them, and further details.
 
     Details may be plugins (described by name, options and the distribution they came from), boxes, paths or plain
-    values. Nothing that differs between two equal runs (times, worker counts) belongs here.
+    values. Nothing that differs between two equal runs (times, worker counts) belongs here, and all that makes their
+    results differ does: runs of equal `identity` make equal layers.
     """
     return {
         "stage": stage,
         "asem_version": __version__,
-        "inputs": [describe_input(v) for v in inputs],
+        "inputs": [describe_input(v) if isinstance(v, Volume) else dict(v) for v in inputs],
         **{key: _plain(value) for key, value in details.items()},
     }
 
 
-def describe_input(volume: Volume) -> dict[str, Any]:
-    """Say which volume was read: where it is, its shape and place, the chain of what made it, and its last edit."""
+def describe_input(volume: Volume, fingerprint: str | None = None) -> dict[str, Any]:
+    """Say which volume was read: where it is, its shape and place, and which layer it is, with the chain of what made it.
+
+    A layer of ours is told by its id and revision; if another program has written into it, by its fingerprint, too. All else
+    is told by its fingerprint: the one given, or that of the files at its path.
+    """
     record = Record.of(volume)
-    known = {"made_by": dict(record.made.noted), "revision": record.revision}
+    if record.id:
+        changed = None if record.fingerprint in (None, found := _stored_voxels(volume)) else found
+        known = {
+            "id": record.id,
+            "revision": record.revision,
+            "fingerprint": changed,
+            "made_by": dict(record.made.noted),
+        }
+    else:
+        known = {"fingerprint": fingerprint or _fingerprint_of(volume), "made_by": dict(record.made.noted)}
+    here = Path(volume.path)
     return {
-        "path": volume.path,
+        "path": str(here.resolve()) if "://" not in volume.path and here.exists() else volume.path,
         "shape": list(volume.shape),
         "voxel_size_nm": list(volume.voxel_size_nm),
         "origin_nm": list(volume.origin_nm),
@@ -45,32 +61,85 @@ def describe_input(volume: Volume) -> dict[str, Any]:
     }
 
 
+def _stored_voxels(volume: Volume) -> str | None:
+    """Sum up the files of a layer's finest array; None of one that is not on this computer."""
+    return None if "://" in volume.path else files.fingerprint(Path(volume.path) / "s0")
+
+
+def _fingerprint_of(volume: Volume) -> str | None:
+    if isinstance(volume.data, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(volume.data).tobytes()).hexdigest()[:32]
+    return files.fingerprint(volume.path)
+
+
+def new_identity(made_by: Mapping[str, Any]) -> tuple[str, str]:
+    """Give a layer that is to be made its id and first revision.
+
+    They follow from what it is made of, so that a layer that was deleted and is made again is the same one. Where this does
+    not tell all (an input without a fingerprint, a record that `made_by` did not write) they are drawn.
+    """
+    inputs = made_by.get("inputs", [])
+    told = "asem_version" in made_by and all(read.get("id") or read.get("fingerprint") for read in inputs)
+    text = json.dumps(identity(made_by), sort_keys=True)
+    return (hashlib.sha256(text.encode()).hexdigest()[:32], "") if told else (uuid.uuid4().hex, new_revision())
+
+
+def new_revision() -> str:
+    """Draw the revision of a layer that was written into."""
+    return uuid.uuid4().hex
+
+
 def is_unchanged(read: Input, volume: Volume) -> bool:
     """Tell whether a volume is still what it was when something was made of it."""
     return bool(identity(read.identity) == identity(Input.parse(describe_input(volume)).identity))
 
 
-def describe_plugin(plugin: Any) -> dict[str, Any]:
-    """Name a plugin with its options and where it comes from."""
+def describe_plugin(plugin: Any, fingerprint: str | None = None) -> dict[str, Any]:
+    """Name a plugin with its options and where it comes from; of options that name files, what these hold.
+
+    `fingerprint` is that of the files, where it is known better than from all that lies at the path.
+    """
     cls = type(plugin)
     options = {a.name: _plain(getattr(plugin, a.name)) for a in attrs.fields(cls) if a.init}
+    places = {name: options[name] for name in ("path",) if isinstance(options.get(name), str)}
+    held = {name: fingerprint or files.fingerprint(place) for name, place in places.items()}
     return {
         "name": plugin.name,
         "module": cls.__module__,
         "version": _version_of(cls.__module__.partition(".")[0]),
         "options": options,
+        **({"files": held} if held else {}),
     }
 
 
 def identity(record: Any) -> Any:
-    """Give a record of `made_by` without the versions: what two runs must share to make the same thing.
+    """Give a record of `made_by` without versions and paths: what two runs must share to make the same thing.
 
-    Versions tell in reports what was used; that a newer one is installed does not make a layer another.
+    Versions and paths tell in reports what was used; that a newer version is installed, or that a file is named otherwise
+    or lies elsewhere, does not make a layer another. What a file holds does: its sum, fingerprint or id.
     """
     if isinstance(record, Mapping):
-        versions = {"asem_version", "version"} if "module" in record else {"asem_version"}
-        return {key: identity(value) for key, value in record.items() if key not in versions}
+        beside = _beside_the_point(record)
+        return {key: identity(value) for key, value in _without_paths(record).items() if key not in beside}
     return [identity(value) for value in record] if isinstance(record, (list, tuple)) else record
+
+
+def _beside_the_point(record: Mapping[str, Any]) -> set[str]:
+    """Name the entries of a record that do not make its layer another."""
+    found = {"asem_version", *(key for key in record if f"{key}_sha256" in record)}
+    if "module" in record:  # a plugin
+        found |= {"version"}
+    if record.get("sha256"):  # a file
+        found |= {"path"}
+    if record.get("id") or record.get("fingerprint"):  # a volume
+        found |= {"path", "made_by"}
+    return found
+
+
+def _without_paths(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Leave out the options of a plugin that name files, where it is known what these hold."""
+    held = {name for name, fingerprint in record.get("files", {}).items() if fingerprint} if "module" in record else {}
+    return {**record, "options": {k: v for k, v in record["options"].items() if k not in held}} if held else record
 
 
 def steps_done(volume: Volume) -> list[dict[str, Any]]:
@@ -80,18 +149,25 @@ def steps_done(volume: Volume) -> list[dict[str, Any]]:
 
 def differences(before: Any, after: Any) -> list[str]:
     """Name what differs between two records of `made_by`, with short values: `clip_limit: 0.02 -> 0.1`."""
-    return [_told(keys, *values) for keys, *values in _differing(identity(before), identity(after), ())]
+    return list(dict.fromkeys(_told(keys, *values) for keys, *values in _differing(before, after, ())))
 
 
 _ABSENT = object()
 
 
 def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    if before == after:
+    if identity(before) == identity(after):
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
+        if before.get("id") != after.get("id") and (
+            told := list(_differing(before.get("made_by", {}), after.get("made_by", {}), (*keys, "made_by")))
+        ):  # what made the one and the other says more than that they are not the same
+            yield from told
+            return
         named_otherwise = before.get("name") != after.get("name") and "name" in before and "name" in after
-        for key in ["name"] if named_otherwise else sorted({*before, *after}):
+        beside = _beside_the_point(before) & _beside_the_point(after)
+        before, after = _without_paths(before), _without_paths(after)
+        for key in ["name"] if named_otherwise else sorted({*before, *after} - beside):
             yield from _differing(before.get(key, _ABSENT), after.get(key, _ABSENT), (*keys, key))
     elif (
         keys[-1:] == ("inputs",) and isinstance(before, list) and isinstance(after, list) and len(before) == len(after)
@@ -99,12 +175,14 @@ def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[tuple
         for one, other in zip(before, after, strict=True):
             yield from _differing(one, other, keys)
     else:
-        yield keys, before, after
+        yield keys, identity(before), identity(after)
 
 
 def _told(keys: tuple[str, ...], before: Any, after: Any) -> str:
     if keys[-1] == "revision":
         return "the input, edited since"
+    if keys[-1] in ("id", "fingerprint") or "files" in keys:
+        return "the input, which holds other data now"
     of_input = "the input's " if keys[0] == "inputs" and len(keys) > 1 else ""
     shown = [k for k in keys if k not in ("inputs", "made_by")] or ["inputs"]
     if "options" in shown:
@@ -149,24 +227,6 @@ def kind_by_name(path: str | Path) -> Kind | None:
 
 
 _FOLDERS_OF_LABELS = {"labels", "seeds", "exclusion", "mask", "instances", "groundtruth"}
-
-
-def sha256(path: str | Path) -> str:
-    """Sum a file, in hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint(folder: Path, files: Sequence[Path] | None = None) -> str:
-    """Sum names, sizes and times of files, so that changed data is not taken for what was read before.
-
-    `files` lie in the folder; None takes all in it.
-    """
-    if files is None:
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
-    stats = {f.relative_to(folder).as_posix(): f.stat() for f in files}
-    text = "\n".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats.items())
-    return f"{zlib.crc32(text.encode()):08x}"
 
 
 @functools.cache

@@ -1,12 +1,12 @@
 """The record of a layer: which layer it is, what it holds and what made it. Read and written through here only.
 
-It lies in the attributes of the layer's group, under `asem`. `Record.of(volume)` reads it; `store.create_volume` and
-`store.note` write it.
+It lies in the attributes of the layer's group, under `asem`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import attrs
@@ -33,12 +33,14 @@ class Input:
     voxel_size_nm: ZyxNm
     origin_nm: ZyxNm
     made: Made
+    id: str
     revision: str
+    fingerprint: str | None
 
     @property
     def identity(self) -> Any:
         """What tells it from another volume, wherever they are."""
-        return self.made.noted, self.revision, self.shape, self.origin_nm
+        return self.id, self.revision, self.fingerprint, self.shape, self.origin_nm, self.voxel_size_nm
 
     @classmethod
     def parse(cls, noted: Mapping[str, Any]) -> Self:
@@ -48,7 +50,9 @@ class Input:
             as_zyx_nm(noted["voxel_size_nm"]),
             as_zyx_nm(noted["origin_nm"], "origin"),
             Made(noted.get("made_by", {})),
+            noted.get("id", ""),
             noted.get("revision", ""),
+            noted.get("fingerprint"),
         )
 
 
@@ -77,6 +81,12 @@ class Made:
     @property
     def inputs(self) -> list[Input]:
         return [Input.parse(noted) for noted in self.noted.get("inputs", [])]
+
+    def ancestors(self) -> Iterator[Input]:
+        """List all that it was made of, and what that was made of, ..."""
+        for read in self.inputs:
+            yield read
+            yield from read.made.ancestors()
 
     def chain(self) -> Iterator[Made]:
         """Go back along first inputs: this, what made its input, what made the input of that, ..."""
@@ -110,28 +120,34 @@ class Record:
     ----------
     kind : what its voxels mean; None where an import could not tell
     made : what made it
-    revision : another one after every edit
+    id
+        Which layer it is, wherever it lies: given when it is made, the same for two that are made of the same in the same
+        way. Empty of data from elsewhere.
+    revision : another one after every write into it, and where it was made again of what cannot be told apart
+    fingerprint
+        Of its finest array's files (see `files.fingerprint`): another one means that somebody else wrote into it. None
+        while it is open for editing
     planes : file names of the planes that it was imported from, where there is one file per plane
     told, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated
     plan : how a prediction was cut into blocks and computed
     num_objects : how many objects a segmentation has
     notes : what a preprocessing step says of what it did (`Fitted.attributes`)
-    complete : whether the run that makes it has ended
-    block : shape of the blocks it is being written in, until then
-    halved : whether its first coarser level is written along with it, until then
+    block : shape of the blocks that it is being written in; None once it is finished
+    halved : whether its first coarser level is being written along with it
     object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
     """
 
     kind: Kind | None = None
     made: Made = attrs.field(factory=Made)
+    id: str = ""
     revision: str = ""
+    fingerprint: str | None = None
     planes: Sequence[str] = ()
     boxes: Sequence[AnnotatedBox] = ()
     plan: Mapping[str, Any] | None = None
     num_objects: int | None = None
     notes: Mapping[str, Any] = attrs.field(factory=dict)
-    complete: bool = True
     block: Zyx | None = None
     halved: bool = False
     told: Sequence[str] = ()
@@ -159,19 +175,20 @@ class Record:
             raise BadInput(
                 f"{address} was written by another version of ASEM ({noted.get('made_by', {}).get('asem_version', 'unknown')}): "
                 f"its record has schema {noted.get('schema', 0)}, and this version reads {SCHEMA}. Open it with that version, "
-                "or make it again."
+                "or remove it and make it again."
             )
         block = noted.get("block")
         return cls(
             noted.get("kind"),
             Made(noted.get("made_by", {})),
+            noted.get("id", ""),
             noted.get("revision", ""),
+            noted.get("fingerprint"),
             tuple(noted.get("planes", ())),
             tuple(AnnotatedBox.parse(b) for b in noted.get("boxes", ())),
             noted.get("plan"),
             noted.get("num_objects"),
             noted.get("notes", {}),
-            noted.get("complete", True),
             None if block is None else as_zyx(block),
             noted.get("halved", False),
             tuple(noted.get("told", ())),
@@ -183,7 +200,9 @@ class Record:
         """Write the record as attributes of a group; what is not known is left out."""
         known = {
             "kind": self.kind,
+            "id": self.id,
             "revision": self.revision,
+            "fingerprint": self.fingerprint,
             "planes": list(self.planes),
             "boxes": [b.json() for b in self.boxes],
             "plan": self.plan and dict(self.plan),
@@ -196,4 +215,19 @@ class Record:
             "object_sizes_vx": list(self.object_sizes_vx),
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
-        return {KEY: {"schema": SCHEMA, "complete": self.complete, "made_by": dict(self.made.noted), **told}}
+        return {KEY: {"schema": SCHEMA, "made_by": dict(self.made.noted), **told}}
+
+
+def record_at(layer: str | Path) -> Record:
+    """Read the record of a layer on the disk, as it is now."""
+    import zarr
+
+    return Record.parse(dict(zarr.open_group(str(layer), mode="r").attrs), str(layer))
+
+
+def note(layer: str | Path, **changes: Any) -> None:
+    """Change fields of the record of a layer on the disk."""
+    import zarr
+
+    group = zarr.open_group(str(layer), mode="r+")
+    group.attrs.update(attrs.evolve(Record.parse(dict(group.attrs), str(layer)), **changes).attributes())

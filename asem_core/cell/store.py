@@ -3,16 +3,14 @@
 Written: OME-Zarr 0.5 (Zarr v3). Read: OME-Zarr 0.4 and 0.5, plain Zarr v2 and v3 arrays with `resolution` and `offset`
 attributes in nm (Gallusser et al. 2022), local or at `s3://`, `gs://`, `https://`.
 
-A layer under work is marked incomplete until `finish_volume`, so that a half-written one is never taken for whole.
+A layer under work lies elsewhere until `finish_volume` puts it in its place, so that a half-written one is never taken for
+whole.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,27 +20,26 @@ import attrs
 import filelock
 
 from asem_core.blocks import Load, Run, Work, run_blocks
-from asem_core.cell.chunks import create_array
-from asem_core.cell.metadata import ome_attributes
-from asem_core.cell.notes import lock as take_lock
-from asem_core.cell.notes import remove_notes, work_folder
+from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
+from asem_core.cell.node import array_scales, open_node
+from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, unlock
+from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity
-from asem_core.cell.pyramid import HalvedAlongside, build_pyramid, halve_alongside
-from asem_core.cell.record import Made, Record
-from asem_core.errors import BadInput, MissingExtra, NoSpace, OutputExists, UnknownName
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, ZyxNm, as_zyx
+from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
+from asem_core.cell.record import Kind, Made, Record, note
+from asem_core.cell.watch import stamp_of, watched
+from asem_core.errors import BadInput, NoSpace, OutputExists
+from asem_core.files import fingerprint
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
 from asem_core.voxels.limits import require_chunk_fits
-from asem_core.voxels.scale import Scale, settle
-from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
+from asem_core.voxels.scale import settle
+from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale
 
 log = logging.getLogger("asem_core")
 
 V = TypeVar("V", bound=Volume)
-
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
-
 
 # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -51,7 +48,7 @@ def open_volume(
     path: str | Path,
     *,
     kind: type[V] = Volume,  # type: ignore[assignment]
-    unfinished: bool = False,
+    follow: bool = False,
     voxel_size_nm: float | Sequence[float] | None = None,
     choice: Mapping[str, int | None] | None = None,
     axes: str | None = None,
@@ -64,8 +61,9 @@ def open_volume(
         Address of a group with OME-Zarr metadata (its finest level opens) or of an array.
     kind
         `Volume`, or `Labels` for a volume of whole numbers.
-    unfinished
-        Also open a layer whose run has not ended.
+    follow
+        Read whatever is there at the time, as a viewer does. Otherwise reading a layer that was replaced or edited after it
+        was opened raises `InputChanged`.
     voxel_size_nm
         Instead of what it states.
     choice, axes
@@ -74,19 +72,17 @@ def open_volume(
     Raises
     ------
     BadInput
-        Nothing is there, it is not an image, it has no voxel size, or it was never finished.
+        Nothing is there, it is not an image, it has no voxel size, it was never finished, or its record has another schema.
     """
     address = str(path).rstrip("/")
-    node = _open_node(address)
+    stamp = stamp_of(address)
+    node = open_node(address)
     attributes = dict(node.attrs)
-    if not Record.parse(attributes, address).complete and not unfinished:
-        raise BadInput(
-            f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
-        )
+    record = Record.parse(attributes, address)
     multiscale = multiscale_of(attributes)
     if multiscale is not None:
         dataset = multiscale["datasets"][0]
-        array = node[dataset["path"]]
+        array, inner = node[dataset["path"]], dataset["path"]
         scale, names = ome_scale(multiscale, dataset, len(array.shape))
         scales = [scale]
     elif hasattr(node, "members"):
@@ -98,19 +94,21 @@ def open_volume(
         )
         raise BadInput(f"{address} is a group, not an image. {what}.")
     else:
-        array = node
-        scales, names = _array_scales(array, address)
+        array, inner = node, ""
+        scales, names = array_scales(array, address)
     settled = settle(
         address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
     )
     require_chunk_fits(address, array.chunks, array.dtype.itemsize)
     data = arrange(array, list(axes) if axes else names, address, choice)
+    if not follow and "://" not in address:
+        data = watched(data, address, inner, record, stamp)
     told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
     made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
-    return _with_known(made, node)
+    return _with_known(made, node, follow=follow)
 
 
-def open_labels(path: str | Path, meaning: Meaning | None = None, *, unfinished: bool = False) -> Labels:
+def open_labels(path: str | Path, meaning: Meaning | None = None) -> Labels:
     """Open labels with what they say of where they are annotated; those from elsewhere are asked what their values mean.
 
     Raises
@@ -118,27 +116,27 @@ def open_labels(path: str | Path, meaning: Meaning | None = None, *, unfinished:
     BadInput
         As `open_volume`; or labels from elsewhere hold values of which nobody knows what they mean (see `understood`).
     """
-    plain: Volume = open_volume(path, unfinished=unfinished)
-    if meaning is None and Record.of(plain).made.noted:
-        return open_volume(path, kind=Labels, unfinished=unfinished)
+    plain: Volume = open_volume(path)
+    if meaning is None and Record.of(plain).id:
+        return open_volume(path, kind=Labels)
     return understood(Labels.of(plain), meaning or Meaning())
 
 
-def _with_known(volume: V, node: Any) -> V:
+def _with_known(volume: V, node: Any, *, follow: bool) -> V:
     """Add to labels what says where they are annotated: their layer `known`, or, from elsewhere, their values."""
     if not isinstance(volume, Labels):
         return volume
     layer, _, level = volume.path.rpartition("/")
     if hasattr(node, "members") and KNOWN in node:
-        return attrs.evolve(volume, known=open_volume(f"{volume.path}/{KNOWN}", unfinished=True))
+        return attrs.evolve(volume, known=open_volume(f"{volume.path}/{KNOWN}", follow=follow))
     if not hasattr(node, "members") and Path(layer, KNOWN, level).is_dir():
-        return attrs.evolve(volume, known=open_volume(f"{layer}/{KNOWN}/{level}", unfinished=True))
-    return volume if Record.of(volume).made.noted else by_meaning(volume, Meaning())  # type: ignore[return-value]
+        return attrs.evolve(volume, known=open_volume(f"{layer}/{KNOWN}/{level}", follow=follow))
+    return volume if Record.of(volume).id else by_meaning(volume, Meaning())  # type: ignore[return-value]
 
 
 def write_known(labels: Output, known: Volume | None, block: int | Zyx, run: Run) -> None:
     """Write where labels are annotated, before they are finished themselves; of those annotated everywhere, nothing."""
-    if known is None:
+    if known is None or labels.finished:
         return
     out = create_known(labels, block=block)
     made = Labels.of(labels, fill_volume(out, Copy(known, out), block, run, name=f"known-{Path(labels.path).name}"))
@@ -153,14 +151,12 @@ def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
     """Create the layer that says where a layer of labels is annotated, to be written and finished like it, before it."""
     spec = attrs.evolve(labels.spec, dtype="uint8")
     record = {"stage": "known", "of": Record.of(labels).made.noted}
-    return create_volume(
-        Path(labels.path) / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels")
-    )
+    return create_volume(labels.build / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels"))
 
 
 def layers(container: str | Path) -> list[str]:
     """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
-    node = _open_node(str(container).rstrip("/"))
+    node = open_node(str(container).rstrip("/"))
     if not hasattr(node, "members"):
         return []
     if "s0" in node and multiscale_of(dict(node.attrs)) is None:
@@ -184,14 +180,9 @@ def layers(container: str | Path) -> list[str]:
     return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
 
 
-def is_complete(volume: Volume) -> bool:
-    """Tell whether the run that made this layer ended (layers of other programs count as complete)."""
-    return Record.of(volume).complete
-
-
 def container_attributes(container: str | Path) -> dict[str, Any]:
     """Read what a container says of itself, beside its layers."""
-    return dict(_open_node(str(container).rstrip("/")).attrs)
+    return dict(open_node(str(container).rstrip("/")).attrs)
 
 
 def note_in_container(container: Path, key: str, value: Any) -> None:
@@ -201,77 +192,38 @@ def note_in_container(container: Path, key: str, value: Any) -> None:
     zarr.open_group(str(container), mode="r+").attrs[key] = value
 
 
-def _open_node(address: str) -> Any:
-    import zarr
-    from zarr.errors import NodeNotFoundError
-
-    remote = "://" in address
-    if not remote and not Path(address).exists():
-        container = next((p for p in Path(address).parents if p.suffix == ".zarr" and p.exists()), None)
-        if container is not None:
-            known = ", ".join(layers(container)) or "none"
-            raise UnknownName(
-                f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
-            )
-        raise BadInput(f"{address} does not exist.")
-    options = {"storage_options": storage_options(address)} if remote else {}
-    try:
-        return zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
-    except (NodeNotFoundError, FileNotFoundError, KeyError):
-        raise BadInput(
-            f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
-        ) from None
-    except ImportError:
-        raise MissingExtra.of("s3", f"{address} needs s3fs") from None
-    except Exception as error:  # each remote file system raises its own kind
-        if not remote:
-            raise
-        raise BadInput(
-            f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
-        ) from error
-
-
-def storage_options(address: str) -> dict[str, Any]:
-    """Say how fsspec reads an address: S3 without credentials, from the server ASEM_S3_ENDPOINT names if it is set."""
-    if not address.startswith("s3://"):
-        return {}
-    endpoint = os.environ.get("ASEM_S3_ENDPOINT")
-    return {"anon": True, **({"endpoint_url": endpoint} if endpoint else {})}
-
-
-def _array_scales(array: Any, address: str) -> tuple[list[Scale], list[str]]:
-    """Read where an array lies from its own attributes, or from those of the OME-Zarr image whose level it is."""
-    parent, _, name = address.rpartition("/")
-    attributes = dict(array.attrs)
-    named = getattr(array.metadata, "dimension_names", None)
-    if not {"resolution", "voxel_size", "transform"} & set(attributes) and ("://" in parent or Path(parent).exists()):
-        try:
-            multiscale = multiscale_of(dict(_open_node(parent).attrs))
-        except BadInput:
-            multiscale = None
-        for dataset in (multiscale or {}).get("datasets", []):
-            if dataset["path"] == name:
-                scale, axes = ome_scale(multiscale or {}, dataset, len(array.shape))
-                return [scale], axes
-    return plain_scales(attributes, len(array.shape), named, address)
-
-
 # --- writing ----------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
 class Output(Volume):
-    """A layer under work. The process that made it holds its lock; a copy that travels to a worker does not."""
+    """A layer under work. The process that made it holds its lock; a copy that travels to a worker does not.
+
+    It is built in a folder of its run beside the cell (`build`), and takes its place when it is whole: nobody reads what a
+    late writer of a run that is long gone can reach. A layer that an equal run has finished is in its place already
+    (`finished`).
+    """
 
     lock: filelock.BaseFileLock | None = attrs.field(default=None, repr=False)
-    work: Path = attrs.field(default=Path(), repr=False)
+    build: Path = attrs.field(default=Path(), repr=False)
+    finished: bool = False
+
+    @property
+    def work(self) -> Path:
+        """Notes of this build: they go with it."""
+        return self.build.parent
 
     def resumable(self, run: Run) -> Run:
-        """Return the same run with its done markers kept beside this layer until it is finished."""
+        """Return the same run with its done markers kept beside the build until it is finished."""
         return attrs.evolve(run, scratch=self.work / "done")
 
+    def release(self) -> None:
+        """Let go of the layer, finished or not."""
+        if self.lock is not None:
+            unlock(self.path, self.lock)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return Volume, (self.data, self.voxel_size_nm, self.origin_nm, self.path, self.attributes)
+        return Volume, (self.data, self.voxel_size_nm, self.origin_nm, self.path)
 
 
 def create_volume(
@@ -312,18 +264,27 @@ def create_volume(
     BadInput
         The container would lie in a folder that holds other files, the layer outside of it, or on its own input.
     """
-    target = Path(path)
+    target, block = Path(path), as_zyx(block)
+    about = about or Record()
     made_by = json.loads(json.dumps(made_by))
-    require_free(target, made_by, overwrite=overwrite)
-    _make_groups(target.parent)
+    require_free(target, made_by, kind=about.kind, overwrite=overwrite)
+    make_groups(target.parent)
     lock = take_lock(target)
     try:
-        existing = _existing(target, spec, as_zyx(block), made_by, overwrite, anew)
-        if existing is not None:
-            return attrs.evolve(existing, lock=lock, work=work_folder(target, made_by))
-        return _create(target, spec, as_zyx(block), made_by, fill, about or Record(), lock)
+        # Another process may have made it before the lock was ours.
+        found = require_free(target, made_by, kind=about.kind, overwrite=overwrite)
+        if found is not None and not anew:
+            if found.shape != spec.shape and not overwrite:
+                raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
+            if found.shape == spec.shape:
+                return _output(target, target, lock, finished=True)
+        build = build_to_resume(target, spec, block, made_by, overwrite=overwrite, anew=anew)
+        if build is None:
+            about = attrs.evolve(about, made=Made(made_by), block=block)
+            build = begin(target, spec, about, fill, anew=found is not None)
+        return _output(target, build, lock)
     except BaseException:  # Ctrl-C, too, must give the lock back
-        lock.release()
+        unlock(target, lock)
         raise
 
 
@@ -339,6 +300,8 @@ def fill_volume(
 ) -> Volume:
     """Write a layer block by block (see `run_blocks`), and finish it; a killed run goes on where it stopped.
 
+    A finished layer (see `Output`) is given back as it is.
+
     Raises
     ------
     BlockFailed
@@ -346,11 +309,18 @@ def fill_volume(
     NoSpace
         The disk is full; says how much room the rest needs.
     """
+    if out.finished:
+        return finish_volume(out)
     try:
         run_blocks(work, out.box, block, out.resumable(run), name=name, skip=skip, threads=threads)
         return finish_volume(out, run)
     except NoSpace as error:
-        raise NoSpace(f"{error} {_room_needed(out)}") from None
+        told = room_needed(out.build, out.spec)
+        out.release()
+        raise NoSpace(f"{error} {told}") from None
+    except BaseException:  # Ctrl-C, too, must give the lock back
+        out.release()
+        raise
 
 
 @attrs.frozen
@@ -367,93 +337,63 @@ class Copy:
         self.output.data[box.slices] = self.volume.read(box)  # type: ignore[index]
 
 
-def _room_needed(out: Output) -> str:
-    """Say how much room the rest of the output takes at most."""
-    written = sum(f.stat().st_size for f in Path(out.path).rglob("*") if f.is_file())
-    whole = math.prod(out.shape) * out.dtype.itemsize * 8 / 7  # with the pyramid
-    free = shutil.disk_usage(out.path).free
-    return f"Up to {max(0.0, whole - written) / 1e9:.3g} GB are needed ({free / 1e9:.3g} GB are free)."
-
-
 def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = True) -> Volume:
-    """Build the multiscale pyramid block by block, mark the layer complete and let go of its lock."""
+    """Build the multiscale pyramid block by block, put the layer in its place and let go of its lock."""
     import zarr
 
-    group = zarr.open_group(volume.path, mode="r+")
-    if not is_complete(volume):
+    if not volume.finished:
+        group = zarr.open_group(volume.build, mode="r+")
         if pyramid:
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
         elif _is_halved(group):
             del group["s1"]
-        note(volume.path, complete=True, block=None, halved=False)
+        note(volume.build, block=None, halved=False, fingerprint=fingerprint(volume.build / "s0"))
+        publish(volume.build, Path(volume.path))
     if volume.lock is not None:
-        remove_notes(Path(volume.path))
-        volume.lock.release()
+        remove_notes(volume.path)
+    volume.release()
     return open_volume(volume.path)
 
 
-def record_at(path: str | Path) -> Record:
-    """Read the record of a layer from the disk, as it is now."""
-    return Record.parse(dict(_open_node(str(path)).attrs), str(path))
-
-
-def note(path: str | Path, **changes: Any) -> None:
-    """Change fields of the record of a layer on the disk."""
-    import zarr
-
-    group = zarr.open_group(str(path), mode="r+")
-    group.attrs.update(attrs.evolve(Record.parse(dict(group.attrs), str(path)), **changes).attributes())
-
-
-def require_container(folder: str | Path) -> None:
-    """Refuse a folder of other files as a container, before anything is written to it.
-
-    Raises
-    ------
-    BadInput
-        It is there, is not empty, and is no Zarr container; or it is a file.
-    """
-    place = Path(folder)
-    if place.is_file():
-        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
-    if place.is_dir() and not any((place / m).exists() for m in _ZARR_MARKS) and any(place.iterdir()):
-        raise BadInput(
-            f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
-            "Choose a new name with -o, for example cell.zarr."
-        )
-
-
-def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Volume | None:
+def require_free(
+    path: str | Path, made_by: Mapping[str, Any], *, kind: Kind | None = None, overwrite: bool = False
+) -> Volume | None:
     """Refuse an output that `create_volume` would refuse, before long work; return the layer if an equal run finished it.
+
+    `kind` is what the output will hold.
 
     Raises
     ------
     OutputExists
         Something else is there and `overwrite` is False; or what is there is no layer, which is never replaced.
     BadInput
-        The container would lie in a folder that holds other files, the layer outside of it, or on its own input.
+        The container would lie in a folder that holds other files, or the layer outside of it; or it would replace what it is
+        made of, directly or by way of other layers, or the cell's image by something else.
     """
     target = Path(path)
-    container = _container(target.parent)
+    container = cell_of(target.parent)
     if ".." in target.relative_to(container).parts:
         raise BadInput(f"{target} lies outside of {container}: a layer's name has no '..'.")
     require_container(container)
+    made_by = json.loads(json.dumps(made_by))
     for read in made_by.get("inputs", []):
         if "://" not in read["path"] and Path(read["path"]).resolve().is_relative_to(target.resolve()):
             raise BadInput(f"{target} would replace {read['path']}, which it is made of. Choose another output.")
-    made_by = json.loads(json.dumps(made_by))
     if not target.exists():
         return None
     found = _readable(target)
-    before = {} if found is None else Record.of(found).made.noted
-    if found is not None and identity(before) == identity(made_by):
-        return found if is_complete(found) else None
-    if found is None and not _is_half_made(target):
+    before = Record() if found is None else Record.of(found)
+    if found is not None and before.made.noted and identity(before.made.noted) == identity(made_by):
+        return found
+    if found is None:
+        if is_nobodys(target):
+            return None
         raise OutputExists(
             f"{target} is no layer, so it is never replaced. Name a layer of its own with -o, for example {target / 'new'}."
         )
+    require_replaceable(found, before, Made(made_by), kind)
     if not overwrite:
-        told = differences(before, made_by) if before else []
+        told = differences(before.made.noted, made_by) if before.made.noted else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
         raise OutputExists(
             f"{target} exists and was made by something else{what}. "
@@ -463,94 +403,30 @@ def require_free(path: str | Path, made_by: Mapping[str, Any], *, overwrite: boo
 
 
 def _readable(target: Path) -> Volume | None:
-    """Open what is there, finished or not; None where it is no layer."""
+    """Open what is there; None where it is no layer."""
     try:
-        return open_volume(target, unfinished=True)
+        return open_volume(target)
     except BadInput:
         return None
 
 
-def _is_half_made(target: Path) -> bool:
-    """Tell whether a folder holds nothing but what a layer holds from which a killed process had no time to describe it."""
-    return target.is_dir() and all(p.name in (*_ZARR_MARKS, "s0", "s1", KNOWN) for p in target.iterdir())
-
-
-def _container(folder: Path) -> Path:
-    return next((p for p in [folder, *folder.parents] if p.suffix == ".zarr"), folder)
-
-
-def _make_groups(folder: Path) -> None:
+def _output(target: Path, build: Path, lock: filelock.BaseFileLock, *, finished: bool = False) -> Output:
+    """Open a layer for writing."""
     import zarr
 
-    root = _container(folder)
-    chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
-    try:
-        for group in reversed(chain):
-            if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
-                group.mkdir(parents=True, exist_ok=True)
-                zarr.open_group(str(group), mode="a")
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        raise BadInput(
-            f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
-        ) from None
-
-
-def _existing(
-    target: Path, spec: Spec, block: Zyx, made_by: Mapping[str, Any], overwrite: bool, anew: bool
-) -> Output | None:
-    import zarr
-
-    require_free(target, made_by, overwrite=overwrite)  # another process may have made it before the lock was ours
-    if not target.exists():
-        return None
-    found = _readable(target)
-    about = Record() if found is None else Record.of(found)
-    if not anew and found is not None and identity(about.made.noted) == identity(made_by):
-        same_shape = found.shape == spec.shape
-        if same_shape and about.block in (None, block):
-            group = zarr.open_group(str(target), mode="r+")
-            return _output(group, found.voxel_size_nm, found.origin_nm, target)
-        if not same_shape and not overwrite:
-            raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
-        if same_shape:
-            log.warning(
-                "%s was begun in blocks of %s voxels; in blocks of %s it begins anew.",
-                target,
-                about.block,
-                block,
-            )
-    shutil.rmtree(target)
-    return None
-
-
-def _create(
-    target: Path,
-    spec: Spec,
-    block: Zyx,
-    made_by: Mapping[str, Any],
-    fill: float,
-    about: Record,
-    lock: filelock.BaseFileLock,
-) -> Output:
-    import zarr
-
-    work = work_folder(target, made_by)
-    shutil.rmtree(work / "done", ignore_errors=True)  # markers of a layer that somebody has removed since
-    group = zarr.open_group(str(target), mode="w-")
-    array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
-    about = attrs.evolve(about, made=Made(made_by), complete=False, block=block)
-    plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), about.attributes())
-    about = attrs.evolve(about, halved=halve_alongside(group, plain, block, fill))
-    levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update({**about.attributes(), **ome_attributes(target.name, levels)})
-    return attrs.evolve(_output(group, spec.voxel_size_nm, spec.origin_nm, target), lock=lock, work=work)
-
-
-def _output(group: Any, voxel_size_nm: ZyxNm, origin_nm: ZyxNm, target: Path) -> Output:
-    """Open the layer in a group for writing."""
-    out = Output(group["s0"], voxel_size_nm, origin_nm, str(target), dict(group.attrs))
+    build = build.resolve()
+    group: Any = zarr.open_group(build, mode="r+")
+    layer: Volume = open_volume(build, follow=True)
+    out = Output(
+        group["s0"],
+        layer.voxel_size_nm,
+        layer.origin_nm,
+        str(target),
+        attributes=layer.attributes,
+        lock=lock,
+        build=build,
+        finished=finished,
+    )
     return attrs.evolve(out, data=HalvedAlongside.of(group, out)) if _is_halved(group) else out
 
 

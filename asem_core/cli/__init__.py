@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import io
 import logging
 import os
 import sys
@@ -61,6 +62,8 @@ class _Commands(typer.core.TyperGroup):
         super(typer.core.TyperGroup, self).format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a file's name may be no text, as Latin-1 from a Windows share
         try:
             return super().invoke(ctx)
         except AsemError as error:

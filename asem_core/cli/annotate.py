@@ -226,7 +226,8 @@ def _annotate(
 ) -> None:
     import time
 
-    from asem_core.stages.annotate import annotate, notes_folder
+    from asem_core.cell.place import notes_folder
+    from asem_core.stages.annotate import annotate
 
     run = make_run(1, quiet=quiet)
     begun = time.perf_counter()

@@ -65,8 +65,8 @@ def import_(
         asem import --use phantom --set size_nm=[800,1200,1200] --set seed=7 -o phantom.zarr
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.place import require_container
     from asem_core.cell.record import Record
-    from asem_core.cell.store import require_container
     from asem_core.errors import BadInput
     from asem_core.stages.import_ import choose_source, import_volume
     from asem_core.voxels.known import Meaning

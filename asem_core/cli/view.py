@@ -78,8 +78,8 @@ def view(
 
 def _live_layer(cell: str, model: str, organelle: str | None, image: str, device: str) -> "Layer":
     from asem_core.catalog import load_catalog
-    from asem_core.cell.provenance import sha256
     from asem_core.cell.store import open_volume
+    from asem_core.files import sha256
     from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
     from asem_core.pretrained import find_weights
     from asem_core.viewing.scene import Layer, colour_of

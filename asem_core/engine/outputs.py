@@ -15,9 +15,10 @@ from typing import Any
 
 import filelock
 
-from asem_core.cell.provenance import fingerprint, identity
+from asem_core.cell.provenance import identity
 from asem_core.engine.temporary import replacing
 from asem_core.errors import OutputBusy
+from asem_core.files import fingerprint
 
 
 @contextlib.contextmanager
@@ -77,6 +78,5 @@ def _note(output: Path) -> Path:
 
 
 def _described(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:
-    files = fingerprint(output) if output.is_dir() else fingerprint(output.parent, [output])
-    described: dict[str, Any] = json.loads(json.dumps({"made_by": identity(made_by), "files": files}))
+    described: dict[str, Any] = json.loads(json.dumps({"made_by": identity(made_by), "files": fingerprint(output)}))
     return described

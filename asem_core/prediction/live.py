@@ -68,8 +68,7 @@ class LivePrediction:
 
     def close(self) -> None:
         """Let go of the layer, so that another process may write to it."""
-        if self.output.lock is not None:
-            self.output.lock.release()
+        self.output.release()
 
 
 def model_of_boxes(network: Any, volume: Volume, device: str = "auto") -> Callable[[Box], np.ndarray]:

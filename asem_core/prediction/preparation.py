@@ -12,9 +12,10 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.provenance import sha256, steps_done
+from asem_core.cell.provenance import steps_done
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, UnknownName, VoxelSizeMismatch
+from asem_core.files import sha256
 from asem_core.interfaces import Model, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build

@@ -7,7 +7,6 @@ several boxes of one cell and several organelles lie where they belong. The labe
 from __future__ import annotations
 
 import csv
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,19 +16,14 @@ import filelock
 import numpy as np
 
 from asem_core.blocks import Run
-from asem_core.cell.notes import work_folder
-from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, what_it_holds
-from asem_core.cell.record import AnnotatedBox, Record
-from asem_core.cell.store import (
-    create_known,
-    create_volume,
-    finish_volume,
-    is_complete,
-    note,
-    open_volume,
-    record_at,
-)
-from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
+from asem_core.cell.build import is_nobodys
+from asem_core.cell.place import lock as take_lock
+from asem_core.cell.place import unlock
+from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, new_revision, what_it_holds
+from asem_core.cell.record import AnnotatedBox, Record, note, record_at
+from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume
+from asem_core.errors import BadInput, PluginError, ShapeMismatch
+from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
@@ -196,22 +190,16 @@ class Layer:
             A layer is there, but does not hold whole numbers; or it holds an image or probabilities.
         """
         target = Path(path)
-        if not target.exists() or not is_complete(open_volume(target, unfinished=True)):
+        if not target.exists() or is_nobodys(target):
             spec = Spec(image.shape, "uint8", image.voxel_size_nm, image.origin_nm)
             record = made_by("annotate", inputs=[image], layer=target.name)
             out = create_volume(target, spec, block=CHUNK, made_by=record, about=Record("labels"))
             if target.parent.name != "seeds":  # of which 0 says that nothing is known
                 finish_volume(create_known(out, block=CHUNK), pyramid=False)
             finish_volume(out, pyramid=False)
-        folder = notes_folder(target)
-        folder.mkdir(exist_ok=True)
-        lock = filelock.FileLock(folder / f"{target.parent.name}-{target.name}.editing", timeout=0)
+        lock = take_lock(target)
         try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise OutputBusy(f"{target} is open for editing in another process. Close it there first.") from None
-        try:
-            volume = open_volume(target, kind=Labels)
+            volume = open_volume(target, kind=Labels, follow=True)
             if (held := what_it_holds(volume) or kind_by_name(target)) in ("image", "probability"):
                 raise BadInput(
                     f"{target} holds the cell's {held}, which annotating would overwrite: name a layer like labels/golgi."
@@ -220,7 +208,7 @@ class Layer:
             known = _levels(target / KNOWN, volume.shape) if volume.known is not None else []
             return cls(volume, _levels(target, volume.shape), known, lock)
         except BaseException:  # Ctrl-C, too, must give the lock back
-            lock.release()
+            unlock(target, lock)
             raise
 
     def __enter__(self) -> Layer:
@@ -235,7 +223,10 @@ class Layer:
 
     def close(self) -> None:
         """Let go of the layer; everything is on disk already."""
-        self.lock.release()
+        if self.lock.is_locked:
+            if record_at(self.path).fingerprint is None:
+                note(self.path, fingerprint=fingerprint(Path(self.path) / "s0"))
+            unlock(self.path, self.lock)
 
     def read(self, box: Box) -> np.ndarray:
         return np.asarray(self.levels[0][0][box.slices])
@@ -257,7 +248,7 @@ class Layer:
                     "another layer, or give a box in which all is known."
                 )
             values = np.where(known, values, 0)
-        note(self.path, revision=uuid.uuid4().hex)
+        note(self.path, revision=new_revision(), fingerprint=None)
         if self.known:
             _write(self.known, box, np.ones(box.shape, np.uint8) if known is None else known.astype(np.uint8))
         _write(self.levels, box, values)
@@ -291,11 +282,6 @@ def _write(levels: Sequence[tuple[Any, Zyx]], box: Box, values: np.ndarray) -> N
 def annotated_boxes(labels: Volume) -> list[Box]:
     """List the boxes of a layer that were annotated (see `Layer.note_box`)."""
     return [annotated.box for annotated in Record.of(labels).boxes]
-
-
-def notes_folder(layer: str | Path) -> Path:
-    """Where annotators keep what they prepared, and locks: a hidden folder beside the layer's container."""
-    return work_folder(layer, {}).parent
 
 
 # --- reading seeds ------------------------------------------------------------------------------------------------

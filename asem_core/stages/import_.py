@@ -14,7 +14,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.chunks import create_array
-from asem_core.cell.provenance import kind_by_name, made_by, what_it_holds
+from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
 from asem_core.errors import BadInput
@@ -100,19 +100,14 @@ def import_volume(
     questions = _ask(volume)
     part = Box.parse(box, volume.shape) if box else None
     said = {k: v for k, v in {"box": part, "kind": kind, "meaning": meaning}.items() if v is not None}
-    record = made_by(
-        "import",
-        source=source,
-        layer=layer,
-        fingerprint=source.fingerprint(layer) if isinstance(source, TellsChanges) else None,
-        inputs=[volume],
-        **said,
-    )
+    read = describe_input(volume, source.fingerprint(layer) if isinstance(source, TellsChanges) else None)
+    held = " ".join(read[key] for key in ("id", "revision", "fingerprint") if read.get(key))
+    record = made_by("import", source=describe_plugin(source, held), layer=layer, inputs=[read], **said)
     kind = kind or ("labels" if isinstance(volume, Labels) else what_it_holds(volume))
     checked = volume.data
     if part is not None:
         volume = volume.crop(part)
-    finished = require_free(output, record, overwrite=overwrite)
+    finished = require_free(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
         return finished
     if isinstance(checked, Checked):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,10 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work
-from asem_core.cell.provenance import identity, made_by
+from asem_core.cell.build import begun
+from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
+from asem_core.cell.store import Output, create_volume, fill_volume, require_free
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.prediction.inference import Arithmetic, Network, Predictor, choose_device, free_memory
@@ -119,7 +121,7 @@ def predict(
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
     )
-    if (finished := require_free(output, record, overwrite=overwrite)) is not None:
+    if (finished := require_free(output, record, kind="probability", overwrite=overwrite)) is not None:
         return finished
     device = choose_device(how.device) if not run.launcher else how.device.replace("auto", "cuda")
     run = attrs.evolve(run, workers=_num_workers(run, how, device))
@@ -300,16 +302,8 @@ def _samples(network: Any, volume: Volume, box: Box, mask: Labels | None) -> lis
 
 def _earlier_plan(output: str | Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """Read the plan of an interrupted equal run."""
-    import json
-
-    if not Path(output).exists():
-        return None
-    try:
-        about = Record.of(open_volume(output, unfinished=True))
-    except BadInput:
-        return None
-    same = identity(about.made.noted) == identity(json.loads(json.dumps(record)))
-    return dict(about.plan) if same and about.plan else None
+    earlier = begun(output, json.loads(json.dumps(record)))
+    return dict(earlier.plan) if earlier is not None and earlier.plan else None
 
 
 def _check_greys(volume: Volume) -> None:

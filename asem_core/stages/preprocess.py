@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work
-from asem_core.cell.notes import forget, work_folder
+from asem_core.cell.place import forget, work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free, write_known

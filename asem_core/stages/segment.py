@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work
-from asem_core.cell.notes import work_folder
+from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume, require_free
@@ -71,7 +71,7 @@ def segment(
         **dict(details or {}),
     }
     record = made_by("segment", inputs=[probability], **options)
-    if require_free(output, record, overwrite=overwrite) is not None:
+    if require_free(output, record, kind="labels", overwrite=overwrite) is not None:
         return open_volume(output, kind=Labels)
     block = run.block or DEFAULT_BLOCK
     mask = _AtLeast(probability, threshold)

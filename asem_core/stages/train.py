@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import describe_plugin, differences, made_by, sha256, steps_done
+from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
+from asem_core.engine.outputs import one_writer
 from asem_core.errors import OutputExists, RecipeError
+from asem_core.files import sha256
 from asem_core.interfaces import Model, Region, Sampler
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.training.folder import RunFolder, write_whole
@@ -116,6 +119,8 @@ def train(
 
     Raises
     ------
+    OutputBusy
+        Another process trains into `output` now.
     OutputExists
         `output` holds a run that was made from something else and `overwrite` is False; or other files, among which no run
         is ever made.
@@ -131,7 +136,7 @@ def train(
 
     folder = RunFolder(Path(output))
     resume = resume or (folder.is_run() and not overwrite)
-    with join_team(device) as team:
+    with join_team(device) as team, one_writer(folder.path) if team.leads else nullcontext():
         if not team.leads:
             team.wait()  # until the first process has prepared the labels
         elif not resume:
@@ -220,6 +225,7 @@ def make_plan(
         open_all("validation", clean=False),
         options,
         fine_tuning=start_from is not None,
+        thin_truth=bool(getattr(recipe.model, "has_thin_truth", False)),
         metadata={
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
@@ -237,15 +243,22 @@ def _describe_start(start_from: str | Path, folder: RunFolder, *, begun: bool) -
 def _record(recipe: TrainingRecipe, plan: Plan, start: dict[str, Any] | None, processes: int) -> dict[str, Any]:
     """Describe the run: what must be equal for a run to be resumed."""
     regions = [*plan.regions, *plan.validation]
+    places = [*recipe.options.regions, *recipe.options.validation]
+    read = [
+        (r.raw, r.labels, r.mask, r.exclusion if place.exclusion else None)  # else it follows from labels and model
+        for r, place in zip(regions, places, strict=True)
+    ]
+    settings = {a.name: getattr(recipe.options, a.name) for a in attrs.fields(type(recipe.options))}
+    for kind in ("regions", "validation"):  # where their volumes lie is no matter: they are inputs
+        settings[kind] = [{"name": place.name, "box": place.box} for place in settings[kind]]
     return made_by(
         "train",
-        inputs=[v for r in regions for v in (r.raw, r.labels, r.mask) if v is not None],
+        inputs=[volume for volumes in read for volume in volumes if volume is not None],
         model=recipe.model,
         sampler=recipe.sampler,
-        options=recipe.options,
+        options=settings,
         start_from=start,
         processes=processes,
-        recipe_folder=str(recipe.folder),
     )
 
 

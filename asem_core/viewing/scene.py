@@ -71,7 +71,7 @@ class Layer:
 
 
 def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog) -> list[Layer]:
-    """Open layers of a cell for viewing; finished or not.
+    """Open layers of a cell for viewing; as they are at the time.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def _open(address: str, name: str, catalog: Catalog) -> Layer:
 
 
 def _open_level(address: str, kind: type[Volume] = Volume) -> Volume:
-    return open_volume(address, kind=kind, unfinished=True)
+    return open_volume(address, kind=kind, follow=True)
 
 
 def _kind(name: str, volume: Volume) -> Kind:

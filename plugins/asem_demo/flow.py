@@ -13,9 +13,10 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import made_by, sha256
+from asem_core.cell.provenance import made_by
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
+from asem_core.files import sha256
 from asem_core.interfaces import Analysis, Column
 from asem_core.pretrained import find_weights
 from asem_core.recipe import build

@@ -37,7 +37,7 @@ def read(path: str | list[str]) -> list[LayerData]:
     for address in [path] if isinstance(path, str) else path:
         names = layers(address)
         for name in names or [""]:
-            volume = open_volume(f"{address}/{name}".rstrip("/"), unfinished=True)
+            volume = open_volume(f"{address}/{name}".rstrip("/"), follow=True)
             levels = levels_of(volume.path) or [volume.data]
             found.append(_layer(name or Path(address).name, volume, levels))
     return sorted(found, key=lambda layer: layer[2] == "labels")

@@ -8,10 +8,11 @@ from typing import Any, Self
 import attrs
 import numpy as np
 
+from asem_core.cell.place import notes_folder
 from asem_core.cell.store import layers, open_volume
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.interfaces import Annotator
-from asem_core.stages.annotate import Layer, check_seeds, notes_folder
+from asem_core.stages.annotate import Layer, check_seeds
 from asem_core.volume import Box, Volume
 
 LARGEST_UNASKED = 256**3  # voxels: a larger image opens in a box about its middle unless the user gives one

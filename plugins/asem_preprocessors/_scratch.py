@@ -28,9 +28,9 @@ def own_scratch(run: Run, step: Preprocessor, volume: Volume) -> Run:
     """Keep what a step gathers apart from what it gathered with other options, or from another input."""
     import hashlib
 
-    from asem_core.cell.provenance import made_by
+    from asem_core.cell.provenance import identity, made_by
 
-    record = json.dumps(made_by("fit", step=step, inputs=[volume]), sort_keys=True)
+    record = json.dumps(identity(made_by("fit", step=step, inputs=[volume])), sort_keys=True)
     return run.within(hashlib.sha256(record.encode()).hexdigest()[:12])
 
 

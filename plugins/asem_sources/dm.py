@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, MissingExtra
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume
@@ -102,7 +102,7 @@ class DigitalMicrograph(Source):
         """Sum names, sizes and times of the files."""
         here = Path(self.path)
         if here.is_file():
-            return fingerprint(here.parent, [here])
+            return fingerprint(here)
         return fingerprint(here, plane_files(here, ENDINGS, self.files)[0])
 
 

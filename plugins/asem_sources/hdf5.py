@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, UnknownName
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume
@@ -92,7 +92,7 @@ class Hdf5(Source):
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum name, size and time of the file."""
-        return fingerprint(Path(self.path).parent, [Path(self.path)])
+        return fingerprint(self.path)
 
     def _chosen(self, names: list[str]) -> str:
         images = [name for name in _IMAGES if name in names]

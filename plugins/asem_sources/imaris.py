@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Volume, as_zyx
@@ -86,7 +86,7 @@ class Imaris(Source):
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum name, size and time of the file."""
-        return fingerprint(Path(self.path).parent, [Path(self.path)])
+        return fingerprint(self.path)
 
     def _pick(self, group: Any, word: str, wanted: int | None, option: str, things: str) -> str:
         found = [name for name in group if name.startswith(f"{word} ")]

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, MissingExtra
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume
@@ -89,7 +89,7 @@ class Mrc(Source):
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum name, size and time of the file."""
-        return fingerprint(Path(self.path).parent, [Path(self.path)])
+        return fingerprint(self.path)
 
 
 def _header(path: str) -> Any:

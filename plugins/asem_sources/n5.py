@@ -20,8 +20,8 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput, UnknownName
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Volume, as_zyx
@@ -264,7 +264,7 @@ def _whole_numbers(attributes: Mapping[str, Any], key: str, address: str) -> lis
 def _filesystem(address: str) -> tuple[Any, str]:
     import fsspec
 
-    from asem_core.cell.store import storage_options
+    from asem_core.files import storage_options
 
     fs, path = fsspec.core.url_to_fs(address, **storage_options(address))
     return fs, str(path).rstrip("/")

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 
 import attrs
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume
@@ -65,12 +65,10 @@ class OmeZarr(Source):
         return found if data is found.data else attrs.evolve(found, data=data)
 
     def fingerprint(self, layer: str | None = None) -> str | None:
-        """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
-        if "://" in self.path:
-            return None
+        """Sum up the files of a layer's finest array: see `asem_core.files.fingerprint`."""
         found = self._find(layer)
         multiscale = multiscale_of(found.attributes)
-        return fingerprint(Path(found.path) / (multiscale["datasets"][0]["path"] if multiscale else ""))
+        return fingerprint(f"{found.path}/{multiscale['datasets'][0]['path'] if multiscale else ''}".rstrip("/"))
 
     def _find(self, layer: str | None) -> Volume:
         if layer is not None:

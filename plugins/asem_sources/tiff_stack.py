@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.cell.provenance import fingerprint
 from asem_core.errors import BadInput
+from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.volume import Volume
@@ -108,10 +108,10 @@ class TiffStack(Source):
         passed = folder.told if folder is not None else []
         return settled.volume(planes, self.path, planes=[p.label for p in pages], told=passed, questions=questions)
 
-    def fingerprint(self, layer: str | None = None) -> str:
-        """Sum names, sizes and times of the planes."""
+    def fingerprint(self, layer: str | None = None) -> str | None:
+        """Sum up the planes: see `asem_core.files.fingerprint`."""
         here = Path(self.path)
-        return fingerprint(here, self._folder(here).files) if here.is_dir() else fingerprint(here.parent, [here])
+        return fingerprint(here, self._folder(here).files if here.is_dir() else None)
 
     def _folder(self, here: Path) -> Folder:
         found, _ = plane_files(here, ENDINGS, self.files)

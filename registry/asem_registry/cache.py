@@ -23,6 +23,7 @@ from typing import Any
 import attrs
 
 from asem_core.errors import AsemError, MissingExtra
+from asem_core.files import sha256
 from asem_registry.card import Card
 from asem_registry.fetch import FetchError, check_room, fetch, require_s3, room
 from asem_registry.settings import Settings
@@ -151,13 +152,6 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
         shutil.copyfile(source, half)
         _commit(half, weights, receipt)
     return weights
-
-
-def sha256(path: Path) -> str:
-    """Sum a file, in hexadecimal."""
-    from asem_core.cell.provenance import sha256  # imports numpy, which `asem models list` does not wait for
-
-    return sha256(path)
 
 
 @contextmanager

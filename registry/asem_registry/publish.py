@@ -10,8 +10,9 @@ from typing import Any
 import attrs
 
 from asem_core.errors import BadInput, OutputExists
+from asem_core.files import sha256
 from asem_registry.bundle import keep
-from asem_registry.cache import folder_of, sha256
+from asem_registry.cache import folder_of
 from asem_registry.cache import remove as remove_from_cache
 from asem_registry.card import Card, Score, card_toml, parse_card, read_card
 from asem_registry.settings import Settings

@@ -60,15 +60,16 @@ def test_result_lies_in_its_place(cell: Path) -> None:
     image = open_volume(cell / "raw")
     other = Box((0, 0, 0), (4, 40, 44))
     annotate.annotate(annotator(), image, BOX, seeds_of(BOX), cell / "labels" / "ball", Run())
-    before = open_volume(cell / "labels/ball", kind=Labels)
-    assert before.origin_nm == image.origin_nm
-    assert before.read(BOX).any()
-    assert before.read().sum() == before.read(BOX).sum()
+    layer = open_volume(cell / "labels/ball", kind=Labels)
+    assert layer.origin_nm == image.origin_nm
+    before = layer.read(BOX)
+    assert before.any()
+    assert layer.read().sum() == before.sum()
     seeds = np.zeros(other.shape, np.uint8)
     seeds[0, 0, 0], seeds[3, 30:, 30:] = 2, 1
     annotate.annotate(annotator(), image, other, seeds, cell / "labels" / "ball", Run())
     after = open_volume(cell / "labels/ball", kind=Labels)
-    np.testing.assert_array_equal(after.read(BOX), before.read(BOX))
+    np.testing.assert_array_equal(after.read(BOX), before)
     assert annotated_boxes(after) == [BOX, other]
 
 
@@ -108,8 +109,7 @@ def test_a_layer_whose_making_was_killed_opens(cell: Path, monkeypatch: pytest.M
     """Killed after the empty layer was created and before it was finished, the same command finishes it."""
 
     def killed(out: Output, **_: object) -> None:
-        assert out.lock is not None
-        out.lock.release()
+        out.release()
         raise KeyboardInterrupt
 
     image = open_volume(cell / "raw")
@@ -137,7 +137,7 @@ def test_one_editor_at_a_time(cell: Path) -> None:
     image = open_volume(cell / "raw")
     with (
         Layer.open(cell / "labels/ball", image),
-        pytest.raises(OutputBusy, match="open for editing in another process"),
+        pytest.raises(OutputBusy, match="being written or edited by another process"),
     ):
         Layer.open(cell / "labels/ball", image)
     Layer.open(cell / "labels/ball", image).close()

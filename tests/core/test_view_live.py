@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.cell.build import begun
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import OutputBusy
@@ -55,7 +56,7 @@ def test_only_the_blocks_looked_at_are_computed_and_only_once(tmp_path):
     assert len(counting.boxes) == 2
     volume.read(Box((39, 49, 59), (40, 50, 60)))
     assert counting.boxes[-1] == Box((32, 48, 48), (40, 50, 60))  # cut off at the border
-    with pytest.raises(OutputBusy, match="being written by another process"):
+    with pytest.raises(OutputBusy, match="being written or edited by another process"):
         open_live(raw, path, counting, model="a")
     live.close()
 
@@ -109,7 +110,7 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
     names = [(x.name, x.kind) for x in shown]
     live = "predictions/live-small/probability"
     assert names == [("raw", "image"), (live, "probability"), (f"errors of {live}", "errors")]
-    assert (tmp_path / "cell.zarr" / "predictions" / "live-small" / "probability").exists()
+    assert begun(tmp_path / "cell.zarr" / "predictions" / "live-small" / "probability") is not None
 
 
 def test_networks_with_much_context_get_larger_blocks():

@@ -77,7 +77,7 @@ class TestSession:
     def test_one_window_at_a_time(self, cell: Path) -> None:
         """A second window on the same organelle is refused, and can open it after the first is closed."""
         session = Session.open(cell, "golgi", BOX)
-        with pytest.raises(OutputBusy, match="open for editing"):
+        with pytest.raises(OutputBusy, match="being written or edited"):
             Session.open(cell, "golgi", BOX)
         Session.open(cell, "er", BOX).close()
         session.close()

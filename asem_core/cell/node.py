@@ -1,0 +1,75 @@
+"""Zarr groups and arrays, here or at remote addresses: opening them, and where an array lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from asem_core.cell.build import begun
+from asem_core.cell.place import cell_of
+from asem_core.errors import BadInput, MissingExtra, UnknownName
+from asem_core.files import storage_options
+from asem_core.voxels.scale import Scale
+from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
+
+
+def open_node(address: str) -> Any:
+    """Open a Zarr group or array.
+
+    Raises
+    ------
+    BadInput
+        Nothing is there, it is no Zarr, it was not finished, or it cannot be reached.
+    UnknownName
+        Its cell has no such layer.
+    """
+    import zarr
+    from zarr.errors import NodeNotFoundError
+
+    remote = "://" in address
+    if not remote and not Path(address).exists():
+        from asem_core.cell.store import layers
+
+        container = cell_of(Path(address).parent)
+        if begun(address):
+            raise BadInput(
+                f"{address} was not finished. Run the command that was making it again: it goes on where it stopped."
+            )
+        if container.suffix == ".zarr" and container.exists():
+            known = ", ".join(layers(container)) or "none"
+            raise UnknownName(
+                f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
+            )
+        raise BadInput(f"{address} does not exist.")
+    options = {"storage_options": storage_options(address)} if remote else {}
+    try:
+        return zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
+    except (NodeNotFoundError, FileNotFoundError, KeyError):
+        raise BadInput(
+            f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
+        ) from None
+    except ImportError:
+        raise MissingExtra.of("s3", f"{address} needs s3fs") from None
+    except Exception as error:  # each remote file system raises its own kind
+        if not remote:
+            raise
+        raise BadInput(
+            f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
+        ) from error
+
+
+def array_scales(array: Any, address: str) -> tuple[list[Scale], list[str]]:
+    """Read where an array lies from its own attributes, or from those of the OME-Zarr image whose level it is."""
+    parent, _, name = address.rpartition("/")
+    attributes = dict(array.attrs)
+    named = getattr(array.metadata, "dimension_names", None)
+    if not {"resolution", "voxel_size", "transform"} & set(attributes) and ("://" in parent or Path(parent).exists()):
+        try:
+            multiscale = multiscale_of(dict(open_node(parent).attrs))
+        except BadInput:
+            multiscale = None
+        for dataset in (multiscale or {}).get("datasets", []):
+            if dataset["path"] == name:
+                scale, axes = ome_scale(multiscale or {}, dataset, len(array.shape))
+                return [scale], axes
+    return plain_scales(attributes, len(array.shape), named, address)

@@ -1,0 +1,181 @@
+"""Where a layer lies: its cell, and the notes of the runs that make it (locks, done markers, half-made layers).
+
+The notes lie in a hidden folder beside the cell, where Zarr readers do not stumble over them. They belong to the real
+layer, so that it has one lock whatever way it is reached: by another spelling of its path, or through a link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from asem_core.cell.provenance import identity
+from asem_core.errors import BadInput, OutputBusy
+
+log = logging.getLogger("asem_core")
+
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: ENOTSUPP, which NFS lets through
+
+
+def cell_of(path: str | Path) -> Path:
+    """Find the cell that a layer lies in: `cell.zarr` of `cell.zarr/labels/er`. A cell is its own.
+
+    It is the nearest folder upwards whose name ends in .zarr; else (a link may have any name) the outermost of the Zarr
+    groups around; else the path itself.
+    """
+    here = Path(path)
+    chain = [here, *here.parents]
+    named = next((p for p in chain if p.suffix == ".zarr"), None)
+    if named is not None:
+        return named
+    groups = [p for p in chain[:-1] if any((p / mark).exists() for mark in ZARR_MARKS)]
+    return groups[-1] if groups else here
+
+
+def name_in_cell(address: str) -> str:
+    """Say how a layer is called in its cell: `labels/er` of `cell.zarr/labels/er`; it is the same after the cell was moved."""
+    return Path(address).relative_to(cell_of(address)).as_posix()
+
+
+def require_container(folder: str | Path) -> None:
+    """Refuse a folder of other files as a container, before anything is written to it.
+
+    Raises
+    ------
+    BadInput
+        It is there, is not empty, and is no Zarr container; or it is a file.
+    """
+    place = Path(folder)
+    if place.is_file():
+        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
+    if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and any(place.iterdir()):
+        raise BadInput(
+            f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
+            "Choose a new name with -o, for example cell.zarr."
+        )
+
+
+def make_groups(folder: Path) -> None:
+    """Make the groups between a cell and a layer, and the cell.
+
+    Raises
+    ------
+    BadInput
+        The place cannot be written to.
+    """
+    import zarr
+
+    root = cell_of(folder)
+    chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
+    try:
+        for group in reversed(chain):
+            if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
+                group.mkdir(parents=True, exist_ok=True)
+                zarr.open_group(str(group), mode="a")
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise BadInput(
+            f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
+        ) from None
+
+
+def notes_folder(layer: str | Path) -> Path:
+    """Where the notes of all layers of a cell lie, and what annotators prepared."""
+    root = _root(Path(layer).resolve())
+    return root.with_name(f".{root.name}-work")
+
+
+def work_folder(layer: str | Path, made_by: Mapping[str, Any]) -> Path:
+    """Where a run keeps its notes (done markers, intermediate results, the half-made layer) until the layer is finished.
+
+    Runs that differ in what they make have different folders, so stale notes are never taken for good ones.
+    """
+    known = json.dumps(identity(made_by), sort_keys=True).encode()
+    return _notes_of(layer, f".{zlib.crc32(known):08x}")
+
+
+def work_folders(layer: str | Path) -> list[Path]:
+    """List the notes of all runs into a layer."""
+    stem = _notes_of(layer, "")
+    return sorted(stem.parent.glob(f"{glob.escape(stem.name)}.{'[0-9a-f]' * 8}"))
+
+
+def lock(layer: str | Path) -> filelock.BaseFileLock:
+    """Take the lock of a layer, whatever way it is reached.
+
+    On a file system without locks a file stands for it, which another computer may overlook: that is said.
+
+    Raises
+    ------
+    OutputBusy
+        Another process has it.
+    """
+    file = _notes_of(layer, ".lock")
+    file.parent.mkdir(exist_ok=True)
+    try:
+        return _acquired(filelock.FileLock(file, timeout=0, fallback_to_soft=False), layer)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    log.warning(
+        "The file system of %s has no locks: a second writer on this computer is kept out, one on another may not be.",
+        layer,
+    )
+    return _acquired(filelock.SoftFileLock(file.with_suffix(".soft"), timeout=0), layer)
+
+
+def _acquired(wanted: filelock.BaseFileLock, layer: str | Path) -> filelock.BaseFileLock:
+    try:
+        wanted.acquire()
+    except filelock.Timeout:
+        raise OutputBusy(
+            f"{layer} is being written or edited by another process. Wait for it or close it there, or choose another output."
+        ) from None
+    return wanted
+
+
+def unlock(layer: str | Path, taken: filelock.BaseFileLock) -> None:
+    """Let go of a layer's lock, and remove its file."""
+    Path(taken.lock_file).unlink(missing_ok=True)
+    taken.release()
+    _remove_if_empty(_notes_of(layer, "").parent)
+
+
+def remove_notes(layer: str | Path) -> None:
+    """Remove the notes of all runs into a layer whose lock is held."""
+    for work in work_folders(layer):
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def forget(layer: str | Path, made_by: Mapping[str, Any]) -> None:
+    """Remove the notes of a run that came to nothing before its layer was made."""
+    work = work_folder(layer, made_by)
+    shutil.rmtree(work, ignore_errors=True)
+    _remove_if_empty(work.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # it holds notes of other layers
+        folder.rmdir()
+
+
+def _notes_of(layer: str | Path, ending: str) -> Path:
+    real = Path(layer).resolve()
+    return notes_folder(real) / ("-".join(real.relative_to(_root(real)).parts) + ending)
+
+
+def _root(real: Path) -> Path:
+    return cell_of(real.parent)

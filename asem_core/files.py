@@ -1,0 +1,92 @@
+"""Files, and objects at remote addresses, told apart by what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+SMALL_BYTES, SMALL_FILES = 64 * 2**20, 2000
+"""Data up to this size are told apart by their content; larger ones by the names, sizes and times of their files."""
+
+
+def sha256(path: str | Path) -> str:
+    """Sum a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(place: str | Path, files: Sequence[Path] | None = None) -> str | None:
+    """Sum up data, so that changed data is never taken for what was read before; None where it cannot be told.
+
+    Small data are summed by names and content, whatever their times and wherever they lie. Of large ones (see `SMALL_BYTES`)
+    no voxel is read: names, sizes and times count; of remote objects names, sizes and ETags (or times). So of large
+    data one change is not seen: in place, to the same size, with the old time put back.
+
+    Parameters
+    ----------
+    place : a file, a folder, or an address such as `s3://bucket/cell.zarr/raw`
+    files : files in that folder that count; None takes all
+    """
+    if "://" in str(place):
+        return _of_remote(str(place))
+    here = Path(place)
+    if files is None:
+        if not here.exists():
+            return None
+        files = [here] if here.is_file() else sorted(_files_in(here))
+    folder = here.parent if here.is_file() else here
+    stats = [(f, os.path.relpath(f, folder) if f != here else "", f.stat()) for f in files]
+    total = hashlib.sha256()
+    if len(stats) <= SMALL_FILES and sum(s.st_size for _, _, s in stats) <= SMALL_BYTES:
+        for file, name, stat in stats:
+            total.update(f"{name}\0{stat.st_size}\0".encode(errors="surrogateescape"))
+            total.update(file.read_bytes())
+    else:
+        _sum_list(total, ((name, stat.st_size, stat.st_mtime_ns) for _, name, stat in stats))
+    return total.hexdigest()[:32]
+
+
+def _files_in(folder: Path) -> Iterable[Path]:
+    for at, _, names in os.walk(folder, followlinks=True):
+        yield from (Path(at) / name for name in names)
+
+
+def _sum_list(total: Any, files: Iterable[tuple[str, int, Any]]) -> None:
+    for name, size, version in files:
+        total.update(f"{name}\0{size}\0{version}\n".encode(errors="surrogateescape"))
+
+
+def _of_remote(address: str) -> str | None:
+    """Sum names, sizes and versions of the objects behind an address; a web server that lists nothing tells nothing."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(address, **storage_options(address))
+        if "http" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)):
+            return None
+        found = fs.find(path, detail=True)
+    except Exception:  # each remote file system raises its own kind; opening the data tells what is wrong
+        return None
+    if not found:
+        return None
+    total = hashlib.sha256()
+    _sum_list(
+        total, ((name[len(path) :], about.get("size", 0), _version_of(about)) for name, about in sorted(found.items()))
+    )
+    return total.hexdigest()[:32]
+
+
+def _version_of(about: Any) -> Any:
+    keys = ("ETag", "etag", "md5Hash", "LastModified", "updated", "mtime")
+    return next((about[key] for key in keys if about.get(key)), "")
+
+
+def storage_options(address: str) -> dict[str, Any]:
+    """Say how fsspec reads an address: S3 without credentials, from the server ASEM_S3_ENDPOINT names if it is set."""
+    if not address.startswith("s3://"):
+        return {}
+    endpoint = os.environ.get("ASEM_S3_ENDPOINT")
+    return {"anon": True, **({"endpoint_url": endpoint} if endpoint else {})}

@@ -1,0 +1,378 @@
+"""Which layer is which: known by what it is and what made it, however its path is spelt and wherever it lies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from typer.testing import CliRunner
+
+from asem_core.blocks import Run
+from asem_core.cell.place import cell_of
+from asem_core.cell.provenance import describe_input, made_by
+from asem_core.cell.record import Record, note
+from asem_core.cell.store import create_volume, finish_volume, layers, open_volume, require_free
+from asem_core.cli import make_app
+from asem_core.errors import BadInput, InputChanged, OutputBusy, OutputExists
+from asem_core.files import fingerprint
+from asem_core.stages.annotate import Layer
+from asem_core.stages.import_ import import_volume
+from asem_core.stages.preprocess import apply
+from asem_core.stages.segment import segment
+from asem_core.volume import Box, Spec, Volume
+from asem_preprocessors.invert import Invert
+from asem_sources.tiff_stack import TiffStack
+
+QUIET = Run(progress=False)
+SPEC = Spec((40, 40, 120), np.uint8, 5.0)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    folder = tmp_path / "planes"
+    folder.mkdir()
+    for z, plane in enumerate(np.random.default_rng(0).integers(0, 256, (20, 30, 40), np.uint8)):
+        tifffile.imwrite(folder / f"s_{z:03}.tif", plane)
+    return folder
+
+
+def write(path: Path, value: int, about: Record | None = None, **record: object) -> Volume:
+    """Write a layer of one value, made by nothing in particular."""
+    out = create_volume(
+        path, SPEC, block=64, made_by=made_by("test", value=value, **record), about=about, overwrite=True
+    )
+    out.data[...] = value  # type: ignore[index]
+    return finish_volume(out, pyramid=False)
+
+
+def foreign(path: Path, objects: int) -> Path:
+    """Let another program write a plain array with so many cubes (or write it again)."""
+    voxels = np.zeros(SPEC.shape, np.uint8)
+    for number in range(objects):
+        voxels[10:30, 10:30, 10 + 35 * number : 30 + 35 * number] = 255
+    array = zarr.create_array(
+        str(path), shape=SPEC.shape, chunks=(40, 40, 40), dtype="u1", zarr_format=2, overwrite=True
+    )
+    array[...] = voxels
+    array.attrs["resolution"] = [5, 5, 5]
+    return path
+
+
+# --- the same thing, reached in another way -------------------------------------------------------------------------
+
+
+def test_the_same_work_is_found_by_every_spelling_and_after_a_move(
+    stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another folder, `./`, an absolute path, a link, a moved cell and moved planes: nothing is done again."""
+
+    def run(planes: str, cell: str) -> tuple[str, str]:
+        raw = import_volume(TiffStack(planes, 5.0), f"{cell}/raw", QUIET)
+        inverted = apply(Invert(), open_volume(f"{cell}/raw"), f"{cell}/raw_invert", QUIET)
+        return Record.of(raw).id, Record.of(inverted).id
+
+    monkeypatch.chdir(tmp_path)
+    first = run("planes", "cell.zarr")
+    written = (tmp_path / "cell.zarr/raw_invert/s0/zarr.json").stat().st_mtime_ns
+    assert run("./planes/", "./cell.zarr") == first
+    assert run(str(stack), str(tmp_path / "cell.zarr")) == first
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("../planes", "../cell.zarr") == first
+    (tmp_path / "link").symlink_to(tmp_path / "cell.zarr")
+    assert run("../planes", "../link") == first
+    shutil.copytree(stack, tmp_path / "copied")  # with new times
+    shutil.move(tmp_path / "cell.zarr", tmp_path / "moved.zarr")
+    assert run("../copied", "../moved.zarr") == first
+    assert (tmp_path / "moved.zarr/raw_invert/s0/zarr.json").stat().st_mtime_ns == written
+
+
+def test_unfinished_work_is_gone_on_with_by_another_spelling(
+    stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run resumes from another folder and through a link: the same build, no block computed twice."""
+    monkeypatch.chdir(tmp_path)
+    record = made_by("import", source=TiffStack("planes", 5.0))
+    begun = create_volume("cell.zarr/raw", SPEC, block=64, made_by=record)
+    begun.data[...] = 7  # type: ignore[index]
+    begun.release()
+    (tmp_path / "link").symlink_to(tmp_path / "cell.zarr")
+    monkeypatch.chdir(stack)
+    again = create_volume("../link/raw", SPEC, block=64, made_by=made_by("import", source=TiffStack(".", 5.0)))
+    assert again.build == begun.build
+    assert (finish_volume(again).read() == 7).all()
+    assert layers(tmp_path / "cell.zarr") == ["raw"]
+
+
+def test_a_layer_that_was_deleted_and_is_made_again_is_the_same(stack: Path, tmp_path: Path) -> None:
+    """To delete an intermediate layer costs nothing but making it again."""
+    cell = tmp_path / "cell.zarr"
+    raw = import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET)
+    once = apply(Invert(), raw, cell / "raw_invert", QUIET)
+    shutil.rmtree(cell / "raw")
+    apply(Invert(), import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET), cell / "raw_invert", QUIET)
+    assert Record.of(open_volume(cell / "raw_invert")).id == Record.of(once).id
+
+
+# --- another thing under the same name -------------------------------------------------------------------------------
+
+
+def test_a_foreign_layer_made_again_is_never_answered_with_the_old_result(tmp_path: Path) -> None:
+    """Three cubes become two, in the place and shape and dtype of before: the old count is not given for them."""
+    probability = foreign(tmp_path / "pred.zarr", 3)
+    output = tmp_path / "cell.zarr/labels/cubes"
+    assert Record.of(segment(open_volume(probability), output, QUIET)).num_objects == 3
+    foreign(probability, 2)
+    with pytest.raises(OutputExists, match=r"differs in: the input, which holds other data now"):
+        segment(open_volume(probability), output, QUIET)
+    made = segment(open_volume(probability), output, QUIET, overwrite=True)
+    assert Record.of(made).num_objects == len(np.unique(made.read())) - 1 == 2
+
+
+def test_the_same_relative_name_in_another_folder_is_another_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pred.zarr` of folder b is not that of folder a."""
+    output = tmp_path / "cell.zarr/labels/cubes"
+    for name, objects in (("a", 3), ("b", 1)):
+        (tmp_path / name).mkdir()
+        foreign(tmp_path / name / "pred.zarr", objects)
+    monkeypatch.chdir(tmp_path / "a")
+    segment(open_volume("pred.zarr"), output, QUIET)
+    monkeypatch.chdir(tmp_path / "b")
+    with pytest.raises(OutputExists, match="made by something else"):
+        segment(open_volume("pred.zarr"), output, QUIET)
+
+
+def test_what_another_program_wrote_into_our_layer_is_noticed(tmp_path: Path) -> None:
+    """The record is still ours, but the voxels are not: they are told by their fingerprint."""
+    write(tmp_path / "cell.zarr/p", 200, Record("probability"))
+    output = tmp_path / "cell.zarr/labels/all"
+    segment(open_volume(tmp_path / "cell.zarr/p"), output, QUIET)
+    zarr.open_group(str(tmp_path / "cell.zarr/p"), mode="r+")["s0"][:20] = 0  # type: ignore[index]
+    with pytest.raises(OutputExists, match="which holds other data now"):
+        segment(open_volume(tmp_path / "cell.zarr/p"), output, QUIET)
+
+
+def test_an_edit_and_a_copy_made_anew_have_new_revisions(stack: Path, tmp_path: Path) -> None:
+    """A write through us changes the revision, and so does an import that is made again though nothing seems to differ."""
+    cell = tmp_path / "cell.zarr"
+    image = import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET)
+    with Layer.open(cell / "labels/a", image) as layer:
+        before = Record.of(layer.volume)
+        layer.write(Box((0, 0, 0), (4, 4, 4)), np.ones((4, 4, 4), np.uint8))
+    after = open_volume(cell / "labels/a")
+    assert (Record.of(after).id, Record.of(after).revision) != (before.id, before.revision)
+    assert "fingerprint" not in describe_input(after)  # all that was written was written through us
+    anew = import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET, anew=True)
+    assert Record.of(anew).id == Record.of(image).id
+    assert Record.of(anew).revision != Record.of(image).revision
+
+
+def test_fingerprints_tell_content_where_it_is_small_and_times_where_it_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Touched small files are the same, changed ones are not; of large ones a changed time is enough."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").write_bytes(b"one")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    os.utime(tmp_path / "b/x", (1, 1))
+    assert fingerprint(tmp_path / "a") == fingerprint(str(tmp_path / "b"))
+    (tmp_path / "b/x").write_bytes(b"two")
+    assert fingerprint(tmp_path / "a") != fingerprint(tmp_path / "b")
+    monkeypatch.setattr("asem_core.files.SMALL_BYTES", 2)
+    known = fingerprint(tmp_path / "a")
+    assert fingerprint(tmp_path / "a") == known
+    os.utime(tmp_path / "a/x", (1, 1))
+    assert fingerprint(tmp_path / "a") != known
+    assert fingerprint(tmp_path / "nothing") is None
+
+
+def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
+    """A cell of another version of ASEM is not guessed at."""
+    write(tmp_path / "cell.zarr/raw", 1)
+    group = zarr.open_group(str(tmp_path / "cell.zarr/raw"), mode="r+")
+    group.attrs["asem"] = {**group.attrs["asem"], "schema": 99}  # type: ignore[dict-item]
+    with pytest.raises(BadInput, match="its record has schema 99, and this version reads 1"):
+        open_volume(tmp_path / "cell.zarr/raw")
+
+
+# --- locks, replacing, reading ---------------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_through_a_link_and_an_editor_keeps_writers_out(stack: Path, tmp_path: Path) -> None:
+    """One layer has one lock, whatever way it is reached and whoever writes."""
+    cell = tmp_path / "cell.zarr"
+    image = import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET)
+    (tmp_path / "link").symlink_to(cell)
+    assert cell_of(tmp_path / "link/labels/a") == tmp_path / "link"
+    first = create_volume(cell / "labels/a", SPEC, block=64, made_by=made_by("test"))
+    with pytest.raises(OutputBusy, match="being written or edited by another process"):
+        create_volume(tmp_path / "link/labels/a", SPEC, block=64, made_by=made_by("test"))
+    first.release()
+    with Layer.open(cell / "labels/b", image), pytest.raises(OutputBusy):
+        create_volume(tmp_path / "link/labels/b", SPEC, block=64, made_by=made_by("test"), overwrite=True)
+
+
+def test_a_late_writer_reaches_only_what_nobody_reads(tmp_path: Path) -> None:
+    """Workers of a run whose parent is gone go on writing; the layer that another run made meanwhile stays its own."""
+    path = tmp_path / "cell.zarr/raw"
+    orphan = create_volume(path, SPEC, block=64, made_by=made_by("test", value=1))
+    orphan.release()
+    made = write(path, 2)
+    orphan.data[...] = 1  # type: ignore[index]
+    assert (made.read() == 2).all()
+    assert (open_volume(path).read() == 2).all()
+    # The next equal run does not take what the late writer left for its own.
+    again = create_volume(path, SPEC, block=64, made_by=made_by("test", value=1), overwrite=True)
+    assert not again.read().any()
+    again.release()
+
+
+def test_what_is_replaced_stays_until_the_new_layer_is_whole(tmp_path: Path) -> None:
+    """With --overwrite, too, a killed run costs nothing that was there."""
+    path = tmp_path / "cell.zarr/raw"
+    write(path, 1)
+    out = create_volume(path, SPEC, block=64, made_by=made_by("test", value=2), overwrite=True)
+    assert (open_volume(path).read() == 1).all()
+    out.data[...] = 2  # type: ignore[index]
+    finish_volume(out)
+    assert (open_volume(path).read() == 2).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.zarr"]
+
+
+def test_a_run_killed_before_the_layer_took_its_place_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All voxels are written, only the last step is missing: the same command does it."""
+    path, record = tmp_path / "cell.zarr/raw", made_by("test", value=1)
+    out = create_volume(path, SPEC, block=64, made_by=record)
+    out.data[...] = 1  # type: ignore[index]
+    with monkeypatch.context() as patched:
+        patched.setattr("asem_core.cell.store.publish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finish_volume(out)
+    out.release()
+    again = create_volume(path, SPEC, block=64, made_by=record)
+    assert (finish_volume(again).read() == 1).all()
+
+
+def test_reading_stops_when_the_layer_is_replaced_edited_or_made_again(stack: Path, tmp_path: Path) -> None:
+    """Two images are never mixed; a note in the record, of an annotated box say, is no other image."""
+    path = tmp_path / "cell.zarr/raw"
+    ours = write(path, 1)
+    note(path, num_objects=4)
+    assert (ours.read() == 1).all()
+    write(path, 2)
+    with pytest.raises(InputChanged, match="was replaced or edited while it was being read.*run the command again"):
+        ours.read()
+    assert (open_volume(path, follow=True).read() == 2).all()
+    note(path, revision="another")
+    with pytest.raises(InputChanged):
+        apply(Invert(), attrs_of_before(path), tmp_path / "cell.zarr/raw_invert", QUIET)
+    theirs = open_volume(foreign(tmp_path / "pred.zarr", 2))
+    assert theirs.read().any()
+    foreign(tmp_path / "pred.zarr", 1)
+    with pytest.raises(InputChanged):
+        theirs.read()
+
+
+def attrs_of_before(path: Path) -> Volume:
+    """Open a layer that is edited right afterwards."""
+    volume = open_volume(path)
+    note(path, revision="yet another")
+    return volume
+
+
+def test_no_layer_replaces_an_ancestor_or_an_image_by_labels(stack: Path, tmp_path: Path) -> None:
+    """Whatever the flags, `segment -o CELL/raw` leaves the image; so does a step written over what its input came from."""
+    cell = tmp_path / "cell.zarr"
+    raw = import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET)
+    inverted = apply(Invert(), raw, cell / "raw_invert", QUIET)
+    with pytest.raises(BadInput, match="would be replaced by what is made of it, by way of other layers"):
+        apply(Invert(), inverted, cell / "raw", QUIET, overwrite=True)
+    elsewhere = tmp_path / "other.zarr"
+    probability = open_volume(foreign(tmp_path / "pred.zarr", 2))
+    import_volume(TiffStack(str(stack), 5.0), elsewhere / "image", QUIET, kind="image")
+    for place in (cell / "raw", elsewhere / "image"):
+        with pytest.raises(BadInput, match="is an image, which labels never replace"):
+            segment(probability, place, QUIET, overwrite=True)
+    assert require_free(cell / "raw", Record.of(raw).made.noted) is not None
+
+
+def test_an_empty_layer_is_nobodys(stack: Path, tmp_path: Path) -> None:
+    """What a process killed within milliseconds leaves stands in nobody's way, at any step of making a layer."""
+    target = tmp_path / "cell.zarr/labels/a"
+    image = import_volume(TiffStack(str(stack), 5.0), tmp_path / "cell.zarr/raw", QUIET)
+    for step in range(3):
+        target.mkdir(parents=True)
+        if step > 0:
+            group = zarr.open_group(str(target), mode="w")
+        if step > 1:
+            group.create_array("s0", shape=(4, 4, 4), dtype="u1")
+        with Layer.open(target, image) as layer:
+            assert layer.read(image.box).shape == image.shape
+        shutil.rmtree(target)
+
+
+def test_names_that_are_not_utf8_are_imported_and_exported(tmp_path: Path) -> None:
+    """Planes and cells from a share with Latin-1 names: the names are kept, and shown with a replacement."""
+    folder, cell = os.fsencode(tmp_path) + b"/Schnitte_\xe4", os.fsdecode(os.fsencode(tmp_path) + b"/zelle_\xe4.zarr")
+    os.mkdir(folder)
+    image = np.random.default_rng(0).integers(0, 256, (5, 20, 30), np.uint8)
+    for z, plane in enumerate(image):
+        tifffile.imwrite(tmp_path / "plane.tif", plane)
+        os.replace(tmp_path / "plane.tif", folder + b"/Schnitt_\xe4_%03d.tif" % z)
+    words = ["import", os.fsdecode(folder), "--voxel-size", "5", "-o", cell, "-q"]
+    for _ in range(2):
+        result = CliRunner().invoke(make_app(), words)
+        assert result.exit_code == 0, result.output
+    np.testing.assert_array_equal(open_volume(f"{cell}/raw").read(), image)
+    result = CliRunner().invoke(make_app(), ["export", f"{cell}/raw", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"Schnitt_\xe4_%03d.tif" % z for z in range(5)]
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import asem_core.stages.annotate as annotate, asem_core.cell.store, filelock, zarr, zarr.codecs  # so that a child makes layers only
+
+folder = Path(sys.argv[1])
+
+def make(target):
+    image = annotate.open_volume(folder / "cell.zarr/raw")
+    annotate.Layer.open(target, image).close()
+
+def child(target):
+    pid = os.fork()
+    if not pid:
+        make(target)
+        os._exit(0)
+    return pid
+
+started = time.monotonic()
+os.waitpid(child(folder / "cell.zarr/labels/first"), 0)
+takes = time.monotonic() - started  # loaded machines are slow
+for number in range(24):
+    target = folder / f"cell.zarr/labels/{number}"
+    pid = child(target)
+    time.sleep(takes * number / 24)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert os.waitpid(child(target), 0)[1] == 0, f"after a kill at {number}/24 of {takes} s"
+"""
+
+
+def test_a_layer_whose_making_was_killed_is_made_by_the_same_command(stack: Path, tmp_path: Path) -> None:
+    """SIGKILL at 24 moments from its first step to its last: never a layer that is refused, nothing left over."""
+    import_volume(TiffStack(str(stack), 5.0), tmp_path / "cell.zarr/raw", QUIET)
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(layers(tmp_path / "cell.zarr")) == 26
+    assert not list(tmp_path.glob(".cell.zarr-work/**/layer"))
