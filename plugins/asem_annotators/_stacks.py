@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.volume import Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.voxels.axes import arrange
+from asem_core.voxels.hdf5 import ENDINGS, Dataset, axes_of, datasets, open_hdf5, scales_of
 from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.planes import number_planes, refuse_gaps, stated_voxel_size
 from asem_core.voxels.tiff import read_tiff, why_unreadable
 
 PLANES = (".tif", ".tiff", ".png")
-HDF5 = (".h5", ".hdf5", ".ilp")
 
 
 @attrs.frozen
 class Stack:
-    """A stack of ids, read plane by plane; `voxel_size_nm` is None where the file does not say."""
+    """A stack of ids, read plane by plane; `voxel_size_nm` and `origin_nm` are None where the file does not say."""
 
     path: Path
     shape: Zyx
     plane: Callable[[int], np.ndarray]
     voxel_size_nm: ZyxNm | None = None
     files: tuple[str, ...] = ()
+    origin_nm: ZyxNm | None = None
 
 
 def open_stack(path: Path, dataset: str | None = None) -> Stack:
@@ -47,7 +48,7 @@ def open_stack(path: Path, dataset: str | None = None) -> Stack:
     """
     if not path.exists():
         raise BadInput(f"{path} does not exist.")
-    if path.suffix.lower() in HDF5:
+    if path.suffix.lower() in ENDINGS:
         return _open_hdf5(path, dataset)
     if path.is_file() and path.suffix.lower() in (".tif", ".tiff"):
         return _open_tiff(path)
@@ -72,12 +73,16 @@ def write_stack(labels: np.ndarray, path: Path, voxel_size_nm: ZyxNm, form: str 
     """
     if path.exists():
         raise OutputExists(f"{path} exists. Remove it, or choose another name.")
-    in_hdf5, in_tiff = (path.suffix.lower() in endings for endings in (HDF5, (".tif", ".tiff")))
+    in_hdf5, in_tiff = (path.suffix.lower() in endings for endings in (ENDINGS, (".tif", ".tiff")))
     if not in_hdf5:
         labels = _smallest(labels, path, "tif" if in_tiff else form)
     path.parent.mkdir(parents=True, exist_ok=True)
     if in_hdf5:
-        with _h5py().File(path, "w") as file:
+        try:
+            import h5py
+        except ImportError:
+            raise MissingExtra.of("hdf5", f"{path} is HDF5 and needs h5py") from None
+        with h5py.File(path, "w") as file:
             made = file.create_dataset("exported_data", data=labels, compression="gzip", chunks=True)
             made.attrs["axistags"] = _axistags()
             made.attrs["element_size_um"] = [v / 1000 for v in voxel_size_nm]
@@ -181,68 +186,43 @@ def _open_zarr(path: Path) -> Stack:
     from asem_core.volume import Labels
 
     labels = open_volume(path, kind=Labels)
-    return Stack(path, labels.shape, lambda z: np.asarray(labels.data[z : z + 1, :, :])[0], labels.voxel_size_nm)
-
-
-def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtra.of("hdf5", "HDF5 needs h5py") from None
-    return h5py
-
-
-def _open_hdf5(path: Path, dataset: str | None) -> Stack:
-    h5py = _h5py()
-    found: dict[str, Any] = {}
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read as HDF5: {error}.") from None
-    file.visititems(lambda name, node: found.update({name: node}) if isinstance(node, h5py.Dataset) else None)
-    stacks = {name: node for name, node in found.items() if len([n for n in node.shape if n > 1]) == 3}
-    if dataset is not None and dataset not in found:
-        raise BadInput(f"{path} has no data set '{dataset}'. It has: {', '.join(found) or 'none'}.")
-    if dataset is None and len(stacks) != 1:
-        named = ", ".join(stacks) or "none"
-        raise BadInput(f"{path} holds {len(stacks)} stacks ({named}): name one, as in --set dataset=exported_data.")
-    data = found[dataset] if dataset is not None else next(iter(stacks.values()))
-    require_own_bytes(data, f"{path}: {data.name}")
-    require_chunk_fits(f"{path}: {data.name}", data.chunks or (1,), data.dtype.itemsize)
-    if data.dtype.kind not in "uib":
-        raise BadInput(f"{path} holds {data.dtype} in {data.name}; labels are whole numbers. Export the segmentation.")
-    axes = _axes_of(data)
-    z, rest = axes.index("z"), [a for a in axes if a != "z"]
-
-    def plane(number: int) -> np.ndarray:
-        picked = data[(slice(None),) * z + (number,)]
-        picked = picked.transpose(
-            [rest.index(a) for a in ("y", "x")] + [i for i, a in enumerate(rest) if a not in "yx"]
-        )
-        return picked.reshape(picked.shape[:2])
-
-    size = data.attrs.get("element_size_um")
-    lengths = dict(zip(axes, data.shape, strict=True))
     return Stack(
         path,
-        as_zyx([lengths[a] for a in "zyx"]),
-        plane,
-        None if size is None else as_zyx_nm([float(v) * 1000 for v in size]),
+        labels.shape,
+        lambda z: np.asarray(labels.data[z : z + 1, :, :])[0],
+        labels.voxel_size_nm,
+        # The origin 0 is also what is written where nobody thought of one.
+        origin_nm=labels.origin_nm if any(labels.origin_nm) else None,
     )
 
 
-def _axes_of(data: Any) -> list[str]:
-    """Name the axes as ilastik notes them; without a note they are z, y, x and channels."""
-    import json
-
-    tags = data.attrs.get("axistags")
-    named = [axis["key"] for axis in json.loads(tags)["axes"]] if tags is not None else list("zyxc")[: len(data.shape)]
-    others = [n for a, n in zip(named, data.shape, strict=False) if a not in "zyx"]
-    if len(named) != len(data.shape) or not set("zyx") <= set(named) or any(n != 1 for n in others):
-        raise BadInput(
-            f"{data.name} has axes {''.join(named)} of {list(data.shape)}; a stack of labels has z, y and x."
-        )
-    return named
+def _open_hdf5(path: Path, dataset: str | None) -> Stack:
+    with open_hdf5(path) as file:
+        found = datasets(file)
+        stacks = [name for name, shape in found.items() if len([n for n in shape if n > 1]) == 3]
+        if dataset is not None and dataset.strip("/") not in found:
+            raise BadInput(f"{path} has no data set '{dataset}'. It has: {', '.join(found) or 'none'}.")
+        if dataset is None and len(stacks) != 1:
+            named = ", ".join(stacks) or "none"
+            raise BadInput(f"{path} holds {len(stacks)} stacks ({named}): name one, as in --set dataset=exported_data.")
+        name = dataset.strip("/") if dataset is not None else stacks[0]
+        data = file[name]
+        require_own_bytes(data, f"{path}: {name}")
+        require_chunk_fits(f"{path}: {name}", data.chunks or (1,), data.dtype.itemsize)
+        if data.dtype.kind not in "uib":
+            raise BadInput(f"{path} holds {data.dtype} in {name}; labels are whole numbers. Export the segmentation.")
+        axes, scales = axes_of(data, f"{path} ({name})"), scales_of(data)
+        stored = Dataset(str(path), name, tuple(data.shape), data.dtype)
+    array = arrange(stored, axes, f"{path} ({name})")
+    sizes = [as_zyx_nm([v for v in s.size_nm if v is not None]) for s in scales if None not in s.size_nm]
+    origin = next((s.origin_nm for s in scales if s.origin_nm is not None), None)
+    return Stack(
+        path,
+        as_zyx(array.shape),
+        lambda z: np.asarray(array[z : z + 1, :, :])[0],
+        sizes[0] if sizes else None,
+        origin_nm=origin,
+    )
 
 
 def _axistags() -> str:

@@ -35,8 +35,8 @@ class FromFile(Annotator):
     path
         A folder of planes, numbered in their names, or a file.
     offset_vx
-        Where the stack's first voxel lies in the image, z y x. None: a stack of the image's shape begins at 0, one of the
-        box's shape at the box.
+        Where the stack's first voxel lies in the image, z y x. None: where the file says (`offset` of CREMI, in nm); else a
+        stack of the image's shape begins at 0, one of the box's shape at the box.
     voxel_size_nm
         What the file's voxels measure, if it does not say so itself; None trusts that it is the image's.
     ids
@@ -133,6 +133,10 @@ class FromFile(Annotator):
     def _offset(self, stack: Stack, volume: Volume, box: Box) -> tuple[int, int, int]:
         if self.offset_vx is not None:
             return self.offset_vx
+        if stack.origin_nm is not None:
+            size = self.voxel_size_nm or stack.voxel_size_nm or volume.voxel_size_nm
+            empty = np.broadcast_to(np.uint8(0), stack.shape)
+            return volume.box_of(Labels(empty, size, stack.origin_nm, self.path)).begin
         if stack.shape == volume.shape:
             return (0, 0, 0)
         if stack.shape == box.shape:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Membrane(Organelle):
     """Boundaries between cells; not in the paper, which has no model of them.
 
+    The exclusion zone lies outwards only: inwards it would take most of a membrane.
+
     Parameters
     ----------
     cells
@@ -32,8 +34,7 @@ class Membrane(Organelle):
     name: ClassVar[str] = "membrane"
     colour: ClassVar[str] = "#d55e00"
 
-    exclusion_dilate_vx: int = 1
-    exclusion_erode_vx: int = 1
+    exclusion_dilate_nm: float = 10.0
     objects: bool = False
     cells: bool = False
     merge_below: float = 0.55

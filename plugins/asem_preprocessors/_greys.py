@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +16,24 @@ from asem_core.volume import Box, Volume
 if TYPE_CHECKING:
     from asem_core.blocks import Run
 
+log = logging.getLogger("asem_core")
+
 PASS_BLOCK = 256  # edge in voxels; not `run.block`: what is gathered must not depend on it
 NUM_FLOAT_BINS = 1 << 16
+PADDING_SHARE = 0.1  # of the voxels, from which on a value at the end of the range may be padding
 HISTOGRAM_DTYPES = ("bool", "uint8", "int8", "uint16", "int16")
 
 
 @attrs.frozen(eq=False)
 class Greys:
-    """The histogram of a volume: ascending grey values, and how many voxels have each.
+    """The histogram of a volume: ascending grey values, how many voxels have each, and which were left out.
 
     Whole numbers of up to 16 bits are counted exactly; others in 65,536 bins over their range, named by their centres.
     """
 
     values: np.ndarray
     counts: np.ndarray
+    ignored: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -90,8 +95,8 @@ def require_contrast(volume: Volume, low: Any, high: Any, what: str) -> None:
         )
 
 
-def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] = ()) -> Greys:
-    """Count the grey values of a volume, leaving out those in `ignore` (padding, say).
+def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] | None = None) -> Greys:
+    """Count the grey values of a volume, leaving out those in `ignore`; None leaves out padding (see `find_padding`).
 
     Raises
     ------
@@ -109,15 +114,36 @@ def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] 
         low, high = (float(v) for v in grey_range(volume, run, what))
         bins = NUM_FLOAT_BINS
         values = low + (np.arange(bins) + 0.5) * ((high - low) / bins)
-    work = functools.partial(_block_histogram, low=low, high=high, bins=bins, ignore=tuple(ignore))
+    work = functools.partial(_block_histogram, low=low, high=high, bins=bins, ignore=tuple(ignore or ()))
     counts = np.zeros(bins, np.int64)
     for _, found in map_blocks(_loader(work, volume), volume.box, PASS_BLOCK, run, name=f"{what}-histogram"):
         counts += found
     used = counts > 0
     if not used.any():
-        raise BadInput(f"Every voxel of {volume.path} is among the ignored grey values {list(ignore)}.")
+        raise BadInput(f"Every voxel of {volume.path} is among the ignored grey values {list(ignore or ())}.")
     require_contrast(volume, values[used].min(), values[used].max(), what)
-    return Greys(values[used], counts[used])
+    greys = Greys(values[used], counts[used])
+    padding = find_padding(greys) if ignore is None else None
+    if padding is None:
+        return attrs.evolve(greys, ignored=tuple(ignore or ()))
+    log.info("%s: %g is taken for padding and has no part in %s.", volume.path, padding, what)
+    kept = greys.values != padding
+    return Greys(greys.values[kept], greys.counts[kept], (padding,))
+
+
+def find_padding(greys: Greys) -> float | None:
+    """Find the value that fills what was not imaged: darkest or brightest, far more than a tenth, and far more than any other.
+
+    Such are the zeros around a tilted region of interest. None if there is no such value.
+    """
+    if greys.values.size < 4:
+        return None
+    at = int(greys.counts.argmax())
+    others = np.delete(greys.counts, at)
+    is_end = at in (0, greys.values.size - 1)
+    if is_end and greys.counts[at] > PADDING_SHARE * greys.counts.sum() and greys.counts[at] > 5 * others.max():
+        return float(greys.values[at])
+    return None
 
 
 def grey_limits(volume: Volume, darkest: float | None, brightest: float | None, what: str) -> tuple[float, float]:

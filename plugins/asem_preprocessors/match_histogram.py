@@ -30,14 +30,15 @@ class MatchHistogram(Preprocessor):
     reference
         Address of the volume to match, `cell.zarr/layer`.
     ignore
-        Grey values of either volume that take no part, such as the 0 of padding; where the image has them they stay.
+        Grey values of either volume that take no part; where the image has them they stay. None leaves out padding: the darkest
+        or the brightest value, if it fills more than a tenth of a volume and far more than any other does.
     """
 
     name: ClassVar[str] = "match-histogram"
     changes: ClassVar[Changes] = "greys"
 
     reference: str
-    ignore: tuple[float, ...] = ()
+    ignore: tuple[float, ...] | None = None
 
     def fit(self, volume: Volume, run: Run) -> FittedMatchHistogram:
         """Gather both histograms.
@@ -59,7 +60,7 @@ class MatchHistogram(Preprocessor):
         if reference.dtype.kind in "ui":
             greys = np.rint(greys)
         spec = attrs.evolve(volume.spec, dtype=reference.dtype)
-        return FittedMatchHistogram(spec, of_volume.values, greys, self.ignore)
+        return FittedMatchHistogram(spec, of_volume.values, greys, of_volume.ignored)
 
 
 @attrs.frozen(eq=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -35,7 +36,8 @@ class Normalize(Preprocessor):
     cut
         Greatest z-score.
     ignore
-        Grey values that take no part in the figures, such as the 0 of padding.
+        Grey values that take no part in the figures. None leaves out padding: the darkest or the brightest value, if it fills
+        more than a tenth of the volume and far more than any other does.
     """
 
     name: ClassVar[str] = "normalize"
@@ -45,7 +47,7 @@ class Normalize(Preprocessor):
     low: float = 0.1
     high: float = 99.9
     cut: float = 5.0
-    ignore: tuple[float, ...] = ()
+    ignore: tuple[float, ...] | None = None
 
     def __attrs_post_init__(self) -> None:
         if self.method not in ("percentile", "zscore"):
@@ -65,16 +67,17 @@ class Normalize(Preprocessor):
         """
         run = own_scratch(run, self, volume)
         greys = grey_histogram(volume, run, self.name, self.ignore)
+        about = {"normalize": {"ignored": list(greys.ignored)}} if greys.ignored else {}
         if self.method == "zscore":
             spec = attrs.evolve(volume.spec, dtype=np.float32)
-            return FittedNormalize(spec, greys.mean, 1 / greys.std, -self.cut, self.cut)
+            return FittedNormalize(spec, greys.mean, 1 / greys.std, -self.cut, self.cut, about)
         low, high = greys.percentile(self.low), greys.percentile(self.high)
         if low == high:
             raise BadInput(
                 f"{volume.path}: the percentiles {self.low} and {self.high} are both grey {low:g}, which leaves nothing "
                 "to stretch. Widen them, or name a padding value in 'ignore'."
             )
-        return FittedNormalize(attrs.evolve(volume.spec, dtype=np.uint8), low, 255 / (high - low), 0, 255)
+        return FittedNormalize(attrs.evolve(volume.spec, dtype=np.uint8), low, 255 / (high - low), 0, 255, about)
 
 
 @attrs.frozen
@@ -86,6 +89,7 @@ class FittedNormalize(Fitted):
     factor: float
     least: float
     greatest: float
+    attributes: Mapping[str, Any] = attrs.field(factory=dict)
     outside: ClassVar[Outside] = "error"
 
     def needs(self, box: Box) -> Box:

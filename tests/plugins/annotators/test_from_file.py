@@ -101,6 +101,24 @@ def test_reads_ilastik_axes(image: Volume, drawn: Labels, tmp_path: Path) -> Non
     np.testing.assert_array_equal(take(image, image.box, tmp_path / "carving.h5", ids=(2,)), drawn.read())
 
 
+@pytest.mark.parametrize("name", ["cremi.hdf", "whole.h5"])
+def test_reads_where_cremi_says_that_labels_lie(image: Volume, drawn: Labels, tmp_path: Path, name: str) -> None:
+    """`offset` in nm is the place, also of a stack as large as the image; another `resolution` is refused."""
+    h5py = pytest.importorskip("h5py", reason="HDF5 needs the extra hdf5")
+    part = Box((1, 3, 4), (5, 18, 26))
+    whole = name.startswith("whole")
+    stored = np.zeros(SHAPE, np.uint64)
+    stored[part.shift((-1, -3, -4)).slices] = drawn.read(part)
+    with h5py.File(tmp_path / name, "w") as file:
+        labels = file.create_dataset("volumes/labels/ids", data=stored if whole else drawn.read(part))
+        labels.attrs["resolution"], labels.attrs["offset"] = VOXEL, (8.0, 15.0, 20.0)
+    np.testing.assert_array_equal(take(image, part, tmp_path / name), drawn.read(part))
+    with h5py.File(tmp_path / name, "r+") as file:
+        file["volumes/labels/ids"].attrs["resolution"] = (16.0, 10.0, 10.0)
+    with pytest.raises(VoxelSizeMismatch, match="has voxels of"):
+        take(image, part, tmp_path / name)
+
+
 def test_offset_says_where_a_part_lies(image: Volume, drawn: Labels, tmp_path: Path) -> None:
     """A stack of its own shape needs its offset, and then fills any box inside it."""
     FromFile(str(tmp_path / "part.tif")).write(drawn, Box((1, 2, 3), (6, 18, 28)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from skimage.exposure import match_histograms
 
+from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
@@ -59,8 +60,13 @@ def test_zscore_has_mean_0_and_deviation_1(image: Callable[..., Volume]) -> None
     assert abs(made.mean()) < 1e-4
     assert abs(made.std() - 1) < 1e-4
     padded = np.concatenate([np.zeros_like(data), np.maximum(data, 1)])
-    made = apply_in_memory(Normalize(method="zscore", ignore=(0,), cut=50.0), Volume(padded, 5)).read()
-    assert abs(made[SHAPE[0] :].mean()) < 1e-4
+    for ignore in ((0,), None):
+        made = apply_in_memory(Normalize(method="zscore", ignore=ignore, cut=50.0), Volume(padded, 5)).read()
+        assert abs(made[SHAPE[0] :].mean()) < 1e-4
+    step = Normalize(method="zscore").fit(Volume(padded, 5), Run(progress=False))
+    assert step.attributes == {"normalize": {"ignored": [0.0]}}
+    step = Normalize(method="zscore").fit(Volume(data, 5), Run(progress=False))
+    assert not step.attributes
 
 
 @pytest.fixture
