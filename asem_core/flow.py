@@ -498,7 +498,10 @@ def _evaluate(
     page = require_free_report(folder, record, overwrite=True)  # reports in the output are the recipe's own
     if page is None or overwrite:
         exclusion = exclusion_of(truth, zone, run) if zone is not None else None
-        found = score(probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, run=run)
+        thin = bool(getattr(flow.model, "has_thin_truth", False))
+        found = score(
+            probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, thin=thin, run=run
+        )
         parts = sections({options.truth: found}, options.thresholds)
         page = write_report(folder, f"Evaluation: {options.truth}", parts, made_by=record)
     with (folder / "tables" / "scores.csv").open(encoding="utf-8") as table:

@@ -33,14 +33,14 @@ def mount(app: typer.Typer) -> None:
 
 def evaluate(
     layers: Annotated[
-        list[str], typer.Argument(metavar="PREDICTION TRUTH ...", help="Layers, in pairs: one pair a region.")
+        list[str], typer.Argument(metavar="PREDICTION TRUTH ...", help="Layers, in pairs: one pair per region.")
     ],
     thresholds: Annotated[
         list[float] | None, typer.Option("--threshold", "-t", help="Probability; may be repeated.", show_default="0.5")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Whose exclusion zone and kind of object to take: a model plugin, or a registry name."),
+        typer.Option(help="Model whose exclusion zone and kind of object to take: a model plugin, or a registry name."),
     ] = None,
     zone_vx: Annotated[
         str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in voxels.")
@@ -95,7 +95,7 @@ def evaluate(
         raise BadInput(f"Give layers in pairs, PREDICTION TRUTH ...: {len(layers)} were given.")
     if exclusion is not None and (zone_vx or zone_nm):
         raise BadInput("Give --exclusion, or a zone, not both.")
-    step, countable = _zone(model, zone_vx, zone_nm)
+    step, countable, thin = _zone(model, zone_vx, zone_nm)
     run = make_run(workers, quiet=quiet)
     mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
@@ -123,7 +123,9 @@ def evaluate(
         if step is not None and zone is None:
             zone = exclusion_of(truth, step, run)
         name = true if layers[1::2].count(true) == 1 else f"{true} by {predicted}"
-        scores[name] = score(prediction, truth, exclusion=zone, mask=within, thresholds=chosen, box=part, run=run)
+        scores[name] = score(
+            prediction, truth, exclusion=zone, mask=within, thresholds=chosen, box=part, thin=thin, run=run
+        )
         if countable if objects is None else objects:
             ids = [number_objects(v, truth, run, threshold=chosen[0], box=part) for v in (prediction, truth)]
             counted[name] = score_objects(*ids, exclusion=zone, mask=within, box=part, run=run)
@@ -150,8 +152,8 @@ def evaluate(
         typer.echo(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {n:.4f}" for key, n in apart[name].items()))
 
 
-def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool]:
-    """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects."""
+def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool, bool]:
+    """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects and thin."""
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
     from asem_core.prediction.preparation import find_model
@@ -171,7 +173,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
                 ) from None
             options = {f"dilate_{unit}": outwards, f"erode_{unit}": inwards}
             step = catalog.get("preprocessor", "exclusion-zone")(**options) if outwards or inwards else None
-    return step, bool(getattr(plugin, "objects", False))
+    return step, bool(getattr(plugin, "objects", False)), bool(getattr(plugin, "has_thin_truth", False))
 
 
 def _open_prediction(path: str, segmentation: bool) -> Any:

@@ -7,6 +7,7 @@ block of each volume is in memory at a time, and all thresholds come out of one 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -24,6 +25,8 @@ from asem_core.voxels.components import Components, components, has_ids
 from asem_core.voxels.foreground import LEVELS, as_stored, at_least, reach
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.resample import AnyVolume, on_grid_of, on_spec, whole_factors
+
+log = logging.getLogger("asem_core")
 
 BLOCK: Zyx = (128, 256, 256)
 """Voxels compared at a time (8 MB of a uint8 volume)."""
@@ -74,12 +77,18 @@ class Scores:
     foreground: np.ndarray  # int64 (n,): voxels of the truth, by level
     background: np.ndarray  # int64 (n,): voxels of the background, by level
     num_ignored: int = 0  # voxels in the exclusion zone, not annotated or outside the mask
+    num_foreground: int | None = None  # voxels of the truth, those in the exclusion zone included
 
     def at(self, threshold: float) -> Counts:
         """Count with every voxel whose probability is at least `threshold` taken as predicted."""
         predicted = reach(self.levels, threshold)
         found, false = int(self.foreground[predicted].sum()), int(self.background[predicted].sum())
         return Counts(found, false, int(self.foreground.sum()) - found, int(self.background.sum()) - false)
+
+    @property
+    def share_scored(self) -> float:
+        """How much of the truth the exclusion zone leaves."""
+        return _ratio(int(self.foreground.sum()), self.num_foreground or 0)
 
     def best(self) -> float:
         """Find the threshold above 0 with the highest F1 (0.5 if there is none)."""
@@ -97,6 +106,7 @@ class Scores:
             self.foreground + other.foreground,
             self.background + other.background,
             self.num_ignored + other.num_ignored,
+            None if None in (self.num_foreground, other.num_foreground) else self.num_foreground + other.num_foreground,  # type: ignore[operator]
         )
 
 
@@ -108,6 +118,7 @@ def score(
     mask: Labels | None = None,
     thresholds: Sequence[float] = (0.5,),
     box: Box | None = None,
+    thin: bool = False,
     run: Run | None = None,
 ) -> Scores:
     """Compare a prediction with the truth, voxel by voxel.
@@ -122,6 +133,7 @@ def score(
     mask : Labels, nonzero = annotated; what it does not cover is not annotated
     thresholds : probabilities of interest, exact also for float predictions (uint8 ones are exact at any)
     box : the part to compare, in voxels of the truth; all of it by default
+    thin : the truth is so thin that an exclusion zone which takes most of it is meant; otherwise that is questioned
 
     Raises
     ------
@@ -137,11 +149,30 @@ def score(
     _require_covered(prediction, truth, box)
     levels = _levels(prediction, thresholds)
     load = _Comparison(prediction, truth, exclusion, mask, levels)
-    foreground, background = np.zeros((2, len(levels)), np.int64)
+    foreground, background, excluded = np.zeros((3, len(levels)), np.int64)
     for _, counts in map_blocks(load, box, BLOCK, run or Run(progress=False), name="evaluate"):
         background += counts[0]
         foreground += counts[1]
-    return Scores(levels, foreground, background, box.size - int(foreground.sum() + background.sum()))
+        excluded += counts[2]
+    num_scored = int(foreground.sum() + background.sum())
+    found = Scores(levels, foreground, background, box.size - num_scored, int(foreground.sum() + excluded.sum()))
+    if not thin and (question := question_zone(truth.path, found.share_scored)):
+        log.warning(question)
+    return found
+
+
+LEAST_SCORED = 0.5
+
+
+def question_zone(name: str, share_scored: float) -> str | None:
+    """Say so where an exclusion zone leaves less than half of the objects to score."""
+    if not share_scored < LEAST_SCORED:
+        return None
+    return (
+        f"{name}: the exclusion zone takes {1 - share_scored:.0%} of the objects' voxels out of the scores, which then tell of what is "
+        "left. Make it narrower inwards: asem evaluate --zone-nm OUT,IN, or exclusion_erode_nm of the model. (A model whose truth is "
+        "meant to be that thin says so: has_thin_truth.)"
+    )
 
 
 def matched(
@@ -229,27 +260,24 @@ class _Comparison:
         return self._count
 
     def _count(self, box: Box) -> np.ndarray:
-        """Return int64 (2, levels): background and foreground voxels of the box by level."""
+        """Return int64 (3, levels): background and foreground voxels of the box by level, and foreground in the zone."""
         truth, values = self.truth.read(box) != 0, read_like(self.truth, self.prediction, box)
+        kind = truth.astype(np.intp)
         if self._leaves_out:
-            scored = self._scored(box)
-            truth, values = truth[scored], values[scored]
+            counts = known_in_both(self.truth, self.prediction, self.mask, box)
+            if self.exclusion is not None:
+                zone = read_like(self.truth, self.exclusion, box) != 0
+                kind[zone & truth] = 2
+                counts &= truth | ~zone
+            kind, values = kind[counts], values[counts]
         n = len(self.levels)
-        level = self._level(values.ravel())
-        level += n * truth.ravel()
-        counts: np.ndarray = np.bincount(level, minlength=2 * n)
-        return counts.reshape(2, n)
+        found: np.ndarray = np.bincount(self._level(values.ravel()) + n * kind.ravel(), minlength=3 * n)
+        return found.reshape(3, n)
 
     @property
     def _leaves_out(self) -> bool:
         known = self.truth.known, self.mask, self.exclusion, getattr(self.prediction, "known", None)
         return any(volume is not None for volume in known)
-
-    def _scored(self, box: Box) -> np.ndarray:
-        scored = known_in_both(self.truth, self.prediction, self.mask, box)
-        if self.exclusion is not None:
-            scored &= read_like(self.truth, self.exclusion, box) == 0
-        return scored
 
     def _level(self, values: np.ndarray) -> np.ndarray:
         """File values under the highest level each reaches."""

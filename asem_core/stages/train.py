@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
+from asem_core.engine.outputs import one_writer
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.interfaces import Model, Region, Sampler
@@ -117,6 +119,8 @@ def train(
 
     Raises
     ------
+    OutputBusy
+        Another process trains into `output` now.
     OutputExists
         `output` holds a run that was made from something else and `overwrite` is False; or other files, among which no run
         is ever made.
@@ -132,7 +136,7 @@ def train(
 
     folder = RunFolder(Path(output))
     resume = resume or (folder.is_run() and not overwrite)
-    with join_team(device) as team:
+    with join_team(device) as team, one_writer(folder.path) if team.leads else nullcontext():
         if not team.leads:
             team.wait()  # until the first process has prepared the labels
         elif not resume:
@@ -221,6 +225,7 @@ def make_plan(
         open_all("validation", clean=False),
         options,
         fine_tuning=start_from is not None,
+        thin_truth=bool(getattr(recipe.model, "has_thin_truth", False)),
         metadata={
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),

@@ -25,6 +25,7 @@ class Plan:
     validation: Sequence[Region]
     options: TrainOptions
     fine_tuning: bool = False
+    thin_truth: bool = False  # so that an exclusion zone which takes most of it is meant
     metadata: Mapping[str, Any] = attrs.field(factory=dict)  # travels with every checkpoint
 
     @property

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import AsemError, BadInput
+from asem_core.evaluation.scores import question_zone
 from asem_core.interfaces import Region
 from asem_core.training.plan import Plan
 from asem_core.training.regions import (
@@ -24,6 +25,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.volume import Box, Zyx
+from asem_core.voxels.greys import question_greys
 
 
 @attrs.frozen
@@ -45,6 +47,7 @@ class RegionFacts:
     lowest_grey: float
     highest_grey: float
     dtype: np.dtype[Any]  # of the image
+    num_scored_foreground_vx: int = 0  # outside the exclusion zone
 
     @property
     def foreground(self) -> float:
@@ -79,6 +82,7 @@ def preflight(plan: Plan, folder: Path) -> Preflight:
         *_geometry(plan),
         *_labels(facts, "train on"),
         *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
+        *([] if plan.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
         *_room(plan, folder),
         *_memory(plan),
@@ -88,17 +92,18 @@ def preflight(plan: Plan, folder: Path) -> Preflight:
 
 def facts_of(region: Region) -> RegionFacts:
     """Look at all labels of a region, and at the image in their middle planes."""
-    annotated = foreground = 0
+    annotated = foreground = scored = 0
     ids: set[int] = set()
     for slab in region.labels.box.blocks((32, *region.labels.shape[1:])):
         target = read_target(region, slab, exclude=False)
         annotated += int((target != IGNORE).sum())
         foreground += int((target == 1).sum())
+        scored += int((read_target(region, slab, exclude=True) == 1).sum())
         if len(ids) < 1000:
             ids.update(np.unique(region.labels.read(slab)).tolist())
     image = region.raw.read(_middle_planes(region.raw.box_of(region.labels)))
     greys = float(image.min()), float(image.max())
-    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), *greys, region.raw.dtype)
+    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), *greys, region.raw.dtype, scored)
 
 
 def _middle_planes(box: Box) -> Box:
@@ -202,6 +207,12 @@ def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:
             yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
 
 
+def _zone(facts: RegionFacts) -> Iterator[Finding]:
+    share = facts.num_scored_foreground_vx / max(facts.num_foreground_vx, 1)
+    if facts.num_foreground_vx and (question := question_zone(f"Region '{facts.name}'", share)):
+        yield Finding(question)
+
+
 def _greys(facts: RegionFacts) -> Iterator[Finding]:
     if not np.isfinite([facts.lowest_grey, facts.highest_grey]).all():
         yield Finding(f"The image of region '{facts.name}' holds values that are not finite.", refused=True)
@@ -218,6 +229,10 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
             "a network needs uint8, uint16, or floats from 0 to 1. Use the step 'normalize' first.",
             refused=True,
         )
+    elif question := question_greys(
+        f"The image of region '{facts.name}'", facts.lowest_grey, facts.highest_grey, facts.dtype
+    ):
+        yield Finding(question)
 
 
 def _room(plan: Plan, folder: Path) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
@@ -21,16 +21,21 @@ Triple = tuple[int, int, int]
 
 @attrs.frozen(kw_only=True)
 class Organelle(Model, OffersTemplates):
-    """An organelle of the published method; its numbers (in voxels of 5 nm) are fields that each organelle overrides.
+    """An organelle of the published method; its numbers are fields that each organelle overrides.
+
+    Lengths and volumes are turned into voxels of the labels at hand, anisotropic ones, too. A number in voxels (`_vx`), where it is
+    given, holds instead: at another voxel size it means another length.
 
     Parameters
     ----------
-    smallest_object_vx, largest_hole_vx
+    smallest_object_um3, largest_hole_um3, smallest_object_vx, largest_hole_vx
         Clean-up of annotations: smaller objects are dropped, smaller holes filled; 0 = no.
-    dilate_vx
+    dilate_nm, dilate_vx
         Annotators draw inside the outline: training labels are thickened by this much.
-    exclusion_dilate_vx, exclusion_erode_vx
+    exclusion_dilate_nm, exclusion_erode_nm, exclusion_dilate_vx, exclusion_erode_vx
         The zone around each outline, outwards and inwards, that is left out of scoring.
+    exclusion_shape
+        "diamond" as published, or "ball": see the step `exclusion-zone`.
     features, feature_factor, factors, kernels
         The network, see `asem_models._unet.UNet`; `kernels` holds one list for all levels, or one per level.
     threshold
@@ -39,15 +44,29 @@ class Organelle(Model, OffersTemplates):
         Whether `segment` numbers connected objects (True) or writes a binary map.
     smallest_segment_vx
         Segmented objects smaller than this are dropped.
+    split
+        Part objects that touch where they are narrow, although nothing between them was predicted.
+    split_below
+        They stay one where what joins two parts is at most this much narrower than the thinner part: 0 parts everywhere,
+        1 nowhere.
     """
 
     name: ClassVar[str]
 
-    smallest_object_vx: int = 0
-    largest_hole_vx: int = 0
-    dilate_vx: int = 0
-    exclusion_dilate_vx: int = 0
-    exclusion_erode_vx: int = 0
+    has_thin_truth: ClassVar[bool] = False
+    """Whether the truth is so thin that a zone which takes most of it is meant."""
+
+    smallest_object_um3: float = 0.0
+    largest_hole_um3: float = 0.0
+    dilate_nm: float = 0.0
+    exclusion_dilate_nm: float = 0.0
+    exclusion_erode_nm: float = 0.0
+    smallest_object_vx: int | None = None
+    largest_hole_vx: int | None = None
+    dilate_vx: float | None = None
+    exclusion_dilate_vx: float | None = None
+    exclusion_erode_vx: float | None = None
+    exclusion_shape: Literal["diamond", "ball"] = "diamond"
     features: int = 32
     feature_factor: int = 2
     factors: tuple[Triple, ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
@@ -55,6 +74,8 @@ class Organelle(Model, OffersTemplates):
     threshold: float = 0.5
     objects: bool = True
     smallest_segment_vx: int = 0
+    split: bool = False
+    split_below: float = 0.6
 
     @classmethod
     def network_options(cls, template: Template) -> Mapping[str, Any]:
@@ -79,23 +100,39 @@ class Organelle(Model, OffersTemplates):
         from asem_preprocessors.dilate_labels import DilateLabels
 
         steps: list[Preprocessor] = []
-        if self.smallest_object_vx or self.largest_hole_vx:
-            steps.append(CleanLabels(smallest_vx=self.smallest_object_vx, largest_hole_vx=self.largest_hole_vx))
-        if self.dilate_vx:
-            steps.append(DilateLabels(radius_vx=self.dilate_vx))
+        smallest = _one("smallest", self.smallest_object_vx, "um3", self.smallest_object_um3)
+        hole = _one("largest_hole", self.largest_hole_vx, "um3", self.largest_hole_um3)
+        if any((*smallest.values(), *hole.values())):
+            steps.append(CleanLabels(**smallest, **hole))
+        radius = _one("radius", self.dilate_vx, "nm", self.dilate_nm)
+        if any(radius.values()):
+            steps.append(DilateLabels(**radius))
         return steps
 
     def exclusion_zone(self) -> Preprocessor | None:
         """Make the zone that scoring ignores, or None if both widths are 0."""
         from asem_preprocessors.exclusion_zone import ExclusionZone
 
-        if not self.exclusion_dilate_vx and not self.exclusion_erode_vx:
+        outwards = _one("dilate", self.exclusion_dilate_vx, "nm", self.exclusion_dilate_nm)
+        inwards = _one("erode", self.exclusion_erode_vx, "nm", self.exclusion_erode_nm)
+        if not any((*outwards.values(), *inwards.values())):
             return None
-        return ExclusionZone(dilate_vx=self.exclusion_dilate_vx, erode_vx=self.exclusion_erode_vx)
+        return ExclusionZone(**outwards, **inwards, shape=self.exclusion_shape)
 
     def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
-        """Threshold a probability map, and number its objects if `objects` is set."""
+        """Threshold a probability map, and number its objects if `objects` is set; part them if `split` is."""
+        from asem_core.stages.instances import segment_by_shape
         from asem_core.stages.segment import segment
+
+        if self.split:
+            return segment_by_shape(
+                probability,
+                output,
+                run,
+                threshold=self.threshold,
+                merge_below=self.split_below,
+                smallest_vx=self.smallest_segment_vx,
+            )
 
         return segment(
             probability,
@@ -105,3 +142,8 @@ class Organelle(Model, OffersTemplates):
             objects=self.objects,
             smallest_vx=self.smallest_segment_vx,
         )
+
+
+def _one(option: str, vx: float | None, unit: str, value: float) -> dict[str, Any]:
+    """Choose the option of a step in voxels, if it was given, else in its unit."""
+    return {f"{option}_{unit}": value} if vx is None else {f"{option}_vx": vx}

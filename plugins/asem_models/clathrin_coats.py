@@ -14,14 +14,16 @@ from asem_models._organelle import Organelle
 class ClathrinCoats(Organelle):
     """Clathrin-coated pits and vesicles, as trained by Gallusser et al. 2022.
 
-    The exclusion zone is the paper's 3 / 1 voxels; the authors' instructions say 2 / 2 and 1 / 1.
+    The exclusion zone is the paper's 3 / 1 voxels of 5 nm; the authors' instructions say 2 / 2 and 1 / 1.
     """
 
     name: ClassVar[str] = "clathrin-coats"
     colour: ClassVar[str] = "#cc79a7"
 
-    exclusion_dilate_vx: int = 3
-    exclusion_erode_vx: int = 1
+    has_thin_truth: ClassVar[bool] = True
+
+    exclusion_dilate_nm: float = 15.0
+    exclusion_erode_nm: float = 5.0
 
 
 @hookimpl

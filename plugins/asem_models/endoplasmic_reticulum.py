@@ -14,16 +14,16 @@ from asem_models._organelle import Organelle
 class EndoplasmicReticulum(Organelle):
     """The endoplasmic reticulum, as trained by Gallusser et al. 2022.
 
-    The exclusion zone is the paper's 1 / 1 voxel; the authors' instructions say 2 / 2.
+    The exclusion zone is the paper's 1 / 1 voxel of 5 nm; the authors' instructions say 2 / 2.
     Holes below 0.0025 um3 (20,000 voxels of 5 nm) in annotations are filled.
     """
 
     name: ClassVar[str] = "endoplasmic-reticulum"
     colour: ClassVar[str] = "#56b4e9"
 
-    largest_hole_vx: int = 20_000
-    exclusion_dilate_vx: int = 1
-    exclusion_erode_vx: int = 1
+    largest_hole_um3: float = 0.0025
+    exclusion_dilate_nm: float = 5.0
+    exclusion_erode_nm: float = 5.0
 
 
 @hookimpl

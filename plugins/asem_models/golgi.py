@@ -17,10 +17,10 @@ class Golgi(Organelle):
     name: ClassVar[str] = "golgi"
     colour: ClassVar[str] = "#009e73"
 
-    smallest_object_vx: int = 27
-    dilate_vx: int = 1
-    exclusion_dilate_vx: int = 2
-    exclusion_erode_vx: int = 2
+    smallest_object_um3: float = 3.375e-6  # 27 voxels of 5 nm
+    dilate_nm: float = 5.0
+    exclusion_dilate_nm: float = 10.0
+    exclusion_erode_nm: float = 10.0
 
 
 @hookimpl

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Membrane(Organelle):
     """Boundaries between cells; not in the paper, which has no model of them.
 
+    The exclusion zone lies outwards only: inwards it would take most of a membrane.
+
     Parameters
     ----------
     cells
@@ -26,14 +28,13 @@ class Membrane(Organelle):
         fragments of a seeded watershed, merged in order of the mean membrane between them.
     merge_below
         Fragments are merged while the mean membrane between them is below this: 0 to 1; more joins more. Fragments are
-        kept in the cell, so that another value takes seconds.
+        kept, so that another value takes seconds.
     """
 
     name: ClassVar[str] = "membrane"
     colour: ClassVar[str] = "#d55e00"
 
-    exclusion_dilate_vx: int = 1
-    exclusion_erode_vx: int = 1
+    exclusion_dilate_nm: float = 10.0
     objects: bool = False
     cells: bool = False
     merge_below: float = 0.55

@@ -17,10 +17,10 @@ class Mitochondria(Organelle):
     name: ClassVar[str] = "mitochondria"
     colour: ClassVar[str] = "#e69f00"
 
-    smallest_object_vx: int = 27
-    dilate_vx: int = 3
-    exclusion_dilate_vx: int = 4
-    exclusion_erode_vx: int = 4
+    smallest_object_um3: float = 3.375e-6  # 27 voxels of 5 nm
+    dilate_nm: float = 15.0
+    exclusion_dilate_nm: float = 20.0
+    exclusion_erode_nm: float = 20.0
 
 
 @hookimpl

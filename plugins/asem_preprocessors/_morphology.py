@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -17,15 +18,25 @@ ROUNDING = 1e-5  # relative; a voxel at the radius itself belongs to the ball, w
 class Ball:
     """All voxels whose centres lie within `radius` of the centre; `spacing` is the voxel size in the same unit.
 
-    With spacing 1 it equals `skimage.morphology.ball(radius)`; in nm it is an ellipsoid on anisotropic voxels.
+    With spacing 1 it equals `skimage.morphology.ball(radius)`; in nm it is an ellipsoid on anisotropic voxels. A "diamond" holds the
+    voxels whose distances along the axes add up to `radius` at most: with spacing 1, `radius` iterations of the cross of 6 neighbours.
     """
 
     radius: float
     spacing: ZyxNm = (1.0, 1.0, 1.0)
+    shape: Literal["ball", "diamond"] = "ball"
 
     @classmethod
     def of(
-        cls, plugin: str, option: str, vx: float | None, nm: float | None, voxel_size_nm: ZyxNm, *, default_vx: float
+        cls,
+        plugin: str,
+        option: str,
+        vx: float | None,
+        nm: float | None,
+        voxel_size_nm: ZyxNm,
+        *,
+        default_vx: float,
+        shape: Literal["ball", "diamond"] = "ball",
     ) -> Ball:
         """Read a pair of options `<option>_vx` and `<option>_nm`, of which one is given at most.
 
@@ -35,8 +46,8 @@ class Ball:
         """
         check_one_unit(plugin, option, vx, nm)
         if nm is not None:
-            return cls(nm, voxel_size_nm)
-        return cls(default_vx if vx is None else vx)
+            return cls(nm, voxel_size_nm, shape)
+        return cls(default_vx if vx is None else vx, shape=shape)
 
     @property
     def margin(self) -> Zyx:
@@ -47,6 +58,8 @@ class Ball:
         """Return the ball as a structuring element: bool, centred, for scipy and scikit-image."""
         axes = [np.arange(-m, m + 1) * s for m, s in zip(self.margin, self.spacing, strict=True)]
         z, y, x = np.meshgrid(*axes, indexing="ij")
+        if self.shape == "diamond":
+            return np.asarray(abs(z) + abs(y) + abs(x) <= self.radius * (1 + ROUNDING))
         return np.asarray(z**2 + y**2 + x**2 <= self._limit)
 
     def reaches(self, mask: np.ndarray, inner: Box) -> np.ndarray:

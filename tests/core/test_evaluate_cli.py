@@ -112,3 +112,19 @@ def test_mistakes_are_explained(cell, arguments, words):
     result = run(*[cell / a if "/" in a else a for a in arguments])
     assert result.exit_code == 1
     assert words in " ".join(result.output.split())
+
+
+def test_a_zone_that_takes_most_of_the_objects_is_questioned(tmp_path, caplog):
+    """Of a sheet of three voxels, a zone of one inwards leaves a third: said, unless the model's truth is meant to be thin."""
+    truth = np.zeros((20, 20, 20), np.uint8)
+    truth[9:12] = 1
+    write_layer(tmp_path / "c.zarr" / "labels" / "m", truth)
+    prediction = write_layer(tmp_path / "c.zarr" / "p", truth * 255, kind="probability")
+    pair = (prediction, tmp_path / "c.zarr/labels/m")
+    assert run(*pair, "--model", "membrane").exit_code == 0
+    assert "exclusion zone takes" not in caplog.text
+    run(*pair, "--zone-vx", "1,1")
+    assert "the exclusion zone takes 67% of the objects' voxels out of the scores" in caplog.text
+    caplog.clear()
+    run(*pair, "--model", "clathrin-coats")
+    assert "exclusion zone takes" not in caplog.text

@@ -20,7 +20,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
-from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, TrainingStopped
+from asem_core.errors import AsemError, BadInput, OutputBusy, OutputExists, RecipeError, TrainingStopped
 from asem_core.stages.train import make_plan, read_training_recipe, resumed_recipe, train
 from asem_core.training.devices import join_team
 from asem_core.training.folder import RunFolder
@@ -263,6 +263,15 @@ def test_ctrl_c_says_what_is_kept(
     monkeypatch.setattr(Progress, "step", stops)
     with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To go on: asem train --resume .*run\.$"):
         run(recipe(), catalog, tmp_path / "run")
+
+
+def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+    """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
+    from asem_core.engine.outputs import one_writer
+
+    with one_writer(tmp_path / "run"), pytest.raises(OutputBusy, match="run is being written by another process"):
+        train(read_training_recipe(recipe(), catalog), catalog, tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_accumulating_equals_a_larger_batch(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import open_volume
 from asem_core.recipe import build
-from asem_core.volume import Volume
+from asem_core.stages.preprocess import apply_in_memory
+from asem_core.volume import Labels, Volume
 
-NUMBERS = {  # dilation, exclusion zone outwards and inwards, smallest object, largest hole: Gallusser et al. 2022
+NUMBERS = {  # voxels of 5 nm: dilation, exclusion zone outwards and inwards, smallest object, largest hole (Gallusser et al. 2022)
     "mitochondria": (3, 4, 4, 27, 0),
     "golgi": (1, 2, 2, 27, 0),
     "endoplasmic-reticulum": (0, 1, 1, 0, 20_000),
@@ -27,11 +28,25 @@ def test_labels_are_prepared_by_the_numbers_of_the_paper(name):
     steps = {step.name: step for step in model.label_steps()}
     assert list(steps) == [n for n, used in (("clean-labels", smallest or hole), ("dilate-labels", dilate)) if used]
     if dilate:
-        assert steps["dilate-labels"].radius_vx == dilate
+        assert steps["dilate-labels"].radius_nm == 5 * dilate
     if smallest or hole:
-        assert (steps["clean-labels"].smallest_vx or 0, steps["clean-labels"].largest_hole_vx or 0) == (smallest, hole)
+        sizes = [steps["clean-labels"].smallest_um3, steps["clean-labels"].largest_hole_um3]
+        assert sizes == pytest.approx([smallest * 125e-9, hole * 125e-9])
     zone = model.exclusion_zone()
-    assert (zone.dilate_vx, zone.erode_vx) == (outwards, inwards)
+    assert (zone.dilate_nm, zone.erode_nm, zone.shape) == (5 * outwards, 5 * inwards, "diamond")
+
+
+def test_numbers_follow_the_voxel_size():
+    """15 nm are one voxel of 10 nm, and none of 30 nm; a number in voxels stays one."""
+    mask = np.zeros((5, 9, 9), np.uint8)
+    mask[2, 4, 4] = 1
+    (_, dilate) = load_catalog().get("model", "mitochondria")(smallest_object_vx=1).label_steps()
+    for size, along in ((10, (3, 3, 3)), ((30, 5, 5), (1, 7, 7))):
+        made = np.argwhere(apply_in_memory(dilate, Labels(mask, size)).read())
+        assert tuple(np.ptp(made, axis=0) + 1) == along
+    given = load_catalog().get("model", "mitochondria")(dilate_vx=3, exclusion_erode_vx=0)
+    assert given.label_steps()[1].radius_vx == 3
+    assert (given.exclusion_zone().dilate_nm, given.exclusion_zone().erode_vx) == (20, 0)
 
 
 @pytest.mark.parametrize("name", [*NUMBERS, "membrane"])

@@ -70,9 +70,22 @@ def test_dilation_gives_each_voxel_the_nearest_id(objects: Callable[..., Labels]
 
 
 @pytest.mark.parametrize(("outwards", "inwards"), [(4, 4), (2, 2), (1, 1), (3, 1), (0, 2), (2, 0)])
-def test_exclusion_zone_equals_scikit_image(mask: np.ndarray, outwards: int, inwards: int) -> None:
-    """The published widths of every organelle: dilated less eroded, on the whole volume."""
-    made = in_blocks(ExclusionZone(dilate_vx=outwards, erode_vx=inwards), Labels(mask.astype(np.uint8), 5))
+@pytest.mark.parametrize("unit", ["vx", "nm"])
+def test_exclusion_zone_is_the_published_diamond(mask: np.ndarray, outwards: int, inwards: int, unit: str) -> None:
+    """The published widths of every organelle: iterations of the cross, dilated less eroded, on the whole volume."""
+    size = 1 if unit == "vx" else 5
+    zone = ExclusionZone(**{f"dilate_{unit}": outwards * size, f"erode_{unit}": inwards * size})
+    cross = ndimage.generate_binary_structure(3, 1)
+    dilated = ndimage.binary_dilation(mask, cross, iterations=outwards) if outwards else mask
+    eroded = ndimage.binary_erosion(mask, cross, iterations=inwards, border_value=1) if inwards else mask
+    np.testing.assert_array_equal(in_blocks(zone, Labels(mask.astype(np.uint8), 5)), dilated & ~eroded)
+
+
+@pytest.mark.parametrize(("outwards", "inwards"), [(4, 4), (3, 1), (0, 2)])
+def test_exclusion_zone_of_balls_equals_scikit_image(mask: np.ndarray, outwards: int, inwards: int) -> None:
+    """The other shape: dilated less eroded by balls, on the whole volume."""
+    zone = ExclusionZone(dilate_vx=outwards, erode_vx=inwards, shape="ball")
+    made = in_blocks(zone, Labels(mask.astype(np.uint8), 5))
     dilated = morphology.dilation(mask, morphology.ball(outwards))
     # Outside of the volume an object goes on: scikit-image's erosion pads with foreground, too.
     eroded = ndimage.binary_erosion(mask, morphology.ball(inwards), border_value=1)
