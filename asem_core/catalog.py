@@ -165,6 +165,12 @@ def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
 
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
     module = importlib.import_module(point.value)
+    written_for = vars(module).get("ASEM_CONTRACT", hookspecs.CONTRACT)
+    if written_for != hookspecs.CONTRACT:
+        raise PluginError(
+            f"{point.value} was written for version {written_for} of the plugin contract, and this ASEM has version "
+            f"{hookspecs.CONTRACT}. Install a version of {_owner(point)} for it, or another version of asem-core."
+        )
     # Two entry points may share a name (or a module): pluggy would drop the second, so each gets a name of its own.
     name = f"{_owner(point)}:{point.name}:{point.value}"
     if manager.is_registered(module):

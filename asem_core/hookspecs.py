@@ -1,6 +1,7 @@
 """The hooks a plugin module may implement: each only says what the plugin offers.
 
-Mark an implementation with `hookimpl`. Hooks grow; they do not change.
+Mark an implementation with `hookimpl`. Hooks grow; they do not change. Where one must, `CONTRACT` rises: a module that states
+the contract it was written for (`ASEM_CONTRACT = 1`) is then refused with a sentence instead of failing somewhere.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from pathlib import Path
 import pluggy
 
 from asem_core.interfaces import Analyzer, Annotator, Model, Preprocessor, Sampler, Source
+
+CONTRACT = 1
+"""Version of the hooks and of the protocols in `asem_core.interfaces`."""
 
 hookspec = pluggy.HookspecMarker("asem")
 hookimpl = pluggy.HookimplMarker("asem")

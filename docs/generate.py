@@ -54,6 +54,8 @@ def hooks_page() -> str:
         "",
         "A plugin module offers things by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
         "module is named by an entry point of the group `asem`. See [Write a plugin](write_a_plugin.md).",
+        f"A module may state the contract that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`: another version is",
+        "refused with a sentence when plugins are loaded.",
         "This page is written by `python docs/generate.py`.",
         "",
     ]

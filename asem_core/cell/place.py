@@ -44,6 +44,11 @@ def cell_of(path: str | Path) -> Path:
     return groups[-1] if groups else here
 
 
+def name_in_cell(address: str) -> str:
+    """Say how a layer is called in its cell: `labels/er` of `cell.zarr/labels/er`; it is the same after the cell was moved."""
+    return Path(address).relative_to(cell_of(address)).as_posix()
+
+
 def require_container(folder: str | Path) -> None:
     """Refuse a folder of other files as a container, before anything is written to it.
 

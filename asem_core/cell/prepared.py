@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from asem_core.cell.place import name_in_cell
 from asem_core.cell.provenance import is_unchanged
 from asem_core.cell.record import Record
 from asem_core.cell.store import container_attributes, layers, note_in_container, open_volume
@@ -86,8 +87,8 @@ def open_images(cell: str | Path) -> list[Volume]:
 def _made_of(cell: str | Path, volume: Volume) -> Volume | None:
     made = Record.of(volume).made
     then = made.inputs[0] if made.step and made.inputs else None
-    container, _, name = then.address.rpartition(".zarr/") if then else ("", "", "")
-    if then is None or not container:
+    name = name_in_cell(then.address) if then else "."
+    if then is None or name == ".":  # an image from outside of any cell
         return None
     try:
         before: Volume = open_volume(f"{cell}/{name}")

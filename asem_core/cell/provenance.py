@@ -51,8 +51,9 @@ def describe_input(volume: Volume, fingerprint: str | None = None) -> dict[str, 
         }
     else:
         known = {"fingerprint": fingerprint or _fingerprint_of(volume), "made_by": dict(record.made.noted)}
+    here = Path(volume.path)
     return {
-        "path": volume.path,
+        "path": str(here.resolve()) if "://" not in volume.path and here.exists() else volume.path,
         "shape": list(volume.shape),
         "voxel_size_nm": list(volume.voxel_size_nm),
         "origin_nm": list(volume.origin_nm),

@@ -75,7 +75,9 @@ def print_json(value: Any) -> None:
 
 def container_of(path: Path) -> Path:
     """Return the container of a layer's path (`cell.zarr` of `cell.zarr/raw`), or the path itself."""
-    return next((p for p in [path, *path.parents] if p.suffix == ".zarr"), path)
+    from asem_core.cell.place import cell_of
+
+    return cell_of(path)
 
 
 def require_picture(path: Path, forms: Sequence[str] = (".png", ".jpg", ".jpeg", ".tif", ".tiff")) -> None:

@@ -33,14 +33,14 @@ def mount(app: typer.Typer) -> None:
 
 def evaluate(
     layers: Annotated[
-        list[str], typer.Argument(metavar="PREDICTION TRUTH ...", help="Layers, in pairs: one pair a region.")
+        list[str], typer.Argument(metavar="PREDICTION TRUTH ...", help="Layers, in pairs: one pair per region.")
     ],
     thresholds: Annotated[
         list[float] | None, typer.Option("--threshold", "-t", help="Probability; may be repeated.", show_default="0.5")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Whose exclusion zone and kind of object to take: a model plugin, or a registry name."),
+        typer.Option(help="Model whose exclusion zone and kind of object to take: a model plugin, or a registry name."),
     ] = None,
     zone_vx: Annotated[
         str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in voxels.")

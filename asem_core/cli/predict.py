@@ -167,7 +167,7 @@ def segment(
         typer.Option(
             "--model",
             "-m",
-            help="Whose choices to take: a model plugin, or a name from `asem models list`.",
+            help="Model whose defaults to use: a plugin, or a name from `asem models list`.",
             show_default="the one that made the map",
         ),
     ] = None,

@@ -175,8 +175,8 @@ def movie(
     truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
     threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
-    step: Annotated[int, typer.Option(min=1, help="Every how many planes.")] = 1,
-    fps: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 20,
+    step: Annotated[int, typer.Option(min=1, help="Show every Nth plane.")] = 1,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 20,
     width: Annotated[
         int | None,
         typer.Option(

@@ -7,11 +7,11 @@ uint32 that holds them all; binary maps become 0 and 255.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import logging
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,8 +22,9 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
+from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
-from asem_core.cell.record import Record
+from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
 from asem_core.engine.outputs import one_writer
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
@@ -47,32 +48,33 @@ class Original:
 
 def original_of(volume: Volume) -> Original:
     """Find the stack that a volume was made from, following the record of what made it back to the import."""
-    spec, paths = volume.spec, [volume.path]
+    spec, path, behind = volume.spec, volume.path, []
     for made in Record.of(volume).made.chain():
         for first in made.inputs[:1]:
             spec = Spec(first.shape, volume.dtype, first.voxel_size_nm, first.origin_nm)
-            paths.append(first.address)
-    planes = _plane_names(paths)
-    return Original(spec, planes if len(planes) == spec.shape[0] else (), paths[-1])
+            path = first.address
+            behind.append(first)
+    planes = _plane_names(volume, behind)
+    return Original(spec, planes if len(planes) == spec.shape[0] else (), path)
 
 
-def _plane_names(paths: Sequence[str]) -> list[str]:
-    """Read the names that the import noted, from the nearest layer that has them; also in a container moved since."""
-    here = _ZARR.split(paths[0], maxsplit=1)[0]
-    for path in paths:
-        moved = f"{here}/{_ZARR.split(path, maxsplit=1)[-1]}"
-        for candidate in (path, moved):
-            try:
-                names = [str(name) for name in Record.of(open_volume(candidate)).planes]
-            except AsemError:
-                continue
-            if names and not any("#" in name for name in names):  # pages of one file have no names of their own
-                return names
+def _plane_names(volume: Volume, behind: Sequence[Input]) -> list[str]:
+    """Read the names that the import noted, from the nearest layer that has them; also in a cell moved since."""
+    records = [Record.of(volume)]
+    for read in behind:
+        for place in (read.address, f"{cell_of(volume.path)}/{name_in_cell(read.address)}"):
+            with contextlib.suppress(AsemError):
+                found = Record.of(open_volume(place))
+                if found.id == read.id:  # the place may have become another's
+                    records.append(found)
+    for record in records:
+        names = [str(name) for name in record.planes]
+        if names and not any("#" in name for name in names):  # pages of one file have no names of their own
+            return names
     return []
 
 
 log = logging.getLogger("asem_core")
-_ZARR = re.compile(r"(?<=\.zarr)/")
 
 
 def export_tiff(

@@ -64,6 +64,10 @@ def test_records_say_whose_a_plugin_is(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 BROKEN = {
+    "contract": (
+        "ASEM_CONTRACT = 99\n" + STEP,
+        "asem_broken was written for version 99 of the plugin contract, and this ASEM has version 1. Install a version of asem-broken",
+    ),
     "import error": (
         "import no_such_library",
         "cannot be imported: ModuleNotFoundError: No module named 'no_such_library'",

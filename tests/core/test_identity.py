@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -334,3 +336,43 @@ def test_names_that_are_not_utf8_are_imported_and_exported(tmp_path: Path) -> No
     result = CliRunner().invoke(make_app(), ["export", f"{cell}/raw", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == [b"Schnitt_\xe4_%03d.tif" % z for z in range(5)]
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import asem_core.stages.annotate as annotate, asem_core.cell.store, filelock, zarr, zarr.codecs  # so that a child makes layers only
+
+folder = Path(sys.argv[1])
+
+def make(target):
+    image = annotate.open_volume(folder / "cell.zarr/raw")
+    annotate.Layer.open(target, image).close()
+
+def child(target):
+    pid = os.fork()
+    if not pid:
+        make(target)
+        os._exit(0)
+    return pid
+
+started = time.monotonic()
+os.waitpid(child(folder / "cell.zarr/labels/first"), 0)
+takes = time.monotonic() - started  # loaded machines are slow
+for number in range(24):
+    target = folder / f"cell.zarr/labels/{number}"
+    pid = child(target)
+    time.sleep(takes * number / 24)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert os.waitpid(child(target), 0)[1] == 0, f"after a kill at {number}/24 of {takes} s"
+"""
+
+
+def test_a_layer_whose_making_was_killed_is_made_by_the_same_command(stack: Path, tmp_path: Path) -> None:
+    """SIGKILL at 24 moments from its first step to its last: never a layer that is refused, nothing left over."""
+    import_volume(TiffStack(str(stack), 5.0), tmp_path / "cell.zarr/raw", QUIET)
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(layers(tmp_path / "cell.zarr")) == 26
+    assert not list(tmp_path.glob(".cell.zarr-work/**/layer"))
