@@ -44,6 +44,11 @@ class Organelle(Model, OffersTemplates):
         Whether `segment` numbers connected objects (True) or writes a binary map.
     smallest_segment_vx
         Segmented objects smaller than this are dropped.
+    split
+        Part objects that touch where they are narrow, although nothing between them was predicted.
+    split_below
+        They stay one where what joins two parts is at most this much narrower than the thinner part: 0 parts everywhere,
+        1 nowhere.
     """
 
     name: ClassVar[str]
@@ -69,6 +74,8 @@ class Organelle(Model, OffersTemplates):
     threshold: float = 0.5
     objects: bool = True
     smallest_segment_vx: int = 0
+    split: bool = False
+    split_below: float = 0.6
 
     @classmethod
     def network_options(cls, template: Template) -> Mapping[str, Any]:
@@ -113,8 +120,19 @@ class Organelle(Model, OffersTemplates):
         return ExclusionZone(**outwards, **inwards, shape=self.exclusion_shape)
 
     def segment(self, probability: Volume, output: Path, run: Run) -> Labels:
-        """Threshold a probability map, and number its objects if `objects` is set."""
+        """Threshold a probability map, and number its objects if `objects` is set; part them if `split` is."""
+        from asem_core.stages.instances import segment_by_shape
         from asem_core.stages.segment import segment
+
+        if self.split:
+            return segment_by_shape(
+                probability,
+                output,
+                run,
+                threshold=self.threshold,
+                merge_below=self.split_below,
+                smallest_vx=self.smallest_segment_vx,
+            )
 
         return segment(
             probability,
