@@ -95,6 +95,7 @@ def evaluate(
         raise BadInput(f"Give layers in pairs, PREDICTION TRUTH ...: {len(layers)} were given.")
     if exclusion is not None and (zone_vx or zone_nm):
         raise BadInput("Give --exclusion, or a zone, not both.")
+    _require_roles(exclusion, mask)
     step, countable, thin = _zone(model, zone_vx, zone_nm)
     run = make_run(workers, quiet=quiet)
     mask_labels = _open_labels(mask, "mask") if mask else None
@@ -150,6 +151,20 @@ def evaluate(
     for name, counts in found.items():
         typer.echo(f"{name}: " + ", ".join(f"{n} objects {what}" for what, n in counts.items()))
         typer.echo(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {n:.4f}" for key, n in apart[name].items()))
+
+
+def _require_roles(exclusion: str | None, mask: str | None) -> None:
+    """Refuse a layer that by its place says the opposite of what it was given for."""
+    from asem_core.errors import BadInput
+
+    if exclusion is not None and "metric_masks" in exclusion.split("/"):
+        raise BadInput(
+            f"{exclusion} is a metric mask, in which 0 is ignored; --exclusion ignores what is not 0. Give it with --mask."
+        )
+    if mask is not None and "exclusion" in mask.split("/"):
+        raise BadInput(
+            f"{mask} is an exclusion zone, of which everything but 0 is ignored; --mask ignores 0. Give it with --exclusion."
+        )
 
 
 def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool, bool]:
