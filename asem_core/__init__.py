@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.instances import Enclosed as Enclosed
+    from asem_core.stages.instances import PartedByShape as PartedByShape
     from asem_core.stages.predict import predict as predict
     from asem_core.stages.segment import Segmentation as Segmentation
     from asem_core.stages.segment import segment as segment
@@ -56,6 +57,7 @@ PUBLIC = {
     "choose_source": "stages.import_",
     "import_volume": "stages.import_",
     "Enclosed": "stages.instances",
+    "PartedByShape": "stages.instances",
     "predict": "stages.predict",
     "apply": "cell.apply",
     "apply_in_memory": "cell.apply",

@@ -5,7 +5,7 @@
 
 From their true masks, or from those that a network of the registry predicts: it sees the image averaged to voxels as near to
 its own as whole factors come, and its masks are measured in the image as drawn. Prints, for each look (and each limit of the
-spread of the 18 diameters, `most_spread_nm`, above which pores are left out):
+spread of the 18 diameters, `max_spread_nm`, above which pores are left out):
 pores measured, false ones (60 nm and more from any true one), bias and standard deviation of the diameter, and what the
 Kolmogorov-Smirnov test says of the population.
 """
@@ -49,13 +49,13 @@ class Found:
     diameters: list[float] = attrs.field(factory=list)
     seconds: float = 0.0
 
-    def add(self, phantom: Phantom, table: Mapping[str, Column], seconds: float, most_spread_nm: float) -> None:
+    def add(self, phantom: Phantom, table: Mapping[str, Column], seconds: float, max_spread_nm: float) -> None:
         self.seconds += seconds
         truth = phantom.truth("nuclear-pores")
         places = np.column_stack([truth[f"{a}_nm"] for a in "zyx"])
         self.num_true += int(truth["complete"].sum())
         rows = np.flatnonzero(table["measured"].values)
-        rows = rows[table["spread_nm"].values[rows] <= most_spread_nm]
+        rows = rows[table["spread_nm"].values[rows] <= max_spread_nm]
         if not len(rows):
             return
         at = np.column_stack([table[f"centre_{a}_nm"].values[rows] for a in "zyx"])

@@ -106,9 +106,11 @@ def make_app(command: str | None = None) -> typer.Typer:
     @app.callback()
     def asem(
         version: Annotated[
-            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and leave.")
+            bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
         ] = False,
-        verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; twice: everything.")] = 0,
+        verbose: Annotated[
+            int, typer.Option("-v", "--verbose", count=True, help="More messages; twice: all of them.")
+        ] = 0,
     ) -> None:
         """Segment organelles in FIB-SEM volumes, by plugins chosen by name.
 

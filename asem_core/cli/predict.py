@@ -134,7 +134,7 @@ def segment(
         typer.Option("--objects/--binary", help="Number objects, or write 0 and 1.", show_default="objects"),
     ] = None,
     smallest_vx: Annotated[
-        int | None, typer.Option(help="Drop objects of fewer voxels.", show_default="0, or the model's")
+        int | None, typer.Option(min=0, help="Drop objects of fewer voxels.", show_default="0, or the model's")
     ] = None,
     connectivity: Annotated[
         int | None,
@@ -145,7 +145,7 @@ def segment(
         typer.Option(
             "--model",
             "-m",
-            help="Whose choices to take: a model plugin, or a name from `asem models list`.",
+            help="Model whose defaults to use: a plugin, or a name from `asem models list`.",
             show_default="the one that made the map",
         ),
     ] = None,

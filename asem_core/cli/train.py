@@ -183,7 +183,7 @@ def finetune(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go on training given weights on a new region: a few thousand iterations adapt a model to another cell.
+    """Continue training from existing weights on a new region: a few thousand iterations adapt a model to another cell.
 
     Of a run's folder, the first checkpoint of the fit regime is taken. The best checkpoint on the validation regions is
     chosen, unless the recipe says otherwise. The weights know their model and its network: the recipe needs no [model].
@@ -209,7 +209,7 @@ def preflight(
 ) -> None:
     """Check a training recipe before hours are spent: regions, labels, context, disk, memory and time.
 
-    Leaves with 1 if the run would be refused.
+    Exits with status 1 if the run would be refused.
 
     Example:
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.cli._options import container_of
+from asem_core.cli._options import container_of, require_picture
 
 if TYPE_CHECKING:
     from asem_core.viewing.scene import Layer
@@ -42,7 +42,7 @@ def view(
     ] = None,
     threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
     bind: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
     """Show a cell in the browser, until Ctrl-C.
@@ -134,6 +134,7 @@ def snapshot(
         int | None,
         typer.Option(
             min=64,
+            max=20000,
             help="Width of the picture in pixels; enlarges, too.",
             show_default="that of the image, at most 1500",
         ),
@@ -149,6 +150,7 @@ def snapshot(
     """
     from asem_core.viewing.snapshot import Plane, overlays, panels, write_picture
 
+    require_picture(output)
     shown = _shown_layers(cell, layers, truth, threshold)
     ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
     chosen = [Plane.parse(text) for text in planes or [f"z={ground.shape[0] // 2}"]]
@@ -164,11 +166,13 @@ def movie(
     truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
     threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
-    step: Annotated[int, typer.Option(min=1, help="Every how many planes.")] = 1,
-    fps: Annotated[float, typer.Option(min=0.1, help="Pictures a second.")] = 20,
+    step: Annotated[int, typer.Option(min=1, help="Show every Nth plane.")] = 1,
+    fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 20,
     width: Annotated[
         int | None,
-        typer.Option(min=64, help="Width in pixels; enlarges, too.", show_default="that of the image, at most 1500"),
+        typer.Option(
+            min=64, max=20000, help="Width in pixels; enlarges, too.", show_default="that of the image, at most 1500"
+        ),
     ] = None,
 ) -> None:
     """Film a cell plane by plane, with layers over the image and a scale bar.
@@ -178,6 +182,7 @@ def movie(
     from asem_core.errors import BadInput
     from asem_core.viewing.snapshot import AXES, movie_frames, write_movie
 
+    require_picture(output, (".mp4", ".gif"))
     if len(axis) != 1 or axis not in AXES:
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
     shown = _shown_layers(cell, layers, truth, threshold)

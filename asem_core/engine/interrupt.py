@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-STOPPED = "Stopped. Finished blocks are kept: run the same command again to go on."
+STOPPED = "Interrupted. Finished blocks are kept: run the same command again to resume."
 
 
 def leave(code: int) -> None:

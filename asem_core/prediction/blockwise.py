@@ -29,7 +29,8 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import DescribesItself, EstimatesMemory
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
 from asem_core.prediction.precision import check_large, choose_arithmetic
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx, full_range
+from asem_core.voxels.greys import greys_used, question_greys
 
 log = logging.getLogger("asem_core")
 
@@ -139,6 +140,8 @@ def predict(
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
         plan = _make_plan(network, volume, box, mask, attrs.evolve(run, block=as_zyx(plan["block"])), how, device)
     plan = plan or _make_plan(network, volume, box, mask, run, how, device)
+    if question := question_greys(volume.path, *greys_used(part), volume.dtype):
+        log.warning(question)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
     out = create_volume(
@@ -148,7 +151,7 @@ def predict(
     work = _Work(network, volume, out, box.begin, mask, arithmetic)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))
-    return fill_volume(
+    made = fill_volume(
         out,
         work,
         block,
@@ -157,6 +160,23 @@ def predict(
         skip=None if mask is None else work.lies_outside,
         threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
     )
+    if made.box.size > 1 and _is_constant(made):
+        log.warning(
+            "%s is %.3g everywhere: the network saw nothing to tell apart. Is the image prepared as those behind the weights were, "
+            "in its contrast, its range of grey values and its voxel size? (asem models show NAME)",
+            made.path,
+            float(made.read(Box((0, 0, 0), (1, 1, 1)))[0, 0, 0]) / full_range(made.dtype),
+        )
+    return made
+
+
+def _is_constant(made: Volume) -> bool:
+    """Tell whether a finished map has one value everywhere; that it has not is seen in its coarsest level."""
+    import zarr
+
+    group = zarr.open_group(made.path, mode="r")
+    coarsest: Any = group[max(group.array_keys(), key=lambda name: int(name[1:]))]
+    return bool(np.ptp(coarsest[:]) == 0) and not any(np.ptp(made.read(box)) for box in made.box.blocks(256))
 
 
 def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: float, workers: int = 1) -> Zyx:
@@ -173,18 +193,17 @@ def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: f
     """
     largest = LARGEST_BLOCK["cuda" if device.startswith("cuda") else "cpu"]
     edges = [range(CHUNK, max(CHUNK, min(largest, -(-n // CHUNK) * CHUNK)) + 1, CHUNK) for n in shape]
+    # Input voxels stand for work: the sum over blocks is a product of sums over axes.
+    sums = [{e: sum(_input_edges(network, n, e, a)) for e in edges[a]} for a, n in enumerate(shape)]
     best, least = as_zyx(CHUNK), math.inf
     for candidate in itertools.product(*edges):
         block = as_zyx(candidate)
-        counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
-        values = _num_values(network, network.input_shape([min(b, n) for b, n in zip(block, shape, strict=True)]))
-        if values * itemsize * (1 + _WORKSPACE) > memory or (math.prod(counts) < workers and block != as_zyx(CHUNK)):
+        work = math.prod(by_edge[e] for by_edge, e in zip(sums, block, strict=True))
+        num_blocks = math.prod(-(-n // b) for n, b in zip(shape, block, strict=True))
+        if work >= least or (num_blocks < workers and block != as_zyx(CHUNK)):
             continue
-        # Input voxels stand for work: the sum over blocks is a product of sums over axes.
-        work = math.prod(
-            sum(_input_edges(network, n, b, axis)) for axis, (n, b) in enumerate(zip(shape, block, strict=True))
-        )
-        if work < least:
+        values = _num_values(network, network.input_shape([min(b, n) for b, n in zip(block, shape, strict=True)]))
+        if values * itemsize * (1 + _WORKSPACE) <= memory:
             best, least = block, work
     return best
 

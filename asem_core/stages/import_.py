@@ -22,6 +22,7 @@ from asem_core.interfaces import Checked, Source, TellsChanges
 from asem_core.paths import address_option
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.greys import greys_used, question_greys
 from asem_core.voxels.known import Meaning, understood
 from asem_core.voxels.scale import unlikely_size
 
@@ -125,7 +126,10 @@ def import_volume(
     run = _within_memory(run, volume, block)
     if isinstance(volume, Labels):
         write_known(out, volume.known, block, run)
-    return fill_volume(out, Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+    made = fill_volume(out, Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
+    if kind == "image" and (question := question_greys(made.path, *greys_used(made), made.dtype)):
+        log.warning(question)
+    return made
 
 
 def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:

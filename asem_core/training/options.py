@@ -108,7 +108,7 @@ class TrainOptions:
     regions, validation
         Where to learn, and where to test; they must not overlap.
     downsample
-        Average so many voxels (zyx) into one first, of images and, by their most frequent value, of labels: the network
+        Factor to average by first (zyx), of images and, by their most frequent value, of labels: the network
         then works at larger voxels, which is cheaper and sees farther. All else in the recipe but the boxes of regions
         is in these larger voxels. `asem predict --resample` does the same to an image.
     block

@@ -25,6 +25,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.volume import Box, Zyx
+from asem_core.voxels.greys import question_greys
 
 
 @attrs.frozen
@@ -131,7 +132,8 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
         times = []
         for _ in range(num_iterations):
             begun = time.perf_counter()
-            step(network, optimizer, list(islice(cuts, options.batch * options.accumulate)), options, half, team.device)
+            blocks = list(islice(cuts, options.batch * options.accumulate))
+            _ = step(network, optimizer, blocks, options, half, team.device).value  # waits until it is done
             times.append(time.perf_counter() - begun)
     return float(np.median(times[1:] or times))
 
@@ -228,6 +230,10 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
             "a network needs uint8, uint16, or floats from 0 to 1. Use the step 'normalize' first.",
             refused=True,
         )
+    elif question := question_greys(
+        f"The image of region '{facts.name}'", facts.lowest_grey, facts.highest_grey, facts.dtype
+    ):
+        yield Finding(question)
 
 
 def _room(plan: Plan, folder: Path) -> Iterator[Finding]:

@@ -52,8 +52,9 @@ class Conversion:
         if self.must_check:
             self._check(values, where)
         if self.shifts:
+            native = np.ascontiguousarray(values, self.stored.newbyteorder("="))
             half = self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
-            shifted: np.ndarray = np.bitwise_xor(values.astype(self.dtype), half)  # what adding does, without overflow
+            shifted: np.ndarray = np.bitwise_xor(native.view(self.dtype), half)  # what adding does, without overflow
             return shifted
         if self.scale is None:
             return values.astype(self.dtype, copy=False)

@@ -30,7 +30,7 @@ membranes around the pore, found in the image, corrects height and tilt. (4) In 
 directions, 10 degrees apart; the diameter is the distance between the two membrane peaks ({membrane} membranes), found
 to a fraction of a voxel; the diameter of the pore is the median of the 18. Where the 18 have a standard deviation of more than
 {clear:g} nm, the pore is looked for again from places around and along other normals, and the roundest ring is taken. {dropped}Of
-two objects that lead to one pore, the one with the rounder ring counts.
+two objects detected at the same pore, the one with the rounder ring counts.
 
 (5) Shapiro-Wilk; Kolmogorov-Smirnov against a single size measured with an error of at most {error:g} nm, its P from
 simulated populations; Moran's I of the diameter over the six nearest pores, P from permutations."""
@@ -42,7 +42,7 @@ CUT = "it touches the border of the image"
 OFF = "it lies off the envelope"
 FEW = "fewer than four pores: no envelope"
 LONELY = "no triangle of the envelope reaches it"
-UNCLEAR = "its 18 diameters differ by more than most_spread_nm"
+UNCLEAR = "its 18 diameters differ by more than max_spread_nm"
 SAME = "its ring is that of another object"
 MEMBRANES: tuple[Membrane, Membrane] = ("dark", "bright")
 TRIED = 24  # pores that tell which of them
@@ -66,7 +66,7 @@ class NuclearPores(Analyzer):
     ----------
     smallest_um3, shortest_nm, longest_nm
         Objects of a smaller volume, or whose longest axis is shorter or longer, are no pores.
-    off_envelope_nm
+    max_distance_from_envelope_nm
         A centroid farther from the surface through its neighbours is dropped, if that is also unusual.
     alpha_nm
         Largest circle of a triangle of the envelope; None chooses it from the spacing of the pores.
@@ -74,7 +74,7 @@ class NuclearPores(Analyzer):
         Largest diameter to look for.
     slab_nm
         Thickness that profiles are averaged over; 0 is a single plane, more helps in noisy images.
-    most_spread_nm
+    max_spread_nm
         A pore whose 18 diameters have a larger standard deviation is dropped; None keeps all. What a network took for a
         pore by mistake shows no ring, or a ragged one; so may a real pore in a noisy image, or one that is no circle.
     membrane
@@ -92,11 +92,11 @@ class NuclearPores(Analyzer):
     smallest_um3: float = attrs.field(default=5e-5, validator=_at_least(0, "um3"))
     shortest_nm: float = attrs.field(default=80.0, validator=_at_least(0, "nm"))
     longest_nm: float = attrs.field(default=350.0, validator=_at_least(0, "nm"))
-    off_envelope_nm: float = attrs.field(default=60.0, validator=_at_least(0, "nm"))
+    max_distance_from_envelope_nm: float = attrs.field(default=60.0, validator=_at_least(0, "nm"))
     alpha_nm: float | None = attrs.field(default=None, validator=_at_least(1, "nm"))
     largest_nm: float = attrs.field(default=160.0, validator=_at_least(50, "nm"))
     slab_nm: float = attrs.field(default=0.0, validator=_at_least(0, "nm"))
-    most_spread_nm: float | None = attrs.field(default=None, validator=_at_least(0.1, "nm"))
+    max_spread_nm: float | None = attrs.field(default=None, validator=_at_least(0.1, "nm"))
     membrane: Literal["auto", "dark", "bright"] = "auto"
     error_nm: float = attrs.field(default=6.0, validator=_at_least(0.1, "nm"))
     single_size_nm: float | None = attrs.field(default=None, validator=_at_least(1, "nm"))
@@ -115,7 +115,7 @@ class NuclearPores(Analyzer):
         found = find_objects(segmentation, run)
         reason = self._judge(found)
         candidates = np.flatnonzero((reason == "") | (reason == CUT))
-        off = candidates[outliers(found.centroid_nm[candidates], self.off_envelope_nm)]
+        off = candidates[outliers(found.centroid_nm[candidates], self.max_distance_from_envelope_nm)]
         reason[off[reason[off] == ""]] = OFF
         on_envelope = np.setdiff1d(candidates, off)
         envelope = None
@@ -171,8 +171,8 @@ class NuclearPores(Analyzer):
                 results.diameters_nm[index], results.centre_nm[index], results.normal[index] = np.split(
                     row[1:], [18, 21]
                 )
-        if self.most_spread_nm is not None:
-            results.drop(np.flatnonzero(results.spread_nm > self.most_spread_nm), UNCLEAR, reason)
+        if self.max_spread_nm is not None:
+            results.drop(np.flatnonzero(results.spread_nm > self.max_spread_nm), UNCLEAR, reason)
         results.drop(_same_pores(results), SAME, reason)
         return results
 
@@ -235,8 +235,8 @@ class NuclearPores(Analyzer):
                 error=self.error_nm,
                 clear=CLEAR_NM,
                 dropped=""
-                if self.most_spread_nm is None
-                else f"Pores of more than {self.most_spread_nm:g} nm are dropped. ",
+                if self.max_spread_nm is None
+                else f"Pores of more than {self.max_spread_nm:g} nm are dropped. ",
             ),
             notes=_notes(segmentation, found, reason, len(measured)),
         )

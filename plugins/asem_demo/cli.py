@@ -17,7 +17,7 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
         "asem_demo"
     ),
-    seed: Annotated[int, typer.Option(help="Another seed is another cell.", min=0)] = 3,
+    seed: Annotated[int, typer.Option(help="Random seed; each gives a different cell.", min=0)] = 3,
     look: Annotated[
         str, typer.Option(help="Preparation: cf (chemical fixation) or hpfs (high-pressure freezing).")
     ] = "cf",

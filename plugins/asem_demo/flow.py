@@ -74,7 +74,7 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
     with _stage(say, "Measuring nuclear pores"):
         places = on_grid_of(image, found[PORES].segmentation)
         # The network finds the openings between the rims, smaller than the pores, and others: those show no round ring.
-        diameters = catalog.get("analyzer", PORES)(smallest_um3=1e-5, shortest_nm=30.0, most_spread_nm=7.0)
+        diameters = catalog.get("analyzer", PORES)(smallest_um3=1e-5, shortest_nm=30.0, max_spread_nm=7.0)
         analyses[PORES] = diameters.analyze(places, image, run)
     pores = match_pores(analyses[PORES], phantom)
     with _stage(say, "Writing the report"):

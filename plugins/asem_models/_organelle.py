@@ -45,6 +45,11 @@ class Organelle(Model, OffersTemplates):
         Voxels of one object share a face (6), or also an edge (18), or also a corner (26).
     smallest_segment_vx
         Segmented objects smaller than this are dropped.
+    split
+        Part objects that touch where they are narrow, although nothing between them was predicted.
+    split_below
+        They stay one where what joins two parts is at most this much narrower than the thinner part: 0 parts everywhere,
+        1 nowhere.
     """
 
     name: ClassVar[str]
@@ -71,6 +76,8 @@ class Organelle(Model, OffersTemplates):
     objects: bool = True
     connectivity: Literal[6, 18, 26] = 26
     smallest_segment_vx: int = 0
+    split: bool = False
+    split_below: float = 0.6
 
     @classmethod
     def network_options(cls, template: Template) -> Mapping[str, Any]:
@@ -115,9 +122,14 @@ class Organelle(Model, OffersTemplates):
         return ExclusionZone(**outwards, **inwards, shape=self.exclusion_shape)
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
-        """Threshold a probability map, and number its objects if `objects` is set."""
-        from asem_core import threshold_objects
+        """Threshold a probability map, and number its objects if `objects` is set; part them if `split` is."""
+        from asem_core import PartedByShape, threshold_objects
 
+        if self.split:
+            how = PartedByShape(
+                threshold=self.threshold, merge_below=self.split_below, smallest_vx=self.smallest_segment_vx
+            )
+            return how.segment(probability, run)
         return threshold_objects(
             probability,
             run,

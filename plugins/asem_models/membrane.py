@@ -28,7 +28,7 @@ class Membrane(Organelle):
         fragments of a seeded watershed, merged in order of the mean membrane between them.
     merge_below
         Fragments are merged while the mean membrane between them is below this: 0 to 1; more joins more. Fragments are
-        kept in the cell, so that another value takes seconds.
+        kept, so that another value takes seconds.
     """
 
     name: ClassVar[str] = "membrane"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 Triple = tuple[float, float, float]
 
+log = logging.getLogger("asem_core")
+
+OTHER_REGION = 0.2  # of the largest region's size, from which on another one is spoken of
 CELL = 16  # edge in voxels of the cubes that the cell is looked for in
 
 
@@ -116,10 +120,25 @@ class Crop(Preprocessor):
                 f"crop finds no cell in {volume.path}: no region has a mean grey between {darkest:g} and {brightest:g} "
                 f"(its means run from {means.min():.0f} to {means.max():.0f}). Set darkest and brightest, or give the box."
             )
-        largest = int(np.argmax(np.bincount(pieces.ravel())[1:])) + 1
-        found_at = ndimage.find_objects(pieces)[largest - 1]
-        begin = as_zyx([s.start * CELL for s in found_at])
-        return Box(begin, as_zyx([s.stop * CELL for s in found_at])).grow(self.margin_vx) & volume.box
+        sizes = np.bincount(pieces.ravel())[1:]
+        order = np.argsort(-sizes, kind="stable")
+        found_at = ndimage.find_objects(pieces)
+
+        def around(piece: int) -> Box:
+            begin = as_zyx([s.start * CELL for s in found_at[piece]])
+            return Box(begin, as_zyx([s.stop * CELL for s in found_at[piece]])).grow(self.margin_vx) & volume.box
+
+        kept = around(int(order[0]))
+        for other in order[1:]:
+            if sizes[other] < OTHER_REGION * sizes[order[0]]:
+                break
+            log.warning(
+                "%s: crop keeps the largest region, %s, and leaves out another, %s. Name the one you want: box.",
+                volume.path,
+                kept,
+                around(int(other)),
+            )
+        return kept
 
 
 def _cube_means(volume: Volume, box: Box) -> np.ndarray:

@@ -66,7 +66,7 @@ def require(name: str, settings: Settings | None = None) -> Card:
 
 
 def pull(name: str, settings: Settings | None = None, *, progress: bool = True) -> Path:
-    """Return a model's weights as a safetensors file whose sum was checked just now, fetching it if need be.
+    """Return a model's weights as a safetensors file whose checksum was just verified, fetching it if need be.
 
     Raises
     ------

@@ -39,7 +39,7 @@ def list_models(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/models.md: the shipped models.")] = False,
     refresh: Annotated[bool, typer.Option("--refresh", help="Read cards behind addresses anew.")] = False,
 ) -> None:
-    """List every model, whether it is here, and whether its sum is published or trusted on first use.
+    """List every model, whether it is here, and whether its sum is published or the first download is trusted.
 
     Example: `asem models list`
     """

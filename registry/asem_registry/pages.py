@@ -36,7 +36,7 @@ def card_page(card: Card, cached: Mapping[str, Any]) -> str:
         ("from", ", ".join(card.urls) or str(card.file)),
         ("card", card.origin),
         ("size", f"{card.size_bytes / 1e6:.1f} MB" if card.size_bytes else ""),
-        ("sha256", card.sha256 or "not published: trusted on first use, checked ever after"),
+        ("sha256", card.sha256 or "not published: the first download is trusted, checked ever after"),
         ("here", f"{cached['state']}: {cached['path']}" if cached["state"] != "not cached" else "not cached"),
     ]
     if cached.get("receipt"):
@@ -96,7 +96,7 @@ def models_page(cards: Iterable[Card]) -> str:
             "Licence": card.licence,
             "Cite": card.citation,
             "File": ", ".join(f"`{u}`" for u in card.urls) or f"`{card.file}`, with asem-core",
-            "Sum": f"sha256 `{card.sha256}`" if card.sha256 else "not published: trusted on first use",
+            "Sum": f"sha256 `{card.sha256}`" if card.sha256 else "not published: the first download is trusted",
         }
         lines += [f"- **{name}**: {value}" for name, value in known.items() if value]
         lines += [

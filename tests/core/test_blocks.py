@@ -210,7 +210,7 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - sent < 2
     assert process.returncode == 130
-    assert said == "Stopped. Finished blocks are kept: run the same command again to go on.\n"
+    assert said == "Interrupted. Finished blocks are kept: run the same command again to resume.\n"
     assert not living(family)
     before = calls(tmp_path)
     run = Run(workers=workers, progress=False, scratch=tmp_path / "scratch")

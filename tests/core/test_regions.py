@@ -18,7 +18,7 @@ from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput
 from asem_core.evaluation.scores import score_objects
 from asem_core.stages import instances
-from asem_core.stages.instances import Enclosed
+from asem_core.stages.instances import Enclosed, PartedByShape
 from asem_core.stages.segment import segment
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_core.voxels.regions import Watershed, find_regions, fragments
@@ -111,10 +111,29 @@ def test_pieces_without_a_seed_are_kept_and_the_outside_left_out():
     height = np.full((20, 20, 40), 255, np.uint8)
     height[5:15, 5:15, 5:15] = height[5:15, 5:15, 17:35] = 0
     height[1, 1, 1] = 100
-    found = fragments(height, Watershed(outside_above=0.5, seeds_below=0.3))
+    found, _ = fragments(height, Watershed(outside_above=0.5, seeds_below=0.3))
     assert not found[height == 255].any()
     assert found[1, 1, 1] not in (0, found[10, 10, 10], found[10, 10, 20])
     assert (found[height < 255] > 0).all()
+
+
+def test_objects_are_parted_where_they_are_narrow(tmp_path):
+    """Balls that overlap are two objects; a bent tube, cut by the lattice, is one; and a mask of nothing has none."""
+    z, y, x = np.indices((48, 60, 100))
+    balls = [(z - 24) ** 2 + (y - 20) ** 2 + (x - at) ** 2 <= 13**2 for at in (20, 43)]
+    tube = np.hypot(np.hypot(y - 20, x - 45) - 32, z - 24) <= 5
+    tube &= y > 36
+    height = np.where(balls[0] | balls[1] | tube, 0, 255).astype(np.uint8)
+    how = Watershed(by_shape=True, outside_above=0.5, lattice=(32, 32, 32), halo_vx=16)
+    regions = find_regions(of(height), Box.of_shape(height.shape), tmp_path / "a", Run(progress=False), how)
+    found = regions.read(regions.box, regions.objects(0.3, smallest_vx=50))
+    assert found.max() == 3
+    for part in (balls[0] & (x < 29), balls[1] & (x > 34), tube):
+        ids = np.bincount(found[part])
+        assert ids.max() > 0.97 * part.sum()
+    assert len({int(found[24, 20, 20]), int(found[24, 20, 43]), int(found[24, 52, 45])}) == 3
+    nothing = find_regions(of(height * 0 + 255), regions.box, tmp_path / "b", Run(progress=False), how)
+    assert not nothing.read(regions.box, nothing.objects(0.4)).any()
 
 
 @pytest.mark.parametrize(("block", "workers"), [(64, 1), (96, 2), (128, 1)])
@@ -143,7 +162,7 @@ def test_another_threshold_takes_no_voxel_of_the_map(scene, tmp_path, monkeypatc
     folder = tmp_path / "cell.zarr/predictions/membrane"
     run = Run(progress=False)
     first = segment(map_, folder / "cells", run, Enclosed(merge_below=0.5, watershed=SMALL)).read()
-    monkeypatch.setattr(instances._AsBytes, "__call__", lambda *_: pytest.fail("the map was read again"))
+    monkeypatch.setattr(instances._Boundary, "__call__", lambda *_: pytest.fail("the map was read again"))
     finer = segment(map_, folder / "finer", run, Enclosed(merge_below=0.05, watershed=SMALL)).read()
     assert finer.max() > first.max()
     assert len(np.unique(np.stack([first, finer]).reshape(2, -1), axis=1).T) == finer.max(), "each lies in one"
@@ -152,6 +171,21 @@ def test_another_threshold_takes_no_voxel_of_the_map(scene, tmp_path, monkeypatc
     assert np.array_equal(large > 0, sizes[first] >= 9000)
     with pytest.raises(BadInput, match="merge_below is a probability, between 0 and 1, not 2"):
         segment(map_, folder / "other", run, Enclosed(merge_below=2))
+
+
+def test_touching_objects_of_a_probability_map_are_parted(tmp_path):
+    """Two balls that overlap a little are two ids; parted nowhere, one; what is below the threshold has none."""
+    z, y, x = np.indices((40, 40, 60))
+    balls = np.any([(z - 20) ** 2 + (y - 20) ** 2 + (x - at) ** 2 <= 12**2 for at in (18, 40)], axis=0)
+    map_ = boundary_layer(tmp_path / "cell.zarr/predictions/m/probability", np.where(balls, 128, 127).astype(np.uint8))
+    folder, run = tmp_path / "cell.zarr/predictions/m", Run(progress=False)
+    parted = segment(map_, folder / "parted", run, PartedByShape(merge_below=0.4)).read()
+    assert np.array_equal(parted > 0, balls)
+    assert set(np.unique(parted[balls & (x < 28)])) != set(np.unique(parted[balls & (x > 30)]))
+    assert parted.max() == 2
+    assert segment(map_, folder / "one", run, PartedByShape(merge_below=1.0)).read().max() == 1
+    with pytest.raises(BadInput, match="The threshold is a probability, above 0 and at most 1, not 0"):
+        segment(map_, folder / "other", run, PartedByShape(threshold=0))
 
 
 def test_killed_run_goes_on_to_the_same_result(scene, tmp_path):

@@ -30,7 +30,7 @@ def test_any_cut_reads_the_same(corner: Phantom, layer: str) -> None:
 
 
 def test_seeds_differ() -> None:
-    """Another seed is another cell; the same seed the same."""
+    """Random seed; each gives a different cell; the same seed the same."""
     images = [Phantom(size_nm=(200, 300, 300), seed=s).open().read() for s in (1, 1, 2)]
     assert np.array_equal(images[0], images[1])
     assert not np.array_equal(images[0], images[2])

@@ -84,7 +84,7 @@ def test_list_and_show(asem, served):
         "F1         0.99",
     ]:
         assert words in page
-    assert "not published: trusted on first use, checked ever after" in page
+    assert "not published: the first download is trusted, checked ever after" in page
     card = json.loads(asem("models", "show", "asem-1675", "--json").stdout)
     assert card["voxel_size_nm"] == [4, 4, 4]
     assert card["preprocessing"][0] == {"use": "invert"}

@@ -173,7 +173,7 @@ def test_trust_on_first_use(served, settings, server, weights_bytes, caplog):
 
 
 def test_an_archive_or_a_web_page_is_refused(served, settings, server):
-    """What is not weights never gets the final name, even when its sum is trusted on first use."""
+    """What is not weights never gets the final name, even when its sum is the first download is trusted."""
     server.files["/w.safetensors"] = b"<html>please log in</html>"
     card = attrs.evolve(served, sha256=None, size_bytes=None)
     with pytest.raises(BadInput, match=r"small-1nm@1 from .* is refused and deleted: it is truncated or is not"):

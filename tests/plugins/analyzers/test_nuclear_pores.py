@@ -82,7 +82,7 @@ def test_masks_may_fill_the_openings_and_lie_beside_them(bright):
     balls = np.zeros(labels.shape, np.uint8)
     for centre in centres + beside:
         balls[np.linalg.norm(places - centre, axis=-1) < 25] = 1
-    analyzer = NuclearPores(smallest_um3=2e-5, shortest_nm=30, most_spread_nm=6)
+    analyzer = NuclearPores(smallest_um3=2e-5, shortest_nm=30, max_spread_nm=6)
     analysis = analyzer.analyze(Labels(balls, labels.voxel_size_nm, path="pores"), raw, RUN)
     table = analysis.tables["pores"]
     assert table["measured"].values.all()
@@ -94,7 +94,7 @@ def test_masks_may_fill_the_openings_and_lie_beside_them(bright):
 
 
 def test_ragged_rings_are_dropped_where_a_limit_is_set():
-    """Noise shows a ragged ring: it is measured as it is, and with `most_spread_nm` rejected with that reason."""
+    """Noise shows a ragged ring: it is measured as it is, and with `max_spread_nm` rejected with that reason."""
     labels, raw = patch([80.0, 90.0, 100.0, 110.0, 95.0, 85.0])
     image = np.array(raw.data)
     first = find_objects(labels, RUN).box(0)
@@ -103,7 +103,7 @@ def test_ragged_rings_are_dropped_where_a_limit_is_set():
     every = NuclearPores(membrane="dark").analyze(labels, spoilt, RUN).tables["pores"]
     assert every["measured"].values.all()
     assert every["spread_nm"].values[0] > 6 > every["spread_nm"].values[1:].max()
-    kept = NuclearPores(membrane="dark", most_spread_nm=6).analyze(labels, spoilt, RUN).tables["pores"]
+    kept = NuclearPores(membrane="dark", max_spread_nm=6).analyze(labels, spoilt, RUN).tables["pores"]
     assert kept["rejected"].values.tolist() == [UNCLEAR] + [""] * 5
     assert np.isnan(kept["diameter_nm"].values[0])
 

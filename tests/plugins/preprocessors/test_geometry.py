@@ -12,7 +12,7 @@ from asem_core.blocks import Run
 from asem_core.cell.apply import apply, apply_in_memory
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput
-from asem_core.volume import Labels, Volume
+from asem_core.volume import Box, Labels, Volume
 from asem_preprocessors.crop import Crop
 from asem_preprocessors.downsample import Downsample
 
@@ -29,6 +29,20 @@ def test_crop_keeps_the_place_and_is_remembered(image: Callable[..., Volume], tm
     back = np.zeros(volume.shape, np.uint8)
     back[volume.box_of(made).slices] = made.read()
     np.testing.assert_array_equal(back[2:12, :20, 5:], volume.read()[2:12, :20, 5:])
+
+
+def test_crop_finds_regions_in_zeros(caplog: pytest.LogCaptureFixture) -> None:
+    """Of two tilted regions in zeros the larger is kept, and the other is named, as a box that can be given."""
+    data = np.zeros((32, 256, 512), np.uint8)
+    _, y, x = np.indices(data.shape)
+    data[(np.abs(y - 100 - x // 16) < 40) & (x < 200)] = 120
+    data[(np.abs(y - 180) < 40) & (x > 360)] = 100
+    made = Crop(margin_vx=0).fit(Volume(data, 5.0, path="atlas"), Run(progress=False))
+    assert made.box.contains(Box((0, 80, 16), (32, 144, 192)))
+    assert made.box.end[2] <= 208
+    assert "atlas: crop keeps the largest region" in caplog.text
+    other = Box.parse(caplog.text.partition("leaves out another, [")[2].partition("]")[0])
+    assert other.contains(Box((0, 160, 380), (32, 208, 500)))
 
 
 def test_crop_in_nm(image: Callable[..., Volume]) -> None:
