@@ -62,7 +62,7 @@ def main() -> None:
         loss.item()
 
     def fast() -> None:
-        step(fast_network, fast_adam, list(islice(moved, 1)), options, half, device)  # type: ignore[call-overload]
+        _ = step(fast_network, fast_adam, list(islice(moved, 1)), options, half, device).value  # type: ignore[call-overload]
 
     times: dict[str, list[tuple[float, float]]] = {"plain": [], "asem": []}
     for _ in range(given.rounds + 1):

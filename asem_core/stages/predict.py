@@ -194,18 +194,17 @@ def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: f
     """
     largest = LARGEST_BLOCK["cuda" if device.startswith("cuda") else "cpu"]
     edges = [range(CHUNK, max(CHUNK, min(largest, -(-n // CHUNK) * CHUNK)) + 1, CHUNK) for n in shape]
+    # Input voxels stand for work: the sum over blocks is a product of sums over axes.
+    sums = [{e: sum(_input_edges(network, n, e, a)) for e in edges[a]} for a, n in enumerate(shape)]
     best, least = as_zyx(CHUNK), math.inf
     for candidate in itertools.product(*edges):
         block = as_zyx(candidate)
-        counts = [-(-n // b) for n, b in zip(shape, block, strict=True)]
-        values = _num_values(network, network.input_shape([min(b, n) for b, n in zip(block, shape, strict=True)]))
-        if values * itemsize * (1 + _WORKSPACE) > memory or (math.prod(counts) < workers and block != as_zyx(CHUNK)):
+        work = math.prod(by_edge[e] for by_edge, e in zip(sums, block, strict=True))
+        num_blocks = math.prod(-(-n // b) for n, b in zip(shape, block, strict=True))
+        if work >= least or (num_blocks < workers and block != as_zyx(CHUNK)):
             continue
-        # Input voxels stand for work: the sum over blocks is a product of sums over axes.
-        work = math.prod(
-            sum(_input_edges(network, n, b, axis)) for axis, (n, b) in enumerate(zip(shape, block, strict=True))
-        )
-        if work < least:
+        values = _num_values(network, network.input_shape([min(b, n) for b, n in zip(block, shape, strict=True)]))
+        if values * itemsize * (1 + _WORKSPACE) <= memory:
             best, least = block, work
     return best
 

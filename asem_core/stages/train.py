@@ -70,6 +70,10 @@ def read_training_recipe(path: str | Path, catalog: Catalog, folder: Path | None
     )
 
 
+_RECIPE_FOLDER = "recipe_folder"
+"""Kept beside what a run is made of: what the relative paths of its recipe are relative to."""
+
+
 def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
     """Read the recipe that a run was started with.
 
@@ -80,7 +84,7 @@ def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
     """
     folder = RunFolder(Path(run))
     known = folder.read_json("provenance.json")
-    return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known["recipe_folder"]))
+    return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known[_RECIPE_FOLDER]))
 
 
 def started_from(run: str | Path) -> Path | None:
@@ -274,7 +278,9 @@ def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *,
     """Make the run's folder, or check that it is the one to resume."""
     known = folder.path / "provenance.json"
     if resume:
-        if told := differences(folder.read_json(known.name), json.loads(json.dumps(record))):
+        noted = folder.read_json(known.name)
+        noted.pop(_RECIPE_FOLDER, None)  # an address is nothing that the run is made of
+        if told := differences(noted, json.loads(json.dumps(record))):
             raise _begun_otherwise(folder, told)
         return
     folder.forget_run()
@@ -282,4 +288,4 @@ def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *,
     if recipe.path is not None and recipe.path != (folder.path / "recipe.toml").resolve():
         text = recipe.path.read_bytes()
         write_whole(folder.path / "recipe.toml", lambda half: half.write_bytes(text))
-    folder.write_json(known.name, record)
+    folder.write_json(known.name, {**record, _RECIPE_FOLDER: str(recipe.folder)})

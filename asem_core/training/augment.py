@@ -283,13 +283,12 @@ def _sample_on_gpu(
 
     # torch counts places from -1 to 1 over the source and orders them xyz.
     half = np.maximum(np.array(source.shape) - 1, 1) / 2
-    places = torch.from_numpy((lattice / half[:, None, None, None] - 1)[::-1].copy()).to(source.device, torch.float32)
+    places = _upload((lattice / half[:, None, None, None] - 1)[::-1], source.device)
     for axis in range(3):
-        matrix = _cubic_weights(rows[axis], spacing[axis], lattice.shape[axis + 1])
-        weights = torch.from_numpy(matrix).to(source.device, torch.float32)
+        weights = _upload(_cubic_weights(rows[axis], spacing[axis], lattice.shape[axis + 1]), source.device)
         places = torch.tensordot(places, weights, dims=([1], [1]))  # consumes one axis, appends the new one: z, y, x
     if planes.any():
-        moved = torch.from_numpy((planes / half[:, None])[::-1].copy()).to(source.device, torch.float32)
+        moved = _upload((planes / half[:, None])[::-1], source.device)
         places += moved[:, :, None, None]
     sampled: torch.Tensor = functional.grid_sample(
         source[None, None].float(),
@@ -299,6 +298,13 @@ def _sample_on_gpu(
         align_corners=True,
     )[0, 0]
     return sampled
+
+
+def _upload(numbers: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Bring numbers to a device, as float32 before they travel: a Mac's GPU has no float64."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(numbers, np.float32)).to(device)
 
 
 def _cubic_parts(rows: np.ndarray, spacing: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,7 @@ def autocast(half: bool, device: torch.device) -> AbstractContextManager[Any]:
     """Multiply in bfloat16 inside this context, or not; the weights stay float32."""
     import torch
 
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
 def memory_layout(half: bool, device: torch.device) -> torch.memory_format:

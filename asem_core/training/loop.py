@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -14,6 +16,7 @@ import numpy as np
 
 from asem_core.engine.interrupt import held_back
 from asem_core.errors import TrainingStopped
+from asem_core.prediction.inference import is_out_of_memory
 from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Team, autocast, half_precision, memory_layout
 from asem_core.training.folder import RunFolder
@@ -36,6 +39,8 @@ from asem_core.weights import copy_weights, read_metadata, save_weights
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("asem_core")
 
 WORTH_IT = 0.002
 """Less gained in F1 is within what the watched part can tell: the model's own threshold stays."""
@@ -83,6 +88,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     if options.normalise and plan.fine_tuning and done == 0:
         keep_output(network, forward, images(0), team)
     cuts = stream.cuts(done * per_step)
+    losses: deque[tuple[int, float, StepLoss]] = deque()
     with (
         Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log,
         held_back() as stop_asked,
@@ -91,12 +97,17 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = step(learner, optimizer, list(islice(cuts, per_step)), options, half, device)
-            if not math.isfinite(loss.value):
-                raise TrainingStopped(_why_stopped(folder, iteration, loss))
+            losses.append(
+                (iteration, rate, step(learner, optimizer, list(islice(cuts, per_step)), options, half, device))
+            )
             stopping = team.size == 1 and stop_asked()
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
-            log.step(iteration, loss.value, rate, flush=due)
+            # Read one step late, so that the device has work while it is read; at once, before weights are saved.
+            while len(losses) > (0 if due else 1):
+                number, its_rate, loss = losses.popleft()
+                if not math.isfinite(loss.value):
+                    raise TrainingStopped(_why_stopped(folder, number, loss))
+                log.step(number, loss.value, its_rate, flush=due and not losses)
             if due:
                 if options.normalise:
                     measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), team)
@@ -120,10 +131,13 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
 
 def to_device(network: torch.nn.Module, device: torch.device, half: bool) -> torch.nn.Module:
     """Move a network; its weights are laid out as its convolutions are fastest."""
+    import torch
+
     network.to(device)
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.dim() == 5:
-            tensor.data = tensor.data.contiguous(memory_format=memory_layout(half, device))
+            # Unlike `contiguous`, this gives the strides of the layout to a single channel, too.
+            tensor.data = torch.empty_like(tensor.data, memory_format=memory_layout(half, device)).copy_(tensor.data)
     return network
 
 
@@ -200,12 +214,74 @@ def _with_threshold(folder: RunFolder, scores: Mapping[str, Any]) -> Path:
     return copy_weights(checkpoint, folder.path / "weights.safetensors", {**about, "model": model})
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class StepLoss:
-    """The loss of one step, and where it was worst."""
+    """The losses of one step's batches, still on the device; to look at them is to wait for it."""
 
-    value: float
-    place: str  # of the worst block
+    losses: Sequence[torch.Tensor]
+    cuts: Sequence[Cut]
+
+    @property
+    def value(self) -> float:
+        return float(np.mean(self._read()))
+
+    @property
+    def place(self) -> str:
+        """Where the loss was worst."""
+        values = self._read()
+        worst, batch = int(np.argmin(np.isfinite(values))), len(self.cuts) // len(values)
+        return " and ".join(cut.place for cut in self.cuts[worst * batch :][:batch])
+
+    def _read(self) -> np.ndarray:
+        import torch
+
+        values: np.ndarray = torch.stack(list(self.losses)).cpu().numpy()
+        return values
+
+
+def step_within_memory(
+    learner: Any,
+    optimizer: torch.optim.Optimizer,
+    cuts: Sequence[Cut],
+    options: TrainOptions,
+    half: bool,
+    team: Team,
+) -> tuple[StepLoss, TrainOptions]:
+    """Change the weights once; where memory is short, with fewer blocks at a time and the same result.
+
+    Returns
+    -------
+    the losses, and the options to go on with: `batch` times `accumulate` stays
+
+    Raises
+    ------
+    TrainingStopped
+        One block at a time is too much, or several processes train together.
+    """
+    import torch
+
+    while True:
+        try:
+            return step(learner, optimizer, cuts, options, half, team.device), options
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            parts = next((p for p in range(2, options.batch + 1) if options.batch % p == 0), 0)
+            if not parts or team.size > 1:
+                raise TrainingStopped(
+                    f"There is not enough memory on {team.device} for {options.batch} blocks of {list(options.block)} voxels "
+                    "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; with --resume "
+                    "training goes on from the last checkpoint."
+                ) from error
+        # Only now the exception, and with it every map that its frames held, is gone.
+        optimizer.zero_grad(set_to_none=True)
+        if team.device.type == "cuda":
+            torch.cuda.empty_cache()
+        options = attrs.evolve(options, batch=options.batch // parts, accumulate=options.accumulate * parts)
+        logger.warning(
+            "Out of memory on %s: from here on %d blocks are taken at a time and %d times added up, for the same result.",
+            team.device, options.batch, options.accumulate,
+        )  # fmt: skip
 
 
 def step(
@@ -233,9 +309,7 @@ def step(
     if options.optimizer.clip_norm:
         torch.nn.utils.clip_grad_norm_(learner.parameters(), options.optimizer.clip_norm)
     optimizer.step()
-    values = torch.stack(losses).cpu().numpy()
-    worst = int(np.argmin(np.isfinite(values)))
-    return StepLoss(float(values.mean()), " and ".join(c.place for c in cuts[worst * options.batch :][: options.batch]))
+    return StepLoss(losses, cuts)
 
 
 def _images(cuts: Iterable[Cut], batch: int, device: torch.device) -> Iterator[torch.Tensor]:

@@ -132,7 +132,8 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
         times = []
         for _ in range(num_iterations):
             begun = time.perf_counter()
-            step(network, optimizer, list(islice(cuts, options.batch * options.accumulate)), options, half, team.device)
+            blocks = list(islice(cuts, options.batch * options.accumulate))
+            _ = step(network, optimizer, blocks, options, half, team.device).value  # waits until it is done
             times.append(time.perf_counter() - begun)
     return float(np.median(times[1:] or times))
 

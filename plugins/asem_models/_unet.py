@@ -141,14 +141,32 @@ class UNet(nn.Module):
         return InferenceUNet(self) if InferenceUNet.fits(self) else self
 
     def num_values(self, shape: Sequence[int]) -> int:
-        """Estimate how many values prediction of an input of `shape` holds at once (see `InferenceUNet`)."""
+        """Estimate how many values prediction of an input of `shape` holds at once, slab by slab (see `InferenceUNet`)."""
         from asem_models._unet_inference import SLAB
 
+        edges = list(as_zyx(shape))
         skips = self.skip_shapes(shape)
-        kept = sum(self.features * self.feature_factor**i * math.prod(s) for i, s in enumerate(skips))
-        slab = (min(SLAB, shape[0]) + self.removed(0)[0]) * shape[1] * shape[2] * self.features
-        # Measured: the resident peak is 1.0 to 1.3 times the sum of the maps that are alive at once.
-        return int(1.3 * (math.prod(shape) + kept + 3 * slab))
+        kept, below, peak = 0, math.prod(edges), 0
+        for level, (skip, factor) in enumerate(zip(skips, self.factors, strict=True)):
+            width = self.features * self.feature_factor**level
+            kept += width * math.prod(skip)
+            edges = [n - r for n, r in zip(edges, self.removed(level), strict=True)]
+            slab = width * (min(SLAB, edges[0]) + self.removed(level)[0] // 2) * edges[1] * edges[2]
+            pooled = width * math.prod(edges) // math.prod(factor)
+            peak = max(peak, below + kept + pooled + 2 * slab)
+            edges, below = [n // f for n, f in zip(edges, factor, strict=True)], pooled
+        width = self.features * self.feature_factor ** len(skips)
+        peak = max(peak, below + kept + 2 * width * math.prod(edges))
+        below = width * math.prod(n - r for n, r in zip(edges, self.removed(len(skips)), strict=True))
+        for level in reversed(range(len(skips))):
+            width = self.features * self.feature_factor**level
+            made = (
+                width * math.prod(n - r for n, r in zip(skips[level], self.removed(level), strict=True)) if level else 0
+            )
+            slab = width * (min(SLAB, skips[level][0]) + self.removed(level)[0] // 2) * math.prod(skips[level][1:])
+            peak = max(peak, below + kept + made + 3 * slab)
+            kept, below = kept - width * math.prod(skips[level]), made
+        return peak
 
     def skip_shapes(self, shape: Sequence[int]) -> list[Zyx]:
         """Say, for an input of `shape`, the shape of each encoder's map that its decoder reads, by level."""

@@ -124,36 +124,40 @@ class InferenceUNet(nn.Module):
             if read.size:
                 part = _cut(part, read.shift([-b for b in piece.begin]).begin, read.shape)
                 _cut(skip, read.shift([-b for b in inner.begin]).begin, read.shape).copy_(part)
+            del part, small  # not kept while the next piece is made
         return skip, pooled
 
     def _up(self, level: int, skip: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
-        """Decode one level; at full resolution, piece by piece and with the last convolution."""
+        """Decode one level, piece by piece where it is large; at full resolution, with the last convolution."""
         decode: _Decoder = self.decode[level]  # type: ignore[assignment]
         factor = self.geometry.factors[level]
         for axis, (f, crop) in enumerate(zip(factor, self.geometry.crop(level), strict=True)):
             before = crop // 2 // f
             below = below.narrow(axis + 2, before, below.shape[axis + 2] - before)
-        if level:
+        if level > 1:
             whole: torch.Tensor = decode(skip, below)
             return whole
-        removed = [r + k - 1 for r, k in zip(self.geometry.removed(0), as_zyx(self.last.kernel_size), strict=True)]
+        removed = self.geometry.removed(level)
+        if level == 0:
+            removed = as_zyx([r + k - 1 for r, k in zip(removed, as_zyx(self.last.kernel_size), strict=True)])
         full = as_zyx([n - r for n, r in zip(skip.shape[2:], removed, strict=True)])
-        made = _empty_like(skip, 1, full)
-        for piece in self._pieces(0, full, factor, skip.device):
+        made = _empty_like(skip, self.widths[level] if level else 1, full)
+        for piece in self._pieces(level, full, factor, skip.device):
             begin = [b // f for b, f in zip(piece.begin, factor, strict=True)]
             low = _cut(below, begin, [n - b for n, b in zip(below.shape[2:], begin, strict=True)])
             part = decode(_cut(skip, piece.begin, [n + r for n, r in zip(piece.shape, removed, strict=True)]), low)
-            _cut(made, piece.begin, piece.shape).copy_(self.last(part))
+            _cut(made, piece.begin, piece.shape).copy_(part if level else self.last(part))
+            del part
         return made
 
     def _pieces(self, level: int, full: Zyx, factor: Zyx, device: torch.device) -> Iterator[Box]:
         """Say in which pieces a level's result is made; they begin at multiples of the factor."""
-        if level:
-            edges = full
-        elif device.type == "cpu":
-            edges = as_zyx([min(n, -(-p // f) * f) for n, p, f in zip(full, PIECE, factor, strict=True)])
+        if device.type == "cpu":
+            # Below, maps are wider: the pieces are thinner.
+            wanted = (PIECE[0] * self.widths[0] // self.widths[level], *PIECE[1:])
         else:
-            edges = (-(-self.slab // factor[0]) * factor[0], *full[1:])
+            wanted = (self.slab, *full[1:])
+        edges = as_zyx([min(n, -(-p // f) * f) for n, p, f in zip(full, wanted, factor, strict=True)])
         return Box.of_shape(full).blocks(edges)
 
 
