@@ -26,10 +26,14 @@ from asem_core.engine.notes import DoneNotes, private_folder
 from asem_core.engine.progress import Bar
 from asem_core.engine.schedule import Schedule
 from asem_core.engine.temporary import temporary_folder
-from asem_core.errors import BlockFailed
+from asem_core.errors import BadInput, BlockFailed
 from asem_core.volume import Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
+
+
+LARGEST_EDGE = 4096
+"""Voxels: a block of more is beyond every memory."""
 
 
 @attrs.frozen
@@ -55,6 +59,12 @@ class Run:
 
     workers: int = 1
     block: Zyx | None = attrs.field(default=None, converter=attrs.converters.optional(as_zyx))
+
+    @block.validator
+    def _check_block(self, _: object, block: Zyx | None) -> None:
+        if block is not None and not all(0 < edge <= LARGEST_EDGE for edge in block):
+            raise BadInput(f"A block has 1 to {LARGEST_EDGE} voxels along an edge, not {list(block)}.")
+
     scratch: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     progress: bool = True
     launcher: str = ""

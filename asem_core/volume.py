@@ -30,9 +30,16 @@ def as_zyx(value: int | Sequence[int]) -> Zyx:
     return (z, y, x)
 
 
+SMALLEST_NM, LARGEST_NM = 1e-3, 1e6
+"""Of a voxel's edge: less than an atom, and a millimetre. What is beyond is a mistake in units."""
+
+
 def as_zyx_nm(value: float | Sequence[float], what: str = "voxel size") -> ZyxNm:
     """Turn one length in nm, or three, into a zyx triple."""
-    values = [float(value)] * 3 if isinstance(value, (int, float, np.number)) else [float(v) for v in value]
+    try:
+        values = [float(value)] * 3 if isinstance(value, (int, float, np.number)) else [float(v) for v in value]
+    except (TypeError, ValueError):
+        raise BadInput(f"The {what} needs three numbers in nm (z, y, x), got {value!r}.") from None
     if len(values) != 3:
         raise BadInput(f"The {what} needs three numbers in nm (z, y, x), got {len(values)}: {values}.")
     return (values[0], values[1], values[2])
@@ -54,8 +61,10 @@ def _as_dtype(value: Any) -> np.dtype[Any]:
 
 
 def _check_voxel_size(_instance: Any, _attribute: Any, value: ZyxNm) -> None:
-    if not all(np.isfinite(v) and v > 0 for v in value):
-        raise BadInput(f"The voxel size must be three positive numbers in nm (z, y, x), got {list(value)}.")
+    if not all(SMALLEST_NM <= v <= LARGEST_NM for v in value):
+        raise BadInput(
+            f"The voxel size must be three positive numbers in nm (z, y, x), from {SMALLEST_NM:g} to {LARGEST_NM:g}, got {list(value)}."
+        )
 
 
 @attrs.frozen

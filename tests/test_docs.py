@@ -109,6 +109,24 @@ def test_every_command_of_the_docs_exists() -> None:
     assert not wrong
 
 
+def test_every_dependency_has_its_licence_told() -> None:
+    """The page of licences lists each package that is installed, or that an extra adds, and no other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *(p for name in extras if name not in ("all", "test") for p in extras[name])]
+    named = {re.split(r"[\[<>=]", package)[0] for package in required}
+    told = re.findall(r"^\| ([\w-]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.M)
+    assert {*told} - {"package"} == named
+
+
+def test_gpl_code_is_imported_by_one_plugin_only() -> None:
+    """PyMaxflow may be left out by whoever passes ASEM on: only the graph cut needs it, when it runs."""
+    files = [f for part in ("asem_core", "plugins", "registry") for f in (ROOT / part).rglob("*.py")]
+    using = [f for f in files if re.search(r"^\s*(import|from) maxflow", f.read_text(), re.M)]
+    assert [f.name for f in using] == ["_energy.py"]
+    assert not re.search(r"^(import|from) maxflow", using[0].read_text(), re.M)
+
+
 def test_every_option_of_the_docs_exists() -> None:
     """Commands in console blocks use words and options that the program has: a reader can type them as they stand."""
     import shlex

@@ -43,7 +43,10 @@ def open_node(address: str) -> Any:
         raise BadInput(f"{address} does not exist.")
     options = {"storage_options": storage_options(address)} if remote else {}
     try:
-        return zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
+        node = zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
+        if any(edge <= 0 for edge in getattr(node, "shape", ())):
+            raise ValueError(f"its shape is {list(node.shape)}")  # type: ignore[union-attr]
+        return node
     except (NodeNotFoundError, FileNotFoundError, KeyError):
         raise BadInput(
             f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
@@ -51,8 +54,10 @@ def open_node(address: str) -> Any:
     except ImportError:
         raise MissingExtra.of("s3", f"{address} needs s3fs") from None
     except Exception as error:  # each remote file system raises its own kind
-        if not remote:
+        if isinstance(error, OSError) and not remote:
             raise
+        if not remote:
+            raise BadInput(f"{address} has damaged Zarr metadata ({error}). Copy or write it again.") from None
         raise BadInput(
             f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
         ) from error

@@ -374,6 +374,8 @@ def require_free(
     container = cell_of(target.parent)
     if ".." in target.relative_to(container).parts:
         raise BadInput(f"{target} lies outside of {container}: a layer's name has no '..'.")
+    if target.name in ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata"):
+        raise BadInput(f"{target} is a name of Zarr's own. Name the layer otherwise.")
     require_container(container)
     made_by = json.loads(json.dumps(made_by))
     for read in made_by.get("inputs", []):

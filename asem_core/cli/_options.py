@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +78,22 @@ def container_of(path: Path) -> Path:
     from asem_core.cell.place import cell_of
 
     return cell_of(path)
+
+
+def require_picture(path: Path, forms: Sequence[str] = (".png", ".jpg", ".jpeg", ".tif", ".tiff")) -> None:
+    """Refuse a picture that could not be written, before anything is drawn.
+
+    Raises
+    ------
+    BadInput
+        Its folder does not exist, it is a folder itself, or its ending names no form that is known.
+    """
+    if path.suffix.lower() not in forms:
+        raise BadInput(f"{path}: a picture ends in one of {', '.join(forms)}.")
+    if not path.parent.is_dir() or path.is_dir():
+        raise BadInput(
+            f"{path} cannot be written: {path.parent} is no folder, or {path.name} is one. Choose another name."
+        )
 
 
 def _numbers(text: str, kind: type, option: str) -> Any:

@@ -95,6 +95,7 @@ def evaluate(
         raise BadInput(f"Give layers in pairs, PREDICTION TRUTH ...: {len(layers)} were given.")
     if exclusion is not None and (zone_vx or zone_nm):
         raise BadInput("Give --exclusion, or a zone, not both.")
+    _require_roles(exclusion, mask)
     step, countable, thin = _zone(model, zone_vx, zone_nm)
     run = make_run(workers, quiet=quiet)
     mask_labels = _open_labels(mask, "mask") if mask else None
@@ -152,6 +153,20 @@ def evaluate(
         typer.echo(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {n:.4f}" for key, n in apart[name].items()))
 
 
+def _require_roles(exclusion: str | None, mask: str | None) -> None:
+    """Refuse a layer that by its place says the opposite of what it was given for."""
+    from asem_core.errors import BadInput
+
+    if exclusion is not None and "metric_masks" in exclusion.split("/"):
+        raise BadInput(
+            f"{exclusion} is a metric mask, in which 0 is ignored; --exclusion ignores what is not 0. Give it with --mask."
+        )
+    if mask is not None and "exclusion" in mask.split("/"):
+        raise BadInput(
+            f"{mask} is an exclusion zone, of which everything but 0 is ignored; --mask ignores 0. Give it with --exclusion."
+        )
+
+
 def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool, bool]:
     """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects and thin."""
     from asem_core.catalog import load_catalog
@@ -159,7 +174,7 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
     from asem_core.prediction.preparation import find_model
 
     catalog = load_catalog()
-    plugin = find_model(catalog, model) if model else None
+    plugin = find_model(catalog, model) if model is not None else None
     step = plugin.exclusion_zone() if plugin is not None else None
     if zone_vx and zone_nm:
         raise BadInput("Give the zone in voxels (--zone-vx) or in nm (--zone-nm), not both.")

@@ -157,7 +157,7 @@ def segment(
         typer.Option("--objects/--binary", help="Number objects, or write 0 and 1.", show_default="objects"),
     ] = None,
     smallest_vx: Annotated[
-        int | None, typer.Option(help="Drop objects of fewer voxels.", show_default="0, or the model's")
+        int | None, typer.Option(min=0, help="Drop objects of fewer voxels.", show_default="0, or the model's")
     ] = None,
     connectivity: Annotated[
         int, typer.Option(help="Voxels of one object share a face (6), edge (18), corner (26).")
@@ -195,7 +195,7 @@ def segment(
 
     catalog = load_catalog()
     volume: Volume = open_volume(probability)
-    plugin = find_model(catalog, model) if model else model_behind(catalog, volume)
+    plugin = find_model(catalog, model) if model is not None else model_behind(catalog, volume)
     made = segment_volume(
         volume,
         output or Path(volume.path).with_name("segmentation"),

@@ -18,6 +18,7 @@ from asem_core.cli._options import (
     make_run,
     print_json,
     read_options,
+    require_picture,
 )
 from asem_core.errors import BadInput
 
@@ -43,7 +44,7 @@ def prepare(
     ] = None,
     options: Options = None,
     plane: Annotated[
-        int | None, typer.Option(help="Plane to show, in voxels of the image; by default the middle.")
+        int | None, typer.Option(min=0, help="Plane to show, in voxels of the image; by default the middle.")
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="The picture; by default CELL_prepare.png beside the cell.")
@@ -76,6 +77,7 @@ def prepare(
     steps = usual_steps(load_catalog(), skipped, _by_step(read_options(options)))
     shown: list[Made] = []
     where = picture or container.with_name(f"{container.stem}_prepare.png")
+    require_picture(where)
     image = None if cell == container else cell.relative_to(container).as_posix()
     try:
         made = prepare_cell(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.cli._options import container_of
+from asem_core.cli._options import container_of, require_picture
 
 if TYPE_CHECKING:
     from asem_core.viewing.scene import Layer
@@ -40,7 +40,7 @@ def view(
     ] = None,
     threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
     bind: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
 ) -> None:
     """Show a cell in the browser, until Ctrl-C.
@@ -143,6 +143,7 @@ def snapshot(
         int | None,
         typer.Option(
             min=64,
+            max=20000,
             help="Width of the picture in pixels; enlarges, too.",
             show_default="that of the image, at most 1500",
         ),
@@ -158,6 +159,7 @@ def snapshot(
     """
     from asem_core.viewing.snapshot import Plane, overlays, panels, write_picture
 
+    require_picture(output)
     shown = _shown_layers(cell, layers, truth, threshold)
     ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
     chosen = [Plane.parse(text) for text in planes or [f"z={ground.shape[0] // 2}"]]
@@ -177,7 +179,9 @@ def movie(
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 20,
     width: Annotated[
         int | None,
-        typer.Option(min=64, help="Width in pixels; enlarges, too.", show_default="that of the image, at most 1500"),
+        typer.Option(
+            min=64, max=20000, help="Width in pixels; enlarges, too.", show_default="that of the image, at most 1500"
+        ),
     ] = None,
 ) -> None:
     """Film a cell plane by plane, with layers over the image and a scale bar.
@@ -187,6 +191,7 @@ def movie(
     from asem_core.errors import BadInput
     from asem_core.viewing.snapshot import AXES, movie_frames, write_movie
 
+    require_picture(output, (".mp4", ".gif"))
     if len(axis) != 1 or axis not in AXES:
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
     shown = _shown_layers(cell, layers, truth, threshold)

@@ -314,7 +314,13 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
     if here.suffix.lower() == ".csv":
         return read_strokes(here, volume, box)
     if here.suffix.lower() == ".npy":
-        values = _cropped(np.load(here, mmap_mode="r", allow_pickle=False), volume, box, here)
+        try:
+            stored = np.load(here, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise BadInput(
+                f"{here} is no array of numbers, or is truncated ({error}). Save it again as uint8."
+            ) from None
+        values = _cropped(stored, volume, box, here)
     elif here.is_dir() and any(p.suffix.lower() in PLANE_FILES for p in here.iterdir()):
         values = _read_planes(here, volume, box)
     elif here.suffix.lower() in PLANE_FILES:

@@ -123,6 +123,8 @@ def export_tiff(
     """
     if threshold is not None and not 0 < threshold <= 1:
         raise BadInput(f"A threshold is a probability above 0 and at most 1, got {threshold}.")
+    if threshold is not None and what_it_holds(volume) == "labels":
+        raise BadInput(f"{volume.path} holds labels; a threshold is for probabilities. Export it without one.")
     original = original or original_of(volume)
     output = Path(output)
     if output.suffix.lower() in _OTHER_FORMS:

@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 
 from asem_annotators._graph import GREY_BINS, Graph
+from asem_core.errors import MissingExtra
 
 GREY_SIGMA = 50.0
 SEEDED = 100.0  # what contradicting a seed costs, in units of 1 + the largest grey cost
@@ -41,7 +42,13 @@ class Energy:
 
     def minimise(self) -> np.ndarray:
         """Find the labelling of least energy by max-flow (Boykov & Kolmogorov 2004): bool, True is object."""
-        import maxflow
+        try:
+            import maxflow
+        except ImportError:  # whoever passes ASEM on may leave it out, since it is GPL: see docs/licences.md
+            raise MissingExtra(
+                "graph-cut needs PyMaxflow, which is not installed: pip install PyMaxflow. Or use another annotator, such as "
+                "random-walker or watershed."
+            ) from None
 
         count = len(self.unary)
         graph = maxflow.GraphFloat(count, len(self.pair))

@@ -128,3 +128,12 @@ def test_a_zone_that_takes_most_of_the_objects_is_questioned(tmp_path, caplog):
     caplog.clear()
     run(*pair, "--model", "clathrin-coats")
     assert "exclusion zone takes" not in caplog.text
+
+
+def test_masks_of_the_opposite_meaning_are_refused(cell, tmp_path):
+    """The authors' metric masks (0 = ignored) and exclusion zones (0 = scored) are told apart, with the option to use."""
+    pair = (cell / "predictions/a/probability", cell / "labels/mito")
+    answer = run(*pair, "--exclusion", tmp_path / "a.zarr/volumes/metric_masks/mito")
+    assert (answer.exit_code, "Give it with --mask" in answer.output.replace("\n", " ")) == (1, True)
+    answer = run(*pair, "--mask", tmp_path / "a.zarr/exclusion/mito")
+    assert (answer.exit_code, "Give it with --exclusion" in answer.output.replace("\n", " ")) == (1, True)

@@ -1,0 +1,220 @@
+"""Bad inputs, one line each: one sentence, a status that is not 0, nothing written. Nearly all of them run in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from typer.testing import CliRunner
+
+from asem_core.blocks import Run
+from asem_core.cell.store import create_volume, fill_volume
+from asem_core.cli import make_app
+from asem_core.volume import Box, Spec
+
+SHAPE = (24, 24, 24)
+RECIPE = '[model]\nuse = "membrane"\n[train]\niterations = 2\nblock = 8\n[[train.regions]]\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/a"\n'
+
+
+def make_layer(path: Path, values: np.ndarray, size_nm: float = 5.0) -> None:
+    stage = "import" if "raw" in path.name else "predict" if "prob" in path.name else "annotate"
+    out = create_volume(path, Spec(values.shape, values.dtype, size_nm), block=24, made_by={"stage": stage})
+
+    def write(box: Box) -> None:
+        out.data[box.slices] = values[box.slices]
+
+    fill_volume(out, lambda: write, 24, Run(progress=False), name="test")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with a cell, and many files that are not what they seem."""
+    place = tmp_path_factory.mktemp("refused")
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, SHAPE).astype(np.uint8)
+    cell = place / "cell.zarr"
+    make_layer(cell / "raw", image)
+    make_layer(cell / "labels/a", (image > 128).astype(np.uint8))
+    make_layer(cell / "labels/coarse", (image > 128).astype(np.uint8), 8.0)
+    make_layer(cell / "predictions/p/probability", image)
+    tifffile.imwrite(place / "stack.tif", image)
+    (place / "planes").mkdir()
+    for z in range(3):
+        tifffile.imwrite(place / f"planes/z{z}.tif", image[z])
+    (place / "notes.txt").write_text("mine")
+    (place / "empty").mkdir()
+    (place / "words.tif").write_text("no picture")
+    plain = {
+        "negative": {"shape": [-4, 4, 4]}, "zero": {"shape": [0, 4, 4]}, "flat": {"shape": [4, 4]}, "words": {"resolution": "fine"},
+        "huge": {"resolution": [1e308] * 3}, "nanometre": {"resolution": [float("nan")] * 3}, "none": {"resolution": [0, 5, 5]},
+    }  # fmt: skip
+    for name, change in plain.items():
+        shape = tuple(abs(n) or 4 for n in change.get("shape", [4, 4, 4]))
+        array = zarr.create_array(place / f"{name}.zarr", shape=shape, chunks=shape, dtype="uint8", zarr_format=2)
+        array.attrs["resolution"] = change.get("resolution", [5, 5, 5])
+        meta = place / f"{name}.zarr/.zarray"
+        if "shape" in change:
+            meta.write_text(json.dumps({**json.loads(meta.read_text()), "shape": change["shape"]}))
+    shutil.copytree(place / "flat.zarr", place / "broken.zarr")
+    (place / "broken.zarr/.zarray").write_text("{no json")
+    np.save(place / "object.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    np.save(place / "small.npy", np.zeros((1, 1, 1), np.uint8))
+    np.save(place / "float.npy", np.zeros(SHAPE, np.float32))
+    np.save(place / "nan.npy", np.full(SHAPE, np.nan, np.float32))
+    (place / "half.npy").write_bytes((place / "float.npy").read_bytes()[:200])
+    (place / "recipe.toml").write_text(RECIPE)
+    (place / "lone.safetensors").write_bytes(b"\0" * 64)
+    (place / "lone.pt").write_bytes(b"PK" + b"\0" * 64)
+    for encoding in ("utf-16", "cp1252"):
+        (place / f"{encoding}.toml").write_bytes(("# Grüße\n" + RECIPE).encode(encoding))
+    return place
+
+
+def with_values(words: str, values: Sequence[str]) -> Iterator[list[str]]:
+    """Put each value for `?`."""
+    for value in values:
+        yield [value if w == "?" else w.replace("?", value) for w in words.split()]
+
+
+IMPORT = "import stack.tif --voxel-size 5 -o new.zarr"
+SEGMENT = "segment cell.zarr/predictions/p/probability -o cell.zarr/new"
+EVALUATE = "evaluate cell.zarr/labels/a cell.zarr/labels/a"
+ANALYZE = "analyze morphometry cell.zarr/labels/a -o report"
+EXPORT = "export cell.zarr/labels/a -o out"
+PREPARE = "prepare cell.zarr -q"
+SNAPSHOT = "snapshot cell.zarr -o picture.png"
+CUT = "annotate cut cell.zarr --seeds small.npy -o labels/new"
+PHANTOM = "import --use phantom -o new.zarr --set"
+PREDICT = "predict cell.zarr/raw --model membrane -o cell.zarr/new"
+NUMBERS = ("-1", "nan", "x", "")
+SHAPES = ("0", "-8", "1e20", "x", "4,4", "4,4,4,4", "0,8,8", "nan")
+SIZES = ("0", "-5", "nan", "inf", "1e308", "x", "5,5", "5,5,5,5", "5,0,5", "1e-300")
+BOXES = ("0:0,:,:", "5:3,:,:", "0:99,:,:", "x", "0:4", "0:4,0:4", "-3:4,:,:", "1:2:3,:,:", "90:95,:,:")
+NAMES = ("../out", "/tmp/out", "raw/../../out")
+GONE = ("gone.zarr", "gone.zarr/raw", "cell.zarr/gone", "cell.zarr", "notes.txt", "empty", "cell.zarr/zarr.json")
+
+TABLE: list[list[str]] = [
+    *with_values("import ? --voxel-size 5 -o new.zarr", ["gone", "notes.txt", "empty", "words.tif", "s3://", "https://127.0.0.1:9/x.zarr", "broken.zarr"]),
+    *with_values("import ?.zarr -o new.zarr", ["negative", "zero", "flat", "words", "huge", "nanometre", "none", "broken"]),
+    *with_values("import stack.tif --voxel-size ? -o new.zarr", SIZES),
+    *with_values(f"{IMPORT} --block ?", SHAPES),
+    *with_values(f"{IMPORT} --box ?", BOXES),
+    *with_values(f"{IMPORT} -j ?", ["0", "-1", "x", "1.5"]),
+    *with_values(f"{IMPORT} --layer ?", [*NAMES, "", "zarr.json"]),
+    *with_values(f"{IMPORT} --set ?", ["x", "=1", "gone=1", "path=1"]),
+    *with_values("import stack.tif --voxel-size 5 -o ?", ["notes.txt", "planes", "planes/x.zarr/../../planes"]),
+    *with_values(f"{IMPORT} --kind ?", ["words", "1"]),
+    *with_values(f"{IMPORT} --use ?", ["gone", "hdf5", "n5", "mrc"]),
+    *with_values(f"{PHANTOM} ?", ["seed=-1", "seed=1.5", "shape=0", "shape=-1", "look=x", "voxel_size_nm=1e18", "voxel_size_nm=0", "voxel_size_nm=nan"]),
+    *with_values("segment ? -o cell.zarr/new", GONE),
+    *with_values("segment cell.zarr/predictions/p/probability -o ?", ["cell.zarr/raw", "cell.zarr/predictions/p", "cell.zarr", "notes.txt", "cell.zarr/zarr.json", "planes"]),
+    *with_values("segment cell.zarr/predictions/p/probability -o ? --overwrite", ["cell.zarr/predictions/p", "cell.zarr", "planes"]),
+    *with_values(f"{SEGMENT} -t ?", [*NUMBERS, "1.5", "inf"]),
+    *with_values(f"{SEGMENT} --smallest-vx ?", ["-5", "x", "1.5", "nan"]),
+    *with_values(f"{SEGMENT} --connectivity ?", ["7", "0", "x", "-6"]),
+    *with_values(f"{SEGMENT} --model ?", ["gone", ""]),
+    *with_values(f"{SEGMENT} --block ?", SHAPES),
+    *with_values("evaluate ? cell.zarr/labels/a", [*GONE, "cell.zarr/raw", "cell.zarr/labels/coarse"]),
+    *with_values("evaluate cell.zarr/labels/a ?", [*GONE, "cell.zarr/raw", "cell.zarr/labels/coarse"]),
+    *with_values(f"{EVALUATE} --box ?", BOXES),
+    *with_values(f"{EVALUATE} --zone-vx ?", ["-1,0", "x", "1,2,3,4", "nan,0"]),
+    *with_values(f"{EVALUATE} --zone-nm ?", ["-1,0", "x", "1,2,3,4", "nan,0"]),
+    *with_values(f"{EVALUATE} --mask ?", ["gone.zarr", "cell.zarr/labels/coarse"]),
+    *with_values(f"{EVALUATE} --exclusion ?", ["gone.zarr", "cell.zarr/labels/coarse"]),
+    *with_values(f"{EVALUATE} --model ?", ["gone"]),
+    *with_values(f"{EVALUATE} -o ?", ["notes.txt", "planes"]),
+    *with_values("evaluate cell.zarr/predictions/p/probability cell.zarr/labels/a -t ?", ["-1", "1.5", "nan", "x"]),
+    *with_values("analyze ? cell.zarr/labels/a -o report", ["gone", "", "morphometri"]),
+    *with_values("analyze morphometry ? -o report", [*GONE, "cell.zarr/raw", "cell.zarr/predictions/p/probability"]),
+    *with_values(f"{ANALYZE} --set ?", ["x", "gone=1", "smallest_um3=-1", "smallest_um3=x"]),
+    *with_values(f"{ANALYZE} --raw ?", ["gone.zarr", "cell.zarr/labels/coarse"]),
+    *with_values("analyze morphometry cell.zarr/labels/a -o ?", ["notes.txt", "planes"]),
+    *with_values("export ? -o out", GONE),
+    *with_values(f"{EXPORT} -t ?", ["0", "-1", "nan", "x", "2", "0.5"]),
+    *with_values(f"{EXPORT} --mesh ?", ["stl", "", "x"]),
+    *with_values(f"{EXPORT} --mesh ply --max-error ?", ["-3", "nan", "x", "inf"]),
+    *with_values("export cell.zarr/labels/a -o ?", ["out.png", "out.h5", "planes", "notes.txt/x"]),
+    *with_values("export cell.zarr/raw --mesh ? -o out", ["ply", "glb"]),
+    *with_values(f"{PREPARE} --plane ?", ["99999", "-1", "x"]),
+    *with_values(f"{PREPARE} --picture ?", ["/nonexistent/x.png", "out.xyz", "out"]),
+    *with_values(f"{PREPARE} --skip ?", ["gone"]),
+    *with_values(f"{PREPARE} --set ?", ["gone=1", "clahe.clip_limit=x", "clahe.clip_limit=-1", "x"]),
+    *with_values("prepare ? -q", ["gone.zarr", "notes.txt", "empty", "stack.tif"]),
+    *with_values(f"{SNAPSHOT} --plane ?", ["x", "z=99999", "q=3", "z=-1"]),
+    *with_values(f"{SNAPSHOT} --width ?", ["0", "-4", "99999999", "x"]),
+    *with_values(f"{SNAPSHOT} --layers ?", ["gone"]),
+    *with_values(f"{SNAPSHOT} --box ?", BOXES),
+    *with_values("snapshot cell.zarr -o ?", ["out.xyz", "/nonexistent/x.png", "out"]),
+    *with_values("snapshot ? -o picture.png", ["gone.zarr", "notes.txt", "empty"]),
+    *with_values("movie cell.zarr -o film.mp4 --fps ?", ["0", "-1", "x"]),
+    *with_values("movie cell.zarr -o film.mp4 --step ?", ["0", "-1", "x"]),
+    *with_values("movie cell.zarr -o film.mp4 --axis ?", ["q"]),
+    *with_values("movie cell.zarr -o ?", ["film.xyz", "/nonexistent/x.mp4"]),
+    *with_values("annotate cut cell.zarr --seeds ? -o labels/new", ["object.npy", "small.npy", "float.npy", "nan.npy", "half.npy", "gone.npy", "notes.txt"]),
+    *with_values("annotate cut cell.zarr --seeds small.npy -o ?", ["../labels/n", "raw", "/tmp/n", "labels/../../n"]),
+    *with_values(f"{CUT} --box ?", BOXES),
+    *with_values(f"{CUT} --use ?", ["gone"]),
+    *with_values(f"{CUT} --raw ?", ["gone", "labels/a"]),
+    *with_values("annotate import cell.zarr ? -o labels/new", ["gone", "notes.txt", "empty", "words.tif"]),
+    *with_values("annotate import cell.zarr stack.tif -o ?", ["../n", "raw", "/tmp/n"]),
+    *with_values("annotate export ? -o out.tif", GONE),
+    *with_values("annotate export cell.zarr/labels/a -o out.tif --box ?", BOXES),
+    *with_values("annotate export cell.zarr/labels/a -o out --set ?", ["form=gif", "gone=1", "x"]),
+    *with_values("predict ? --model membrane -o cell.zarr/new", ["gone.zarr", "notes.txt", "empty", "cell.zarr/labels/a"]),
+    *with_values("predict cell.zarr/raw --model ? -o cell.zarr/new", ["gone", ""]),
+    *with_values("predict cell.zarr/raw --weights ? -o cell.zarr/new", ["gone", "lone.safetensors", "lone.pt", "notes.txt", "empty"]),
+    *with_values(f"{PREDICT} --box ?", BOXES[:3]),
+    *with_values(f"{PREDICT} --device ?", ["gone", "cuda:99", "cpu:x"]),
+    *with_values(f"{PREDICT} --precision ?", ["x"]),
+    *with_values(f"{PREDICT} --block ?", SHAPES[:4]),
+    *with_values("train ? -o new", ["gone.toml", "notes.txt", "utf-16.toml", "empty"]),
+    *with_values("train recipe.toml -o ?", ["notes.txt", "planes"]),
+    *with_values("preflight ?", ["gone.toml", "notes.txt", "utf-16.toml"]),
+    *with_values("train --resume ?", ["gone", "empty", "notes.txt"]),
+    *with_values("finetune --from ? recipe.toml -o new", ["gone", "notes.txt", "lone.safetensors", "empty"]),
+    *with_values("run ?", ["gone.toml", "notes.txt", "utf-16.toml", "cp1252.toml", "empty"]),
+    *with_values("view cell.zarr --no-browser --port ?", ["99999", "-1", "x"]),
+    *with_values("view ? --no-browser", ["gone.zarr", "notes.txt", "empty"]),
+    *with_values("models show ?", ["gone"]),
+    *with_values("models unbundle ?", ["gone.zip", "notes.txt", "lone.pt"]),
+    *with_values("plugins show ?", ["gone"]),
+    *with_values("preprocess cell.zarr/raw --use ? -o cell.zarr/new", ["gone", ""]),
+    *with_values("preprocess cell.zarr/raw --use crop -o cell.zarr/new --set box=?", BOXES[:3]),
+    *with_values("preprocess cell.zarr/raw --use downsample -o cell.zarr/new --set factor=?", ["0", "-1", "x", "1e9"]),
+    *with_values("preprocess cell.zarr/raw --use clahe -o cell.zarr/new --set clip_limit=?", ["-1", "nan", "x"]),
+]  # fmt: skip
+
+
+def test_the_table_is_long_enough() -> None:
+    """So many kinds of mistake are tried, each once."""
+    assert len({tuple(words) for words in TABLE}) == len(TABLE) >= 260
+
+
+@pytest.mark.parametrize("words", TABLE, ids=" ".join)
+@pytest.mark.timeout(60)
+def test_refused(words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, not a traceback; nothing in the folder changes."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    before = snapshot(place)
+    done = CliRunner().invoke(make_app(words[0]), words)
+    assert done.exit_code not in (0, None), done.output
+    assert done.exception is None or isinstance(done.exception, SystemExit), repr(done.exception)
+    said = done.stderr
+    assert said.count("Error") >= 1, said
+    assert len([line for line in said.splitlines() if line.startswith("Error")]) <= 1, said
+    assert "Traceback" not in said
+    assert "Warning" not in said
+    assert snapshot(place) == before
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Note size and time of everything but the locks, which lie in a hidden folder."""
+    files = [f for f in folder.rglob("*") if not any(part.endswith("-work") for part in f.parts)]
+    return {str(f): (f.stat().st_size, f.stat().st_mtime_ns) for f in files}
