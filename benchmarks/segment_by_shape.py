@@ -8,7 +8,6 @@ UroCell's labels (CC BY-NC-SA) are only measured here; nothing of them enters th
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -34,7 +33,7 @@ def main() -> None:
             )
             with tempfile.TemporaryDirectory() as folder:
                 map_ = Volume(mask * np.uint8(255), 16.0, path=f"{folder}/{name}")
-                regions = regions_of(map_, Path(folder) / "cell.zarr" / "parted", run, how)
+                regions = regions_of(map_, run, how)
                 for below in (0.4, 0.5, 0.6, 0.7):
                     found = Labels(regions.read(regions.box, regions.objects(below)).astype(np.uint32), 16.0)
                     scores = score_objects(found, truth).instances

@@ -12,8 +12,8 @@ import torch
 
 from asem_core.errors import TrainingStopped
 from asem_core.interfaces import Region
-from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.prediction.blockwise import choose_block
+from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.training.augment import Augment
 from asem_core.training.devices import Team
 from asem_core.training.loop import make_optimizer, step, step_within_memory, to_device
