@@ -159,7 +159,9 @@ def layers(container: str | Path) -> list[str]:
     node = open_node(str(container).rstrip("/"))
     if not hasattr(node, "members"):
         return []
-    if "s0" in node and multiscale_of(dict(node.attrs)) is None:
+    if multiscale_of(dict(node.attrs)) is not None:
+        return []  # it is a layer itself
+    if "s0" in node:
         return ["s0"]
     found: list[str] = []
 

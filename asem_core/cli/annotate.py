@@ -165,7 +165,8 @@ def export(
     where = Box.parse(box, labels.shape) if box else labels.box
     chosen = read_options(options)
     record = made_by("annotate-export", inputs=[labels], box=where, options=chosen)
-    partial = output.with_name(f".partial-{output.name}")
+    aside = output.with_name(f".partial-{output.name}")
+    partial = aside / output.name  # files in it are named by it
     writer = _build("from-file", {"path": str(partial), **chosen})
     if not isinstance(writer, WritesLabels):
         raise PluginError("The annotator 'from-file' cannot write labels. This is a fault of the plugin.")
@@ -173,12 +174,13 @@ def export(
         if finished(output, record) is None:
             if output.exists():
                 raise OutputExists(f"{output} exists. Remove it, or choose another name.")
-            remove(partial)  # of a run that was killed
+            remove(aside)  # of a run that was killed
+            aside.mkdir(parents=True)
             try:
                 writer.write(labels, where)
                 partial.rename(output)
             finally:
-                remove(partial)
+                remove(aside)
             note_finished(output, record)
     typer.echo(f"{output}: {where} of {layer}")
 

@@ -179,7 +179,7 @@ def segment(
     volume: Volume = open_volume(probability)
     target = output or Path(volume.path).with_name("segmentation")
     run = make_run(workers, block, quiet)
-    plugin = find_model(catalog, model) if model else model_behind(catalog, volume)
+    plugin = find_model(catalog, model) if model is not None else model_behind(catalog, volume)
     said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
     said["smallest_vx" if plugin is None else "smallest_segment_vx"] = smallest_vx
     chosen = {key: value for key, value in said.items() if value is not None} | read_options(options)

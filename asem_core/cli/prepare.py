@@ -69,6 +69,8 @@ def prepare(
         asem prepare cell.zarr --set crop.box=0:500,100:1900,100:1900 --set clahe.kernel_vx=64
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.prepared import open_images
+    from asem_core.cell.store import open_volume
     from asem_core.stages.preprocess import Made, usual_steps
     from asem_core.stages.preprocess import prepare as prepare_cell
 
@@ -79,6 +81,10 @@ def prepare(
     where = picture or container.with_name(f"{container.stem}_prepare.png")
     require_picture(where)
     image = None if cell == container else cell.relative_to(container).as_posix()
+    if plane is not None:
+        first: Volume = open_images(container)[-1] if image is None else open_volume(cell)
+        if not 0 <= plane < first.shape[0]:
+            raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
     try:
         made = prepare_cell(
             container, steps, make_run(workers, block, quiet), image=image, overwrite=overwrite, watch=shown.append
@@ -179,8 +185,6 @@ def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:
     from matplotlib.figure import Figure
 
     first, last = rows[0].before, rows[-1].after or rows[-1].before
-    if plane is not None and not 0 <= plane < first.shape[0]:
-        raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
     of = last if plane is None else first
     z = of.shape[0] // 2 if plane is None else plane
     z_nm = of.origin_nm[0] + z * of.voxel_size_nm[0]

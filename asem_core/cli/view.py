@@ -212,5 +212,11 @@ def _with_errors(shown: "list[Layer]", cell: str, truth: str | None, threshold: 
 
 def _box(text: str | None, volume: "Volume") -> "Box | None":
     from asem_core import volume as nouns
+    from asem_core.errors import OutsideVolume
 
-    return nouns.Box.parse(text, volume.shape) if text else None
+    if not text:
+        return None
+    box = nouns.Box.parse(text, volume.shape)
+    if not volume.box.contains(box):
+        raise OutsideVolume(f"The box {box} sticks out of {volume.path}, which has the shape {list(volume.shape)}.")
+    return box

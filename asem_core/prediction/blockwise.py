@@ -148,7 +148,7 @@ def predict(
         output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", plan=plan)
     )
     arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output, how.compiled)
-    work = _Work(network, volume, out, box.begin, mask, arithmetic)
+    work = _Work(network, volume, out, box.begin, mask, arithmetic, block)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))
     made = fill_volume(
@@ -229,14 +229,17 @@ class _Work:
     begin: Zyx
     mask: Labels | None
     arithmetic: Arithmetic
+    block: Zyx
 
     def __call__(self) -> Work:
         predictor = Predictor(self.network, self.arithmetic)
-        # Plain float32 on a CPU has nothing to be compared with; every other arithmetic is checked at its first block.
+        # Plain float32 on a CPU has nothing to be compared with; every other arithmetic is checked at its first whole block.
+        largest = math.prod(min(b, n) for b, n in zip(self.block, self.output.shape, strict=True))
         unchecked = [not (self.arithmetic.device == "cpu" and self.arithmetic.precision == "float32")]
 
         def process(block: Box) -> None:
-            check = bool(unchecked) and unchecked.pop()
+            # Blocks at the far border are smaller, and would show nothing; several threads take blocks at once.
+            check = block.size == largest and bool(unchecked) and unchecked.pop()
             self.output.data[block.slices] = self.predict(predictor, block.shift(self.begin), check=check)  # type: ignore[index]
 
         return process

@@ -46,6 +46,11 @@ ABOUT = {
 }
 
 
+def _not_negative(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not value >= 0:
+        raise BadInput(f"{attribute.name} is {value:g}; it must not be negative.")
+
+
 def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not value > 0:
         raise BadInput(f"{attribute.name} must be a length above 0 nm, got {value}.")
@@ -76,7 +81,7 @@ class Morphometry(Analyzer):
     name: ClassVar[str] = "morphometry"
 
     objects: Literal["auto", "components", "ids"] = "auto"
-    smallest_um3: float = 0.0
+    smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
     skeleton: bool = True
     contacts: tuple[LayerPath, ...] = ()
     contact_nm: float = attrs.field(default=30.0, validator=_positive)

@@ -27,6 +27,11 @@ _LAYERS = ("raw", "mask", *(f"labels/{name}" for name in _BINARY), *(f"instances
 _TILE = 64
 
 
+def _check_seed(_instance: object, _attribute: object, value: int) -> None:
+    if value < 0:
+        raise BadInput(f"phantom: the seed must not be negative, got {value}.")
+
+
 def _check_size(_instance: Any, _attribute: Any, value: ZyxNm) -> None:
     if min(value) < 100 or not np.isfinite(value).all():
         raise BadInput(f"A phantom must be at least 100 nm along each axis, got {list(value)} nm.")
@@ -82,7 +87,7 @@ class Phantom(Source):
         default=(1600.0, 1600.0, 1600.0), converter=lambda v: as_zyx_nm(v, "size"), validator=_check_size
     )
     voxel_size_nm: ZyxNm = attrs.field(default=(5.0, 5.0, 5.0), converter=as_zyx_nm)
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=_check_seed)
     look: Literal["cf", "hpfs"] = "cf"
     scene: Literal["cell", "corner", "nucleus", "membrane", "cytoplasm"] = "corner"
     pore_diameters_nm: tuple[float, float] = attrs.field(

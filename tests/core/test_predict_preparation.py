@@ -261,7 +261,7 @@ def test_the_commands_say_what_is_wrong(cell, tmp_path):
     assert "precision" in told.output
     assert "There is no weights file" in asem("predict", cell, "-w", tmp_path / "none.safetensors").output
     assert "Say where to write: -o cell.zarr" in asem("predict", cell, "-w", weights, "-o", tmp_path / "out").output
-    assert "between 0 and 1, not 128" in asem("segment", cell / "raw", "-t", 128).output
+    assert "takes a probability map" in asem("segment", cell / "raw", "-t", 128).output
 
 
 def test_exported_planes_align_with_their_input_planes(real_data, tmp_path):

@@ -14,6 +14,7 @@ import zarr
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume
 from asem_core.cli import make_app
 from asem_core.volume import Box, Spec
@@ -24,7 +25,9 @@ RECIPE = '[model]\nuse = "membrane"\n[train]\niterations = 2\nblock = 8\n[[train
 
 def make_layer(path: Path, values: np.ndarray, size_nm: float = 5.0) -> None:
     stage = "import" if "raw" in path.name else "predict" if "prob" in path.name else "annotate"
-    out = create_volume(path, Spec(values.shape, values.dtype, size_nm), block=24, made_by={"stage": stage})
+    kind = {"import": "image", "predict": "probability", "annotate": "labels"}[stage]
+    spec = Spec(values.shape, values.dtype, size_nm)
+    out = create_volume(path, spec, block=24, made_by={"stage": stage}, about=Record(kind))  # type: ignore[arg-type]
 
     def write(box: Box) -> None:
         out.data[box.slices] = values[box.slices]
@@ -150,12 +153,12 @@ TABLE: list[list[str]] = [
     *with_values(f"{SNAPSHOT} --width ?", ["0", "-4", "99999999", "x"]),
     *with_values(f"{SNAPSHOT} --layers ?", ["gone"]),
     *with_values(f"{SNAPSHOT} --box ?", BOXES),
-    *with_values("snapshot cell.zarr -o ?", ["out.xyz", "/nonexistent/x.png", "out"]),
+    *with_values("snapshot cell.zarr -o ?", ["out.xyz", "notes.txt/x.png", "out"]),
     *with_values("snapshot ? -o picture.png", ["gone.zarr", "notes.txt", "empty"]),
     *with_values("movie cell.zarr -o film.mp4 --fps ?", ["0", "-1", "x"]),
     *with_values("movie cell.zarr -o film.mp4 --step ?", ["0", "-1", "x"]),
     *with_values("movie cell.zarr -o film.mp4 --axis ?", ["q"]),
-    *with_values("movie cell.zarr -o ?", ["film.xyz", "/nonexistent/x.mp4"]),
+    *with_values("movie cell.zarr -o ?", ["film.xyz", "notes.txt/x.mp4"]),
     *with_values("annotate cut cell.zarr --seeds ? -o labels/new", ["object.npy", "small.npy", "float.npy", "nan.npy", "half.npy", "gone.npy", "notes.txt"]),
     *with_values("annotate cut cell.zarr --seeds small.npy -o ?", ["../labels/n", "raw", "/tmp/n", "labels/../../n"]),
     *with_values(f"{CUT} --box ?", BOXES),

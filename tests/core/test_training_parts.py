@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_in_words(tmp_path: Path) -> None:
     """The message names the file, and says that what was saved is whole and how to go on."""
     folder = RunFolder(tmp_path)
     folder.metrics.symlink_to("/dev/full")
-    with pytest.raises(NoSpace, match=r"disk is full: .*metrics.jsonl .*--resume"):
+    with pytest.raises(NoSpace, match=r"disk is full: .*metrics.jsonl .*run the same command again"):
         folder.add_metrics({"iteration": 1})
 
 

@@ -177,8 +177,8 @@ def test_training_takes_what_was_prepared(cell: Path, skipped: tuple[str, ...]) 
         np.testing.assert_array_equal(region.mask.read(), mask.read(mask.box_of(region.labels)))
 
 
-def test_annotate_train_takes_what_was_prepared(cell: Path) -> None:
-    """The recipe that `annotate train` writes names the cell, not a layer of it."""
+def test_a_training_plan_takes_what_was_prepared(cell: Path) -> None:
+    """The recipe that `asem plan` writes, and `asem train` and `annotate train` use, names the image that was made."""
     prepared(cell)
     asem(
         "annotate",
@@ -193,11 +193,11 @@ def test_annotate_train_takes_what_was_prepared(cell: Path) -> None:
         "-o",
         "labels/er",
     )
-    result = CliRunner().invoke(make_app(), [str(a) for a in (
-        "annotate", "train", cell / "labels/er", "--model", "golgi", "-o", cell.parent / "run"
-    )])  # fmt: skip
-    recipe = tomllib.loads((cell.parent / "run.toml").read_text())
-    assert recipe["train"]["regions"][0]["raw"] == str(cell), result.output
+    result = CliRunner().invoke(
+        make_app(), ["plan", str(cell), "--labels", "er", "--model", "golgi", "--iterations", "1", "-q"]
+    )
+    regions = tomllib.loads(result.stdout)["train"]["regions"]
+    assert {r["raw"] for r in regions} == {str(cell / "raw_clahe")}, result.output
 
 
 RECIPE = """

@@ -154,7 +154,7 @@ def test_add_one_file_to_a_folder(asem, run_folder, weights_bytes, tmp_path):
     file = tmp_path / "bare.safetensors"
     file.write_bytes(weights_bytes)
     missing = asem("models", "add", file, "--name", "x", code=1).stderr
-    assert "of another architecture" in missing, "its metadata name another network"
+    assert "the network that its metadata describe" in missing, "its metadata name another network"
     chosen = run_folder / "checkpoints" / "iteration_0002000.safetensors"
     asem("models", "add", chosen, "--name", "lab-5nm", "--to", tmp_path / "lab")
     assert (tmp_path / "lab" / "weights" / "lab-5nm.safetensors").read_bytes() == chosen.read_bytes()

@@ -72,7 +72,8 @@ def test_pull_finds_converts_and_remembers(bucket, checkpoint, caplog, sum_of):
     assert receipt.source_sha256 == sum_of(checkpoint)
     assert receipt.trusted_on_first_use
     assert f"its authors publish no sum, so it was trusted when it was first pulled ({receipt.fetched})" in caplog.text
-    assert read_metadata(path)["model"] == {"use": "mitochondria"}
+    model = read_metadata(path)["model"]
+    assert (model["use"], model["dilate_vx"], model["exclusion_dilate_vx"]) == ("mitochondria", 3, 4), "as published"
     assert read_metadata(path)["voxel_size_nm"] == [5, 5, 5]
 
     from asem_core.weights import load_weights
