@@ -68,12 +68,14 @@ class Recipe:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Read a TOML file; a syntax error names its line."""
+    """Read a TOML file, with or without a byte-order mark, as editors of Windows write it; a syntax error names its line."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not UTF-8 text, which TOML is. Save it as UTF-8 in your editor.") from None
+    except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}.") from None
 
 

@@ -125,3 +125,17 @@ def test_unknown_plugin_and_relative_path(tmp_path: Path) -> None:
     assert source.path == str(tmp_path / "planes")
     with pytest.raises(RecipeError, match=r"preprocess\[0\]: No preprocessor is called 'clahee'. Did you mean 'clahe'"):
         build_choice(catalog, "preprocessor", recipe.preprocess[0], "recipe.toml @ preprocess[0]")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("utf-8-sig", None), ("utf-16", "is not UTF-8"), ("cp1252", "is not UTF-8")]
+)
+def test_what_windows_saves_is_read_or_refused_in_a_sentence(tmp_path: Path, encoding: str, said: str | None) -> None:
+    """A byte-order mark is no fault; another encoding is named."""
+    recipe = tmp_path / "r.toml"
+    recipe.write_bytes('# µm\n[source]\nuse = "tiff-stack"\npath = "cell"\n'.encode(encoding))
+    if said is None:
+        assert read_recipe(recipe).source.use == "tiff-stack"
+    else:
+        with pytest.raises(RecipeError, match=said):
+            read_recipe(recipe)
