@@ -30,7 +30,16 @@ from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
-from asem_core.training.settings import TEMPLATES, Setting, Settings, Split, block, choose_settings, iterations
+from asem_core.training.settings import (
+    TEMPLATES,
+    Setting,
+    Settings,
+    Split,
+    block,
+    choose_settings,
+    iterations,
+    num_checkpoints,
+)
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 from asem_core.voxels.known import extent_of_known
 
@@ -170,7 +179,7 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
 
 
 def _length(number: int, why: str) -> list[Setting]:
-    every = max(1, -(-number // 12))
+    every = -(-number // num_checkpoints(number))
     return [
         Setting("train", "iterations", number, why),
         Setting("train", "checkpoint_every", every),

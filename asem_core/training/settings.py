@@ -31,6 +31,9 @@ LEAST_CORRELATION = 0.5
 WATCHED = 0.08
 """Share of the annotated voxels that is not learnt from but watched."""
 
+CHECKPOINT_COST = 12
+"""Iterations that one validation takes the time of: some 30 blocks are predicted, and what normalises is measured."""
+
 FEW_LABELS_VX = 1_500_000
 """Fewer annotated (working) voxels are learnt by heart within minutes."""
 
@@ -201,7 +204,8 @@ def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
 
 def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx: int) -> tuple[int, str]:
     """Use the time there is, but pass no voxel more often than there is something to learn from it."""
-    by_time = max(20, int(seconds / seconds_each))
+    fitting = max(20, int(seconds / seconds_each))
+    by_time = max(20, fitting - num_checkpoints(fitting) * CHECKPOINT_COST)
     by_labels = max(600, 250 * annotated_vx // block_vx)
     if by_time <= by_labels:
         return (
@@ -212,6 +216,11 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
         by_labels,
         f"each annotated voxel is then seen 250 times: more would be learnt by heart ({seconds_each:.2f} s each here)",
     )
+
+
+def num_checkpoints(iterations: int) -> int:
+    """Say how often to validate: seldom enough to learn in between."""
+    return min(12, max(1, iterations // (5 * CHECKPOINT_COST)))
 
 
 # --- put together -------------------------------------------------------------------------------------------------

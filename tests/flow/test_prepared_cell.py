@@ -243,3 +243,18 @@ def test_a_mask_among_the_steps_of_a_recipe_is_a_mask(cell: Path, model: tuple[s
     # By command, what the recipe made is taken, too.
     asem("predict", made, *model, "-q", "--precision", "float32", "-o", made / "predictions/b/probability")
     assert "raw_clahe_2" not in layers(made)
+
+
+def test_a_cell_without_an_image_is_refused_with_what_to_do(cell: Path) -> None:
+    """Labels are not offered as the image."""
+    import shutil
+
+    shutil.copytree(cell / "raw", cell.parent / "labels_only.zarr/labels/a")
+    (cell.parent / "labels_only.zarr/zarr.json").write_text(
+        '{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+    )
+    shutil.copyfile(cell.parent / "labels_only.zarr/zarr.json", cell.parent / "labels_only.zarr/labels/zarr.json")
+    words = ["predict", str(cell.parent / "labels_only.zarr"), "--model", "membrane-fibsem-10nm"]
+    done = CliRunner().invoke(make_app(), words)
+    assert done.exit_code == 1
+    assert "has labels but no image. Import one: asem import" in done.output
