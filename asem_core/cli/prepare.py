@@ -20,7 +20,7 @@ from asem_core.cli._options import (
     read_options,
     require_picture,
 )
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutsideVolume
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ def prepare(
             container, steps, make_run(workers, block, quiet), image=image, overwrite=overwrite, watch=shown.append
         )
     except BadInput as error:
-        if not shown or shown[-1].after is not None:
+        if not shown or shown[-1].after is not None or isinstance(error, OutsideVolume):
             raise
         # The picture of the image as it is shows which options would do.
         _draw(shown, plane, where)

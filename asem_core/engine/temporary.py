@@ -14,6 +14,8 @@ from pathlib import Path
 
 import filelock
 
+from asem_core.engine.locks import held
+
 _PREFIX = "asem-"
 _LOCK = ".lock"
 
@@ -25,7 +27,7 @@ def temporary_folder() -> Iterator[Path]:
     _sweep_folders(base)
     made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))  # under a name that is not swept until the lock is held
     folder = made.with_name(made.name.removeprefix("."))
-    with filelock.FileLock(made / _LOCK):
+    with held(made / _LOCK):
         made.rename(folder)
         try:
             yield folder
@@ -38,7 +40,7 @@ def _sweep_folders(base: Path) -> None:
         with contextlib.suppress(OSError, filelock.Timeout):
             ours = not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
             if ours and (folder / _LOCK).is_file():
-                with filelock.FileLock(folder / _LOCK, timeout=0):
+                with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 
 from asem_core.engine.job import Failure, Job, Work
+from asem_core.engine.machine import keep_compiled_functions
 from asem_core.engine.notes import require_own_file
 from asem_core.errors import AsemError
 from asem_core.volume import Box
@@ -107,6 +108,7 @@ def _end_with_parent(parent: int) -> None:
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends us itself
+    keep_compiled_functions()
     file, index = sys.argv[1:]
     try:
         if file == "-":

@@ -45,12 +45,12 @@ def require_whole(flow: Flow, name: str) -> None:
             f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
         )
     for layer in flow.labels:
-        if Path(layer).name != layer or layer.startswith("."):
+        if not layer or Path(layer).name != layer or layer.startswith("."):
             raise RecipeError(
                 f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
             )
     for other in flow.others:
-        if other == "cell" or Path(other).name != other or other.startswith("."):
+        if not other or other == "cell" or Path(other).name != other or other.startswith("."):
             raise RecipeError(
                 f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
                 "the recipe's own image. Choose another plain name."
@@ -89,8 +89,9 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
     opened = {place: _opened(source, choices[place], f"{name} @ {place}") for place, source in sources.items()}
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block
+        from asem_core.weights import make_network
 
-        if wrong := wrong_block(flow.model.network(), planned_training(flow.recipe).block):
+        if wrong := wrong_block(make_network(flow.model), planned_training(flow.recipe).block):
             raise RecipeError(f"{name} @ train: {wrong}")
     if flow.weights is not None:
         try:

@@ -220,10 +220,10 @@ def make_plan(
     If the run has `begun`, its state holds the weights: those it started from are not read, and may be gone.
     """
     from asem_core.training.loop import initialise
-    from asem_core.weights import load_weights
+    from asem_core.weights import load_weights, make_network
 
     options = recipe.options
-    network = recipe.model.network()
+    network = make_network(recipe.model)
     if start_from is None:
         initialise(network, options)
     elif not begun:

@@ -75,6 +75,15 @@ class OptimizerOptions:
     warmup: int = 0
     clip_norm: float = 0.0
 
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.learning_rate <= 1:
+            raise RecipeError(
+                f"train: learning_rate is {self.learning_rate:g}; it lies above 0 and is at most 1 (usual: 1e-5 to 1e-2)."
+            )
+        for name in ("weight_decay", "warmup", "clip_norm"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise RecipeError(f"train: {name} is {getattr(self, name)}; it must not be negative.")
+
 
 @attrs.frozen
 class LossOptions:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutsideVolume
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
@@ -65,6 +65,8 @@ class Crop(Preprocessor):
     def __attrs_post_init__(self) -> None:
         if self.box is not None and (self.begin_nm is not None or self.end_nm is not None):
             raise BadInput("crop: the box is given in voxels (box) and in nm (begin_nm, end_nm); keep one.")
+        if self.box is not None:
+            Box.parse(self.box, (2**31,) * 3)  # is it one at all?
         if self.margin_vx < 0:
             raise BadInput(f"crop: margin_vx must not be negative, got {self.margin_vx}.")
 
@@ -73,8 +75,10 @@ class Crop(Preprocessor):
 
         Raises
         ------
+        OutsideVolume
+            The box lies outside of the volume.
         BadInput
-            The box lies outside of the volume, or no cell is found.
+            No cell is found.
         """
         if self.box is not None:
             box = Box.parse(self.box, volume.shape)
@@ -84,7 +88,9 @@ class Crop(Preprocessor):
             box = self._find(volume, own_scratch(run, self, volume))
         inside = box & volume.box
         if inside != box or box.is_empty:
-            raise BadInput(f"crop: the box {box} is not inside {volume.path}, whose shape is {list(volume.shape)}.")
+            raise OutsideVolume(
+                f"crop: the box {box} is not inside {volume.path}, whose shape is {list(volume.shape)}."
+            )
         crop = {"begin": list(box.begin), "end": list(box.end), "source_shape": list(volume.shape)}
         return FittedCrop(volume.crop(box).spec, box, {"crop": {**crop, "source": volume.path}})
 
