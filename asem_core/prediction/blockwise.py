@@ -1,8 +1,8 @@
 """Predict a whole volume: block by block, seamless, resumable, in bounded memory.
 
 A U-Net's result shifts with its input only by multiples of its pooling factors. So every block is computed on the grid
-of those multiples that starts at the image's first voxel, grown where needed, and only then cut to size: the map does not
-depend on the block size, on the number of workers, or on the box that was asked for.
+of those multiples that starts at position 0, grown where needed, and only then cut to size: the map does not depend on the
+block size, on the number of workers, on the box that was asked for, or on what was cropped off the image before.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool =
     `check` compares its corner with a smaller box's (`check_large`).
     """
     network = predictor.geometry
-    needed = aligned(network, box)
+    needed = aligned(network, box, volume.begin)
     first = [b - n - c for b, n, c in zip(box.begin, needed.begin, network.context, strict=True)]
     image = volume.read(needed, outside="reflect")
     found = predictor(image)
@@ -275,12 +275,17 @@ def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool =
     return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
 
 
-def aligned(network: Any, box: Box) -> Box:
-    """Say which input a box needs, begun on the network's grid of shifts: its result holds the box, after the context."""
-    step, context = network.alignment, network.context
-    begin = [b // s * s for b, s in zip(box.begin, step, strict=True)]
-    shape = network.input_shape([e - b for e, b in zip(box.end, begin, strict=True)])
-    start = as_zyx([b - c for b, c in zip(begin, context, strict=True)])
+def aligned(network: Any, box: Box, begin: Sequence[int] = (0, 0, 0)) -> Box:
+    """Say which input a box needs, begun on the network's grid of shifts: its result holds the box, after the context.
+
+    Parameters
+    ----------
+    box : in voxels of an image
+    begin : of that image (`Volume.begin`); the grid lies at position 0, wherever the image was cut out
+    """
+    phase = [(b + o) % s for b, o, s in zip(box.begin, begin, network.alignment, strict=True)]
+    shape = network.input_shape([n + p for n, p in zip(box.shape, phase, strict=True)])
+    start = as_zyx([b - p - c for b, p, c in zip(box.begin, phase, network.context, strict=True)])
     return Box(start, as_zyx([s + n for s, n in zip(start, shape, strict=True)]))
 
 
@@ -318,7 +323,7 @@ def _samples(network: Any, volume: Volume, box: Box, mask: Labels | None) -> lis
     )
     for begin in places:
         place = Box(begin, as_zyx([b + size for b in begin]))
-        images.append(volume.read(aligned(network, place), outside="reflect"))
+        images.append(volume.read(aligned(network, place, volume.begin), outside="reflect"))
     return sorted(images, key=lambda image: -float(image.std()))[:_PLACES]
 
 
