@@ -28,9 +28,9 @@ from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.interfaces import DescribesItself, EstimatesMemory
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
+from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx, full_range
-from asem_core.voxels.greys import greys_used, question_greys
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 log = logging.getLogger("asem_core")
 
@@ -140,8 +140,6 @@ def predict(
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
         plan = _make_plan(network, volume, box, mask, attrs.evolve(run, block=as_zyx(plan["block"])), how, device)
     plan = plan or _make_plan(network, volume, box, mask, run, how, device)
-    if question := question_greys(volume.path, *greys_used(part), volume.dtype):
-        log.warning(question)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
     out = create_volume(
@@ -160,23 +158,9 @@ def predict(
         skip=None if mask is None else work.lies_outside,
         threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
     )
-    if made.box.size > 1 and _is_constant(made):
-        log.warning(
-            "%s is %.3g everywhere: the network saw nothing to tell apart. Is the image prepared as those behind the weights were, "
-            "in its contrast, its range of grey values and its voxel size? (asem models show NAME)",
-            made.path,
-            float(made.read(Box((0, 0, 0), (1, 1, 1)))[0, 0, 0]) / full_range(made.dtype),
-        )
+    if question := question_map(made, mask):
+        log.warning("%s", question)
     return made
-
-
-def _is_constant(made: Volume) -> bool:
-    """Tell whether a finished map has one value everywhere; that it has not is seen in its coarsest level."""
-    import zarr
-
-    group = zarr.open_group(made.path, mode="r")
-    coarsest: Any = group[max(group.array_keys(), key=lambda name: int(name[1:]))]
-    return bool(np.ptp(coarsest[:]) == 0) and not any(np.ptp(made.read(box)) for box in made.box.blocks(256))
 
 
 def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: float, workers: int = 1) -> Zyx:

@@ -22,6 +22,7 @@ from asem_core.prediction.expected import (
     missing_steps,
     of_command,
     require_voxel_size,
+    warn_of_greys,
     with_missing_steps_lazily,
 )
 from asem_core.prediction.trained import Trained
@@ -114,13 +115,15 @@ def predict_image(
         overwrite=overwrite,
         spell=spell,
     )
+    covering = None if part is None else box_covering(image, part)
+    warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
     made = predict(
         trained.network,
         image,
         output,
         run,
         options.how,
-        box=None if part is None else box_covering(image, part),
+        box=covering,
         mask=None if mask is None else mask_for(image, mask, catalog, run),
         details=trained.details if details is None else details,
         overwrite=overwrite,
@@ -148,6 +151,8 @@ def predict_live(
     require_voxel_size(given, trained, spell=_predict_first)
     missing = missing_steps(given, trained, _predict_first)
     image = with_missing_steps_lazily(given, trained, catalog, run)
+    if not missing:  # what is done where it is read would be done for nothing
+        warn_of_greys(image, trained)
     mask = None if images.mask is None else mask_for(given, images.mask, catalog, run)
     array = live_prediction(
         predictor_of_boxes(trained.network, image, device, mask),

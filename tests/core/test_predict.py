@@ -101,7 +101,9 @@ def test_a_crop_changes_no_voxel_that_sees_the_same(tmp_path, cut):
     part = whole.crop(Box(cut, whole.shape))
     right = predict(network, whole, tmp_path / "a.zarr/p", QUIET, EXACT)
     made = predict(network, part, tmp_path / "b.zarr/p", QUIET, EXACT, box=Box((1, 0, 2), part.shape))
-    begin = [c + n + 7 for c, n in zip(cut, network.context, strict=True)]  # from here on nothing before the cut is seen
+    begin = [
+        c + n + 7 for c, n in zip(cut, network.context, strict=True)
+    ]  # from here on nothing before the cut is seen
     same = Box(begin, whole.shape)
     assert np.ptp(right.read(same)) > 0.1
     here = same.shift([-c - b for c, b in zip(cut, (1, 0, 2), strict=True)])
