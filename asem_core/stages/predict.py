@@ -10,6 +10,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
 from asem_core.paths import LayerPath
@@ -41,6 +42,8 @@ class PredictOptions(Prediction):
     ----------
     as_is
         Do none of the preprocessing that the weights expect and the image lacks.
+    done
+        Preprocessing that the image has had already; by default what its attributes or its name say.
     allow_voxel_size
         Accept voxels more than 15 % off those of the training images.
     resample
@@ -50,6 +53,7 @@ class PredictOptions(Prediction):
     """
 
     as_is: bool = False
+    done: tuple[str, ...] | None = None
     allow_voxel_size: bool = False
     resample: bool = False
     mask: LayerPath | None = None
@@ -97,8 +101,9 @@ def predict_image(
     OutputExists, OutputBusy, NoSpace, OutsideVolume
         See `predict`.
     """
+    require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
-    given = choose_image(images.volumes, trained, usual, resampled=options.resample)
+    given = with_done(choose_image(images.volumes, trained, usual, resampled=options.resample), options.done)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
@@ -147,7 +152,7 @@ def predict_live(
     """
     from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 
-    given = choose_image(images.volumes, trained, images.usual)
+    given = with_done(choose_image(images.volumes, trained, images.usual), None)
     require_voxel_size(given, trained, spell=_predict_first)
     missing = missing_steps(given, trained, _predict_first)
     image = with_missing_steps_lazily(given, trained, catalog, run)
