@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asem_core.cli._options import AsJson, Options, Overwrite, Quiet, make_run, print_json, read_options
+from asem_core.commands import AsJson, Options, Overwrite, Quiet, make_run, print_json, read_options
 
 if TYPE_CHECKING:
     from asem_core.interfaces import Annotator
@@ -154,9 +154,9 @@ def export(
 
         asem annotate export cell.zarr/labels/golgi -o to_ilastik.h5
     """
+    from asem_core.cell.outputs import finished, note_finished, one_writer, remove
     from asem_core.cell.provenance import made_by
     from asem_core.cell.store import open_labels
-    from asem_core.engine.outputs import finished, note_finished, one_writer, remove
     from asem_core.errors import OutputExists, PluginError
     from asem_core.stages.annotate import WritesLabels
     from asem_core.volume import Box
@@ -202,8 +202,8 @@ def train(
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
-    from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
+    from asem_core.commands import container_of
 
     cell = container_of(layer)
     start(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import attrs
 import typer
 
-from asem_core.cli._options import (
+from asem_core.commands import (
     DEFAULT_WORKERS,
     AsJson,
     Background,

@@ -22,11 +22,11 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
+from asem_core.cell.outputs import one_writer
 from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
-from asem_core.engine.outputs import one_writer
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range

@@ -14,8 +14,9 @@ from scipy import ndimage
 from typer.testing import CliRunner
 
 from asem_core.cell.elsewhere import ATTRIBUTE, done_elsewhere, with_done
+from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
-from asem_core.cell.store import layers, open_volume
+from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.evaluation.roles import question_roles
 from asem_core.volume import Labels, Volume
