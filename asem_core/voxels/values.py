@@ -59,6 +59,8 @@ class Conversion:
         if self.scale is None:
             return values.astype(self.dtype, copy=False)
         top = np.iinfo(self.dtype).max
+        if values.dtype.kind == "f" and values.dtype.itemsize == 2:  # ends at 65504
+            values = values.astype(np.float32)
         return np.rint(np.nan_to_num(np.clip((values - self.low) * self.scale, 0, top))).astype(self.dtype)
 
     def _check(self, values: np.ndarray, where: object) -> None:
@@ -128,6 +130,12 @@ def conversion(
         wide = np.uint32 if stored.itemsize <= 4 else np.uint64
         return Conversion(stored, np.dtype(wide), meant, 0.0, float(_LAST_WHOLE.get(stored.itemsize, 2**53)))
     return Conversion(stored, np.dtype(f"u{stored.itemsize}"), meant, 0.0, float(np.iinfo(stored).max))
+
+
+def ids_of_colours(pixels: np.ndarray) -> np.ndarray:
+    """Read colours (uint8, red first, along the last axis) as the ids of 24 bits that VAST writes them for."""
+    red, green, blue = (pixels[..., i].astype(np.uint32) for i in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def shift_told(stored: np.dtype[Any]) -> str:
