@@ -42,7 +42,7 @@ class Conversion:
         return self.low is not None and not self.clips
 
     def __call__(self, values: np.ndarray, where: object) -> np.ndarray:
-        """Convert an array; `where` names its file in errors.
+        """Convert an array; `where` names its file in errors. One that owns its values may be changed.
 
         Raises
         ------
@@ -54,7 +54,11 @@ class Conversion:
         if self.shifts:
             native = np.ascontiguousarray(values, self.stored.newbyteorder("="))
             half = self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
-            shifted: np.ndarray = np.bitwise_xor(native.view(self.dtype), half)  # what adding does, without overflow
+            own = native.flags.owndata and native.flags.writeable  # read for this call: needs no second array
+            unsigned = native.view(self.dtype)
+            shifted: np.ndarray = np.bitwise_xor(
+                unsigned, half, out=unsigned if own else None
+            )  # adds, without overflow
             return shifted
         if self.scale is None:
             return values.astype(self.dtype, copy=False)

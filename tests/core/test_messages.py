@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "an export to another form of file": (
         lambda folder: choose_writer(load_catalog(), str(folder / "ids.png"), None, {}),
         BadInput,
-        "ids.png: planes are written as TIFF only. Name a folder for them, or one file ending in .tif.",
+        "No source plugin writes a file named ids.png. Give it a name without an ending for a folder of planes, another ending, or",
     ),
     "a mesh of an image": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=IMAGE), folder / "out", QUIET, form="ply"),
@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a folder without planes of labels": (
         lambda folder: FromFile(str(folder)).prepare(IDS, IDS.box, QUIET),
         BadInput,
-        "holds no planes (",
+        "No source plugin can read",
     ),
     "a layer that is not shown": (lambda _: find([], "raw"), UnknownName, "No layer 'raw' is shown. Shown: "),
     "a layer of a TIFF stack": (
