@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
+    from asem_core.cell.node import layers as layers
     from asem_core.cell.place import notes_folder as notes_folder
     from asem_core.cell.provenance import identity as identity
     from asem_core.cell.provenance import made_by as made_by
-    from asem_core.cell.store import layers as layers
     from asem_core.cell.store import open_volume as open_volume
     from asem_core.engine.machine import available_cores as available_cores
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 PUBLIC = {
     "identity": "cell.provenance",
     "made_by": "cell.provenance",
-    "layers": "cell.store",
+    "layers": "cell.node",
     "open_volume": "cell.store",
     "available_cores": "engine.machine",
     "exclusion_of": "evaluation.scores",

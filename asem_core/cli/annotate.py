@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asem_core.cli._options import (
+from asem_core.commands import (
     AsJson,
     Background,
     Ignore,
@@ -234,8 +234,8 @@ def train(
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
-    from asem_core.cli._options import container_of
     from asem_core.cli.train import train as start
+    from asem_core.commands import container_of
 
     cell = container_of(layer)
     start(

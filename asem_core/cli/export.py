@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.cli._options import DEFAULT_WORKERS, Options, Overwrite, Quiet, Workers, make_run, read_options
+from asem_core.commands import DEFAULT_WORKERS, Options, Overwrite, Quiet, Workers, make_run, read_options
 
 
 def mount(app: typer.Typer) -> None:

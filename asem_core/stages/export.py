@@ -21,11 +21,11 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.outputs import finished, is_noted, note_finished, one_writer, remove
 from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
-from asem_core.engine.outputs import finished, is_noted, note_finished, one_writer, remove
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.interfaces import WritesVolumes
 from asem_core.paths import address_option

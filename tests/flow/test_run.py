@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from asem_analyzers.clathrin_coats import ClathrinCoats
 from asem_analyzers.morphometry import Morphometry
+from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.record import Record
-from asem_core.cell.store import layers, open_volume
+from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.paths import named_paths
 from asem_core.testing import example_image, example_labels

@@ -16,9 +16,9 @@ from typing import Any
 import filelock
 
 from asem_core.cell.provenance import identity
-from asem_core.engine.temporary import replacing
 from asem_core.errors import OutputBusy
 from asem_core.files import fingerprint
+from asem_core.temporary import replacing
 
 
 @contextlib.contextmanager
