@@ -188,7 +188,7 @@ def _zone(
             raise BadInput(
                 "--zone-shape says how a zone is made, and there is none: add --model, --zone-vx or --zone-nm."
             )
-        step = attrs.evolve(step, shape=shape)
+        step = attrs.evolve(step, shape=shape)  # type: ignore[misc]
     return step, isinstance(plugin, FindsObjects) and plugin.objects, plugin is not None and plugin.has_thin_truth
 
 

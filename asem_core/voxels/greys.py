@@ -47,7 +47,8 @@ def grey_percentiles(volumes: Sequence[Volume]) -> tuple[float, ...]:
 
 def _sample(volume: Volume) -> np.ndarray:
     values = np.concatenate([volume.read(box).ravel() for box in sample_boxes(volume)])
-    return values[np.isfinite(values)]
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
 
 
 def question_other_greys(name: str, found: Sequence[float], expected: Sequence[float], title: str) -> str | None:
