@@ -97,9 +97,9 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses.append(
-                (iteration, rate, step(learner, optimizer, list(islice(cuts, per_step)), options, half, device))
-            )
+            blocks = list(islice(cuts, per_step))
+            loss, options = step_within_memory(learner, optimizer, blocks, options, half, team)
+            losses.append((iteration, rate, loss))
             stopping = team.size == 1 and stop_asked()
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
             # Read one step late, so that the device has work while it is read; at once, before weights are saved.
@@ -251,7 +251,8 @@ def step_within_memory(
 
     Returns
     -------
-    the losses, and the options to go on with: `batch` times `accumulate` stays
+    the losses, and the options to go on with: `batch` times `accumulate` stays (batch normalisation, where it is used, sees
+    fewer blocks at once)
 
     Raises
     ------
@@ -279,7 +280,7 @@ def step_within_memory(
             torch.cuda.empty_cache()
         options = attrs.evolve(options, batch=options.batch // parts, accumulate=options.accumulate * parts)
         logger.warning(
-            "Out of memory on %s: from here on %d blocks are taken at a time and %d times added up, for the same result.",
+            "Out of memory on %s: from here on blocks taken at a time: %d, then added up: %d, for the same result.",
             team.device, options.batch, options.accumulate,
         )  # fmt: skip
 
