@@ -18,8 +18,9 @@ import numpy as np
 import tomlkit
 
 from asem_core.catalog import Catalog
+from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.store import layers, open_volume
+from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.interfaces import Model, OffersTemplates, Region
 from asem_core.recipe import Choice, build, build_choice
