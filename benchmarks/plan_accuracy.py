@@ -23,7 +23,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, write_known
 from asem_core.evaluation.scores import Scores, exclusion_of, score
 from asem_core.prediction.trained import load_trained
-from asem_core.recipe import read_toml
 from asem_core.stages.inputs import open_images_of
 from asem_core.stages.plan import Annotated, PlanOptions, plan
 from asem_core.stages.predict import PredictOptions, predict_image
@@ -180,7 +179,9 @@ def main() -> None:
             name, value = rule.split("=", 1)
             assert hasattr(settings, name), name
             setattr(settings, name, ast.literal_eval(value))
-        name = f"{given.set}-{given.minutes:g}-{given.seed}-{abs(hash((*given.rule, *given.line))) % 10**6}-{os.getpid()}"
+        name = (
+            f"{given.set}-{given.minutes:g}-{given.seed}-{abs(hash((*given.rule, *given.line))) % 10**6}-{os.getpid()}"
+        )
         row |= learn(case, given.folder / name, given.minutes * 120 * given.speed, given.seed, given.line)
     if given.forest:
         row["forest"], row["forest_threshold"] = forest(case, given.forest)
@@ -262,7 +263,9 @@ def write(array: np.ndarray, path: Path, size: tuple[float, float, float]) -> No
     is_labels = "labels" in path.parts
     kept = np.where(array == 255, 0, array) if is_labels else array
     about = Record(kind="labels" if is_labels else "image")
-    out = create_volume(path, Spec(array.shape, array.dtype, size), block=64, made_by={"stage": "benchmark"}, about=about)
+    out = create_volume(
+        path, Spec(array.shape, array.dtype, size), block=64, made_by={"stage": "benchmark"}, about=about
+    )
     if is_labels and (array == 255).any():
         write_known(out, Volume((array != 255).astype(np.uint8), size), 64, QUIET)
     out.data[...] = kept  # type: ignore[index]
@@ -297,7 +300,9 @@ def forest(case: Case, path: Path) -> tuple[float, float]:
             where = rng.choice(where, min(len(where), number), replace=False)
             x.append(filters[where])
             y.append(np.full(len(where), value))
-    trees = RandomForestClassifier(100, n_jobs=1, min_samples_leaf=5, random_state=0).fit(np.concatenate(x), np.concatenate(y))
+    trees = RandomForestClassifier(100, n_jobs=1, min_samples_leaf=5, random_state=0).fit(
+        np.concatenate(x), np.concatenate(y)
+    )
     box = case.scored.boxes[0]
     filters = module.features(case.scored.image[box.slices], case.flat)
     found = np.zeros(case.scored.image.shape, np.float32)

@@ -57,7 +57,8 @@ def predict(
     mirrors: Annotated[
         bool | None,
         typer.Option(
-            "--mirrors/--no-mirrors", help="Average over 8 mirror images, 8 times slower; by default as the weights say."
+            "--mirrors/--no-mirrors",
+            help="Average over 8 mirror images, 8 times slower; by default as the weights say.",
         ),
     ] = None,
     half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,

@@ -224,9 +224,7 @@ def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[
     return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
 
 
-def _seconds_each(
-    tables: Mapping[str, Any], model: type[Model], catalog: Catalog, clock: Callable[[], float]
-) -> float:
+def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog, clock: Callable[[], float]) -> float:
     """Time an iteration of the very training that is planned."""
     sampler = dict(tables["sampler"])
     recipe = TrainingRecipe(

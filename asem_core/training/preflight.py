@@ -112,9 +112,7 @@ def _middle_planes(box: Box) -> Box:
     return Box((z, *box.begin[1:]), (z + 8, *box.end[1:])) & box
 
 
-def seconds_per_iteration(
-    plan: Plan, num_iterations: int = 3, clock: Callable[[], float] = time.perf_counter
-) -> float:
+def seconds_per_iteration(plan: Plan, num_iterations: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
     """Time some iterations of a copy of the network, the first left out; blocks are really read and augmented."""
     import copy
 

@@ -89,7 +89,6 @@ def validate(
 
 def mirrored(forward: Forward) -> Forward:
     """Average the probabilities of the eight mirror images, as prediction does; returns their logarithms as logits."""
-    import torch
 
     def averaged(image: torch.Tensor) -> torch.Tensor:
         total: Any = 0

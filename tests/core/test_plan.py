@@ -15,7 +15,6 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.record import AnnotatedBox, Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
-from asem_core.errors import BadInput
 from asem_core.interfaces import Region
 from asem_core.prediction.trained import load_trained
 from asem_core.run_folder import RunFolder
@@ -60,7 +59,13 @@ def region(objects: np.ndarray, size: tuple[float, float, float], mask: np.ndarr
 
 def found(**changes: object) -> Fingerprint:
     known = {"voxel_size_nm": (8, 8, 8), "num_annotated_vx": 10**7, "num_planes": 100, "foreground": 0.1}
-    known |= {"planes_together": 100, "thickness_nm": 100.0, "num_objects": 9, "plane_correlation": 0.9, "contrast": 1.0}
+    known |= {
+        "planes_together": 100,
+        "thickness_nm": 100.0,
+        "num_objects": 9,
+        "plane_correlation": 0.9,
+        "contrast": 1.0,
+    }
     return Fingerprint(**{**known, **changes})  # type: ignore[arg-type]
 
 
@@ -282,9 +287,7 @@ def test_unknown_voxels_are_not_planned_with(tmp_path: Path) -> None:
         (Box((0, 0, 0), (20, 32, 32)), "isotropic", 0),  # one object cannot be shared
     ],
 )
-def test_little_is_learnt_all_the_same(
-    box: Box, template: str, watched: int, cell: Path, tmp_path: Path
-) -> None:
+def test_little_is_learnt_all_the_same(box: Box, template: str, watched: int, cell: Path, tmp_path: Path) -> None:
     """Where nothing can be set aside, the plan says so and how it chooses then; the network may look beyond the image."""
     catalog = load_catalog()
     place = Annotated(cell / "raw", cell / "labels/mito", (box,))
@@ -313,7 +316,12 @@ def test_mirrors_are_noted_where_the_watched_part_gains(
     images = open_images_of(catalog, str(cell / "raw"))
     maps = [
         predict_image(
-            trained, images, tmp_path / f"p{n}.zarr/p", Run(progress=False), PredictOptions(mirrors=m, resample=True), catalog
+            trained,
+            images,
+            tmp_path / f"p{n}.zarr/p",
+            Run(progress=False),
+            PredictOptions(mirrors=m, resample=True),
+            catalog,
         ).probability.read()
         for n, m in enumerate((None, worth < 0))
     ]
