@@ -6,7 +6,7 @@
 SET is one of the sets below, in the folder ASEM_TEST_DATA. `N minutes` are 2 N processor-minutes of a core with AVX-512, plan and all included:
 here they are `--speed` times as many processor-minutes, and the plan's clock is that of the processor, so that other work on the machine
 changes nothing. `--speed` is measured by `train_speed.py`: processor time of ASEM's iteration here, divided by 4.9 s (docs/performance/training.md).
-One thread computes, whatever the machine has.
+One thread computes, whatever the machine has. As the command does, begin with THP_MEM_ALLOC_ENABLE=1, and with OMP_NUM_THREADS=1.
 
 The threshold is the plan's own. `--forest` names a module with `features(volume, plane)`: 100 trees learn from 150,000 voxels of the same
 labels, one in four of them object, and the best of five thresholds on the scored planes counts, to its advantage. `--rule` sets a constant of
@@ -26,9 +26,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-for name, value in {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}.items():
-    os.environ.setdefault(name, value)  # as the command does; before anything loads torch
 
 import attrs
 import numpy as np
@@ -286,7 +283,8 @@ def forest(case: Case, path: Path) -> tuple[float, float]:
     from sklearn.ensemble import RandomForestClassifier
 
     spec = importlib.util.spec_from_file_location("forest", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rng, x, y = np.random.default_rng(0), [], []
