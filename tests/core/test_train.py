@@ -288,7 +288,7 @@ def test_training_goes_on_where_memory_is_short(
 
 def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
-    from asem_core.engine.outputs import one_writer
+    from asem_core.cell.outputs import one_writer
 
     with one_writer(tmp_path / "run"), pytest.raises(OutputBusy, match="run is being written by another process"):
         train(read_training_recipe(recipe(), catalog), catalog, tmp_path / "run", device="cpu", progress=False)
