@@ -37,6 +37,7 @@ class Trained:
         that say where voxels are, nothing is asked; the voxel size is checked by itself.
     details : what to record of it: names, sums
     greys : of the training images (see `grey_percentiles`), or empty where the file does not say
+    mirrors : whether averaging over mirror images gained enough where it was trained, see `TrainOptions.choose_mirrors`
     """
 
     network: Any
@@ -45,6 +46,7 @@ class Trained:
     steps: Sequence[Mapping[str, Any]]
     details: Mapping[str, Any]
     greys: Sequence[float] = ()
+    mirrors: bool = False
 
     @property
     def organelle(self) -> str:
@@ -223,8 +225,8 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     size = about.get("voxel_size_nm")
     details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, model.network())
-    steps = _noted_steps(about, catalog)
-    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()))
+    steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
+    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()), mirrors)
 
 
 def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:
