@@ -94,7 +94,7 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     },
     ("annotator", "from-file"): _label_file,
     ("annotator", "threshold"): lambda _: {"high": 90.0},
-    ("preprocessor", "cell-mask"): lambda _: {"smallest_vx": 50},
+    ("preprocessor", "cell-mask"): lambda _: {"darkest": 2.0, "brightest": 180.0, "smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
 }
 ON_LABELS = {"clean-labels", "dilate-labels", "exclusion-zone"}
