@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from asem_core.cli._options import (
+from asem_core.commands import (
     DEFAULT_WORKERS,
     Background,
     BlockShape,

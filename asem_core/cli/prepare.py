@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asem_core.cli._options import (
+from asem_core.commands import (
     DEFAULT_WORKERS,
     AsJson,
     BlockShape,

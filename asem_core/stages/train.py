@@ -17,8 +17,8 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
-from asem_core.engine.outputs import one_writer
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.interfaces import Model, Region, Sampler

@@ -14,10 +14,10 @@ import attrs
 import numpy as np
 
 from asem_core.catalog import Catalog
+from asem_core.cell.node import layers as layers_of
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import kind_by_name, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import layers as layers_of
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.viewing.colours import ObjectColours, object_colours, rgb

@@ -13,16 +13,11 @@ import zarr
 
 from asem_core.blocks import Run
 from asem_core.cell.chunks import chunk_shape
+from asem_core.cell.node import layers
 from asem_core.cell.place import require_container
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
-from asem_core.cell.store import (
-    create_volume,
-    finish_volume,
-    layers,
-    open_volume,
-    require_free,
-)
+from asem_core.cell.store import create_volume, finish_volume, open_volume, require_free
 from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.volume import Labels, Spec, Volume
 

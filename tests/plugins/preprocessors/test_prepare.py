@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, finish_volume, layers, open_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.volume import Spec
 
