@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
+    from asem_core.cell.node import layers as layers
     from asem_core.cell.place import notes_folder as notes_folder
     from asem_core.cell.provenance import identity as identity
     from asem_core.cell.provenance import made_by as made_by
-    from asem_core.cell.store import layers as layers
     from asem_core.cell.store import open_volume as open_volume
     from asem_core.engine.machine import available_cores as available_cores
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from asem_core.stages.annotate import annotate as annotate
     from asem_core.stages.annotate import check_seeds as check_seeds
     from asem_core.stages.annotate import label as label
+    from asem_core.stages.foreign_labels import Reading as Reading
+    from asem_core.stages.foreign_labels import labels_in as labels_in
+    from asem_core.stages.foreign_labels import require_ids as require_ids
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.instances import Enclosed as Enclosed
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 PUBLIC = {
     "identity": "cell.provenance",
     "made_by": "cell.provenance",
-    "layers": "cell.store",
+    "layers": "cell.node",
     "open_volume": "cell.store",
     "available_cores": "engine.machine",
     "exclusion_of": "evaluation.scores",
@@ -54,6 +57,9 @@ PUBLIC = {
     "notes_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",
+    "Reading": "stages.foreign_labels",
+    "labels_in": "stages.foreign_labels",
+    "require_ids": "stages.foreign_labels",
     "choose_source": "stages.import_",
     "import_volume": "stages.import_",
     "Enclosed": "stages.instances",

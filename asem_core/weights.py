@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asem_core.engine.temporary import replacing
 from asem_core.errors import BadInput
 from asem_core.interfaces import DescribesItself
+from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
     import torch

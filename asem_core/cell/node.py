@@ -1,4 +1,4 @@
-"""Zarr groups and arrays, here or at remote addresses: opening them, and where an array lies."""
+"""Zarr groups and arrays, here or at remote addresses: opening and listing them, and where an array lies."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ def open_node(address: str) -> Any:
 
     remote = "://" in address
     if not remote and not Path(address).exists():
-        from asem_core.cell.store import layers
-
         container = cell_of(Path(address).parent)
         if begun(address):
             raise BadInput(
@@ -41,7 +39,8 @@ def open_node(address: str) -> Any:
                 f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
             )
         raise BadInput(f"{address} does not exist.")
-    options = {"storage_options": storage_options(address)} if remote else {}
+    # What somebody consolidated (`.zmetadata`) does not list what was added since.
+    options = {"storage_options": storage_options(address)} if remote else {"use_consolidated": False}
     try:
         node = zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
         if any(edge <= 0 for edge in getattr(node, "shape", ())):
@@ -61,6 +60,39 @@ def open_node(address: str) -> Any:
         raise BadInput(
             f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
         ) from error
+
+
+def layers(container: str | Path) -> list[str]:
+    """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
+    node = open_node(str(container).rstrip("/"))
+    if not hasattr(node, "members"):
+        return []
+    if multiscale_of(dict(node.attrs)) is not None:
+        return []  # it is a layer itself
+    if "s0" in node:
+        return ["s0"]
+    found: list[str] = []
+
+    def visit(group: Any, prefix: str) -> None:
+        for name, member in group.members():
+            address = f"{prefix}{name}"
+            if not hasattr(member, "members"):
+                if len(member.shape) >= 3:
+                    found.append(address)
+            elif multiscale_of(dict(member.attrs)) is not None:
+                found.append(address)
+            elif "s0" in member:  # levels without OME metadata, as cellmap writes them
+                found.append(f"{address}/s0")
+            else:
+                visit(member, address + "/")
+
+    visit(node, "")
+    return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
+
+
+def container_attributes(container: str | Path) -> dict[str, Any]:
+    """Read what a container says of itself, beside its layers."""
+    return dict(open_node(str(container).rstrip("/")).attrs)
 
 
 def array_scales(array: Any, address: str) -> tuple[list[Scale], list[str]]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import attrs
 
+from asem_core.cell.node import container_attributes, layers
 from asem_core.cell.place import name_in_cell
 from asem_core.cell.provenance import is_unchanged
 from asem_core.cell.record import Record
-from asem_core.cell.store import container_attributes, layers, note_in_container, open_labels, open_volume
+from asem_core.cell.store import note_in_container, open_labels, open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.volume import Labels, Volume
 

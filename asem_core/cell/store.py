@@ -21,7 +21,7 @@ import filelock
 
 from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
-from asem_core.cell.node import array_scales, open_node
+from asem_core.cell.node import array_scales, layers, open_node
 from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, tidy, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity
@@ -152,39 +152,6 @@ def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
     spec = attrs.evolve(labels.spec, dtype="uint8")
     record = {"stage": "known", "of": Record.of(labels).made.noted}
     return create_volume(labels.build / KNOWN, spec, block=block, made_by=record, fill=fill, about=Record("labels"))
-
-
-def layers(container: str | Path) -> list[str]:
-    """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
-    node = open_node(str(container).rstrip("/"))
-    if not hasattr(node, "members"):
-        return []
-    if multiscale_of(dict(node.attrs)) is not None:
-        return []  # it is a layer itself
-    if "s0" in node:
-        return ["s0"]
-    found: list[str] = []
-
-    def visit(group: Any, prefix: str) -> None:
-        for name, member in group.members():
-            address = f"{prefix}{name}"
-            if not hasattr(member, "members"):
-                if len(member.shape) >= 3:
-                    found.append(address)
-            elif multiscale_of(dict(member.attrs)) is not None:
-                found.append(address)
-            elif "s0" in member:  # levels without OME metadata, as cellmap writes them
-                found.append(f"{address}/s0")
-            else:
-                visit(member, address + "/")
-
-    visit(node, "")
-    return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
-
-
-def container_attributes(container: str | Path) -> dict[str, Any]:
-    """Read what a container says of itself, beside its layers."""
-    return dict(open_node(str(container).rstrip("/")).attrs)
 
 
 def note_in_container(container: Path, key: str, value: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.cli._options import AsJson, Overwrite, print_json
+from asem_core.commands import AsJson, Overwrite, print_json
 
 
 def mount(app: typer.Typer) -> None:

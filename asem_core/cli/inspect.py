@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.cli._options import AsJson, Options, VoxelSize, print_json, read_options, read_voxel_size
+from asem_core.commands import AsJson, Options, VoxelSize, print_json, read_options, read_voxel_size
 
 if TYPE_CHECKING:
     from asem_core.stages.inspect_ import Greys, Inspection

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asem_core.cli._options import AsJson, print_json
+from asem_core.commands import AsJson, print_json
 
 if TYPE_CHECKING:
     from asem_core.catalog import Offer

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.cli._options import DEFAULT_WORKERS, BlockShape, Overwrite, Quiet, Workers, make_run
+from asem_core.commands import DEFAULT_WORKERS, BlockShape, Overwrite, Quiet, Workers, make_run
 
 
 def mount(app: typer.Typer) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.cli._options import AsJson, Overwrite, Quiet, print_json
+from asem_core.commands import AsJson, Overwrite, Quiet, print_json
 
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file with [model] and [train].")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.", show_default="runs/RECIPE")]
@@ -135,7 +135,7 @@ def write_plan(
     from itertools import count
 
     from asem_core.catalog import load_catalog
-    from asem_core.cell.store import layers
+    from asem_core.cell.node import layers
     from asem_core.errors import BadInput, OutputExists
     from asem_core.stages.plan import PlanOptions, asked, model_for, places_of
     from asem_core.stages.plan import plan as make
@@ -216,9 +216,9 @@ def preflight(
         asem preflight mitochondria.toml
     """
     from asem_core.catalog import load_catalog
-    from asem_core.engine.temporary import temporary_folder
     from asem_core.run_folder import RunFolder
     from asem_core.stages.train import make_plan, read_training_recipe
+    from asem_core.temporary import temporary_folder
     from asem_core.training.preflight import preflight as check
     from asem_core.training.preflight import seconds_per_iteration, told_time
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.cli._options import container_of, require_picture
+from asem_core.commands import container_of, require_picture
 
 if TYPE_CHECKING:
     from asem_core.viewing.scene import Layer

@@ -31,9 +31,9 @@ import attrs
 
 from asem_core.engine.job import Failure, Job
 from asem_core.engine.schedule import Schedule
-from asem_core.engine.temporary import temporary_folder
 from asem_core.engine.worker import WATCH, Orders
 from asem_core.errors import BadInput
+from asem_core.temporary import temporary_folder
 from asem_core.volume import Box
 
 log = logging.getLogger("asem_core")

@@ -44,28 +44,6 @@ PLANE_FILES = (".tif", ".tiff")
 
 
 @runtime_checkable
-class WritesLabels(Protocol):
-    """What an annotator can do besides: write labels in the form of the program that it reads from."""
-
-    def write(self, labels: Labels, box: Box) -> Path:
-        """Write a box of labels to the annotator's own path and return it."""
-
-
-@runtime_checkable
-class SaysWhere(Protocol):
-    """What an annotator can do besides: say which part of an image its labels cover."""
-
-    def place(self, volume: Volume) -> Box:
-        """Return the box of the image that there are labels for.
-
-        Raises
-        ------
-        ShapeMismatch
-            The labels do not say where they lie, or do not lie inside the image.
-        """
-
-
-@runtime_checkable
 class SaysWhatIsKnown(Protocol):
     """What a prepared annotator can do besides: say where its labels speak of the image."""
 
@@ -253,7 +231,7 @@ class Layer:
             _write(self.known, box, np.ones(box.shape, np.uint8) if known is None else known.astype(np.uint8))
         _write(self.levels, box, values)
 
-    def note_box(self, box: Box, annotator: Annotator) -> None:
+    def note_box(self, box: Box, annotator: Any) -> None:
         """Note in the layer's record that a box was annotated, and by what; the last note of a box counts."""
         others = [b for b in record_at(self.path).boxes if b.box != box]
         note(self.path, boxes=[*others, AnnotatedBox(box, describe_plugin(annotator))])

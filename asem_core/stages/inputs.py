@@ -5,8 +5,9 @@ from __future__ import annotations
 import attrs
 
 from asem_core.catalog import Catalog
+from asem_core.cell.node import layers
 from asem_core.cell.prepared import is_cell, open_images, open_mask, read_prepared
-from asem_core.cell.store import layers, open_volume
+from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
 from asem_core.stages.import_ import choose_source
 from asem_core.volume import Labels, Volume, ZyxNm

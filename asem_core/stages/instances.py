@@ -12,9 +12,9 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.cell.place import lock, unlock, work_folder
 from asem_core.cell.provenance import made_by
-from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BadInput
 from asem_core.interfaces import Fitted
+from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_core.voxels.regions import Regions, Watershed, find_regions
 

@@ -31,6 +31,8 @@ class RegionOptions:
     ignore, background
         Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default
         those of known conventions (see `asem_core.voxels.known`). A layer that was annotated or imported here knows them.
+    done
+        Preprocessing that the image has had already; by default what its attributes or its name say.
     resample_labels
         Take labels of smaller voxels than the image's by the most frequent value in each of the image's.
     box
@@ -46,6 +48,7 @@ class RegionOptions:
     exclusion: Place | None = None
     ignore: tuple[int, ...] | None = None
     background: tuple[int, ...] | None = None
+    done: tuple[str, ...] | None = None
     resample_labels: bool = False
     box: str | None = None
     name: str | None = None
@@ -139,6 +142,9 @@ class TrainOptions:
     choose_threshold
         Note in the chosen weights, as their model's `threshold`, the probability with the highest F1 on the validation
         regions instead of the model's own.
+    choose_mirrors
+        Note in the chosen weights that prediction should average over mirror images, where the last checkpoint gains
+        enough by it on the validation regions; what `asem predict` then does unless told otherwise.
     missing_context
         "refuse" regions so close to the border of the image that the network looks beyond it, or "reflect" the image.
     prepare_labels
@@ -170,6 +176,7 @@ class TrainOptions:
     fit_window: int = 20_000
     choose: Literal["auto", "fit", "best", "last"] = "auto"
     choose_threshold: bool = False
+    choose_mirrors: bool = False
     missing_context: Literal["refuse", "reflect"] = "refuse"
     prepare_labels: bool = True
     initialise: Literal["torch", "he"] = "torch"
@@ -194,8 +201,9 @@ class TrainOptions:
             raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
         if self.choose == "best" and not self.validation:
             raise RecipeError('train: choose = "best" needs [[train.validation]].')
-        if self.choose_threshold and not self.validation:
-            raise RecipeError("train: choose_threshold = true needs [[train.validation]].")
+        for name in ("choose_threshold", "choose_mirrors"):
+            if getattr(self, name) and not self.validation:
+                raise RecipeError(f"train: {name} = true needs [[train.validation]].")
         if min(self.block) < 1:
             raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
         if not 0 < self.loss.least_frequency <= 0.5:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.volume import Box, Zyx
-from asem_core.voxels.greys import question_greys
+from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
 
 @attrs.frozen
@@ -84,6 +84,7 @@ def preflight(plan: Plan, folder: Path) -> Preflight:
         *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
         *([] if plan.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
+        *_other_greys(plan),
         *_room(plan, folder),
         *_memory(plan),
     ]
@@ -112,7 +113,7 @@ def _middle_planes(box: Box) -> Box:
     return Box((z, *box.begin[1:]), (z + 8, *box.end[1:])) & box
 
 
-def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
+def seconds_per_iteration(plan: Plan, num_iterations: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
     """Time some iterations of a copy of the network, the first left out; blocks are really read and augmented."""
     import copy
 
@@ -131,10 +132,10 @@ def seconds_per_iteration(plan: Plan, num_iterations: int = 3) -> float:
         cuts = stream.cuts(0)
         times = []
         for _ in range(num_iterations):
-            begun = time.perf_counter()
+            begun = clock()
             blocks = list(islice(cuts, options.batch * options.accumulate))
             _ = step(network, optimizer, blocks, options, half, team.device).value  # waits until it is done
-            times.append(time.perf_counter() - begun)
+            times.append(clock() - begun)
     return float(np.median(times[1:] or times))
 
 
@@ -234,6 +235,14 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
         f"The image of region '{facts.name}'", facts.lowest_grey, facts.highest_grey, facts.dtype
     ):
         yield Finding(question)
+
+
+def _other_greys(plan: Plan) -> Iterator[Finding]:
+    title = "the weights that it starts from"
+    for region in plan.regions if plan.greys_before else ():
+        found = grey_percentiles([region.raw])
+        if question := question_other_greys(f"The image of region '{region.name}'", found, plan.greys_before, title):
+            yield Finding(question)
 
 
 def _room(plan: Plan, folder: Path) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from asem_core.engine.progress import open_bar, times
+from asem_core.progress import open_bar, times
 from asem_core.run_folder import RunFolder
 
 LINES_PER_RUN = 2000

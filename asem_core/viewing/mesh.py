@@ -18,10 +18,10 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
+from asem_core.cell.outputs import finished, note_finished, one_writer, remove
 from asem_core.cell.provenance import made_by, require_labels
-from asem_core.engine.outputs import finished, note_finished, one_writer, remove
-from asem_core.engine.temporary import temporary_folder
 from asem_core.errors import BadInput, MissingExtra, OutputExists
+from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Labels, Zyx, ZyxNm
 
 Form = Literal["ply", "obj", "glb", "precomputed"]

@@ -66,9 +66,8 @@ def touching(labels, height):  # type: ignore[no-untyped-def]
     -------
     int64 (n, 4): lower label, higher label, sum, number of faces; in order of the labels' first meeting
     """
-    size = 1 << 12
-    keys, places = np.full(size, -1, np.int64), np.zeros(size, np.int64)
     rows = np.zeros((1 << 10, 4), np.int64)
+    keys, places, _ = _pairs(rows[:, 0], rows[:, 1], rows[:, 3])
     num = 0
     nz, ny, nx = labels.shape
     for z in range(nz):
@@ -93,10 +92,8 @@ def touching(labels, height):  # type: ignore[no-untyped-def]
                     if b == a or b == 0:
                         continue
                     low, high = np.int64(min(a, b)), np.int64(max(a, b))
-                    key = (low << 32) | high
-                    slot = _slot(key, size)
-                    while keys[slot] >= 0 and keys[slot] != key:
-                        slot = (slot + 1) & (size - 1)
+                    key = _key(low, high)
+                    slot = _find(keys, key)
                     if keys[slot] < 0:
                         if num == len(rows):
                             rows = np.concatenate((rows, np.zeros_like(rows)))
@@ -106,27 +103,42 @@ def touching(labels, height):  # type: ignore[no-untyped-def]
                     row = places[slot]
                     rows[row, 2] += max(height[z, y, x], top)
                     rows[row, 3] += 1
-                    if 2 * num > size:
-                        size *= 4
-                        keys, places = _grown(rows, num, size)
+                    if 2 * num > len(keys):
+                        keys, places, _ = _pairs(rows[:num, 0], rows[:num, 1], rows[:num, 3])
     return rows[:num]
 
 
 @numba.njit(cache=True, nogil=True)
-def _slot(key, size):  # type: ignore[no-untyped-def]
-    return ((key * 0x9E3779B97F4A7C1) >> 17) & (size - 1)
+def _key(a, b):  # type: ignore[no-untyped-def]
+    return (np.int64(min(a, b)) << 32) | np.int64(max(a, b))
 
 
 @numba.njit(cache=True, nogil=True)
-def _grown(rows, num, size):  # type: ignore[no-untyped-def]
+def _find(keys, key):  # type: ignore[no-untyped-def]
+    """Find the slot that holds a key, or the free one where it belongs."""
+    last = len(keys) - 1
+    slot = ((key * 0x9E3779B97F4A7C1) >> 17) & last
+    while keys[slot] >= 0 and keys[slot] != key:
+        slot = (slot + 1) & last
+    return slot
+
+
+@numba.njit(cache=True, nogil=True)
+def _pairs(left, right, faces):  # type: ignore[no-untyped-def]
+    """Make a table from pairs of regions to the edge between them, at most a quarter full, of the edges that have faces."""
+    used = 0
+    for e in range(len(faces)):
+        used += faces[e] > 0
+    size = 1 << 12
+    while size < 4 * used:
+        size *= 2
     keys, places = np.full(size, -1, np.int64), np.zeros(size, np.int64)
-    for row in range(num):
-        key = (rows[row, 0] << 32) | rows[row, 1]
-        slot = _slot(key, size)
-        while keys[slot] >= 0:
-            slot = (slot + 1) & (size - 1)
-        keys[slot], places[slot] = key, row
-    return keys, places
+    for e in range(len(faces)):
+        if faces[e] > 0:
+            key = _key(left[e], right[e])
+            slot = _find(keys, key)
+            keys[slot], places[slot] = key, e
+    return keys, places, used
 
 
 @numba.njit(cache=True, nogil=True)
@@ -149,6 +161,7 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
     following = np.full(2 * len(edges), -1, np.int64)
     first, last, degree = np.full(num, -1, np.int64), np.full(num, -1, np.int64), np.zeros(num, np.int64)
     heap = [(0.0, np.int64(0), np.int64(0), np.int64(0)) for _ in range(0)]  # empty, but of a known type
+    keys, places, used = _pairs(left, right, faces)
     for e in range(len(edges)):
         for half, region in ((2 * e, left[e]), (2 * e + 1, right[e])):
             if first[region] < 0:
@@ -160,7 +173,6 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
         heap.append((total[e] / faces[e], left[e], right[e], np.int64(e)))
     heapq.heapify(heap)
     into, of, mean = np.empty(num, np.int64), np.empty(num, np.int64), np.empty(num, np.float64)
-    place = np.full(num, -1, np.int64)  # of a neighbour of the region that grows: the edge between them
     merged = 0
     while len(heap):
         score, a, b, edge = pop(heap)
@@ -171,55 +183,39 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
         into[merged], of[merged], mean[merged] = keep, gone, score
         merged += 1
         faces[edge] = 0
-        half = first[keep]
-        before = -1
-        alive = 0
-        while half >= 0:  # list the neighbours, and leave out edges that are gone
-            e2, then = half >> 1, following[half]
-            if faces[e2] == 0:
-                if before < 0:
-                    first[keep] = then
-                else:
-                    following[before] = then
-            else:
-                other = right[e2] if left[e2] == keep else left[e2]
-                place[other] = e2
-                before = half
-                alive += 1
-            half = then
-        last[keep] = before
+        degree[keep] -= 1
+        # Only the edges of the region with fewer neighbours are gone through: the other's are found by the pair.
         half = first[gone]
         while half >= 0:
-            e2, then = half >> 1, following[half]
-            if faces[e2] > 0:
-                other = right[e2] if left[e2] == gone else left[e2]
-                if place[other] >= 0:
-                    e3 = place[other]
-                    total[e3] += total[e2]
-                    faces[e3] += faces[e2]
-                    faces[e2] = 0
-                    e2 = e3
+            edge, then = half >> 1, following[half]
+            if faces[edge] > 0:
+                other = right[edge] if left[edge] == gone else left[edge]
+                slot = _find(keys, _key(keep, other))
+                if keys[slot] >= 0:
+                    twin = places[slot]
+                    total[twin] += total[edge]
+                    faces[twin] += faces[edge]
+                    faces[edge] = 0
+                    degree[other] -= 1
+                    edge = twin
                 else:
-                    if left[e2] == gone:
-                        left[e2] = keep
+                    if left[edge] == gone:
+                        left[edge] = keep
                     else:
-                        right[e2] = keep
+                        right[edge] = keep
                     following[half] = -1
-                    if last[keep] < 0:
+                    if first[keep] < 0:
                         first[keep] = half
                     else:
                         following[last[keep]] = half
                     last[keep] = half
-                    alive += 1
-                push(heap, (total[e2] / faces[e2], left[e2], right[e2], e2))
+                    degree[keep] += 1
+                    keys[slot], places[slot] = _key(keep, other), edge
+                    used += 1
+                    if 2 * used > len(keys):
+                        keys, places, used = _pairs(left, right, faces)
+                push(heap, (total[edge] / faces[edge], left[edge], right[edge], edge))
             half = then
-        degree[keep] = alive
-        half = first[keep]
-        while half >= 0:
-            e2 = half >> 1
-            place[left[e2]] = -1
-            place[right[e2]] = -1
-            half = following[half]
     return into[:merged], of[:merged], mean[:merged]
 
 

@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks
-from asem_core.engine.temporary import temporary_folder
+from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 MaskOf = Callable[[Box], np.ndarray]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.cli._options import DEFAULT_WORKERS, Quiet, Workers
+from asem_core.commands import DEFAULT_WORKERS, Quiet, Workers
 
 
 def mount(app: typer.Typer) -> None:

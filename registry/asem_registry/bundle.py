@@ -12,9 +12,9 @@ from pathlib import Path
 
 import attrs
 
-from asem_core.engine.temporary import replacing
 from asem_core.errors import AsemError
 from asem_core.files import sha256
+from asem_core.temporary import replacing
 from asem_registry.cache import Receipt, obtain, place, receipt_of
 from asem_registry.card import BadCard, Card, card_toml, parse_card
 from asem_registry.fetch import check_room

@@ -159,7 +159,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder's lock; says so when another process has it."""
     from filelock import Timeout
 
-    from asem_core.engine.locks import acquired
+    from asem_core.locks import acquired
 
     try:
         lock = acquired(folder / "lock", timeout=1)

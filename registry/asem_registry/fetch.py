@@ -353,7 +353,7 @@ def _bar(url: str, size: int | None, done: int, show: bool) -> Iterator[Callable
     if not show:
         yield lambda _: None
         return
-    from asem_core.engine.progress import open_bar, rate_of, times
+    from asem_core.progress import open_bar, rate_of, times
 
     def numbers(task: Any) -> str:
         rate = rate_of(task.speed, "B") if task.speed else ""

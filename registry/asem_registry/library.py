@@ -12,8 +12,8 @@ from pathlib import Path
 
 import attrs
 
-from asem_core.engine.temporary import replacing
 from asem_core.errors import AsemError, PluginError, UnknownName
+from asem_core.temporary import replacing
 from asem_registry.card import BadCard, Card, near_names, parse_card, read_card, split_name
 from asem_registry.settings import Settings
 

@@ -123,7 +123,7 @@ def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:
 
 
 def _voxel_size(text: str | None) -> tuple[float, float, float] | None:
-    from asem_core.cli._options import read_voxel_size
+    from asem_core.commands import read_voxel_size
 
     return read_voxel_size(text)
 

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks, worker_index
-from asem_core.engine.progress import Bar, rate_of
 from asem_core.errors import BadInput, BlockFailed, NoSpace
+from asem_core.progress import Bar, rate_of
 from asem_core.volume import Box
 
 BOX = Box((2, 0, 1), (12, 11, 13))
@@ -313,7 +313,7 @@ def test_a_log_has_plain_lines(
     error: BaseException | None, end: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a terminal, long work says now and then how far it is, as plain lines, and at last what ended it."""
-    monkeypatch.setattr("asem_core.engine.progress.LINE_EVERY_S", 0.2)
+    monkeypatch.setattr("asem_core.progress.LINE_EVERY_S", 0.2)
     shown = Bar("predict", Box((0, 0, 0), (640, 640, 640)), (64, 64, 64), True)
     with contextlib.suppress(KeyboardInterrupt, ValueError), shown as bar:
         for _ in range(3):

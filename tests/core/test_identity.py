@@ -16,10 +16,11 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.cell.apply import apply
+from asem_core.cell.node import layers
 from asem_core.cell.place import cell_of
 from asem_core.cell.provenance import describe_input, made_by
 from asem_core.cell.record import Record, note
-from asem_core.cell.store import create_volume, finish_volume, layers, open_volume, require_free
+from asem_core.cell.store import create_volume, finish_volume, open_volume, require_free
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, InputChanged, OutputBusy, OutputExists
 from asem_core.files import fingerprint

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asem_core.engine.temporary import replacing, temporary_folder
+from asem_core.temporary import replacing, temporary_folder
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_folders(base: Path) -> None:
     """A folder goes with its context; that of a killed process with the next one; that of a living process stays."""
     program = (
         "import os, sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
-        "from asem_core.engine.temporary import temporary_folder\n"
+        "from asem_core.temporary import temporary_folder\n"
         "with temporary_folder() as folder: print(folder, flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
 from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
 from asem_core.training.progress import Progress
 from asem_core.volume import Spec
+from asem_core.voxels.greys import PERCENTILES, grey_percentiles
 from asem_core.weights import load_weights, read_metadata
 
 RECIPE = """
@@ -168,6 +170,8 @@ def test_a_run_is_one_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -
     weights = folder.chosen()
     about = read_metadata(weights)
     assert (about["model"]["use"], about["voxel_size_nm"]) == ("membrane", [5.0, 5.0, 5.0])
+    assert len(about["greys"]) == len(PERCENTILES)
+    assert 0 < about["greys"][0] < about["greys"][-1] < 1
     assert load_weights(weights).spec()["features"] == 4  # type: ignore[operator]
 
 
@@ -265,9 +269,30 @@ def test_ctrl_c_says_what_is_kept(
         run(recipe(), catalog, tmp_path / "run")
 
 
+def test_training_goes_on_where_memory_is_short(
+    recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a device with room for one block at a time, a step of two adds their gradients up."""
+    from asem_core.training import loop
+
+    step, batches = loop.step, []
+
+    def tight(learner: Any, optimizer: Any, cuts: Any, options: Any, *rest: Any) -> Any:
+        batches.append((options.batch, options.accumulate))
+        if options.batch > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return step(learner, optimizer, cuts, options, *rest)
+
+    monkeypatch.setattr(loop, "step", tight)
+    folder = run(recipe(), catalog, tmp_path / "run")
+    assert batches == [(2, 1)] + 6 * [(1, 2)]
+    assert len(folder.read_metrics("train")) == 6
+    assert "Out of memory on cpu" in caplog.text
+
+
 def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
-    from asem_core.engine.outputs import one_writer
+    from asem_core.cell.outputs import one_writer
 
     with one_writer(tmp_path / "run"), pytest.raises(OutputBusy, match="run is being written by another process"):
         train(read_training_recipe(recipe(), catalog), catalog, tmp_path / "run", device="cpu", progress=False)
@@ -582,6 +607,9 @@ def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_pa
     labels = plan.regions[0].labels.read()
     assert result.facts[0].foreground == pytest.approx((labels > 0).mean())
     assert seconds_per_iteration(plan) > 0
+    other = attrs.evolve(plan, greys_before=[g / 16 for g in grey_percentiles([r.raw for r in plan.regions])])
+    asked = [f.text for f in preflight(other, tmp_path / "run").findings if "weights that it starts from" in f.text]
+    assert len(asked) == len(plan.regions)
     assert not (tmp_path / "run").exists()
 
 

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from asem_analyzers.clathrin_coats import ClathrinCoats
 from asem_analyzers.morphometry import Morphometry
+from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.record import Record
-from asem_core.cell.store import layers, open_volume
+from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.paths import named_paths
 from asem_core.testing import example_image, example_labels
@@ -123,7 +124,7 @@ def test_whole_recipe(project: Path) -> None:
     for page in ("morphometry", "evaluation"):
         assert (project / "out" / "reports" / page / "report.html").exists()
 
-    planes = sorted((project / "out" / "tiff" / "probability").glob("*.tif"))
+    planes = sorted((project / "out" / "export" / "probability").glob("*.tif"))
     assert [p.name for p in planes] == [f"cell_{i + 100}.tif" for i in range(SHAPE[0])]
     exported = np.stack([tifffile.imread(p) for p in planes])
     assert exported.shape == SHAPE
@@ -139,7 +140,7 @@ def test_whole_recipe(project: Path) -> None:
     assert [s["name"] for s in steps_done(open_volume(cell / "raw_normalize"))] == ["crop", "normalize"]
 
     def stamps() -> dict[Path, int]:
-        made = (*cell.rglob("c/*"), *(cell.parent / "reports").rglob("*.*"), *(cell.parent / "tiff").rglob("*.tif"))
+        made = (*cell.rglob("c/*"), *(cell.parent / "reports").rglob("*.*"), *(cell.parent / "export").rglob("*.tif"))
         return {p: p.stat().st_mtime_ns for p in made if p.is_file()}
 
     before = stamps()
@@ -175,7 +176,7 @@ def test_coarse_network_and_other_images(project: Path) -> None:
     assert first.voxel_size_nm == (5.0, 10.0, 10.0)
     np.testing.assert_array_equal(first.read(), other.read())
     assert open_volume(project / "out/again.zarr/predictions/mitochondria/segmentation").shape == first.shape
-    assert tifffile.imread(project / "out/tiff/probability/cell_120.tif").shape == SHAPE[1:]
+    assert tifffile.imread(project / "out/export/probability/cell_120.tif").shape == SHAPE[1:]
 
 
 def test_ctrl_c_in_training_says_to_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

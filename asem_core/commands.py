@@ -26,6 +26,11 @@ VoxelSize = Annotated[str | None, typer.Option("--voxel-size", help="nm: one num
 Options = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="An option of the plugin; may be repeated.")
 ]
+Done = Annotated[
+    str | None,
+    typer.Option(help="Preprocessing that the image has had already: clahe, ...; none.", show_default="by its name"),
+]
+
 Ignore = Annotated[
     str | None,
     typer.Option(
@@ -97,6 +102,14 @@ def require_picture(path: Path, forms: Sequence[str] = (".png", ".jpg", ".jpeg",
             f"{path} cannot be written: {path.parent} is no folder, or {path.name} is one. Choose another name."
         )
     require_outside_cells(path)
+
+
+def read_numbers(text: str, kind: type, option: str) -> list[Any]:
+    """Read numbers joined by commas."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} takes numbers joined by commas, not '{text}'.") from None
 
 
 def _numbers(text: str, kind: type, option: str) -> Any:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import filelock
 
-from asem_core.engine.locks import held
+from asem_core.locks import held
 
 _PREFIX = "asem-"
 _LOCK = ".lock"
