@@ -23,9 +23,8 @@ _LOCK = ".lock"
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
     """Make a folder that only this user can open, for a while. Those of processes that were killed are removed first."""
-    base = Path(tempfile.gettempdir())
-    _sweep_folders(base)
-    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))  # under a name that is not swept until the lock is held
+    sweep()
+    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}{os.getpid()}-"))  # hidden until the lock is held
     folder = made.with_name(made.name.removeprefix("."))
     with held(made / _LOCK):
         made.rename(folder)
@@ -35,11 +34,19 @@ def temporary_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep_folders(base: Path) -> None:
-    for folder in base.glob(f"{_PREFIX}*"):
+def sweep() -> None:
+    """Remove the temporary folders of processes that were killed."""
+    import psutil
+
+    base = Path(tempfile.gettempdir())
+    for folder in (*base.glob(f"{_PREFIX}*"), *base.glob(f".{_PREFIX}*")):
         with contextlib.suppress(OSError, filelock.Timeout):
-            ours = not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
-            if ours and (folder / _LOCK).is_file():
+            if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
+                continue
+            pid = folder.name.split("-")[1]
+            if folder.name.startswith(".") and pid.isdigit() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif not folder.name.startswith(".") and (folder / _LOCK).is_file():
                 with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)
 

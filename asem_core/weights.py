@@ -220,14 +220,11 @@ def make_network(model: Any) -> torch.nn.Module:
     ------
     BadInput
     """
-    import psutil
+    from asem_core.voxels.limits import require_memory
 
-    needed, free = 4 * num_weights(model), psutil.virtual_memory().available
-    if needed > free:
-        raise BadInput(
-            f"The network of '{model.name}' takes {needed / 1e9:,.4g} GB with these options, and {free / 1e9:.3g} GB of memory are "
-            "free. Choose fewer features."
-        )
+    require_memory(
+        4 * num_weights(model), f"The network of '{model.name}' with these options", "Choose fewer features."
+    )
     network: torch.nn.Module = model.network()
     return network
 

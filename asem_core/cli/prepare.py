@@ -20,7 +20,7 @@ from asem_core.commands import (
     read_options,
     require_picture,
 )
-from asem_core.errors import BadInput, NothingToDo, OutsideVolume
+from asem_core.errors import BadInput, NothingToDo, OutsideVolume, TooLarge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ def prepare(
             container, steps, make_run(workers, block, quiet), image=image, overwrite=overwrite, watch=shown.append
         )
     except BadInput as error:
-        if not shown or shown[-1].after is not None or shown[-1].why or isinstance(error, OutsideVolume):
+        if not shown or shown[-1].after is not None or shown[-1].why or isinstance(error, OutsideVolume | TooLarge):
             raise
         # The picture of the image as it is shows which options would do.
         _draw(shown, plane, where)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
+from asem_core.blocks import LARGEST_EDGE
 from asem_core.errors import RecipeError
 from asem_core.training.augment import Augment
 from asem_core.volume import Box, Zyx
@@ -204,8 +205,8 @@ class TrainOptions:
         for name in ("choose_threshold", "choose_mirrors"):
             if getattr(self, name) and not self.validation:
                 raise RecipeError(f"train: {name} = true needs [[train.validation]].")
-        if min(self.block) < 1:
-            raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
+        if not all(1 <= edge <= LARGEST_EDGE for edge in self.block):
+            raise RecipeError(f"train: block is {list(self.block)}; each edge has 1 to {LARGEST_EDGE} voxels.")
         if not 0 < self.loss.least_frequency <= 0.5:
             raise RecipeError(f"train: least_frequency is {self.loss.least_frequency}; it lies between 0 and 0.5.")
         if not self.loss.focus >= 0:

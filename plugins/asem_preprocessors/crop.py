@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -110,10 +111,17 @@ class Crop(Preprocessor):
 
         from asem_core.blocks import map_blocks
         from asem_core.voxels.average import average
+        from asem_core.voxels.limits import require_memory
 
+        cubes_of = [-(-n // CELL) for n in volume.shape]
+        require_memory(
+            16 * math.prod(cubes_of),
+            f"{self.name}: to look for the cell in {volume.path}, {' x '.join(map(str, volume.shape))} voxels,",
+            "Give the box, if that is its shape.",
+        )
         limits = given_limits(volume, self.darkest, self.brightest, self.name)
         cubes = None if limits.exist else Cubes.of(volume, run, self.name)
-        means = np.empty([-(-n // CELL) for n in volume.shape], np.float32)
+        means = np.empty(cubes_of, np.float32)
         work = functools.partial(cube_greys, edge=CELL // 2, padding=limits if cubes is None else cubes.padding)
         load = functools.partial(functools.partial, work, volume)
         for box, (found, spreads) in map_blocks(load, volume.box, PASS_BLOCK, run, name="crop-means"):

@@ -57,7 +57,7 @@ RUNS = {
     "nameless": '[labels.""]\nuse = "tiff-stack"\npath = "stack.tif"\nvoxel_size_nm = [5, 5, 5]\n',
     "climbing": '[labels."../a"]\nuse = "tiff-stack"\npath = "stack.tif"\nvoxel_size_nm = [5, 5, 5]\n',
     "unknown": "[nothing]\n",
-    "bad-crop": '[[preprocess]]\nuse = "crop"\nbox = "90:95,:,:"\n',
+    "bad-crop": '[[preprocess]]\nuse = "crop"\nbox = "9:5,:,:"\n',
 }
 
 
@@ -224,7 +224,7 @@ TABLE: list[list[str]] = [
     *with_values(f"{EXPORT} -t ?", ["0", "-1", "nan", "x", "2", "0.5"]),
     *with_values(f"{EXPORT} --mesh ?", ["stl", "", "x"]),
     *with_values(f"{EXPORT} --mesh ply --max-error ?", ["-3", "nan", "x", "inf"]),
-    *with_values("export cell.zarr/labels/a -o ?", ["out.png", "out.h5", "planes", "notes.txt/x"]),
+    *with_values("export cell.zarr/labels/a -o ?", ["out.png", "planes", "notes.txt/x"]),
     *with_values("export cell.zarr/raw --mesh ? -o out", ["ply", "glb"]),
     *with_values(f"{PREPARE} --plane ?", ["99999", "-1", "x"]),
     *with_values(f"{PREPARE} --picture ?", ["/nonexistent/x.png", "out.xyz", "out"]),
