@@ -28,13 +28,10 @@ from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed
 from asem_core.progress import Bar
 from asem_core.temporary import temporary_folder
-from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.volume import LARGEST_EDGE, Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
 
-
-LARGEST_EDGE = 4096
-"""Voxels: a block of more is beyond every memory."""
 
 MOST_BLOCKS = 10**8
 """In one run: a file may state any shape, and each block takes a byte of memory."""

@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 import attrs
 
-from asem_core.blocks import LARGEST_EDGE
 from asem_core.errors import RecipeError
 from asem_core.training.augment import Augment
-from asem_core.volume import Box, Zyx
+from asem_core.volume import LARGEST_EDGE, Box, Zyx
 
 Place = str | Mapping[str, Any]
 """A volume: a path such as "cell.zarr/raw", or a table that names a source, `{ use = "tiff-stack", path = ... }`."""
