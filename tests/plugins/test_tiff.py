@@ -263,6 +263,20 @@ def test_pixel_sizes_in_tags(tmp_path: Path, tag: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ((34682, 2, None, HELIOS + "[Slicing]\r\nSliceThickness=1e-08\r\n", True), "gives 'SliceThickness' as 10 nm"),
+        ((34683, 2, None, TITAN.replace("<Bin", '<MillingStep unit="nm">12</MillingStep><Bin'), True), "as 12 nm"),
+    ],
+)
+def test_what_may_be_the_milling_step_is_told(tmp_path: Path, tag: Any, told: str) -> None:
+    """No document says that it is: it is named where the z step is asked for."""
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE[0], extratags=[tag])
+    with pytest.raises(BadInput, match=rf"but not the z step \(tag .*{told}, which may be it\)"):
+        TiffStack(str(tmp_path / "a.tif")).open()
+
+
+@pytest.mark.parametrize(
     ("name", "text", "where"),
     [
         ("{}.hdr", "[MAIN]\nPixelSizeX=4e-9\nPixelSizeY=5e-9\n", "TESCAN"),
