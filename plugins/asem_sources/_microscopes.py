@@ -111,7 +111,9 @@ def _zeiss(tiff: Any, page: Any) -> Scale | None:
 
 # --- milling steps ------------------------------------------------------------------------------------------------
 
-_STEP = re.compile(r"(slice|cut)[ _]?(thickness|height|distance|spacing)|mill(ing)?[ _]?step|z[ _]?step|step[ _]?z", re.IGNORECASE)
+_STEP = re.compile(
+    r"(slice|cut)[ _]?(thickness|height|distance|spacing)|mill(ing)?[ _]?step|z[ _]?step|step[ _]?z", re.IGNORECASE
+)
 
 
 def _milling_step(tiff: Any, page: Any) -> Scale | None:

@@ -364,22 +364,6 @@ def test_a_real_run_of_atlas(real_data: Callable[[str], Path]) -> None:
     assert volume.questions == ["the slices' own z positions have steps from 7.946 to 8.000 nm"]
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("zeiss_sem/zeiss_sem_1k.tif", "2615,2615"),
-        ("fei/FEI-Helios-Ebeam-8bits.tif", "3372.4,3372.4"),
-        ("fei/fei_untitled.tif", None),
-        ("imagej/stack_no_scale.tif", None),
-    ],
-)
-def test_real_slices(real_data: Callable[[str], Path], name: str, size: str | None) -> None:
-    """A slice of each microscope asks for what it does not state, with what it does filled in."""
-    asks = f"--voxel-size 8,{size} " if size else "does not state its voxel size"
-    with pytest.raises(BadInput, match=asks):
-        TiffStack(str(real_data(f"formats/{name}"))).open()
-
-
 def test_a_real_stack_of_imagej(real_data: Callable[[str], Path]) -> None:
     """Its voxel size is read; its floats ask for the range that becomes black and white."""
     source = TiffStack(str(real_data("formats/imagej/stack_scaled.tif")))
