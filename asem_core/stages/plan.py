@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,8 +44,8 @@ from asem_core.training.settings import (
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 from asem_core.voxels.known import extent_of_known
 
-TRAINING_SHARE = 0.85
-"""Part of the time that goes into iterations; the rest is planning, validation and the choice at the end."""
+TRAINING_SHARE = 0.95
+"""Part of the time that is left after planning and goes into iterations and validation; the rest opens and reports."""
 
 
 @attrs.frozen
@@ -91,7 +91,13 @@ class TrainingPlan:
     text: str  # the recipe, TOML with reasons as comments
 
 
-def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, options: PlanOptions) -> TrainingPlan:
+def plan(
+    places: Sequence[Annotated],
+    model: type[Model],
+    catalog: Catalog,
+    options: PlanOptions,
+    clock: Callable[[], float] = time.perf_counter,
+) -> TrainingPlan:
     """Choose every setting of a training.
 
     Parameters
@@ -99,13 +105,14 @@ def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, opti
     places : all of one voxel size
     model : the plugin to train; one that offers templates (`interfaces.OffersTemplates`) gets the network that fits, another
         keeps its own
+    clock : what time is measured by, in seconds; that of the processor makes a plan independent of other work
 
     Raises
     ------
     BadInput
-        There is nothing to learn (no object, no background), nothing to watch, or no time.
+        There is nothing to learn (no object, no background), or no time.
     """
-    begun = time.perf_counter()
+    begun = clock()
     regions = [
         (place, box, open_region(_stored(place, box), f"{place.labels.name} {box}", catalog, Path()))
         for place in places
@@ -120,12 +127,12 @@ def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, opti
     lines = [*settings.lines, *_block(settings, model)]
     tables = _tables(lines, settings, [place for place, *_ in regions], options)
     if options.iterations is None:
-        each = _seconds_each(tables, model, catalog)
-        left = options.minutes * 60 * TRAINING_SHARE - (time.perf_counter() - begun)
+        each = _seconds_each(tables, model, catalog, clock)
+        left = options.minutes * 60 * TRAINING_SHARE - (clock() - begun)
         if left < 10 * each:
             raise BadInput(
                 f"{options.minutes:g} minutes are too short: an iteration takes {each:.2g} s here, and planning took "
-                f"{time.perf_counter() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
+                f"{clock() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
             )
         shape = tables["train"]["block"]
         size = int(np.prod(shape))
@@ -217,7 +224,7 @@ def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[
     return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
 
 
-def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> float:
+def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog, clock: Callable[[], float]) -> float:
     """Time an iteration of the very training that is planned."""
     sampler = dict(tables["sampler"])
     recipe = TrainingRecipe(
@@ -227,7 +234,7 @@ def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalo
         Path(),
     )
     with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5)
+        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5, clock)
 
 
 # --- the recipe ---------------------------------------------------------------------------------------------------
@@ -252,7 +259,8 @@ def _recipe_text(
         text.append("")
     for kind, boxes in _regions(settings, places).items():
         if kind == "validation":
-            text.append(f"# watched, never learnt from: {settings.split.why}")
+            told = "watched, never learnt from: " if boxes else "nothing is watched, the last weights are taken: "
+            text.append(f"# {told}{settings.split.why}")
         for box in boxes:
             text += [f"[[train.{kind}]]", *(f"{k} = {tomlkit.item(v).as_string()}" for k, v in box.items()), ""]
     return "\n".join(text)
