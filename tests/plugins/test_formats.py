@@ -389,7 +389,7 @@ REAL: list[tuple[str, dict[str, Any], Any]] = [
     ("dm/stack_test-2.dm4", {"voxel_size_nm": 5.0, "grey_range": [0, 9]}, ((2, 2, 2), "uint8", (5, 5, 5))),
     ("fei/FEI-Helios-Ebeam-8bits.tif", {}, "states 3372.4 x 3372.4 nm .*FEI/Thermo.* but not the z step"),
     ("fei/fei_untitled.tif", {}, "does not state its voxel size"),
-    ("fei/fei_untitled.tif", {"voxel_size_nm": 5.0}, (None, "uint16", (5, 5, 5))),
+    ("fei/fei_untitled.tif", {"voxel_size_nm": 5.0}, (None, "uint8", (5, 5, 5))),
     ("fibics_atlas", {}, ((3, 9600, 9600), "uint16", (8.0, 7.9988, 7.9988))),
     ("ilastik/from-fiji.h5", {"voxel_size_nm": 5.0}, ((1, 254, 256), "uint8", (5, 5, 5))),
     ("ilastik/from-fiji.h5", {}, "does not state its voxel size"),
