@@ -191,7 +191,8 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     stage = _Stages(say)
 
     with stage("import"):
-        image = import_volume(flow.source, cell / "raw", run, layer=flow.recipe.source.layer, overwrite=overwrite)
+        first = flow.recipe.source
+        image = import_volume(flow.source, cell / "raw", run, layer=first.layer, done=first.done, overwrite=overwrite)
         require_voxels_expected(flow, image, catalog)
         labels = {
             n: import_volume(
@@ -213,8 +214,8 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     for name, source in flow.others.items():
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
-            layer = flow.recipe.others[name].layer
-            unseen = import_volume(source, other / "raw", run, layer=layer, overwrite=overwrite)
+            said = flow.recipe.others[name]
+            unseen = import_volume(source, other / "raw", run, layer=said.layer, done=said.done, overwrite=overwrite)
             unseen, inside = _preprocessed(flow, unseen, other, run, say, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
