@@ -176,6 +176,26 @@ class Preprocessor(Protocol):
 
 
 @runtime_checkable
+class AveragesVoxels(Protocol):
+    """What a preprocessor can do besides: make voxels larger by whole factors, wherever the core needs that."""
+
+    @classmethod
+    @abstractmethod
+    def by_factor(cls, factor: Zyx) -> Preprocessor:
+        """Return the step that makes one voxel of so many: the mean of an image, the most frequent value of labels."""
+
+
+@runtime_checkable
+class MakesZones(Protocol):
+    """What a preprocessor can do besides: make an exclusion zone of given widths, which an evaluation asks for."""
+
+    @classmethod
+    @abstractmethod
+    def of_widths(cls, outwards: float, inwards: float, unit: Literal["vx", "nm"]) -> Preprocessor:
+        """Return the step that marks what lies within these distances of an outline."""
+
+
+@runtime_checkable
 class PreparedAnnotator(Protocol):
     """An annotator that has done its seed-independent work on one box."""
 
@@ -202,6 +222,7 @@ class Annotator(Protocol):
 
     name: ClassVar[str]
     needs_seeds: ClassVar[bool] = True
+    is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
 
     @abstractmethod
     def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedAnnotator:
@@ -228,6 +249,7 @@ class Sampler(Protocol):
     """Annotated regions to an endless stream of training boxes."""
 
     name: ClassVar[str]
+    is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
 
     @abstractmethod
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
