@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from asem_core.stages.analyze import analyze as analyze
     from asem_core.stages.annotate import BACKGROUND as BACKGROUND
     from asem_core.stages.annotate import OBJECT as OBJECT
+    from asem_core.stages.annotate import Cut as Cut
     from asem_core.stages.annotate import Layer as Layer
     from asem_core.stages.annotate import annotate as annotate
     from asem_core.stages.annotate import check_seeds as check_seeds
-    from asem_core.stages.annotate import label as label
+    from asem_core.stages.annotate import cut as cut
+    from asem_core.stages.annotate import image_of as image_of
+    from asem_core.stages.annotate import open_for_painting as open_for_painting
+    from asem_core.stages.evaluate import EvaluateOptions as EvaluateOptions
+    from asem_core.stages.evaluate import Pair as Pair
+    from asem_core.stages.evaluate import evaluate as evaluate
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.instances import Enclosed as Enclosed
@@ -48,9 +54,15 @@ PUBLIC = {
     "annotate": "stages.annotate",
     "BACKGROUND": "stages.annotate",
     "OBJECT": "stages.annotate",
+    "Cut": "stages.annotate",
     "Layer": "stages.annotate",
     "check_seeds": "stages.annotate",
-    "label": "stages.annotate",
+    "cut": "stages.annotate",
+    "image_of": "stages.annotate",
+    "open_for_painting": "stages.annotate",
+    "EvaluateOptions": "stages.evaluate",
+    "Pair": "stages.evaluate",
+    "evaluate": "stages.evaluate",
     "notes_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",

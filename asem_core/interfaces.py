@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """A path or URL, and options, that opens as lazy volumes.
-
-    A source whose reading depends on what the voxels are has a field `kind` ("image", "labels" or None): an import fills it in.
-    """
+    """A path or URL, and options, that opens as lazy volumes."""
 
     name: ClassVar[str]
 
@@ -53,6 +50,13 @@ class Source(Protocol):
         BadInput
             The path does not exist, or what is there cannot be used; names the file and what to do.
         """
+
+
+@runtime_checkable
+class ReadsByKind(Protocol):
+    """A source that reads voxels by what they are: an option, which an import fills in where it knows better."""
+
+    kind: Literal["image", "labels"] | None
 
 
 @runtime_checkable
@@ -193,6 +197,14 @@ class MakesZones(Protocol):
     @abstractmethod
     def of_widths(cls, outwards: float, inwards: float, unit: Literal["vx", "nm"]) -> Preprocessor:
         """Return the step that marks what lies within these distances of an outline."""
+
+
+@runtime_checkable
+class PartOfPreparation(Protocol):
+    """A preprocessor that `asem prepare` does to every cell, unless it is told to leave it out. Derive from it."""
+
+    usual: ClassVar[tuple[int, str]]
+    """Its place among those steps, and what users call it: (1, "crop")."""
 
 
 @runtime_checkable

@@ -40,7 +40,7 @@ def cut(
     ] = None,
     box: BoxText = None,
     raw: Raw = "raw",
-    use: Annotated[str, typer.Option(help="Annotator: see `asem plugins`.")] = "graph-cut",
+    use: Annotated[str | None, typer.Option(help="Annotator: see `asem plugins`.", show_default="graph-cut")] = None,
     options: Options = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -57,15 +57,16 @@ def cut(
         asem annotate cut cell.zarr --seeds seeds/golgi --use watershed -o labels/golgi
     """
     from asem_core.errors import BadInput
-    from asem_core.stages.annotate import Seeds, read_seeds
+    from asem_core.stages.annotate import image_of
+    from asem_core.stages.seeds import Seeds, read_seeds
 
-    image, where = _image(cell, raw, box)
+    image, where = image_of(cell, raw, box)
     annotator = _build(use, read_options(options))
     if seeds is not None:
         inside = cell / seeds
         found = read_seeds(inside if inside.exists() else seeds, image, where)
     elif annotator.needs_seeds:
-        raise BadInput(f"{use} needs seeds: give --seeds.")
+        raise BadInput(f"{annotator.name} needs seeds: give --seeds.")
     else:
         found = Seeds(_no_seeds(where))
     if found.repainted:
@@ -80,7 +81,7 @@ def open_(
     ] = "organelle",
     box: BoxText = None,
     raw: Raw = "raw",
-    use: Annotated[str, typer.Option(help="Annotator to begin with.")] = "graph-cut",
+    use: Annotated[str | None, typer.Option(help="Annotator to begin with.", show_default="graph-cut")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Strokes to begin with: TIFF planes or stack, .npy, or .csv (see cut).")
     ] = None,
@@ -93,21 +94,25 @@ def open_(
 
         asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400 --seeds strokes.csv
     """
+    from importlib.metadata import entry_points
+
     from asem_core.errors import MissingExtra
 
+    window = next(iter(entry_points(group="asem.window")), None)
     try:
         import napari  # noqa: F401
     except ImportError:
-        raise MissingExtra.of("napari", "The annotation window needs napari") from None
-    from importlib import import_module
+        window = None
+    if window is None:
+        raise MissingExtra.of("napari", "The annotation window needs napari")
+    from asem_core.catalog import load_catalog
+    from asem_core.stages.annotate import image_of, keep_seeds
+    from asem_core.stages.seeds import read_seeds
 
-    image, where = _image(cell, raw, box)
+    image, where = image_of(cell, raw, box)
     if seeds is not None:
-        from asem_core.stages.annotate import keep_seeds, read_seeds
-
         keep_seeds(cell / "seeds" / name, image, where, read_seeds(seeds, image, where).values)
-    # The window is a plugin of napari, outside the core; it is named here because it is what this command opens.
-    import_module("asem_napari.window").show(cell, image, where if box else None, name, use)
+    window.load()(cell, image, where if box else None, name, use or load_catalog().default("annotator"))
 
 
 def import_(
@@ -131,9 +136,9 @@ def import_(
 
         asem annotate import cell.zarr part.h5 --set offset_vx=[100,200,200] --set ignore=[255] -o labels/golgi
     """
-    from asem_core.stages.annotate import SaysWhere
+    from asem_core.stages.annotate import SaysWhere, image_of
 
-    image, where = _image(cell, raw, box)
+    image, where = image_of(cell, raw, box)
     annotator = _build("from-file", {"path": path, **read_options(options)})
     if box is None and isinstance(annotator, SaysWhere):
         where = annotator.place(image)
@@ -228,12 +233,11 @@ def _annotate(
 ) -> None:
     import time
 
-    from asem_core.cell.place import notes_folder
     from asem_core.stages.annotate import annotate
 
     run = make_run(1, quiet=quiet)
     begun = time.perf_counter()
-    layer = annotate(annotator, image, box, seeds, output, _kept(run, notes_folder(output)))
+    layer = annotate(annotator, image, box, seeds, output, run)
     seconds = time.perf_counter() - begun
     count = int(layer.read(box).astype(bool).sum())
     um3 = count * float(image.voxel_size_nm[0] * image.voxel_size_nm[1] * image.voxel_size_nm[2]) / 1e9
@@ -251,32 +255,16 @@ def _annotate(
         typer.echo(f"{layer.path} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
 
 
-def _image(cell: Path, raw: str, box: str | None) -> "tuple[Volume, Box]":
-    from asem_core.cell.store import open_volume
-    from asem_core.errors import OutsideVolume
-    from asem_core.volume import Box
-
-    image: Volume = open_volume(cell / raw)
-    where = Box.parse(box, image.shape) if box else image.box
-    if not image.box.contains(where):
-        raise OutsideVolume(f"The box {where} sticks out of {image.path}, whose shape is {list(image.shape)}.")
-    return image, where
-
-
-def _build(use: str, options: dict[str, Any]) -> "Annotator":
+def _build(use: str | None, options: dict[str, Any]) -> "Annotator":
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
 
-    return build(load_catalog().get("annotator", use), options, f"asem annotate @ annotator ({use})")  # type: ignore[no-any-return]
+    catalog = load_catalog()
+    use = use or catalog.default("annotator")
+    return build(catalog.get("annotator", use), options, f"asem annotate @ annotator ({use})")  # type: ignore[no-any-return]
 
 
 def _no_seeds(box: "Box") -> Any:
     import numpy as np
 
     return np.zeros(box.shape, np.uint8)
-
-
-def _kept(run: Any, folder: Path) -> Any:
-    import attrs
-
-    return attrs.evolve(run, scratch=folder / "annotate")

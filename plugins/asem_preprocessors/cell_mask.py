@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Preprocessor
+from asem_core.interfaces import Changes, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
 from asem_preprocessors._greys import finite, grey_limits
 from asem_preprocessors._morphology import Ball
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class CellMask(Preprocessor):
+class CellMask(Preprocessor, PartOfPreparation):
     """Threshold, open, close, fill holes, drop small objects (Gallusser et al. 2022); 1 in the cell, 0 elsewhere.
 
     Holes and objects are those of the whole volume, however many blocks they span. The result equals, on the whole
@@ -43,6 +43,7 @@ class CellMask(Preprocessor):
 
     name: ClassVar[str] = "cell-mask"
     changes: ClassVar[Changes] = "mask"
+    usual: ClassVar[tuple[int, str]] = (2, "mask")
 
     darkest: float | None = None
     brightest: float | None = None
