@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from asem_core.stages.evaluate import EvaluateOptions as EvaluateOptions
     from asem_core.stages.evaluate import Pair as Pair
     from asem_core.stages.evaluate import evaluate as evaluate
+    from asem_core.stages.foreign_labels import Reading as Reading
+    from asem_core.stages.foreign_labels import labels_in as labels_in
+    from asem_core.stages.foreign_labels import require_ids as require_ids
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.instances import Enclosed as Enclosed
@@ -66,6 +69,9 @@ PUBLIC = {
     "notes_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",
+    "Reading": "stages.foreign_labels",
+    "labels_in": "stages.foreign_labels",
+    "require_ids": "stages.foreign_labels",
     "choose_source": "stages.import_",
     "import_volume": "stages.import_",
     "Enclosed": "stages.instances",

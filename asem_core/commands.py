@@ -96,6 +96,14 @@ def require_picture(path: Path, forms: Sequence[str] = (".png", ".jpg", ".jpeg",
         )
 
 
+def read_numbers(text: str, kind: type, option: str) -> list[Any]:
+    """Read numbers joined by commas."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise BadInput(f"{option} takes numbers joined by commas, not '{text}'.") from None
+
+
 def _numbers(text: str, kind: type, option: str) -> Any:
     try:
         values = [kind(part) for part in text.split(",")]

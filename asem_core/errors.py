@@ -18,6 +18,14 @@ class BadInput(AsemError):
     """A file, array or value cannot be used as it is."""
 
 
+class NoVoxelSize(BadInput):
+    """A file does not state its voxel size, or not along all axes; `stated_nm` is what it states, z y x."""
+
+    def __init__(self, message: str, stated_nm: tuple[float | None, ...] = (None, None, None)) -> None:
+        super().__init__(message)
+        self.stated_nm = stated_nm
+
+
 class ShapeMismatch(BadInput):
     """Two volumes that must agree in shape or place do not."""
 

@@ -16,7 +16,7 @@ from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import AsemError, OutputExists
-from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
+from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source, WritesVolumes
 from asem_core.paths import named_paths, path_options, resolved, with_paths
 from asem_core.prediction.expected import of_recipe
 from asem_core.prediction.trained import Trained, load_for
@@ -63,15 +63,27 @@ class EvaluateTable(EvaluateOptions):
 
 @attrs.frozen
 class ExportOptions:
-    """The `[export]` table: write TIFF planes named and placed as the original stack.
+    """The `[export]` table: write results in the place of the original stack.
 
     Attributes
     ----------
     layers
         Which results: "segmentation", "probability", or a layer of the run's cell such as "raw_clahe".
+    ending
+        Of the files' names, which says the format: ".h5", ".mrc". Without one, planes named as the original's.
+    use
+        Source plugin that writes them; None: as the ending says.
     """
 
     layers: tuple[str, ...] = ("segmentation",)
+    ending: str = ""
+    use: str | None = None
+
+    def writer(self, catalog: Catalog, path: str) -> WritesVolumes:
+        """Build the plugin that writes to a path."""
+        from asem_core.stages.export import choose_writer
+
+        return choose_writer(catalog, path, self.use, {})
 
 
 @attrs.frozen
@@ -151,7 +163,7 @@ def _table(cls: type[T], table: Mapping[str, Any], recipe: Recipe, where: str) -
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
-    """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `tiff/`, `<other>.zarr`.
+    """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `export/`, `<other>.zarr`.
 
     Stages that an equal run has finished are not repeated; one that was interrupted goes on where it stopped.
     """
@@ -196,16 +208,15 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
                 page = _analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite)
                 say(f"{analyzer.name}: {page}")
     if flow.export is not None:
-        from asem_core.stages.export import export_tiff, is_exported
+        from asem_core.stages.export import export_volume
 
         with stage("export"):
             for layer in flow.export.layers:
                 chosen = {"segmentation": segmentation, "probability": probability}.get(layer)
                 chosen = chosen if chosen is not None else open_volume(cell / layer)
-                planes = output / "tiff" / Path(layer).name
-                if overwrite or not is_exported(chosen, planes, run):
-                    export_tiff(chosen, planes, run, overwrite=True)
-                say(f"{layer}: {planes}")
+                made = output / "export" / f"{Path(layer).name}{flow.export.ending}"
+                writer = flow.export.writer(catalog, str(made))
+                say(f"{layer}: {export_volume(writer, chosen, run, overwrite=True)}")
 
 
 class _Stages:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
@@ -85,7 +84,16 @@ class TellsChanges(Protocol):
 
 @runtime_checkable
 class WritesVolumes(Protocol):
-    """What a source can do besides: write a volume in its format, to the path that it was built with."""
+    """What a source can do besides: write a volume in its format, to the path that it was built with.
+
+    The core does the rest: it chooses the type, keeps other writers out, has the plugin write beside the output, and gives what
+    was written its name when it is whole.
+    """
+
+    dtypes: ClassVar[Sequence[str]]
+    """Types of voxels that the format holds, by numpy's names; what is written has one of them."""
+    shown_as_greys: ClassVar[bool] = False
+    """Whether programs show the values as greys, so that a binary map should be 0 and 255."""
 
     @classmethod
     @abstractmethod
@@ -93,24 +101,26 @@ class WritesVolumes(Protocol):
         """Say by its name alone whether a path is of this format (`.mrc`, ...); never raises."""
 
     @abstractmethod
-    def write(self, volume: Volume, run: Run, *, planes: Sequence[str] = (), overwrite: bool = False) -> Path:
-        """Write a volume block by block, with its voxel size and origin as far as the format has them; return its path.
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write a volume block by block, with its voxel size and origin as far as the format has them.
 
-        What is read back equals what was written. A killed write leaves nothing under the final name.
+        What is read back equals what was written. Where nothing is at the path, or what an interrupted call left: with the
+        same volume, blocks that `run.scratch` notes as done are kept (`run_blocks` does this), or all is written again.
 
         Parameters
         ----------
         volume
-            Lazy; any dtype that the core has: uint8 to uint64, int8 to int64, bool, float16, float32. `Labels` hold ids.
-        planes
-            File names of the original stack's planes, for formats of one file a plane.
+            Lazy, of one of `dtypes`; `Labels` hold ids. `planes` are the file names of the original stack's planes, for formats of
+            one file a plane, and `attributes["made_by"]` tells what made it, in plain JSON, for formats that have room for it.
+
+        Returns
+        -------
+        A sentence for each thing that the format does not keep: "MRC keeps no names of planes."
 
         Raises
         ------
-        OutputExists
-            Something is there, and `overwrite` is False.
         BadInput
-            The format cannot hold the volume's dtype or size; says which it can.
+            The format cannot hold the volume's size.
         """
 
 
@@ -229,6 +239,15 @@ class PreparedAnnotator(Protocol):
 
 
 @runtime_checkable
+class SaysWhatIsKnown(Protocol):
+    """What a prepared annotator can do besides: say where its labels speak of the image."""
+
+    @property
+    def known(self) -> np.ndarray | None:
+        """Bool, of the box's shape: False where nothing is known, which is neither object nor background. None: everywhere."""
+
+
+@runtime_checkable
 class Annotator(Protocol):
     """Seeds to labels, on one box of a volume; one without `needs_seeds` also labels a box that nobody painted in."""
 
@@ -262,6 +281,7 @@ class Sampler(Protocol):
 
     name: ClassVar[str]
     is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
+    suits: ClassVar[Sequence[Template]] = ()  # kinds of images for which a plan takes it instead
 
     @abstractmethod
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:

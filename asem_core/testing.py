@@ -24,8 +24,10 @@ from asem_core.blocks import Run
 from asem_core.catalog import KINDS
 from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import AsemError
-from asem_core.interfaces import Analysis, Region
+from asem_core.interfaces import Analysis, Region, WritesVolumes
+from asem_core.paths import address_option
 from asem_core.recipe import build
+from asem_core.stages.export import as_is, export_volume
 from asem_core.stages.segment import segment
 from asem_core.volume import Box, Labels, Volume
 
@@ -96,9 +98,13 @@ class PluginKit:
 
 
 class SourceKit(PluginKit):
-    """A source opens lazily, says where it is, and answers bad paths with an `AsemError`."""
+    """A source opens lazily, says where it is, and answers bad paths with an `AsemError`.
+
+    `written` is the name of a file that one which writes is given, with an ending that it reads.
+    """
 
     kind = "source"
+    written: ClassVar[str] = "written"
 
     def test_opens_every_layer(self, tmp_path: Path) -> None:
         """Each listed layer opens as a volume with a voxel size; the first is the default."""
@@ -119,6 +125,25 @@ class SourceKit(PluginKit):
         whole = volume.read(window)
         part = Box(tuple(n // 3 for n in window.shape), tuple(max(n // 3 + 1, 2 * n // 3) for n in window.shape))
         np.testing.assert_array_equal(volume.read(part), whole[part.slices])
+
+    def test_reads_back_what_it_wrote(self, tmp_path: Path) -> None:
+        """One that writes (`WritesVolumes`) gives back each of its types, exactly, under the name `written`."""
+        source = self.make(tmp_path)
+        place = address_option(type(source))
+        if WritesVolumes not in type(source).__mro__ or place is None:
+            return
+        assert isinstance(type(source).can_write("name"), bool)
+        for dtype in source.dtypes:
+            values = (np.arange(5 * 6 * 7).reshape(5, 6, 7) % 2).astype(dtype)
+            target = tmp_path / "written" / dtype / self.written
+            target.parent.mkdir(parents=True)
+            writer = attrs.evolve(source, **{place: str(target)})
+            volume = Volume(values, 5.0)
+            assert export_volume(writer, volume, QUIET, original=as_is(volume), ids=True) == target
+            found = writer.open().read()
+            assert found.shape == values.shape
+            if values.dtype.kind == "u":  # others an image's reading may turn into whole numbers
+                np.testing.assert_array_equal(found, values)
 
     def test_does_not_claim_what_is_not_there(self, tmp_path: Path) -> None:
         """`can_read` of a missing path is False and never raises."""

@@ -1,4 +1,4 @@
-"""Time `score` and `export_tiff` on a layer on disk, against the plain way to do the same in memory.
+"""Time `score` and `export_volume` on a layer on disk, against the plain way to do the same in memory.
 
 `python benchmarks/evaluate_speed.py [EDGE]` (default 384). Synthetic data; needs 3 bytes of disk a voxel.
 """
@@ -20,8 +20,9 @@ from scipy import ndimage
 from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.evaluation.scores import score
-from asem_core.stages.export import as_is, export_tiff
+from asem_core.stages.export import as_is, export_volume
 from asem_core.volume import Labels, Spec, Volume
+from asem_sources.tiff_stack import TiffStack
 
 
 def main() -> None:
@@ -48,7 +49,9 @@ def main() -> None:
 
         quiet = Run(progress=False)
         ours = timed(
-            lambda: export_tiff(probability, folder / "ours", quiet, original=as_is(probability), overwrite=True)
+            lambda: export_volume(
+                TiffStack(str(folder / "ours")), probability, quiet, original=as_is(probability), overwrite=True
+            )
         )
         plain = timed(plain_export)
         print(f"export to TIFF: {voxels / ours:.0f} Mvoxel/s; plane by plane from Zarr: {voxels / plain:.0f} Mvoxel/s; "

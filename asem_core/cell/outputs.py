@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the facts that an equal run noted of this output; None where there is none, or it was changed since."""
     try:
         noted = json.loads(_note(output).read_text(encoding="utf-8"))
-        if output.exists() and noted["made"] == _described(output, made_by):
+        if output.exists() and noted["made"] == _described(output, made_by, noted["names"]):
             facts: dict[str, Any] = noted["facts"]
             return facts
     except (OSError, ValueError, KeyError, TypeError):
@@ -58,9 +58,17 @@ def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def note_finished(output: Path, made_by: Mapping[str, Any], **facts: Any) -> None:
-    """Note what made an output that is whole, and facts of it that the same command tells again."""
-    text = json.dumps({"made": _described(output, made_by), "facts": facts})
+def is_noted(output: Path) -> bool:
+    """Tell whether a command of ours wrote an output, whatever became of it since."""
+    return _note(output).exists()
+
+
+def note_finished(output: Path, made_by: Mapping[str, Any], names: Sequence[str] | None = None, **facts: Any) -> None:
+    """Note what made an output that is whole, and facts of it that the same command tells again.
+
+    `names` are the files of it that count, in a folder that may hold others; None: all.
+    """
+    text = json.dumps({"made": _described(output, made_by, names), "names": names, "facts": facts})
     with replacing(_note(output)) as half:
         half.write_text(text, encoding="utf-8")
 
@@ -77,6 +85,9 @@ def _note(output: Path) -> Path:
     return output.with_name(f".{output.name}.made_by.json")
 
 
-def _described(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = json.loads(json.dumps({"made_by": identity(made_by), "files": fingerprint(output)}))
+def _described(output: Path, made_by: Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    files = None if names is None else [output / name for name in names]
+    described: dict[str, Any] = json.loads(
+        json.dumps({"made_by": identity(made_by), "files": fingerprint(output, files)})
+    )
     return described

@@ -5,7 +5,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asem_core.commands import AsJson, Options, Overwrite, Quiet, make_run, print_json, read_options
+from asem_core.commands import (
+    AsJson,
+    Background,
+    Ignore,
+    Options,
+    Overwrite,
+    Quiet,
+    VoxelSize,
+    make_run,
+    print_json,
+    read_numbers,
+    read_options,
+    read_voxel_size,
+)
 
 if TYPE_CHECKING:
     from asem_core.interfaces import Annotator
@@ -117,9 +130,21 @@ def open_(
 
 def import_(
     cell: Cell,
-    path: Annotated[str, typer.Argument(help="Planes in TIFF or PNG (VAST), one TIFF, HDF5 (ilastik), or Zarr.")],
+    path: Annotated[str, typer.Argument(help="A folder of planes (VAST), TIFF, HDF5 (ilastik), Zarr, ...")],
     output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write to, as labels/golgi.")],
     box: BoxText = None,
+    offset: Annotated[
+        str | None,
+        typer.Option(
+            help="Where its first voxel lies in the image, z,y,x.", show_default="as it says, or by its shape"
+        ),
+    ] = None,
+    ids: Annotated[str | None, typer.Option(help="Which ids are the object, as 3,4.", show_default="all but 0")] = None,
+    ignore: Ignore = None,
+    background: Background = None,
+    voxel_size: VoxelSize = None,
+    use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
+    source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
     raw: Raw = "raw",
     options: Options = None,
     as_json: AsJson = False,
@@ -127,67 +152,75 @@ def import_(
 ) -> None:
     """Take labels that were drawn in another program, after checks of voxel size and shape.
 
-    Without a box, all of the stack is taken: one that is smaller than the image needs its place, offset_vx. Further options of
-    the annotator `from-file`: voxel_size_nm, ids, ignore, background, dataset.
+    Without a box, all of the stack is taken: one that is smaller than the image needs its place (--offset).
 
     Examples:
 
-        asem annotate import cell.zarr vast_export/ --box 100:300,200:400,200:400 --set ids=[3,4] -o labels/golgi
+        asem annotate import cell.zarr vast_export/ --box 100:300,200:400,200:400 --ids 3,4 -o labels/golgi
 
-        asem annotate import cell.zarr part.h5 --set offset_vx=[100,200,200] --set ignore=[255] -o labels/golgi
+        asem annotate import cell.zarr part.h5 --offset 100,200,200 --ignore 255 -o labels/golgi
     """
-    from asem_core.stages.annotate import SaysWhere, image_of
+    import time
 
+    from asem_core.catalog import load_catalog
+    from asem_core.stages.annotate import image_of
+    from asem_core.stages.foreign_labels import Reading, labels_in, require_ids, write_labels
+    from asem_core.stages.import_ import choose_source
+    from asem_core.volume import as_zyx
+    from asem_core.voxels.known import Meaning
+
+    begun = time.perf_counter()
     image, where = image_of(cell, raw, box)
-    annotator = _build("from-file", {"path": path, **read_options(options)})
-    if box is None and isinstance(annotator, SaysWhere):
-        where = annotator.place(image)
-    _annotate(annotator, image, where, _no_seeds(where), cell / output, quiet, as_json)
+    chosen = read_options(options)
+    if (size := read_voxel_size(voxel_size)) is not None:
+        chosen["voxel_size_nm"] = list(size)
+    source = choose_source(load_catalog(), path, use, chosen)
+    wanted = tuple(read_numbers(ids, int, "--ids")) if ids else None
+    place = as_zyx(read_numbers(offset, int, "--offset")) if offset else None
+    reading = Reading(place, wanted, Meaning.parse(ignore, background))
+    labels = labels_in(image, source, source_layer, where if box else None, reading)
+    require_ids(labels, wanted)
+    layer = write_labels(labels, image, source, cell / output)
+    covered = image.box_of(labels)
+    count = sum(int(labels.read(b).sum()) for b in labels.box.blocks((64, 512, 512)))
+    _tell(layer.path, covered, count, image, time.perf_counter() - begun, as_json)
 
 
 def export(
     layer: Annotated[Path, typer.Argument(help="What to export, for example cell.zarr/labels/golgi.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder of planes, or a .tif or .h5 file.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="A folder of planes, or a name whose ending says the format: .tif, .h5."),
+    ],
     box: BoxText = None,
+    use: Annotated[
+        str | None,
+        typer.Option(
+            help="Source plugin that writes its format: image-stack for PNG.", show_default="as the ending says"
+        ),
+    ] = None,
     options: Options = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write a box of labels for another program, to edit there and to return with `asem annotate import`.
 
     Examples:
 
-        asem annotate export cell.zarr/labels/golgi --box 100:300,200:400,200:400 --set form=png -o to_vast/
+        asem annotate export cell.zarr/labels/golgi --box 100:300,200:400,200:400 --use image-stack -o to_vast/
 
         asem annotate export cell.zarr/labels/golgi -o to_ilastik.h5
     """
-    from asem_core.cell.outputs import finished, note_finished, one_writer, remove
-    from asem_core.cell.provenance import made_by
+    from asem_core.catalog import load_catalog
     from asem_core.cell.store import open_labels
-    from asem_core.errors import OutputExists, PluginError
-    from asem_core.stages.annotate import WritesLabels
+    from asem_core.stages.export import as_is, choose_writer, export_volume
     from asem_core.volume import Box
 
     labels = open_labels(layer)
     where = Box.parse(box, labels.shape) if box else labels.box
-    chosen = read_options(options)
-    record = made_by("annotate-export", inputs=[labels], box=where, options=chosen)
-    aside = output.with_name(f".partial-{output.name}")
-    partial = aside / output.name  # files in it are named by it
-    writer = _build("from-file", {"path": str(partial), **chosen})
-    if not isinstance(writer, WritesLabels):
-        raise PluginError("The annotator 'from-file' cannot write labels. This is a fault of the plugin.")
-    with one_writer(output):
-        if finished(output, record) is None:
-            if output.exists():
-                raise OutputExists(f"{output} exists. Remove it, or choose another name.")
-            remove(aside)  # of a run that was killed
-            aside.mkdir(parents=True)
-            try:
-                writer.write(labels, where)
-                partial.rename(output)
-            finally:
-                remove(aside)
-            note_finished(output, record)
-    typer.echo(f"{output}: {where} of {layer}")
+    part = labels.crop(where) if box else labels
+    writer = choose_writer(load_catalog(), str(output), use, read_options(options))
+    made = export_volume(writer, part, make_run(1, quiet=quiet), original=as_is(part), ids=True)
+    typer.echo(f"{made}: {where} of {layer}")
 
 
 def train(
@@ -240,19 +273,16 @@ def _annotate(
     layer = annotate(annotator, image, box, seeds, output, run)
     seconds = time.perf_counter() - begun
     count = int(layer.read(box).astype(bool).sum())
+    _tell(layer.path, box, count, image, seconds, as_json)
+
+
+def _tell(layer: str, box: "Box", count: int, image: "Volume", seconds: float, as_json: bool) -> None:
     um3 = count * float(image.voxel_size_nm[0] * image.voxel_size_nm[1] * image.voxel_size_nm[2]) / 1e9
     if as_json:
-        print_json(
-            {
-                "layer": layer.path,
-                "box": [box.begin, box.end],
-                "object_vx": count,
-                "object_um3": um3,
-                "seconds": seconds,
-            }
-        )
+        told = {"layer": layer, "box": [box.begin, box.end], "object_vx": count, "object_um3": um3, "seconds": seconds}
+        print_json(told)
     else:
-        typer.echo(f"{layer.path} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
+        typer.echo(f"{layer} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
 
 
 def _build(use: str | None, options: dict[str, Any]) -> "Annotator":

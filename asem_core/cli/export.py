@@ -1,4 +1,4 @@
-"""`asem export`: a layer as TIFF planes in the place of the original stack, or as surfaces."""
+"""`asem export`: a layer for other programs, in the place of the original stack, or as surfaces."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +15,17 @@ def mount(app: typer.Typer) -> None:
 def export(
     layer: Annotated[str, typer.Argument(help="What to export, for example cell.zarr/predictions/a/segmentation.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A folder for planes; a file ending in .tif for one BigTIFF.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="A folder for planes, or a name whose ending says the format: .tif, .h5, .mrc, .n5."
+        ),
     ],
     threshold: Annotated[
         float | None, typer.Option("--threshold", "-t", help="Write 255 where the probability is at least this.")
     ] = None,
     use: Annotated[
         str | None,
-        typer.Option(help="Source plugin that writes its format.", show_default="TIFF, or as the ending says"),
+        typer.Option(help="Source plugin that writes its format.", show_default="as the ending says"),
     ] = None,
     options: Options = None,
     mesh: Annotated[
@@ -37,18 +40,17 @@ def export(
         typer.Option(help="Surfaces: nm they may move when simplified; 0: not at all.", show_default="1 voxel"),
     ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Keep the layer's own grid: do not revert the crop.")] = False,
-    compress: Annotated[bool, typer.Option("--compress/--no-compress", help="Lossless (deflate).")] = True,
     workers: Workers = DEFAULT_WORKERS,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a layer as TIFF, plane for plane as the original stack: same names, same size, crop reverted.
+    """Export a layer in the place of the original stack, crop reverted: as TIFF planes of the same names, or another format.
 
     Examples:
 
         asem export cell.zarr/predictions/a/probability --threshold 0.5 -o mitochondria/
 
-        asem export cell.zarr/labels/golgi -o golgi.tif
+        asem export cell.zarr/labels/golgi -o golgi.h5
 
         asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
     """
@@ -56,8 +58,8 @@ def export(
     from asem_core.cell.provenance import what_it_holds
     from asem_core.cell.store import open_labels, open_volume
     from asem_core.errors import BadInput
-    from asem_core.stages import export as core
-    from asem_core.stages.write import choose_writer, write_volume
+    from asem_core.stages.export import as_is as own_grid
+    from asem_core.stages.export import choose_writer, export_volume
     from asem_core.volume import Volume
 
     run = make_run(workers, quiet=quiet)
@@ -73,20 +75,13 @@ def export(
     volume: Volume = open_volume(layer)
     if what_it_holds(volume) == "labels":
         volume = open_labels(layer)
-    writer = choose_writer(load_catalog(), str(output), use, read_options(options))
-    if writer is not None:
-        original = core.as_is(volume) if as_is else None
-        made = write_volume(writer, volume, run, original=original, threshold=threshold, ids=ids, overwrite=overwrite)
-        typer.echo(str(made))
-        return
-    core.export_tiff(
+    made = export_volume(
+        choose_writer(load_catalog(), str(output), use, read_options(options)),
         volume,
-        output,
         run,
-        original=core.as_is(volume) if as_is else None,
+        original=own_grid(volume) if as_is else None,
         threshold=threshold,
         ids=ids,
-        compress=compress,
         overwrite=overwrite,
     )
-    typer.echo(str(output))
+    typer.echo(str(made))

@@ -54,7 +54,13 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (every worker its own GPU), cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float16, bfloat16, tf32 or float32.")] = "auto",
-    mirrors: Annotated[bool, typer.Option("--mirrors", help="Average over 8 mirror images; 8 times slower.")] = False,
+    mirrors: Annotated[
+        bool | None,
+        typer.Option(
+            "--mirrors/--no-mirrors",
+            help="Average over 8 mirror images, 8 times slower; by default as the weights say.",
+        ),
+    ] = None,
     half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile fuse the network.")] = False,
     as_is: Annotated[bool, typer.Option("--as-is", help="Do no preprocessing, whatever the model expects.")] = False,

@@ -52,7 +52,7 @@ class Prediction:
     ----------
     device : "auto", "cpu", "cuda" (every worker its own GPU), "cuda:1", "mps"
     precision : "auto" takes the fastest of float16, bfloat16, tf32 and float32 that gives the same result on this image
-    mirrors : average over the eight mirror images: a little better, eight times slower
+    mirrors : average over the eight mirror images: a little better, eight times slower; None: as the weights say, else no
     output : "uint8" (255 = 1), "float16" or "float32"
     compiled : let `torch.compile` fuse the network
     workers : processes; 0 takes one per GPU, or one per 8 cores, since a network keeps that many busy by itself
@@ -60,7 +60,7 @@ class Prediction:
 
     device: str = "auto"
     precision: Literal["auto", "float16", "bfloat16", "tf32", "float32"] = "auto"
-    mirrors: bool = False
+    mirrors: bool | None = None
     output: Literal["uint8", "float16", "float32"] = "uint8"
     compiled: bool = False
     workers: int = 0
@@ -108,6 +108,7 @@ def predict(
     OutputExists, OutputBusy, NoSpace, OutsideVolume, VoxelSizeMismatch, ShapeMismatch
     """
     how = how or Prediction()
+    how = attrs.evolve(how, mirrors=bool(how.mirrors))
     _check_greys(volume)
     part = volume if box is None else volume.crop(box)
     box = volume.box if box is None else box
@@ -147,7 +148,7 @@ def predict(
     out = create_volume(
         output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", plan=plan)
     )
-    arithmetic = Arithmetic(device, plan["precision"], how.mirrors, how.output, how.compiled)
+    arithmetic = Arithmetic(device, plan["precision"], bool(how.mirrors), how.output, how.compiled)
     work = _Work(network, volume, out, box.begin, mask, arithmetic, block)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))

@@ -164,7 +164,7 @@ class Predictor:
         import torch
 
         white = full_range(image.dtype)
-        host = torch.from_numpy(np.ascontiguousarray(image if image.dtype != np.uint16 else image.astype(np.float32)))
+        host = torch.from_numpy(np.ascontiguousarray(image, None if image.dtype == np.uint8 else np.float32))
         if self._stream is None:
             with self._compute:
                 found: np.ndarray = self._probabilities(host.to(self.device), white).cpu().numpy()
@@ -191,7 +191,7 @@ class Predictor:
     def _probabilities(self, grey: torch.Tensor, white: float) -> torch.Tensor:
         """Scale grey values (z, y, x) and predict them."""
         with self._allowed_precision():
-            return self._mirrored((grey.float() * (2 / white)).sub_(1)[None, None].to(self.dtype))
+            return self._mirrored((grey * (2 / white)).sub_(1)[None, None].to(self.dtype))
 
     def _allowed_precision(self) -> contextlib.AbstractContextManager[Any]:
         """On an NVIDIA GPU, let float32 be multiplied as TF32 only if it was chosen: PyTorch does by itself."""

@@ -36,6 +36,7 @@ class Trained:
         Preprocessing of the training images that changes greys, first to last: tables with `name` and `options`. Of steps
         that say where voxels are, nothing is asked; the voxel size is checked by itself.
     details : what to record of it: names, sums
+    mirrors : whether averaging over mirror images gained enough where it was trained, see `TrainOptions.choose_mirrors`
     """
 
     network: Any
@@ -43,6 +44,7 @@ class Trained:
     voxel_size_nm: ZyxNm | None
     steps: Sequence[Mapping[str, Any]]
     details: Mapping[str, Any]
+    mirrors: bool = False
 
     @property
     def organelle(self) -> str:
@@ -221,7 +223,8 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     size = about.get("voxel_size_nm")
     details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, model.network())
-    return Trained(network, model, as_zyx_nm(size) if size else None, _noted_steps(about, catalog), details)
+    steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
+    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, mirrors)
 
 
 def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:

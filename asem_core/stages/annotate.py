@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import attrs
 import filelock
@@ -23,43 +23,12 @@ from asem_core.cell.record import AnnotatedBox, Record, note, record_at
 from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
 from asem_core.files import fingerprint
-from asem_core.interfaces import Annotator, PreparedAnnotator
+from asem_core.interfaces import Annotator, PreparedAnnotator, SaysWhatIsKnown
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
 OBJECT, BACKGROUND = 1, 2
 CHUNK = 64
-
-
-@runtime_checkable
-class WritesLabels(Protocol):
-    """What an annotator can do besides: write labels in the form of the program that it reads from."""
-
-    def write(self, labels: Labels, box: Box) -> Path:
-        """Write a box of labels to the annotator's own path and return it."""
-
-
-@runtime_checkable
-class SaysWhere(Protocol):
-    """What an annotator can do besides: say which part of an image its labels cover."""
-
-    def place(self, volume: Volume) -> Box:
-        """Return the box of the image that there are labels for.
-
-        Raises
-        ------
-        ShapeMismatch
-            The labels do not say where they lie, or do not lie inside the image.
-        """
-
-
-@runtime_checkable
-class SaysWhatIsKnown(Protocol):
-    """What a prepared annotator can do besides: say where its labels speak of the image."""
-
-    @property
-    def known(self) -> np.ndarray | None:
-        """Bool, of the box's shape: False where nothing is known, which is neither object nor background. None: everywhere."""
 
 
 # --- cutting ----------------------------------------------------------------------------------------------------
@@ -280,7 +249,7 @@ class Layer:
         self.write(box, made.values, made.known)
         self.note_box(box, annotator)
 
-    def note_box(self, box: Box, annotator: Annotator) -> None:
+    def note_box(self, box: Box, annotator: Any) -> None:
         """Note in the layer's record that a box was annotated, and by what; the last note of a box counts."""
         others = [b for b in record_at(self.path).boxes if b.box != box]
         note(self.path, boxes=[*others, AnnotatedBox(box, describe_plugin(annotator))])

@@ -1,8 +1,8 @@
-"""Write a layer as TIFF, in the place of the original stack: named as its planes, with the crop reverted.
+"""Export: a layer in the format of any source that can write, in the place of the original stack, with the crop reverted.
 
-A plane appears under its own name only when it is whole, and the folder only when all planes are; an interrupted
-export goes on where it stopped. Greys and probabilities keep their type; ids become the smallest of uint8, uint16 and
-uint32 that holds them all; binary maps become 0 and 255.
+The format's plugin writes; what is common to all is here: the grid, the type of the voxels, one writer at a time, going on
+where an export was interrupted, and an output that has its name only when it is whole. Greys and probabilities keep their type
+where the format has it; ids take the narrowest that holds them all.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import contextlib
 import errno
 import glob
 import logging
-import os
-import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, Work, run_blocks
-from asem_core.cell.outputs import one_writer
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.cell.outputs import finished, is_noted, note_finished, one_writer, remove
 from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
+from asem_core.interfaces import WritesVolumes
+from asem_core.paths import address_option
+from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range
 from asem_core.voxels.foreground import at_least
 
-SLAB_BYTES = 256_000_000
-"""Memory of the planes read at a time; as many as a chunk holds where this allows, so that chunks are read once."""
-SLAB_PLANES = 64
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -74,28 +74,54 @@ def _plane_names(volume: Volume, behind: Sequence[Input]) -> list[str]:
     return []
 
 
-log = logging.getLogger("asem_core")
+def as_is(volume: Volume) -> Original:
+    """Take the volume's own grid as the original: no crop is reverted."""
+    return Original(volume.spec)
 
 
-def export_tiff(
+def choose_writer(catalog: Catalog, path: str, use: str | None, options: Mapping[str, Any]) -> WritesVolumes:
+    """Build the source that `use` names, or the first that writes files of such a name.
+
+    Raises
+    ------
+    BadInput
+        No plugin writes files of such a name, or the one that was named does not write.
+    """
+    able = {n: p for n in catalog.names("source") if WritesVolumes in (p := catalog.get("source", n)).__mro__}
+    if use is None:
+        use = next((n for n, plugin in able.items() if plugin.can_write(path)), None)
+        if use is None:
+            raise BadInput(
+                f"No source plugin writes a file named {Path(path).name}. Give it a name without an ending for a folder of planes, "
+                f"another ending, or name the plugin with --use: {', '.join(able)}."
+            )
+    plugin = catalog.get("source", use)
+    place = address_option(plugin)
+    if use not in able or place is None:
+        raise BadInput(
+            f"The source '{use}' reads its format, but does not write it. Choose another ({', '.join(able)}), or leave out --use."
+        )
+    return build(plugin, {place: path, **options}, f"asem export @ source ({use})")  # type: ignore[no-any-return]
+
+
+def export_volume(
+    writer: WritesVolumes,
     volume: Volume,
-    output: Path,
     run: Run,
     *,
     original: Original | None = None,
     threshold: float | None = None,
     ids: bool = False,
-    compress: bool = True,
     overwrite: bool = False,
 ) -> Path:
-    """Write a volume as a folder of TIFF planes, or as one BigTIFF if `output` ends in `.tif` or `.tiff`.
+    """Write a volume to the path that a source's plugin was built with; return it.
 
     Parameters
     ----------
     volume : any
-        Images and probabilities are written as they are; labels as uint8, uint16 or uint32; a binary map (uint8 or bool
-        labels of 0 and 1, which programs would show all black) as 0 and 255. Labels that are not annotated everywhere are
-        written as they are, with the largest value of the files' type where they are not; which is said.
+        Images and probabilities are written as they are; labels in the narrowest type that holds their ids. A binary map (uint8
+        or bool labels of 0 and 1, which programs would show all black) becomes 0 and 255 in formats that are looked at. Labels
+        that are not annotated everywhere have the largest value of the type where they are not; which is said.
     original
         The grid to write on; None finds the stack that the volume was made from. What the volume does not cover is 0.
         A volume whose voxels are a whole multiple as large is enlarged, each voxel repeated.
@@ -103,10 +129,8 @@ def export_tiff(
         Write 255 where a probability is at least this, 0 elsewhere.
     ids
         Write a binary map as it is: 1 stays 1.
-    compress
-        Losslessly, with what every reader of TIFF knows (deflate).
     overwrite
-        Replace files of the same names; nothing else in the folder is touched.
+        Replace what is there. Of a folder of planes, files of the same names are replaced, and no others.
 
     Raises
     ------
@@ -115,7 +139,7 @@ def export_tiff(
     OutputBusy
         Another process is writing it.
     BadInput
-        The output is the folder of the original stack or is named as another form of file, or an id needs more than 32 bits.
+        The output is the original stack, or the format cannot hold the values.
     VoxelSizeMismatch, ShapeMismatch
         The volume does not lie on the original's grid.
     NoSpace
@@ -126,92 +150,66 @@ def export_tiff(
     if threshold is not None and what_it_holds(volume) == "labels":
         raise BadInput(f"{volume.path} holds labels; a threshold is for probabilities. Export it without one.")
     original = original or original_of(volume)
-    output = Path(output)
-    if output.suffix.lower() in _OTHER_FORMS:
-        raise BadInput(
-            f"{output}: planes are written as TIFF only. Name a folder for them, or one file ending in .tif."
-        )
-    if is_exported(volume, output, run, original=original, threshold=threshold, ids=ids):
+    place = address_option(type(writer))
+    output = Path(getattr(writer, place or ""))
+    mask = _as_mask(volume, threshold, run, ids=ids or not writer.shown_as_greys)
+    record = _record(writer, place or "", volume, original, threshold, mask)
+    if finished(output, record) is not None:
         return output
     _require_free(output, original, overwrite)
-    planes = planes_of(volume, original, run, threshold=threshold, ids=ids)
-    mask = planes.mask
-    record = _record(volume, threshold, mask)
-    # Planes that a killed export left are of use only to one onto the same grid, under the same names.
-    key = zlib.crc32(repr((record, original.spec, original.planes)).encode())
+    dtype = _stored_type(volume, threshold, run, writer)
+    unknown = _unknown_value(volume, dtype, run) if threshold is None else None
+    placed = OnGrid(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype, unknown)
+    about = {"made_by": record}
+    kind = Labels if isinstance(volume, Labels) and threshold is None else Volume
+    shown = kind(
+        placed,
+        original.spec.voxel_size_nm,
+        original.spec.origin_nm,
+        volume.path,
+        planes=original.planes,
+        attributes=about,
+    )
+    # What a killed export left is of use only to one of the same.
+    key = zlib.crc32(repr(identity(record)).encode())
     partial = output.with_name(f".{output.name}.{key:08x}.partial")
-    write = _WriteFile if output.suffix.lower() in _ONE_FILE else _WritePlanes
-    job = write(planes, original, partial, compress, record)
     try:
         with one_writer(output):
             for left in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
                 if left != partial:  # of an export of something else that was killed
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
-            job.run(run)
-            job.publish(output)
+                    remove(left)
+            partial.mkdir(exist_ok=True)
+            half = partial / output.name
+            part = attrs.evolve(writer, **{place or "": str(half)})  # type: ignore[misc]
+            for lost in part.write(shown, attrs.evolve(run, scratch=partial / "done")):
+                log.warning("%s: %s", output, lost)
+            names = _publish(half, output)
+            remove(partial)
+            note_finished(output, record, names=names)
     except (OSError, NoSpace) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        needed = original.spec.box.size * planes.dtype.itemsize
+        needed = original.spec.box.size * dtype.itemsize
         raise NoSpace(
             f"The disk of {output} is full: the export needs up to {needed / 1e9:.1f} GB (less when compressed). "
-            "Make room, then run the same command again: finished planes are kept."
+            "Make room, then run the same command again: what is finished is kept where the format allows."
         ) from error
     return output
 
 
-_ONE_FILE = (".tif", ".tiff")
-_OTHER_FORMS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".h5", ".hdf5", ".mrc", ".nrrd", ".nii", ".zarr", ".n5")
-
-
-def planes_of(volume: Volume, original: Original, run: Run, *, threshold: float | None, ids: bool) -> Planes:
-    """See a volume as planes of the original stack, in the type of the files."""
-    mask = _as_mask(volume, threshold, run, ids=ids)
-    dtype = _stored_type(volume, threshold, run)
-    unknown = _unknown_value(volume, dtype, run) if threshold is None else None
-    return Planes(volume, original.spec, _place(volume, original.spec), threshold, mask, dtype, unknown)
-
-
-def is_exported(
-    volume: Volume,
-    output: Path,
-    run: Run,
-    *,
-    original: Original | None = None,
-    threshold: float | None = None,
-    ids: bool = False,
-) -> bool:
-    """Tell whether what `export_tiff` would write is there, made of the volume as it is now and on the same grid."""
-    import tifffile
-
-    if not output.exists():
-        return False
-    original = original or original_of(volume)
-    record = identity(_record(volume, threshold, _as_mask(volume, threshold, run, ids=ids)))
-    one_file = output.suffix.lower() in _ONE_FILE
-    for file_path in [output] if one_file else [output / name for name in plane_names(original)]:
-        try:
-            with tifffile.TiffFile(file_path) as file:
-                if file.series[0].shape != (original.spec.shape if one_file else original.spec.shape[1:]):
-                    return False
-                about: Any = (file.shaped_metadata or ({},))[0]
-        except (OSError, tifffile.TiffFileError):
-            return False
-        if identity(about.get("made_by")) != record:
-            return False
-    return True
-
-
-def _record(volume: Volume, threshold: float | None, mask: bool) -> dict[str, Any]:
-    return made_by("export", inputs=[volume], threshold=threshold, **({"mask": True} if mask else {}))
-
-
-def plane_names(original: Original) -> list[str]:
-    """Name the file of each plane: as the original's, or by its number."""
-    if original.planes:
-        return [Path(name).with_suffix(".tif").name for name in original.planes]
-    depth = original.spec.shape[0]
-    return [f"z{z:0{max(4, len(str(depth - 1)))}d}.tif" for z in range(depth)]
+def _record(
+    writer: WritesVolumes, place: str, volume: Volume, original: Original, threshold: float | None, mask: bool
+) -> dict[str, Any]:
+    options = {a.name: getattr(writer, a.name) for a in attrs.fields(type(writer)) if a.init and a.name != place}  # type: ignore[arg-type]
+    return made_by(
+        "export",
+        inputs=[volume],
+        format={"name": writer.name, "options": options},  # type: ignore[attr-defined]
+        grid=original.spec,
+        named=bool(original.planes),
+        threshold=threshold,
+        mask=mask,
+    )
 
 
 def _require_free(output: Path, original: Original, overwrite: bool) -> None:
@@ -220,8 +218,26 @@ def _require_free(output: Path, original: Original, overwrite: bool) -> None:
     taken = output.exists() and (output.is_file() or any(output.iterdir()))
     if taken and not overwrite:
         raise OutputExists(f"{output} exists and is not empty. Choose another output, or add --overwrite.")
-    if output.is_dir() and output.suffix.lower() in _ONE_FILE:
-        raise OutputExists(f"{output} is a folder. Name a file to write one BigTIFF, or a folder for planes.")
+    if taken and output.is_dir() and not is_noted(output) and any(p.is_dir() for p in output.iterdir()):
+        raise OutputExists(
+            f"{output} is a folder that holds other folders and that no export wrote, so it is not replaced. Choose another output."
+        )
+
+
+def _publish(half: Path, output: Path) -> list[str] | None:
+    """Give what was written its name; of planes that join a folder with other files, say which they are."""
+    if half.is_dir() and not any(p.is_dir() for p in half.iterdir()):
+        names = sorted(p.name for p in half.iterdir())
+        output.mkdir(exist_ok=True)
+        for name in names:
+            (half / name).replace(output / name)
+        return names
+    if output.is_dir() and any(output.iterdir()) and not is_noted(output):
+        raise OutputExists(f"{output} is a folder of other files, so it is not replaced. Choose another output.")
+    if half.is_dir() or output.is_dir():
+        remove(output)
+    half.replace(output)
+    return None
 
 
 def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
@@ -245,10 +261,61 @@ def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
     return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())), as_zyx(factor.tolist())
 
 
+# --- types --------------------------------------------------------------------------------------------------------
+
+
 def _as_mask(volume: Volume, threshold: float | None, run: Run, *, ids: bool = False) -> bool:
     """Tell whether labels are written as 0 and 255."""
     everywhere = not isinstance(volume, Labels) or volume.known is None
     return threshold is None and not ids and everywhere and _is_binary(volume, run)
+
+
+def _is_binary(volume: Volume, run: Run) -> bool:
+    """Tell a map of 0 and 1 from ids: `segment` numbers objects in wider types."""
+    if volume.dtype == bool:
+        return True
+    return _holds_ids(volume) and volume.dtype == np.uint8 and _range(volume, run)[1] <= 1
+
+
+def _holds_ids(volume: Volume) -> bool:
+    return isinstance(volume, Labels) or what_it_holds(volume) == "labels"
+
+
+def _range(volume: Volume, run: Run) -> tuple[int, int]:
+    return value_range(volume, attrs.evolve(run, progress=False))
+
+
+def _stored_type(volume: Volume, threshold: float | None, run: Run, writer: WritesVolumes) -> np.dtype[Any]:
+    """Choose the type of the voxels: the volume's, or the narrowest of the format that loses nothing.
+
+    Ids wider than 16 bits are looked through for the smallest and the largest: many programs take no more.
+    """
+    held = sorted((np.dtype(t) for t in writer.dtypes), key=lambda t: (t.itemsize, t.kind != "u"))
+    dtype = np.dtype(np.uint8) if threshold is not None or volume.dtype == bool else volume.dtype
+    wide_ids = dtype.kind in "ui" and (dtype.itemsize > 2 or dtype.kind == "i") and _holds_ids(volume)
+    if not wide_ids and (safe := next((t for t in held if np.can_cast(dtype, t, "safe")), None)) is not None:
+        return dtype if dtype in held else safe
+    smallest, largest = _range(volume, run) if dtype.kind in "ui" else (0, 0)
+    least = min(2, dtype.itemsize)
+    for candidate in held if dtype.kind in "ui" else ():
+        info = np.iinfo(candidate) if candidate.kind in "ui" else None
+        if info is None or candidate.itemsize < least or (candidate.kind == "i" and _holds_ids(volume)):
+            continue
+        if info.min <= smallest and largest <= info.max:
+            return candidate
+    name, types = writer.name, ", ".join(map(str, held))  # type: ignore[attr-defined]
+    if smallest < 0 and _holds_ids(volume):
+        raise BadInput(
+            f"{volume.path} holds {volume.dtype} down to {smallest}. Ids begin at 0: renumber its objects first."
+        )
+    if _holds_ids(volume):
+        raise BadInput(
+            f"{volume.path} has an id of {largest}, beyond what '{name}' holds ({types}). Renumber its objects, or choose a format "
+            "of wider ids."
+        )
+    raise BadInput(
+        f"{volume.path} holds {volume.dtype}, and '{name}' holds {types}. Convert it, or choose another format."
+    )
 
 
 def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None:
@@ -262,7 +329,7 @@ def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None
     if not isinstance(volume, Labels) or volume.known is None:
         return None
     value = int(np.iinfo(dtype).max)
-    if value_range(volume, attrs.evolve(run, progress=False))[1] >= value:
+    if _range(volume, run)[1] >= value:
         raise BadInput(
             f"{volume.path} is not annotated everywhere, and its ids leave no value of {dtype} to say where. Renumber its objects first."
         )
@@ -275,46 +342,12 @@ def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None
     return value
 
 
-def _is_binary(volume: Volume, run: Run) -> bool:
-    """Tell a map of 0 and 1 from ids: `segment` numbers objects in wider types."""
-    if volume.dtype == bool:
-        return True
-    return (
-        _holds_ids(volume)
-        and volume.dtype == np.uint8
-        and value_range(volume, attrs.evolve(run, progress=False))[1] <= 1
-    )
+# --- voxels -------------------------------------------------------------------------------------------------------
 
 
-def _holds_ids(volume: Volume) -> bool:
-    return isinstance(volume, Labels) or what_it_holds(volume) == "labels"
-
-
-def _stored_type(volume: Volume, threshold: float | None, run: Run) -> np.dtype[Any]:
-    """Choose the type of the files; ids wider than 16 bits are looked through for the smallest and the largest."""
-    if threshold is not None or volume.dtype == bool:
-        return np.dtype(np.uint8)
-    if volume.dtype.kind == "f":
-        return np.dtype(np.float32)
-    if volume.dtype in (np.uint8, np.uint16):
-        return volume.dtype
-    if volume.dtype.kind == "i" and volume.dtype.itemsize <= 4 and not _holds_ids(volume):
-        return volume.dtype
-    smallest, largest = value_range(volume, attrs.evolve(run, progress=False))
-    if smallest < 0:
-        raise BadInput(
-            f"{volume.path} holds {volume.dtype} down to {smallest}. Ids begin at 0, and greys below 0 need a type of at "
-            "most 32 bits. Renumber its objects, or convert its greys to int32, first."
-        )
-    fits = [d for d in (np.uint16, np.uint32) if largest <= np.iinfo(d).max]
-    if not fits:
-        raise BadInput(f"{volume.path} has an id of {largest}, beyond what 32 bits hold. Renumber its objects first.")
-    return np.dtype(fits[0])
-
-
-@attrs.frozen
-class Planes:
-    """The volume as planes of the original."""
+@attrs.frozen(eq=False)
+class OnGrid:
+    """The volume on the grid of the original, in the type of the files: a lazy array."""
 
     volume: Volume
     grid: Spec
@@ -325,15 +358,13 @@ class Planes:
     unknown: int | None = None  # the value where labels are not annotated
 
     @property
-    def slab(self) -> int:
-        """How many planes to read at a time."""
-        affordable = SLAB_BYTES // (self.grid.shape[1] * self.grid.shape[2] * self.volume.dtype.itemsize)
-        return int(np.clip(affordable, 1, SLAB_PLANES))
+    def shape(self) -> Zyx:
+        return self.grid.shape
 
-    def read(self, begin: int, end: int) -> np.ndarray:
-        """Return planes `begin` to `end` of the original's grid, in the type of the files."""
+    def __getitem__(self, key: Any) -> np.ndarray:
+        begin, end, _ = zip(*(k.indices(n) for k, n in zip(key, self.shape, strict=True)), strict=True)
+        wanted = Box(begin, end)
         where, factor = self.place
-        wanted = Box((begin, 0, 0), (end, *self.grid.shape[1:]))
         result = np.full(wanted.shape, self.unknown or 0, self.dtype)
         inside = wanted & where
         if inside.is_empty:
@@ -349,7 +380,7 @@ class Planes:
         for axis, f in enumerate(factor):
             block = block.repeat(f, axis) if f > 1 else block
         cut = local.shift([-b * f for b, f in zip(coarse.begin, factor, strict=True)])
-        result[inside.shift([-begin, 0, 0]).slices] = block[cut.slices]
+        result[inside.shift([-b for b in wanted.begin]).slices] = block[cut.slices]
         return result
 
     def _converted(self, block: np.ndarray) -> np.ndarray:
@@ -359,103 +390,3 @@ class Planes:
             return block.astype(self.dtype)
         found = block != 0 if isinstance(self.volume, Labels) else at_least(block, self.threshold)
         return np.where(found, 255, 0).astype(np.uint8)
-
-
-@attrs.frozen
-class _Output:
-    """What both forms of output share."""
-
-    planes: Planes
-    original: Original
-    partial: Path
-    compress: bool
-    record: Mapping[str, Any]
-
-    @property
-    def _tags(self) -> dict[str, Any]:
-        """How tifffile is to write: pixels per centimetre, and what made the file, for people who find it later."""
-        _, y, x = self.planes.grid.voxel_size_nm
-        return {
-            "photometric": "minisblack",
-            "compression": "zlib" if self.compress else None,
-            "resolution": (1e7 / x, 1e7 / y),
-            "resolutionunit": "CENTIMETER",
-            "software": f"asem-core {self.record['asem_version']}",
-        }
-
-    def _about(self, axes: str) -> dict[str, Any]:
-        return {"axes": axes, "voxel_size_nm": list(self.planes.grid.voxel_size_nm), "made_by": dict(self.record)}
-
-
-@attrs.frozen
-class _WritePlanes(_Output):
-    """One file a plane, in a hidden folder that takes its name at the end."""
-
-    def run(self, run: Run) -> None:
-        self.partial.mkdir(parents=True, exist_ok=True)
-        depth, *plane = self.planes.grid.shape
-        quiet = attrs.evolve(run, scratch=None)
-        slab = as_zyx((min(self.planes.slab, depth), *plane))
-        run_blocks(self, self.planes.grid.box, slab, quiet, name="export", skip=self._is_written)
-
-    def __call__(self) -> Work:
-        return self._write
-
-    def names(self) -> list[str]:
-        return plane_names(self.original)
-
-    def _is_written(self, box: Box) -> bool:
-        return all((self.partial / name).exists() for name in self.names()[box.slices[0]])
-
-    def _write(self, box: Box) -> None:
-        import tifffile
-
-        slab = self.planes.read(box.begin[0], box.end[0])
-        for name, plane in zip(self.names()[box.slices[0]], slab, strict=True):
-            half = self.partial / f".{name}.{os.getpid()}"
-            try:
-                tifffile.imwrite(half, plane, metadata=self._about("YX"), **self._tags)
-                half.replace(self.partial / name)
-            finally:
-                half.unlink(missing_ok=True)
-
-    def publish(self, output: Path) -> None:
-        names = self.names()
-        left = {file.name for file in self.partial.iterdir()} - {*names}
-        for name in left:  # half planes of a run that was killed
-            (self.partial / name).unlink()
-        if output.exists():
-            for name in names:
-                (self.partial / name).replace(output / name)
-            shutil.rmtree(self.partial)
-        else:
-            self.partial.rename(output)
-
-
-@attrs.frozen
-class _WriteFile(_Output):
-    """One BigTIFF, under a hidden name that becomes its own at the end."""
-
-    def run(self, run: Run) -> None:
-        import tifffile
-
-        try:
-            with tifffile.TiffWriter(self.partial, bigtiff=True) as file:
-                shape, dtype = self.planes.grid.shape, self.planes.dtype
-                file.write(self._each(), shape=shape, dtype=dtype, metadata=self._about("ZYX"), **self._tags)
-        except BaseException:  # Ctrl-C, too, must leave no half file
-            self.partial.unlink(missing_ok=True)
-            raise
-
-    def _each(self) -> Iterator[np.ndarray]:
-        depth, step = self.planes.grid.shape[0], self.planes.slab
-        for begin in range(0, depth, step):
-            yield from self.planes.read(begin, min(begin + step, depth))
-
-    def publish(self, output: Path) -> None:
-        self.partial.replace(output)
-
-
-def as_is(volume: Volume) -> Original:
-    """Take the volume's own grid as the original: no crop is reverted."""
-    return Original(volume.spec)

@@ -23,7 +23,7 @@ from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, OutputExists, UnknownName
-from asem_core.interfaces import Model, OffersTemplates, Region
+from asem_core.interfaces import Model, OffersTemplates, Region, Template
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
@@ -45,8 +45,8 @@ from asem_core.training.settings import (
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 from asem_core.voxels.known import extent_of_known
 
-TRAINING_SHARE = 0.85
-"""Part of the time that goes into iterations; the rest is planning, validation and the choice at the end."""
+TRAINING_SHARE = 0.95
+"""Part of the time that is left after planning and goes into iterations and validation; the rest opens and reports."""
 
 
 @attrs.frozen
@@ -92,7 +92,13 @@ class TrainingPlan:
     text: str  # the recipe, TOML with reasons as comments
 
 
-def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, options: PlanOptions) -> TrainingPlan:
+def plan(
+    places: Sequence[Annotated],
+    model: type[Model],
+    catalog: Catalog,
+    options: PlanOptions,
+    clock: Callable[[], float] = time.perf_counter,
+) -> TrainingPlan:
     """Choose every setting of a training.
 
     Parameters
@@ -100,13 +106,14 @@ def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, opti
     places : all of one voxel size
     model : the plugin to train; one that offers templates (`interfaces.OffersTemplates`) gets the network that fits, another
         keeps its own
+    clock : what time is measured by, in seconds; that of the processor makes a plan independent of other work
 
     Raises
     ------
     BadInput
-        There is nothing to learn (no object, no background), nothing to watch, or no time.
+        There is nothing to learn (no object, no background), or no time.
     """
-    begun = time.perf_counter()
+    begun = clock()
     regions = [
         (place, box, open_region(_stored(place, box), f"{place.labels.name} {box}", catalog, Path()))
         for place in places
@@ -116,17 +123,19 @@ def plan(places: Sequence[Annotated], model: type[Model], catalog: Catalog, opti
     profiles = [_profiles(region) for *_, region in regions]
     offers = issubclass(model, OffersTemplates)
     templates = {name: cast(type[OffersTemplates], model).network_options(name) for name in TEMPLATES} if offers else {}
-    settings = choose_settings(found, [box for _, box, _ in regions], profiles, templates)
+    settings = choose_settings(
+        found, [box for _, box, _ in regions], profiles, templates, lambda template: sampler_for(template, catalog)
+    )
     settings = attrs.evolve(settings, split=_apart(settings.split, [place for place, *_ in regions]))
     lines = [*settings.lines, *_block(settings, model)]
     tables = _tables(lines, settings, [place for place, *_ in regions], options)
     if options.iterations is None:
-        each = _seconds_each(tables, model, catalog)
-        left = options.minutes * 60 * TRAINING_SHARE - (time.perf_counter() - begun)
+        each = _seconds_each(tables, model, catalog, clock)
+        left = options.minutes * 60 * TRAINING_SHARE - (clock() - begun)
         if left < 10 * each:
             raise BadInput(
                 f"{options.minutes:g} minutes are too short: an iteration takes {each:.2g} s here, and planning took "
-                f"{time.perf_counter() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
+                f"{clock() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
             )
         shape = tables["train"]["block"]
         size = int(np.prod(shape))
@@ -218,7 +227,7 @@ def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[
     return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
 
 
-def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> float:
+def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog, clock: Callable[[], float]) -> float:
     """Time an iteration of the very training that is planned."""
     sampler = dict(tables["sampler"])
     recipe = TrainingRecipe(
@@ -228,7 +237,7 @@ def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalo
         Path(),
     )
     with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5)
+        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5, clock)
 
 
 # --- the recipe ---------------------------------------------------------------------------------------------------
@@ -253,7 +262,8 @@ def _recipe_text(
         text.append("")
     for kind, boxes in _regions(settings, places).items():
         if kind == "validation":
-            text.append(f"# watched, never learnt from: {settings.split.why}")
+            told = "watched, never learnt from: " if boxes else "nothing is watched, the last weights are taken: "
+            text.append(f"# {told}{settings.split.why}")
         for box in boxes:
             text += [f"[[train.{kind}]]", *(f"{k} = {tomlkit.item(v).as_string()}" for k, v in box.items()), ""]
     return "\n".join(text)
@@ -292,6 +302,12 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
         ]
         found.append(Annotated(cell / (raw or read_prepared(cell).image), cell / name, tuple(kept)))
     return found
+
+
+def sampler_for(template: Template, catalog: Catalog) -> str:
+    """Name the sampler that says that it suits a kind of image, or the default."""
+    suited = [o.name for o in catalog.offers if o.kind == "sampler" and template in o.cls.suits]
+    return suited[0] if suited else catalog.default("sampler")
 
 
 def model_for(labels: str, catalog: Catalog) -> str:

@@ -119,7 +119,7 @@ def predict_image(
         image,
         output,
         run,
-        options.how,
+        attrs.evolve(options.how, mirrors=trained.mirrors if options.mirrors is None else options.mirrors),
         box=None if part is None else box_covering(image, part),
         mask=None if mask is None else mask_for(image, mask, catalog, run),
         details=trained.details if details is None else details,

@@ -85,6 +85,11 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
     choices |= {f"labels.{n}": c for n, c in flow.recipe.labels.items()}
     choices |= {f"others.{n}": c for n, c in flow.recipe.others.items()}
     _require_paths(flow, sources)
+    if flow.export is not None:
+        try:
+            flow.export.writer(catalog, f"result{flow.export.ending}")
+        except AsemError as error:
+            raise RecipeError(f"{name} @ export: {error}") from None
     opened = {place: _opened(source, choices[place], f"{name} @ {place}") for place, source in sources.items()}
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block

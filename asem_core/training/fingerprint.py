@@ -30,6 +30,8 @@ class Fingerprint:
         Of the images.
     num_annotated_vx, num_planes
         Annotated voxels, and the z planes that hold any, of all regions together.
+    planes_together
+        Most such planes in one region.
     foreground
         Fraction of the annotated voxels.
     thickness_nm
@@ -47,6 +49,7 @@ class Fingerprint:
     voxel_size_nm: ZyxNm
     num_annotated_vx: int
     num_planes: int
+    planes_together: int
     foreground: float
     thickness_nm: float
     num_objects: int
@@ -85,13 +88,14 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
     BadInput
         Nothing is annotated, nothing is object, or nothing is not.
     """
-    annotated, planes, foreground = 0, 0, 0
-    for region in regions:
+    annotated, foreground = 0, 0
+    planes = [0] * len(regions)
+    for number, region in enumerate(regions):
         for slab in region.labels.box.blocks((8, *region.labels.shape[1:])):
             target = read_target(region, slab, exclude=False)
             known = target != IGNORE
             annotated += int(known.sum())
-            planes += int(known.any(axis=(1, 2)).sum())
+            planes[number] += int(known.any(axis=(1, 2)).sum())
             foreground += int((target == 1).sum())
     names = ", ".join(f"'{r.name}'" for r in regions)
     if not annotated:
@@ -110,7 +114,8 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
     return Fingerprint(
         size,
         annotated,
-        planes,
+        sum(planes),
+        max(planes),
         foreground / annotated,
         thickness,
         num_objects,
@@ -139,21 +144,22 @@ def _thickness_nm(parts: Sequence[_Part], size: ZyxNm) -> tuple[float, int]:
     """Find the largest ball, in nm, that nine tenths of the object can be opened by; and count pieces."""
     import cc3d
 
-    objects = [p.target == 1 for p in parts]
-    pieces = sum(int(cc3d.connected_components(o, connectivity=26, return_N=True)[1]) for o in objects)
+    objects = [(p.target == 1, p.target == IGNORE) for p in parts]
+    pieces = sum(int(cc3d.connected_components(o, connectivity=26, return_N=True)[1]) for o, _ in objects)
     if size[0] > 1.5 * size[1]:  # planes lie too far apart for a ball: disks in the plane
-        size = (1e6, *size[1:])
-    return _largest_opening([(o, p.target == IGNORE) for o, p in zip(objects, parts, strict=True)], size), pieces
+        planes = [(o[z], unknown[z]) for o, unknown in objects for z in range(len(o)) if o[z].any()]
+        return _largest_opening(planes, size[1:]), pieces
+    return _largest_opening(objects, size), pieces
 
 
-def _largest_opening(objects: Sequence[tuple[np.ndarray, np.ndarray]], size: ZyxNm) -> float:
+def _largest_opening(objects: Sequence[tuple[np.ndarray, np.ndarray]], size: Sequence[float]) -> float:
     """Search the diameter at which nine tenths of the voxels are left, between one voxel and the largest ball."""
     import edt
 
     # What is not annotated counts as object here: a border of the annotation does not make an object thin.
     inner = [edt.edt(o | unknown, anisotropy=size, black_border=False, parallel=1) for o, unknown in objects]
     count = sum(int(o.sum()) for o, _ in objects)
-    step = min(size[1:])
+    step = min(size[-2:])
     half = step / 2  # distances are from centre to centre, an outline lies half a voxel nearer
 
     def left(radius: float) -> float:

@@ -34,7 +34,7 @@ from asem_core.training.plan import Plan
 from asem_core.training.progress import Progress
 from asem_core.training.regime import fit_regime
 from asem_core.training.stream import BlockStream, Cut
-from asem_core.training.validate import Forward, summarise, tiles_of, validate
+from asem_core.training.validate import Forward, mirrored, summarise, tiles_of, validate
 from asem_core.weights import copy_weights, read_metadata, save_weights
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ logger = logging.getLogger("asem_core")
 
 WORTH_IT = 0.002
 """Less gained in F1 is within what the watched part can tell: the model's own threshold stays."""
+
+WORTH_EIGHT_TIMES = 0.005
+"""Mirror images make prediction eight times slower: so much F1 they must gain on the watched part."""
 
 
 def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bool = True) -> None:
@@ -97,9 +100,9 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
             rate = learning_rate(options.optimizer, iteration, options.iterations)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses.append(
-                (iteration, rate, step(learner, optimizer, list(islice(cuts, per_step)), options, half, device))
-            )
+            blocks = list(islice(cuts, per_step))
+            loss, options = step_within_memory(learner, optimizer, blocks, options, half, team)
+            losses.append((iteration, rate, loss))
             stopping = team.size == 1 and stop_asked()
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
             # Read one step late, so that the device has work while it is read; at once, before weights are saved.
@@ -112,13 +115,16 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
                 if options.normalise:
                     measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), team)
                 network.eval()
-                found = summarise(
-                    *team.add_up(*validate(forward, tiles[team.rank :: team.size], plan.context, options.loss, device))
-                )
+                mine = tiles[team.rank :: team.size]
+                found = summarise(*team.add_up(*validate(forward, mine, plan.context, options.loss, device)))
+                numbers = found.to_metrics()
+                if options.choose_mirrors and (iteration == options.iterations or stopping):
+                    turned = validate(mirrored(forward), mine, plan.context, options.loss, device)
+                    numbers["mirrored"] = summarise(*team.add_up(*turned)).to_metrics()
                 if team.leads:
                     _require_finite(network, folder, iteration, found.loss)
                     if shown is not None:
-                        log.validated(iteration, found.to_metrics())
+                        log.validated(iteration, numbers)
                         write_picture(folder.picture(iteration), forward, shown, plan.context, device)
                     plain = without_normalisation(network)
                     save_weights(folder.checkpoint(iteration), plain, {**plan.metadata, "iteration": iteration})
@@ -187,8 +193,8 @@ def choose(folder: RunFolder, plan: Plan) -> None:
     start = regime.first if regime else saved[-1]
     predict_from, finetune_from, best = (min(saved, key=lambda s: abs(s - w)) for w in (wanted, start, best))
     to_use = folder.checkpoint(predict_from)
-    if options.choose_threshold:
-        to_use = _with_threshold(folder, next(v for v in lines if v["iteration"] == predict_from))
+    if options.choose_threshold or options.choose_mirrors:
+        to_use = _as_watched(folder, next(v for v in lines if v["iteration"] == predict_from), options)
     folder.write_json(
         "choice.json",
         {
@@ -203,15 +209,20 @@ def choose(folder: RunFolder, plan: Plan) -> None:
         folder.prune({*saved[-options.keep_last :], best, predict_from, finetune_from})
 
 
-def _with_threshold(folder: RunFolder, scores: Mapping[str, Any]) -> Path:
-    """Write a checkpoint again as weights whose model cuts where F1 was highest; where that is worth it."""
+def _as_watched(folder: RunFolder, scores: Mapping[str, Any], options: TrainOptions) -> Path:
+    """Write a checkpoint again with the threshold, and with mirrors, that were best on the watched part, where they are worth it."""
     checkpoint = folder.checkpoint(scores["iteration"])
     about = read_metadata(checkpoint)
+    changed: dict[str, Any] = {}
+    turned = scores.get("mirrored")
+    if turned and (turned["best_f1"] or 0) - (scores["best_f1"] or 0) >= WORTH_EIGHT_TIMES:
+        changed["mirrors"], scores = True, turned
     gain = (scores["best_f1"] or 0) - (scores["f1"] or 0)
-    if gain < WORTH_IT or "threshold" not in about.get("model", {}):
+    if options.choose_threshold and gain >= WORTH_IT and "threshold" in about.get("model", {}):
+        changed["model"] = {**about["model"], "threshold": scores["best_threshold"]}
+    if not changed:
         return checkpoint
-    model = {**about["model"], "threshold": scores["best_threshold"]}
-    return copy_weights(checkpoint, folder.path / "weights.safetensors", {**about, "model": model})
+    return copy_weights(checkpoint, folder.path / "weights.safetensors", {**about, **changed})
 
 
 @attrs.frozen(eq=False)
@@ -251,7 +262,8 @@ def step_within_memory(
 
     Returns
     -------
-    the losses, and the options to go on with: `batch` times `accumulate` stays
+    the losses, and the options to go on with: `batch` times `accumulate` stays (batch normalisation, where it is used, sees
+    fewer blocks at once)
 
     Raises
     ------
@@ -279,7 +291,7 @@ def step_within_memory(
             torch.cuda.empty_cache()
         options = attrs.evolve(options, batch=options.batch // parts, accumulate=options.accumulate * parts)
         logger.warning(
-            "Out of memory on %s: from here on %d blocks are taken at a time and %d times added up, for the same result.",
+            "Out of memory on %s: from here on blocks taken at a time: %d, then added up: %d, for the same result.",
             team.device, options.batch, options.accumulate,
         )  # fmt: skip
 

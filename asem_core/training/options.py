@@ -130,6 +130,9 @@ class TrainOptions:
     choose_threshold
         Note in the chosen weights, as their model's `threshold`, the probability with the highest F1 on the validation
         regions instead of the model's own.
+    choose_mirrors
+        Note in the chosen weights that prediction should average over mirror images, where the last checkpoint gains
+        enough by it on the validation regions; what `asem predict` then does unless told otherwise.
     missing_context
         "refuse" regions so close to the border of the image that the network looks beyond it, or "reflect" the image.
     prepare_labels
@@ -161,6 +164,7 @@ class TrainOptions:
     fit_window: int = 20_000
     choose: Literal["auto", "fit", "best", "last"] = "auto"
     choose_threshold: bool = False
+    choose_mirrors: bool = False
     missing_context: Literal["refuse", "reflect"] = "refuse"
     prepare_labels: bool = True
     initialise: Literal["torch", "he"] = "torch"
@@ -185,8 +189,9 @@ class TrainOptions:
             raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
         if self.choose == "best" and not self.validation:
             raise RecipeError('train: choose = "best" needs [[train.validation]].')
-        if self.choose_threshold and not self.validation:
-            raise RecipeError("train: choose_threshold = true needs [[train.validation]].")
+        for name in ("choose_threshold", "choose_mirrors"):
+            if getattr(self, name) and not self.validation:
+                raise RecipeError(f"train: {name} = true needs [[train.validation]].")
         if min(self.block) < 1:
             raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
         if not 0 < self.loss.least_frequency <= 0.5:

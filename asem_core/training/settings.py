@@ -7,21 +7,23 @@ measurement behind each. None knows a data set. What follows from them is a reci
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
 from asem_core.interfaces import Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
 
 TEMPLATES: tuple[Template, ...] = ("isotropic", "anisotropic", "planes")
 
-PIXELS_ACROSS = 4.5
+PIXELS_ACROSS = 3.5
 """Pixels across the thinnest tenth of the object: fewer lose its outline, more cost time and context."""
+
+MOST_AVERAGED = 4
+"""So many pixels become one at most: outlines are drawn one or two pixels off, and half a working pixel is not more."""
 
 BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
 
@@ -30,6 +32,9 @@ LEAST_CORRELATION = 0.5
 
 WATCHED = 0.08
 """Share of the annotated voxels that is not learnt from but watched."""
+
+LEAST_WATCHED = 8
+"""Fewer (working) voxels of object tell nothing: then nothing is watched."""
 
 CHECKPOINT_COST = 12
 """Iterations that one validation takes the time of: some 30 blocks are predicted, and what normalises is measured."""
@@ -52,7 +57,8 @@ class Setting:
 class Split:
     """Boxes to learn from and boxes to watch, in stored voxels of the labels; they never touch.
 
-    Each comes with the number of the annotated box of which it is, or is a part.
+    Each comes with the number of the annotated box of which it is, or is a part. Nothing is watched where all that is annotated
+    is too small to share.
     """
 
     learnt: Sequence[tuple[int, Box]]
@@ -63,15 +69,19 @@ class Split:
 # --- rules --------------------------------------------------------------------------------------------------------
 
 
-def downsampling(found: Fingerprint) -> Setting:
-    """Average voxels while `PIXELS_ACROSS` of them still fit across the thin parts; z only as far as planes stay apart."""
+def downsampling(found: Fingerprint, boxes: Sequence[Box]) -> Setting:
+    """Average voxels while `PIXELS_ACROSS` of them still fit across the thin parts; z only as far as planes stay apart.
+
+    Wherever a box begins, it holds a whole voxel of as many as half its length.
+    """
     pixel = found.voxel_size_nm[1]
     most = found.thickness_nm / PIXELS_ACROSS
+    most_z, most_across = (min(b.shape[axis] + 1 for b in boxes for axis in axes) // 2 for axes in ((0,), (1, 2)))
     factor = 1
-    while 2 * factor * pixel <= most:
+    while 2 * factor <= min(MOST_AVERAGED, most_across) and 2 * factor * pixel <= most:
         factor *= 2
     z = 1
-    while found.voxel_size_nm[0] * 2 * z <= factor * pixel * 1.01:
+    while 2 * z <= most_z and found.voxel_size_nm[0] * 2 * z <= factor * pixel * 1.01:
         z *= 2
     why = f"pixels of {factor * pixel:g} nm: the thinnest tenth of the object is {found.thickness_nm:.0f} nm thick" + (
         f", and there are {factor * factor * z} times fewer voxels" if factor * z > 1 else ""
@@ -82,8 +92,8 @@ def downsampling(found: Fingerprint) -> Setting:
 def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     """Choose a template by how far planes lie apart, and by what one says of the next."""
     z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
-    if found.num_planes == 1:
-        return "planes", "one plane is annotated"
+    if found.planes_together == 1:
+        return "planes", "no two planes that are annotated lie side by side"
     if (
         found.anisotropy <= 1.5
     ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
@@ -149,11 +159,6 @@ def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Z
     foreground : per box, three profiles (z, y, x) in one: object voxels by plane along each axis, as a list of arrays
     step : working voxels, in stored ones: parts begin and end at multiples
     gap : voxels between what is learnt and what is watched
-
-    Raises
-    ------
-    BadInput
-        No part can be set aside: the annotated boxes are too small.
     """
     sizes = np.array([b.size for b in boxes], float)
     if len(boxes) >= 5:
@@ -166,33 +171,40 @@ def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Z
             f"{number} of {len(boxes)} boxes with a usual share of object",
         )
     largest = int(np.argmax(sizes))
-    box, profiles = boxes[largest], foreground[largest]
+    for part in (1, 2, 3):
+        if found := _end_to_watch(boxes[largest], foreground[largest], part * WATCHED * sizes.sum(), step, gap):
+            learnt, watched, what = found
+            others = [(i, b) for i, b in enumerate(boxes) if i != largest]
+            return Split([*others, (largest, learnt)], [(largest, watched)], what)
+    why = f"no part of {boxes[largest]} can be set aside so that both parts hold object"
+    return Split(list(enumerate(boxes)), [], why)
+
+
+def _end_to_watch(box: Box, profiles: np.ndarray, size: float, step: Zyx, gap: Zyx) -> tuple[Box, Box, str] | None:
+    """Cut an end of about `size` voxels off a box, the most like the rest; returns what is learnt, what is watched, and its name."""
     share = float(np.sum(profiles[0])) / box.size
     best: tuple[float, Box, Box, str] | None = None
     for axis, name in enumerate("zyx"):
         length = box.shape[axis]
-        width = -(-max(step[axis], round(WATCHED * sizes.sum() / (box.size / length))) // step[axis]) * step[axis]
+        least = step[axis] if box.begin[axis] % step[axis] == 0 else 2 * step[axis]
+        width = -(-max(least, round(size / (box.size / length))) // step[axis]) * step[axis]
         between = -(-gap[axis] // step[axis]) * step[axis] if length > 2 * step[axis] else 0
         if width + between >= length * 0.6:
             continue
         for at_end in (True, False):
             ends = (length - width, length) if at_end else (0, width)
             watched = _slab(box, axis, *ends)
-            learnt = (
-                _slab(box, axis, 0, length - width - between) if at_end else _slab(box, axis, width + between, length)
-            )
-            part = profiles[axis][-width:] if at_end else profiles[axis][:width]
-            here = float(np.sum(part)) / watched.size
+            rest = (0, length - width - between) if at_end else (width + between, length)
+            learnt = _slab(box, axis, *rest)
+            here, there = (float(np.sum(profiles[axis][slice(*part)])) for part in (ends, rest))
+            if min(here, there) < LEAST_WATCHED * math.prod(step):
+                continue
             # Enough object is what matters; then a part that costs little of the rest in its gap; then the last planes.
-            unlike = abs(math.log((here + 1e-9) / (share + 1e-9))) + (box.size - learnt.size - watched.size) / box.size
+            unlike = abs(math.log(here / watched.size / share)) + (box.size - learnt.size - watched.size) / box.size
             unlike += 0.0 if axis == 0 else 0.05
             if best is None or unlike < best[0] - 1e-6:
                 best = (unlike, learnt, watched, f"the {'last' if at_end else 'first'} {width} voxels along {name}")
-    if best is None:
-        raise BadInput(f"The annotated box {box} is too small to set a part of it aside.")
-    _, learnt, watched, what = best
-    rest_of_boxes = [(i, b) for i, b in enumerate(boxes) if i != largest]
-    return Split([*rest_of_boxes, (largest, learnt)], [(largest, watched)], what)
+    return best and best[1:]
 
 
 def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
@@ -219,8 +231,8 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
 
 
 def num_checkpoints(iterations: int) -> int:
-    """Say how often to validate: seldom enough to learn in between."""
-    return min(12, max(1, iterations // (5 * CHECKPOINT_COST)))
+    """Say how often to validate: it takes a twelfth of the time at most."""
+    return min(12, max(1, iterations // (12 * CHECKPOINT_COST)))
 
 
 # --- put together -------------------------------------------------------------------------------------------------
@@ -249,7 +261,11 @@ class Settings:
 
 
 def choose_settings(
-    found: Fingerprint, boxes: Sequence[Box], foreground: Sequence[Any], network: Mapping[Template, Mapping[str, Any]]
+    found: Fingerprint,
+    boxes: Sequence[Box],
+    foreground: Sequence[Any],
+    network: Mapping[Template, Mapping[str, Any]],
+    sampler: Callable[[Template], str],
 ) -> Settings:
     """Apply the rules.
 
@@ -257,31 +273,35 @@ def choose_settings(
     ----------
     boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
+    sampler : names the one that suits a template
     """
-    first = downsampling(found)
+    first = downsampling(found, boxes)
     factor = as_zyx(first.value)
     template, why_template = layout(found, factor)
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
     thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
     split = watched_part(boxes, foreground, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
+    watched = bool(split.watched)
     lines = [first]
     lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")
               for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
     lines += [
-        Setting("train", "choose", "best" if few else "last", "few labels: the watched part tells when to stop" if few else
-                "the last steps are the smallest, and one part watched is noisier than they"),
-        Setting("train", "choose_threshold", True, "taken from the watched part, where it gains"),
+        Setting("train", "choose", "last", "the last steps are the smallest, and one part watched is noisier than they"),
+        Setting("train", "choose_threshold", watched, "taken from the watched part, where it gains" if watched else
+                "nothing is watched: probability 0.5"),
+        Setting("train", "choose_mirrors", watched, "tried on the watched part" if watched else ""),
         Setting("train", "initialise", "he", "learns faster than torch's default"),
         Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),
         Setting("train", "prepare_labels", False, "labels are learnt as they were drawn"),
         Setting("train", "missing_context", "reflect", "annotated to the border of the image, where it is mirrored"),
         Setting("train", "readers", 1),
         Setting("train.loss", "least_frequency", 0.4, "classes weighted 1.5 : 1 at most: probabilities near 0.5 stay meaningful"),
-        Setting("train.loss", "ignore_exclusion", True, "outlines are drawn one or two voxels off"),
+        Setting("train.loss", "ignore_exclusion", factor[1] == 1, "outlines are drawn one or two pixels off" if factor[1] == 1 else
+                "a working pixel is as large as outlines are off"),
         *schedule(few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
-    lines.append(Setting("sampler", "use", "uniform" if template != "isotropic" else "balanced",
+    lines.append(Setting("sampler", "use", sampler(template),
                          "planes are large and hold object nearly everywhere" if template != "isotropic" else
                          "blocks with little object are drawn less often"))  # fmt: skip
     return Settings(found, template, factor, few, split, lines)

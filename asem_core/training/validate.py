@@ -87,6 +87,20 @@ def validate(
     return sums, counts
 
 
+def mirrored(forward: Forward) -> Forward:
+    """Average the probabilities of the eight mirror images, as prediction does; returns their logarithms as logits."""
+
+    def averaged(image: torch.Tensor) -> torch.Tensor:
+        total: Any = 0
+        for number in range(8):
+            axes = [a + 2 for a in range(3) if number >> a & 1]
+            total = total + forward(image.flip(axes)).float().softmax(1).flip(axes)
+        result: torch.Tensor = (total / 8).clamp(min=1e-9).log()
+        return result
+
+    return averaged
+
+
 def summarise(sums: np.ndarray, counts: np.ndarray) -> Validation:
     """Turn what `validate` gathered (perhaps added up over processes) into a loss and scores."""
     return Validation(float(sums[0] / max(sums[1], 1)), Scores(np.arange(256) / 255, counts[1], counts[0]))

@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.volume import as_zyx_nm
+from asem_core.volume import Volume, as_zyx_nm
 from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.scale import Scale, in_units
 
@@ -38,6 +38,43 @@ def open_hdf5(path: str | Path) -> Any:
     except OSError as error:
         reason = str(error).partition("(")[2].rstrip(")") or str(error)
         raise BadInput(f"{path} cannot be read as HDF5: {reason}. Is it damaged, or still being written?") from None
+
+
+def create_hdf5(path: str | Path) -> Any:
+    """Create a file, or empty one that is there.
+
+    Raises
+    ------
+    MissingExtra
+        h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtra.of("hdf5", f"{path} is HDF5 and needs h5py") from None
+    return h5py.File(path, "w")
+
+
+def note_place(file: Any, dataset: Any, volume: Volume) -> None:
+    """Note where a data set lies, as CREMI (nm), ilastik (axes) and Fiji (um) do, and the names of its planes."""
+    dataset.attrs["resolution"] = list(volume.voxel_size_nm)
+    dataset.attrs["offset"] = list(volume.origin_nm)
+    dataset.attrs["units"] = "nm"
+    dataset.attrs["element_size_um"] = [v / 1000 for v in volume.voxel_size_nm]
+    space = 2  # the type of a spatial axis, in vigra's table
+    axes = [{"key": key, "typeFlags": space, "resolution": 0, "description": ""} for key in "zyx"]
+    dataset.attrs["axistags"] = json.dumps({"axes": axes})
+    if volume.planes:
+        import h5py
+
+        names = [str(name) for name in volume.planes]  # too many for an attribute
+        file.create_dataset(f"{dataset.name}.planes", data=names, dtype=h5py.string_dtype())
+
+
+def plane_names_of(file: Any, name: str) -> list[str]:
+    """Read the names of a data set's planes that `note_place` noted."""
+    noted = file.get(f"{name}.planes")
+    return [_text(value) for value in noted[:]] if noted is not None and noted.dtype.kind == "O" else []
 
 
 def datasets(file: Any) -> dict[str, tuple[int, ...]]:

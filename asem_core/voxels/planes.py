@@ -8,10 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from asem_core.errors import BadInput
-from asem_core.volume import ZyxNm, as_zyx_nm
 from asem_core.voxels.units import nm_per
 
 _LENGTH = r"(\d+(?:\.\d+)?)\s*(pm|nm|um|\u00b5m|\u03bcm|micron|mm)(?![a-zA-Z])"
@@ -183,15 +181,3 @@ def z_step(positions: Sequence[float], numbers: Sequence[int]) -> tuple[float, s
     low, high = min(steps), max(steps)
     uneven = f"steps from {low:.3f} to {high:.3f} nm" if mean and (high - low) / mean > 5e-3 else ""
     return (mean, uneven) if mean else None
-
-
-def stated_voxel_size(tiff: Any) -> ZyxNm | None:
-    """Read the voxel size from an open TIFF as ImageJ writes it: z spacing, and pixels per unit."""
-    about: dict[str, Any] = tiff.imagej_metadata or next(iter(tiff.shaped_metadata or ()), {})
-    unit = nm_per(about.get("unit"))
-    tags = tiff.pages[0].tags
-    resolution = [tags[name].value for name in ("YResolution", "XResolution") if name in tags]
-    if unit is None or "spacing" not in about or len(resolution) != 2 or not all(r[0] for r in resolution):
-        return None
-    y, x = (unit * denominator / numerator for numerator, denominator in resolution)
-    return as_zyx_nm((float(about["spacing"]) * unit, y, x))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, NoVoxelSize
 from asem_core.volume import ArrayLike, Volume, ZyxNm, as_zyx_nm
 from asem_core.voxels.units import KNOWN_UNITS, nm_per
 
@@ -103,8 +103,10 @@ def settle(
 
     Raises
     ------
-    BadInput
+    NoVoxelSize
         An axis is stated nowhere, or in no usable unit; says which, and the option that answers.
+    BadInput
+        What is given is no size.
     """
     origin = next((s.origin_nm for s in stated if s.origin_nm is not None), (0.0, 0.0, 0.0))
     found: list[float | None] = [None] * 3
@@ -133,7 +135,7 @@ def settle(
         return Settled(size_nm, origin, f"as given{instead}")
     if any(n is None for n in found):
         faults = [f"{s.where} {s.fault}" for s in stated if s.fault]
-        raise BadInput(_question(path, found, sources, faults, flag, in_recipe))
+        raise NoVoxelSize(_question(path, found, sources, faults, flag, in_recipe), tuple(found))
     taken = "; ".join(f"{', '.join(axes)} from {where}" for where, axes in sources.items())
     return Settled(as_zyx_nm([n or 0.0 for n in found]), origin, taken, tuple(questions))
 

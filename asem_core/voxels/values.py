@@ -42,7 +42,7 @@ class Conversion:
         return self.low is not None and not self.clips
 
     def __call__(self, values: np.ndarray, where: object) -> np.ndarray:
-        """Convert an array; `where` names its file in errors.
+        """Convert an array; `where` names its file in errors. One that owns its values may be changed.
 
         Raises
         ------
@@ -54,11 +54,17 @@ class Conversion:
         if self.shifts:
             native = np.ascontiguousarray(values, self.stored.newbyteorder("="))
             half = self.dtype.type(2 ** (8 * self.dtype.itemsize - 1))
-            shifted: np.ndarray = np.bitwise_xor(native.view(self.dtype), half)  # what adding does, without overflow
+            own = native.flags.owndata and native.flags.writeable  # read for this call: needs no second array
+            unsigned = native.view(self.dtype)
+            shifted: np.ndarray = np.bitwise_xor(
+                unsigned, half, out=unsigned if own else None
+            )  # adds, without overflow
             return shifted
         if self.scale is None:
             return values.astype(self.dtype, copy=False)
         top = np.iinfo(self.dtype).max
+        if values.dtype.kind == "f" and values.dtype.itemsize == 2:  # ends at 65504
+            values = values.astype(np.float32)
         return np.rint(np.nan_to_num(np.clip((values - self.low) * self.scale, 0, top))).astype(self.dtype)
 
     def _check(self, values: np.ndarray, where: object) -> None:
@@ -128,6 +134,12 @@ def conversion(
         wide = np.uint32 if stored.itemsize <= 4 else np.uint64
         return Conversion(stored, np.dtype(wide), meant, 0.0, float(_LAST_WHOLE.get(stored.itemsize, 2**53)))
     return Conversion(stored, np.dtype(f"u{stored.itemsize}"), meant, 0.0, float(np.iinfo(stored).max))
+
+
+def ids_of_colours(pixels: np.ndarray) -> np.ndarray:
+    """Read colours (uint8, red first, along the last axis) as the ids of 24 bits that VAST writes them for."""
+    red, green, blue = (pixels[..., i].astype(np.uint32) for i in range(3))
+    return red << 16 | green << 8 | blue
 
 
 def shift_told(stored: np.dtype[Any]) -> str:

@@ -216,6 +216,13 @@ def _ome(tiff: Any, _page: Any) -> Scale | None:
     return in_units("OME metadata", sizes, units)
 
 
+def _ours(tiff: Any, _page: Any) -> Scale | None:
+    """Read what an export of ASEM wrote."""
+    about: dict[str, Any] = next(iter(tiff.shaped_metadata or ()), {})
+    size = about.get("voxel_size_nm")
+    return in_units("the description (ASEM)", [float(v) for v in size], "nm") if size and len(size) == 3 else None
+
+
 def _imagej(tiff: Any, page: Any) -> Scale | None:
     """Read ImageJ: z spacing in the description, pixels per unit in the resolution tags."""
     about: dict[str, Any] = tiff.imagej_metadata or next(iter(tiff.shaped_metadata or ()), {})
@@ -251,6 +258,7 @@ IN_TIFF: tuple[Callable[[Any, Any], Scale | None], ...] = (
     _zeiss,
     _fei,
     _tescan,
+    _ours,
     _ome,
     _imagej,
     _resolution_tags,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from asem_core.voxels.scale import Scale
 from asem_core.voxels.values import Conversion
 
 READERS = 8  # planes read at once: enough to keep a disk or a file server busy
+MOST_KEPT_BYTES = 4_000_000_000
 T, R = TypeVar("T"), TypeVar("R")
 
 
@@ -42,11 +44,19 @@ class Header:
 
 @attrs.frozen(eq=False)
 class Planes:
-    """A stack of planes as a lazy array; asked for a box, it reads the planes that the box touches, several at once."""
+    """A stack of planes as a lazy array; asked for a box, it reads the planes that the box touches, several at once.
+
+    A plane is decoded whole. Where only parts of planes are asked for, the last ones are kept, as far as an eighth of the free
+    memory goes: whoever goes through the stack in blocks decodes each plane once a layer of blocks, not once a block.
+    """
 
     pages: Sequence[Page]
     shape: tuple[int, ...]
     convert: Conversion
+    _recent: _Recent = attrs.field(factory=lambda: _Recent(), init=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Planes, (self.pages, self.shape, self.convert)  # what is kept does not travel
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -56,16 +66,49 @@ class Planes:
         keys = key if isinstance(key, tuple) else (key,)
         z, y, x = keys + (slice(None),) * (3 - len(keys))
         wanted = self.pages[z] if isinstance(z, slice) else [self.pages[z]]
-        planes = at_once(lambda page: self.convert(page.read(), page.file)[y, x], wanted)
+        whole = all(
+            isinstance(k, slice) and k.indices(n) == (0, n, 1) for k, n in zip((y, x), self.shape[1:], strict=True)
+        )
+        planes = at_once(self._read if whole else lambda page: self._recent.get(page, self._read)[y, x], wanted)
         if not isinstance(z, slice):
             return planes[0]
         empty = np.empty((0, *self.shape[1:]), self.dtype)
         return np.stack(planes) if planes else empty[:, y, x]
 
+    def _read(self, page: Page) -> np.ndarray:
+        return self.convert(page.read(), page.file)
+
     def check(self, box: Box) -> None:
         """Look through the values of a box, see `asem_core.interfaces.Checked`."""
         if self.convert.must_check:
-            at_once(lambda page: self.convert(page.read(), page.file).size, self.pages[box.slices[0]])
+            at_once(lambda page: self._read(page).size, self.pages[box.slices[0]])
+
+
+class _Recent:
+    """The planes that were decoded last."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self.room = min(MOST_KEPT_BYTES, psutil.virtual_memory().available // 8)
+        self.planes: dict[Page, np.ndarray] = {}
+        self.held = 0
+        self.lock = threading.Lock()
+
+    def get(self, page: Page, read: Callable[[Page], np.ndarray]) -> np.ndarray:
+        """Give a plane, and keep it in the place of those that were not asked for the longest."""
+        with self.lock:
+            if page in self.planes:
+                self.planes[page] = plane = self.planes.pop(page)  # now the last
+                return plane
+        plane = read(page)
+        with self.lock:
+            if page not in self.planes and plane.nbytes <= self.room:
+                while self.held + plane.nbytes > self.room:
+                    self.held -= self.planes.pop(next(iter(self.planes))).nbytes
+                self.planes[page] = plane
+                self.held += plane.nbytes
+        return plane
 
 
 def at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:

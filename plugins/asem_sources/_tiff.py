@@ -14,6 +14,7 @@ import numpy as np
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.voxels.axes import pick_axes
 from asem_core.voxels.tiff import as_shown, why_unreadable
+from asem_core.voxels.values import ids_of_colours
 from asem_sources._microscopes import Stated, in_tiff
 from asem_sources._planes import Header
 
@@ -28,6 +29,7 @@ class TiffPage:
     index: int = 0
     offset: int | None = None  # where the page begins in a file of several: finding one among thousands takes a while
     raw: tuple[int, str, tuple[int, int]] | None = None  # where its voxels begin, dtype, shape
+    colours: bool = False  # which are ids
 
     @property
     def label(self) -> str:
@@ -46,7 +48,8 @@ class TiffPage:
                     return as_shown(np.asarray(tiff.pages[0].asarray()), tiff.pages[0])
                 tiff.filehandle.seek(self.offset)
                 page = tifffile.TiffPage(tiff, self.index)
-                return as_shown(np.asarray(page.asarray()), page)
+                values = np.asarray(page.asarray())
+                return ids_of_colours(values) if self.colours else as_shown(values, page)
         except Exception as error:  # each of the many codecs raises errors of its own
             raise why_unreadable(self.file, error) from error
 
@@ -106,19 +109,22 @@ def _contents(tiff: Any, file: Path, labels: bool, choice: Mapping[str, int | No
         return _raw_stack(only, page, file, size, order, stated)
     chosen = [only.pages[i] for i in order]
     headers = [_header(p, page, size) for p in chosen]
-    pages = [TiffPage(file, p.index, p.offset) for p in chosen]
+    colours = labels and _holds_ids_as_colours(page)
+    pages = [TiffPage(file, p.index, p.offset, colours=colours) for p in chosen]
     return TiffContents(tuple(pages), tuple(headers), stated)
 
 
 def _plane_order(series: Any, file: Path, choice: Mapping[str, int | None], axes: str | None) -> list[int]:
     """Say which pages of a series are the planes, in order."""
-    names = list((axes or series.axes).lower())
+    names, sizes = list((axes or series.axes).lower()), list(series.shape)
+    if axes is None and names[-1] == "s":  # the colours of a pixel
+        names, sizes = names[:-1], sizes[:-1]
     if axes is None and "z" not in names:
         unnamed = [i for i, n in enumerate(names) if n in _SEQUENCES]
         if len(unnamed) == 1:
             names[unnamed[0]] = "z"
     leading = len(names) - 2
-    shape = list(series.shape)
+    shape = sizes
     if "z" not in names and (not names[:-2] or math.prod(shape[:-2]) == 1):
         names, shape, leading = ["z", *names], [1, *shape], leading + 1
     (z, y, x), fixed = pick_axes(shape, names, str(file), choice)
@@ -160,6 +166,8 @@ def _several_images(tiff: Any, file: Path, size: int, labels: bool) -> TiffConte
 
 def _header(page: Any, keyframe: Any, file_size: int) -> Header:
     shape, dtype = tuple(keyframe.shape), str(keyframe.dtype)
+    if _holds_ids_as_colours(keyframe):  # of an image they were refused before
+        shape, dtype = shape[:2], "uint32"
     if page is None:
         return Header(shape, dtype, "lies in another file of the same stack: import their folder instead.")
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
@@ -171,6 +179,8 @@ def _header(page: Any, keyframe: Any, file_size: int) -> Header:
 def _meaning(page: Any, labels: bool) -> str:
     """Say why the values of a page are no grey values and no ids, or nothing."""
     name = page.photometric.name
+    if labels and _holds_ids_as_colours(page):
+        return ""
     planar = page.samplesperpixel > 1 and page.planarconfig == 2
     if (
         name in ("RGB", "YCBCR", "CIELAB", "ICCLAB", "ITULAB", "SEPARATED", "CFA", "LINEAR_RAW")
@@ -192,6 +202,11 @@ def _meaning(page: Any, labels: bool) -> str:
     if name not in ("MINISBLACK", "MINISWHITE", "PALETTE", "MASK"):
         return f"holds {name} values, which are no grey values. Save it as 8- or 16-bit grey values."
     return ""
+
+
+def _holds_ids_as_colours(page: Any) -> bool:
+    """Tell colours of 8 bits, as VAST writes ids of 24 bits."""
+    return bool(page.photometric.name == "RGB" and page.dtype == np.uint8 and page.axes == "YXS")
 
 
 def _is_identity(colormap: np.ndarray) -> bool:

@@ -21,6 +21,7 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
+from asem_core.voxels.opening import require_place
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted
 
@@ -70,8 +71,7 @@ class AmiraMesh(Source):
         UnknownName
             It has no such lattice.
         """
-        if not Path(self.path).exists():
-            raise BadInput(f"{self.path} does not exist.")
+        require_place(self.path)
         header = _read_header(self.path)
         named = {field.name: field for field in header.fields}
         if layer is not None and layer not in named:

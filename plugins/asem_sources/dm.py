@@ -14,6 +14,7 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
+from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import conversion, converted
@@ -75,11 +76,7 @@ class DigitalMicrograph(Source):
         MissingExtra
             ncempy is not installed.
         """
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is a DigitalMicrograph image: it has one layer, 'raw', not '{layer}'.")
-        here = Path(self.path)
-        if not here.exists():
-            raise BadInput(f"{self.path} does not exist.")
+        here = require_one_volume(self.path, layer, "a DigitalMicrograph image")
         if here.is_file():
             about = _Image.of(here)
             settled = settle(self.path, self.voxel_size_nm, [about.scale])

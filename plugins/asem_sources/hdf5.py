@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
 from asem_core.errors import BadInput, UnknownName
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange
-from asem_core.voxels.hdf5 import ENDINGS, Dataset, axes_of, datasets, open_hdf5, scales_of
+from asem_core.voxels.hdf5 import (
+    ENDINGS,
+    Dataset,
+    axes_of,
+    create_hdf5,
+    datasets,
+    note_place,
+    open_hdf5,
+    plane_names_of,
+    scales_of,
+)
+from asem_core.voxels.opening import require_place
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import converted
+from asem_sources._writing import block_of, chunk_shape, removed_if_unfinished, write_in_order
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
+    from asem_core.volume import Box
 
 _IMAGES = ("raw", "volumes/raw", "exported_data", "data", "image", "main", "stack")
 
 
 @attrs.frozen
-class Hdf5(Source):
+class Hdf5(Source, WritesVolumes):
     """A data set of an HDF5 file (`.h5`, `.hdf`, `.hdf5`, `.ilp`).
 
     Axes are those that ilastik notes (`axistags`). Voxel size and origin are `resolution` and `offset` (CREMI, nm) or
@@ -42,9 +60,17 @@ class Hdf5(Source):
         For float or signed data: the grey values that become 0 and 255.
     kind
         What the voxels are: whole floats of labels are ids.
+    dataset
+        How the data set that is written is called: ilastik and Fiji find any.
+    compress
+        Write with gzip.
     """
 
     name: ClassVar[str] = "hdf5"
+    dtypes: ClassVar[Sequence[str]] = (
+        *("uint8", "uint16", "uint32", "uint64"),
+        *("int8", "int16", "int32", "int64", "float16", "float32"),
+    )
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     channel: int | None = None
@@ -52,10 +78,16 @@ class Hdf5(Source):
     axes: str | None = None
     grey_range: tuple[float, float] | None = None
     kind: Literal["image", "labels"] | None = None
+    dataset: str = "exported_data"
+    compress: bool = True
 
     @classmethod
     def can_read(cls, path: str) -> bool:
         return Path(path).is_file() and Path(path).suffix.lower() in ENDINGS
+
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        return Path(path).suffix.lower() in ENDINGS[:3]
 
     def layers(self) -> list[str]:
         """List the data sets that hold planes of numbers, the image first."""
@@ -73,8 +105,7 @@ class Hdf5(Source):
         MissingExtra
             h5py is not installed.
         """
-        if not Path(self.path).exists():
-            raise BadInput(f"{self.path} does not exist.")
+        require_place(self.path)
         with open_hdf5(self.path) as file:
             found = datasets(file)
             name = self._chosen(list(found)) if layer is None else layer.strip("/")
@@ -85,11 +116,31 @@ class Hdf5(Source):
             where = f"{self.path} ({name})"
             axes, scales = axes_of(data, where, self.axes), scales_of(data)
             stored = Dataset(self.path, name, tuple(data.shape), data.dtype)
+            planes = plane_names_of(file, name)
         array = arrange(stored, axes, where, {"c": self.channel, "t": self.time}, flat=True)
         settled = settle(where, self.voxel_size_nm, scales)
         others = f" (of {len(found)})" if len(found) > 1 else ""
         told = [f"data set: {name}{others}, axes {''.join(axes)}"]
-        return settled.volume(converted(array, where, self.kind, self.grey_range), where, told=told)
+        return settled.volume(converted(array, where, self.kind, self.grey_range), where, planes=planes, told=told)
+
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write a volume as one data set, in chunks, with its place in nm as CREMI notes it, and in um as Fiji does."""
+        with removed_if_unfinished(Path(self.path)), create_hdf5(self.path) as file:
+            data = file.create_dataset(
+                self.dataset,
+                volume.shape,
+                volume.dtype,
+                chunks=chunk_shape(volume),
+                **({"compression": "gzip", "compression_opts": 1} if self.compress else {}),
+            )
+            note_place(file, data, volume)
+            file[f"{self.dataset}.made_by"] = json.dumps(volume.attributes.get("made_by", {}))
+
+            def write(box: Box) -> None:
+                data[box.slices] = volume.read(box)
+
+            write_in_order(write, volume, block_of(volume), run)
+        return []
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum name, size and time of the file."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -13,14 +13,19 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
+from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
-from asem_core.voxels.values import conversion
+from asem_core.voxels.values import conversion, ids_of_colours
 from asem_sources._microscopes import beside
 from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, planes_in
+from asem_sources._writing import not_kept, plane_names, write_planes
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 _PREFERRED = (".tif", ".tiff")  # where a folder holds both, the others are copies or thumbnails
@@ -33,11 +38,12 @@ _GREY = {
     "I": "int32",
     "F": "float32",
 }
+_COLOURS = ("RGB", "RGBA")
 _LARGEST_PIXELS = 2**32
 
 
 @attrs.frozen
-class ImageStack(Source):
+class ImageStack(Source, WritesVolumes):
     """PNG, JPEG or BMP planes in a folder, or one such image.
 
     Planes are ordered as those of `tiff-stack`. A colour image of which every pixel is grey is read as grey.
@@ -57,10 +63,12 @@ class ImageStack(Source):
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind
-        What the voxels are: of labels, the numbers of an indexed image are ids.
+        What the voxels are: of labels, the numbers of an indexed image are ids, and colours are ids of 24 bits (VAST).
     """
 
     name: ClassVar[str] = "image-stack"
+    dtypes: ClassVar[Sequence[str]] = ("uint8", "uint16")
+    shown_as_greys: ClassVar[bool] = True
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     pattern: str | None = None
@@ -76,6 +84,11 @@ class ImageStack(Source):
             return bool(plane_files(here, ENDINGS)[0]) and not plane_files(here, _PREFERRED)[0]
         return here.is_file() and here.suffix.lower() in ENDINGS
 
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        """Take no name: a folder of planes is one of TIFF unless PNG is asked for."""
+        return False
+
     def layers(self) -> list[str]:
         return ["raw"]
 
@@ -87,14 +100,10 @@ class ImageStack(Source):
         BadInput
             No such path, no planes, a gap, a plane in colour, or one that differs in size or type, or is damaged; no voxel size.
         """
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is a stack of planes: it has one layer, 'raw', not '{layer}'.")
-        here = Path(self.path)
-        if not here.exists():
-            raise BadInput(f"{self.path} does not exist.")
+        here = require_one_volume(self.path, layer, "a stack of planes")
         folder = self._folder(here)
-        pages = [_Plane(file) for file in folder.files]
-        shape, stored = check_alike(pages, at_once(lambda page: page.header(self.kind == "labels"), pages))
+        pages = [_Plane(file, self.kind == "labels") for file in folder.files]
+        shape, stored = check_alike(pages, at_once(_Plane.header, pages))
         scales, questions = folder.z_scale()
         settled = settle(self.path, self.voxel_size_nm, [*scales, *beside(folder.files[0]).scales])
         planes = Planes(pages, (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
@@ -102,6 +111,11 @@ class ImageStack(Source):
             questions.append("JPEG changes grey values a little: where there is an original, import that")
         names = [page.label for page in pages]
         return settled.volume(planes, self.path, planes=names, told=folder.told, questions=questions)
+
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write one PNG a plane into a folder, named as the original's planes."""
+        write_planes(_save, volume, Path(self.path), plane_names(volume, ".png"), run)
+        return not_kept(volume, "PNG", size=True, planes=False)
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum names, sizes and times of the planes."""
@@ -117,38 +131,47 @@ class ImageStack(Source):
 @attrs.frozen
 class _Plane:
     file: Path
+    labels: bool
 
     @property
     def label(self) -> str:
         return self.file.name
 
-    def header(self, labels: bool) -> Header:
+    def header(self) -> Header:
         try:
             with _open(self.file) as image:
                 shape, mode = (image.height, image.width), image.mode
                 identity = mode == "P" and _is_identity(image)
         except BadInput as error:
             return Header((), "", str(error).partition(f"{self.file} ")[2])
-        if mode == "P" and not labels and not identity:
+        if mode == "P" and not self.labels and not identity:
             return Header(
                 shape,
                 "uint8",
                 "is an indexed image: its values are numbers of colours, not grey values. Save it as 8-bit grey values, or, if they "
                 "are ids of labels, import it as such: --kind labels.",
             )
-        return Header(shape, _GREY.get(mode, "uint8"))
+        return Header(shape, "uint32" if self.labels and mode in _COLOURS else _GREY.get(mode, "uint8"))
 
     def read(self) -> np.ndarray:
         with _open(self.file) as image:
-            values = np.asarray(image)
+            values, mode = np.asarray(image), image.mode
         if values.ndim == 2:
             return values
+        if self.labels and mode in _COLOURS:
+            return ids_of_colours(values)
         grey = values[..., 0]
         has_alpha = values.shape[-1] in (2, 4)
         colours = values[..., : values.shape[-1] - has_alpha]
         if (colours != grey[..., None]).any():
             raise BadInput(f"{self.file} is a colour image. Save it as 8- or 16-bit grey values.")
         return grey
+
+
+def _save(file: Path, plane: np.ndarray) -> None:
+    from PIL import Image
+
+    Image.fromarray(plane).save(file, "PNG", compress_level=3)
 
 
 @contextlib.contextmanager

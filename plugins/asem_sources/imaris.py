@@ -15,6 +15,7 @@ from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Box, Volume, as_zyx
 from asem_core.voxels.hdf5 import Dataset, open_hdf5
+from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted
 
@@ -66,10 +67,7 @@ class Imaris(Source):
         MissingExtra
             h5py is not installed.
         """
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is an Imaris file: it has one layer, 'raw', not '{layer}'.")
-        if not Path(self.path).exists():
-            raise BadInput(f"{self.path} does not exist.")
+        require_one_volume(self.path, layer, "an Imaris file")
         with open_hdf5(self.path) as file:
             if _FINEST not in file or "DataSetInfo/Image" not in file:
                 raise BadInput(f"{self.path} is HDF5 but no Imaris file: it has no '{_FINEST}'. Rename it to .h5.")

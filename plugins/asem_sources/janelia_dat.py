@@ -15,6 +15,7 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
+from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import conversion, shift_told
@@ -80,11 +81,7 @@ class JaneliaDat(Source):
         BadInput
             No such planes, truncated, several detectors and none is chosen, planes that differ or are missing, no z step.
         """
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is a stack of planes: it has one layer, 'raw', not '{layer}'.")
-        here = Path(self.path)
-        if not here.exists():
-            raise BadInput(f"{self.path} does not exist.")
+        here = require_one_volume(self.path, layer, "a stack of planes")
         folder = self._folder(here)
         planes = at_once(lambda file: _Plane.of(file, self.channel), folder.files)
         shape, stored = check_alike(planes, [plane.header() for plane in planes])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -11,23 +12,31 @@ import numpy as np
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange
+from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted, shift_told
+from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
+    from asem_core.volume import Box
 
 ENDINGS = (".mrc", ".rec", ".st", ".ali", ".mrcs", ".map")
 _IMOD = b"IMOD"
 _UNKNOWN_ANGSTROM = 1.0
+_ANGSTROM_PER_NM = 10.0
 
 
 @attrs.frozen
-class Mrc(Source):
+class Mrc(Source, WritesVolumes):
     """An MRC file (`.mrc`, `.rec`, `.st`, `.ali`, `.mrcs`, `.map`; modes 0, 1, 2, 6 and 12).
 
-    The voxel size is the header's, in Å. Grey values of signed types that the header says to be negative are shifted.
+    The voxel size is the header's, in Å. Grey values of signed types that the header says to be negative are shifted. Bytes are
+    written as unsigned 16 bits: readers do not agree on the sign of bytes.
 
     Parameters
     ----------
@@ -45,6 +54,8 @@ class Mrc(Source):
     """
 
     name: ClassVar[str] = "mrc"
+    dtypes: ClassVar[Sequence[str]] = ("uint16", "int16", "float16", "float32")
+    shown_as_greys: ClassVar[bool] = True
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     flip_y: bool = False
@@ -54,6 +65,10 @@ class Mrc(Source):
     @classmethod
     def can_read(cls, path: str) -> bool:
         return Path(path).is_file() and Path(path).suffix.lower() in ENDINGS
+
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        return Path(path).suffix.lower() in ENDINGS
 
     def layers(self) -> list[str]:
         return ["raw"]
@@ -68,10 +83,7 @@ class Mrc(Source):
         MissingExtra
             mrcfile is not installed.
         """
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is an MRC file: it has one layer, 'raw', not '{layer}'.")
-        if not Path(self.path).exists():
-            raise BadInput(f"{self.path} does not exist.")
+        require_one_volume(self.path, layer, "an MRC file")
         header = _header(self.path)
         stored = _Sections.of(self.path, header)
         names = [{1: "x", 2: "y", 3: "z"}.get(int(n), "") for n in (header.maps, header.mapr, header.mapc)]
@@ -88,16 +100,68 @@ class Mrc(Source):
         values = converted(array, self.path, self.kind, self.grey_range, shifted)
         return settled.volume(values, self.path, told=told)
 
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write a volume section by section, with its voxel size, and the statistics that readers set their contrast by."""
+        mrcfile = _library(self.path)
+        mode = mrcfile.utils.mode_from_dtype(volume.dtype)
+        with (
+            removed_if_unfinished(Path(self.path)),
+            mrcfile.new_mmap(self.path, volume.shape, mode, overwrite=True) as file,
+        ):
+            z, y, x = (s * _ANGSTROM_PER_NM for s in volume.voxel_size_nm)
+            file.voxel_size = (x, y, z)
+            file.set_volume()
+            values = _Statistics()
+
+            def write(box: Box) -> None:
+                block = volume.read(box)
+                file.data[box.slices] = block
+                values.add(block)
+
+            write_in_order(write, volume, slab_of(volume), run)
+            header = file.header
+            header.dmin, header.dmax, header.dmean, header.rms = values.found()
+        return not_kept(volume, "MRC")
+
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum name, size and time of the file."""
         return fingerprint(self.path)
 
 
-def _header(path: str) -> Any:
+@attrs.define
+class _Statistics:
+    """Least, largest, mean and standard deviation of what was added."""
+
+    low: float = np.inf
+    high: float = -np.inf
+    num: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, block: np.ndarray) -> None:
+        self.low, self.high = min(self.low, float(block.min())), max(self.high, float(block.max()))
+        self.num += block.size
+        for plane in block:  # as floats of 64 bits, which take eight times the room of bytes
+            values = plane.astype(np.float64)
+            self.total += float(values.sum())
+            self.squares += float((values * values).sum())
+
+    def found(self) -> tuple[float, float, float, float]:
+        mean = self.total / max(1, self.num)
+        return self.low, self.high, mean, max(0.0, self.squares / max(1, self.num) - mean * mean) ** 0.5
+
+
+def _library(path: str) -> Any:
     try:
         import mrcfile
+        import mrcfile.utils
     except ImportError:
         raise MissingExtra.of("mrc", f"{path} is MRC and needs mrcfile") from None
+    return mrcfile
+
+
+def _header(path: str) -> Any:
+    mrcfile = _library(path)
     import warnings
 
     try:

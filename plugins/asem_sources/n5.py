@@ -7,6 +7,7 @@ axes, block indices and shapes in the order x, y, z. Zarr 3 no longer reads it, 
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import json
 import lzma
@@ -15,26 +16,30 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, MissingExtra, UnknownName
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Box, Volume, as_zyx
 from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted
+from asem_sources._writing import WriteBlocks, block_of, chunk_shape
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
 
 _XYZ = ("x", "y", "z")
 
 
 @attrs.frozen
-class N5(Source):
+class N5(Source, WritesVolumes):
     """An N5 container, group or array, on disk or at an `s3://`, `gs://` or `https://` address.
 
     Voxel size and origin are read from `transform`, `pixelResolution` or `resolution` attributes of the array or of the
@@ -43,7 +48,7 @@ class N5(Source):
     Parameters
     ----------
     path
-        The container (`cell.n5`), or a group or array inside it (`cell.n5/em/fibsem-uint16`).
+        The container (`cell.n5`), or a group or array inside it (`cell.n5/em/fibsem-uint16`). Written is one array, at the path.
     voxel_size_nm
         z, y, x; overrides what the file says. None takes the file's.
     grey_range
@@ -53,6 +58,10 @@ class N5(Source):
     """
 
     name: ClassVar[str] = "n5"
+    dtypes: ClassVar[Sequence[str]] = (
+        *("uint8", "uint16", "uint32", "uint64"),
+        *("int8", "int16", "int32", "int64", "float32"),
+    )
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     grey_range: tuple[float, float] | None = None
@@ -66,6 +75,10 @@ class N5(Source):
         return (folder / "attributes.json").is_file() or (
             folder.is_dir() and any(p.suffix == ".n5" for p in (folder, *folder.parents))
         )
+
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        return "://" not in path and any(p.suffix == ".n5" for p in (Path(path), *Path(path).parents))
 
     def layers(self) -> list[str]:
         """List arrays and multiscale groups; empty if the path is one itself, or if its server cannot list."""
@@ -90,7 +103,35 @@ class N5(Source):
         address, fs, path, attributes = self._find(layer)
         settled = settle(address, self.voxel_size_nm, _scales(fs, path, attributes))
         data = converted(_array(fs, path, attributes, address), address, self.kind, self.grey_range)
-        return attrs.evolve(settled.volume(data, address), attributes={"n5": attributes})
+        planes = [str(name) for name in attributes.get("planes", [])]
+        return attrs.evolve(settled.volume(data, address, planes=planes), attributes={"n5": attributes})
+
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write a volume as an array with its place (`transform` of cellmap, `pixelResolution` of Fiji) and what made it."""
+        from asem_core.blocks import run_blocks
+
+        folder = Path(self.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {
+            "n5": "2.5.1",
+            "dataType": str(volume.dtype),
+            "dimensions": list(volume.shape[::-1]),
+            "blockSize": list(chunk_shape(volume)[::-1]),
+            "compression": {"type": "gzip", "level": 1, "useZlib": False},
+            "transform": {
+                "axes": ["z", "y", "x"],
+                "units": ["nm"] * 3,
+                "scale": list(volume.voxel_size_nm),
+                "translate": list(volume.origin_nm),
+            },
+            "pixelResolution": {"unit": "nm", "dimensions": list(volume.voxel_size_nm[::-1])},
+            "offset": list(volume.origin_nm[::-1]),
+            "planes": list(volume.planes),
+            "made_by": volume.attributes.get("made_by", {}),
+        }
+        (folder / "attributes.json").write_text(json.dumps(about))
+        run_blocks(WriteBlocks(volume, _Into(self.path)), volume.box, block_of(volume), run, name="export")
+        return []
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum names, sizes and times of the files of a layer's finest array; None of a remote one."""
@@ -257,6 +298,31 @@ def _whole_numbers(attributes: Mapping[str, Any], key: str, address: str) -> lis
             f"{address}: attributes.json states {key} as {found!r}, not as whole numbers above 0. Is it damaged?"
         )
     return found
+
+
+@attrs.frozen
+class _Into:
+    """Opens an array for writing."""
+
+    path: FilePath
+
+    def __call__(self) -> Callable[[Box, np.ndarray], None]:
+        array = _opened(str(Path(self.path).resolve()))
+
+        def write(box: Box, block: np.ndarray) -> None:
+            array[box.slices[::-1]].write(block.transpose()).result()
+
+        return write
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(folder: str) -> Any:
+    try:
+        import tensorstore
+    except ImportError:
+        raise MissingExtra.of("precomputed", f"{folder} is N5, which tensorstore writes") from None
+    spec = {"driver": "n5", "kvstore": {"driver": "file", "path": f"{folder}/"}}
+    return tensorstore.open(spec, open=True, read=True, write=True).result()
 
 
 # --- groups and attributes --------------------------------------------------------------------------------------

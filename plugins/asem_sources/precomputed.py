@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -13,18 +14,23 @@ import numpy as np
 from asem_core.errors import BadInput, MissingExtra, UnknownName
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
-from asem_core.volume import Volume, as_zyx_nm
+from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.scale import Scale, settle
 from asem_core.voxels.values import converted
+from asem_sources._writing import WriteBlocks, block_of, chunk_shape, not_kept
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
+    from asem_core.volume import Box
 
 _PREFIX = "precomputed://"
 
 
 @attrs.frozen
-class Precomputed(Source):
+class Precomputed(Source, WritesVolumes):
     """A Neuroglancer precomputed volume: a folder with `info`, or an address such as `precomputed://https://...`.
 
     Voxel size and origin are those that `info` states, in nm.
@@ -44,6 +50,7 @@ class Precomputed(Source):
     """
 
     name: ClassVar[str] = "precomputed"
+    dtypes: ClassVar[Sequence[str]] = ("uint8", "uint16", "uint32", "uint64", "float32")
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     channel: int | None = None
@@ -59,6 +66,10 @@ class Precomputed(Source):
             return info.is_file() and "scales" in json.loads(info.read_text())
         except (OSError, ValueError):
             return False
+
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        return Path(path).suffix == ".precomputed" and "://" not in path
 
     def layers(self) -> list[str]:
         """List the scales, the finest first, by their keys."""
@@ -92,6 +103,38 @@ class Precomputed(Source):
         kind = self.kind or ("labels" if info.get("type") == "segmentation" else None)
         settled = settle(address, self.voxel_size_nm, [stated])
         return settled.volume(converted(array, address, kind, self.grey_range), address)
+
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write a volume as one scale: images raw, ids of 32 and 64 bits packed as `compressed_segmentation`."""
+        from asem_core.blocks import run_blocks
+
+        labels = isinstance(volume, Labels)
+        packed = labels and volume.dtype.itemsize >= 4
+        size = volume.voxel_size_nm[::-1]
+        place = [o / s for o, s in zip(volume.origin_nm[::-1], size, strict=True)]
+        begin = [round(p) for p in place]
+        scale = {
+            "key": "_".join(f"{s:g}" for s in size),
+            "size": list(volume.shape[::-1]),
+            "voxel_offset": begin,
+            "resolution": list(size),
+            "chunk_sizes": [list(chunk_shape(volume)[::-1])],
+            "encoding": "compressed_segmentation" if packed else "raw",
+            **({"compressed_segmentation_block_size": [8, 8, 8]} if packed else {}),
+        }
+        info = {
+            "@type": "neuroglancer_multiscale_volume",
+            "type": "segmentation" if labels else "image",
+            "data_type": str(volume.dtype),
+            "num_channels": 1,
+            "scales": [scale],
+        }
+        folder = Path(self.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "info").write_text(json.dumps(info))
+        run_blocks(WriteBlocks(volume, _Into(self.path)), volume.box, block_of(volume), run, name="export")
+        whole = all(abs(p - b) < 1e-3 for p, b in zip(place, begin, strict=True))
+        return not_kept(volume, "Neuroglancer precomputed", origin=not whole)
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum names, sizes and times of the files of a scale; None of a remote one."""
@@ -134,8 +177,23 @@ class _Stored:
         return np.asarray(_opened(self.path, self.index)[key].read().result())
 
 
+@attrs.frozen
+class _Into:
+    """Opens a volume of one scale for writing."""
+
+    path: FilePath
+
+    def __call__(self) -> Callable[[Box, np.ndarray], None]:
+        array = _opened(self.path, 0, write=True)
+
+        def write(box: Box, block: np.ndarray) -> None:
+            array[(*box.slices[::-1], 0)].write(block.transpose()).result()
+
+        return write
+
+
 @functools.lru_cache(maxsize=8)
-def _opened(path: str, index: int) -> Any:
+def _opened(path: str, index: int, write: bool = False) -> Any:
     try:
         import tensorstore
     except ImportError:
@@ -152,7 +210,7 @@ def _opened(path: str, index: int) -> Any:
         )
     try:
         spec = {"driver": "neuroglancer_precomputed", "kvstore": store, "scale_index": index}
-        return tensorstore.open(spec, read=True).result()[tensorstore.d[:].translate_to[0]]
+        return tensorstore.open(spec, read=True, write=write).result()[tensorstore.d[:].translate_to[0]]
     except ValueError as error:
         raise BadInput(f"{path} cannot be opened: {str(error).partition(' [')[0]}.") from None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -12,20 +12,26 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
+from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion
 from asem_sources._planes import Folder, Planes, at_once, check_alike, planes_in
 from asem_sources._tiff import TiffContents, read_contents
+from asem_sources._tiff_writing import write_file, write_folder
+from asem_sources._writing import not_kept
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
 
 ENDINGS = (".tif", ".tiff")
 
 
 @attrs.frozen
-class TiffStack(Source):
+class TiffStack(Source, WritesVolumes):
     """TIFF planes in a folder, or one multi-page TIFF file (also OME-TIFF, BigTIFF and raw stacks of ImageJ).
 
     Planes are ordered by the number that counts them in their names (`cell_9.tif` before `cell_10.tif`), among a date, a tile or
@@ -54,9 +60,13 @@ class TiffStack(Source):
         What the axes of a file are, in their order, if it names them wrongly: `zyx`, `tzyx`.
     kind
         What the voxels are: of labels, the numbers of an indexed image and whole floats are ids.
+    compress
+        Write with deflate, which every reader of TIFF knows.
     """
 
     name: ClassVar[str] = "tiff-stack"
+    dtypes: ClassVar[Sequence[str]] = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
+    shown_as_greys: ClassVar[bool] = True
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     pattern: str | None = None
@@ -67,6 +77,7 @@ class TiffStack(Source):
     time: int | None = None
     axes: str | None = None
     kind: Literal["image", "labels"] | None = None
+    compress: bool = True
 
     @classmethod
     def can_read(cls, path: str) -> bool:
@@ -74,6 +85,12 @@ class TiffStack(Source):
         if here.is_dir():
             return bool(plane_files(here, ENDINGS)[0])
         return here.is_file() and here.suffix.lower() in ENDINGS
+
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        """Take a name without an ending, which is a folder of planes; also one that ends in a number, as a version does."""
+        ending = Path(path).suffix.lower()
+        return ending in ENDINGS or not ending or ending[-1].isdigit()
 
     def layers(self) -> list[str]:
         return ["raw"]
@@ -89,11 +106,7 @@ class TiffStack(Source):
         MissingExtra
             What decompresses the planes is not installed.
         """
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is a TIFF stack: it has one layer, 'raw', not '{layer}'.")
-        here = Path(self.path)
-        if not here.exists():
-            raise BadInput(f"{self.path} does not exist.")
+        here = require_one_volume(self.path, layer, "a TIFF stack")
         folder = self._folder(here) if here.is_dir() else None
         contents = self._contents([here] if folder is None else folder.files)
         pages = [page for c in contents for page in c.pages]
@@ -108,6 +121,12 @@ class TiffStack(Source):
         planes = Planes(tuple(pages), (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
         passed = folder.told if folder is not None else []
         return settled.volume(planes, self.path, planes=[p.label for p in pages], told=passed, questions=questions)
+
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write one file a plane, named as the original's, or, where the path ends in `.tif`, one file of many pages."""
+        one_file = Path(self.path).suffix.lower() in ENDINGS
+        (write_file if one_file else write_folder)(volume, Path(self.path), run, self.compress)
+        return not_kept(volume, "TIFF", planes=one_file)
 
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum up the planes: see `asem_core.files.fingerprint`."""

@@ -14,12 +14,17 @@ from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
-from asem_core.stages import export
-from asem_core.stages.export import Original, as_is, export_tiff, original_of
+from asem_core.stages.export import Original, as_is, export_volume, original_of
 from asem_core.volume import Box, Labels, Spec, Volume
+from asem_sources import _tiff_writing, _writing
+from asem_sources.tiff_stack import TiffStack
 
 NM = (5.0, 4.0, 4.0)
 QUIET = Run(progress=False)
+
+
+def export_tiff(volume, path, run, **options):
+    return export_volume(TiffStack(str(path)), volume, run, **options)
 
 
 def write_layer(path, array, *, voxel_size_nm=NM, origin_nm=(0, 0, 0), inputs=(), **about):
@@ -71,15 +76,20 @@ def test_planes_are_named_and_placed_as_the_original(cell, tmp_path):
 @pytest.mark.parametrize("slab_bytes", [1, 40 * 50 * 3, 10**9])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_result_does_not_depend_on_slabs_or_workers(cell, tmp_path, monkeypatch, slab_bytes, workers):
-    monkeypatch.setattr(export, "SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(_writing, "SLAB_BYTES", slab_bytes)
     out = export_tiff(cell, tmp_path / "out", attrs.evolve(QUIET, workers=workers))
     np.testing.assert_array_equal(np.stack([tifffile.imread(f) for f in sorted(out.iterdir())]), placed(cell.read()))
 
 
-def test_one_bigtiff_holds_the_same_planes(cell, tmp_path):
+@pytest.mark.parametrize("imagej_bytes", [0, 10**9])
+def test_one_file_holds_the_same_planes(cell, tmp_path, monkeypatch, imagej_bytes):
+    """It is a stack of ImageJ with its voxel size where that can hold it, else a BigTIFF."""
+    monkeypatch.setattr(_tiff_writing, "IMAGEJ_BYTES", imagej_bytes)
     out = export_tiff(cell, tmp_path / "out.tif", QUIET)
+    assert TiffStack(str(out)).open().voxel_size_nm == pytest.approx(NM)
     with tifffile.TiffFile(out) as file:
-        assert file.is_bigtiff
+        assert file.is_bigtiff == (not imagej_bytes)
+        assert not imagej_bytes or (file.imagej_metadata["spacing"], file.imagej_metadata["unit"]) == (5.0, "nm")
         np.testing.assert_array_equal(file.asarray(), placed(cell.read()))
     assert [f.name for f in tmp_path.glob(".*.partial")] == []
 
@@ -132,11 +142,17 @@ def test_signed_greys_keep_their_values(tmp_path, dtype, name):
     np.testing.assert_array_equal(found, greys.reshape(found.shape))
 
 
-@pytest.mark.parametrize("volume", [Labels(np.full((2, 2, 2), -1, np.int16), NM), Volume(np.full((2, 2, 2), -1), NM)])
-def test_numbers_below_0_that_no_file_holds_are_refused(tmp_path, volume):
-    with pytest.raises(BadInput, match=r"holds int\d\d down to -1\. .*convert its greys to int32, first"):
-        export_tiff(volume, tmp_path / "out", QUIET)
+def test_ids_below_0_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"holds int16 down to -1\. Ids begin at 0: renumber"):
+        export_tiff(Labels(np.full((2, 2, 2), -1, np.int16), NM), tmp_path / "out", QUIET)
     assert not list(tmp_path.iterdir())
+
+
+def test_wide_greys_take_the_narrowest_type_that_holds_them(tmp_path):
+    out = export_tiff(Volume(np.full((2, 2, 2), -1000), NM), tmp_path / "out.tif", QUIET)
+    assert tifffile.imread(out).dtype == np.int16
+    with pytest.raises(BadInput, match="holds int64, and 'tiff-stack' holds uint8"):
+        export_tiff(Volume(np.full((2, 2, 2), 2**40), NM), tmp_path / "wide.tif", QUIET)
 
 
 def test_a_downsampled_volume_is_enlarged_onto_the_original(tmp_path):
@@ -187,7 +203,7 @@ def test_the_original_stack_is_never_written_to(cell, tmp_path):
 
 
 def test_an_interrupted_export_shows_nothing_and_goes_on(cell, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "SLAB_BYTES", 1)
+    monkeypatch.setattr(_writing, "SLAB_BYTES", 1)
     real, calls = tifffile.imwrite, []
 
     def failing(path, *args, **kwargs):
@@ -205,36 +221,36 @@ def test_an_interrupted_export_shows_nothing_and_goes_on(cell, tmp_path, monkeyp
     out = export_tiff(cell, tmp_path / "out", QUIET)
     assert len(calls) <= 20 - 7
     np.testing.assert_array_equal(np.stack([tifffile.imread(f) for f in sorted(out.iterdir())]), placed(cell.read()))
-    assert [f.name for f in tmp_path.glob(".out*")] == []
+    assert [f.name for f in tmp_path.glob(".out*")] == [".out.made_by.json"]
 
 
 def test_an_export_goes_on_only_with_planes_of_its_own_grid(cell, tmp_path, monkeypatch):
     """One that was begun in the original's place and killed gives nothing to one on the layer's own grid."""
-    monkeypatch.setattr(export, "SLAB_BYTES", 1)
+    monkeypatch.setattr(_writing, "SLAB_BYTES", 1)
     plain = attrs.evolve(original_of(cell), planes=())
-    real = export._WritePlanes._write
+    real = _writing._WritePlanes.write
 
     def killed(self, box):
         if box.begin[0] == 8:
             raise KeyboardInterrupt
         real(self, box)
 
-    monkeypatch.setattr(export._WritePlanes, "_write", killed)
+    monkeypatch.setattr(_writing._WritePlanes, "write", killed)
     with pytest.raises(KeyboardInterrupt):
         export_tiff(cell, tmp_path / "out", QUIET, original=plain)
-    monkeypatch.setattr(export._WritePlanes, "_write", real)
+    monkeypatch.setattr(_writing._WritePlanes, "write", real)
     out = export_tiff(cell, tmp_path / "out", QUIET, original=as_is(cell))
     np.testing.assert_array_equal(np.stack([tifffile.imread(f) for f in sorted(out.iterdir())]), cell.read())
 
 
 def test_a_half_plane_of_a_killed_run_is_not_published(cell, tmp_path, monkeypatch):
-    real = export._WritePlanes.publish
+    real = _writing._WritePlanes.write
 
-    def publish(self, output):
-        (self.partial / ".img_100.tif.4711").write_bytes(b"half")
-        real(self, output)
+    def write(self, box):
+        real(self, box)
+        (self.folder / ".4711.img_100.tif").write_bytes(b"half")
 
-    monkeypatch.setattr(export._WritePlanes, "publish", publish)
+    monkeypatch.setattr(_writing._WritePlanes, "write", write)
     out = export_tiff(cell, tmp_path / "out", QUIET)
     assert sorted(f.name for f in out.iterdir()) == [f"img_{i}.tif" for i in range(100, 120)]
 

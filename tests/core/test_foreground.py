@@ -8,10 +8,11 @@ import tifffile
 
 from asem_core.blocks import Run
 from asem_core.evaluation.scores import number_objects, score
-from asem_core.stages.export import export_tiff
+from asem_core.stages.export import export_volume
 from asem_core.stages.segment import Segmentation, segment
 from asem_core.viewing.scene import Layer, errors_layer
 from asem_core.volume import Labels, Volume
+from asem_sources.tiff_stack import TiffStack
 
 RUN = Run(progress=False)
 
@@ -29,7 +30,7 @@ def test_every_stage_counts_the_same_voxels(tmp_path, dtype, threshold):
     expected = values == dtype(exact)
 
     made = segment(map_, tmp_path / "a.zarr/s", RUN, Segmentation(threshold=threshold, objects=False)).read()
-    export_tiff(map_, tmp_path / "out.tif", RUN, threshold=threshold)
+    export_volume(TiffStack(str(tmp_path / "out.tif")), map_, RUN, threshold=threshold)
     numbered = number_objects(map_, truth, RUN, threshold=threshold)
     seen = errors_layer(Layer("t", "labels", [truth]), Layer("p", "probability", [map_]), threshold).volume
     np.testing.assert_array_equal(made, expected)
@@ -42,5 +43,5 @@ def test_every_stage_counts_the_same_voxels(tmp_path, dtype, threshold):
 def test_labels_are_foreground_where_they_are_not_0(tmp_path):
     """No threshold turns the id 1 into a probability of 1 / 255."""
     labels = Labels(np.array([[[0, 1, 1, 0]]], np.uint8), 5.0)
-    export_tiff(labels, tmp_path / "out.tif", RUN, threshold=0.5)
+    export_volume(TiffStack(str(tmp_path / "out.tif")), labels, RUN, threshold=0.5)
     assert tifffile.imread(tmp_path / "out.tif").ravel().tolist() == [0, 255, 255, 0]

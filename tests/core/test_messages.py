@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from asem_annotators.from_file import FromFile
 from asem_annotators.threshold import Threshold
 from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
 from asem_core.cell.record import Record
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, OutsideVolume, ShapeMismatch, UnknownName
 from asem_core.stages.annotate import check_seeds
-from asem_core.stages.export import export_tiff
+from asem_core.stages.export import choose_writer
 from asem_core.viewing.mesh import export_meshes
 from asem_core.viewing.scene import find
 from asem_core.volume import Box, Labels, Volume
@@ -61,9 +62,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         "No form of mesh is called 'stl'. Known: ply",
     ),
     "an export to another form of file": (
-        lambda folder: export_tiff(IDS, folder / "ids.png", QUIET),
+        lambda folder: choose_writer(load_catalog(), str(folder / "ids.png"), None, {}),
         BadInput,
-        "ids.png: planes are written as TIFF only. Name a folder for them, or one file ending in .tif.",
+        "No source plugin writes a file named ids.png. Give it a name without an ending for a folder of planes, another ending, or",
     ),
     "a mesh of an image": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=IMAGE), folder / "out", QUIET, form="ply"),
@@ -88,7 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a folder without planes of labels": (
         lambda folder: FromFile(str(folder)).prepare(IDS, IDS.box, QUIET),
         BadInput,
-        "holds no planes (",
+        "No source plugin can read",
     ),
     "a layer that is not shown": (lambda _: find([], "raw"), UnknownName, "No layer 'raw' is shown. Shown: "),
     "a layer of a TIFF stack": (

@@ -15,10 +15,12 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.record import AnnotatedBox, Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
-from asem_core.errors import BadInput
 from asem_core.interfaces import Region
+from asem_core.prediction.trained import load_trained
 from asem_core.run_folder import RunFolder
+from asem_core.stages.inputs import open_images_of
 from asem_core.stages.plan import Annotated, PlanOptions, model_for, places_of, plan
+from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.training.fingerprint import Fingerprint, fingerprint
 from asem_core.training.settings import (
@@ -57,7 +59,13 @@ def region(objects: np.ndarray, size: tuple[float, float, float], mask: np.ndarr
 
 def found(**changes: object) -> Fingerprint:
     known = {"voxel_size_nm": (8, 8, 8), "num_annotated_vx": 10**7, "num_planes": 100, "foreground": 0.1}
-    known |= {"thickness_nm": 100.0, "num_objects": 9, "plane_correlation": 0.9, "contrast": 1.0}
+    known |= {
+        "planes_together": 100,
+        "thickness_nm": 100.0,
+        "num_objects": 9,
+        "plane_correlation": 0.9,
+        "contrast": 1.0,
+    }
     return Fingerprint(**{**known, **changes})  # type: ignore[arg-type]
 
 
@@ -109,17 +117,22 @@ def test_planes_that_lie_far_apart_are_measured_in_the_plane() -> None:
 
 
 def test_pixels_are_averaged_only_where_objects_stay_thick_enough() -> None:
-    assert downsampling(found(thickness_nm=24.0)).value == [1, 1, 1]
-    assert downsampling(found(thickness_nm=160.0)).value == [4, 4, 4]
-    assert downsampling(found(voxel_size_nm=(30, 6, 6), thickness_nm=110.0)).value == [1, 4, 4]
-    assert downsampling(found(voxel_size_nm=(5, 5, 5), thickness_nm=1e4)).value[0] <= 512
+    boxes = [Box((0, 0, 0), (100, 100, 100)), Box((7, 7, 7), (27, 37, 37))]
+    for factors, changes in [
+        ([1, 1, 1], {"thickness_nm": 24.0}),
+        ([4, 4, 4], {"thickness_nm": 160.0}),
+        ([1, 4, 4], {"voxel_size_nm": (30, 6, 6), "thickness_nm": 110.0}),
+        ([4, 4, 4], {"voxel_size_nm": (5, 5, 5), "thickness_nm": 1e4}),
+    ]:
+        assert downsampling(found(**changes), boxes).value == factors
+    assert downsampling(found(thickness_nm=160.0), [Box((9, 0, 0), (10, 64, 3))]).value == [1, 2, 2], "one is whole"
 
 
 def test_templates_follow_the_planes() -> None:
     assert layout(found(), (1, 1, 1))[0] == "isotropic"
     assert layout(found(voxel_size_nm=(30, 6, 6)), (1, 4, 4))[0] == "anisotropic"
     assert layout(found(voxel_size_nm=(100, 10, 10), plane_correlation=0.2), (1, 2, 2))[0] == "planes"
-    assert layout(found(num_planes=1), (1, 1, 1))[0] == "planes"
+    assert layout(found(planes_together=1), (1, 1, 1))[0] == "planes"
 
 
 @pytest.mark.parametrize("number", [1, 3, 7])
@@ -153,12 +166,11 @@ def test_time_is_used_unless_labels_are_few() -> None:
     assert "by heart" in why
 
 
-def test_few_labels_are_watched_for_the_end() -> None:
-    """And varied more."""
+def test_few_labels_are_varied_more() -> None:
     boxes, profiles = [Box((0, 0, 0), (48, 48, 48))], [[np.full(48, 100)] * 3]
-    few = choose_settings(found(num_annotated_vx=48**3), boxes, profiles, {}).table()["train"]
-    many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}).table()["train"]
-    assert (few["choose"], many["choose"]) == ("best", "last")
+    few = choose_settings(found(num_annotated_vx=48**3), boxes, profiles, {}, lambda _: "balanced").table()["train"]
+    many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}, lambda _: "balanced").table()["train"]
+    assert few["optimizer"]["weight_decay"] > many["optimizer"]["weight_decay"]
     assert few["augment"]["gamma"] != [1.0, 1.0] == many["augment"]["gamma"]
 
 
@@ -266,11 +278,70 @@ def test_unknown_voxels_are_not_planned_with(tmp_path: Path) -> None:
     assert places[0].boxes == (Box((0, 4, 0), (40, 36, 64)),)
 
 
-def test_a_box_too_small_to_share_is_refused(cell: Path) -> None:
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("box", "template", "watched"),
+    [
+        (Box((9, 20, 14), (10, 26, 17)), "planes", 0),  # nothing to watch
+        (Box((9, 0, 0), (10, 64, 64)), "planes", 1),  # one plane
+        (Box((0, 0, 0), (20, 32, 32)), "isotropic", 0),  # one object cannot be shared
+    ],
+)
+def test_little_is_learnt_all_the_same(box: Box, template: str, watched: int, cell: Path, tmp_path: Path) -> None:
+    """Where nothing can be set aside, the plan says so and how it chooses then; the network may look beyond the image."""
     catalog = load_catalog()
-    place = Annotated(cell / "raw", cell / "labels/mito", (Box((9, 15, 15), (10, 26, 26)),))
-    with pytest.raises(BadInput, match="too small to set a part of it aside"):
-        plan([place], catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=2))
+    place = Annotated(cell / "raw", cell / "labels/mito", (box,))
+    made = plan([place], catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=2))
+    assert made.settings.template == template
+    assert len(made.settings.split.watched) == watched
+    assert ("# nothing is watched" in made.text) == (not watched)
+    (tmp_path / "r.toml").write_text(made.text)
+    run = train(read_training_recipe(tmp_path / "r.toml", catalog), catalog, tmp_path / "run", progress=False)
+    assert run.chosen().is_file()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("worth", [-1.0, 1.0])
+def test_mirrors_are_noted_where_the_watched_part_gains(
+    worth: float, cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And prediction averages over them then, unless told otherwise."""
+    monkeypatch.setattr("asem_core.training.loop.WORTH_EIGHT_TIMES", worth)
+    catalog = load_catalog()
+    made = plan(places_of([cell], "mito"), catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=1))
+    (tmp_path / "r.toml").write_text(made.text)
+    run = train(read_training_recipe(tmp_path / "r.toml", catalog), catalog, tmp_path / "run", progress=False)
+    trained = load_trained(catalog, None, run.path)
+    assert trained.mirrors == (worth < 0)
+    images = open_images_of(catalog, str(cell / "raw"))
+    maps = [
+        predict_image(
+            trained,
+            images,
+            tmp_path / f"p{n}.zarr/p",
+            Run(progress=False),
+            PredictOptions(mirrors=m, resample=True),
+            catalog,
+        ).probability.read()
+        for n, m in enumerate((None, worth < 0))
+    ]
+    assert np.array_equal(*maps)
+
+
+def test_mirror_images_are_averaged() -> None:
+    """A network that looks at one side only sees all of them."""
+    import torch
+
+    from asem_core.training.validate import mirrored
+
+    def forward(image: torch.Tensor) -> torch.Tensor:
+        odds = torch.zeros_like(image)
+        odds[..., 0] = 5.0
+        return torch.cat([-odds, odds], 1)
+
+    found = mirrored(forward)(torch.zeros(1, 1, 2, 3, 4)).softmax(1)[0, 1]
+    assert torch.allclose(found[..., 0], found[..., 3])
+    assert torch.allclose(found[..., 1], torch.tensor(0.5))
 
 
 def test_a_model_is_known_by_its_labels() -> None:

@@ -268,7 +268,7 @@ def test_exported_planes_align_with_their_input_planes(real_data, tmp_path):
     """Import, crop, predict (with a network that copies its input), export: each voxel is where it was."""
     import tifffile
 
-    from asem_core.stages.export import export_tiff
+    from asem_core.stages.export import export_volume
     from asem_core.stages.import_ import choose_source, import_volume
 
     folder = real_data("fib25/raw")
@@ -280,7 +280,7 @@ def test_exported_planes_align_with_their_input_planes(real_data, tmp_path):
     made = predict(
         Copy(), cropped, tmp_path / "c.zarr/predictions/copy/probability", Run(block=(64,) * 3, progress=False)
     )
-    export_tiff(made, tmp_path / "tiff", QUIET)
+    export_volume(catalog.get("source", "tiff-stack")(str(tmp_path / "tiff")), made, QUIET)
     planes = sorted(folder.glob("*.tif"))
     exported = sorted((tmp_path / "tiff").glob("*.tif"))
     by_name = {p.name: p for p in exported}

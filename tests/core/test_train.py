@@ -265,6 +265,27 @@ def test_ctrl_c_says_what_is_kept(
         run(recipe(), catalog, tmp_path / "run")
 
 
+def test_training_goes_on_where_memory_is_short(
+    recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a device with room for one block at a time, a step of two adds their gradients up."""
+    from asem_core.training import loop
+
+    step, batches = loop.step, []
+
+    def tight(learner: Any, optimizer: Any, cuts: Any, options: Any, *rest: Any) -> Any:
+        batches.append((options.batch, options.accumulate))
+        if options.batch > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return step(learner, optimizer, cuts, options, *rest)
+
+    monkeypatch.setattr(loop, "step", tight)
+    folder = run(recipe(), catalog, tmp_path / "run")
+    assert batches == [(2, 1)] + 6 * [(1, 2)]
+    assert len(folder.read_metrics("train")) == 6
+    assert "Out of memory on cpu" in caplog.text
+
+
 def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """A second training into a folder, resumed or not, is refused while the first runs, and touches nothing."""
     from asem_core.cell.outputs import one_writer

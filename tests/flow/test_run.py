@@ -124,7 +124,7 @@ def test_whole_recipe(project: Path) -> None:
     for page in ("morphometry", "evaluation"):
         assert (project / "out" / "reports" / page / "report.html").exists()
 
-    planes = sorted((project / "out" / "tiff" / "probability").glob("*.tif"))
+    planes = sorted((project / "out" / "export" / "probability").glob("*.tif"))
     assert [p.name for p in planes] == [f"cell_{i + 100}.tif" for i in range(SHAPE[0])]
     exported = np.stack([tifffile.imread(p) for p in planes])
     assert exported.shape == SHAPE
@@ -140,7 +140,7 @@ def test_whole_recipe(project: Path) -> None:
     assert [s["name"] for s in steps_done(open_volume(cell / "raw_normalize"))] == ["crop", "normalize"]
 
     def stamps() -> dict[Path, int]:
-        made = (*cell.rglob("c/*"), *(cell.parent / "reports").rglob("*.*"), *(cell.parent / "tiff").rglob("*.tif"))
+        made = (*cell.rglob("c/*"), *(cell.parent / "reports").rglob("*.*"), *(cell.parent / "export").rglob("*.tif"))
         return {p: p.stat().st_mtime_ns for p in made if p.is_file()}
 
     before = stamps()

@@ -173,7 +173,10 @@ def test_a_format_of_theirs_is_written_by_export(lab: Path) -> None:
     asem("export", "cell.zarr/raw", "-o", "other.lab", "--use", "lab-files", "-q")
     assert Path("other.lab/image.npy").exists()
     result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "back.lab", "-q"])
-    assert "is there already" in result.output
+    assert result.exit_code == 0  # finished
+    Path("back.lab/image.npy").write_bytes(b"other")
+    result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "back.lab", "-q"])
+    assert "exists and is not empty" in " ".join(result.output.split())
     result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "x", "--use", "phantom"])
     assert "does not write it" in " ".join(result.output.split())
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core import open_volume
 from asem_core.blocks import Run
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import (
     Analysis,
@@ -36,6 +36,7 @@ class LabFiles(Source, WritesVolumes):
     """A folder `.lab` with image.npy and truth.npy."""
 
     name: ClassVar[str] = "lab-files"
+    dtypes: ClassVar[Sequence[str]] = ("uint8", "uint16")
     where: FilePath
 
     @classmethod
@@ -55,13 +56,11 @@ class LabFiles(Source, WritesVolumes):
             raise BadInput(f"{file} does not exist.")
         return Volume(np.load(file), 8.0, path=str(file))
 
-    def write(self, volume: Volume, run: Run, *, planes: Sequence[str] = (), overwrite: bool = False) -> Path:
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
         folder = Path(self.where)
-        if folder.exists() and not overwrite:
-            raise OutputExists(f"{folder} is there already.")
         folder.mkdir(exist_ok=True)
         np.save(folder / "image.npy", volume.read())
-        return folder
+        return ["It keeps no place."]
 
 
 @attrs.frozen

@@ -97,6 +97,7 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("preprocessor", "cell-mask"): lambda _: {"smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
 }
+WRITTEN = {"hdf5": "w.h5", "mrc": "w.mrc", "n5": "w.n5", "tiff-stack": "w.tif"}
 ON_LABELS = {"clean-labels", "dilate-labels", "exclusion-zone"}
 
 
@@ -116,6 +117,8 @@ def test_plugin_passes_its_kit(offer: Any, test: str, tmp_path: Path) -> None:
     kit = KITS[offer.kind]()
     options = OPTIONS.get((offer.kind, offer.name), lambda _: {})
     kit.make = lambda folder: offer.cls(**_tuples(options(folder)))  # type: ignore[method-assign]
+    if offer.name in WRITTEN:
+        kit.written = WRITTEN[offer.name]  # type: ignore[attr-defined]
     if offer.name in ON_LABELS:
         kit.on_labels = True  # type: ignore[attr-defined]
     getattr(kit, test)(tmp_path)

@@ -372,3 +372,32 @@ def test_a_real_stack_of_imagej(real_data: Callable[[str], Path]) -> None:
     assert source.open().voxel_size_nm == pytest.approx((2500, 168.67, 168.67), abs=0.01)
     with pytest.raises(BadInput, match=r"float32 grey values from .* --set grey_range="):
         source.open().read()
+
+
+def test_blocks_decode_each_plane_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going through a stack in blocks decodes a plane once a layer of blocks; little is kept, and nothing of whole planes."""
+    from asem_core.volume import Box
+    from asem_sources import _planes
+    from asem_sources._tiff import TiffPage
+
+    stack = np.random.default_rng(0).integers(0, 255, (6, 40, 50), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    decoded: list[int] = []
+    real = TiffPage.read
+    monkeypatch.setattr(TiffPage, "read", lambda self: (decoded.append(self.index), real(self))[1])
+    volume = TiffStack(str(tmp_path / "a.tif"), 5.0).open()
+    for box in volume.box.blocks(16):
+        np.testing.assert_array_equal(volume.read(box), stack[box.slices])
+    assert sorted(decoded) == list(range(6))
+    decoded.clear()
+    monkeypatch.setattr(_planes, "MOST_KEPT_BYTES", 3 * 2000)
+    volume = TiffStack(str(tmp_path / "a.tif"), 5.0).open()
+    for z in range(6):
+        for box in Box((z, 0, 0), (z + 1, 40, 50)).blocks((1, 20, 20)):
+            volume.read(box)
+    assert sorted(decoded) == list(range(6))
+    planes: Any = volume.data
+    assert planes._recent.held <= 3 * 2000
+    volume.read()
+    assert len(decoded) == 12
+    assert planes._recent.held <= 3 * 2000
