@@ -13,7 +13,7 @@ from asem_core.errors import AsemError, BadInput, RecipeError
 from asem_core.interfaces import Source
 from asem_core.paths import expand, named_paths
 from asem_core.prediction.expected import of_recipe, require_voxel_size, warn_of_other_steps
-from asem_core.prediction.trained import expected_by, require_weights_of
+from asem_core.prediction.trained import expected_by, network_of, require_weights_of
 from asem_core.pretrained import require_weights
 from asem_core.recipe import Choice, Recipe, build
 from asem_core.stages.preprocess import layer_names
@@ -94,7 +94,7 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block
 
-        if wrong := wrong_block(flow.model.network(), planned_training(flow.recipe).block):
+        if wrong := wrong_block(network_of(flow.model), planned_training(flow.recipe).block):
             raise RecipeError(f"{name} @ train: {wrong}")
     if flow.weights is not None:
         try:

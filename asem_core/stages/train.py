@@ -22,7 +22,7 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, ste
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.interfaces import Model, Region, Sampler
-from asem_core.prediction.trained import options_of
+from asem_core.prediction.trained import network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
@@ -267,12 +267,13 @@ def make_plan(
     from asem_core.weights import load_weights
 
     options = recipe.options
-    network = recipe.model.network()
+    network = network_of(recipe.model)
+    require_steps(recipe.model)
     if start_from is None:
         initialise(network, options)
     elif not begun:
         load_weights(start_from, network)
-    reach = network.input_shape(options.block)  # type: ignore[operator]
+    reach = network.input_shape(options.block)
 
     def open_all(kind: str, *, clean: bool) -> list[Region]:
         places = getattr(options, "regions" if kind == "region" else kind)

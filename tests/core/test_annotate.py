@@ -295,7 +295,9 @@ class TestCommands:
         np.save(tmp_path / "seeds.npy", seeds_of(BOX))
         box = ("--box", "4:36,5:40,6:44")
         asem("annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", *box, "--use", "watershed", "-o", "labels/a")
-        code, output = asem("annotate", "export", cell / "labels/a", *box, "--use", "image-stack", "-o", tmp_path / "vast")
+        code, output = asem(
+            "annotate", "export", cell / "labels/a", *box, "--use", "image-stack", "-o", tmp_path / "vast"
+        )
         assert code == 0, output
         code, output = asem("annotate", "import", cell, tmp_path / "vast", *box, "-o", "labels/b")
         assert code == 0, output
