@@ -186,6 +186,8 @@ class Preprocessor(Protocol):
         ------
         BadInput
             The volume cannot be used: constant, not finite, wrong dtype, ...
+        NothingToDo
+            The volume is fine without this step, as a mask of a stack that is all cell; the stages go on without it.
         """
 
 
@@ -199,6 +201,9 @@ class AveragesVoxels(Protocol):
         """Return the step that makes one voxel of so many: the mean of an image, the most frequent value of labels."""
 
 
+ZoneShape = Literal["diamond", "ball"]
+
+
 @runtime_checkable
 class MakesZones(Protocol):
     """What a preprocessor can do besides: make an exclusion zone of given widths, which an evaluation asks for."""
@@ -207,6 +212,10 @@ class MakesZones(Protocol):
     @abstractmethod
     def of_widths(cls, outwards: float, inwards: float, unit: Literal["vx", "nm"]) -> Preprocessor:
         """Return the step that marks what lies within these distances of an outline."""
+
+    @abstractmethod
+    def of_shape(self, shape: ZoneShape) -> Preprocessor:
+        """Return the same step with distances measured along the axes ("diamond") or in a straight line ("ball")."""
 
 
 @runtime_checkable

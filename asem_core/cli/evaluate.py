@@ -1,7 +1,7 @@
 """`asem evaluate`: how good a prediction is, against the truth."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,10 @@ def evaluate(
     zone_nm: Annotated[
         str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in nm.")
     ] = None,
+    zone_shape: Annotated[
+        Literal["diamond", "ball"] | None,
+        typer.Option(help="Of the zone; scores with balls are higher.", show_default="diamond, as published"),
+    ] = None,
     exclusion: Annotated[str | None, typer.Option(help="Layer of voxels to ignore, instead of a zone.")] = None,
     mask: Annotated[str | None, typer.Option(help="Layer of annotated voxels; the others are ignored.")] = None,
     box: Annotated[str | None, typer.Option(help="Compare only z0:z1,y0:y1,x0:x1, in voxels of the truth.")] = None,
@@ -92,6 +96,7 @@ def evaluate(
         "thresholds": thresholds or [0.5],
         "zone_vx": read_widths(zone_vx, "--zone-vx"),
         "zone_nm": read_widths(zone_nm, "--zone-nm"),
+        "zone_shape": zone_shape,
         "exclusion": exclusion,
         "mask": mask,
         "box": box,

@@ -15,8 +15,9 @@ from asem_core.cell.provenance import kind_by_name, made_by, require_labels, wha
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, OutsideVolume, RecipeError
 from asem_core.evaluation.report import sections
+from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of, matched, number_objects, score, score_objects
-from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Preprocessor
+from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Preprocessor, ZoneShape
 from asem_core.paths import LayerPath
 from asem_core.report import require_free_report, write_report
 from asem_core.volume import Box, Labels, Volume
@@ -34,6 +35,8 @@ class EvaluateOptions:
         The part of the truth to compare, "z0:z1,y0:y1,x0:x1".
     zone_vx, zone_nm
         Exclusion zone outwards and inwards, in voxels or in nm; by default the model's own.
+    zone_shape
+        Of the zone, also of the model's own: "diamond", as published, or "ball"; scores with balls are higher.
     exclusion
         Layer of voxels to ignore, instead of a zone.
     mask
@@ -47,6 +50,7 @@ class EvaluateOptions:
     box: str | None = None
     zone_vx: tuple[float, float] | None = None
     zone_nm: tuple[float, float] | None = None
+    zone_shape: ZoneShape | None = None
     exclusion: LayerPath | None = None
     mask: LayerPath | None = None
     objects: bool | None = None
@@ -64,7 +68,7 @@ class EvaluateOptions:
         for threshold in self.thresholds:
             if not 0 < threshold <= 1:
                 raise RecipeError(f"a threshold is a probability above 0 and at most 1, got {threshold:g}.")
-        _require_roles(self.exclusion, self.mask)
+        require_roles(self.exclusion, self.mask)
 
 
 @attrs.frozen
@@ -231,29 +235,21 @@ def part_in_common(options: EvaluateOptions, truth: Labels, image: Volume) -> Bo
     return box
 
 
-def _require_roles(exclusion: str | None, mask: str | None) -> None:
-    """Refuse a layer that by its place says the opposite of what it was given for."""
-    if exclusion is not None and "metric_masks" in exclusion.split("/"):
-        raise RecipeError(
-            f"{exclusion} is a metric mask, in which 0 is ignored; exclusion ignores what is not 0. Give it as mask (--mask)."
-        )
-    if mask is not None and "exclusion" in mask.split("/"):
-        raise RecipeError(
-            f"{mask} is an exclusion zone, of which everything but 0 is ignored; mask ignores 0. Give it as exclusion "
-            "(--exclusion)."
-        )
-
-
 def _zone(options: EvaluateOptions, model: Model | None, catalog: Catalog) -> Preprocessor | None:
     """Choose the step that makes the exclusion zone."""
     unit: Literal["vx", "nm"] = "vx" if options.zone_nm is None else "nm"
     widths = options.zone_vx if options.zone_nm is None else options.zone_nm
-    if widths is None:
-        return None if model is None else model.exclusion_zone()
-    if not any(widths):
-        return None
-    maker: type[MakesZones] = catalog.able("preprocessor", MakesZones)
-    return maker.of_widths(*widths, unit)
+    step = None if model is None else model.exclusion_zone()
+    if widths is not None:
+        maker: type[MakesZones] = catalog.able("preprocessor", MakesZones)
+        step = maker.of_widths(*widths, unit) if any(widths) else None
+    if options.zone_shape is None:
+        return step
+    if not isinstance(step, MakesZones):
+        raise BadInput(
+            "zone_shape says how a zone is made, and there is none: give the widths of one (zone_vx or zone_nm), or a model."
+        )
+    return step.of_shape(options.zone_shape)
 
 
 def _rows(table: Mapping[str, Column]) -> list[dict[str, Any]]:

@@ -78,6 +78,11 @@ class ModelKit(PluginKit):
 def _run(network: Any, image: np.ndarray) -> np.ndarray:
     import torch
 
-    with torch.no_grad():
-        result: np.ndarray = network(torch.from_numpy(image)[None, None])[0].numpy()
+    try:
+        with torch.no_grad():
+            result: np.ndarray = network(torch.from_numpy(image)[None, None])[0].numpy()
+    except RuntimeError as error:
+        raise AssertionError(
+            f"the network takes no input of {image.shape} voxels, which its input_shape asks for: {error}"
+        ) from error
     return result

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, MakesZones, Preprocessor
+from asem_core.interfaces import Changes, Fitted, MakesZones, Preprocessor, ZoneShape
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import Ball, check_one_unit
@@ -44,7 +44,7 @@ class ExclusionZone(Preprocessor, MakesZones):
     dilate_nm: float | None = None
     erode_vx: float | None = None
     erode_nm: float | None = None
-    shape: Literal["diamond", "ball"] = "diamond"
+    shape: ZoneShape = "diamond"
 
     def __attrs_post_init__(self) -> None:
         check_one_unit(self.name, "dilate", self.dilate_vx, self.dilate_nm)
@@ -56,6 +56,10 @@ class ExclusionZone(Preprocessor, MakesZones):
         if unit == "vx":
             return cls(dilate_vx=outwards, erode_vx=inwards)
         return cls(dilate_nm=outwards, erode_nm=inwards)
+
+    def of_shape(self, shape: ZoneShape) -> ExclusionZone:
+        """Make the same zone of another shape."""
+        return attrs.evolve(self, shape=shape)
 
     def fit(self, volume: Volume, run: Run) -> FittedExclusionZone:
         """Work out the balls in this volume's voxels.
