@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from asem_core.stages.segment import Segmentation as Segmentation
     from asem_core.stages.segment import segment as segment
     from asem_core.stages.segment import threshold_objects as threshold_objects
+    from asem_core.stages.train import read_training_recipe as read_training_recipe
+    from asem_core.stages.train import train as train
     from asem_core.viewing.colours import as_rgba as as_rgba
     from asem_core.viewing.scene import open_layers as open_layers
 
@@ -82,6 +84,8 @@ PUBLIC = {
     "Segmentation": "stages.segment",
     "segment": "stages.segment",
     "threshold_objects": "stages.segment",
+    "read_training_recipe": "stages.train",
+    "train": "stages.train",
 }
 """What of the core's rooms anybody may use -> the module that holds it."""
 
