@@ -404,8 +404,8 @@ class OffersTemplates(Protocol):
 
     @classmethod
     @abstractmethod
-    def network_options(cls, template: Template) -> Mapping[str, Any]:
-        """Give the options of the model that suit a kind of image."""
+    def network_options(cls, template: Template, width: int = 1) -> Mapping[str, Any]:
+        """Give the options of the model that suit a kind of image, with `width` times the usual number of maps (1, 2 or 4)."""
 
 
 @attrs.frozen

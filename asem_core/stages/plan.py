@@ -7,9 +7,11 @@ The recipe is a file like any other: `asem train` takes it, people edit it.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -24,15 +26,18 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.interfaces import Model, OffersTemplates, Region, Template
+from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.train import TrainingRecipe, make_plan
 from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
+from asem_core.training.plan import Plan
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
 from asem_core.training.settings import (
+    ENOUGH,
     TEMPLATES,
     Setting,
     Settings,
@@ -41,6 +46,7 @@ from asem_core.training.settings import (
     choose_settings,
     iterations,
     num_checkpoints,
+    uses_of_time,
 )
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 from asem_core.voxels.known import extent_of_known
@@ -98,6 +104,7 @@ def plan(
     catalog: Catalog,
     options: PlanOptions,
     clock: Callable[[], float] = time.perf_counter,
+    measure: Callable[[Plan], float] | None = None,
 ) -> TrainingPlan:
     """Choose every setting of a training.
 
@@ -107,6 +114,7 @@ def plan(
     model : the plugin to train; one that offers templates (`interfaces.OffersTemplates`) gets the network that fits, another
         keeps its own
     clock : what time is measured by, in seconds; that of the processor makes a plan independent of other work
+    measure : seconds that an iteration takes; by default some are run and timed
 
     Raises
     ------
@@ -121,29 +129,79 @@ def plan(
     ]
     found = fingerprint([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
-    offers = issubclass(model, OffersTemplates)
-    templates = {name: cast(type[OffersTemplates], model).network_options(name) for name in TEMPLATES} if offers else {}
+    templates = {name: _network(model, name) for name in TEMPLATES}
     settings = choose_settings(
         found, [box for _, box, _ in regions], profiles, templates, lambda template: sampler_for(template, catalog)
     )
-    settings = attrs.evolve(settings, split=_apart(settings.split, [place for place, *_ in regions]))
-    lines = [*settings.lines, *_block(settings, model)]
-    tables = _tables(lines, settings, [place for place, *_ in regions], options)
+    own = [place for place, *_ in regions]
+    settings = attrs.evolve(settings, split=_apart(settings.split, own))
+    settings = attrs.evolve(settings, lines=[*settings.lines, *_block(settings, model)])
     if options.iterations is None:
-        each = _seconds_each(tables, model, catalog, clock)
-        left = options.minutes * 60 * TRAINING_SHARE - (clock() - begun)
-        if left < 10 * each:
-            raise BadInput(
-                f"{options.minutes:g} minutes are too short: an iteration takes {each:.2g} s here, and planning took "
-                f"{clock() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
-            )
-        shape = tables["train"]["block"]
-        size = int(np.prod(shape))
-        number, why = iterations(left, each, found.num_annotated_vx // int(np.prod(settings.downsample)), size)
+        measure = measure or partial(seconds_per_iteration, num_iterations=5, clock=clock)
+
+        def seconds_each(tried: Settings) -> float:
+            recipe = _recipe(_tables(tried, own, options), model, catalog)
+            with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
+                return measure(make_plan(recipe, catalog, RunFolder(Path(scratch))))
+
+        settings, number, why = _in_time(settings, model, seconds_each, options.minutes * 60 + begun, clock)
     else:
         number, why = options.iterations, "as asked for"
-    lines += _length(number, why)
-    return TrainingPlan(found, settings, _recipe_text(model.name, lines, settings, [p for p, *_ in regions], options))
+    settings = attrs.evolve(settings, lines=[*settings.lines, *_length(number, why)])
+    return TrainingPlan(found, settings, _recipe_text(model.name, settings, own, options))
+
+
+def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[str, Any]:
+    """Ask a model for its options for a template; one that offers none keeps its own network."""
+    if not issubclass(model, OffersTemplates):
+        return {}
+    return cast(type[OffersTemplates], model).network_options(template, width)
+
+
+def _in_time(
+    settings: Settings,
+    model: type[Model],
+    seconds_each: Callable[[Settings], float],
+    end: float,
+    clock: Callable[[], float],
+) -> tuple[Settings, int, str]:
+    """Fit a training into the time until `end`: with a wider network, or more blocks an iteration, where there is enough of it.
+
+    Raises
+    ------
+    BadInput
+        There is not even time for a few iterations.
+    """
+    begun = clock()
+
+    def left() -> float:
+        return (end - clock()) * TRAINING_SHARE
+
+    each = seconds_each(settings)
+    if left() < 10 * each:
+        needed = max(2, round(each + (clock() - begun) / 60))
+        raise BadInput(
+            f"The time is too short: an iteration takes {each:.2g} s here, and {max(0.0, left()):.0f} s are left after planning. "
+            f"Give more: --minutes {needed}."
+        )
+    for width, batch in uses_of_time(settings.few):
+        network = _network(model, settings.template, width)
+        if not network or left() < 2 * ENOUGH * each:
+            break
+        larger = settings.with_more(network, batch)
+        try:
+            its = seconds_each(larger)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        if left() < ENOUGH * its:
+            break
+        settings, each = larger, its
+    train = settings.table()["train"]
+    annotated = settings.found.num_annotated_vx // math.prod(settings.downsample)
+    number, why = iterations(left(), each, annotated, math.prod(train["block"]) * train.get("batch", 1))
+    return settings, number, why
 
 
 def _stored(place: Annotated, box: Box) -> RegionOptions:
@@ -197,6 +255,7 @@ def _length(number: int, why: str) -> list[Setting]:
         Setting("train", "keep_last", 3),
         Setting("train", "validation_blocks", 8),
         Setting("train", "fit_window", max(1, number // 3)),
+        Setting("train.optimizer", "warmup", min(50, number // 10), "a tenth of the time at most"),
     ]
 
 
@@ -207,10 +266,9 @@ def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
     return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
 
 
-def _tables(
-    lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
-) -> dict[str, Any]:
-    tables = attrs.evolve(settings, lines=[*lines, *_length(options.iterations or 100, "")]).table()
+def _tables(settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> dict[str, Any]:
+    """Give the tables of a recipe, of any length."""
+    tables = attrs.evolve(settings, lines=[*settings.lines, *_length(100, "")]).table()
     tables["train"] |= _regions(settings, places) | {"seed": options.seed}
     return tables
 
@@ -227,30 +285,25 @@ def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[
     return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
 
 
-def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog, clock: Callable[[], float]) -> float:
-    """Time an iteration of the very training that is planned."""
+def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> TrainingRecipe:
     sampler = dict(tables["sampler"])
-    recipe = TrainingRecipe(
+    return TrainingRecipe(
         build(model, tables.get("model", {}), "plan @ model"),
         build_choice(catalog, "sampler", Choice(sampler.pop("use"), sampler), "plan @ sampler"),
         build(TrainOptions, tables["train"], "plan @ train"),
         Path(),
     )
-    with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5, clock)
 
 
 # --- the recipe ---------------------------------------------------------------------------------------------------
 
 
-def _recipe_text(
-    model: str, lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
-) -> str:
+def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> str:
     """Write TOML by hand: a reason stands behind its line, where people read it."""
     head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.told())]
     head.append(asked(model, list(dict.fromkeys(places)), options))
     head += ["# Edit what you like, and train with it: asem train THIS_FILE", ""]
-    lines = [Setting("model", "use", model), *lines, Setting("train", "seed", options.seed)]
+    lines = [Setting("model", "use", model), *settings.lines, Setting("train", "seed", options.seed)]
     text = head
     for table in ("model", "sampler", "train", "train.optimizer", "train.loss", "train.augment"):
         text.append(f"[{table}]")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -15,6 +17,8 @@ from asem_core.stages.annotate import BACKGROUND, OBJECT, classes_in
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.planes import number_planes
 from asem_core.voxels.tiff import read_tiff
+
+log = logging.getLogger("asem_core")
 
 CLASSES: Mapping[str, int] = {
     "object": OBJECT,
@@ -39,7 +43,8 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
     """Read seeds from a Zarr layer, TIFF planes, one TIFF, a `.npy` array or strokes in CSV.
 
     A layer lies where its origin says. An array or TIFF stack has the shape of the image or of the box. A folder of TIFF
-    planes may hold a few: the last number of a name is the plane's z in the image. CSV: see `read_strokes`.
+    planes may hold a few: the last number of a name is the plane's z in the image. So are the files of the authors' annotator
+    named, `Object_<z>.tif` and `Background_<z>.tif`: not 0 is painted. CSV: see `read_strokes`.
 
     Raises
     ------
@@ -85,23 +90,51 @@ def _cropped(stack: np.ndarray, volume: Volume, box: Box, path: Path) -> np.ndar
     return stack
 
 
+_PAINTED = re.compile(r"(object|background)_(\d+)\.tiff?", re.IGNORECASE)
+"""Files of the authors' annotator: one a plane and class, not 0 where it was painted."""
+
+
 def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PLANE_FILES)
+    painted = [_PAINTED.fullmatch(name) for name in names]
+    if all(painted):
+        return _read_painted(folder, [(m[0], m[1].lower(), int(m[2])) for m in painted if m], volume, box)
     values = np.zeros(box.shape, np.uint8)
     numbered = number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image", sparse=True)
     for z, file in numbered.items():
-        plane = read_tiff(file)
-        if not box.begin[0] <= z < box.end[0]:
-            raise BadInput(f"{file} is plane {z}, outside the box {box}. Correct its name, or the box.")
-        if plane.shape == volume.shape[1:]:
-            plane = plane[box.slices[1:]]
-        if plane.shape != box.shape[1:]:
-            raise ShapeMismatch(
-                f"{file} has {list(plane.shape)} pixels: a plane of seeds has those of the image "
-                f"{list(volume.shape[1:])} or of the box {list(box.shape[1:])}."
-            )
+        plane = _read_plane(file, z, volume, box)
         classes_in(plane, f"{file} holds")
         values[z - box.begin[0]] = plane
     return values
+
+
+def _read_painted(folder: Path, files: Sequence[tuple[str, str, int]], volume: Volume, box: Box) -> np.ndarray:
+    """Read what the authors' annotator saves; a voxel painted as both is neither."""
+    values = np.zeros(box.shape, np.uint8)
+    both = 0
+    for name, kind, z in files:
+        plane = _read_plane(folder / name, z, volume, box) != 0
+        here = values[z - box.begin[0]]
+        both += int(np.count_nonzero(plane & (here != 0)))
+        here[plane] = np.where(here[plane] != 0, 0, CLASSES[kind])
+    if both:
+        log.warning("%s: %s voxels are painted as object and as background; they are neither now.", folder, f"{both:,}")
+    return values
+
+
+def _read_plane(file: Path, z: int, volume: Volume, box: Box) -> np.ndarray:
+    """Read the part of one plane of seeds that lies in the box."""
+    plane = read_tiff(file)
+    if not box.begin[0] <= z < box.end[0]:
+        raise BadInput(f"{file} is plane {z}, outside the box {box}. Correct its name, or the box.")
+    if plane.shape == volume.shape[1:]:
+        plane = plane[box.slices[1:]]
+    if plane.shape != box.shape[1:]:
+        raise ShapeMismatch(
+            f"{file} has {list(plane.shape)} pixels: a plane of seeds has those of the image "
+            f"{list(volume.shape[1:])} or of the box {list(box.shape[1:])}."
+        )
+    return plane
 
 
 def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:

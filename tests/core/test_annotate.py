@@ -177,6 +177,20 @@ def test_names_an_annotator_that_breaks_its_word() -> None:
 
 
 class TestReadSeeds:
+    def test_from_the_authors_annotator(self, cell: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """One file a plane and class, not 0 where it was painted; what is painted as both is neither."""
+        image, folder = open_volume(cell / "raw"), tmp_path / "painted"
+        folder.mkdir()
+        right = np.zeros(BOX.shape, np.uint8)
+        for name, seed, z, value in (("Object", 1, 20, 255), ("Background", 2, 20, 1), ("Background", 2, 22, 7)):
+            plane = np.zeros(image.shape[1:], np.uint8)
+            plane[BOX.begin[1] + seed : BOX.begin[1] + 4, BOX.begin[2] + 3] = value
+            tifffile.imwrite(folder / f"{name}_{z}.tif", plane)
+            right[z - BOX.begin[0], seed:4, 3] = seed
+        right[20 - BOX.begin[0], 2:4, 3] = 0
+        np.testing.assert_array_equal(read_seeds(folder, image, BOX).values, right)
+        assert "2 voxels are painted as object and as background" in caplog.text
+
     def test_from_a_layer_an_array_and_planes(self, cell: Path, tmp_path: Path) -> None:
         """All forms give the same seeds, whether as large as the image or as the box."""
         image = open_volume(cell / "raw")
