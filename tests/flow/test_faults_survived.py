@@ -76,8 +76,10 @@ readers = 0
 missing_context = "reflect"
 [[train.regions]]
 labels = "a"
+box = "0:40,:,:"
 [evaluate]
 truth = "a"
+box = "40:64,:,:"
 [[analyze]]
 use = "morphometry"
 [export]
