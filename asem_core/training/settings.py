@@ -7,7 +7,7 @@ measurement behind each. None knows a data set. What follows from them is a reci
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -160,17 +160,13 @@ def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting
     return [Setting("train.augment", k, v, why if i == 0 else "") for i, (k, v) in enumerate(numbers.items())]
 
 
-def sampler(found: Fingerprint, template: Template) -> list[Setting]:
-    """Draw blocks where there is something to learn from."""
+def suited_to(found: Fingerprint, template: Template) -> tuple[Template, str]:
+    """Say what kind of image the sampler should suit."""
     if found.share_annotated < SPARSE:
-        outside = round(1 - found.share_annotated / 4, 5)
-        why = "blocks are drawn that hold a quarter of the usual number of annotated voxels, or more"
-        values = {"use": "balanced", "least_foreground": 0.0, "most_outside": outside, "reject_outside": 1.0}
-    elif template == "isotropic":
-        values, why = {"use": "balanced"}, "blocks with little object are drawn less often"
-    else:
-        values, why = {"use": "uniform"}, "planes are large and hold object nearly everywhere"
-    return [Setting("sampler", k, v, why if k == "use" else "") for k, v in values.items()]
+        return "planes", "strokes lie anywhere: blocks without any are drawn again"
+    if template == "isotropic":
+        return template, "blocks with little object are drawn less often"
+    return template, "planes are large and hold object nearly everywhere"
 
 
 def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Zyx, gap: Zyx) -> Split:
@@ -305,7 +301,11 @@ class Settings:
 
 
 def choose_settings(
-    found: Fingerprint, boxes: Sequence[Box], foreground: Sequence[Any], network: Mapping[Template, Mapping[str, Any]]
+    found: Fingerprint,
+    boxes: Sequence[Box],
+    foreground: Sequence[Any],
+    network: Mapping[Template, Mapping[str, Any]],
+    sampler: Callable[[Template], str],
 ) -> Settings:
     """Apply the rules.
 
@@ -313,6 +313,7 @@ def choose_settings(
     ----------
     boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
+    sampler : names the one that suits a template
     """
     first = downsampling(found, boxes)
     factor = as_zyx(first.value)
@@ -338,6 +339,7 @@ def choose_settings(
                 "a working pixel is as large as outlines are off"),
         *schedule(few),
         *augmentation(template, factor, few),
-        *sampler(found, template),
     ]  # fmt: skip
+    kind, why = suited_to(found, template)
+    lines.append(Setting("sampler", "use", sampler(kind), why))
     return Settings(found, template, factor, few, split, lines)

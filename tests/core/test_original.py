@@ -196,7 +196,7 @@ def test_zones_of_diamonds_and_balls(container, weights):
         rows[shape] = json.loads(asem(*pair, "--zone-shape", shape))["scores"][0]["ignored_vx"]
     assert rows["diamond"] == np.sum(metric_mask(balls()) == 0)
     assert rows["ball"] > 1.1 * rows["diamond"]
-    assert "--zone-shape says how a zone is made" in asem("evaluate", truth, truth, "--zone-shape", "ball", code=1)
+    assert "zone_shape says how a zone is made" in asem("evaluate", truth, truth, "--zone-shape", "ball", code=1)
 
 
 def test_a_mask_given_the_wrong_way_round_is_detected(container, caplog):
