@@ -10,6 +10,7 @@ from asem_core.commands import (
     AsJson,
     Background,
     Ignore,
+    On,
     Overwrite,
     Quiet,
     Workers,
@@ -61,6 +62,7 @@ def evaluate(
     background: Background = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with the curves.")] = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -97,7 +99,7 @@ def evaluate(
         raise BadInput("Give --exclusion, or a zone, not both.")
     _require_roles(exclusion, mask)
     step, countable, thin = _zone(model, zone_vx, zone_nm)
-    run = make_run(workers, quiet=quiet)
+    run = make_run(workers, quiet=quiet, on=on)
     mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
     meaning = Meaning.parse(ignore, background) if ignore or background else None
