@@ -78,7 +78,7 @@ class Guard:
         done = subprocess.run(command, capture_output=True, text=True, env=self.environ, stdin=subprocess.DEVNULL)
         number = re.search(r"\d+", done.stdout)
         if done.returncode or number is None:
-            raise ValueError((done.stderr or done.stdout).strip() or f"exit status {done.returncode}")
+            raise ValueError(" ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}")
         return number[0]
 
     def look(self) -> None:

@@ -286,7 +286,7 @@ def test_stages_give_on_slurm_what_they_give_here(slurm, tmp_path, config):
         cell = str(tmp_path / f"{name}.zarr")
         done = asem("import", str(tmp_path / "planes"), "-o", cell, "--voxel-size", "5", "-q", *on)
         assert done.exit_code == 0, done.output
-        done = asem("preprocess", cell, "--use", "clahe", "-s", "kernel=[8,32,32]", "-q", "--block", "20,48,48", *on)
+        done = asem("preprocess", cell, "--use", "clahe", "-s", "kernel_vx=[8,32,32]", "-q", "--block", "20,48,48", *on)
         assert done.exit_code == 0, done.output
     for layer in ("raw", "raw_clahe"):
         one, other = (open_volume(tmp_path / f"{name}.zarr" / layer) for name in ("here", "there"))
