@@ -34,6 +34,11 @@ VoxelSize = Annotated[str | None, typer.Option("--voxel-size", help="nm: one num
 Options = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="An option of the plugin; may be repeated.")
 ]
+Done = Annotated[
+    str | None,
+    typer.Option(help="Preprocessing that the image has had already: clahe, ...; none.", show_default="by its name"),
+]
+
 Ignore = Annotated[
     str | None,
     typer.Option(

@@ -38,6 +38,10 @@ class OutsideVolume(BadInput):
     """A box sticks out of its volume and the caller did not allow that."""
 
 
+class NothingToDo(BadInput):
+    """A step has nothing to do with this volume, which is fine as it is; a chain of steps goes on without it."""
+
+
 class RecipeError(AsemError):
     """A recipe has an unknown key, a value of the wrong type, or an unknown name."""
 

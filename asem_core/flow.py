@@ -16,7 +16,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
-from asem_core.errors import AsemError, OutputExists, RecipeError
+from asem_core.errors import AsemError, NothingToDo, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source, WritesVolumes
 from asem_core.paths import named_paths, path_options, resolved, with_paths
 from asem_core.prediction.expected import of_recipe
@@ -191,7 +191,8 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     stage = _Stages(say)
 
     with stage("import"):
-        image = import_volume(flow.source, cell / "raw", run, layer=flow.recipe.source.layer, overwrite=overwrite)
+        first = flow.recipe.source
+        image = import_volume(flow.source, cell / "raw", run, layer=first.layer, done=first.done, overwrite=overwrite)
         require_voxels_expected(flow, image, catalog)
         labels = {
             n: import_volume(
@@ -200,7 +201,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
             for n, s in flow.labels.items()
         }
     with stage("preprocess"):
-        image, mask = _preprocessed(flow, image, cell, run, overwrite)
+        image, mask = _preprocessed(flow, image, cell, run, say, overwrite)
         scored = _scored(flow, image, cell)
     if flow.model is None:
         return
@@ -213,9 +214,9 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     for name, source in flow.others.items():
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
-            layer = flow.recipe.others[name].layer
-            unseen = import_volume(source, other / "raw", run, layer=layer, overwrite=overwrite)
-            unseen, inside = _preprocessed(flow, unseen, other, run, overwrite)
+            said = flow.recipe.others[name]
+            unseen = import_volume(source, other / "raw", run, layer=said.layer, done=said.done, overwrite=overwrite)
+            unseen, inside = _preprocessed(flow, unseen, other, run, say, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
     if scored is not None:
@@ -258,11 +259,17 @@ class _Stages:
             self._say(f"{self._name}: done in {time.monotonic() - self._start:.1f} s")
 
 
-def _preprocessed(flow: Flow, image: Volume, cell: Path, run: Run, overwrite: bool) -> tuple[Volume, Labels | None]:
+def _preprocessed(
+    flow: Flow, image: Volume, cell: Path, run: Run, say: Say, overwrite: bool
+) -> tuple[Volume, Labels | None]:
     """Do the steps one after the other; returns the last image, and the mask that a step made of one."""
     mask = None
     for step, layer in zip(flow.steps, layer_names(flow.steps), strict=True):
-        made = apply(step, image, cell / layer, run, overwrite=overwrite)
+        try:
+            made = apply(step, image, cell / layer, run, overwrite=overwrite)
+        except NothingToDo as found:
+            say(str(found))
+            continue
         if step.changes == "mask":
             mask = open_labels(made.path)
         else:

@@ -182,6 +182,8 @@ class Preprocessor(Protocol):
         ------
         BadInput
             The volume cannot be used: constant, not finite, wrong dtype, ...
+        NothingToDo
+            The volume is fine without this step, as a mask of a stack that is all cell; the stages go on without it.
         """
 
 

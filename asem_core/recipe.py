@@ -33,11 +33,15 @@ T = TypeVar("T")
 
 @attrs.frozen
 class Choice:
-    """A plugin by name, with its options; of a source, also the layer that is taken, where it holds several."""
+    """A plugin by name, with its options.
+
+    Of a source also the layer that is taken, where it holds several, and the preprocessing that the image has had already.
+    """
 
     use: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
     layer: str | None = None
+    done: tuple[str, ...] | None = None
 
 
 @attrs.frozen
@@ -120,13 +124,20 @@ def _choice(value: Any, path: Path, where: str) -> Choice:
     layer = options.pop("layer", None) if where.partition(".")[0] in ("source", "labels", "others") else None
     if layer is not None and not isinstance(layer, str):
         raise RecipeError(f"{path.name}: option 'layer' @ {where}: expected a text in quotes, got {layer!r}.")
-    return Choice(use, options, layer)
+    done = options.pop("done", None) if where.partition(".")[0] in ("source", "others") else None
+    if done is not None and not (isinstance(done, list) and all(isinstance(name, str) for name in done)):
+        raise RecipeError(
+            f"{path.name}: option 'done' @ {where}: expected a list of preprocessing steps, got {done!r}."
+        )
+    return Choice(use, options, layer, None if done is None else tuple(done))
 
 
 def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder: Path | None = None) -> Any:
     """Build the plugin that a recipe chooses; `where` is the recipe's name and place, for messages."""
     try:
         cls = catalog.get(kind, choice.use)
+        for step in choice.done or ():
+            catalog.get("preprocessor", step)
     except AsemError as error:
         raise RecipeError(f"{where}: {error}") from None
     options = dict(choice.options)

@@ -219,6 +219,16 @@ class Volume:
     def spec(self) -> Spec:
         return Spec(self.shape, self.dtype, self.voxel_size_nm, self.origin_nm)
 
+    @property
+    def begin(self) -> Zyx:
+        """Where the first voxel lies, counted in voxels from position 0: a crop by n voxels begins n further.
+
+        An origin between two voxels counts as the one before.
+        """
+        steps = np.divide(self.origin_nm, self.voxel_size_nm)
+        whole = np.rint(steps)
+        return as_zyx(np.where(np.abs(steps - whole) < 0.05, whole, np.floor(steps)).astype(int).tolist())
+
     def read(self, box: Box | None = None, outside: Outside = "error") -> np.ndarray:
         """Read a box (the whole volume by default) into memory, with voxels outside the image as `outside` says.
 

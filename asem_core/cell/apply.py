@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 
 from asem_core.blocks import Run, Work
 from asem_core.cell.place import forget, work_folder
-from asem_core.cell.provenance import made_by, what_it_holds
+from asem_core.cell.provenance import made_by, steps_done, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, require_free, write_known
 from asem_core.errors import BadInput, OutputExists, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.resample import on_spec
+
+log = logging.getLogger("asem_core")
 
 DEFAULT_BLOCK = as_zyx(128)
 
@@ -39,6 +42,10 @@ def apply(
     finished = require_free(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
+    if any(done["name"] == step.name and "module" not in done for done in steps_done(volume)):
+        log.warning(
+            "%s: this image had the step %s before it came here; it is done a second time.", volume.path, step.name
+        )
     try:
         fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))
     except BadInput:  # the same image and options will be refused again

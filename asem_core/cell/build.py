@@ -16,7 +16,7 @@ import attrs
 
 from asem_core.cell.chunks import create_array
 from asem_core.cell.metadata import ome_attributes
-from asem_core.cell.place import ZARR_MARKS, work_folder, work_folders
+from asem_core.cell.place import ZARR_MARKS, work_folder, work_folders, zarr_format_of
 from asem_core.cell.provenance import identity, kind_by_name, new_identity, new_revision
 from asem_core.cell.pyramid import halve_alongside
 from asem_core.cell.record import Kind, Made, Record, record_at
@@ -87,14 +87,14 @@ def begin(target: Path, spec: Spec, about: Record, fill: float, *, anew: bool) -
     folder = work_folder(target, made_by)
     folder.mkdir(parents=True, exist_ok=True)
     build = Path(tempfile.mkdtemp(prefix="build-", dir=folder)) / "layer"
-    group = zarr.open_group(build, mode="w-")
+    group = zarr.open_group(build, mode="w-", zarr_format=zarr_format_of(target.parent))
     array = create_array(group, "s0", spec.shape, spec.dtype, block, fill)
     identifier, revision = new_identity(made_by)
     about = attrs.evolve(about, id=identifier, revision=new_revision() if anew else revision)
     plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), attributes=about.attributes())
     about = attrs.evolve(about, halved=halve_alongside(group, plain, block, fill))
     levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update({**about.attributes(), **ome_attributes(target.name, levels)})
+    group.attrs.update({**about.attributes(), **ome_attributes(target.name, levels, group.metadata.zarr_format)})
     return build
 
 

@@ -12,18 +12,27 @@ LARGEST_CHUNK = 64  # voxels along an edge; small enough for viewers, large enou
 
 
 def create_array(group: Any, name: str, shape: Zyx, dtype: np.dtype[Any], block: Zyx, fill: float = 0) -> Any:
-    """Create an array in a layer's group, in chunks that divide the blocks which will be written."""
-    from zarr.codecs import BloscCodec
+    """Create an array in a layer's group, in the group's version of Zarr and in chunks that divide the blocks to be written."""
+    how: dict[str, Any] = {"cname": "zstd", "clevel": 1}
+    if group.metadata.zarr_format == 2:
+        from numcodecs import Blosc
 
+        compressor = Blosc(**how, shuffle=Blosc.SHUFFLE if dtype.itemsize > 1 else Blosc.NOSHUFFLE)
+        versioned: dict[str, Any] = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    else:
+        from zarr.codecs import BloscCodec
+
+        compressor = BloscCodec(**how, shuffle="shuffle" if dtype.itemsize > 1 else "noshuffle")
+        versioned = {"dimension_names": ["z", "y", "x"]}
     return group.create_array(
         name,
         shape=shape,
         dtype=dtype,
         chunks=chunk_shape(shape, block),
         fill_value=dtype.type(fill),
-        compressors=BloscCodec(cname="zstd", clevel=1, shuffle="shuffle" if dtype.itemsize > 1 else "noshuffle"),
-        dimension_names=["z", "y", "x"],
+        compressors=compressor,
         overwrite=True,
+        **versioned,
     )
 
 

@@ -39,7 +39,8 @@ def open_node(address: str) -> Any:
                 f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
             )
         raise BadInput(f"{address} does not exist.")
-    options = {"storage_options": storage_options(address)} if remote else {}
+    # What somebody consolidated (`.zmetadata`) does not list what was added since.
+    options = {"storage_options": storage_options(address)} if remote else {"use_consolidated": False}
     try:
         node = zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
         if any(edge <= 0 for edge in getattr(node, "shape", ())):

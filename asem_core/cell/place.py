@@ -15,7 +15,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 
@@ -67,8 +67,15 @@ def require_container(folder: str | Path) -> None:
         )
 
 
+def zarr_format_of(group: str | Path) -> Literal[2, 3]:
+    """Say which version of Zarr a group is written in; 3 of one that is to be made outside of any."""
+    here = Path(group)
+    found = next((p for p in (here, *here.parents) if (p / "zarr.json").exists() or (p / ".zgroup").exists()), None)
+    return 2 if found is not None and not (found / "zarr.json").exists() else 3
+
+
 def make_groups(folder: Path) -> None:
-    """Make the groups between a cell and a layer, and the cell.
+    """Make the groups between a cell and a layer, and the cell; in a container of Zarr v2, such as the authors', in v2.
 
     Raises
     ------
@@ -83,7 +90,7 @@ def make_groups(folder: Path) -> None:
         for group in reversed(chain):
             if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
                 group.mkdir(parents=True, exist_ok=True)
-                zarr.open_group(str(group), mode="a")
+                zarr.open_group(str(group), mode="a", zarr_format=zarr_format_of(group))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

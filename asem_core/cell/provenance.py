@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from asem_core import __version__, files
+from asem_core.cell.elsewhere import done_elsewhere
 from asem_core.cell.record import Input, Kind, Record
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
@@ -41,17 +42,18 @@ def describe_input(volume: Volume, fingerprint: str | None = None) -> dict[str, 
     A layer of ours is told by its id and revision; if another program has written into it, by its fingerprint, too. All else
     is told by its fingerprint: the one given, or that of the files at its path.
     """
-    record = Record.of(volume)
+    record, done = Record.of(volume), done_elsewhere(volume)
+    made_by = {**record.made.noted, **({} if done is None else {"done": done})}
     if record.id:
         changed = None if record.fingerprint in (None, found := _stored_voxels(volume)) else found
         known = {
             "id": record.id,
             "revision": record.revision,
             "fingerprint": changed,
-            "made_by": dict(record.made.noted),
+            "made_by": made_by,
         }
     else:
-        known = {"fingerprint": fingerprint or _fingerprint_of(volume), "made_by": dict(record.made.noted)}
+        known = {"fingerprint": fingerprint or _fingerprint_of(volume), "made_by": made_by}
     here = Path(volume.path)
     return {
         "path": str(here.resolve()) if "://" not in volume.path and here.exists() else volume.path,
@@ -145,8 +147,14 @@ def _without_paths(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def steps_done(volume: Volume) -> list[dict[str, Any]]:
-    """List the preprocessing steps behind a volume, first to last, as `describe_plugin` wrote them."""
-    return [dict(made.step) for made in Record.of(volume).made.chain() if made.step is not None][::-1]
+    """List the preprocessing steps behind a volume, first to last, as `describe_plugin` wrote them; those done elsewhere first."""
+    chain = list(Record.of(volume).made.chain())
+    here = [dict(made.step) for made in reversed(chain) if made.step is not None]
+    before = done_elsewhere(volume)
+    if before is None:
+        before = next((list(made.noted["done"]) for made in chain if "done" in made.noted), [])
+    names = {step["name"] for step in here}
+    return [*(step for step in before if step["name"] not in names), *here]
 
 
 def differences(before: Any, after: Any) -> list[str]:

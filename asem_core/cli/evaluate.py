@@ -1,8 +1,9 @@
 """`asem evaluate`: how good a prediction is, against the truth."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import attrs
 import typer
 
 from asem_core.commands import (
@@ -49,6 +50,10 @@ def evaluate(
     zone_nm: Annotated[
         str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in nm.")
     ] = None,
+    zone_shape: Annotated[
+        Literal["diamond", "ball"] | None,
+        typer.Option(help="Of the zone; scores with balls are higher.", show_default="diamond, as published"),
+    ] = None,
     exclusion: Annotated[str | None, typer.Option(help="Layer of voxels to ignore, instead of a zone.")] = None,
     mask: Annotated[str | None, typer.Option(help="Layer of annotated voxels; the others are ignored.")] = None,
     box: Annotated[str | None, typer.Option(help="Compare only z0:z1,y0:y1,x0:x1, in voxels of the truth.")] = None,
@@ -81,6 +86,7 @@ def evaluate(
     from asem_core.cell.provenance import made_by
     from asem_core.errors import BadInput
     from asem_core.evaluation.report import score_table, sections
+    from asem_core.evaluation.roles import require_roles
     from asem_core.evaluation.scores import (
         exclusion_of,
         matched,
@@ -97,8 +103,8 @@ def evaluate(
         raise BadInput(f"Give layers in pairs, PREDICTION TRUTH ...: {len(layers)} were given.")
     if exclusion is not None and (zone_vx or zone_nm):
         raise BadInput("Give --exclusion, or a zone, not both.")
-    _require_roles(exclusion, mask)
-    step, countable, thin = _zone(model, zone_vx, zone_nm)
+    require_roles(exclusion, mask)
+    step, countable, thin = _zone(model, zone_vx, zone_nm, zone_shape)
     run = make_run(workers, quiet=quiet, on=on)
     mask_labels = _open_labels(mask, "mask") if mask else None
     chosen = thresholds or [0.5]
@@ -155,21 +161,9 @@ def evaluate(
         typer.echo(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {n:.4f}" for key, n in apart[name].items()))
 
 
-def _require_roles(exclusion: str | None, mask: str | None) -> None:
-    """Refuse a layer that by its place says the opposite of what it was given for."""
-    from asem_core.errors import BadInput
-
-    if exclusion is not None and "metric_masks" in exclusion.split("/"):
-        raise BadInput(
-            f"{exclusion} is a metric mask, in which 0 is ignored; --exclusion ignores what is not 0. Give it with --mask."
-        )
-    if mask is not None and "exclusion" in mask.split("/"):
-        raise BadInput(
-            f"{mask} is an exclusion zone, of which everything but 0 is ignored; --mask ignores 0. Give it with --exclusion."
-        )
-
-
-def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[Any, bool, bool]:
+def _zone(
+    model: str | None, zone_vx: str | None, zone_nm: str | None, shape: Literal["diamond", "ball"] | None
+) -> tuple[Any, bool, bool]:
     """Choose the step that makes the exclusion zone (or None), and say whether the organelle comes in objects and thin."""
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
@@ -191,6 +185,12 @@ def _zone(model: str | None, zone_vx: str | None, zone_nm: str | None) -> tuple[
                 ) from None
             options = {f"dilate_{unit}": outwards, f"erode_{unit}": inwards}
             step = catalog.get("preprocessor", "exclusion-zone")(**options) if outwards or inwards else None
+    if shape is not None:
+        if not hasattr(step, "shape"):
+            raise BadInput(
+                "--zone-shape says how a zone is made, and there is none: add --model, --zone-vx or --zone-nm."
+            )
+        step = attrs.evolve(step, shape=shape)  # type: ignore[misc]
     return step, isinstance(plugin, FindsObjects) and plugin.objects, plugin is not None and plugin.has_thin_truth
 
 

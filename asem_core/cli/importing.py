@@ -10,6 +10,7 @@ from asem_core.commands import (
     DEFAULT_WORKERS,
     Background,
     BlockShape,
+    Done,
     Ignore,
     On,
     Options,
@@ -43,6 +44,7 @@ def import_(
         typer.Option(help="What the voxels are.", show_default="by the name: raw..., labels/..."),
     ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,
+    done: Done = None,
     ignore: Ignore = None,
     background: Background = None,
     options: Options = None,
@@ -67,6 +69,7 @@ def import_(
         asem import --use phantom --set size_nm=[800,1200,1200] --set seed=7 -o phantom.zarr
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.elsewhere import parse_done, require_steps
     from asem_core.cell.place import require_container
     from asem_core.cell.record import Record
     from asem_core.errors import BadInput
@@ -78,8 +81,10 @@ def import_(
     size = read_voxel_size(voxel_size)
     if size is not None:
         chosen["voxel_size_nm"] = list(size)
+    catalog, steps = load_catalog(), parse_done(done)
+    require_steps(steps, catalog)
     try:
-        plugin = choose_source(load_catalog(), source, use, chosen)
+        plugin = choose_source(catalog, source, use, chosen)
         made = import_volume(
             plugin,
             output / layer,
@@ -87,6 +92,7 @@ def import_(
             layer=source_layer,
             box=box,
             kind=kind,
+            done=steps,
             meaning=Meaning.parse(ignore, background) if ignore or background else None,
             overwrite=overwrite,
             anew=overwrite,

@@ -10,6 +10,7 @@ from asem_core.commands import (
     DEFAULT_WORKERS,
     AsJson,
     BlockShape,
+    Done,
     On,
     Options,
     Overwrite,
@@ -65,6 +66,7 @@ def predict(
     half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Let torch.compile fuse the network.")] = False,
     as_is: Annotated[bool, typer.Option("--as-is", help="Do no preprocessing, whatever the model expects.")] = False,
+    done: Done = None,
     allow_voxel_size: Annotated[
         bool, typer.Option("--allow-voxel-size", help="Accept voxels more than 15 % off the model's.")
     ] = False,
@@ -94,6 +96,7 @@ def predict(
         asem predict planes/ --voxel-size 5 --model er-cf-5nm --box 0:256,0:512,0:512 -o cell.zarr
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.elsewhere import parse_done
     from asem_core.cell.provenance import steps_done
     from asem_core.prediction.expected import other_steps
     from asem_core.prediction.trained import load_trained
@@ -110,6 +113,7 @@ def predict(
         "compiled": compiled,
         "workers": workers,
         "as_is": as_is,
+        "done": parse_done(done),
         "allow_voxel_size": allow_voxel_size,
         "resample": resampled,
         "mask": mask,

@@ -21,7 +21,7 @@ from asem_core.commands import (
     read_options,
     require_picture,
 )
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, NothingToDo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +92,7 @@ def prepare(
             container, steps, make_run(workers, block, quiet, on), image=image, overwrite=overwrite, watch=shown.append
         )
     except BadInput as error:
-        if not shown or shown[-1].after is not None:
+        if not shown or shown[-1].after is not None or shown[-1].why:
             raise
         # The picture of the image as it is shows which options would do.
         _draw(shown, plane, where)
@@ -103,8 +103,11 @@ def prepare(
         paths = {m.step: m.after.path for m in made if m.after is not None}
         print_json({"layers": paths, "picture": str(where) if shown else None})
         return
-    for volume in (m.after for m in made if m.after is not None):
-        typer.echo(f"{volume.path}: {' x '.join(map(str, volume.shape))} voxels, {volume.dtype}")
+    for step in made:
+        if step.after is None:
+            typer.echo(step.why)
+        else:
+            typer.echo(f"{step.after.path}: {' x '.join(map(str, step.after.shape))} voxels, {step.after.dtype}")
     typer.echo(f"Look at {where}." if shown else "Every step is skipped: what comes after takes the image as it is.")
 
 
@@ -143,10 +146,14 @@ def preprocess(
     step = build(load_catalog().get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
     run = make_run(workers, block, quiet, on)
     of_cell = source == container_of(source) and output is None
-    if of_cell:
-        made = preprocess_cell(step, source, run, overwrite=overwrite)
-    else:
-        made = preprocess_layer(step, source, run, output, overwrite=overwrite)
+    try:
+        if of_cell:
+            made = preprocess_cell(step, source, run, overwrite=overwrite)
+        else:
+            made = preprocess_layer(step, source, run, output, overwrite=overwrite)
+    except NothingToDo as found:
+        print_json({"path": None}) if as_json else typer.echo(found)
+        return
     if as_json:
         print_json({"path": made.path, "shape": list(made.shape), "voxel_size_nm": list(made.voxel_size_nm)})
         return
@@ -199,6 +206,8 @@ def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:
         if row.after is None:
             after.set_axis_off()
             after_greys.set_axis_off()
+            if row.why:
+                after.text(0.5, 0.5, f"{row.step}: nothing to do", ha="center")
             continue
         new = _plane(row.after, z_nm)
         if row.step == "mask" and new is not None:

@@ -19,6 +19,7 @@ from asem_core.blocks import Run, Work, map_blocks
 from asem_core.cell.apply import apply_lazily
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.evaluation.instances import InstanceScores, instance_scores
+from asem_core.evaluation.roles import question_roles
 from asem_core.interfaces import Preprocessor
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.components import Components, components, has_ids
@@ -157,7 +158,9 @@ def score(
     num_scored = int(foreground.sum() + background.sum())
     found = Scores(levels, foreground, background, box.size - num_scored, int(foreground.sum() + excluded.sum()))
     if not thin and (question := question_zone(truth.path, found.share_scored)):
-        log.warning(question)
+        log.warning("%s", question)
+    if question := question_roles(truth, exclusion, mask, box):
+        log.warning("%s", question)
     return found
 
 

@@ -1,8 +1,8 @@
 """Predict a whole volume: block by block, seamless, resumable, in bounded memory.
 
 A U-Net's result shifts with its input only by multiples of its pooling factors. So every block is computed on the grid
-of those multiples that starts at the image's first voxel, grown where needed, and only then cut to size: the map does not
-depend on the block size, on the number of workers, or on the box that was asked for.
+of those multiples that starts at position 0, grown where needed, and only then cut to size: the map does not depend on the
+block size, on the number of workers, on the box that was asked for, or on what was cropped off the image before.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.interfaces import DescribesItself, EstimatesMemory
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
+from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx, full_range
-from asem_core.voxels.greys import greys_used, question_greys
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 log = logging.getLogger("asem_core")
 
@@ -141,8 +141,6 @@ def predict(
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
         plan = _make_plan(network, volume, box, mask, attrs.evolve(run, block=as_zyx(plan["block"])), how, device)
     plan = plan or _make_plan(network, volume, box, mask, run, how, device)
-    if question := question_greys(volume.path, *greys_used(part), volume.dtype):
-        log.warning(question)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(plan["block"])
     out = create_volume(
@@ -161,23 +159,9 @@ def predict(
         skip=None if mask is None else work.lies_outside,
         threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
     )
-    if made.box.size > 1 and _is_constant(made):
-        log.warning(
-            "%s is %.3g everywhere: the network saw nothing to tell apart. Is the image prepared as those behind the weights were, "
-            "in its contrast, its range of grey values and its voxel size? (asem models show NAME)",
-            made.path,
-            float(made.read(Box((0, 0, 0), (1, 1, 1)))[0, 0, 0]) / full_range(made.dtype),
-        )
+    if question := question_map(made, mask):
+        log.warning("%s", question)
     return made
-
-
-def _is_constant(made: Volume) -> bool:
-    """Tell whether a finished map has one value everywhere; that it has not is seen in its coarsest level."""
-    import zarr
-
-    group = zarr.open_group(made.path, mode="r")
-    coarsest: Any = group[max(group.array_keys(), key=lambda name: int(name[1:]))]
-    return bool(np.ptp(coarsest[:]) == 0) and not any(np.ptp(made.read(box)) for box in made.box.blocks(256))
 
 
 def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: float, workers: int = 1) -> Zyx:
@@ -267,7 +251,7 @@ def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool =
     `check` compares its corner with a smaller box's (`check_large`).
     """
     network = predictor.geometry
-    needed = aligned(network, box)
+    needed = aligned(network, box, volume.begin)
     first = [b - n - c for b, n, c in zip(box.begin, needed.begin, network.context, strict=True)]
     image = volume.read(needed, outside="reflect")
     found = predictor(image)
@@ -276,12 +260,17 @@ def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool =
     return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
 
 
-def aligned(network: Any, box: Box) -> Box:
-    """Say which input a box needs, begun on the network's grid of shifts: its result holds the box, after the context."""
-    step, context = network.alignment, network.context
-    begin = [b // s * s for b, s in zip(box.begin, step, strict=True)]
-    shape = network.input_shape([e - b for e, b in zip(box.end, begin, strict=True)])
-    start = as_zyx([b - c for b, c in zip(begin, context, strict=True)])
+def aligned(network: Any, box: Box, begin: Sequence[int] = (0, 0, 0)) -> Box:
+    """Say which input a box needs, begun on the network's grid of shifts: its result holds the box, after the context.
+
+    Parameters
+    ----------
+    box : in voxels of an image
+    begin : of that image (`Volume.begin`); the grid lies at position 0, wherever the image was cut out
+    """
+    phase = [(b + o) % s for b, o, s in zip(box.begin, begin, network.alignment, strict=True)]
+    shape = network.input_shape([n + p for n, p in zip(box.shape, phase, strict=True)])
+    start = as_zyx([b - p - c for b, p, c in zip(box.begin, phase, network.context, strict=True)])
     return Box(start, as_zyx([s + n for s, n in zip(start, shape, strict=True)]))
 
 
@@ -323,7 +312,7 @@ def _samples(network: Any, volume: Volume, box: Box, mask: Labels | None) -> lis
     )
     for begin in places:
         place = Box(begin, as_zyx([b + size for b in begin]))
-        images.append(volume.read(aligned(network, place), outside="reflect"))
+        images.append(volume.read(aligned(network, place, volume.begin), outside="reflect"))
     return sorted(images, key=lambda image: -float(image.std()))[:_PLACES]
 
 

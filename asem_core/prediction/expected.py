@@ -18,6 +18,7 @@ from asem_core.interfaces import Preprocessor
 from asem_core.prediction.trained import Trained
 from asem_core.recipe import build
 from asem_core.volume import Labels, Volume, Zyx
+from asem_core.voxels.greys import grey_percentiles, greys_used, question_greys, question_other_greys
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
 log = logging.getLogger("asem_core")
@@ -179,6 +180,15 @@ def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: T
         f"on top of that comes {', '.join(missing)}" if missing else "it is predicted as it is",
         ", ".join(other),
     )
+
+
+def warn_of_greys(image: Volume, trained: Trained) -> None:
+    """Warn where an image, prepared as a network sees it, uses other grey values than those behind it, or little of their range."""
+    question = question_other_greys(image.path, grey_percentiles([image]), trained.greys, trained.title)
+    if question is None:
+        question = question_greys(image.path, *greys_used(image), image.dtype)
+    if question:
+        log.warning("%s", question)
 
 
 def with_missing_steps(

@@ -36,6 +36,7 @@ class Trained:
         Preprocessing of the training images that changes greys, first to last: tables with `name` and `options`. Of steps
         that say where voxels are, nothing is asked; the voxel size is checked by itself.
     details : what to record of it: names, sums
+    greys : of the training images (see `grey_percentiles`), or empty where the file does not say
     mirrors : whether averaging over mirror images gained enough where it was trained, see `TrainOptions.choose_mirrors`
     """
 
@@ -44,6 +45,7 @@ class Trained:
     voxel_size_nm: ZyxNm | None
     steps: Sequence[Mapping[str, Any]]
     details: Mapping[str, Any]
+    greys: Sequence[float] = ()
     mirrors: bool = False
 
     @property
@@ -224,7 +226,7 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, model.network())
     steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
-    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, mirrors)
+    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()), mirrors)
 
 
 def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:
@@ -248,7 +250,8 @@ def _from_registry(catalog: Catalog, name: str) -> Trained:
     weights = find_weights(name)
     network = load_weights(weights, model.network())
     details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
-    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details)
+    greys = read_metadata(weights).get("greys", ())
+    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details, greys)
 
 
 def _steps_of(card: Any) -> list[Mapping[str, Any]]:

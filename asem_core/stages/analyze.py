@@ -15,6 +15,7 @@ from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.report import Section, require_free_report, write_report
 from asem_core.viewing.object_pictures import pictures_of
 from asem_core.volume import Labels, Volume
+from asem_core.voxels.lengths import tell_in_voxels
 
 
 def analyze(
@@ -48,6 +49,7 @@ def analyze(
     require_labels(segmentation, "analyses measure a segmentation or labels")
     if raw is not None:
         _check_raw(raw, segmentation)
+    tell_in_voxels(analyzer, segmentation.voxel_size_nm, units=("um3",))  # lengths are measured in nm
     analysis = analyzer.analyze(segmentation, raw, run)
     check_analysis(analyzer.name, analysis)
     title = f"{analyzer.name}: {segmentation.path}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.chunks import create_array
+from asem_core.cell.elsewhere import done_elsewhere, with_done
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
@@ -78,12 +79,14 @@ def import_volume(
     box: str | None = None,
     kind: Kind | None = None,
     meaning: Meaning | None = None,
+    done: Sequence[str] | None = None,
     overwrite: bool = False,
     anew: bool = False,
 ) -> Volume:
     """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
 
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
+    `done` names the preprocessing that an image has had already; None goes by its attributes and its name.
     `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
@@ -93,8 +96,11 @@ def import_volume(
         source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
     volume = source.open(layer)
     questions = _ask(volume)
+    if kind != "labels" and not isinstance(volume, Labels):
+        volume = with_done(volume, done)
     part = Box.parse(box, volume.shape) if box else None
-    said = {k: v for k, v in {"box": part, "kind": kind, "meaning": meaning}.items() if v is not None}
+    details = {"box": part, "kind": kind, "meaning": meaning, "done": done_elsewhere(volume)}
+    said = {k: v for k, v in details.items() if v is not None}
     read = describe_input(volume, source.fingerprint(layer) if isinstance(source, TellsChanges) else None)
     held = " ".join(read[key] for key in ("id", "revision", "fingerprint") if read.get(key))
     record = made_by("import", source=describe_plugin(source, held), layer=layer, inputs=[read], **said)

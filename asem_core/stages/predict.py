@@ -10,6 +10,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
+from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
 from asem_core.paths import LayerPath
@@ -22,6 +23,7 @@ from asem_core.prediction.expected import (
     missing_steps,
     of_command,
     require_voxel_size,
+    warn_of_greys,
     with_missing_steps_lazily,
 )
 from asem_core.prediction.trained import Trained
@@ -40,6 +42,8 @@ class PredictOptions(Prediction):
     ----------
     as_is
         Do none of the preprocessing that the weights expect and the image lacks.
+    done
+        Preprocessing that the image has had already; by default what its attributes or its name say.
     allow_voxel_size
         Accept voxels more than 15 % off those of the training images.
     resample
@@ -49,6 +53,7 @@ class PredictOptions(Prediction):
     """
 
     as_is: bool = False
+    done: tuple[str, ...] | None = None
     allow_voxel_size: bool = False
     resample: bool = False
     mask: LayerPath | None = None
@@ -96,8 +101,9 @@ def predict_image(
     OutputExists, OutputBusy, NoSpace, OutsideVolume
         See `predict`.
     """
+    require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
-    given = choose_image(images.volumes, trained, usual, resampled=options.resample)
+    given = with_done(choose_image(images.volumes, trained, usual, resampled=options.resample), options.done)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
@@ -114,13 +120,15 @@ def predict_image(
         overwrite=overwrite,
         spell=spell,
     )
+    covering = None if part is None else box_covering(image, part)
+    warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
     made = predict(
         trained.network,
         image,
         output,
         run,
         attrs.evolve(options.how, mirrors=trained.mirrors if options.mirrors is None else options.mirrors),
-        box=None if part is None else box_covering(image, part),
+        box=covering,
         mask=None if mask is None else mask_for(image, mask, catalog, run),
         details=trained.details if details is None else details,
         overwrite=overwrite,
@@ -144,10 +152,12 @@ def predict_live(
     """
     from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 
-    given = choose_image(images.volumes, trained, images.usual)
+    given = with_done(choose_image(images.volumes, trained, images.usual), None)
     require_voxel_size(given, trained, spell=_predict_first)
     missing = missing_steps(given, trained, _predict_first)
     image = with_missing_steps_lazily(given, trained, catalog, run)
+    if not missing:  # what is done where it is read would be done for nothing
+        warn_of_greys(image, trained)
     mask = None if images.mask is None else mask_for(given, images.mask, catalog, run)
     array = live_prediction(
         predictor_of_boxes(trained.network, image, device, mask),

@@ -19,7 +19,7 @@ from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image
 from asem_core.cell.provenance import kind_by_name, require_labels, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, NothingToDo
 from asem_core.interfaces import Preprocessor
 from asem_core.recipe import build
 from asem_core.volume import Volume
@@ -30,11 +30,12 @@ STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}
 
 @attrs.frozen
 class Made:
-    """What one step made; `after` is None if the step could not be done."""
+    """What one step made; `after` is None if the step could not be done, or had nothing to do, which `why` says."""
 
     step: str
     before: Volume
     after: Volume | None
+    why: str = ""
 
 
 def usual_steps(
@@ -82,14 +83,18 @@ def prepare(
             if step.changes != "mask":  # a prediction may have made an image of that name
                 layer = layer_for(step, volume, cell, lambda n: n not in known.usual, overwrite)
             made.append(Made(name, volume, apply(step, volume, layer, run, overwrite=overwrite)))
+        except NothingToDo as found:
+            made.append(Made(name, volume, None, str(found)))
         except BadInput:
             watch(Made(name, volume, None))
             raise
         watch(made[-1])
+        if made[-1].after is None:
+            continue
         if step.changes == "mask":
             mask = layer.name
         else:
-            volume = made[-1].after or volume
+            volume = made[-1].after
             usual.append(layer.name)
     note_prepared(cell, Prepared(layer_name(volume), mask, tuple(usual)))
     return made

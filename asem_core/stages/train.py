@@ -28,6 +28,7 @@ from asem_core.run_folder import RunFolder, write_whole
 from asem_core.training.options import TrainOptions
 from asem_core.training.plan import Plan
 from asem_core.training.regions import file_names, hold, open_region, prepare
+from asem_core.voxels.greys import grey_percentiles
 
 DEFAULT_SAMPLER = "balanced"
 
@@ -220,7 +221,7 @@ def make_plan(
     If the run has `begun`, its state holds the weights: those it started from are not read, and may be gone.
     """
     from asem_core.training.loop import initialise
-    from asem_core.weights import load_weights
+    from asem_core.weights import load_weights, read_metadata
 
     options = recipe.options
     network = recipe.model.network()
@@ -255,7 +256,9 @@ def make_plan(
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
             "preprocessing": steps_done(regions[0].raw),
+            "greys": grey_percentiles([region.raw for region in regions]),
         },
+        greys_before=() if start_from is None or begun else read_metadata(start_from).get("greys", ()),
     )
 
 

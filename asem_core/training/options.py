@@ -31,6 +31,8 @@ class RegionOptions:
     ignore, background
         Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default
         those of known conventions (see `asem_core.voxels.known`). A layer that was annotated or imported here knows them.
+    done
+        Preprocessing that the image has had already; by default what its attributes or its name say.
     resample_labels
         Take labels of smaller voxels than the image's by the most frequent value in each of the image's.
     box
@@ -46,6 +48,7 @@ class RegionOptions:
     exclusion: Place | None = None
     ignore: tuple[int, ...] | None = None
     background: tuple[int, ...] | None = None
+    done: tuple[str, ...] | None = None
     resample_labels: bool = False
     box: str | None = None
     name: str | None = None

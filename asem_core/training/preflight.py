@@ -25,7 +25,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.volume import Box, Zyx
-from asem_core.voxels.greys import question_greys
+from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
 
 @attrs.frozen
@@ -84,6 +84,7 @@ def preflight(plan: Plan, folder: Path) -> Preflight:
         *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
         *([] if plan.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
+        *_other_greys(plan),
         *_room(plan, folder),
         *_memory(plan),
     ]
@@ -234,6 +235,14 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
         f"The image of region '{facts.name}'", facts.lowest_grey, facts.highest_grey, facts.dtype
     ):
         yield Finding(question)
+
+
+def _other_greys(plan: Plan) -> Iterator[Finding]:
+    title = "the weights that it starts from"
+    for region in plan.regions if plan.greys_before else ():
+        found = grey_percentiles([region.raw])
+        if question := question_other_greys(f"The image of region '{region.name}'", found, plan.greys_before, title):
+            yield Finding(question)
 
 
 def _room(plan: Plan, folder: Path) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily
+from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.prepared import is_cell, open_image, open_mask
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
@@ -53,7 +54,8 @@ def open_region(
     def opened(place: Place, what: str) -> Volume:
         return _open(place, catalog, folder, f"{name}, {what}")
 
-    raw = _downsampled(opened(options.raw, "raw"), downsample, catalog)
+    require_steps(options.done, catalog)
+    raw = _downsampled(with_done(opened(options.raw, "raw"), options.done), downsample, catalog)
     stored = _labels(opened(options.labels, "labels"), options)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
     if options.resample_labels and (finer := whole_factors(raw.voxel_size_nm, labels.voxel_size_nm)):

@@ -127,7 +127,7 @@ class _MeshBlock:
         stem = self.folder / "-".join(f"{b:06d}" for b in box.begin)
         np.save(f"{stem}-vertices.npy", np.concatenate([np.empty((0, 3))] + [s.vertices for s in found.values()]))
         np.save(f"{stem}-faces.npy", np.concatenate([np.empty((0, 3), np.uint32)] + [s.faces for s in found.values()]))
-        np.save(f"{stem}-index.npy", np.array(rows, np.int64).reshape(-1, 5))
+        np.save(f"{stem}-index.npy", np.array(rows, np.uint64).reshape(-1, 5))
 
 
 def _load_piece(index: Path, place: Sequence[int]) -> Surface:

@@ -15,6 +15,7 @@ import numpy as np
 
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers as layers_of
+from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import kind_by_name, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
@@ -36,6 +37,7 @@ class Layer:
     kind: Kind
     levels: Sequence[Volume]  # the pyramid, finest first
     colour: str = "#ffffff"  # of what is not grey; objects have colours of their own where there are several
+    is_aside: bool = False  # offered, but not shown at first: the mask of a cell, a veil over everything
 
     @property
     def volume(self) -> Volume:
@@ -97,7 +99,11 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
         if not matching:
             raise UnknownName(f"{address} has no layer '{pattern}'. Its layers: {', '.join(found)}.")
         wanted.update(dict.fromkeys(matching))
-    return [_open(f"{address}/{name}", name, catalog) for name in wanted]
+    shown = [_open(f"{address}/{name}", name, catalog) for name in wanted]
+    if names:
+        return shown
+    masks = {read_prepared(address).mask, "mask", "volumes/mask"}  # ours, and where the published method puts it
+    return [attrs.evolve(layer, is_aside=layer.name in masks) for layer in shown]
 
 
 def _open(address: str, name: str, catalog: Catalog) -> Layer:

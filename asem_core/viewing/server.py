@@ -196,7 +196,10 @@ def state_of(layers: Sequence[Layer], address: str, title: str = "") -> dict[str
         "crossSectionBackgroundColor": "#000000",
         "concurrentDownloads": DOWNLOADS,
         "layers": [
-            {**_layer_state(layer, f"{address}/{i}"), "visible": layer.kind != "image" or layer is images[0]}
+            {
+                **_layer_state(layer, f"{address}/{i}"),
+                "visible": not layer.is_aside and (layer.kind != "image" or layer is images[0]),
+            }
             for i, layer in enumerate(layers)
         ],
     }

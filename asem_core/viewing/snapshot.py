@@ -294,7 +294,7 @@ def _split(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
     images = [x for x in layers if x.kind == "image"]
     if not images:
         raise BadInput("A picture needs an image layer, for example --layers raw.")
-    return images[:1], [x for x in layers if x.kind != "image"]
+    return images[:1], [x for x in layers if x.kind != "image" and not x.is_aside]
 
 
 def _side_by_side(pictures: Sequence[np.ndarray], axis: int, gap: int = 6) -> np.ndarray:

@@ -37,7 +37,7 @@ class Objects:
     All of it follows from sums of whole numbers, so it is the same for any block size and number of workers.
     """
 
-    ids: np.ndarray = attrs.field(repr=False)  # int64 (n,)
+    ids: np.ndarray = attrs.field(repr=False)  # int64 (n,), or uint64 where one is 2^63 or more
     num_vx: np.ndarray = attrs.field(repr=False)  # int64 (n,)
     begin: np.ndarray = attrs.field(repr=False)  # int64 (n, 3)
     end: np.ndarray = attrs.field(repr=False)  # int64 (n, 3), past the last voxel
@@ -149,7 +149,10 @@ def list_ids(labels: Labels, run: Run) -> Objects:
 
     found = map_blocks(partial(_load_statistics, labels), labels.box, run.block or BLOCK, run, name="objects")
     rows = np.concatenate([np.zeros((0, NUM_STATISTICS), np.int64), *(row for _, row in found)])
-    ids, first, inverse = np.unique(rows[:, 0], return_index=True, return_inverse=True)
+    noted = rows[:, 0]
+    if noted.min(initial=0) < 0:  # 2^63 and more, as rows of int64 hold them
+        noted = noted.view(np.uint64)
+    ids, first, inverse = np.unique(noted, return_index=True, return_inverse=True)
     begin, end = rows[first, 2:5].copy(), rows[first, 5:8].copy()
     np.minimum.at(begin, inverse, rows[:, 2:5])
     np.maximum.at(end, inverse, rows[:, 5:8])
@@ -173,7 +176,7 @@ def _block_statistics(labels: Labels, box: Box) -> np.ndarray:
     where = np.nonzero(block)
     ids, inverse, counts = np.unique(block[where], return_inverse=True, return_counts=True)
     rows = np.zeros((len(ids), NUM_STATISTICS), np.int64)
-    rows[:, 0], rows[:, 1] = ids, counts
+    rows[:, 0], rows[:, 1] = ids.astype(np.int64), counts
     rows[:, 2:5] = labels.shape
     at = [w + b for w, b in zip(where, box.begin, strict=True)]
     for axis, position in enumerate(at):

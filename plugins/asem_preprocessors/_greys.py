@@ -146,28 +146,6 @@ def find_padding(greys: Greys) -> float | None:
     return None
 
 
-def grey_limits(volume: Volume, darkest: float | None, brightest: float | None, what: str) -> tuple[float, float]:
-    """Return the two grey values that the cell lies between; left out, the published 2 and 180 of 255.
-
-    Raises
-    ------
-    BadInput
-        They are left out and the dtype says nothing of their scale, or they are the wrong way round.
-    """
-    if volume.dtype.kind == "u":
-        scale = np.iinfo(volume.dtype).max / 255
-        darkest = 2 * scale if darkest is None else darkest
-        brightest = 180 * scale if brightest is None else brightest
-    if darkest is None or brightest is None:
-        raise BadInput(
-            f"{what}: {volume.path} holds {volume.dtype}, whose grey scale is not known. Set darkest and brightest: the "
-            "cell's grey values lie between them."
-        )
-    if not darkest < brightest:
-        raise BadInput(f"{what}: darkest ({darkest:g}) must be less than brightest ({brightest:g}).")
-    return float(darkest), float(brightest)
-
-
 def finite(block: np.ndarray, box: Box, what: str) -> np.ndarray:
     """Return the block as it is, or refuse it.
 

@@ -9,7 +9,8 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
-from asem_core.volume import Box, Zyx, ZyxNm, as_zyx
+from asem_core.volume import Box, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.voxels.lengths import nearest_voxels
 
 ROUNDING = 1e-5  # relative; a voxel at the radius itself belongs to the ball, whatever single precision makes of it
 
@@ -40,13 +41,16 @@ class Ball:
     ) -> Ball:
         """Read a pair of options `<option>_vx` and `<option>_nm`, of which one is given at most.
 
+        A length reaches the nearest whole number of voxels along each axis, halves down.
+
         Raises
         ------
         BadInput
         """
         check_one_unit(plugin, option, vx, nm)
         if nm is not None:
-            return cls(nm, voxel_size_nm, shape)
+            reached = nearest_voxels(nm, voxel_size_nm)
+            return cls(nm, as_zyx_nm([nm / n if n else 2 * nm + 1 for n in reached]), shape)
         return cls(default_vx if vx is None else vx, shape=shape)
 
     @property

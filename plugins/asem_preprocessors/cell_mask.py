@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, NothingToDo
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
-from asem_preprocessors._greys import finite, grey_limits
+from asem_preprocessors._greys import finite
 from asem_preprocessors._morphology import Ball
+from asem_preprocessors._outside import Limits, find_limits, given_limits
 from asem_preprocessors._scratch import FittedPainted, StoredMask, own_scratch, store_mask, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
+    from asem_core.voxels.components import Components
+
+log = logging.getLogger("asem_core")
+
+SMALLEST_VX = 100_000
+SMALL_GAP = 0.02  # of the largest part of what is outside
+MOST_HOLES = 0.01  # of the cell, from which on the limits are questioned
 
 
 @attrs.frozen
 class CellMask(Preprocessor):
     """Threshold, open, close, fill holes, drop small objects (Gallusser et al. 2022); 1 in the cell, 0 elsewhere.
+
+    Padding is a value at an end of the range that is far more frequent than those beside it. Resin is told from tissue by the
+    means of cubes of 8 voxels: a mode of their histogram at the bright or dark end, parted from the others by a valley, and
+    flatter than tissue. Where there is neither, no mask is made. With limits that were found so, means of 3 x 3 x 3 voxels are
+    thresholded, and small gaps at the volume's border are filled; with limits that are given, voxels are, as published.
 
     Holes and objects are those of the whole volume, however many blocks they span. The result equals, on the whole
     volume, `binary_opening` and `binary_closing` of scikit-image by balls, `binary_fill_holes` of scipy (a hole does
@@ -31,12 +45,11 @@ class CellMask(Preprocessor):
     Parameters
     ----------
     darkest, brightest
-        Grey values of the cell lie between these. Left out: 2 and 180 of 255, scaled to the image's dtype. To be chosen
-        for each data set by eye; `asem prepare` draws the histogram.
+        Grey values of the cell lie between these (2 and 180 of 255 in the publication). Left out, both: found from the image.
     opening_vx, closing_vx
         Radii of the balls in voxels; 0 leaves the operation out.
     smallest_vx
-        Objects of fewer voxels are dropped.
+        Objects of fewer voxels are dropped. Left out: 100,000, or the largest object's where that is smaller.
     fill_holes
         Whether enclosed holes are filled.
     """
@@ -48,11 +61,11 @@ class CellMask(Preprocessor):
     brightest: float | None = None
     opening_vx: float = 3
     closing_vx: float = 2
-    smallest_vx: int = 100_000
+    smallest_vx: int | None = None
     fill_holes: bool = True
 
     def __attrs_post_init__(self) -> None:
-        if min(self.opening_vx, self.closing_vx, self.smallest_vx) < 0:
+        if min(self.opening_vx, self.closing_vx, self.smallest_vx or 0) < 0:
             raise BadInput("cell-mask: opening_vx, closing_vx and smallest_vx must not be negative.")
 
     def fit(self, volume: Volume, run: Run) -> FittedPainted:
@@ -60,50 +73,96 @@ class CellMask(Preprocessor):
 
         Raises
         ------
+        NothingToDo
+            No limits are given, and all of the volume is cell.
         BadInput
             The mask is empty, or the image holds NaN or infinite values.
         """
         from asem_core.voxels.components import components
 
         run = own_scratch(run, self, volume)
-        darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
-        between = store_mask(_Between.of(volume, darkest, brightest), volume.box, run, "mask-threshold")
+        limits = given_limits(volume, self.darkest, self.brightest, self.name)
+        found = not limits.exist
+        if found:
+            limits = find_limits(volume, run, self.name)
+            if not limits.exist:
+                raise _all_is_cell(volume)
+            log.info("%s: the cell lies between grey %g and %g.", volume.path, limits.darkest, limits.brightest)
+        between = store_mask(_Between.of(volume, limits), volume.box, run, "mask-threshold")
         closed = _Closed(between, Ball(self.opening_vx), Ball(self.closing_vx))
         pieces = components(closed, volume.box, work_block(run), run, 6, name="mask-pieces", background=True)
+        smallest = SMALLEST_VX if self.smallest_vx is None else self.smallest_vx
         inside = pieces.value > 0
         if self.fill_holes:
-            inside |= ~pieces.touches_border
+            filled = ~inside & ~pieces.touches_border
+            if found:  # a bright vacuole that the volume's border cuts is no outside
+                outside = pieces.voxels[~inside & pieces.touches_border].max(initial=0)
+                filled |= ~inside & (pieces.voxels < min(SMALLEST_VX, SMALL_GAP * outside))
+            self._question(volume, pieces, filled, inside)
+            inside |= filled
         object_of = pieces.groups(inside)  # what a hole touches becomes one with it
         voxels = np.zeros(len(pieces), np.int64)
         np.add.at(voxels, object_of[inside], pieces.voxels[inside])
-        kept = inside & (voxels[object_of] >= self.smallest_vx)
+        if self.smallest_vx is None:
+            smallest = min(smallest, int(voxels.max()))
+        kept = inside & (voxels[object_of] >= max(smallest, 1))
         if not kept.any():
             raise BadInput(
-                f"cell-mask finds nothing in {volume.path}: of the voxels between grey {darkest:g} and {brightest:g}, the "
-                f"largest piece has {voxels.max()} voxels, and smallest_vx is {self.smallest_vx}. Look at the histogram "
-                "(asem prepare draws it) and set darkest, brightest or smallest_vx."
+                f"cell-mask finds nothing in {volume.path}: of the voxels between grey {limits.darkest:g} and "
+                f"{limits.brightest:g}, the largest piece has {voxels.max()} voxels, and smallest_vx is {smallest}. Look at the "
+                "histogram (asem prepare draws it) and set darkest, brightest or smallest_vx."
             )
+        if found and kept.all():
+            raise _all_is_cell(volume)
         values = np.concatenate([[0], kept]).astype(np.uint8)
         return FittedPainted(attrs.evolve(volume.spec, dtype=np.uint8), pieces, values, {"kind": "labels"})
+
+    def _question(self, volume: Volume, pieces: Components, filled: np.ndarray, inside: np.ndarray) -> None:
+        """Warn where so much was filled that the limits must cut into the cell."""
+        holes, cell = int(pieces.voxels[filled].sum()), int(pieces.voxels[inside].sum())
+        if holes > MOST_HOLES * (holes + cell):
+            log.warning(
+                "%s: cell-mask fills %d holes, %.0f%% of the cell: its limits may cut into tissue. Look at the picture and the "
+                "histogram of asem prepare, and set darkest or brightest, or leave the mask out (--skip mask).",
+                volume.path,
+                np.count_nonzero(filled),
+                100 * holes / (holes + cell),
+            )
+
+
+def _all_is_cell(volume: Volume) -> NothingToDo:
+    return NothingToDo(
+        f"No mask: {volume.path} has neither padding nor empty resin around the cell, so all of it is used. If there is any, say which "
+        "grey values the cell lies between: darkest, brightest."
+    )
 
 
 @attrs.frozen
 class _Between:
-    """The voxels of grey values between two."""
+    """The voxels of grey values between two, or of such means of 3 x 3 x 3 voxels."""
 
     volume: Volume
-    darkest: float
-    brightest: float
+    limits: Limits
 
     @classmethod
-    def of(cls, volume: Volume, darkest: float, brightest: float) -> _Between:
-        if volume.dtype.kind == "u":  # compared as whole numbers, which is faster and the same
-            darkest, brightest = math.floor(darkest), math.ceil(brightest)
-        return cls(volume, darkest, brightest)
+    def of(cls, volume: Volume, limits: Limits) -> _Between:
+        if volume.dtype.kind == "u" and not limits.of_means:  # compared as whole numbers, which is faster and the same
+            info = np.iinfo(volume.dtype)
+            darkest = max(math.floor(max(limits.darkest, -1)), -1)
+            brightest = math.ceil(min(limits.brightest, info.max + 1))
+            limits = Limits(darkest, brightest)
+        return cls(volume, limits)
 
     def __call__(self, box: Box) -> np.ndarray:
-        block = finite(self.volume.read(box), box, "cell-mask")
-        return np.asarray((block > self.darkest) & (block < self.brightest))
+        if not self.limits.of_means:
+            block = finite(self.volume.read(box), box, "cell-mask")
+        else:
+            grown = box.grow((1, 1, 1))
+            block = finite(self.volume.read(grown, "reflect"), grown, "cell-mask").astype(np.float32)
+            block = (block[:-2] + block[1:-1] + block[2:]) / np.float32(3)  # in one order, so that blocks round alike
+            block = (block[:, :-2] + block[:, 1:-1] + block[:, 2:]) / np.float32(3)
+            block = (block[..., :-2] + block[..., 1:-1] + block[..., 2:]) / np.float32(3)
+        return np.asarray((block > self.limits.darkest) & (block < self.limits.brightest))
 
 
 @attrs.frozen

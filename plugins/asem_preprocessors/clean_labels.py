@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +11,7 @@ import numpy as np
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
+from asem_core.voxels.lengths import tell_in_voxels, voxels_in
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import check_one_unit
 from asem_preprocessors._scratch import FittedPainted, own_scratch, work_block
@@ -19,8 +19,6 @@ from asem_preprocessors._scratch import FittedPainted, own_scratch, work_block
 if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.voxels.components import Components
-
-UM3_PER_NM3 = 1e-9
 
 
 @attrs.frozen
@@ -64,6 +62,7 @@ class CleanLabels(Preprocessor):
         from asem_core.voxels.components import components
 
         require_labels(volume, self.name)
+        tell_in_voxels(self, volume.voxel_size_nm)
         smallest = _voxels(self.smallest_vx, self.smallest_um3, volume)
         hole = _voxels(self.largest_hole_vx, self.largest_hole_um3, volume)
         if max(smallest, hole) <= 1:
@@ -81,7 +80,7 @@ class CleanLabels(Preprocessor):
 
 def _voxels(vx: int | None, um3: float | None, volume: Volume) -> int:
     if um3 is not None:
-        return math.ceil(um3 / (math.prod(volume.voxel_size_nm) * UM3_PER_NM3) - 1e-6)
+        return voxels_in(um3, volume.voxel_size_nm)
     return vx or 0
 
 

@@ -14,7 +14,8 @@ from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
-from asem_preprocessors._greys import PASS_BLOCK, grey_limits, not_finite
+from asem_preprocessors._greys import PASS_BLOCK
+from asem_preprocessors._outside import Cubes, cube_greys, given_limits
 from asem_preprocessors._scratch import own_scratch
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class Crop(Preprocessor):
     The result stays where it was: its origin moves along. Its attribute `crop` holds the box and the shape it was cut
     from, so that exports can be put back into the original stack.
 
-    The cell is found on a grid of 16-voxel cubes: those with a mean grey between `darkest` and `brightest` (padding is
-    black, empty resin bright), less what a cube of 3 grid points does not fit into; the largest connected piece counts.
+    The cell is found on a grid of 16-voxel cubes: those that are neither padding nor empty resin, less what a cube of 3 grid
+    points does not fit into; the largest connected piece counts. Padding and resin are told from tissue as by
+    `cell-mask`; where there is neither, everything is kept.
 
     Parameters
     ----------
@@ -46,8 +48,7 @@ class Crop(Preprocessor):
         The box in nm instead, zyx, in the volume's coordinates (its origin is the centre of its first voxel). Voxels
         whose centres lie in begin <= centre < end are kept. One may be left out.
     darkest, brightest
-        For the automatic box: grey values that belong to the cell lie between these. Left out: 2 and 180 of 255, scaled
-        to the image's dtype.
+        For the automatic box: grey values that belong to the cell lie between these. Left out, both: found from the image.
     margin_vx
         For the automatic box: voxels added on every side.
     """
@@ -102,22 +103,30 @@ class Crop(Preprocessor):
         from scipy import ndimage
 
         from asem_core.blocks import map_blocks
+        from asem_core.voxels.average import average
 
-        darkest, brightest = grey_limits(volume, self.darkest, self.brightest, self.name)
+        limits = given_limits(volume, self.darkest, self.brightest, self.name)
+        cubes = None if limits.exist else Cubes.of(volume, run, self.name)
         means = np.empty([-(-n // CELL) for n in volume.shape], np.float32)
-        load = functools.partial(functools.partial, _cube_means, volume)
-        for box, found in map_blocks(load, volume.box, PASS_BLOCK, run, name="crop-means"):
-            if not np.isfinite(found).all():
-                raise not_finite(volume, box, self.name)
+        work = functools.partial(cube_greys, edge=CELL // 2, padding=limits if cubes is None else cubes.padding)
+        load = functools.partial(functools.partial, work, volume)
+        for box, (found, spreads) in map_blocks(load, volume.box, PASS_BLOCK, run, name="crop-means"):
+            if cubes is not None:
+                cubes.add(found, spreads)
+            found = average(found, (2, 2, 2), np.float32)
             at = [b // CELL for b in box.begin]
             means[tuple(slice(a, a + n) for a, n in zip(at, found.shape, strict=True))] = found
-        cell = (means > darkest) & (means < brightest)
+        if cubes is not None:
+            limits = cubes.limits()
+        if not limits.exist:
+            return volume.box
+        cell = (means > limits.darkest) & (means < limits.brightest)
         # Mirrored ends, so that thin volumes and cells cut by the border are not opened away.
         opened = ndimage.grey_opening(cell.astype(np.uint8), size=[min(3, n) for n in cell.shape], mode="reflect")
         pieces, num_pieces = ndimage.label(opened)
         if not num_pieces:
             raise BadInput(
-                f"crop finds no cell in {volume.path}: no region has a mean grey between {darkest:g} and {brightest:g} "
+                f"crop finds no cell in {volume.path}: no region has a mean grey between {limits.darkest:g} and {limits.brightest:g} "
                 f"(its means run from {means.min():.0f} to {means.max():.0f}). Set darkest and brightest, or give the box."
             )
         sizes = np.bincount(pieces.ravel())[1:]
@@ -139,12 +148,6 @@ class Crop(Preprocessor):
                 around(int(other)),
             )
         return kept
-
-
-def _cube_means(volume: Volume, box: Box) -> np.ndarray:
-    from asem_core.voxels.average import average
-
-    return average(volume.read(box), as_zyx(CELL), np.float32)
 
 
 @attrs.frozen

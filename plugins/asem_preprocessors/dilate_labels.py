@@ -11,6 +11,7 @@ import numpy as np
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
+from asem_core.voxels.lengths import tell_in_voxels
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import Ball, check_one_unit
 
@@ -51,6 +52,7 @@ class DilateLabels(Preprocessor):
             The volume does not hold labels.
         """
         require_labels(volume, self.name)
+        tell_in_voxels(self, volume.voxel_size_nm)
         ball = Ball.of(self.name, "radius", self.radius_vx, self.radius_nm, volume.voxel_size_nm, default_vx=1)
         return FittedDilateLabels(volume.spec, ball)
 

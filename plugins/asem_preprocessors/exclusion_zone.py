@@ -11,6 +11,7 @@ import numpy as np
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
+from asem_core.voxels.lengths import tell_in_voxels
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import Ball, check_one_unit
 
@@ -59,6 +60,7 @@ class ExclusionZone(Preprocessor):
             The volume does not hold labels.
         """
         require_labels(volume, self.name)
+        tell_in_voxels(self, volume.voxel_size_nm)
         size = volume.voxel_size_nm
         outwards = Ball.of(self.name, "dilate", self.dilate_vx, self.dilate_nm, size, default_vx=1, shape=self.shape)
         inwards = Ball.of(self.name, "erode", self.erode_vx, self.erode_nm, size, default_vx=1, shape=self.shape)

@@ -109,6 +109,44 @@ def _zeiss(tiff: Any, page: Any) -> Scale | None:
     return in_units(f"tag {ZEISS} (Zeiss SmartSEM, image pixel size)", (None, value[1], value[1]), value[2])
 
 
+# --- milling steps ------------------------------------------------------------------------------------------------
+
+_STEP = re.compile(
+    r"(slice|cut)[ _]?(thickness|height|distance|spacing)|mill(ing)?[ _]?step|z[ _]?step|step[ _]?z", re.IGNORECASE
+)
+
+
+def _milling_step(tiff: Any, page: Any) -> Scale | None:
+    """Name what may be the z step, by its words: no document says which entry is, so it is told and not taken."""
+    for code, where in ((ZEISS, "Zeiss SmartSEM"), *((c, "FEI/Thermo Fisher") for c in FEI)):
+        if code not in page.tags:
+            continue
+        value = tiff.sem_metadata if code == ZEISS else page.tags[code].value
+        for name, number, unit in _entries(value):
+            nm = nm_per(unit) if unit else 1e9  # FEI's lengths are metres
+            if _STEP.search(name) and number and nm is not None:
+                return Scale(f"tag {code} ({where})", fault=f"gives '{name}' as {number * nm:g} nm, which may be it")
+    return None
+
+
+def _entries(value: Any) -> Iterator[tuple[str, float | None, str]]:
+    """Go through all entries of a tag, in tables, `key=value` or XML: name, number, unit or nothing."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if isinstance(inner, Mapping):
+                yield from _entries(inner)
+            elif isinstance(inner, tuple) and len(inner) > 1:  # SmartSEM's, with its words
+                yield str(inner[0]), _number(inner[1]), str(inner[2]) if len(inner) > 2 else ""
+            else:
+                yield str(key), _number(inner), ""
+    elif isinstance(value, (bytes, str)):
+        text = decode(value)
+        for key, number in re.findall(r"^\s*([\w ]+?)\s*=\s*([-+.\deE]+)\s*$", text, re.MULTILINE):
+            yield key, _number(number), ""
+        for key, unit, number in re.findall(r"<(\w+)(?:\s+unit=\"([^\"]*)\")?[^>]*>\s*([-+.\deE]+)\s*</", text):
+            yield key, _number(number), unit
+
+
 # --- FEI, Thermo Fisher, TESCAN -----------------------------------------------------------------------------------
 
 
@@ -262,6 +300,7 @@ IN_TIFF: tuple[Callable[[Any, Any], Scale | None], ...] = (
     _ome,
     _imagej,
     _resolution_tags,
+    _milling_step,
 )
 BESIDE: Mapping[str, Callable[[str, str], Scale | None]] = {".hdr": _tescan_text, ".txt": _jeol_or_hitachi}
 

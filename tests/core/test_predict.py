@@ -92,6 +92,24 @@ def test_a_box_alone_equals_its_part_of_the_whole(scene, tmp_path):
     assert np.abs(made.read() - right[box.slices]).max() <= 1e-5
 
 
+@pytest.mark.parametrize("cut", [(5, 5, 5), (3, 1, 6)])
+def test_a_crop_changes_no_voxel_that_sees_the_same(tmp_path, cut):
+    """Three poolings, a shift of 8: the network's grid lies where the image lies, not where its crop begins."""
+    network = small_unet(features=2, factors=((2, 2, 2),) * 3)
+    assert network.alignment == (8, 8, 8)
+    whole = attrs.evolve(noise((80, 72, 72)), origin_nm=(10, 0, -35))
+    part = whole.crop(Box(cut, whole.shape))
+    right = predict(network, whole, tmp_path / "a.zarr/p", QUIET, EXACT)
+    made = predict(network, part, tmp_path / "b.zarr/p", QUIET, EXACT, box=Box((1, 0, 2), part.shape))
+    begin = [
+        c + n + 7 for c, n in zip(cut, network.context, strict=True)
+    ]  # from here on nothing before the cut is seen
+    same = Box(begin, whole.shape)
+    assert np.ptp(right.read(same)) > 0.1
+    here = same.shift([-c - b for c, b in zip(cut, (1, 0, 2), strict=True)])
+    assert np.abs(made.read(here) - right.read(same)).max() <= 1e-5
+
+
 class Misaligned(type(small_unet())):
     """A network that hides that its result shifts by multiples of 4 only."""
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import zarr
@@ -17,7 +18,14 @@ from asem_core.cell.node import layers
 from asem_core.cell.place import require_container
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, finish_volume, open_volume, require_free
+from asem_core.cell.store import (
+    create_volume,
+    finish_volume,
+    open_labels,
+    open_volume,
+    require_free,
+    write_known,
+)
 from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.volume import Labels, Spec, Volume
 
@@ -274,6 +282,35 @@ def test_plain_zarr_of_the_authors(tmp_path: Path, version: int) -> None:
     volume = open_volume(tmp_path / "cell.zarr" / "volumes" / "raw")
     assert (volume.voxel_size_nm, volume.origin_nm) == ((5, 4, 4), (50, 0, 8))
     np.testing.assert_array_equal(volume.read(), image()[:8, :9, :10])
+
+
+@pytest.mark.parametrize("consolidated", [False, True])
+def test_layers_in_a_container_of_zarr_v2_are_of_v2(tmp_path: Path, consolidated: bool) -> None:
+    """Programs that read the authors' containers read what is added to them: OME-Zarr 0.4; it is listed, and made once."""
+    cell = tmp_path / "cell.zarr"
+    zarr.open_group(cell, mode="w", zarr_format=2).create_array("volumes/raw", shape=(8, 8, 8), dtype="u1")
+    if consolidated:
+        zarr.consolidate_metadata(cell, zarr_format=2)
+    spec = attrs.evolve(SPEC, dtype=np.dtype(np.uint16))
+    for _ in range(2):
+        made = write(cell / "predictions/er/probability", image().astype(np.uint16) * 7, spec)
+    labels = create_volume(cell / "labels/er", SPEC, block=32, made_by=MADE, about=Record("labels"))
+    known = np.ones(SPEC.shape, np.uint8)
+    known[:5] = 0
+    write_known(labels, Volume(known, 5), 32, Run(progress=False))
+    labels.data[...] = image() > 200  # type: ignore[index]
+    finish_volume(labels)
+    assert layers(cell) == ["volumes/raw", "labels/er", "predictions/er/probability"]
+    assert not list(cell.rglob("zarr.json"))
+    np.testing.assert_array_equal(made.read(), image().astype(np.uint16) * 7)
+    assert open_volume(cell / "predictions/er/probability/s1").origin_nm == (80.0, 2.0, 42.0)
+    read = open_labels(cell / "labels/er")
+    assert not read.known_in(read.box)[:5].any()
+    assert read.known_in(read.box)[5:].all()
+    about = json.loads((cell / "predictions/er/probability/.zattrs").read_text())
+    assert about["multiscales"][0]["version"] == "0.4"
+    stored = zarr.open_array(cell / "predictions/er/probability/s0", mode="r", zarr_format=2)
+    assert (stored.metadata.dimension_separator, stored.dtype) == ("/", np.uint16)  # type: ignore[union-attr]
 
 
 def test_no_voxel_size(tmp_path: Path) -> None:

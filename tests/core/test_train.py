@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
 from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
 from asem_core.training.progress import Progress
 from asem_core.volume import Spec
+from asem_core.voxels.greys import PERCENTILES, grey_percentiles
 from asem_core.weights import load_weights, read_metadata
 
 RECIPE = """
@@ -168,6 +170,8 @@ def test_a_run_is_one_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -
     weights = folder.chosen()
     about = read_metadata(weights)
     assert (about["model"]["use"], about["voxel_size_nm"]) == ("membrane", [5.0, 5.0, 5.0])
+    assert len(about["greys"]) == len(PERCENTILES)
+    assert 0 < about["greys"][0] < about["greys"][-1] < 1
     assert load_weights(weights).spec()["features"] == 4  # type: ignore[operator]
 
 
@@ -603,6 +607,9 @@ def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_pa
     labels = plan.regions[0].labels.read()
     assert result.facts[0].foreground == pytest.approx((labels > 0).mean())
     assert seconds_per_iteration(plan) > 0
+    other = attrs.evolve(plan, greys_before=[g / 16 for g in grey_percentiles([r.raw for r in plan.regions])])
+    asked = [f.text for f in preflight(other, tmp_path / "run").findings if "weights that it starts from" in f.text]
+    assert len(asked) == len(plan.regions)
     assert not (tmp_path / "run").exists()
 
 

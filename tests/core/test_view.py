@@ -74,6 +74,15 @@ def test_an_organelle_has_one_colour_everywhere(cell):
     assert colour_of("golgi", NOTHING) != colour_of("mito", NOTHING)
 
 
+def test_the_mask_of_a_cell_is_offered_but_not_shown_at_first(cell, tmp_path):
+    """It lies over everything like a veil; who names it sees it."""
+    write_layer(tmp_path / "masked.zarr/raw", np.zeros((16, 16, 16), np.uint8) + np.arange(16, dtype=np.uint8))
+    write_layer(tmp_path / "masked.zarr/mask", np.ones((16, 16, 16), np.uint8))
+    for names, shown in ((None, False), (["raw", "mask"], True)):
+        state = state_of(open_layers(tmp_path / "masked.zarr", names, NOTHING), "http://here")
+        assert {x["name"]: x["visible"] for x in state["layers"]} == {"raw": True, "mask": shown}
+
+
 def test_mistakes_are_explained(cell, tmp_path):
     with pytest.raises(UnknownName, match=r"no layer 'labels/golgi'. Its layers: raw, labels/mito"):
         open_layers(cell, ["labels/golgi"], NOTHING)

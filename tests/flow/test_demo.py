@@ -53,7 +53,8 @@ def test_the_demo_finds_what_is_there(demo) -> None:
     numbers = json.loads((folder / "out" / "numbers.json").read_text())
     found = numbers["What was found"]
     assert found["F1 of mitochondria"] > 0.8
-    assert found["F1 of nuclear-pores"] > 0.8
+    assert found["F1 of clathrin-coats"] > 0.7
+    assert found["F1 of nuclear-pores"] > 0.65  # of the openings' voxels; their number and diameters are below
     pores = numbers["Nuclear pores against the truth"]
     assert pores["measured"] >= 0.7 * pores["true pores"]
     assert abs(pores["mean error (nm)"]) < 4

@@ -176,7 +176,7 @@ def test_coarse_network_and_other_images(project: Path) -> None:
     assert first.voxel_size_nm == (5.0, 10.0, 10.0)
     np.testing.assert_array_equal(first.read(), other.read())
     assert open_volume(project / "out/again.zarr/predictions/mitochondria/segmentation").shape == first.shape
-    assert tifffile.imread(project / "out/tiff/probability/cell_120.tif").shape == SHAPE[1:]
+    assert tifffile.imread(project / "out/export/probability/cell_120.tif").shape == SHAPE[1:]
 
 
 def test_ctrl_c_in_training_says_to_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

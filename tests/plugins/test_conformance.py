@@ -94,7 +94,7 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     },
     ("annotator", "from-file"): _label_file,
     ("annotator", "threshold"): lambda _: {"high": 90.0},
-    ("preprocessor", "cell-mask"): lambda _: {"smallest_vx": 50},
+    ("preprocessor", "cell-mask"): lambda _: {"darkest": 2.0, "brightest": 180.0, "smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
 }
 WRITTEN = {"hdf5": "w.h5", "mrc": "w.mrc", "n5": "w.n5", "tiff-stack": "w.tif"}

@@ -263,6 +263,20 @@ def test_pixel_sizes_in_tags(tmp_path: Path, tag: Any, where: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("tag", "told"),
+    [
+        ((34682, 2, None, HELIOS + "[Slicing]\r\nSliceThickness=1e-08\r\n", True), "gives 'SliceThickness' as 10 nm"),
+        ((34683, 2, None, TITAN.replace("<Bin", '<MillingStep unit="nm">12</MillingStep><Bin'), True), "as 12 nm"),
+    ],
+)
+def test_what_may_be_the_milling_step_is_told(tmp_path: Path, tag: Any, told: str) -> None:
+    """No document says that it is: it is named where the z step is asked for."""
+    tifffile.imwrite(tmp_path / "a.tif", IMAGE[0], extratags=[tag])
+    with pytest.raises(BadInput, match=rf"but not the z step \(tag .*{told}, which may be it\)"):
+        TiffStack(str(tmp_path / "a.tif")).open()
+
+
+@pytest.mark.parametrize(
     ("name", "text", "where"),
     [
         ("{}.hdr", "[MAIN]\nPixelSizeX=4e-9\nPixelSizeY=5e-9\n", "TESCAN"),
@@ -348,22 +362,6 @@ def test_a_real_run_of_atlas(real_data: Callable[[str], Path]) -> None:
     assert volume.voxel_size_nm[0] == 8.0
     assert volume.told == ["voxel size: z from the names of the planes; y, x from tag 51023 (Fibics Atlas)"]
     assert volume.questions == ["the slices' own z positions have steps from 7.946 to 8.000 nm"]
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [
-        ("zeiss_sem/zeiss_sem_1k.tif", "2615,2615"),
-        ("fei/FEI-Helios-Ebeam-8bits.tif", "3372.4,3372.4"),
-        ("fei/fei_untitled.tif", None),
-        ("imagej/stack_no_scale.tif", None),
-    ],
-)
-def test_real_slices(real_data: Callable[[str], Path], name: str, size: str | None) -> None:
-    """A slice of each microscope asks for what it does not state, with what it does filled in."""
-    asks = f"--voxel-size 8,{size} " if size else "does not state its voxel size"
-    with pytest.raises(BadInput, match=asks):
-        TiffStack(str(real_data(f"formats/{name}"))).open()
 
 
 def test_a_real_stack_of_imagej(real_data: Callable[[str], Path]) -> None:

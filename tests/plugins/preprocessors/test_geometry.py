@@ -37,6 +37,7 @@ def test_crop_finds_regions_in_zeros(caplog: pytest.LogCaptureFixture) -> None:
     _, y, x = np.indices(data.shape)
     data[(np.abs(y - 100 - x // 16) < 40) & (x < 200)] = 120
     data[(np.abs(y - 180) < 40) & (x > 360)] = 100
+    data[data > 0] += np.random.default_rng(0).integers(0, 60, data.shape, dtype=np.uint8)[data > 0]
     made = Crop(margin_vx=0).fit(Volume(data, 5.0, path="atlas"), Run(progress=False))
     assert made.box.contains(Box((0, 80, 16), (32, 144, 192)))
     assert made.box.end[2] <= 208
@@ -89,13 +90,12 @@ def test_crop_refuses_boxes_it_cannot_cut(image: Callable[..., Volume], step: Cr
         apply_in_memory(step, image((20, 30, 40)))
 
 
-def test_crop_refuses_two_boxes_fractions_without_scale_and_nan() -> None:
-    """A box is given once; the grey scale of fractions must be said; NaN has no mean."""
+def test_crop_refuses_two_boxes_empty_images_and_nan() -> None:
+    """A box is given once; an image of one value shows no cell; NaN has no mean."""
     with pytest.raises(BadInput, match=r"in voxels .* and in nm"):
         Crop(box=":,:,:", begin_nm=(0, 0, 0))
-    fractions = Volume(np.zeros((4, 5, 6), np.float32), 5)
-    with pytest.raises(BadInput, match="grey scale is not known"):
-        apply_in_memory(Crop(), fractions)
+    with pytest.raises(BadInput, match="has the value 0"):
+        apply_in_memory(Crop(), Volume(np.zeros((4, 5, 6), np.float32), 5))
     with pytest.raises(BadInput, match="NaN or infinite"):
         apply_in_memory(Crop(darkest=0, brightest=1), Volume(np.full((4, 5, 6), np.nan), 5))
 

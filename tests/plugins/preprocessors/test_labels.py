@@ -58,6 +58,26 @@ def test_dilation_in_nm_follows_anisotropic_voxels() -> None:
     np.testing.assert_array_equal(made, (30 * z) ** 2 + (10 * y) ** 2 + (15 * x) ** 2 <= 30**2)
 
 
+def test_lengths_become_the_nearest_number_of_voxels_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """15 nm, as of mitochondria, are 2 voxels of 8 nm, 1 of 16 nm and none of 30 nm; halves go down. The same on each axis."""
+    mask = np.zeros((9, 9, 9), np.uint8)
+    mask[4, 4, 4] = 1
+    for size, reached in ((5, (3, 3, 3)), (8, (2, 2, 2)), (10, (1, 1, 1)), (16, (1, 1, 1)), ((30, 6, 5), (0, 2, 3))):
+        with caplog.at_level("INFO", "asem_core.told"):
+            made = apply_in_memory(DilateLabels(radius_nm=15.0), Labels(mask, size)).read()
+        assert tuple((np.argwhere(made).max(axis=0) - 4).tolist()) == reached
+    np.testing.assert_array_equal(
+        apply_in_memory(DilateLabels(radius_nm=15.0), Labels(mask, 8)).read()[2:7, 2:7, 2:7], morphology.ball(2)
+    )
+    assert "dilate-labels: radius 15 nm = 2 voxels of 8 nm" in caplog.text
+    assert "dilate-labels: radius 15 nm = z, y, x = 0, 2, 3 voxels of 30 x 6 x 5 nm" in caplog.text
+    with caplog.at_level("INFO", "asem_core.told"):
+        apply_in_memory(CleanLabels(largest_hole_um3=0.0025), Labels(mask, (20, 10, 10)))
+        apply_in_memory(ExclusionZone(dilate_nm=20.0, erode_nm=15.0), Labels(mask, 8))
+    assert "clean-labels: largest hole 0.0025 um3 = 1,250 voxels of 20 x 10 x 10 nm" in caplog.text
+    assert "exclusion-zone: dilate 20 nm = 2, erode 15 nm = 2 voxels of 8 nm" in caplog.text
+
+
 def test_dilation_gives_each_voxel_the_nearest_id(objects: Callable[..., Labels]) -> None:
     """Ids grow by distance, the least id wins a tie, and no object loses a voxel."""
     labels = objects(SHAPE, num_ids=5)

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from asem_core.cell.node import layers
+from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
@@ -82,6 +83,23 @@ def test_a_failed_step_still_shows_the_histogram(cell: Path) -> None:
     assert "cell_prepare.png shows the image and its histogram" in " ".join(said.split())
     assert cell.with_name("cell_prepare.png").exists()
     assert not [p.name for p in cell.parent.iterdir() if p.name.startswith(".")]  # no notes of the refused step
+
+
+def test_a_stack_without_an_outside_gets_no_mask(tmp_path: Path) -> None:
+    """48 x 48 x 48 voxels of tissue: nothing is cropped or masked, which is said, and the rest of the chain goes on."""
+    cell = tmp_path / "small.zarr"
+    data = np.random.default_rng(0).integers(60, 250, (48, 48, 48), dtype=np.uint8)
+    out = create_volume(cell / "raw", Spec(data.shape, "uint8", 5), block=64, made_by={"test": 1})
+    out.data[:] = data  # type: ignore[index]
+    finish_volume(out)
+    code, said = asem(cell, "-q", "-j", 1, "--set", "clahe.kernel_vx=32")
+    assert code == 0, said
+    assert "has neither padding nor empty resin around the cell, so all of it is used" in " ".join(said.split())
+    assert layers(cell) == ["raw", "raw_clahe", "raw_crop"]
+    assert open_volume(cell / "raw_crop").shape == (48, 48, 48)
+    assert read_prepared(cell).mask is None
+    done = CliRunner().invoke(make_app(), ["preprocess", str(cell), "--use", "cell-mask", "-q", "-j", "1"])
+    assert (done.exit_code, done.output[:8]) == (0, "No mask:")
 
 
 @pytest.mark.parametrize(

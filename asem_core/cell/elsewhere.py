@@ -1,0 +1,90 @@
+"""What an image from elsewhere has had done to it already: stated by the user, noted in its attributes, or told by its name.
+
+The authors of Gallusser et al. 2022 keep `raw_equalized_0.02` beside `raw`: equalized with a clip limit of 0.02.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from asem_core.catalog import Catalog
+from asem_core.cell.record import Record
+from asem_core.volume import Volume
+
+log = logging.getLogger("asem_core")
+
+ATTRIBUTE = "preprocessing"
+"""Attribute of an array of ours in a plain container: the steps behind it, as tables with `name` and `options`."""
+
+_STATED = "asem_done"  # what the user stated, in the attributes of an open volume
+
+_WORDS = {"equalized": "clahe", "equalised": "clahe", "clahe": "clahe", "inverted": "invert"}
+
+
+def parse_done(text: str | None) -> tuple[str, ...] | None:
+    """Read the option `--done`: names of preprocessing steps with commas between, or "none"."""
+    if text is None:
+        return None
+    return () if text.strip().lower() == "none" else tuple(name.strip() for name in text.split(","))
+
+
+def require_steps(done: Sequence[str] | None, catalog: Catalog) -> None:
+    """Check the names of steps that are said to be done already.
+
+    Raises
+    ------
+    UnknownName
+    """
+    for name in done or ():
+        catalog.get("preprocessor", name)
+
+
+def with_done(volume: Volume, done: Sequence[str] | None) -> Volume:
+    """Note what the user states of an image (None: nothing), and say what is recognised of it."""
+    if done is not None:
+        steps = [{"name": name, "options": {}} for name in done]
+        return attrs.evolve(volume, attributes={**volume.attributes, _STATED: steps})
+    if steps := done_elsewhere(volume) or []:
+        log.warning(
+            "%s: by its %s, this image has been prepared already: %s. That is not done again. If it is wrong, say what was done: "
+            "--done STEP,... or --done none (in a recipe, done = [...]).",
+            volume.path,
+            "attributes" if ATTRIBUTE in volume.attributes else "name",
+            ", ".join(_told(step) for step in steps),
+        )
+    return volume
+
+
+def _told(step: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key} = {value}" for key, value in step["options"].items())
+    return f"{step['name']} ({options})" if options else str(step["name"])
+
+
+def done_elsewhere(volume: Volume) -> list[dict[str, Any]] | None:
+    """List the steps that were done before an image came here; None of one that says nothing, or that was made here."""
+    if (stated := volume.attributes.get(_STATED)) is not None:
+        return [dict(step) for step in stated]
+    if Record.of(volume).made.noted:
+        return None
+    noted = volume.attributes.get(ATTRIBUTE)
+    if isinstance(noted, list) and all(isinstance(s, Mapping) and isinstance(s.get("name"), str) for s in noted):
+        return [{"name": s["name"], "options": dict(s.get("options") or {})} for s in noted]
+    return _by_name(volume.path)
+
+
+def _by_name(path: str) -> list[dict[str, Any]] | None:
+    """Recognise steps in the name of a layer, a file or a folder; levels of a pyramid are passed over."""
+    names = [part for part in re.split(r"[/\\]", path) if part and not re.fullmatch(r"s?\d+", part)]
+    found: list[dict[str, Any]] = []
+    words = re.split(r"[_\-\s]+", names[-1].lower()) if names else []
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        step = _WORDS.get(re.sub(r"\.(zarr|n5|h5|tiff?)$", "", word))
+        if step is not None and step not in [s["name"] for s in found]:
+            limit = re.match(r"0?\.\d+", after) if step == "clahe" else None
+            found.append({"name": step, "options": {"clip_limit": float(limit[0])} if limit else {}})
+    return found or None
