@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 from asem_preprocessors._greys import finite, grey_range, require_contrast
 from asem_preprocessors._scratch import own_scratch
@@ -24,7 +24,7 @@ SMALLEST_PASS = 128  # edge in voxels of the blocks that histograms are gathered
 
 
 @attrs.frozen
-class Clahe(Preprocessor):
+class Clahe(Preprocessor, PartOfPreparation):
     """Equalize contrast locally, with limited amplification (Zuiderveld 1994; Gallusser et al. 2022).
 
     Two passes: the histogram of each tile of the volume becomes a mapping of grey values; then each voxel goes through
@@ -45,6 +45,7 @@ class Clahe(Preprocessor):
 
     name: ClassVar[str] = "clahe"
     changes: ClassVar[Changes] = "greys"
+    usual: ClassVar[tuple[int, str]] = (3, "clahe")
 
     kernel_vx: int | tuple[int, int, int] = 128
     clip_limit: float = 0.02
