@@ -136,7 +136,7 @@ def tell(**what: Any) -> None:
         print(json.dumps(what), flush=True)
 
 
-def main() -> None:
+def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -175,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()
