@@ -191,7 +191,7 @@ def _within_memory(run: Run, volume: Volume, block: Zyx) -> Run:
     """Take fewer workers where half of the free memory does not hold their blocks: eight planes may be gigabytes."""
     import psutil
 
-    if run.launcher:  # the memory is elsewhere
+    if run.on:  # the memory is elsewhere
         return run
     shape = [min(b, n) for b, n in zip(block, volume.shape, strict=True)]
     needed = 2 * math.prod(shape) * volume.dtype.itemsize  # the block, and what it is decoded from
