@@ -21,10 +21,15 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Make a folder that only this user can open, for a while. Those of processes that were killed are removed first."""
-    sweep()
-    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}{os.getpid()}-"))  # hidden until the lock is held
+def temporary_folder(base: Path | None = None) -> Iterator[Path]:
+    """Make a folder that only this user can open, for a while. Those of processes that were killed are removed first.
+
+    `base` is where; by default where temporary files lie.
+    """
+    sweep(base)
+    made = Path(
+        tempfile.mkdtemp(prefix=f".{_PREFIX}{_host()}-{os.getpid()}-", dir=base)
+    )  # hidden until its lock is held
     folder = made.with_name(made.name.removeprefix("."))
     with held(made / _LOCK):
         made.rename(folder)
@@ -34,19 +39,17 @@ def temporary_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def sweep() -> None:
+def sweep(base: Path | None = None) -> None:
     """Remove the temporary folders of processes that were killed."""
-    import psutil
-
-    base = Path(tempfile.gettempdir())
-    for folder in (*base.glob(f"{_PREFIX}*"), *base.glob(f".{_PREFIX}*")):
+    base = base or Path(tempfile.gettempdir())
+    for folder in (*base.glob(f"{_PREFIX}*"), *base.glob(f".{_PREFIX}{_host()}-*")):
         with contextlib.suppress(OSError, filelock.Timeout):
             if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
                 continue
-            pid = folder.name.split("-")[1]
-            if folder.name.startswith(".") and pid.isdigit() and not psutil.pid_exists(int(pid)):
-                shutil.rmtree(folder, ignore_errors=True)
-            elif not folder.name.startswith(".") and (folder / _LOCK).is_file():
+            if folder.name.startswith("."):
+                if not _lives(folder.name.split("-")[2]):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif (folder / _LOCK).is_file():
                 with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)
 
@@ -67,11 +70,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _half_of(path: Path) -> Path:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.half"):
+        if not _lives(left.name.split("-")[-1].removesuffix(".half")):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.half")
+
+
+def _host() -> str:
+    """Tell this machine from others that see the same files: their processes have numbers of their own."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _lives(pid: str) -> bool:
     import psutil
 
-    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.half"):
-        pid = left.name.split("-")[-1].removesuffix(".half")
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}.half")
+    return not pid.isdigit() or psutil.pid_exists(int(pid))

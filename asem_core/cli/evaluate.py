@@ -10,6 +10,7 @@ from asem_core.commands import (
     AsJson,
     Background,
     Ignore,
+    On,
     Overwrite,
     Quiet,
     Workers,
@@ -65,6 +66,7 @@ def evaluate(
     background: Background = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with the curves.")] = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -114,7 +116,7 @@ def evaluate(
         )
         for p, t in zip(layers[::2], truths, strict=True)
     ]
-    run = make_run(workers, quiet=quiet)
+    run = make_run(workers, quiet=quiet, on=on)
     found = evaluate_pairs(pairs, options, run, catalog, model=plugin, folder=output, overwrite=overwrite)
     if found.page is not None:
         typer.echo(f"Report: {found.page}", err=True)

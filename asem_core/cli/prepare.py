@@ -10,6 +10,7 @@ from asem_core.commands import (
     DEFAULT_WORKERS,
     AsJson,
     BlockShape,
+    On,
     Options,
     Overwrite,
     Quiet,
@@ -50,6 +51,7 @@ def prepare(
         Path | None, typer.Option(help="The picture; by default CELL_prepare.png beside the cell.")
     ] = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -86,7 +88,7 @@ def prepare(
             raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
     try:
         made = prepare_cell(
-            container, steps, make_run(workers, block, quiet), image=image, overwrite=overwrite, watch=shown.append
+            container, steps, make_run(workers, block, quiet, on), image=image, overwrite=overwrite, watch=shown.append
         )
     except BadInput as error:
         if not shown or shown[-1].after is not None or shown[-1].why or isinstance(error, OutsideVolume | TooLarge):
@@ -117,6 +119,7 @@ def preprocess(
     ] = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -140,7 +143,7 @@ def preprocess(
     from asem_core.stages.preprocess import preprocess_cell, preprocess_layer
 
     step = build(load_catalog().get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
-    run = make_run(workers, block, quiet)
+    run = make_run(workers, block, quiet, on)
     of_cell = source == container_of(source) and output is None
     try:
         if of_cell:

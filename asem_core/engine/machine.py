@@ -19,7 +19,7 @@ def keep_compiled_functions() -> None:
     """
     import platformdirs
 
-    from asem_core.engine.notes import private_folder
+    from asem_core.engine.done import private_folder
 
     usual = (Path(__file__).parent, platformdirs.user_cache_path("numba", appauthor=False))
     if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_is_writable, usual)):
