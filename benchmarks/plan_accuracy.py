@@ -12,6 +12,8 @@ The threshold is the plan's own. `--forest` names a module with `features(volume
 labels, one in four of them object, and the best of five thresholds on the scored planes counts, to its advantage. `--rule` sets a constant of
 `asem_core.training.settings`, `--line` a line of the recipe: what a rule is worth is seen by changing it. Prints one row, and appends it to
 FOLDER/rows.jsonl.
+
+`--simulate` trains nothing: it plans for the devices of a table of assumed speeds, and prints what fits their memory and fills the time.
 """
 
 from __future__ import annotations
@@ -148,6 +150,74 @@ CASES: dict[str, Callable[[int], Case]] = {
 }
 
 
+# --- devices that are not here ------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Device:
+    """Assumed: multiplications and additions a second while training, time that an iteration takes besides, and memory."""
+
+    tflops: float
+    overhead_s: float
+    memory_gb: float
+
+
+DEVICES = {
+    "2 cores, AVX-512": Device(0.27, 0.02, 8),  # 50 GFLOP take 0.37 s of one core: fib25.toml
+    "GPU of a laptop": Device(5, 0.02, 12),
+    "H200": Device(60, 0.02, 141),
+}
+
+
+def simulate(case: Case, folder: Path, minutes: float) -> None:
+    """Print the plan for each device."""
+    places, catalog = lay_out(case, folder), load_catalog()
+    for name, device in DEVICES.items():
+        needed: list[float] = []
+
+        def measure(training: Any, device: Device = device, needed: list[float] = needed) -> float:
+            operations, memory = cost(training)
+            if memory > device.memory_gb * 1e9:
+                raise MemoryError("simulated")
+            needed.append(memory)
+            return operations / device.tflops / 1e12 + device.overhead_s
+
+        made = plan(
+            places, catalog.get("model", case.model), catalog, PlanOptions(minutes), clock=lambda: 0.0, measure=measure
+        )
+        tables = made.settings.table()
+        train_, reason = tables["train"], next(s.why for s in made.settings.lines if s.key == "iterations")
+        print(
+            f"{name}: {tables['model']['features']} features, {train_.get('batch', 1)} blocks of {train_['block']}, "
+            f"{train_['iterations']} iterations ({reason}); at most {max(needed) / 1e9:.1f} GB were tried"
+        )
+
+
+def cost(training: Any) -> tuple[float, float]:
+    """Count the operations of an iteration, and estimate its memory in bytes: float32 maps kept for the gradient, without computing any."""
+    import copy
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from asem_core.training.normalise import add_normalisation
+
+    network = add_normalisation(copy.deepcopy(training.network)).to("meta").train()
+    options = training.options
+    image = torch.empty(options.batch, 1, *network.input_shape(options.block), device="meta")
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        network(image).sum().backward()
+    weights = 16 * sum(p.numel() for p in network.parameters())  # with their gradients and Adam's two averages
+    return float(counter.get_total_flops()), float(sum(kept.values()) + 2 * max(kept.values()) + weights)
+
+
 # --- the run ------------------------------------------------------------------------------------------------------
 
 
@@ -159,9 +229,9 @@ def main() -> None:
     parser.add_argument("--speed", type=float, default=2.0)
     parser.add_argument("--forest", type=Path)
     parser.add_argument("--only-forest", action="store_true")
+    parser.add_argument("--simulate", action="store_true")
     parser.add_argument("--rule", action="append", default=[])
     parser.add_argument("--line", action="append", default=[])
-    parser.add_argument("--raw", default="raw", help="raw, or raw_clahe: an image after CLAHE")
     parser.add_argument("--folder", type=Path, default=Path("runs/plan"))
     given = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -169,6 +239,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     case = CASES[given.set](given.seed)
+    if given.simulate:
+        simulate(case, given.folder / f"{given.set}-simulated-{os.getpid()}", given.minutes)
+        return
     row: dict[str, Any] = {"set": given.set, "minutes": given.minutes, "seed": given.seed}
     row |= {"changed": [*given.rule, *given.line]} if given.rule or given.line else {}
     if not given.only_forest:
@@ -191,13 +264,7 @@ def main() -> None:
 
 def learn(case: Case, folder: Path, budget: float, seed: int, lines: Sequence[str]) -> dict[str, Any]:
     """Plan, train, predict and score; `budget` is processor time in seconds."""
-    catalog = load_catalog()
-    places = []
-    for number, part in enumerate(case.learnt):
-        cell = folder / f"cell{number}.zarr"
-        write(part.image, cell / "raw", case.voxel_size_nm)
-        write(part.labels, cell / "labels" / case.model, case.voxel_size_nm)
-        places.append(Annotated(cell / "raw", cell / "labels" / case.model, tuple(part.boxes)))
+    catalog, places = load_catalog(), lay_out(case, folder)
     begun = time.process_time()
     options = PlanOptions(budget / 60, seed=seed)
     made = plan(places, catalog.get("model", case.model), catalog, options, clock=time.process_time)
@@ -238,6 +305,17 @@ def learn(case: Case, folder: Path, budget: float, seed: int, lines: Sequence[st
         "f1_best": round(counts.at(counts.best()).f1, 4),
         "best": round(counts.best(), 2),
     }
+
+
+def lay_out(case: Case, folder: Path) -> list[Annotated]:
+    """Write what is learnt from as cells."""
+    places = []
+    for number, part in enumerate(case.learnt):
+        cell = folder / f"cell{number}.zarr"
+        write(part.image, cell / "raw", case.voxel_size_nm)
+        write(part.labels, cell / "labels" / case.model, case.voxel_size_nm)
+        places.append(Annotated(cell / "raw", cell / "labels" / case.model, tuple(part.boxes)))
+    return places
 
 
 def changed(text: str, lines: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work
+from asem_core.cell.elsewhere import steps_here
 from asem_core.cell.place import forget, work_folder
 from asem_core.cell.provenance import made_by, steps_done, what_it_holds
 from asem_core.cell.record import Record
@@ -42,7 +43,8 @@ def apply(
     finished = require_free(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
-    if any(done["name"] == step.name and "module" not in done for done in steps_done(volume)):
+    here = {done["name"] for done in steps_here(Record.of(volume).made)}
+    if step.name in {done["name"] for done in steps_done(volume)} - here:
         log.warning(
             "%s: this image had the step %s before it came here; it is done a second time.", volume.path, step.name
         )

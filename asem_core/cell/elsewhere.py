@@ -13,13 +13,13 @@ from typing import Any
 import attrs
 
 from asem_core.catalog import Catalog
-from asem_core.cell.record import Record
+from asem_core.cell.record import Made, Record
 from asem_core.volume import Volume
 
 log = logging.getLogger("asem_core")
 
-ATTRIBUTE = "preprocessing"
-"""Attribute of an array of ours in a plain container: the steps behind it, as tables with `name` and `options`."""
+ATTRIBUTE = "made_by"
+"""Attribute of what ASEM exported to an array of another layout: what made it, see `provenance.made_by`."""
 
 _STATED = "asem_done"  # what the user stated, in the attributes of an open volume
 
@@ -72,9 +72,22 @@ def done_elsewhere(volume: Volume) -> list[dict[str, Any]] | None:
     if Record.of(volume).made.noted:
         return None
     noted = volume.attributes.get(ATTRIBUTE)
-    if isinstance(noted, list) and all(isinstance(s, Mapping) and isinstance(s.get("name"), str) for s in noted):
-        return [{"name": s["name"], "options": dict(s.get("options") or {})} for s in noted]
+    if isinstance(noted, Mapping):
+        return steps_of(Made(noted))
     return _by_name(volume.path)
+
+
+def steps_of(made: Made, stated: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """List the steps behind what was made, first to last; those that were done before it came here (or are stated) first."""
+    here = steps_here(made)
+    noted: Sequence[Mapping[str, Any]] = next((link.noted["done"] for link in made.chain() if "done" in link.noted), ())
+    names = {step["name"] for step in here}
+    return [*(dict(step) for step in (noted if stated is None else stated) if step["name"] not in names), *here]
+
+
+def steps_here(made: Made) -> list[dict[str, Any]]:
+    """List the steps that were done here, first to last."""
+    return [dict(link.step) for link in made.chain() if link.step is not None][::-1]
 
 
 def _by_name(path: str) -> list[dict[str, Any]] | None:

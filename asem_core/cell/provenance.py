@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 
 from asem_core import __version__, files
-from asem_core.cell.elsewhere import done_elsewhere
+from asem_core.cell.elsewhere import done_elsewhere, steps_of
 from asem_core.cell.record import Input, Kind, Record
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
@@ -148,13 +148,7 @@ def _without_paths(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def steps_done(volume: Volume) -> list[dict[str, Any]]:
     """List the preprocessing steps behind a volume, first to last, as `describe_plugin` wrote them; those done elsewhere first."""
-    chain = list(Record.of(volume).made.chain())
-    here = [dict(made.step) for made in reversed(chain) if made.step is not None]
-    before = done_elsewhere(volume)
-    if before is None:
-        before = next((list(made.noted["done"]) for made in chain if "done" in made.noted), [])
-    names = {step["name"] for step in here}
-    return [*(step for step in before if step["name"] not in names), *here]
+    return steps_of(Record.of(volume).made, done_elsewhere(volume))
 
 
 def differences(before: Any, after: Any) -> list[str]:

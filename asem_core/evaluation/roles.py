@@ -26,11 +26,11 @@ def require_roles(exclusion: str | None, mask: str | None) -> None:
     """
     if exclusion is not None and "metric_masks" in exclusion.split("/"):
         raise BadInput(
-            f"{exclusion} is a metric mask, in which 0 is ignored; --exclusion ignores what is not 0. Give it with --mask."
+            f"{exclusion} is a metric mask, in which 0 is ignored; exclusion ignores what is not 0. Give it as mask (--mask)."
         )
     if mask is not None and "exclusion" in mask.split("/"):
         raise BadInput(
-            f"{mask} is an exclusion zone, of which everything but 0 is ignored; --mask ignores 0. Give it with --exclusion."
+            f"{mask} is an exclusion zone, of which everything but 0 is ignored; mask ignores 0. Give it as exclusion (--exclusion)."
         )
 
 

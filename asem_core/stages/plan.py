@@ -7,9 +7,12 @@ The recipe is a file like any other: `asem train` takes it, people edit it.
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,17 +24,20 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_volume
-from asem_core.errors import BadInput, UnknownName
-from asem_core.interfaces import Model, OffersTemplates, Region
+from asem_core.errors import BadInput, OutputExists, UnknownName
+from asem_core.interfaces import Model, OffersTemplates, Region, Template
+from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.train import TrainingRecipe, make_plan
 from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
+from asem_core.training.plan import Plan
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
 from asem_core.training.settings import (
+    ENOUGH,
     TEMPLATES,
     Setting,
     Settings,
@@ -40,6 +46,7 @@ from asem_core.training.settings import (
     choose_settings,
     iterations,
     num_checkpoints,
+    uses_of_time,
 )
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 from asem_core.voxels.known import extent_of_known
@@ -97,6 +104,7 @@ def plan(
     catalog: Catalog,
     options: PlanOptions,
     clock: Callable[[], float] = time.perf_counter,
+    measure: Callable[[Plan], float] | None = None,
 ) -> TrainingPlan:
     """Choose every setting of a training.
 
@@ -106,6 +114,7 @@ def plan(
     model : the plugin to train; one that offers templates (`interfaces.OffersTemplates`) gets the network that fits, another
         keeps its own
     clock : what time is measured by, in seconds; that of the processor makes a plan independent of other work
+    measure : seconds that an iteration takes; by default some are run and timed
 
     Raises
     ------
@@ -120,27 +129,79 @@ def plan(
     ]
     found = fingerprint([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
-    offers = issubclass(model, OffersTemplates)
-    templates = {name: cast(type[OffersTemplates], model).network_options(name) for name in TEMPLATES} if offers else {}
-    settings = choose_settings(found, [box for _, box, _ in regions], profiles, templates)
-    settings = attrs.evolve(settings, split=_apart(settings.split, [place for place, *_ in regions]))
-    lines = [*settings.lines, *_block(settings, model)]
-    tables = _tables(lines, settings, [place for place, *_ in regions], options)
+    templates = {name: _network(model, name) for name in TEMPLATES}
+    settings = choose_settings(
+        found, [box for _, box, _ in regions], profiles, templates, lambda template: sampler_for(template, catalog)
+    )
+    own = [place for place, *_ in regions]
+    settings = attrs.evolve(settings, split=_apart(settings.split, own))
+    settings = attrs.evolve(settings, lines=[*settings.lines, *_block(settings, model)])
     if options.iterations is None:
-        each = _seconds_each(tables, model, catalog, clock)
-        left = options.minutes * 60 * TRAINING_SHARE - (clock() - begun)
-        if left < 10 * each:
-            raise BadInput(
-                f"{options.minutes:g} minutes are too short: an iteration takes {each:.2g} s here, and planning took "
-                f"{clock() - begun:.0f} s. Give more: --minutes {max(2, round(60 * each / 60))}."
-            )
-        shape = tables["train"]["block"]
-        size = int(np.prod(shape))
-        number, why = iterations(left, each, found.num_annotated_vx // int(np.prod(settings.downsample)), size)
+        measure = measure or partial(seconds_per_iteration, num_iterations=5, clock=clock)
+
+        def seconds_each(tried: Settings) -> float:
+            recipe = _recipe(_tables(tried, own, options), model, catalog)
+            with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
+                return measure(make_plan(recipe, catalog, RunFolder(Path(scratch))))
+
+        settings, number, why = _in_time(settings, model, seconds_each, options.minutes * 60 + begun, clock)
     else:
         number, why = options.iterations, "as asked for"
-    lines += _length(number, why)
-    return TrainingPlan(found, settings, _recipe_text(model.name, lines, settings, [p for p, *_ in regions], options))
+    settings = attrs.evolve(settings, lines=[*settings.lines, *_length(number, why)])
+    return TrainingPlan(found, settings, _recipe_text(model.name, settings, own, options))
+
+
+def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[str, Any]:
+    """Ask a model for its options for a template; one that offers none keeps its own network."""
+    if not issubclass(model, OffersTemplates):
+        return {}
+    return cast(type[OffersTemplates], model).network_options(template, width)
+
+
+def _in_time(
+    settings: Settings,
+    model: type[Model],
+    seconds_each: Callable[[Settings], float],
+    end: float,
+    clock: Callable[[], float],
+) -> tuple[Settings, int, str]:
+    """Fit a training into the time until `end`: with a wider network, or more blocks an iteration, where there is enough of it.
+
+    Raises
+    ------
+    BadInput
+        There is not even time for a few iterations.
+    """
+    begun = clock()
+
+    def left() -> float:
+        return (end - clock()) * TRAINING_SHARE
+
+    each = seconds_each(settings)
+    if left() < 10 * each:
+        needed = max(2, round(each + (clock() - begun) / 60))
+        raise BadInput(
+            f"The time is too short: an iteration takes {each:.2g} s here, and {max(0.0, left()):.0f} s are left after planning. "
+            f"Give more: --minutes {needed}."
+        )
+    for width, batch in uses_of_time(settings.few):
+        network = _network(model, settings.template, width)
+        if not network or left() < 2 * ENOUGH * each:
+            break
+        larger = settings.with_more(network, batch)
+        try:
+            its = seconds_each(larger)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        if left() < ENOUGH * its:
+            break
+        settings, each = larger, its
+    train = settings.table()["train"]
+    annotated = settings.found.num_annotated_vx // math.prod(settings.downsample)
+    number, why = iterations(left(), each, annotated, math.prod(train["block"]) * train.get("batch", 1))
+    return settings, number, why
 
 
 def _stored(place: Annotated, box: Box) -> RegionOptions:
@@ -194,6 +255,7 @@ def _length(number: int, why: str) -> list[Setting]:
         Setting("train", "keep_last", 3),
         Setting("train", "validation_blocks", 8),
         Setting("train", "fit_window", max(1, number // 3)),
+        Setting("train.optimizer", "warmup", min(50, number // 10), "a tenth of the time at most"),
     ]
 
 
@@ -204,10 +266,9 @@ def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
     return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
 
 
-def _tables(
-    lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
-) -> dict[str, Any]:
-    tables = attrs.evolve(settings, lines=[*lines, *_length(options.iterations or 100, "")]).table()
+def _tables(settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> dict[str, Any]:
+    """Give the tables of a recipe, of any length."""
+    tables = attrs.evolve(settings, lines=[*settings.lines, *_length(100, "")]).table()
     tables["train"] |= _regions(settings, places) | {"seed": options.seed}
     return tables
 
@@ -224,30 +285,25 @@ def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[
     return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
 
 
-def _seconds_each(tables: Mapping[str, Any], model: type[Model], catalog: Catalog, clock: Callable[[], float]) -> float:
-    """Time an iteration of the very training that is planned."""
+def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> TrainingRecipe:
     sampler = dict(tables["sampler"])
-    recipe = TrainingRecipe(
+    return TrainingRecipe(
         build(model, tables.get("model", {}), "plan @ model"),
         build_choice(catalog, "sampler", Choice(sampler.pop("use"), sampler), "plan @ sampler"),
         build(TrainOptions, tables["train"], "plan @ train"),
         Path(),
     )
-    with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-        return seconds_per_iteration(make_plan(recipe, catalog, RunFolder(Path(scratch))), 5, clock)
 
 
 # --- the recipe ---------------------------------------------------------------------------------------------------
 
 
-def _recipe_text(
-    model: str, lines: Sequence[Setting], settings: Settings, places: Sequence[Annotated], options: PlanOptions
-) -> str:
+def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> str:
     """Write TOML by hand: a reason stands behind its line, where people read it."""
     head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.told())]
     head.append(asked(model, list(dict.fromkeys(places)), options))
     head += ["# Edit what you like, and train with it: asem train THIS_FILE", ""]
-    lines = [Setting("model", "use", model), *lines, Setting("train", "seed", options.seed)]
+    lines = [Setting("model", "use", model), *settings.lines, Setting("train", "seed", options.seed)]
     text = head
     for table in ("model", "sampler", "train", "train.optimizer", "train.loss", "train.augment"):
         text.append(f"[{table}]")
@@ -301,6 +357,12 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
     return found
 
 
+def sampler_for(template: Template, catalog: Catalog) -> str:
+    """Name the sampler that says that it suits a kind of image, or the default."""
+    suited = [o.name for o in catalog.offers if o.kind == "sampler" and template in o.cls.suits]
+    return suited[0] if suited else catalog.default("sampler")
+
+
 def model_for(labels: str, catalog: Catalog) -> str:
     """Guess the model plugin from the name of labels: "mito" is "mitochondria".
 
@@ -315,3 +377,60 @@ def model_for(labels: str, catalog: Catalog) -> str:
     if len(near) != 1:
         raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
     return near[0]
+
+
+def write_plan(
+    cells: Sequence[Path],
+    labels: str | None,
+    catalog: Catalog,
+    options: PlanOptions,
+    recipe: Path | None,
+    *,
+    model: str | None = None,
+    raw: str | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Make a plan for the labels of cells and write it to `recipe`, unless it is there; return its text.
+
+    Parameters
+    ----------
+    labels : the layer `labels/<this>`, or its whole name
+    recipe : None writes nothing
+    model : by default the one that the labels are named after
+    overwrite : keep another recipe of that name under a new one
+    say : is told what is done
+
+    Raises
+    ------
+    OutputExists
+        The recipe that is there was made for something else, or boxes were annotated since.
+    BadInput, UnknownName
+        There are no such labels, or no model is known for them.
+    """
+    if labels is None:
+        known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
+        raise BadInput(f"Say which labels to learn: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
+    name = model or model_for(labels, catalog)
+    places = places_of(cells, labels, raw)
+    if recipe is not None and recipe.exists():
+        text = recipe.read_text(encoding="utf-8")
+        if not overwrite:
+            if asked(name, places, options) in text.splitlines():
+                say(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
+                return text
+            raise OutputExists(
+                f"{recipe} was made for something else, or boxes were annotated since. To train with it: asem train {recipe}. "
+                "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
+            )
+        kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
+        recipe.rename(kept)
+        say(f"{kept}: the recipe until now")
+    for place in places:
+        say(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}")
+    text = plan(places, catalog.get("model", name), catalog, options).text
+    if recipe is not None:
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(text, encoding="utf-8")
+        say(f"{recipe}: the plan, each line with its reason")
+    return text

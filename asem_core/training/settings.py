@@ -7,7 +7,7 @@ measurement behind each. None knows a data set. What follows from them is a reci
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -36,8 +36,14 @@ WATCHED = 0.08
 LEAST_WATCHED = 8
 """Fewer (working) voxels of object tell nothing: then nothing is watched."""
 
+LEAST_BALLS = 30
+"""A watched part whose object is worth fewer balls as thick as its thin parts says nothing of the threshold."""
+
 CHECKPOINT_COST = 12
 """Iterations that one validation takes the time of: some 30 blocks are predicted, and what normalises is measured."""
+
+ENOUGH = 6000
+"""Where there is time for so many iterations of a wider network, or of more blocks each, that is the better use of it."""
 
 FEW_LABELS_VX = 1_500_000
 """Fewer annotated (working) voxels are learnt by heart within minutes."""
@@ -116,7 +122,6 @@ def schedule(few: bool) -> list[Setting]:
     return [
         Setting("train.optimizer", "learning_rate", 2e-3, "with normalised maps, large steps are stable"),
         Setting("train.optimizer", "schedule", "cosine", "the last steps are the smallest"),
-        Setting("train.optimizer", "warmup", 50),
         Setting(
             "train.optimizer",
             "weight_decay",
@@ -207,6 +212,15 @@ def _end_to_watch(box: Box, profiles: np.ndarray, size: float, step: Zyx, gap: Z
     return best and best[1:]
 
 
+def threshold(found: Fingerprint, split: Split) -> Setting:
+    """Believe the watched part of the threshold where it holds enough object to tell."""
+    object_nm3 = found.foreground * sum(b.size for _, b in split.watched) * math.prod(found.voxel_size_nm)
+    balls = object_nm3 / (found.thickness_nm**2 * max(found.thickness_nm, found.voxel_size_nm[0]))
+    if balls < LEAST_BALLS:
+        return Setting("train", "choose_threshold", False, "too little object is watched to tell: probability 0.5")
+    return Setting("train", "choose_threshold", True, "taken from the watched part, where it gains")
+
+
 def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
     """Take the planes from `begin` to `end`, counted from the begin of a box, along an axis."""
     first, last = list(box.begin), list(box.end)
@@ -230,6 +244,11 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
     )
 
 
+def uses_of_time(few: bool) -> list[tuple[int, int]]:
+    """List what to try where there is time, the next after what went before: times the maps, and blocks an iteration."""
+    return [] if few else [(2, 1), (4, 1), (4, 2), (4, 4), (4, 8)]
+
+
 def num_checkpoints(iterations: int) -> int:
     """Say how often to validate: it takes a twelfth of the time at most."""
     return min(12, max(1, iterations // (12 * CHECKPOINT_COST)))
@@ -249,6 +268,13 @@ class Settings:
     split: Split
     lines: Sequence[Setting]
 
+    def with_more(self, network: Mapping[str, Any], batch: int) -> Settings:
+        """Take a wider network, or more blocks an iteration."""
+        changed = {("model", k): v for k, v in network.items()}
+        lines = [attrs.evolve(line, value=changed.get((line.table, line.key), line.value)) for line in self.lines]
+        lines.append(Setting("train", "batch", batch, f"there is time for {ENOUGH:,} iterations of this size"))
+        return attrs.evolve(self, lines=[line for line in lines[:-1] if line.key != "batch"] + lines[-1:])
+
     def table(self) -> dict[str, Any]:
         """Return the tables of a recipe, without reasons."""
         tables: dict[str, Any] = {}
@@ -261,7 +287,11 @@ class Settings:
 
 
 def choose_settings(
-    found: Fingerprint, boxes: Sequence[Box], foreground: Sequence[Any], network: Mapping[Template, Mapping[str, Any]]
+    found: Fingerprint,
+    boxes: Sequence[Box],
+    foreground: Sequence[Any],
+    network: Mapping[Template, Mapping[str, Any]],
+    sampler: Callable[[Template], str],
 ) -> Settings:
     """Apply the rules.
 
@@ -269,6 +299,7 @@ def choose_settings(
     ----------
     boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
+    sampler : names the one that suits a template
     """
     first = downsampling(found, boxes)
     factor = as_zyx(first.value)
@@ -282,8 +313,7 @@ def choose_settings(
               for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
     lines += [
         Setting("train", "choose", "last", "the last steps are the smallest, and one part watched is noisier than they"),
-        Setting("train", "choose_threshold", watched, "taken from the watched part, where it gains" if watched else
-                "nothing is watched: probability 0.5"),
+        threshold(found, split),
         Setting("train", "choose_mirrors", watched, "tried on the watched part" if watched else ""),
         Setting("train", "initialise", "he", "learns faster than torch's default"),
         Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),
@@ -296,7 +326,7 @@ def choose_settings(
         *schedule(few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
-    lines.append(Setting("sampler", "use", "uniform" if template != "isotropic" else "balanced",
+    lines.append(Setting("sampler", "use", sampler(template),
                          "planes are large and hold object nearly everywhere" if template != "isotropic" else
                          "blocks with little object are drawn less often"))  # fmt: skip
     return Settings(found, template, factor, few, split, lines)

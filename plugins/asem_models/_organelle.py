@@ -80,13 +80,14 @@ class Organelle(Model, OffersTemplates):
     split_below: float = 0.6
 
     @classmethod
-    def network_options(cls, template: Template) -> Mapping[str, Any]:
+    def network_options(cls, template: Template, width: int = 1) -> Mapping[str, Any]:
         """Give a small network for a template: one convolution at full resolution, where most of the work is, two below."""
+        features = 16 * width
         across, flat, deep = (1, 2, 2), (1, 3, 3), (3, 3, 3)
         if template == "isotropic":
-            return {"features": 16, "factors": [[2, 2, 2]] * 2, "kernels": [[deep], [deep, deep], [deep, deep]]}
+            return {"features": features, "factors": [[2, 2, 2]] * 2, "kernels": [[deep], [deep, deep], [deep, deep]]}
         middle, last = ([deep, flat], [deep, deep]) if template == "anisotropic" else ([flat, flat], [flat, flat])
-        return {"features": 16, "factors": [across] * 3, "kernels": [[flat], [flat, flat], middle, last]}
+        return {"features": features, "factors": [across] * 3, "kernels": [[flat], [flat, flat], middle, last]}
 
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""

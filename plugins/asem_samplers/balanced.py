@@ -25,7 +25,9 @@ _MOST_TRIES = 1_000_000
 class Balanced(Sampler):
     """Draw a box whose centre is uniform over all annotated voxels' regions, then keep or reject it.
 
-    Source: Gallusser et al. 2022, "Training"; `reject_outside` is the value of their program (the text says 1).
+    Source: Gallusser et al. 2022, "Training"; `reject_outside` is the value of their program (the text says 1). Their program also
+    draws boxes that lie in a region as a whole (`inside`), so that of its boxes nothing but what is masked out is outside; by the
+    text, of which that is no part, 6 to 9 % of the voxels of boxes are.
 
     Attributes
     ----------
@@ -33,14 +35,18 @@ class Balanced(Sampler):
         A box whose fraction of foreground voxels is below the first is rejected with the probability of the second.
     most_outside, reject_outside
         A box with a larger fraction than this outside the region, or masked out, is rejected with this probability.
+    inside
+        Draw only boxes that lie in a region as a whole; along an axis on which a region is smaller, around it.
     """
 
     name: ClassVar[str] = "balanced"
+    is_default: ClassVar[bool] = True
 
     least_foreground: float = 0.05
     reject_little_foreground: float = 0.9
     most_outside: float = 0.25
     reject_outside: float = 0.95
+    inside: bool = False
 
     def __attrs_post_init__(self) -> None:
         for field in attrs.fields(type(self)):
@@ -63,7 +69,7 @@ class Balanced(Sampler):
         rejected = 0
         while rejected < _MOST_TRIES:
             which = rng.choice(len(regions), _TRIES_AT_ONCE, p=sizes / sizes.sum())
-            begins = rng.integers(0, shapes[which]) - np.array(shape) // 2
+            begins = self._begins(shapes[which], shape, rng)
             chance = rng.random(_TRIES_AT_ONCE)
             accepted = np.zeros(_TRIES_AT_ONCE, dtype=bool)
             for index in np.unique(which):
@@ -77,6 +83,15 @@ class Balanced(Sampler):
             "are too small or too empty for its rule: lower reject_outside or reject_little_foreground, or use the "
             "sampler 'uniform'."
         )
+
+    def _begins(self, shapes: np.ndarray, shape: Zyx, rng: np.random.Generator) -> np.ndarray:
+        """Draw the first voxel of a box in each region, in the region's voxels; int (n, 3)."""
+        if not self.inside:
+            centred: np.ndarray = rng.integers(0, shapes) - np.array(shape) // 2
+            return centred
+        room = shapes - np.array(shape)
+        found: np.ndarray = rng.integers(np.minimum(room, 0), np.maximum(room, 0), endpoint=True)
+        return found
 
     def acceptance(self, foreground: np.ndarray, outside: np.ndarray) -> np.ndarray:
         """Turn fractions of foreground and of unannotated voxels into the probability that a box is kept."""

@@ -41,7 +41,7 @@ def block_of(volume: Volume) -> Zyx:
 
 def write_in_order(write: Callable[[Box], None], volume: Volume, block: Zyx, run: Run) -> None:
     """Write a file that only one process can write, block by block in the order of C."""
-    alone = attrs.evolve(run, workers=1, launcher="", scratch=None)
+    alone = attrs.evolve(run, workers=1, on=None, scratch=None)
     run_blocks(lambda: write, volume.box, block, alone, name="export")
 
 
@@ -56,11 +56,11 @@ def removed_if_unfinished(file: Path) -> Iterator[None]:
 
 
 def plane_names(volume: Volume, ending: str) -> list[str]:
-    """Name the file of each plane: as the original's, or by its number."""
+    """Name the file of each plane: as the original's, or by its number, where the programs of Gallusser et al. 2022 look for it."""
     if volume.planes:
         return [Path(name).with_suffix(ending).name for name in volume.planes]
     depth = volume.shape[0]
-    return [f"z{z:0{max(4, len(str(depth - 1)))}d}{ending}" for z in range(depth)]
+    return [f"plane_{z:0{max(4, len(str(depth - 1)))}d}{ending}" for z in range(depth)]
 
 
 def write_planes(

@@ -137,7 +137,7 @@ def test_ids_beyond_32_bits_are_refused(tmp_path):
 def test_signed_greys_keep_their_values(tmp_path, dtype, name):
     greys = np.array([[[-5, 10], [np.iinfo(dtype).min, np.iinfo(dtype).max]]], dtype)
     out = export_tiff(Volume(greys, NM), tmp_path / name, QUIET)
-    found = tifffile.imread(out if out.is_file() else out / "z0000.tif")
+    found = tifffile.imread(out if out.is_file() else out / "plane_0000.tif")
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, greys.reshape(found.shape))
 
@@ -174,8 +174,8 @@ def test_what_sticks_out_of_the_original_is_cut_off(tmp_path):
 
 def test_a_volume_can_be_written_on_its_own_grid(cell, tmp_path):
     out = export_tiff(cell, tmp_path / "out", QUIET, original=as_is(cell))
-    assert sorted(f.name for f in out.iterdir())[0] == "z0000.tif"
-    assert tifffile.imread(out / "z0000.tif").shape == (30, 36)
+    assert sorted(f.name for f in out.iterdir())[0] == "plane_0000.tif"
+    assert tifffile.imread(out / "plane_0000.tif").shape == (30, 36)
 
 
 def test_the_original_is_found_after_the_container_moved(cell, tmp_path):

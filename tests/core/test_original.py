@@ -98,8 +98,8 @@ def test_what_was_done_is_told_by_the_name(name, found):
 
 def test_what_was_done_is_told_by_attributes_or_by_the_user(caplog):
     """The user is believed before attributes, and these before the name."""
-    steps = [{"name": "invert", "options": {}}]
-    volume = Volume(np.zeros((2, 2, 2), np.uint8), 5, path="a/raw_equalized_0.02", attributes={ATTRIBUTE: steps})
+    made_by = {"stage": "export", "inputs": [], "step": {"name": "invert", "options": {}, "module": "m"}}
+    volume = Volume(np.zeros((2, 2, 2), np.uint8), 5, path="a/raw_equalized_0.02", attributes={ATTRIBUTE: made_by})
     assert [s["name"] for s in steps_done(with_done(volume, None))] == ["invert"]
     assert "by its attributes, this image has been prepared already: invert." in caplog.text
     assert [s["name"] for s in steps_done(with_done(volume, ["clahe"]))] == ["clahe"]
@@ -163,6 +163,30 @@ def test_scores_with_the_authors_masks_equal_theirs(container, weights):
     assert len(planes) == len(p)
 
 
+def test_a_container_in_the_authors_layout_is_exported(container, tmp_path, caplog):
+    """Plain Zarr v2, with `resolution` and `offset`; read as it was, and known for what was done to it."""
+    own = tmp_path / "own.zarr"
+    asem("import", container / "volumes/raw", "-o", own, "-q")
+    asem("import", container / "volumes/labels/mito", "-o", own, "--layer", "labels/mito", "-q")
+    asem("preprocess", own, "--use", "clahe", "-s", "kernel_vx=16", "-q")
+    theirs = tmp_path / "theirs.zarr" / "volumes"
+    asem("export", own / "raw_clahe", "-o", theirs / "raw_clahe", "-q")
+    asem("export", own / "labels/mito", "-o", theirs / "labels/mito", "-q")
+    assert not list(theirs.parent.rglob("zarr.json"))
+    assert not list(theirs.parent.rglob("*.partial"))
+    for place, layer in (("raw_clahe", own / "raw_clahe"), ("labels/mito", container / "volumes/labels/mito")):
+        array = zarr.open_array(theirs / place, mode="r", zarr_format=2)
+        assert (array.attrs["resolution"], array.attrs["offset"]) == ([5, 5, 5], list(OFFSET))
+        np.testing.assert_array_equal(array[...], open_volume(layer).read())
+    assert zarr.open_group(theirs.parent, mode="r", zarr_format=2)["volumes/labels/mito"].dtype == np.uint8
+    exported = open_volume(theirs / "raw_clahe")
+    assert [s["options"]["kernel_vx"] for s in steps_done(exported)] == [16]
+    with_done(exported, None)
+    assert "by its attributes, this image has been prepared already: clahe" in caplog.text
+    asem("export", own / "raw", "-o", tmp_path / "planes", "-q")
+    assert sorted(p.name for p in (tmp_path / "planes").iterdir())[:2] == ["plane_0000.tif", "plane_0001.tif"]
+
+
 def test_zones_of_diamonds_and_balls(container, weights):
     """The published zone is a diamond; a ball is wider between the axes, and leaves less to score."""
     truth = container / "volumes/labels/mito"
@@ -172,7 +196,7 @@ def test_zones_of_diamonds_and_balls(container, weights):
         rows[shape] = json.loads(asem(*pair, "--zone-shape", shape))["scores"][0]["ignored_vx"]
     assert rows["diamond"] == np.sum(metric_mask(balls()) == 0)
     assert rows["ball"] > 1.1 * rows["diamond"]
-    assert "--zone-shape says how a zone is made" in asem("evaluate", truth, truth, "--zone-shape", "ball", code=1)
+    assert "zone_shape says how a zone is made" in asem("evaluate", truth, truth, "--zone-shape", "ball", code=1)
 
 
 def test_a_mask_given_the_wrong_way_round_is_detected(container, caplog):

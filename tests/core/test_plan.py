@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -19,18 +20,22 @@ from asem_core.interfaces import Region
 from asem_core.prediction.trained import load_trained
 from asem_core.run_folder import RunFolder
 from asem_core.stages.inputs import open_images_of
-from asem_core.stages.plan import Annotated, PlanOptions, model_for, places_of, plan
+from asem_core.stages.plan import Annotated, PlanOptions, _in_time, model_for, places_of, plan
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.training.fingerprint import Fingerprint, fingerprint
 from asem_core.training.settings import (
     BLOCKS,
     CHECKPOINT_COST,
+    Setting,
+    Settings,
+    Split,
     choose_settings,
     downsampling,
     iterations,
     layout,
     num_checkpoints,
+    threshold,
     watched_part,
 )
 from asem_core.volume import Box, Labels, Spec, Volume
@@ -166,12 +171,47 @@ def test_time_is_used_unless_labels_are_few() -> None:
     assert "by heart" in why
 
 
+def test_few_objects_say_nothing_of_the_threshold() -> None:
+    for size, told in ((40, False), (200, True)):
+        split = Split([], [(0, Box((0, 0, 0), (size, size, size)))], "")
+        assert threshold(found(), split).value is told
+
+
 def test_few_labels_are_varied_more() -> None:
     boxes, profiles = [Box((0, 0, 0), (48, 48, 48))], [[np.full(48, 100)] * 3]
-    few = choose_settings(found(num_annotated_vx=48**3), boxes, profiles, {}).table()["train"]
-    many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}).table()["train"]
+    few = choose_settings(found(num_annotated_vx=48**3), boxes, profiles, {}, lambda _: "balanced").table()["train"]
+    many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}, lambda _: "balanced").table()["train"]
     assert few["optimizer"]["weight_decay"] > many["optimizer"]["weight_decay"]
     assert few["augment"]["gamma"] != [1.0, 1.0] == many["augment"]["gamma"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "most_features", "features", "batch"),
+    [(0.5, 99, 16, 1), (0.01, 99, 32, 1), (1e-4, 99, 64, 8), (1e-4, 32, 32, 1)],
+)
+def test_much_time_makes_the_network_wider(seconds: float, most_features: int, features: int, batch: int) -> None:
+    """As long as the iterations stay many, and the memory holds it."""
+    model = load_catalog().get("model", "mitochondria")
+    boxes = [Box((0, 0, 0), (500, 500, 500))]
+    settings = choose_settings(
+        found(num_annotated_vx=500**3),
+        boxes,
+        [[np.full(500, 10**5)] * 3],
+        {"isotropic": model.network_options("isotropic")},
+        lambda _: "balanced",
+    )
+    settings = attrs.evolve(settings, lines=[*settings.lines, Setting("train", "block", [46, 46, 46])])
+
+    def each(tried: Settings) -> float:
+        tables = tried.table()
+        if tables["model"]["features"] > most_features:
+            raise MemoryError
+        return seconds * tables["model"]["features"] ** 2 / 16**2 * tables["train"].get("batch", 1)
+
+    larger, number, _ = _in_time(settings, model, each, 600.0, lambda: 0.0)
+    tables = larger.table()
+    assert (tables["model"]["features"], tables["train"].get("batch", 1)) == (features, batch)
+    assert number * each(larger) <= 600
 
 
 @pytest.fixture
@@ -183,8 +223,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @classmethod  # type: ignore[misc]
-def _narrow(_cls: type, _template: str) -> dict[str, object]:
-    return {"features": 4, "factors": [[2, 2, 2]], "kernels": [[[3, 3, 3]], [[3, 3, 3]]]}
+def _narrow(_cls: type, _template: str, width: int = 1) -> dict[str, object]:
+    return {"features": 4 * width, "factors": [[2, 2, 2]], "kernels": [[[3, 3, 3]], [[3, 3, 3]]]}
 
 
 @pytest.mark.usefixtures("small")
@@ -205,9 +245,9 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
     assert one == other
     other = runner.invoke(make_app(), [*words, "--seed", "1"])
     assert (other.exit_code, "was made for something else" in other.output) == (1, True)
-    (tmp_path / "run.toml").write_text(text.replace("warmup = 50", "warmup = 7"))
+    (tmp_path / "run.toml").write_text(text.replace("weight_decay = 0.001", "weight_decay = 0.002"))
     assert runner.invoke(make_app(), [*words, "--overwrite"]).exit_code == 0
-    assert "warmup = 7" in (tmp_path / "run.1.toml").read_text()
+    assert "weight_decay = 0.002" in (tmp_path / "run.1.toml").read_text()
     assert (tmp_path / "run.toml").read_text() == text
 
 
@@ -359,8 +399,6 @@ def test_interrupt_keeps_what_was_learnt(cell: Path, tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text(plan(place, model, catalog, PlanOptions(iterations=4)).text)
     recipe = read_training_recipe(tmp_path / "r.toml", catalog)
     options = recipe.options
-    import attrs
-
     recipe = attrs.evolve(recipe, options=attrs.evolve(options, checkpoint_every=4, precision="float32"))
     whole = train(recipe, catalog, tmp_path / "whole", progress=False)
     from asem_core.training import loop

@@ -41,6 +41,16 @@ def _container(folder: Path) -> dict[str, Any]:
     return {"path": str(target.parent)}
 
 
+def _plain_zarr(folder: Path) -> dict[str, Any]:
+    import zarr
+
+    path = folder / "example.zarr" / "volumes" / "raw"
+    array = zarr.open_array(path, mode="w", shape=example_image().shape, dtype="u1", zarr_format=2)
+    array[...] = example_image().read()
+    array.attrs.update({"resolution": [5, 5, 5], "offset": [0, 0, 0]})
+    return {"path": str(path)}
+
+
 def _reference(folder: Path) -> dict[str, Any]:
     return {"reference": _container(folder)["path"] + "/raw"}
 
@@ -69,10 +79,17 @@ def _label_file(folder: Path) -> dict[str, Any]:
     return {"path": str(folder / "labels.tif")}
 
 
+def _table(folder: Path) -> dict[str, Any]:
+    rows = [f"0.98,0.17,{z / 3},-0.17,0.98,{-z}" for z in range(example_image().shape[0])]
+    (folder / "table.csv").write_text("\n".join(rows))
+    return {"table": str(folder / "table.csv")}
+
+
 # What a plugin cannot do without: files, mostly. Everything else runs on its defaults.
 OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("source", "tiff-stack"): _tiff_stack,
     ("source", "ome-zarr"): _container,
+    ("source", "plain-zarr"): _plain_zarr,
     ("source", "n5"): _n5,
     ("source", "amira"): lambda folder: {"path": str(foreign.write_amira(folder))},
     ("source", "digital-micrograph"): lambda folder: {
@@ -96,8 +113,9 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("annotator", "threshold"): lambda _: {"high": 90.0},
     ("preprocessor", "cell-mask"): lambda _: {"darkest": 2.0, "brightest": 180.0, "smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
+    ("preprocessor", "transform-planes"): _table,
 }
-WRITTEN = {"hdf5": "w.h5", "mrc": "w.mrc", "n5": "w.n5", "tiff-stack": "w.tif"}
+WRITTEN = {"hdf5": "w.h5", "mrc": "w.mrc", "n5": "w.n5", "plain-zarr": "w.zarr/raw", "tiff-stack": "w.tif"}
 ON_LABELS = {"clean-labels", "dilate-labels", "exclusion-zone"}
 
 

@@ -22,6 +22,10 @@ class TestBalanced(SamplerKit):
     plugin = Balanced()
 
 
+class TestBalancedInside(SamplerKit):
+    plugin = Balanced(inside=True)
+
+
 class TestUniform(SamplerKit):
     plugin = Uniform()
 
@@ -37,6 +41,23 @@ def brute_force(labels: np.ndarray, mask: np.ndarray | None, box: Box) -> tuple[
     annotated = Volume(known.astype(np.uint8), 5.0).read(box, outside=0)
     foreground = Volume(((labels != 0) & known).astype(np.uint8), 5.0).read(box, outside=0)
     return foreground.sum() / box.size, 1 - annotated.sum() / box.size
+
+
+def test_boxes_may_be_drawn_inside_only() -> None:
+    """The published program's way: no box sticks out of a region that it fits into; by the text's rule some do."""
+    rng = np.random.default_rng(0)
+    regions = [region(np.ones((20, 24, 8), np.uint8)), region(np.ones((30, 16, 16), np.uint8))]
+    drawn = {way: list(islice(Balanced(inside=way).boxes(regions, (12, 12, 12), rng), 400)) for way in (True, False)}
+
+    def sticking(box: Box, index: int) -> bool:
+        return not regions[index].labels.box.contains(box)
+
+    assert not any(sticking(box, index) for index, box in drawn[True] if index == 1)
+    assert all(box.begin[2] <= 0 and box.end[2] >= 8 for index, box in drawn[True] if index == 0)
+    begins = {box.begin for index, box in drawn[True] if index == 1}
+    assert {b[1] for b in begins} == set(range(5))
+    assert {0, 18} <= {b[0] for b in begins}
+    assert any(sticking(box, index) for index, box in drawn[False] if index == 1)
 
 
 @settings(max_examples=40, deadline=None)

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 
 import asem_registry
 from asem_core.catalog import load_catalog
+from asem_core.cell.apply import apply_in_memory
 from asem_core.errors import PluginError, UnknownName
 from asem_core.recipe import build
+from asem_core.volume import Labels
 from asem_registry.card import BadCard, card_toml, parse_card, read_card
 from asem_registry.library import SHIPPED, load_library, read_folder
 from asem_registry.pages import models_page
@@ -35,6 +38,33 @@ def test_every_shipped_card(path):
             build(catalog.get("preprocessor", step["use"]), options, path.name)
     if card.file:
         assert asem_registry.pull(card.name) == card.bundled
+
+
+@pytest.mark.parametrize(
+    ("name", "dilated", "zone"),
+    [
+        ("mitochondria-cf-5nm", 3, (4, 4)),
+        ("mitochondria-hpfs-4nm", 3, (4, 4)),  # 15 nm would be 4 voxels of 4 nm; published were 3
+        ("golgi-cf-5nm", 1, (2, 2)),
+        ("er-hpfs-4nm", 0, (1, 1)),
+        ("nuclear-pores-hpfs-5nm", 0, (3, 1)),
+        ("clathrin-coats-hpfs-5nm", 0, (3, 1)),
+    ],
+)
+def test_published_weights_keep_the_published_voxels(name, dilated, zone):
+    """Whatever the voxel size: labels are thickened, and zones made, by the numbers of Gallusser et al. 2022."""
+    card = read_card(SHIPPED / f"{name}.toml")
+    model = build(load_catalog().get("model", card.model), dict(card.options), name)
+    labels = Labels(np.pad(np.ones((9, 9, 9), np.uint8), 12), card.voxel_size_nm)
+    made = labels
+    for step in model.label_steps():
+        made = Labels.of(apply_in_memory(step, made))
+    along = made.read()[16, 16]
+    assert along.sum() == 9 + 2 * dilated
+    left_out = apply_in_memory(model.exclusion_zone(), labels).read()[16, 16]
+    assert left_out.tolist() == [0] * (12 - zone[0]) + [1] * sum(zone) + [0] * (9 - 2 * zone[1]) + [1] * sum(zone) + [
+        0
+    ] * (12 - zone[0])
 
 
 def test_models_page_is_up_to_date():
