@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import AsemError, BadInput
+from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
 from asem_core.interfaces import Region
 from asem_core.training.plan import Plan
@@ -85,6 +86,7 @@ def preflight(plan: Plan, folder: Path) -> Preflight:
         *([] if plan.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
         *_other_greys(plan),
+        *_roles(plan),
         *_room(plan, folder),
         *_memory(plan),
     ]
@@ -243,6 +245,12 @@ def _other_greys(plan: Plan) -> Iterator[Finding]:
         found = grey_percentiles([region.raw])
         if question := question_other_greys(f"The image of region '{region.name}'", found, plan.greys_before, title):
             yield Finding(question)
+
+
+def _roles(plan: Plan) -> Iterator[Finding]:
+    for region in (*plan.regions, *plan.validation):
+        if question := question_roles(region.labels, region.exclusion, region.mask, region.labels.box):
+            yield Finding(f"Region '{region.name}': {question}")
 
 
 def _room(plan: Plan, folder: Path) -> Iterator[Finding]:
