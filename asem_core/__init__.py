@@ -21,10 +21,16 @@ if TYPE_CHECKING:
     from asem_core.stages.analyze import analyze as analyze
     from asem_core.stages.annotate import BACKGROUND as BACKGROUND
     from asem_core.stages.annotate import OBJECT as OBJECT
+    from asem_core.stages.annotate import Cut as Cut
     from asem_core.stages.annotate import Layer as Layer
     from asem_core.stages.annotate import annotate as annotate
     from asem_core.stages.annotate import check_seeds as check_seeds
-    from asem_core.stages.annotate import label as label
+    from asem_core.stages.annotate import cut as cut
+    from asem_core.stages.annotate import image_of as image_of
+    from asem_core.stages.annotate import open_for_painting as open_for_painting
+    from asem_core.stages.evaluate import EvaluateOptions as EvaluateOptions
+    from asem_core.stages.evaluate import Pair as Pair
+    from asem_core.stages.evaluate import evaluate as evaluate
     from asem_core.stages.foreign_labels import Reading as Reading
     from asem_core.stages.foreign_labels import labels_in as labels_in
     from asem_core.stages.foreign_labels import require_ids as require_ids
@@ -36,6 +42,8 @@ if TYPE_CHECKING:
     from asem_core.stages.segment import Segmentation as Segmentation
     from asem_core.stages.segment import segment as segment
     from asem_core.stages.segment import threshold_objects as threshold_objects
+    from asem_core.stages.train import read_training_recipe as read_training_recipe
+    from asem_core.stages.train import train as train
     from asem_core.viewing.colours import as_rgba as as_rgba
     from asem_core.viewing.scene import open_layers as open_layers
 
@@ -51,9 +59,15 @@ PUBLIC = {
     "annotate": "stages.annotate",
     "BACKGROUND": "stages.annotate",
     "OBJECT": "stages.annotate",
+    "Cut": "stages.annotate",
     "Layer": "stages.annotate",
     "check_seeds": "stages.annotate",
-    "label": "stages.annotate",
+    "cut": "stages.annotate",
+    "image_of": "stages.annotate",
+    "open_for_painting": "stages.annotate",
+    "EvaluateOptions": "stages.evaluate",
+    "Pair": "stages.evaluate",
+    "evaluate": "stages.evaluate",
     "notes_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",
@@ -70,6 +84,8 @@ PUBLIC = {
     "Segmentation": "stages.segment",
     "segment": "stages.segment",
     "threshold_objects": "stages.segment",
+    "read_training_recipe": "stages.train",
+    "train": "stages.train",
 }
 """What of the core's rooms anybody may use -> the module that holds it."""
 

@@ -19,8 +19,9 @@ from typing import Self
 import attrs
 import numpy as np
 
+from asem_core.engine.clusters import Cluster
 from asem_core.engine.crew import work_off
-from asem_core.engine.job import Job, Load, Work, full_disk_told, raise_failures
+from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_told, raise_failures
 from asem_core.engine.machine import available_cores
 from asem_core.engine.notes import DoneNotes, private_folder
 from asem_core.engine.schedule import Schedule
@@ -50,11 +51,8 @@ class Run:
         Folder for done markers and intermediate results. Kept, it makes the run resumable; None takes a temporary one.
     progress
         Show a bar with rate and time left on standard error.
-    launcher
-        A command that starts a worker elsewhere (for example `srun -n1 --gres=gpu:1`); empty starts it here.
-    address
-        Name or number of this machine at which workers that a launcher starts connect to it. It listens there only, and only
-        with a launcher; the one of the default works for workers on this machine.
+    on
+        The cluster whose machines work; its number of workers counts, not `workers`. None: this machine.
     """
 
     workers: int = 1
@@ -67,8 +65,7 @@ class Run:
 
     scratch: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     progress: bool = True
-    launcher: str = ""
-    address: str = "127.0.0.1"
+    on: Cluster | None = None
 
     def within(self, name: str) -> Self:
         """Return the same run with its scratch folder one level deeper."""
@@ -126,12 +123,13 @@ def run_blocks(
         num_blocks = int(np.count_nonzero(~leave_out))
         if num_blocks == 0:
             return
-        workers = max(1, min(run.workers, num_blocks))  # to start a process takes seconds
+        workers = max(1, min(run.on.workers if run.on else run.workers, num_blocks))  # to start a process takes seconds
         bar = stack.enter_context(
             Bar(name, box, block, shown=run.progress, unit=unit, done=leave_out.size - num_blocks)
         )
-        schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), bar.advance)
-        if workers == 1 and threads == 1 and not run.launcher:
+        patience = GIVE_UP_AFTER + (workers if run.on else 0)  # of many machines some may be lost at once
+        schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), bar.advance, patience)
+        if workers == 1 and threads == 1 and run.on is None:
             _work_inline(job, schedule)
         else:
             stack.enter_context(_shared_cores(workers))
@@ -140,16 +138,18 @@ def run_blocks(
                 schedule,
                 workers=workers,
                 threads=threads,
-                launcher=run.launcher,
-                address=run.address,
+                on=run.on,
                 folder=folder,
             )
         raise_failures(name, folder, schedule.failures)
         if undone := num_blocks - schedule.num_done:
             blocks = "1 block is" if undone == 1 else f"{undone} blocks are"
+            what = "with fewer workers (-j) or smaller blocks (--block)"
+            if run.on:
+                what = f"with more memory for each worker of '{run.on.name}' or smaller blocks; what they wrote is in {folder / 'workers'}"
             raise BlockFailed(
                 f"{name}: {blocks} not done, because worker processes ended early ({schedule.deaths[-1]}). Was there too little "
-                "memory? Finished blocks are kept: run the same command again, with fewer workers (-j) or smaller blocks (--block)."
+                f"memory? Finished blocks are kept: run the same command again, {what}."
             )
 
 
@@ -163,7 +163,7 @@ def map_blocks(
     block = as_zyx(block)
     with contextlib.ExitStack() as stack:
         if run.scratch is None:
-            run = attrs.evolve(run, scratch=stack.enter_context(temporary_folder()))
+            run = attrs.evolve(run, scratch=stack.enter_context(_temporary(run)))
         results = stack.enter_context(_notes_folder(run, name, box, block)) / "results"
         results.mkdir(exist_ok=True)
         run_blocks(_SaveResults(load, results), box, block, run, name=name, unit=unit)
@@ -191,10 +191,15 @@ def _work_inline(job: Job, schedule: Schedule) -> None:
 def _notes_folder(run: Run, name: str, box: Box, block: Zyx) -> Iterator[Path]:
     """Give the folder, closed to other users, for what one call notes: in the run's scratch folder, or a temporary one."""
     if run.scratch is None:
-        with temporary_folder() as folder:
+        with _temporary(run) as folder:
             yield folder
     else:
         yield private_folder(run.scratch / f"{name}-{zlib.crc32(repr((box, block)).encode()):08x}")
+
+
+def _temporary(run: Run) -> contextlib.AbstractContextManager[Path]:
+    """Make a temporary folder that all who work can see."""
+    return temporary_folder(None if run.on is None else private_folder(Path(run.on.folder)))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pluggy
@@ -38,7 +38,7 @@ class Offer:
 
     kind: str
     name: str
-    cls: type
+    cls: type[Any]
     entry_point: str
     distribution: str
     version: str
@@ -96,6 +96,34 @@ class Catalog:
         if not found:
             raise UnknownName(self._unknown("plugin", name, sorted({o.name for o in self.offers})))
         return found
+
+    def default(self, kind: Literal["annotator", "sampler"]) -> str:
+        """Name the plugin that is taken where nobody chose one: the first that says so; the built-in ones come first.
+
+        Raises
+        ------
+        UnknownName
+            None says so.
+        """
+        for offer in self.offers:
+            if offer.kind == kind and offer.cls.is_default:
+                return offer.name
+        raise UnknownName(
+            f"Say which {kind}: none that is loaded is the default. Known: {', '.join(self.names(kind))}."
+        )
+
+    def able(self, kind: str, ability: Any) -> type[Any]:
+        """Return the first class of a kind that has an ability; the built-in ones come first.
+
+        Raises
+        ------
+        UnknownName
+            None has.
+        """
+        for offer in self.offers:
+            if offer.kind == kind and issubclass(offer.cls, ability):
+                return offer.cls
+        raise UnknownName(f"No {kind} that is loaded can do this ({ability.__name__}): is ASEM_PLUGINS too narrow?")
 
     def clashes(self) -> list[str]:
         """Say which names are offered twice, and by whom."""

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from asem_core.volume import ZyxNm
 
 Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes that work at once.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Work on a cluster by its name, with another number of workers as NAME:8; see asem clusters.",
+    ),
+]
 BlockShape = Annotated[str | None, typer.Option("--block", help="Block shape in voxels: one number, or z,y,x.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that something else made.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
@@ -43,13 +51,14 @@ Background = Annotated[
 DEFAULT_WORKERS = available_cores()
 
 
-def make_run(workers: int, block: str | None = None, quiet: bool = False) -> Run:
+def make_run(workers: int, block: str | None = None, quiet: bool = False, on: str | None = None) -> Run:
     """Build the `Run` that the shared options describe."""
     from asem_core.blocks import Run
+    from asem_core.engine.clusters import find_cluster
     from asem_core.volume import as_zyx
 
     shape = as_zyx(_numbers(block, int, "--block")) if block else None
-    return Run(workers=workers, block=shape, progress=not quiet)
+    return Run(workers=workers, block=shape, progress=not quiet, on=find_cluster(on) if on else None)
 
 
 def read_voxel_size(text: str | None) -> ZyxNm | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -16,19 +15,19 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
-from asem_core.errors import AsemError, NothingToDo, OutputExists, RecipeError
+from asem_core.errors import AsemError, NothingToDo, OutputExists
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source, WritesVolumes
 from asem_core.paths import named_paths, path_options, resolved, with_paths
 from asem_core.prediction.expected import of_recipe
 from asem_core.prediction.trained import Trained, load_for
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice
+from asem_core.stages.evaluate import EvaluateOptions, Pair, evaluate, part_in_common
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.inputs import Images
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.preprocess import layer_name, layer_names
 from asem_core.stages.recipe_checks import (
-    evaluated_box,
     place_of,
     planned_training,
     require_apart,
@@ -41,45 +40,25 @@ from asem_core.stages.recipe_checks import (
 from asem_core.stages.segment import segment
 from asem_core.stages.train import model_table
 from asem_core.volume import Box, Labels, Volume
-from asem_core.voxels.resample import on_grid_of
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 """Takes one line about what is being done; for people."""
 
 
-@attrs.frozen
-class EvaluateOptions:
+@attrs.frozen(kw_only=True)
+class EvaluateTable(EvaluateOptions):
     """The `[evaluate]` table: compare the prediction with one of the recipe's labels.
+
+    What is trained on is refused; an open side of the box ends where truth and image do.
 
     Attributes
     ----------
     truth
         A name of `[labels]`.
-    box
-        The part of the truth to compare, "z0:z1,y0:y1,x0:x1"; what is trained on is refused. An open side ends where truth
-        and image do.
-    zone_vx, zone_nm
-        Exclusion zone outwards and inwards, in voxels or in nm; by default the model's own.
-    thresholds
-        Probabilities of interest.
     """
 
     truth: str
-    box: str | None = None
-    zone_vx: tuple[int, int] | None = None
-    zone_nm: tuple[float, float] | None = None
-    thresholds: tuple[float, ...] = (0.5,)
-
-    def __attrs_post_init__(self) -> None:
-        if self.zone_vx is not None and self.zone_nm is not None:
-            raise RecipeError("evaluate: zone_vx and zone_nm are both given; keep one.")
-        if self.box is not None:
-            Box.parse(self.box)
-        if not self.thresholds:
-            raise RecipeError("evaluate: thresholds is empty; give one, as in thresholds = [0.5].")
-        for threshold in self.thresholds:
-            if not 0 < threshold <= 1:
-                raise RecipeError(f"evaluate: a threshold is a probability above 0 and at most 1, got {threshold:g}.")
 
 
 @attrs.frozen
@@ -120,7 +99,7 @@ class Flow:
     weights: str | None
     sampler: Sampler
     predict: PredictOptions
-    evaluate: EvaluateOptions | None
+    evaluate: EvaluateTable | None
     analyzers: Sequence[Analyzer]
     export: ExportOptions | None
 
@@ -150,9 +129,9 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         if recipe.model
         else None,
         weights,
-        plugin("sampler", recipe.sampler or Choice("balanced"), "sampler"),
-        build(PredictOptions, _predict_table(recipe, f"{name} @ predict"), f"{name} @ predict"),
-        build(EvaluateOptions, recipe.evaluate, f"{name} @ evaluate") if recipe.evaluate is not None else None,
+        plugin("sampler", recipe.sampler or Choice(catalog.default("sampler")), "sampler"),
+        _table(PredictOptions, recipe.predict, recipe, f"{name} @ predict"),
+        None if recipe.evaluate is None else _table(EvaluateTable, recipe.evaluate, recipe, f"{name} @ evaluate"),
         [plugin("analyzer", c, f"analyze[{i}]") for i, c in enumerate(recipe.analyze)],
         build(ExportOptions, recipe.export, f"{name} @ export") if recipe.export is not None else None,
     )
@@ -174,11 +153,13 @@ def _with_options_of(weights: Any, use: str, options: Mapping[str, Any], recipe:
     return Choice(table.pop("use"), table)
 
 
-def _predict_table(recipe: Recipe, where: str) -> Mapping[str, Any]:
+def _table(cls: type[T], table: Mapping[str, Any], recipe: Recipe, where: str) -> T:
+    """Build the options of a stage; layers that they name are relative to the recipe, or of the run's own cell."""
+
     def place(text: str, _: str) -> str:
         return resolved(text, recipe.folder, where) if ".zarr" in text else text
 
-    return with_paths(recipe.predict, PredictOptions, place)
+    return build(cls, with_paths(table, cls, place), where)
 
 
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
@@ -336,10 +317,16 @@ def _predict(
     }
     output = cell / "predictions" / flow.model.name / "probability"
     images, options = Images([image], mask=mask), flow.predict
-    if options.mask is not None:
-        options = attrs.evolve(options, mask=_own_layer(options.mask, cell))
     found = predict_image(
-        trained, images, output, run, options, catalog, details=details, overwrite=overwrite, spell=of_recipe
+        trained,
+        images,
+        output,
+        run,
+        _with_own_layers(options, cell),
+        catalog,
+        details=details,
+        overwrite=overwrite,
+        spell=of_recipe,
     )
     return found.image, found.probability
 
@@ -359,7 +346,7 @@ def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
     """Say which part of the truth `[evaluate]` compares, before anything is trained or predicted."""
     if flow.evaluate is None:
         return None
-    return evaluated_box(flow.evaluate, open_labels(cell / "labels" / flow.evaluate.truth), image)
+    return part_in_common(flow.evaluate, open_labels(cell / "labels" / flow.evaluate.truth), image)
 
 
 def _evaluate(
@@ -373,40 +360,35 @@ def _evaluate(
     say: Say,
     overwrite: bool,
 ) -> None:
-    from asem_core.cell.provenance import made_by
-    from asem_core.evaluation.report import sections
-    from asem_core.evaluation.scores import exclusion_of, score
-    from asem_core.report import require_free_report, write_report
-
-    assert flow.model is not None
     assert flow.evaluate is not None
-    options = flow.evaluate
-    truth = open_labels(cell / "labels" / options.truth)
-    probability = on_grid_of(truth, probability)
-    zone = _zone(flow, catalog)
-    part &= truth.box_of(probability)  # of voxels that were averaged, the last may be missing
-    record = made_by("evaluate", inputs=[probability, truth], zone=zone, box=part, thresholds=options.thresholds)
-    page = require_free_report(folder, record, overwrite=True)  # reports in the output are the recipe's own
-    if page is None or overwrite:
-        exclusion = exclusion_of(truth, zone, run) if zone is not None else None
-        thin = flow.model.has_thin_truth
-        found = score(
-            probability, truth, exclusion=exclusion, thresholds=options.thresholds, box=part, thin=thin, run=run
-        )
-        parts = sections({options.truth: found}, options.thresholds)
-        page = write_report(folder, f"Evaluation: {options.truth}", parts, made_by=record)
-    with (folder / "tables" / "scores.csv").open(encoding="utf-8") as table:
-        for row in csv.DictReader(table):
-            at, f1, precision, recall = (float(row[key] or "nan") for key in ("threshold", "f1", "precision", "recall"))
-            say(f"{options.truth} at {at:g}: F1 {f1:.4f}, precision {precision:.4f}, recall {recall:.4f}")
-    say(f"evaluation: {page}")
+    truth = flow.evaluate.truth
+    pair = Pair(truth, probability, open_labels(cell / "labels" / truth), part)
+    options = _with_own_layers(flow.evaluate, cell)
+    # Reports in the output are the recipe's own: one of other things is replaced.
+    found = evaluate(
+        [pair],
+        options,
+        run,
+        catalog,
+        model=flow.model,
+        folder=folder,
+        title=f"Evaluation: {truth}",
+        overwrite=True,
+        anew=overwrite,
+    )
+    for row in found.scores:
+        f1, precision, recall = (row[key] for key in ("f1", "precision", "recall"))
+        say(f"{truth} at {row['threshold']:g}: F1 {f1:.4f}, precision {precision:.4f}, recall {recall:.4f}")
+    say(f"evaluation: {found.page}")
 
 
-def _with_own_layers(analyzer: Analyzer, cell: Path) -> Analyzer:
+def _with_own_layers(options: T, cell: Path) -> T:
     """Let options that name layers of the recipe's own cell ("mask", "labels/er") name them from anywhere."""
-    options = {name: getattr(analyzer, name) for name in path_options(type(analyzer))}
-    own = with_paths(options, type(analyzer), lambda text, what: _own_layer(text, cell) if what == "layer" else text)
-    return attrs.evolve(analyzer, **own)  # type: ignore[misc]
+    cls: Any = type(options)
+    named = {name: getattr(options, name) for name in path_options(cls)}
+    own = with_paths(named, cls, lambda text, what: _own_layer(text, cell) if what == "layer" else text)
+    changed: T = attrs.evolve(options, **own)  # type: ignore[misc]
+    return changed
 
 
 def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
@@ -418,16 +400,3 @@ def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Pa
     if page is None or overwrite or any(named_paths(analyzer)):
         page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
     return page
-
-
-def _zone(flow: Flow, catalog: Catalog) -> Preprocessor | None:
-    assert flow.model is not None
-    assert flow.evaluate is not None
-    options = flow.evaluate
-    widths, unit = (options.zone_vx, "vx") if options.zone_nm is None else (options.zone_nm, "nm")
-    if widths is None:
-        return flow.model.exclusion_zone()
-    outwards, inwards = widths
-    exclusion_zone = catalog.get("preprocessor", "exclusion-zone")
-    zone: Preprocessor = exclusion_zone(**{f"dilate_{unit}": outwards, f"erode_{unit}": inwards})
-    return zone if outwards or inwards else None

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """A path or URL, and options, that opens as lazy volumes.
-
-    A source whose reading depends on what the voxels are has a field `kind` ("image", "labels" or None): an import fills it in.
-    """
+    """A path or URL, and options, that opens as lazy volumes."""
 
     name: ClassVar[str]
 
@@ -52,6 +49,13 @@ class Source(Protocol):
         BadInput
             The path does not exist, or what is there cannot be used; names the file and what to do.
         """
+
+
+@runtime_checkable
+class ReadsByKind(Protocol):
+    """A source that reads voxels by what they are: an option, which an import fills in where it knows better."""
+
+    kind: Literal["image", "labels"] | None
 
 
 @runtime_checkable
@@ -188,6 +192,41 @@ class Preprocessor(Protocol):
 
 
 @runtime_checkable
+class AveragesVoxels(Protocol):
+    """What a preprocessor can do besides: make voxels larger by whole factors, wherever the core needs that."""
+
+    @classmethod
+    @abstractmethod
+    def by_factor(cls, factor: Zyx) -> Preprocessor:
+        """Return the step that makes one voxel of so many: the mean of an image, the most frequent value of labels."""
+
+
+ZoneShape = Literal["diamond", "ball"]
+
+
+@runtime_checkable
+class MakesZones(Protocol):
+    """What a preprocessor can do besides: make an exclusion zone of given widths, which an evaluation asks for."""
+
+    @classmethod
+    @abstractmethod
+    def of_widths(cls, outwards: float, inwards: float, unit: Literal["vx", "nm"]) -> Preprocessor:
+        """Return the step that marks what lies within these distances of an outline."""
+
+    @abstractmethod
+    def of_shape(self, shape: ZoneShape) -> Preprocessor:
+        """Return the same step with distances measured along the axes ("diamond") or in a straight line ("ball")."""
+
+
+@runtime_checkable
+class PartOfPreparation(Protocol):
+    """A preprocessor that `asem prepare` does to every cell, unless it is told to leave it out. Derive from it."""
+
+    usual: ClassVar[tuple[int, str]]
+    """Its place among those steps, and what users call it: (1, "crop")."""
+
+
+@runtime_checkable
 class PreparedAnnotator(Protocol):
     """An annotator that has done its seed-independent work on one box."""
 
@@ -209,11 +248,21 @@ class PreparedAnnotator(Protocol):
 
 
 @runtime_checkable
+class SaysWhatIsKnown(Protocol):
+    """What a prepared annotator can do besides: say where its labels speak of the image."""
+
+    @property
+    def known(self) -> np.ndarray | None:
+        """Bool, of the box's shape: False where nothing is known, which is neither object nor background. None: everywhere."""
+
+
+@runtime_checkable
 class Annotator(Protocol):
     """Seeds to labels, on one box of a volume; one without `needs_seeds` also labels a box that nobody painted in."""
 
     name: ClassVar[str]
     needs_seeds: ClassVar[bool] = True
+    is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
 
     @abstractmethod
     def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedAnnotator:
@@ -240,6 +289,8 @@ class Sampler(Protocol):
     """Annotated regions to an endless stream of training boxes."""
 
     name: ClassVar[str]
+    is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
+    suits: ClassVar[Sequence[Template]] = ()  # kinds of images for which a plan takes it instead
 
     @abstractmethod
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:

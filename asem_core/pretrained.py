@@ -57,7 +57,7 @@ def weights_file(name: str, folder: Path | None = None, choice: str = "predict_f
     file = (folder or Path()) / name
     if file.is_file():
         return file
-    if (file / "choice.json").is_file():
+    if (file / "choice.json").is_file() or (file.is_dir() and Path(name).name != name):
         return RunFolder(file).chosen(choice)
     if Path(name).suffix in (".pt", ".pth", ".safetensors"):
         raise UnknownName(f"The weights file {file} does not exist.")

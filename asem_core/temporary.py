@@ -19,11 +19,16 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Make a folder that only this user can open, for a while. Those of processes that were killed are removed first."""
-    base = Path(tempfile.gettempdir())
+def temporary_folder(base: Path | None = None) -> Iterator[Path]:
+    """Make a folder that only this user can open, for a while. Those of processes that were killed are removed first.
+
+    `base` is where; by default where temporary files lie.
+    """
+    base = base or Path(tempfile.gettempdir())
     _sweep_folders(base)
-    made = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))  # under a name that is not swept until the lock is held
+    made = Path(
+        tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=base)
+    )  # under a name that is not swept until the lock is held
     folder = made.with_name(made.name.removeprefix("."))
     with filelock.FileLock(made / _LOCK):
         made.rename(folder)

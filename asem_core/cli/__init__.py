@@ -29,7 +29,7 @@ _OWN_MODULES = {
     "annotate": "annotate", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
     "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
-    "doctor": "doctor",
+    "clusters": "clusters", "doctor": "doctor",
 }  # fmt: skip
 """Commands in flow order, and the module of this package that mounts each; None: another package does."""
 _FLOW_ORDER = tuple(_OWN_MODULES)

@@ -9,6 +9,7 @@ from asem_core.commands import (
     DEFAULT_WORKERS,
     AsJson,
     BlockShape,
+    On,
     Options,
     Overwrite,
     Quiet,
@@ -33,6 +34,7 @@ def analyze_(
     ] = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -64,7 +66,7 @@ def analyze_(
     folder = output or cell.with_name(f"{cell.stem}_reports") / f"{use}-{segmentation.name}"
     labels = open_labels(segmentation)
     image = None if raw is None else open_volume(raw)
-    page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet), overwrite=overwrite)
+    page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet, on), overwrite=overwrite)
     if as_json:
         numbers = json.loads((folder / "numbers.json").read_text())
         print_json({"report": str(page), "numbers": next(iter(numbers.values()))})

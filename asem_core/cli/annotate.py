@@ -53,7 +53,7 @@ def cut(
     ] = None,
     box: BoxText = None,
     raw: Raw = "raw",
-    use: Annotated[str, typer.Option(help="Annotator: see `asem plugins`.")] = "graph-cut",
+    use: Annotated[str | None, typer.Option(help="Annotator: see `asem plugins`.", show_default="graph-cut")] = None,
     options: Options = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -70,15 +70,16 @@ def cut(
         asem annotate cut cell.zarr --seeds seeds/golgi --use watershed -o labels/golgi
     """
     from asem_core.errors import BadInput
-    from asem_core.stages.annotate import Seeds, read_seeds
+    from asem_core.stages.annotate import image_of
+    from asem_core.stages.seeds import Seeds, read_seeds
 
-    image, where = _image(cell, raw, box)
+    image, where = image_of(cell, raw, box)
     annotator = _build(use, read_options(options))
     if seeds is not None:
         inside = cell / seeds
         found = read_seeds(inside if inside.exists() else seeds, image, where)
     elif annotator.needs_seeds:
-        raise BadInput(f"{use} needs seeds: give --seeds.")
+        raise BadInput(f"{annotator.name} needs seeds: give --seeds.")
     else:
         found = Seeds(_no_seeds(where))
     if found.repainted:
@@ -93,7 +94,7 @@ def open_(
     ] = "organelle",
     box: BoxText = None,
     raw: Raw = "raw",
-    use: Annotated[str, typer.Option(help="Annotator to begin with.")] = "graph-cut",
+    use: Annotated[str | None, typer.Option(help="Annotator to begin with.", show_default="graph-cut")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Strokes to begin with: TIFF planes or stack, .npy, or .csv (see cut).")
     ] = None,
@@ -106,21 +107,25 @@ def open_(
 
         asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400 --seeds strokes.csv
     """
+    from importlib.metadata import entry_points
+
     from asem_core.errors import MissingExtra
 
+    window = next(iter(entry_points(group="asem.window")), None)
     try:
         import napari  # noqa: F401
     except ImportError:
-        raise MissingExtra.of("napari", "The annotation window needs napari") from None
-    from importlib import import_module
+        window = None
+    if window is None:
+        raise MissingExtra.of("napari", "The annotation window needs napari")
+    from asem_core.catalog import load_catalog
+    from asem_core.stages.annotate import image_of, keep_seeds
+    from asem_core.stages.seeds import read_seeds
 
-    image, where = _image(cell, raw, box)
+    image, where = image_of(cell, raw, box)
     if seeds is not None:
-        from asem_core.stages.annotate import keep_seeds, read_seeds
-
         keep_seeds(cell / "seeds" / name, image, where, read_seeds(seeds, image, where).values)
-    # The window is a plugin of napari, outside the core; it is named here because it is what this command opens.
-    import_module("asem_napari.window").show(cell, image, where if box else None, name, use)
+    window.load()(cell, image, where if box else None, name, use or load_catalog().default("annotator"))
 
 
 def import_(
@@ -158,13 +163,14 @@ def import_(
     import time
 
     from asem_core.catalog import load_catalog
+    from asem_core.stages.annotate import image_of
     from asem_core.stages.foreign_labels import Reading, labels_in, require_ids, write_labels
     from asem_core.stages.import_ import choose_source
     from asem_core.volume import as_zyx
     from asem_core.voxels.known import Meaning
 
     begun = time.perf_counter()
-    image, where = _image(cell, raw, box)
+    image, where = image_of(cell, raw, box)
     chosen = read_options(options)
     if (size := read_voxel_size(voxel_size)) is not None:
         chosen["voxel_size_nm"] = list(size)
@@ -260,12 +266,11 @@ def _annotate(
 ) -> None:
     import time
 
-    from asem_core.cell.place import notes_folder
     from asem_core.stages.annotate import annotate
 
     run = make_run(1, quiet=quiet)
     begun = time.perf_counter()
-    layer = annotate(annotator, image, box, seeds, output, _kept(run, notes_folder(output)))
+    layer = annotate(annotator, image, box, seeds, output, run)
     seconds = time.perf_counter() - begun
     count = int(layer.read(box).astype(bool).sum())
     _tell(layer.path, box, count, image, seconds, as_json)
@@ -280,32 +285,16 @@ def _tell(layer: str, box: "Box", count: int, image: "Volume", seconds: float, a
         typer.echo(f"{layer} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
 
 
-def _image(cell: Path, raw: str, box: str | None) -> "tuple[Volume, Box]":
-    from asem_core.cell.store import open_volume
-    from asem_core.errors import OutsideVolume
-    from asem_core.volume import Box
-
-    image: Volume = open_volume(cell / raw)
-    where = Box.parse(box, image.shape) if box else image.box
-    if not image.box.contains(where):
-        raise OutsideVolume(f"The box {where} sticks out of {image.path}, whose shape is {list(image.shape)}.")
-    return image, where
-
-
-def _build(use: str, options: dict[str, Any]) -> "Annotator":
+def _build(use: str | None, options: dict[str, Any]) -> "Annotator":
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
 
-    return build(load_catalog().get("annotator", use), options, f"asem annotate @ annotator ({use})")  # type: ignore[no-any-return]
+    catalog = load_catalog()
+    use = use or catalog.default("annotator")
+    return build(catalog.get("annotator", use), options, f"asem annotate @ annotator ({use})")  # type: ignore[no-any-return]
 
 
 def _no_seeds(box: "Box") -> Any:
     import numpy as np
 
     return np.zeros(box.shape, np.uint8)
-
-
-def _kept(run: Any, folder: Path) -> Any:
-    import attrs
-
-    return attrs.evolve(run, scratch=folder / "annotate")

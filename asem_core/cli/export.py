@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.commands import DEFAULT_WORKERS, Options, Overwrite, Quiet, Workers, make_run, read_options
+from asem_core.commands import DEFAULT_WORKERS, On, Options, Overwrite, Quiet, Workers, make_run, read_options
 
 
 def mount(app: typer.Typer) -> None:
@@ -41,6 +41,7 @@ def export(
     ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Keep the layer's own grid: do not revert the crop.")] = False,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -62,7 +63,7 @@ def export(
     from asem_core.stages.export import choose_writer, export_volume
     from asem_core.volume import Volume
 
-    run = make_run(workers, quiet=quiet)
+    run = make_run(workers, quiet=quiet, on=on)
     if mesh is not None:
         from asem_core.viewing.mesh import export_meshes
 

@@ -12,6 +12,7 @@ from asem_core.commands import (
     BlockShape,
     Done,
     Ignore,
+    On,
     Options,
     Quiet,
     VoxelSize,
@@ -48,6 +49,7 @@ def import_(
     background: Background = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there, even if the same import made it.")
@@ -86,7 +88,7 @@ def import_(
         made = import_volume(
             plugin,
             output / layer,
-            make_run(workers, block, quiet),
+            make_run(workers, block, quiet, on),
             layer=source_layer,
             box=box,
             kind=kind,

@@ -8,6 +8,7 @@ from string import Template
 
 from asem_core.catalog import KINDS
 from asem_core.errors import BadInput, OutputExists
+from asem_core.hookspecs import CONTRACT
 
 _FILES = {
     "pyproject.toml": """\
@@ -83,7 +84,7 @@ def write_project(name: str, folder: Path, kind: str = "model") -> Path:
     }
     template = (Path(__file__).parent / "templates" / f"{kind}.txt").read_text(encoding="utf-8")
     module, test, use = re.split(r"^--- \w+\n", template, flags=re.M)
-    words |= {"kind": kind, "use": Template(use).substitute(words).strip()}
+    words |= {"kind": kind, "contract": str(CONTRACT), "use": Template(use).substitute(words).strip()}
     files = {
         **_FILES,
         "asem_$module/__init__.py": module,

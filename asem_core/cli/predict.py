@@ -11,6 +11,7 @@ from asem_core.commands import (
     AsJson,
     BlockShape,
     Done,
+    On,
     Options,
     Overwrite,
     Quiet,
@@ -76,6 +77,7 @@ def predict(
     workers: Annotated[
         int, typer.Option("--workers", "-j", min=0, help="Processes. 0: one per GPU, or per 8 cores.")
     ] = 0,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -121,7 +123,7 @@ def predict(
     trained = load_trained(catalog, model, weights, read_options(options))
     target = _target(source, output, trained.details["model"])
     found = predict_image(
-        trained, images, target, make_run(DEFAULT_WORKERS, block, quiet), how, catalog, box=box, overwrite=overwrite
+        trained, images, target, make_run(DEFAULT_WORKERS, block, quiet, on), how, catalog, box=box, overwrite=overwrite
     )
     made, image = found.probability, found.image
     made_of = "" if image.path in (v.path for v in images.volumes) else f", made of {images.volumes[0].path}"
@@ -161,6 +163,7 @@ def segment(
     ] = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -188,7 +191,7 @@ def segment(
     catalog = load_catalog()
     volume: Volume = open_volume(probability)
     target = output or Path(volume.path).with_name("segmentation")
-    run = make_run(workers, block, quiet)
+    run = make_run(workers, block, quiet, on)
     plugin = find_model(catalog, model) if model is not None else model_behind(catalog, volume)
     said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
     said["smallest_vx" if plugin is None else "smallest_segment_vx"] = smallest_vx

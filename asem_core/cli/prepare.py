@@ -10,6 +10,7 @@ from asem_core.commands import (
     DEFAULT_WORKERS,
     AsJson,
     BlockShape,
+    On,
     Options,
     Overwrite,
     Quiet,
@@ -50,6 +51,7 @@ def prepare(
         Path | None, typer.Option(help="The picture; by default CELL_prepare.png beside the cell.")
     ] = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -74,9 +76,8 @@ def prepare(
     from asem_core.stages.preprocess import Made, usual_steps
     from asem_core.stages.preprocess import prepare as prepare_cell
 
-    skipped = _known_steps(skip or [], "--skip")
     container = container_of(cell)
-    steps = usual_steps(load_catalog(), skipped, _by_step(read_options(options)))
+    steps = usual_steps(load_catalog(), set(skip or []), _by_step(read_options(options)))
     shown: list[Made] = []
     where = picture or container.with_name(f"{container.stem}_prepare.png")
     require_picture(where)
@@ -87,7 +88,7 @@ def prepare(
             raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
     try:
         made = prepare_cell(
-            container, steps, make_run(workers, block, quiet), image=image, overwrite=overwrite, watch=shown.append
+            container, steps, make_run(workers, block, quiet, on), image=image, overwrite=overwrite, watch=shown.append
         )
     except BadInput as error:
         if not shown or shown[-1].after is not None or shown[-1].why:
@@ -118,6 +119,7 @@ def preprocess(
     ] = None,
     options: Options = None,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -141,7 +143,7 @@ def preprocess(
     from asem_core.stages.preprocess import preprocess_cell, preprocess_layer
 
     step = build(load_catalog().get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
-    run = make_run(workers, block, quiet)
+    run = make_run(workers, block, quiet, on)
     of_cell = source == container_of(source) and output is None
     try:
         if of_cell:
@@ -160,27 +162,13 @@ def preprocess(
         typer.echo(f"What comes after takes it as the {'mask' if step.changes == 'mask' else 'image'} of {source}.")
 
 
-def _known_steps(names: Sequence[str], option: str) -> set[str]:
-    from asem_core.stages.preprocess import STEPS
-
-    for name in names:
-        if name not in STEPS:
-            raise BadInput(f"{option}: there is no step '{name}'. Steps: {', '.join(STEPS)}.")
-    return set(names)
-
-
 def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort `clahe.clip_limit = ...` under its step."""
-    from asem_core.stages.preprocess import STEPS
-
     found: dict[str, dict[str, Any]] = {}
     for key, value in options.items():
         step, dot, option = key.partition(".")
         if not dot:
-            raise BadInput(
-                f"--set {key}=...: say of which step, for example --set clahe.{key}=... Steps: {', '.join(STEPS)}."
-            )
-        _known_steps([step], "--set")
+            raise BadInput(f"--set {key}=...: say of which step, for example --set clahe.{key}=...")
         found.setdefault(step, {})[option] = value
     return found
 

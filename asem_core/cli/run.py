@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asem_core.commands import DEFAULT_WORKERS, BlockShape, Overwrite, Quiet, Workers, make_run
+from asem_core.commands import DEFAULT_WORKERS, BlockShape, On, Overwrite, Quiet, Workers, make_run
 
 
 def mount(app: typer.Typer) -> None:
@@ -17,6 +17,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; by default the recipe's name.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the recipe.")] = False,
     workers: Workers = DEFAULT_WORKERS,
+    on: On = None,
     block: BlockShape = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -43,5 +44,5 @@ def run(
         typer.echo(f"{recipe}: fine.")
         return
     folder = output or Path(recipe.stem)
-    run_flow(flow, catalog, folder, make_run(workers, block, quiet), typer.echo, overwrite=overwrite)
+    run_flow(flow, catalog, folder, make_run(workers, block, quiet, on), typer.echo, overwrite=overwrite)
     typer.echo(f"Everything is in {folder}/; look at it with: asem view {folder / 'cell.zarr'}")

@@ -1,11 +1,14 @@
 """`asem train`, `asem finetune` and `asem preflight`: from annotated regions to weights."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asem_core.commands import AsJson, Overwrite, Quiet, print_json
+
+if TYPE_CHECKING:
+    from asem_core.run_folder import RunFolder
 
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file with [model] and [train].")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.", show_default="runs/RECIPE")]
@@ -77,7 +80,7 @@ def train(
     if resume is not None:
         if given:
             raise typer.BadParameter("--resume RUN takes the recipe from the run: leave CELL or RECIPE out.")
-        _train(None, output, resume, None, device, overwrite, quiet)
+        _resume(resume, device, overwrite, quiet)
         return
     if not given:
         raise typer.BadParameter("Name a CELL with --labels NAME, a RECIPE, or a run to continue: --resume RUN.")
@@ -86,12 +89,12 @@ def train(
             raise typer.BadParameter(
                 f"{given[0]} is a recipe, which says labels and model itself: leave these options out."
             )
-        _train(given[0], output, None, weights, device, overwrite, quiet)
+        _train(given[0], output, weights, device, overwrite, quiet)
         return
     folder = output or Path("runs") / (Path(labels).name if labels else given[0].stem)
     recipe = folder.with_name(folder.name + ".toml")
-    write_plan(given, labels, model, minutes, iterations, seed, raw, recipe, overwrite, quiet)
-    _train(recipe, folder, None, weights, device, overwrite, quiet)
+    plan(given, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
+    _train(recipe, folder, weights, device, overwrite, quiet)
 
 
 def plan(
@@ -116,59 +119,26 @@ def plan(
 
         asem plan cell.zarr --labels mitochondria --minutes 30 -o mitochondria.toml
     """
-    write_plan(cells, labels, model, minutes, iterations, seed, raw, output, overwrite, quiet)
-
-
-def write_plan(
-    cells: list[Path],
-    labels: str | None,
-    model: str | None,
-    minutes: float,
-    iterations: int | None,
-    seed: int,
-    raw: str | None,
-    recipe: Path | None,
-    overwrite: bool,
-    quiet: bool,
-) -> None:
-    """Make a plan, and print it or write it to `recipe`; a recipe that was edited is kept."""
-    from itertools import count
-
     from asem_core.catalog import load_catalog
-    from asem_core.cell.node import layers
-    from asem_core.errors import BadInput, OutputExists
-    from asem_core.stages.plan import PlanOptions, asked, model_for, places_of
-    from asem_core.stages.plan import plan as make
+    from asem_core.stages.plan import PlanOptions, write_plan
 
-    catalog = load_catalog()
-    if labels is None:
-        known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
-        raise BadInput(f"Say which labels to learn: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
-    name = model or model_for(labels, catalog)
-    options = PlanOptions(minutes, iterations, seed)
-    places = places_of(cells, labels, raw)
-    if recipe is not None and recipe.exists():
-        if not overwrite:
-            if asked(name, places, options) in recipe.read_text(encoding="utf-8").splitlines():
-                typer.echo(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
-                return
-            raise OutputExists(
-                f"{recipe} was made for something else, or boxes were annotated since. To train with it: asem train {recipe}. For a new plan "
-                "choose another output, or add --overwrite: the recipe is then kept under another name."
-            )
-        kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
-        recipe.rename(kept)
-        typer.echo(f"{kept}: the recipe until now")
-    if not quiet:
-        for place in places:
-            typer.echo(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}", err=True)
-    text = make(places, catalog.get("model", name), catalog, options).text
-    if recipe is None:
+    def say(line: str) -> None:
+        if not (quiet and line.startswith("Learning")):
+            typer.echo(line, err=line.startswith("Learning"))
+
+    text = write_plan(
+        cells,
+        labels,
+        load_catalog(),
+        PlanOptions(minutes, iterations, seed),
+        output,
+        model=model,
+        raw=raw,
+        overwrite=overwrite,
+        say=say,
+    )
+    if output is None:
         typer.echo(text, nl=False)
-        return
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    recipe.write_text(text, encoding="utf-8")
-    typer.echo(f"{recipe}: the plan, each line with its reason")
 
 
 def finetune(
@@ -198,7 +168,12 @@ def finetune(
         raise typer.BadParameter("Say what to start from: --from WEIGHTS.")
     if resume is not None and recipe is not None:
         raise typer.BadParameter("--resume RUN takes the recipe from the run: leave RECIPE out.")
-    _train(recipe, output, resume, weights, device, overwrite, quiet)
+    if resume is not None:
+        _resume(resume, device, overwrite, quiet)
+        return
+    if recipe is None:
+        raise typer.BadParameter("Name a RECIPE, or a run to go on with: --resume RUN.")
+    _train(recipe, output, weights, device, overwrite, quiet)
 
 
 def preflight(
@@ -216,19 +191,14 @@ def preflight(
         asem preflight mitochondria.toml
     """
     from asem_core.catalog import load_catalog
-    from asem_core.run_folder import RunFolder
-    from asem_core.stages.train import make_plan, read_training_recipe
-    from asem_core.temporary import temporary_folder
-    from asem_core.training.preflight import preflight as check
-    from asem_core.training.preflight import seconds_per_iteration, told_time
+    from asem_core.stages.train import check, read_training_recipe
+    from asem_core.training.preflight import told_time
 
     catalog = load_catalog()
     training = read_training_recipe(recipe, catalog)
-    with temporary_folder() as scratch:  # a run may be under way in the folder itself
-        plan = make_plan(training, catalog, RunFolder(scratch))
-        result = check(plan, output or _default_output(recipe))
-        refused = any(f.refused for f in result.findings)
-        seconds = seconds_per_iteration(plan) * training.options.iterations if time_it and not refused else None
+    checked = check(training, catalog, output or _default_output(recipe), timed=time_it)
+    result, seconds = checked.found, checked.seconds
+    refused = result.is_refused
     if as_json:
         print_json(
             {
@@ -253,36 +223,31 @@ def preflight(
         raise typer.Exit(1)
 
 
-def _train(
-    recipe: Path | None,
-    output: Path | None,
-    resume: Path | None,
-    weights: str | None,
-    device: str,
-    overwrite: bool,
-    quiet: bool,
-) -> None:
+def _resume(run: Path, device: str, overwrite: bool, quiet: bool) -> None:
     from asem_core.catalog import load_catalog
-    from asem_core.pretrained import find_weights
-    from asem_core.run_folder import RunFolder
-    from asem_core.stages.train import read_training_recipe, resumed_recipe, started_from, train
+    from asem_core.stages.train import resume
+
+    _tell(resume(run, load_catalog(), device=device, overwrite=overwrite, progress=not quiet))
+
+
+def _train(recipe: Path, output: Path | None, weights: str | None, device: str, overwrite: bool, quiet: bool) -> None:
+    from asem_core.catalog import load_catalog
+    from asem_core.stages.train import read_training_recipe, train
 
     catalog = load_catalog()
-    start: Path | None = None
-    if resume is not None:
-        training, output, start = resumed_recipe(resume, catalog), resume, started_from(resume)
-    elif recipe is not None:
-        training, output = read_training_recipe(recipe, catalog, start_from=weights), output or _default_output(recipe)
-        if weights is not None:
-            start = (
-                RunFolder(Path(weights)).chosen("finetune_from") if Path(weights).is_dir() else find_weights(weights)
-            )
-    else:
-        raise typer.BadParameter("Name a RECIPE, or a run to go on with: --resume RUN.")
     folder = train(
-        training, catalog, output, start_from=start, resume=resume is not None, overwrite=overwrite, device=device,
+        read_training_recipe(recipe, catalog, start_from=weights),
+        catalog,
+        output or _default_output(recipe),
+        start_from=weights,
+        overwrite=overwrite,
+        device=device,
         progress=not quiet,
-    )  # fmt: skip
+    )
+    _tell(folder)
+
+
+def _tell(folder: "RunFolder") -> None:
     typer.echo(f"Predict with {folder.chosen()}; what the run was like: {folder.path / 'report.html'}.")
 
 

@@ -1,7 +1,7 @@
 """The run's side of worker processes: start them, give them blocks, start others when they die, end them all.
 
-Nobody else can take part. Workers of this machine connect to a socket in a folder that only this user can open; those that a
-launcher starts on other machines, to one address that the user named. Both must know a secret of this run.
+Nobody else can take part. Workers of this machine connect to a socket in a folder that only this user can open; those of a
+cluster, to one address that the user named. Both must know a secret of this run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import pickle
 import queue
 import secrets
-import shlex
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from typing import IO, Any, Self
 
 import attrs
 
+from asem_core.engine.clusters import Cluster
 from asem_core.engine.job import Failure, Job
 from asem_core.engine.schedule import Schedule
 from asem_core.engine.worker import WATCH, Orders
@@ -41,30 +41,30 @@ log = logging.getLogger("asem_core")
 ENDS_WITHIN = 10.0
 """Seconds that a worker has to end by itself after its last block."""
 LARGEST_ANSWER = 1 << 24  # bytes
+WAITING_TOLD_S = 60.0
+"""How often it is said that no worker of a cluster has come yet."""
 
 _Event = Callable[[Schedule], None]
 _Ask = Callable[[Box | None], None]
 """Asks a worker to do a block; None tells it to end."""
 
 
-def work_off(
-    job: Job, schedule: Schedule, *, workers: int, threads: int, launcher: str, address: str, folder: Path
-) -> None:
+def work_off(job: Job, schedule: Schedule, *, workers: int, threads: int, on: Cluster | None, folder: Path) -> None:
     """Have worker processes do the blocks of a schedule; none of them lives when this returns or raises.
 
     Parameters
     ----------
     threads
         Blocks that each worker has in hand at once.
-    launcher, address
-        Command that starts a worker elsewhere, and the address of this machine that such a worker connects to; with an
-        empty launcher workers start here.
+    on
+        Where workers run; None starts them here.
     folder
         Private folder that workers elsewhere can read, too.
     """
-    with _listening(launcher, address) as listener, _Crew(job, listener, threads, launcher, folder) as crew:
+    with _listening(on) as listener, _Crew(job, listener, threads, on, folder) as crew:
         crew.start(workers)
         while not schedule.over and crew.lives:
+            crew.tell_of_waiting()
             with contextlib.suppress(queue.Empty):
                 crew.events.get(timeout=0.5)(schedule)  # in short steps, so that Ctrl-C arrives on every platform
             while crew.idle and (tile := schedule.take()) is not None:
@@ -73,20 +73,21 @@ def work_off(
 
 
 @contextlib.contextmanager
-def _listening(launcher: str, address: str) -> Iterator[Listener]:
-    """Listen where only this user can connect, or, with a launcher, at the address that the user named."""
+def _listening(on: Cluster | None) -> Iterator[Listener]:
+    """Listen where only this user can connect, or, for the workers of a cluster, at the address that the user named."""
     with contextlib.ExitStack() as stack:
         listener = None
-        if not launcher and hasattr(socket, "AF_UNIX"):
+        if on is None and hasattr(socket, "AF_UNIX"):
             place = stack.enter_context(temporary_folder()) / "run"
             with contextlib.suppress(OSError):  # its path is too long, or the file system has no sockets
                 listener = Listener(str(place), backlog=128)
         if listener is None:
             try:
-                listener = Listener((address if launcher else "127.0.0.1", 0), backlog=128)
+                listener = Listener((on.address if on else "127.0.0.1", 0), backlog=1024)
             except OSError as error:
+                where = on.address if on else "127.0.0.1"
                 raise BadInput(
-                    f"{address} is no address of this machine that workers could connect to ({error})."
+                    f"{where} is no address of this machine that workers could connect to ({error})."
                 ) from None
         yield stack.enter_context(listener)
 
@@ -98,7 +99,7 @@ class _Crew:
     job: Job
     listener: Listener
     threads: int
-    launcher: str
+    on: Cluster | None
     folder: Path
     secret: bytes = attrs.field(factory=lambda: secrets.token_bytes(32))
     events: queue.SimpleQueue[_Event] = attrs.field(factory=queue.SimpleQueue)
@@ -111,6 +112,10 @@ class _Crew:
     _asks: list[_Ask] = attrs.field(factory=list)
     _watched: list[Connection[Any, Any]] = attrs.field(factory=list)
     _shown: set[str] = attrs.field(factory=set)
+    _guard: subprocess.Popen[str] | None = None
+    _began_s: float = attrs.field(factory=time.monotonic)
+    _told_s: float = attrs.field(factory=time.monotonic)
+    _queued: str = ""
 
     @property
     def lives(self) -> bool:
@@ -121,10 +126,27 @@ class _Crew:
         """Start that many workers."""
         threading.Thread(target=self._accept, daemon=True).start()
         command, orders = self._command_and_orders()
+        if self.on is not None:
+            self._start_keeper(self._keep_elsewhere, self.on, workers, command)
+            return
         for index in range(workers):
-            keeper = threading.Thread(target=self._keep, args=[index, command, orders], daemon=True)
-            self._keepers.append(keeper)
-            keeper.start()
+            self._start_keeper(self._keep, index, command, orders)
+
+    def _start_keeper(self, keep: Callable[..., None], *args: Any) -> None:
+        keeper = threading.Thread(target=keep, args=args, daemon=True)
+        self._keepers.append(keeper)
+        keeper.start()
+
+    def tell_of_waiting(self) -> None:
+        """Say now and then that no worker of a cluster has come yet."""
+        now = time.monotonic()
+        if self.on is None or self._asks or now - self._told_s < WAITING_TOLD_S:
+            return
+        self._told_s = now
+        log.warning(
+            "%s: no worker of '%s' has come yet, after %.0f min (%s). Waiting; what they write is in %s. Ctrl-C cancels them.",
+            self.job.name, self.on.name, (now - self._began_s) / 60, self._queued or "being submitted", self._logs,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -135,13 +157,17 @@ class _Crew:
             self._over = True
         for ask in list(self._asks):
             ask(None)
+        self._tell_guard(finish=ENDS_WITHIN if self.orderly else 0.0)
         patience = time.monotonic() + (ENDS_WITHIN if self.orderly else 0.0)
         for keeper in self._keepers:
             keeper.join(max(0.0, patience - time.monotonic()))
         for connection in self._watched:
             connection.close()
         for process in list(self._processes.values()):
-            process.terminate() if self.launcher else process.kill()  # a launcher must end its job
+            process.kill()
+        if self._guard is not None and self._guard.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._guard.stdin.close()
         for keeper in self._keepers:
             keeper.join()
         with contextlib.suppress(OSError):  # the thread that waits for connections sees that it is over
@@ -153,12 +179,12 @@ class _Crew:
         import cloudpickle
 
         work = cloudpickle.dumps((self.job, self.threads))
-        parent = None if self.launcher else os.getpid()
+        parent = os.getpid() if self.on is None else None
         orders = pickle.dumps(Orders(self.listener.address, self.secret, list(sys.path), work, parent))
-        command = [*shlex.split(self.launcher), sys.executable, "-m", "asem_core.engine.worker"]
-        if not self.launcher:
+        command = [sys.executable, "-m", "asem_core.engine.worker"]
+        if self.on is None:
             return [*command, "-"], orders
-        file = self.folder / f"{self.job.name}.job"  # a launcher may not pass standard input on
+        file = self.folder / f"{self.job.name}.job"  # a queue does not pass standard input on
         file.touch(mode=0o600)
         file.write_bytes(orders)
         return [*command, str(file)], b""
@@ -198,6 +224,78 @@ class _Crew:
             process.communicate(orders)
         del self._processes[index]
         return process.returncode
+
+    @property
+    def _logs(self) -> Path:
+        return self.folder / "workers"
+
+    def _keep_elsewhere(self, on: Cluster, workers: int, command: list[str]) -> None:
+        """Have workers started on a cluster, and others in their places, until there is nothing more to do."""
+        self._logs.mkdir(mode=0o700, exist_ok=True)
+        with self._starting:
+            if self._over:
+                return
+            self._guard = subprocess.Popen(
+                [sys.executable, "-m", "asem_core.engine.guard"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # it lives on for as long as it takes to cancel what is left
+            )
+        about = {"cluster": attrs.asdict(on), "command": command, "name": self.job.name, "logs": str(self._logs)}
+        self._tell_guard(**about)
+        for index in range(workers):
+            self._tell_guard(start=index)
+        assert self._guard.stdout is not None
+        done_before: dict[int, int] = {}
+        for line in self._guard.stdout:
+            said = json.loads(line)
+            if "refused" in said:
+                message = (
+                    f"'{on.name}' does not start workers: {said['refused']}. Look at its settings: asem clusters list"
+                )
+                self.events.put(
+                    lambda schedule, message=message: schedule.failed(  # type: ignore[misc]
+                        Failure(None, "BadInput", message, True, False, message)
+                    )
+                )
+            elif "waiting" in said:
+                jobs = f", among them {', '.join(said['jobs'])}" if said["jobs"] else ""
+                self._queued = f"{said['waiting']} waiting in the queue{jobs}; {said['running']} running"
+            elif self._over:
+                self._pass_on(said["said"] if said["code"] in (0, None) else "")
+            else:
+                self.events.put(lambda schedule, said=said: self._ended(schedule, on, said, done_before))  # type: ignore[misc]
+        if not self._over:
+            lost = Failure(
+                None, "BadInput", f"the process that looks after the workers of '{on.name}' ended", True, False, ""
+            )
+            self.events.put(lambda schedule: schedule.failed(lost))
+        self._guard.wait()
+
+    def _ended(self, schedule: Schedule, on: Cluster, said: dict[str, Any], done_before: dict[int, int]) -> None:
+        """Have another worker take the place of one that ended; at its time limit that is no fault, if any block was done."""
+        index = said["ended"]
+        cause = _why(said["code"] or 0, said["said"].strip())
+        words = said["said"].upper()
+        at_limit = "TIME LIMIT" in words or "TERM_RUNLIMIT" in words or 0 < 54 * on.minutes <= said["ran_s"]
+        if at_limit and schedule.num_done > done_before.get(index, 0):
+            log.warning("%s: a worker came to its time limit; another goes on.", self.job.name)
+        else:
+            log.warning(
+                "%s: a worker ended early (%s; %s); another takes its place.",
+                self.job.name, cause, self._logs / f"{index}.log",
+            )  # fmt: skip
+            schedule.died(cause)
+        done_before[index] = schedule.num_done
+        if not schedule.over:
+            self._tell_guard(start=index)
+
+    def _tell_guard(self, **order: Any) -> None:
+        if self._guard is not None and self._guard.stdin is not None:
+            with contextlib.suppress(OSError), self._starting:
+                self._guard.stdin.write(json.dumps(order) + "\n")
+                self._guard.stdin.flush()
 
     def _pass_on(self, text: str) -> None:
         """Show what workers wrote, for example warnings, each line once."""

@@ -18,8 +18,18 @@ class Schedule:
     local user, and its own notes of what is done are not used.
     """
 
-    def __init__(self, job: Job, skipped: np.ndarray, note: Callable[[Box], None], tell: Callable[[], None]) -> None:
-        """`note` is called for each block that is done, then `tell`; `skipped` is bool, in the shape of the grid of blocks."""
+    def __init__(
+        self,
+        job: Job,
+        skipped: np.ndarray,
+        note: Callable[[Box], None],
+        tell: Callable[[], None],
+        patience: int = GIVE_UP_AFTER,
+    ) -> None:
+        """`note` is called for each block that is done, then `tell`; `skipped` is bool, in the shape of the grid of blocks.
+
+        After more dead workers than `patience` it is over.
+        """
         import daisy.v2 as daisy
 
         tile = daisy.Roi((0, 0, 0), job.block)
@@ -42,6 +52,7 @@ class Schedule:
         self.over = False
         self._scheduler, self._status = daisy.Scheduler(task), daisy.BlockStatus
         self._job, self._note, self._tell = job, note, tell
+        self._patience = patience
         self._under_way: dict[Box, Any] = {}
         self._given_up: set[Box] = set()
 
@@ -82,7 +93,7 @@ class Schedule:
     def died(self, cause: str) -> None:
         """Count a worker that ended before its time."""
         self.deaths.append(cause)
-        self.over = self.over or len(self.deaths) > GIVE_UP_AFTER
+        self.over = self.over or len(self.deaths) > self._patience
 
     def _release(self, tile: Box, status: Any) -> None:
         block = self._under_way.pop(tile)

@@ -124,7 +124,7 @@ def predict(
     )
     if (finished := require_free(output, record, kind="probability", overwrite=overwrite)) is not None:
         return finished
-    device = choose_device(how.device) if not run.launcher else how.device.replace("auto", "cuda")
+    device = choose_device(how.device) if run.on is None else how.device.replace("auto", run.on.device)
     run = attrs.evolve(run, workers=_num_workers(run, how, device))
     plan = _earlier_plan(output, record)
     if plan is not None and run.block not in (None, as_zyx(plan["block"])):
@@ -137,7 +137,7 @@ def predict(
                 as_zyx(plan["block"]),
                 run.block,
             )
-    if plan is not None and plan.get("device") != device.partition(":")[0] and not run.launcher:
+    if plan is not None and plan.get("device") != device.partition(":")[0] and run.on is None:
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
         plan = _make_plan(network, volume, box, mask, attrs.evolve(run, block=as_zyx(plan["block"])), how, device)
     plan = plan or _make_plan(network, volume, box, mask, run, how, device)
@@ -275,7 +275,7 @@ def aligned(network: Any, box: Box, begin: Sequence[int] = (0, 0, 0)) -> Box:
 
 
 def _num_workers(run: Run, how: Prediction, device: str) -> int:
-    if how.workers or run.launcher:
+    if how.workers or run.on:
         return how.workers or run.workers
     if device.startswith("cuda"):
         import torch
@@ -288,9 +288,13 @@ def _make_plan(
     network: Any, volume: Volume, box: Box, mask: Labels | None, run: Run, how: Prediction, device: str
 ) -> dict[str, Any]:
     """Choose precision and block shape; kept with the output, so that an interrupted run goes on with the same."""
-    if run.launcher:  # the devices are elsewhere: nothing can be tried here
+    if run.on:  # the devices are elsewhere: nothing can be tried here
         precision: str = "float32" if how.precision == "auto" else how.precision
-        return {"precision": precision, "block": list(run.block or as_zyx(3 * CHUNK)), "device": "elsewhere"}
+        memory = 0.5e9 * run.on.memory_gb
+        block = run.block or (
+            as_zyx(3 * CHUNK) if run.on.gpus else choose_block(network, box.shape, device, 4, memory, run.on.workers)
+        )
+        return {"precision": precision, "block": list(block), "device": "elsewhere"}
     samples = _samples(network, volume, box, mask)
     precision = choose_arithmetic(network, samples, Arithmetic(device), how.precision).precision
     memory = free_memory(device, run.workers)

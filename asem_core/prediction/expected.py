@@ -14,7 +14,7 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, VoxelSizeMismatch
-from asem_core.interfaces import Preprocessor
+from asem_core.interfaces import AveragesVoxels, Preprocessor
 from asem_core.prediction.trained import Trained
 from asem_core.recipe import build
 from asem_core.volume import Labels, Volume, Zyx
@@ -88,7 +88,7 @@ def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels
     factors = whole_factors(volume.voxel_size_nm, mask.voxel_size_nm)
     if factors is None or factors == (1, 1, 1):
         return on_grid_of(volume, mask)
-    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "mask")
+    step = catalog.able("preprocessor", AveragesVoxels).by_factor(factors)
     made = apply_lazily(step, mask, run)
     return Labels(made.data, made.voxel_size_nm, made.origin_nm, mask.path, mask.attributes)
 
@@ -123,7 +123,7 @@ def resample(
     factors = None if wanted is None else _factors(volume, wanted)
     if wanted is None or factors is None or _close(volume.voxel_size_nm, wanted):
         return volume
-    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factors)}, "--resample")
+    step = catalog.able("preprocessor", AveragesVoxels).by_factor(factors)
     return _apply_for_network(step, volume, container, run, overwrite)
 
 

@@ -12,9 +12,9 @@ import attrs
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
-from asem_core.errors import BadInput, MissingExtra, UnknownName
+from asem_core.errors import BadInput, MissingExtra, PluginError, UnknownName
 from asem_core.files import sha256
-from asem_core.interfaces import Changes, Model
+from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
 from asem_core.run_folder import RunFolder
@@ -57,6 +57,50 @@ class Trained:
     def title(self) -> str:
         """The name that messages call it by."""
         return str(self.details.get("model", "the model"))
+
+
+def network_of(model: Model) -> Any:
+    """Build a model's untrained network, and check that it says what the core must know of it (see `Network`).
+
+    Raises
+    ------
+    PluginError
+        It does not; names the model.
+    """
+    network: Any = model.network()
+    if not isinstance(network, Network):
+        lacking = [
+            name for name in ("context", "alignment", "input_shape", "output_shape") if not hasattr(network, name)
+        ]
+        raise PluginError(
+            f"The network of the model '{model.name}' does not say its {', '.join(lacking)}; see `Network`."
+        )
+    for name in ("context", "alignment"):
+        numbers = tuple(network.context if name == "context" else network.alignment)
+        if len(numbers) != 3 or any(int(n) != n or n < (name == "alignment") for n in numbers):
+            raise PluginError(
+                f"The network of the model '{model.name}' says {name} = {numbers}, which must be three whole numbers of voxels, zyx."
+            )
+    return network
+
+
+def require_steps(model: Model) -> list[Preprocessor]:
+    """List a model's label steps and, last, its exclusion zone.
+
+    Raises
+    ------
+    PluginError
+        One is no preprocessor; names the model.
+    """
+    zone = model.exclusion_zone()
+    steps = [*model.label_steps(), *([] if zone is None else [zone])]
+    for step in steps:
+        if not isinstance(step, Preprocessor):
+            raise PluginError(
+                f"The model '{model.name}' prepares labels by {type(step).__name__}, which is no preprocessor. "
+                "This is a fault of the plugin."
+            )
+    return steps
 
 
 def load_trained(
@@ -224,7 +268,7 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     about = read_metadata(weights)
     size = about.get("voxel_size_nm")
     details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
-    network = load_weights(weights, model.network())
+    network = load_weights(weights, network_of(model))
     steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
     return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()), mirrors)
 
@@ -248,7 +292,7 @@ def _from_registry(catalog: Catalog, name: str) -> Trained:
     card = registry().find(name)
     model = _model_of(card, catalog)
     weights = find_weights(name)
-    network = load_weights(weights, model.network())
+    network = load_weights(weights, network_of(model))
     details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
     greys = read_metadata(weights).get("greys", ())
     return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details, greys)

@@ -19,7 +19,7 @@ from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_n
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
 from asem_core.errors import BadInput
-from asem_core.interfaces import Checked, Source, TellsChanges
+from asem_core.interfaces import Checked, ReadsByKind, Source, TellsChanges
 from asem_core.paths import address_option
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
@@ -92,7 +92,7 @@ def import_volume(
     it again all the same.
     """
     kind = kind or kind_by_name(output)
-    if kind in ("image", "labels") and getattr(source, "kind", kind) is None:
+    if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
         source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
     volume = source.open(layer)
     questions = _ask(volume)
@@ -191,7 +191,7 @@ def _within_memory(run: Run, volume: Volume, block: Zyx) -> Run:
     """Take fewer workers where half of the free memory does not hold their blocks: eight planes may be gigabytes."""
     import psutil
 
-    if run.launcher:  # the memory is elsewhere
+    if run.on:  # the memory is elsewhere
         return run
     shape = [min(b, n) for b, n in zip(block, volume.shape, strict=True)]
     needed = 2 * math.prod(shape) * volume.dtype.itemsize  # the block, and what it is decoded from

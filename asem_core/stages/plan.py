@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_volume
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, OutputExists, UnknownName
 from asem_core.interfaces import Model, OffersTemplates, Region, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
@@ -129,7 +130,9 @@ def plan(
     found = fingerprint([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
-    settings = choose_settings(found, [box for _, box, _ in regions], profiles, templates)
+    settings = choose_settings(
+        found, [box for _, box, _ in regions], profiles, templates, lambda template: sampler_for(template, catalog)
+    )
     own = [place for place, *_ in regions]
     settings = attrs.evolve(settings, split=_apart(settings.split, own))
     settings = attrs.evolve(settings, lines=[*settings.lines, *_block(settings, model)])
@@ -354,6 +357,12 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
     return found
 
 
+def sampler_for(template: Template, catalog: Catalog) -> str:
+    """Name the sampler that says that it suits a kind of image, or the default."""
+    suited = [o.name for o in catalog.offers if o.kind == "sampler" and template in o.cls.suits]
+    return suited[0] if suited else catalog.default("sampler")
+
+
 def model_for(labels: str, catalog: Catalog) -> str:
     """Guess the model plugin from the name of labels: "mito" is "mitochondria".
 
@@ -368,3 +377,60 @@ def model_for(labels: str, catalog: Catalog) -> str:
     if len(near) != 1:
         raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
     return near[0]
+
+
+def write_plan(
+    cells: Sequence[Path],
+    labels: str | None,
+    catalog: Catalog,
+    options: PlanOptions,
+    recipe: Path | None,
+    *,
+    model: str | None = None,
+    raw: str | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Make a plan for the labels of cells and write it to `recipe`, unless it is there; return its text.
+
+    Parameters
+    ----------
+    labels : the layer `labels/<this>`, or its whole name
+    recipe : None writes nothing
+    model : by default the one that the labels are named after
+    overwrite : keep another recipe of that name under a new one
+    say : is told what is done
+
+    Raises
+    ------
+    OutputExists
+        The recipe that is there was made for something else, or boxes were annotated since.
+    BadInput, UnknownName
+        There are no such labels, or no model is known for them.
+    """
+    if labels is None:
+        known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
+        raise BadInput(f"Say which labels to learn: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
+    name = model or model_for(labels, catalog)
+    places = places_of(cells, labels, raw)
+    if recipe is not None and recipe.exists():
+        text = recipe.read_text(encoding="utf-8")
+        if not overwrite:
+            if asked(name, places, options) in text.splitlines():
+                say(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
+                return text
+            raise OutputExists(
+                f"{recipe} was made for something else, or boxes were annotated since. To train with it: asem train {recipe}. "
+                "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
+            )
+        kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
+        recipe.rename(kept)
+        say(f"{kept}: the recipe until now")
+    for place in places:
+        say(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}")
+    text = plan(places, catalog.get("model", name), catalog, options).text
+    if recipe is not None:
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(text, encoding="utf-8")
+        say(f"{recipe}: the plan, each line with its reason")
+    return text

@@ -20,12 +20,9 @@ from asem_core.cell.provenance import kind_by_name, require_labels, what_it_hold
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, NothingToDo
-from asem_core.interfaces import Preprocessor
+from asem_core.interfaces import PartOfPreparation, Preprocessor
 from asem_core.recipe import build
 from asem_core.volume import Volume
-
-STEPS = {"crop": "crop", "mask": "cell-mask", "clahe": "clahe"}
-"""The usual steps in order: what users call them -> the plugin that does it."""
 
 
 @attrs.frozen
@@ -38,13 +35,28 @@ class Made:
     why: str = ""
 
 
+def usual_names(catalog: Catalog) -> dict[str, str]:
+    """List the steps of `prepare` in order: what users call them -> the plugin that does it."""
+    found = [o for o in catalog.offers if o.kind == "preprocessor" and PartOfPreparation in o.cls.__mro__]
+    return {o.cls.usual[1]: o.name for o in sorted(found, key=lambda o: o.cls.usual)}
+
+
 def usual_steps(
     catalog: Catalog, skip: set[str], options: Mapping[str, Mapping[str, object]]
 ) -> dict[str, Preprocessor]:
-    """Build the steps of `prepare` that are not skipped, with their options."""
+    """Build the steps of `prepare` that are not skipped, with their options.
+
+    Raises
+    ------
+    BadInput
+        There is no step that is to be skipped, or that has options.
+    """
+    known = usual_names(catalog)
+    for name in {*skip, *options} - set(known):
+        raise BadInput(f"prepare: there is no step '{name}'. Steps: {', '.join(known)}.")
     return {
         name: build(catalog.get("preprocessor", plugin), options.get(name, {}), f"asem prepare @ {name} ({plugin})")
-        for name, plugin in STEPS.items()
+        for name, plugin in known.items()
         if name not in skip
     }
 

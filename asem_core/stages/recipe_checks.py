@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.store import open_volume
-from asem_core.errors import AsemError, BadInput, OutsideVolume, RecipeError
+from asem_core.errors import AsemError, BadInput, RecipeError
 from asem_core.interfaces import Source
 from asem_core.paths import expand, named_paths
 from asem_core.prediction.expected import of_recipe, require_voxel_size, warn_of_other_steps
-from asem_core.prediction.trained import expected_by, require_weights_of
+from asem_core.prediction.trained import expected_by, network_of, require_weights_of
 from asem_core.pretrained import require_weights
 from asem_core.recipe import Choice, Recipe, build
 from asem_core.stages.preprocess import layer_names
-from asem_core.volume import Box, Labels, Volume
-from asem_core.voxels.resample import on_grid_of, whole_factors
+from asem_core.volume import Box, Volume
 
 if TYPE_CHECKING:
     from asem_core.catalog import Catalog
-    from asem_core.flow import EvaluateOptions, Flow
+    from asem_core.flow import EvaluateTable, Flow
     from asem_core.training.options import RegionOptions, TrainOptions
 
 
@@ -95,7 +94,7 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block
 
-        if wrong := wrong_block(flow.model.network(), planned_training(flow.recipe).block):
+        if wrong := wrong_block(network_of(flow.model), planned_training(flow.recipe).block):
             raise RecipeError(f"{name} @ train: {wrong}")
     if flow.weights is not None:
         try:
@@ -121,32 +120,34 @@ def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
     plugins: dict[str, Any] = dict(sources)
     plugins |= {f"preprocess[{i}]": step for i, step in enumerate(flow.steps)}
     plugins |= {f"analyze[{i}]": analyzer for i, analyzer in enumerate(flow.analyzers)}
-    made = _layers_made(flow)
+    plugins |= {"predict": flow.predict} | ({} if flow.evaluate is None else {"evaluate": flow.evaluate})
+    made = [*_layers_made(flow), "none"]
     for place, plugin in plugins.items():
         try:
             require_paths(plugin, later=made.__contains__)
         except AsemError as error:
-            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {error}") from None
+            named = f"{plugin.name}, " if plugin is not flow.predict and plugin is not flow.evaluate else ""
+            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {named}{error}") from None
 
 
-def require_paths(plugin: Any, later: Callable[[str], bool] = lambda _: False) -> None:
-    """Check that what a plugin's options name is there; `later` tells of a layer that it will be made before it is needed.
+def require_paths(options: Any, later: Callable[[str], bool] = lambda _: False) -> None:
+    """Check that what the options of a plugin or a stage name is there; `later` tells of a layer that it will be made first.
 
     Raises
     ------
     BadInput
         One is not; names the option.
     """
-    for name, what, text in named_paths(plugin):
+    for name, what, text in named_paths(options):
         if "://" in text or (what == "layer" and later(text)):
             continue
         if what == "layer":
             try:
                 open_volume(text)
             except AsemError as error:
-                raise BadInput(f"{plugin.name}, option '{name}': {error}") from None
+                raise BadInput(f"option '{name}': {error}") from None
         elif not Path(text).exists():
-            raise BadInput(f"{plugin.name}, option '{name}': {text} does not exist.")
+            raise BadInput(f"option '{name}': {text} does not exist.")
 
 
 def _layers_made(flow: Flow) -> list[str]:
@@ -206,7 +207,7 @@ def _region(
     return chosen
 
 
-def require_unseen(options: EvaluateOptions, truth: str, training: TrainOptions, name: str) -> None:
+def require_unseen(options: EvaluateTable, truth: str, training: TrainOptions, name: str) -> None:
     """Refuse to score what is trained on: the box of `[evaluate]` and a training region's, in the same labels.
 
     Raises
@@ -256,33 +257,6 @@ def require_voxels_expected(flow: Flow, image: Volume, catalog: Catalog) -> None
     if all(step.changes != "size" for step in flow.steps):
         expected = expected_by(catalog, flow.weights, flow.recipe.folder)
         require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size, spell=of_recipe)
-
-
-def evaluated_box(options: EvaluateOptions, truth: Labels, image: Volume) -> Box:
-    """Say which part of the truth is compared: the box of `[evaluate]`, whose open sides end where truth and image do.
-
-    Raises
-    ------
-    BadInput
-        The box sticks out of the truth or of the image, or these do not meet.
-    """
-    covered = truth.box
-    # Of a truth of larger voxels nothing is known yet: the prediction may get such, by [predict] resample.
-    if whole_factors(image.voxel_size_nm, truth.voxel_size_nm) is not None:
-        covered &= truth.box_of(on_grid_of(truth, image))
-    if covered.is_empty:
-        raise BadInput(
-            f"evaluate: the truth {truth.path} and the image {image.path} do not meet. Correct the origin of one of them."
-        )
-    if options.box is None:
-        return covered
-    box = Box.parse(options.box, covered.end, covered.begin)
-    if not covered.contains(box):
-        raise OutsideVolume(
-            f"evaluate: the box {options.box} sticks out of what truth and image share, {covered} in voxels of {truth.path}. "
-            "Give a smaller box; an open side, as in 0:40,:,:, ends where they do."
-        )
-    return box
 
 
 def _box(text: str | None) -> Box:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -22,15 +22,18 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, ste
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.interfaces import Model, Region, Sampler
-from asem_core.prediction.trained import options_of
+from asem_core.prediction.trained import network_of, options_of, require_steps
+from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
+from asem_core.temporary import temporary_folder
 from asem_core.training.options import TrainOptions
 from asem_core.training.plan import Plan
 from asem_core.training.regions import file_names, hold, open_region, prepare
 from asem_core.voxels.greys import grey_percentiles
 
-DEFAULT_SAMPLER = "balanced"
+if TYPE_CHECKING:
+    from asem_core.training.preflight import Preflight
 
 
 @attrs.frozen
@@ -70,7 +73,7 @@ def read_training_recipe(
             raise RecipeError(f"{path.name}: the table [{needed}] is missing.")
     plugins = {}
     for kind in ("model", "sampler"):
-        options = dict(table.get(kind, {"use": DEFAULT_SAMPLER}))
+        options = dict(table.get(kind, {"use": catalog.default("sampler")}))
         use = options.pop("use", None)
         if not isinstance(use, str):
             raise RecipeError(f'{path.name}: {kind} does not say which plugin: add use = "...".')
@@ -109,10 +112,21 @@ def resumed_recipe(run: str | Path, catalog: Catalog) -> TrainingRecipe:
     return read_training_recipe(folder.path / "recipe.toml", catalog, Path(known[_RECIPE_FOLDER]), known["model"])
 
 
-def started_from(run: str | Path) -> Path | None:
-    """Name the weights that a run fine-tunes, or None."""
-    found = RunFolder(Path(run)).read_json("provenance.json")["start_from"]
-    return None if found is None else Path(found["path"])
+def resume(
+    run: str | Path, catalog: Catalog, *, device: str = "auto", overwrite: bool = False, progress: bool = True
+) -> RunFolder:
+    """Go on with a run that was stopped, exactly as it would have gone on; errors are those of `train`."""
+    start = RunFolder(Path(run)).read_json("provenance.json")["start_from"]
+    return train(
+        resumed_recipe(run, catalog),
+        catalog,
+        run,
+        start_from=start and start["path"],
+        resume=True,
+        overwrite=overwrite,
+        device=device,
+        progress=progress,
+    )
 
 
 def train(
@@ -132,7 +146,8 @@ def train(
     Parameters
     ----------
     start_from
-        Weights to fine-tune: a `.safetensors` or `.pt` file. None draws random weights.
+        Weights to fine-tune: a `.safetensors` or `.pt` file, a run's folder (of which the first checkpoint of the fit regime
+        is taken), or a name of the registry. None draws random weights.
     resume
         Go on with a run that must be there. Without it, too, the same run in `output` goes on where it was stopped; the result
         is the same as without the stop.
@@ -169,6 +184,8 @@ def train(
             folder.require_own(recipe.path)
             folder.forget_prepared()
         begun = resume and folder.state.is_file()
+        if start_from is not None and not begun:  # of a run that has begun, they are not needed, and may be gone
+            start_from = find_weights(str(start_from), choice="finetune_from")
         try:
             plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
         except OutputExists:
@@ -191,6 +208,33 @@ def train(
             write_training_report(folder, plan, record)
         team.wait()  # what follows may read what the first process wrote
     return folder
+
+
+@attrs.frozen
+class Checked:
+    """What is known of a training before it begins.
+
+    Attributes
+    ----------
+    found : what is wrong or worth a note, and facts of each region
+    seconds : what the iterations will take here; None where that was not measured
+    """
+
+    found: Preflight
+    seconds: float | None
+
+
+def check(recipe: TrainingRecipe, catalog: Catalog, output: Path, *, timed: bool = True) -> Checked:
+    """Check a training recipe before hours are spent: regions, labels, context, disk, memory and, if `timed`, time."""
+    from asem_core.training.preflight import preflight, seconds_per_iteration
+
+    with temporary_folder() as scratch:  # a run may be under way in the folder itself
+        plan = make_plan(recipe, catalog, RunFolder(scratch))
+        found = preflight(plan, output)
+        seconds = None
+        if timed and not found.is_refused:
+            seconds = seconds_per_iteration(plan) * recipe.options.iterations
+    return Checked(found, seconds)
 
 
 def _is_finished(folder: RunFolder, options: TrainOptions) -> bool:
@@ -224,12 +268,13 @@ def make_plan(
     from asem_core.weights import load_weights, read_metadata
 
     options = recipe.options
-    network = recipe.model.network()
+    network = network_of(recipe.model)
+    require_steps(recipe.model)
     if start_from is None:
         initialise(network, options)
     elif not begun:
         load_weights(start_from, network)
-    reach = network.input_shape(options.block)  # type: ignore[operator]
+    reach = network.input_shape(options.block)
 
     def open_all(kind: str, *, clean: bool) -> list[Region]:
         places = getattr(options, "regions" if kind == "region" else kind)

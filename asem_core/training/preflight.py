@@ -63,6 +63,11 @@ class Preflight:
     findings: Sequence[Finding]
     facts: Sequence[RegionFacts]
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the run would be wasted."""
+        return any(f.refused for f in self.findings)
+
     def require(self) -> None:
         """Refuse to go on, with all reasons at once.
 

@@ -20,10 +20,10 @@ from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of
-from asem_core.interfaces import Model, Region
+from asem_core.interfaces import AveragesVoxels, Model, Region
 from asem_core.paths import expand
 from asem_core.prediction.expected import mask_for
-from asem_core.recipe import Choice, build, build_choice
+from asem_core.recipe import Choice, build_choice
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, both_known, extent_of_known, understood
@@ -249,7 +249,7 @@ def _downsampled(volume: AnyVolume, factor: Zyx, catalog: Catalog) -> AnyVolume:
     """Average voxels where they are read: the mean of images, the most frequent value of labels."""
     if factor == (1, 1, 1):
         return volume
-    step = build(catalog.get("preprocessor", "downsample"), {"factor": list(factor)}, "train @ downsample")
+    step = catalog.able("preprocessor", AveragesVoxels).by_factor(factor)
     made = apply_lazily(step, volume, Run(progress=False))
     changed: dict[str, Any] = {"data": made.data, "voxel_size_nm": made.voxel_size_nm, "origin_nm": made.origin_nm}
     if isinstance(made, Labels):

@@ -7,7 +7,7 @@ measurement behind each. None knows a data set. What follows from them is a reci
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -287,7 +287,11 @@ class Settings:
 
 
 def choose_settings(
-    found: Fingerprint, boxes: Sequence[Box], foreground: Sequence[Any], network: Mapping[Template, Mapping[str, Any]]
+    found: Fingerprint,
+    boxes: Sequence[Box],
+    foreground: Sequence[Any],
+    network: Mapping[Template, Mapping[str, Any]],
+    sampler: Callable[[Template], str],
 ) -> Settings:
     """Apply the rules.
 
@@ -295,6 +299,7 @@ def choose_settings(
     ----------
     boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
+    sampler : names the one that suits a template
     """
     first = downsampling(found, boxes)
     factor = as_zyx(first.value)
@@ -321,7 +326,7 @@ def choose_settings(
         *schedule(few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
-    lines.append(Setting("sampler", "use", "uniform" if template != "isotropic" else "balanced",
+    lines.append(Setting("sampler", "use", sampler(template),
                          "planes are large and hold object nearly everywhere" if template != "isotropic" else
                          "blocks with little object are drawn less often"))  # fmt: skip
     return Settings(found, template, factor, few, split, lines)

@@ -76,6 +76,7 @@ class GraphCut(Annotator):
     """
 
     name: ClassVar[str] = "graph-cut"
+    is_default: ClassVar[bool] = True
 
     energy: Literal["membrane", "published"] = "membrane"
     supervoxels: Literal["watershed", "slic"] | None = None

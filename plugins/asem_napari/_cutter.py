@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from asem_core import Cut
 from asem_core.blocks import Run
 from asem_core.errors import AsemError, BadInput
 from asem_core.interfaces import Annotator
@@ -24,7 +25,7 @@ class Cutter:
 
     def cut(
         self, annotator: Annotator, volume: Volume, box: Box, run: Run, seeds: np.ndarray, previous: np.ndarray | None
-    ) -> np.ndarray:
+    ) -> Cut:
         """Label the box; prepares first if the annotator, its options or the box are new.
 
         Raises
@@ -42,7 +43,8 @@ class Cutter:
             if wanted != self._prepared:
                 self._ask(line, (annotator, volume, box, run))
                 self._prepared = wanted
-            return np.asarray(self._ask(line, (seeds, previous)))
+            made: Cut = self._ask(line, (seeds, previous))
+            return made
         except (EOFError, OSError):
             self._prepared = None
             raise BadInput(f"The {annotator.name} was stopped before it was done.") from None
@@ -72,7 +74,7 @@ class Cutter:
 
 
 def _serve(line: Connection) -> None:
-    from asem_core import label
+    from asem_core import cut
 
     prepared: Any = None
     name = ""
@@ -87,7 +89,7 @@ def _serve(line: Connection) -> None:
                 prepared, name = annotator.prepare(volume, box, run), annotator.name
                 line.send(True)
             else:
-                line.send(label(prepared, name, *question))
+                line.send(cut(prepared, name, *question))
         except AsemError as error:
             line.send(error)
         except Exception as error:  # a plugin's own fault must reach the window, not end in a dead process

@@ -8,8 +8,7 @@ from typing import Any, Self
 import attrs
 import numpy as np
 
-from asem_core import Layer, check_seeds, layers, notes_folder, open_volume
-from asem_core.errors import BadInput, OutsideVolume
+from asem_core import Cut, Layer, check_seeds, image_of, layers, notes_folder, open_for_painting
 from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume
 
@@ -54,25 +53,12 @@ class Session:
 
         Raises
         ------
-        BadInput
-            The name is empty or holds a slash.
-        OutsideVolume
-            The box sticks out of the image.
-        OutputBusy
-            Another window has these layers open.
+        BadInput, OutsideVolume, OutputBusy
+            See `asem_core.image_of` and `asem_core.open_for_painting`.
         """
-        if not name or "/" in name:
-            raise BadInput(f"'{name}' is no name for an organelle: use letters, digits and -, for example golgi.")
-        image = open_volume(cell / raw)
-        box = default_box(image) if box is None else box
-        if not image.box.contains(box) or box.is_empty:
-            raise OutsideVolume(f"The box {box} sticks out of {image.path}, whose shape is {list(image.shape)}.")
-        seeds_layer = Layer.open(cell / "seeds" / name, image)
-        try:
-            labels_layer = Layer.open(cell / "labels" / name, image)
-        except BaseException:  # the first layer's lock must be given back
-            seeds_layer.close()
-            raise
+        image, where = image_of(cell, raw, box)
+        box = default_box(image) if box is None else where
+        seeds_layer, labels_layer = open_for_painting(cell, name, image)
         seeds = np.ascontiguousarray(seeds_layer.read(box), np.uint8)
         result = (labels_layer.read(box) != 0).astype(np.uint8)
         return cls(image, box, name, image.read(box), seeds, result, seeds_layer, labels_layer, seeds.copy())
@@ -109,11 +95,10 @@ class Session:
         """Refuse to cut with these seeds if they cannot lead anywhere (see `check_seeds`)."""
         check_seeds(annotator, self.seeds, self.box)
 
-    def accept(self, result: np.ndarray, annotator: Annotator) -> None:
-        """Take a result: show it and write it to the cell."""
-        self.result[:] = result
-        self.labels_layer.write(self.box, result)
-        self.labels_layer.note_box(self.box, annotator)
+    def accept(self, made: Cut, annotator: Annotator) -> None:
+        """Take a result: write it to the cell and show it."""
+        self.labels_layer.accept(self.box, made, annotator)
+        self.result[:] = made.values
 
     def close(self) -> None:
         """Save and let go of the layers."""

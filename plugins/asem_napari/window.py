@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from asem_core import BACKGROUND, OBJECT, open_volume
+from asem_core import BACKGROUND, OBJECT, Cut, image_of
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.errors import AsemError, BadInput
@@ -150,7 +150,7 @@ class AnnotatePanel(QWidget):
         layout.addStretch()
 
         self.annotators.currentTextChanged.connect(self._choose)
-        self.annotators.setCurrentText("graph-cut")
+        self.annotators.setCurrentText(self.catalog.default("annotator"))
         self._choose(self.annotators.currentText())
         self.cell.editingFinished.connect(self._list_layers)
         self._open.clicked.connect(self._open_from_form)
@@ -231,15 +231,20 @@ class AnnotatePanel(QWidget):
         seeds, before = session.seeds.copy(), session.previous
         run = Run(scratch=session.scratch, progress=False)
 
-        def work() -> np.ndarray:
+        def work() -> Cut:
             return cutter.cut(annotator, session.image, session.box, run, seeds, before)
 
-        def done(result: np.ndarray) -> None:
-            if session is self.session:
-                session.accept(result, annotator)
-                self._result.refresh()
-                self._draw_views()
-                self._tell(f"{annotator.name}: {int(result.sum()):,} voxels are object. Refine where it is wrong.")
+        def done(made: Cut) -> None:
+            if session is not self.session:
+                return
+            try:
+                session.accept(made, annotator)
+            except AsemError as error:
+                self._failed(error)
+                return
+            self._result.refresh()
+            self._draw_views()
+            self._tell(f"{annotator.name}: {int(made.values.sum()):,} voxels are object. Refine where it is wrong.")
 
         self._busy(True)
         self._tell(f"{annotator.name} is at work. The first cut of a box takes longest.")
@@ -433,7 +438,7 @@ class AnnotatePanel(QWidget):
     def _open_from_form(self) -> None:
         cell, raw, text = Path(self.cell.text()), self.raw.currentText() or "raw", self.box.text().strip()
         try:
-            box = Box.parse(text, open_volume(cell / raw).shape) if text and text != "all" else None
+            box = image_of(cell, raw, text)[1] if text and text != "all" else None
         except AsemError as error:
             self._tell(str(error))
             return

@@ -21,8 +21,8 @@ def tile_histograms(block, lut, kernel, num_values):
 
 
 @njit(cache=True, nogil=True)
-def mappings(histograms, limit, num_levels):
-    """Clip each histogram at `limit` and turn it into a mapping from bin to 0 .. num_levels - 1.
+def mappings(histograms, limits, num_levels):
+    """Clip each histogram at its limit and turn it into a mapping from bin to 0 .. num_levels - 1.
 
     What is cut off is shared out evenly; what does not fit into nearly full bins goes round again, one voxel to each
     of evenly spaced bins, as in Zuiderveld's program.
@@ -31,8 +31,8 @@ def mappings(histograms, limit, num_levels):
     result = np.empty((num_tiles, num_bins), np.uint16)
     for tile in range(num_tiles):
         counts = histograms[tile].copy()
-        total = counts.sum()
-        _clip(counts, limit)
+        total = max(1, counts.sum())
+        _clip(counts, limits[tile])
         scale = (num_levels - 1) / total
         running = 0
         for b in range(num_bins):

@@ -1,11 +1,11 @@
-"""Align the planes of an unregistered stack by translation."""
+"""Align the planes of an unregistered stack, by translation or by rigid motion."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 import numpy as np
@@ -16,6 +16,7 @@ from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 from asem_preprocessors._scratch import own_scratch
+from asem_preprocessors._transforms import FittedTransforms, about_centre
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -26,7 +27,7 @@ PLANES_A_BLOCK = 16
 @attrs.frozen
 class Align(Preprocessor):
     """Shift each plane along y and x so that it lies on the last, by phase correlation (as after acquisition in
-    Gallusser et al. 2022, there with a Fiji plugin).
+    Gallusser et al. 2022, there with a Fiji plugin); or turn it, too, as their data of 10 nm were (StackReg, rigid body).
 
     Slanted structures look like a slow drift: on neural tissue, a quarter of a voxel a plane. Correcting that would
     bend the cell, so the slow part of the shifts stays in the image as far as it does not exceed `kept_drift_vx`. Where
@@ -35,6 +36,10 @@ class Align(Preprocessor):
 
     Parameters
     ----------
+    motion
+        "translation", or "rigid": planes are turned about their centre, too, which interpolates.
+    largest_degrees
+        Of rigid motion: greatest angle between successive planes that is looked for.
     largest_vx
         Greatest shift between successive planes that is looked for, in voxels.
     kept_drift_vx
@@ -52,6 +57,8 @@ class Align(Preprocessor):
     name: ClassVar[str] = "align"
     changes: ClassVar[Changes] = "place"
 
+    motion: Literal["translation", "rigid"] = "translation"
+    largest_degrees: float = 3.0
     largest_vx: int = 50
     kept_drift_vx: float = 1.0
     compared_vx: int = 1024
@@ -66,10 +73,14 @@ class Align(Preprocessor):
             raise BadInput(f"align: canvas must be 'same' or 'grow', got '{self.canvas}'.")
         if self.largest_vx < 1 or self.kept_drift_vx < 0:
             raise BadInput("align: largest_vx must be at least 1, and kept_drift_vx not negative.")
+        if self.motion == "rigid" and self.canvas == "grow":
+            raise BadInput("align: rigid motion keeps the volume's shape: leave canvas at 'same'.")
+        if not 0 < self.largest_degrees <= 45:
+            raise BadInput(f"align: largest_degrees must be above 0 and at most 45, got {self.largest_degrees}.")
         if self.compared_vx < SMALLEST_PLANE:
             raise BadInput(f"align: compared_vx must be at least {SMALLEST_PLANE} voxels, got {self.compared_vx}.")
 
-    def fit(self, volume: Volume, run: Run) -> FittedAlign:
+    def fit(self, volume: Volume, run: Run) -> FittedAlign | FittedTransforms:
         """Find the position of every plane.
 
         Raises
@@ -85,7 +96,16 @@ class Align(Preprocessor):
                 f"align needs planes of at least {SMALLEST_PLANE} x {SMALLEST_PLANE} voxels to compare; those of "
                 f"{volume.path} are {volume.shape[1]} x {volume.shape[2]}."
             )
-        at = self.plane_positions(volume, own_scratch(run, self, volume))
+        run = own_scratch(run, self, volume)
+        if self.motion == "rigid":
+            angles, places = self.plane_motions(volume, run)
+            turned = about_centre(angles, places, volume.shape[1:])
+            told = {
+                "plane_angles_degrees": np.rad2deg(-angles).round(4).tolist(),
+                "plane_shifts_vx": (-places).round(3).tolist(),
+            }
+            return FittedTransforms(volume.spec, volume.box, turned, self.fill, False, told)
+        at = self.plane_positions(volume, run)
         if not self.subpixel:
             at = np.rint(at)
         low, high = np.zeros(2, int), np.zeros(2, int)
@@ -119,6 +139,36 @@ class Align(Preprocessor):
         known = positions(shifts, np.diff(planes), self.kept_drift_vx)
         return known[np.maximum(np.searchsorted(planes, np.arange(num), side="right") - 1, 0)]
 
+    def plane_motions(self, volume: Volume, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """Measure how each plane is turned (radians) and where its content then lies ((y, x), voxels); medians are about 0.
+
+        Angles add up from plane to plane, as in StackReg: structures turn to neither side. What they shift stays in the image, as
+        for shifts alone.
+        """
+        from asem_core.blocks import map_blocks
+        from asem_preprocessors._registration import CLEAR, positions
+        from asem_preprocessors._rigid import turned_by
+
+        num = volume.shape[0]
+        if num == 1:
+            return np.zeros(1), np.zeros((1, 2))
+        load = functools.partial(functools.partial, _measure_motions, volume, self)
+        pairs = Box((0, 0, 0), (num - 1, 1, 1))
+        blocks = map_blocks(load, pairs, (PLANES_A_BLOCK, 1, 1), run, name="align-motions", unit="plane")
+        found = np.concatenate([f for _, f in blocks])
+        clear = found[:, 3] >= CLEAR
+        if not clear.any():
+            raise BadInput(
+                f"align: no plane of {volume.path} resembles its neighbour: is the image empty, or constant?"
+            )
+        motions = np.where(
+            clear[:, None], found[:, :3], 0.0
+        )  # a plane that resembles neither stays with the one before
+        angles = np.concatenate([[0.0], np.cumsum(motions[:, 0])])
+        angles -= np.median(angles)
+        upright = np.einsum("pij,pj->pi", turned_by(-angles[1:]), motions[:, 1:])
+        return angles, positions(upright, np.ones(num - 1, int), self.kept_drift_vx)
+
     def _shift_of(self, volume: Volume, first: int, second: int) -> np.ndarray:
         a, b = (_middle(volume, z, z + 1, self.compared_vx)[0] for z in (first, second))
         return _find(a, b, self.largest_vx)
@@ -134,6 +184,14 @@ def _measure(volume: Volume, largest: int, compared: int, pairs: Box) -> np.ndar
     """Measure the shift of each plane of a run against the last: rows (y, x, clarity)."""
     planes = _middle(volume, pairs.begin[0], pairs.end[0] + 1, compared)
     return np.array([_find(a, b, largest) for a, b in itertools.pairwise(planes)])
+
+
+def _measure_motions(volume: Volume, align: Align, pairs: Box) -> np.ndarray:
+    """Measure the motion of each plane of a run against the last: rows (angle, y, x, clarity)."""
+    from asem_preprocessors._rigid import find_motion
+
+    planes = _middle(volume, pairs.begin[0], pairs.end[0] + 1, align.compared_vx)
+    return np.array([find_motion(a, b, align.largest_vx, align.largest_degrees) for a, b in itertools.pairwise(planes)])
 
 
 def _middle(volume: Volume, begin: int, end: int, compared: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.errors import BadInput, NothingToDo
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Preprocessor
+from asem_core.interfaces import Changes, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
 from asem_preprocessors._greys import finite
 from asem_preprocessors._morphology import Ball
@@ -30,7 +30,7 @@ MOST_HOLES = 0.01  # of the cell, from which on the limits are questioned
 
 
 @attrs.frozen
-class CellMask(Preprocessor):
+class CellMask(Preprocessor, PartOfPreparation):
     """Threshold, open, close, fill holes, drop small objects (Gallusser et al. 2022); 1 in the cell, 0 elsewhere.
 
     Padding is a value at an end of the range that is far more frequent than those beside it. Resin is told from tissue by the
@@ -56,6 +56,7 @@ class CellMask(Preprocessor):
 
     name: ClassVar[str] = "cell-mask"
     changes: ClassVar[Changes] = "mask"
+    usual: ClassVar[tuple[int, str]] = (2, "mask")
 
     darkest: float | None = None
     brightest: float | None = None

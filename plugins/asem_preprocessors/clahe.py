@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -11,20 +11,21 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
-from asem_preprocessors._greys import finite, grey_range, require_contrast
+from asem_preprocessors._greys import Greys, find_padding, finite, grey_histogram, grey_range, require_contrast
 from asem_preprocessors._scratch import own_scratch
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
 
 NUM_LEVELS = 1 << 14  # grey levels that mappings work in, as in scikit-image
+FILLED = 1 / 16  # of a tile's voxels: below, they say too little of the contrast around
 SMALLEST_PASS = 128  # edge in voxels of the blocks that histograms are gathered in, for kernels smaller than it
 
 
 @attrs.frozen
-class Clahe(Preprocessor):
+class Clahe(Preprocessor, PartOfPreparation):
     """Equalize contrast locally, with limited amplification (Zuiderveld 1994; Gallusser et al. 2022).
 
     Two passes: the histogram of each tile of the volume becomes a mapping of grey values; then each voxel goes through
@@ -41,15 +42,20 @@ class Clahe(Preprocessor):
         Number of grey bins.
     dtype
         "uint8" or "uint16"; the result uses its whole range.
+    ignore
+        Grey values that take no part and stay black. None leaves out padding of images of 8 and 16 bits: the darkest or brightest
+        value, where far more voxels have it than any other (the zeros around a tilted region); [] leaves out nothing, as published.
     """
 
     name: ClassVar[str] = "clahe"
     changes: ClassVar[Changes] = "greys"
+    usual: ClassVar[tuple[int, str]] = (3, "clahe")
 
     kernel_vx: int | tuple[int, int, int] = 128
     clip_limit: float = 0.02
     num_bins: int = 256
     dtype: str = "uint8"
+    ignore: tuple[float, ...] | None = None
 
     def __attrs_post_init__(self) -> None:
         if min(as_zyx(self.kernel_vx)) < 2:
@@ -75,9 +81,10 @@ class Clahe(Preprocessor):
         kernel = as_zyx(self.kernel_vx)
         bins, counts = self._tile_counts(volume, kernel, run)
         tiles, num_bins = as_zyx(counts.shape[:3]), counts.shape[3]
-        num_voxels = int(np.prod(kernel))
-        limit = max(1, int(self.clip_limit * num_voxels)) if self.clip_limit else num_voxels
-        maps = mappings(counts.reshape(-1, num_bins), limit, NUM_LEVELS).reshape(*tiles, num_bins)
+        in_tile = counts.reshape(-1, num_bins).sum(axis=1)
+        limits = np.maximum(1, (self.clip_limit * in_tile).astype(np.int64)) if self.clip_limit else in_tile
+        maps = mappings(counts.reshape(-1, num_bins), limits, NUM_LEVELS).reshape(*tiles, num_bins)
+        maps = _with_ignored(_nearest_filled(maps, in_tile.reshape(tiles), int(np.prod(kernel))), bins)
         levels = np.arange(NUM_LEVELS, dtype=np.uint16)
         raw = FittedClahe(attrs.evolve(volume.spec, dtype=np.uint16), bins, maps, kernel, levels)
         low, high = _result_range(raw, volume, counts)
@@ -90,15 +97,32 @@ class Clahe(Preprocessor):
         if volume.dtype == np.uint8:  # all values can be counted, so one pass gives the range too
             every = np.arange(256, dtype=np.uint16)
             counts = _gather(volume, _Bins(every), kernel, run)
+            ignored = self._ignored(np.arange(256.0), counts.sum(axis=(0, 1, 2)))
+            counts[..., list(ignored)] = 0
             used = np.flatnonzero(counts.any(axis=(0, 1, 2)))
-            require_contrast(volume, used[0], used[-1], "clahe")
-            bins = _Bins.between(used[0], used[-1], volume.dtype, self.num_bins)
-            binned = np.zeros((*counts.shape[:3], self.num_bins), np.int64)
+            low, high = (used[0], used[-1]) if used.size else (0, 0)
+            require_contrast(volume, low, high, "clahe")
+            bins = _Bins.between(low, high, volume.dtype, self.num_bins, ignored)
+            binned = np.zeros((*counts.shape[:3], self.num_bins + 1), np.int64)
             np.add.at(binned, (..., bins.lut), counts)
-            return bins, binned
-        low, high = grey_range(volume, run, "clahe")
-        bins = _Bins.between(low, high, volume.dtype, self.num_bins)
-        return bins, _gather(volume, bins, kernel, run, self.num_bins)
+            return bins, binned[..., : self.num_bins]
+        ignored = set()
+        if volume.dtype == np.uint16:
+            greys = grey_histogram(volume, run, "clahe", self.ignore)
+            ignored = {int(v) for v in greys.ignored}
+            low, high = int(greys.values[0]), int(greys.values[-1])
+        else:
+            low, high = grey_range(volume, run, "clahe")
+        bins = _Bins.between(low, high, volume.dtype, self.num_bins, ignored)
+        return bins, _gather(volume, bins, kernel, run, self.num_bins + 1)[..., : self.num_bins]
+
+    def _ignored(self, values: np.ndarray, counts: np.ndarray) -> set[int]:
+        """Say which grey values take no part."""
+        if self.ignore is not None:
+            return {int(v) for v in self.ignore if 0 <= v < values.size}
+        used = counts > 0
+        padding = find_padding(Greys(values[used], counts[used])) if used.any() else None
+        return set() if padding is None else {int(padding)}
 
 
 @attrs.frozen(eq=False)
@@ -108,19 +132,40 @@ class _Bins:
     lut: np.ndarray
     low: float = 0
     high: float = 0
+    ignored: tuple[int, ...] = ()  # grey values of the bin behind the last
 
     @classmethod
-    def between(cls, low: Any, high: Any, dtype: np.dtype[Any], num_bins: int) -> _Bins:
+    def between(cls, low: Any, high: Any, dtype: np.dtype[Any], num_bins: int, ignored: Collection[int] = ()) -> _Bins:
         bin_size = 1 + NUM_LEVELS // num_bins
         if dtype in (np.uint8, np.uint16):
             values = np.clip(np.arange(np.iinfo(dtype).max + 1), low, high)
-            return cls((_levels(values, low, high) // bin_size).astype(np.uint16))
+            lut = (_levels(values, low, high) // bin_size).astype(np.uint16)
+            lut[list(ignored)] = num_bins
+            return cls(lut, ignored=tuple(sorted(ignored)))
         return cls((np.arange(NUM_LEVELS) // bin_size).astype(np.uint16), low, high)
 
     def prepare(self, block: np.ndarray) -> np.ndarray:
         if block.dtype in (np.uint8, np.uint16):
             return np.ascontiguousarray(block, block.dtype.newbyteorder("="))
         return _levels(block, self.low, self.high).astype(np.uint16)
+
+
+def _nearest_filled(maps: np.ndarray, in_tile: np.ndarray, num_voxels: int) -> np.ndarray:
+    """Give tiles that are nearly all padding the mapping of the nearest that is not."""
+    from scipy import ndimage
+
+    empty = in_tile < FILLED * num_voxels
+    if not empty.any() or empty.all():
+        return maps
+    at = ndimage.distance_transform_edt(empty, return_distances=False, return_indices=True)
+    return np.asarray(maps[tuple(at)])
+
+
+def _with_ignored(maps: np.ndarray, bins: _Bins) -> np.ndarray:
+    """Add the bin of what takes no part, which stays black."""
+    if not bins.ignored:
+        return maps
+    return np.concatenate([maps, np.zeros((*maps.shape[:3], 1), maps.dtype)], axis=3)
 
 
 def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -184,16 +229,17 @@ def _result_range(fitted: FittedClahe, volume: Volume, counts: np.ndarray) -> tu
     dark = counts.astype(bool).argmax(axis=3)
     bright = counts.shape[3] - 1 - counts[..., ::-1].astype(bool).argmax(axis=3)
     least, greatest = NUM_LEVELS, -1
-    lower = _at_corners(fitted, dark).min(axis=(0, 1, 2)) - 1  # one level for rounding
+    empty = ~counts.any(axis=3)  # nothing but padding
+    lower = np.where(empty, np.inf, _at_corners(fitted, dark).min(axis=(0, 1, 2)) - 1)  # one level for rounding
     for tile in _in_order(lower):
         if lower[tile] >= least or least == 0:
             break
-        least = min(least, int(_tile_result(fitted, volume, tile).min()))
-    upper = _at_corners(fitted, bright).max(axis=(0, 1, 2)) + 1
+        least = min(least, int(_tile_result(fitted, volume, tile).min(initial=NUM_LEVELS - 1)))
+    upper = np.where(empty, -np.inf, _at_corners(fitted, bright).max(axis=(0, 1, 2)) + 1)
     for tile in _in_order(-upper):
         if upper[tile] <= greatest or greatest == NUM_LEVELS - 1:
             break
-        greatest = max(greatest, int(_tile_result(fitted, volume, tile).max()))
+        greatest = max(greatest, int(_tile_result(fitted, volume, tile).max(initial=0)))
     return least, greatest
 
 
@@ -221,7 +267,9 @@ def _in_order(keys: np.ndarray) -> list[tuple[int, ...]]:
 def _tile_result(fitted: FittedClahe, volume: Volume, tile: tuple[int, ...]) -> np.ndarray:
     begin = as_zyx([t * k for t, k in zip(tile, fitted.kernel, strict=True)])
     box = Box(begin, as_zyx([b + k for b, k in zip(begin, fitted.kernel, strict=True)])) & volume.box
-    return fitted(volume.read(box), box)
+    block = volume.read(box)
+    result = fitted(block, box)
+    return result[~np.isin(block, fitted.bins.ignored)] if fitted.bins.ignored else result
 
 
 @hookimpl

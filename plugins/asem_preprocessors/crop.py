@@ -12,7 +12,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK
 from asem_preprocessors._outside import Cubes, cube_greys, given_limits
@@ -30,7 +30,7 @@ CELL = 16  # edge in voxels of the cubes that the cell is looked for in
 
 
 @attrs.frozen
-class Crop(Preprocessor):
+class Crop(Preprocessor, PartOfPreparation):
     """Keep one box of a volume: the cell's bounding box, found from grey values, or a given one.
 
     The result stays where it was: its origin moves along. Its attribute `crop` holds the box and the shape it was cut
@@ -55,6 +55,7 @@ class Crop(Preprocessor):
 
     name: ClassVar[str] = "crop"
     changes: ClassVar[Changes] = "place"
+    usual: ClassVar[tuple[int, str]] = (1, "crop")
 
     box: str | None = None
     begin_nm: Triple | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor
+from asem_core.interfaces import AveragesVoxels, Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Downsample(Preprocessor):
+class Downsample(Preprocessor, AveragesVoxels):
     """Shrink a volume by whole factors (Gallusser et al. 2022: 5 to 10 nm).
 
     Each voxel of the result covers factor^3 voxels of the input; at the far border, fewer: what is there counts, and
@@ -51,6 +51,11 @@ class Downsample(Preprocessor):
             raise BadInput(f"downsample: factor must be at least 1, got {self.factor}.")
         if self.method not in ("mean", "mode", None):
             raise BadInput(f"downsample: method must be 'mean' or 'mode', got '{self.method}'.")
+
+    @classmethod
+    def by_factor(cls, factor: Zyx) -> Downsample:
+        """Make the step of three factors."""
+        return cls(factor=factor)
 
     def fit(self, volume: Volume, run: Run) -> FittedDownsample:
         """Work out the factors and the new grid.

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, MakesZones, Preprocessor, ZoneShape
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.lengths import tell_in_voxels
 from asem_preprocessors._labels import require_labels
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class ExclusionZone(Preprocessor):
+class ExclusionZone(Preprocessor, MakesZones):
     """Mark what lies near an outline: the labels dilated, less the labels eroded (Gallusser et al. 2022).
 
     Published widths in voxels, outwards/inwards: mitochondria 4/4, Golgi 2/2, endoplasmic reticulum 1/1, coated pits and
@@ -45,11 +45,22 @@ class ExclusionZone(Preprocessor):
     dilate_nm: float | None = None
     erode_vx: float | None = None
     erode_nm: float | None = None
-    shape: Literal["diamond", "ball"] = "diamond"
+    shape: ZoneShape = "diamond"
 
     def __attrs_post_init__(self) -> None:
         check_one_unit(self.name, "dilate", self.dilate_vx, self.dilate_nm)
         check_one_unit(self.name, "erode", self.erode_vx, self.erode_nm)
+
+    @classmethod
+    def of_widths(cls, outwards: float, inwards: float, unit: Literal["vx", "nm"]) -> ExclusionZone:
+        """Make the step of two widths in voxels or in nm."""
+        if unit == "vx":
+            return cls(dilate_vx=outwards, erode_vx=inwards)
+        return cls(dilate_nm=outwards, erode_nm=inwards)
+
+    def of_shape(self, shape: ZoneShape) -> ExclusionZone:
+        """Make the same zone of another shape."""
+        return attrs.evolve(self, shape=shape)
 
     def fit(self, volume: Volume, run: Run) -> FittedExclusionZone:
         """Work out the balls in this volume's voxels.

@@ -40,6 +40,7 @@ class Balanced(Sampler):
     """
 
     name: ClassVar[str] = "balanced"
+    is_default: ClassVar[bool] = True
 
     least_foreground: float = 0.05
     reject_little_foreground: float = 0.9

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Region, Sampler
+from asem_core.interfaces import Region, Sampler, Template
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_samplers.balanced import RegionCounts
 
@@ -22,6 +22,7 @@ class Uniform(Sampler):
     """
 
     name: ClassVar[str] = "uniform"
+    suits: ClassVar[Sequence[Template]] = ("anisotropic", "planes")
 
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
         sizes = np.array([region.labels.box.size for region in regions], dtype=float)

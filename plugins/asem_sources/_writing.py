@@ -41,7 +41,7 @@ def block_of(volume: Volume) -> Zyx:
 
 def write_in_order(write: Callable[[Box], None], volume: Volume, block: Zyx, run: Run) -> None:
     """Write a file that only one process can write, block by block in the order of C."""
-    alone = attrs.evolve(run, workers=1, launcher="", scratch=None)
+    alone = attrs.evolve(run, workers=1, on=None, scratch=None)
     run_blocks(lambda: write, volume.box, block, alone, name="export")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 import platformdirs
 
+from asem_core.engine.clusters import config_path
 from asem_core.errors import AsemError
 
 
@@ -58,12 +59,6 @@ class Settings:
             offline=environ.get("ASEM_OFFLINE", "0").lower() not in ("", "0", "false", "no"),
             s3_endpoint=environ.get("ASEM_S3_ENDPOINT") or None,
         )
-
-
-def config_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Say where the configuration file is, whether or not it exists."""
-    named = environ.get("ASEM_CONFIG")
-    return Path(named).expanduser() if named else platformdirs.user_config_path("asem") / "config.toml"
 
 
 _KEYS = {"cards": list, "cache": str}

@@ -19,7 +19,8 @@ from asem_core.cell.store import Output, create_volume, finish_volume, open_volu
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputBusy, PluginError, ShapeMismatch
 from asem_core.stages import annotate
-from asem_core.stages.annotate import Layer, annotated_boxes, check_seeds, label, read_seeds
+from asem_core.stages.annotate import Layer, annotated_boxes, check_seeds, cut
+from asem_core.stages.seeds import read_seeds
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Labels, Spec, Volume
 
@@ -170,9 +171,9 @@ def test_names_an_annotator_that_breaks_its_word() -> None:
     """A wrong shape or an ignored seed is the plugin's fault, and the message says whose."""
     seeds = np.ones((2, 3, 4), np.uint8)
     with pytest.raises(PluginError, match=r"'mine' must return uint8 of shape \[2, 3, 4\], but returned bool"):
-        label(lambda s, p: s > 0, "mine", seeds)
+        cut(lambda s, p: s > 0, "mine", seeds)
     with pytest.raises(PluginError, match="'mine' must return 0 and 1 and honour every seed"):
-        label(lambda s, p: np.zeros_like(s), "mine", seeds)
+        cut(lambda s, p: np.zeros_like(s), "mine", seeds)
 
 
 class TestReadSeeds:
@@ -308,7 +309,9 @@ class TestCommands:
         np.save(tmp_path / "seeds.npy", seeds_of(BOX))
         box = ("--box", "4:36,5:40,6:44")
         asem("annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", *box, "--use", "watershed", "-o", "labels/a")
-        code, output = asem("annotate", "export", cell / "labels/a", *box, "--set", "form=png", "-o", tmp_path / "vast")
+        code, output = asem(
+            "annotate", "export", cell / "labels/a", *box, "--use", "image-stack", "-o", tmp_path / "vast"
+        )
         assert code == 0, output
         code, output = asem("annotate", "import", cell, tmp_path / "vast", *box, "-o", "labels/b")
         assert code == 0, output

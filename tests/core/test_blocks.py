@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks, worker_index
+from asem_core.engine.clusters import Cluster
 from asem_core.errors import BadInput, BlockFailed, NoSpace
 from asem_core.progress import Bar, rate_of
 from asem_core.volume import Box
@@ -93,9 +94,10 @@ def test_map_blocks_in_order(tmp_path: Path) -> None:
     assert all(tuple(result[:3]) == box.begin and result[3] in (0, 1) for box, result in found)
 
 
-def test_launcher(tmp_path: Path) -> None:
-    """A launcher command starts the workers; here one that changes their environment."""
-    run = Run(workers=1, progress=False, launcher="env ASEM_TEST_LAUNCHED=yes", scratch=tmp_path / "scratch")
+def test_command_of_a_cluster(tmp_path: Path) -> None:
+    """A command starts the workers; here one that changes their environment."""
+    elsewhere = Cluster("here", "command", workers=1, options="env ASEM_TEST_LAUNCHED=yes", address="127.0.0.1")
+    run = Run(progress=False, on=elsewhere, scratch=tmp_path / "scratch")
     run_blocks(Touch(tmp_path), BOX, 6, run, name="launched")
     assert sorted(calls(tmp_path)) == sorted(map(str, BOX.blocks(6)))
 

@@ -9,9 +9,12 @@ import pytest
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
+from asem_core.stages.evaluate import EvaluateOptions, Pair, evaluate, open_prediction, open_truth
 from asem_core.volume import Spec
 
 
@@ -90,6 +93,22 @@ def test_a_report_of_other_things_is_not_replaced(cell, tmp_path):
     assert run(*pair, "-o", report, "-t", 0.3, "--overwrite").exit_code == 0
 
 
+def test_the_same_scores_in_python_and_when_read_again(cell, tmp_path):
+    """The command is a thin caller of the stage, and a report that was made of the same is read, not made again."""
+    pair = (cell / "predictions/a/probability", cell / "labels/mito")
+    told = json.loads(run(*pair, "--model", "mitochondria", "--json").stdout)
+    catalog = load_catalog()
+    model = catalog.get("model", "mitochondria")()
+    pairs = [Pair("m", open_prediction(str(pair[0])), open_truth(str(pair[1])))]
+    found = evaluate(pairs, EvaluateOptions(), Run(progress=False), catalog, model=model, folder=tmp_path / "r")
+    assert [dict(row, region=str(pair[1])) for row in found.scores] == told["scores"]
+    assert found.objects[0]["num_found"] == 1
+    page = (tmp_path / "r/report.html").stat().st_mtime_ns
+    again = evaluate(pairs, EvaluateOptions(), Run(progress=False), catalog, model=model, folder=tmp_path / "r")
+    assert (again.scores, again.objects, again.page) == (found.scores, found.objects, found.page)
+    assert (tmp_path / "r/report.html").stat().st_mtime_ns == page
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -134,6 +153,6 @@ def test_masks_of_the_opposite_meaning_are_refused(cell, tmp_path):
     """The authors' metric masks (0 = ignored) and exclusion zones (0 = scored) are told apart, with the option to use."""
     pair = (cell / "predictions/a/probability", cell / "labels/mito")
     answer = run(*pair, "--exclusion", tmp_path / "a.zarr/volumes/metric_masks/mito")
-    assert (answer.exit_code, "Give it with --mask" in answer.output.replace("\n", " ")) == (1, True)
+    assert (answer.exit_code, "Give it as mask (--mask)" in answer.output.replace("\n", " ")) == (1, True)
     answer = run(*pair, "--mask", tmp_path / "a.zarr/exclusion/mito")
-    assert (answer.exit_code, "Give it with --exclusion" in answer.output.replace("\n", " ")) == (1, True)
+    assert (answer.exit_code, "Give it as exclusion (--exclusion)" in answer.output.replace("\n", " ")) == (1, True)

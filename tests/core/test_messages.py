@@ -115,8 +115,11 @@ def test_what_is_refused(tmp_path: Path, case: str) -> None:
     ("words", "sentence"),
     [
         (["export", "c.zarr/p", "--mesh", "ply", "--threshold", "0.5", "-o", "out"], "Surfaces are made of labels"),
-        (["evaluate", "p", "t", "--exclusion", "e", "--zone-vx", "1,0"], "Give --exclusion, or a zone, not both."),
-        (["evaluate", "p", "t", "--zone-nm", "5,0", "--zone-vx", "1,0"], "or in nm (--zone-nm), not both."),
+        (
+            ["evaluate", "p", "t", "--exclusion", "e", "--zone-vx", "1,0"],
+            "give an exclusion layer or the widths of a zone, not both.",
+        ),
+        (["evaluate", "p", "t", "--zone-nm", "5,0", "--zone-vx", "1,0"], "or in nm (zone_nm), not both."),
     ],
 )
 def test_options_that_exclude_each_other(words: list[str], sentence: str) -> None:

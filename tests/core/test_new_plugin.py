@@ -13,6 +13,7 @@ import pytest
 from asem_core.catalog import KINDS
 from asem_core.cli.new_plugin import write_project
 from asem_core.errors import BadInput
+from asem_core.hookspecs import CONTRACT
 
 
 def test_a_project_of_each_kind_passes_its_kit(tmp_path: Path) -> None:
@@ -28,6 +29,8 @@ def test_a_project_of_each_kind_passes_its_kit(tmp_path: Path) -> None:
         (info / "entry_points.txt").write_text(f"[asem]\n{name} = {module}\n")
         tests.append(str(project / "tests"))
         assert f"new-{kind}" in (project / "README.md").read_text()
+        module = (project / f"asem_new_{kind}/__init__.py").read_text()
+        assert f"\nASEM_CONTRACT = {CONTRACT}\n" in module
     path = os.pathsep.join([str(tmp_path), *(str(tmp_path / f"asem-new-{kind}") for kind in KINDS)])
     words = [
         sys.executable,

@@ -222,7 +222,7 @@ def test_zones_of_diamonds_and_balls(container, weights):
         rows[shape] = json.loads(asem(*pair, "--zone-shape", shape))["scores"][0]["ignored_vx"]
     assert rows["diamond"] == np.sum(metric_mask(balls()) == 0)
     assert rows["ball"] > 1.1 * rows["diamond"]
-    assert "--zone-shape says how a zone is made" in asem("evaluate", truth, truth, "--zone-shape", "ball", code=1)
+    assert "zone_shape says how a zone is made" in asem("evaluate", truth, truth, "--zone-shape", "ball", code=1)
 
 
 def test_a_mask_given_the_wrong_way_round_is_detected(container, caplog):
@@ -237,11 +237,11 @@ def test_a_mask_given_the_wrong_way_round_is_detected(container, caplog):
         assert question_roles(truth, *right, truth.box) is None
     wrong = question_roles(truth, mask, None, truth.box)
     assert "m, given as exclusion, leaves out" in wrong
-    assert "give it with --mask (in a recipe, mask)." in wrong
-    assert "give it with --exclusion (in a recipe, exclusion)." in question_roles(truth, None, zone, truth.box)
+    assert "give it as mask (--mask)." in wrong
+    assert "give it as exclusion (--exclusion)." in question_roles(truth, None, zone, truth.box)
     place = str(container / "volumes/metric_masks/mito")
     options = RegionOptions(str(container / "volumes/raw"), str(container / "volumes/labels/mito"), exclusion=place)
-    with pytest.raises(BadInput, match="Give it with --mask"):
+    with pytest.raises(BadInput, match="Give it as mask"):
         open_region(options, "r", load_catalog(), container)
     options = attrs.evolve(options, exclusion=None, mask=place)
     assert open_region(options, "r", load_catalog(), container).mask is not None

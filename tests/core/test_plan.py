@@ -179,8 +179,8 @@ def test_few_objects_say_nothing_of_the_threshold() -> None:
 
 def test_few_labels_are_varied_more() -> None:
     boxes, profiles = [Box((0, 0, 0), (48, 48, 48))], [[np.full(48, 100)] * 3]
-    few = choose_settings(found(num_annotated_vx=48**3), boxes, profiles, {}).table()["train"]
-    many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}).table()["train"]
+    few = choose_settings(found(num_annotated_vx=48**3), boxes, profiles, {}, lambda _: "balanced").table()["train"]
+    many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}, lambda _: "balanced").table()["train"]
     assert few["optimizer"]["weight_decay"] > many["optimizer"]["weight_decay"]
     assert few["augment"]["gamma"] != [1.0, 1.0] == many["augment"]["gamma"]
 
@@ -198,6 +198,7 @@ def test_much_time_makes_the_network_wider(seconds: float, most_features: int, f
         boxes,
         [[np.full(500, 10**5)] * 3],
         {"isotropic": model.network_options("isotropic")},
+        lambda _: "balanced",
     )
     settings = attrs.evolve(settings, lines=[*settings.lines, Setting("train", "block", [46, 46, 46])])
 

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from asem_core.blocks import Run, run_blocks
+from asem_core.engine.clusters import Cluster
 from asem_core.engine.notes import DoneNotes, private_folder, require_own_file
 from asem_core.errors import BadInput
 from asem_core.volume import Box
@@ -77,7 +78,8 @@ def test_a_stranger_takes_no_blocks(tmp_path: Path) -> None:
     import daisy.v2 as daisy
 
     before = listening()
-    run = Run(workers=2, progress=False, launcher="env ASEM_TEST=1", scratch=tmp_path / "scratch", address="127.0.0.1")
+    elsewhere = Cluster("here", "command", workers=2, options="env ASEM_TEST=1", address="127.0.0.1")
+    run = Run(progress=False, on=elsewhere, scratch=tmp_path / "scratch")
     taken = []
     with run_of(tmp_path, run):
         ((host, port),) = set(listening()) - set(before)
@@ -179,7 +181,7 @@ def test_half_a_note_is_none(tmp_path: Path) -> None:
 @needs_users
 @pytest.mark.parametrize("what", ["file", "folder", "owner", "link"])
 def test_a_job_that_others_could_write_is_not_run(tmp_path: Path, what: str) -> None:
-    """A worker that a launcher starts loads code from a file: only from its own user's, which nobody else can write."""
+    """A worker of a cluster loads code from a file: only from its own user's, which nobody else can write."""
     folder = tmp_path / "private"
     folder.mkdir(mode=0o700)
     file = folder / "a.job"
@@ -207,6 +209,7 @@ def test_a_job_that_others_could_write_is_not_run(tmp_path: Path, what: str) -> 
 
 def test_an_address_that_is_not_of_this_machine(tmp_path: Path) -> None:
     """It is said, not replaced by all addresses."""
-    run = Run(workers=2, progress=False, launcher="env", scratch=tmp_path / "scratch", address="203.0.113.7")
+    elsewhere = Cluster("away", "command", options="env", address="203.0.113.7")
+    run = Run(progress=False, on=elsewhere, scratch=tmp_path / "scratch")
     with pytest.raises(BadInput, match=r"203\.0\.113\.7 is no address of this machine"):
         run_blocks(Touch(tmp_path), BOX, 4, run, name="elsewhere")

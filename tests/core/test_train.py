@@ -21,7 +21,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
-from asem_core.errors import AsemError, BadInput, OutputBusy, OutputExists, RecipeError, TrainingStopped
+from asem_core.errors import AsemError, BadInput, OutputBusy, OutputExists, RecipeError, TrainingStopped, UnknownName
 from asem_core.run_folder import RunFolder
 from asem_core.stages.train import make_plan, read_training_recipe, resumed_recipe, train
 from asem_core.training.devices import join_team
@@ -468,7 +468,7 @@ def test_fine_tuning_goes_on_without_the_weights_it_started_from(
     assert resumed.exit_code == 0, resumed.output
     assert (second.path / "report.html").exists()
     second.state.unlink()  # as if it had been stopped before the first checkpoint
-    with pytest.raises(BadInput, match="There is no weights file"):
+    with pytest.raises(UnknownName, match="weights file .* does not exist"):
         run(recipe(iterations="2"), catalog, second.path, start_from=start, resume=True)
 
 

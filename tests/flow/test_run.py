@@ -243,7 +243,18 @@ BAD = {
     "two zones": (
         'truth = "balls"',
         'truth = "balls"\nzone_vx = [1, 0]\nzone_nm = [5, 0]',
-        "zone_vx and zone_nm are both given; keep one",
+        "give the zone in voxels (zone_vx) or in nm (zone_nm), not both",
+    ),
+    "a zone as a mask": (
+        'truth = "balls"',
+        'truth = "balls"\nmask = "exclusion/balls"',
+        "is an exclusion zone, of which everything but 0 is ignored",
+    ),
+    "no mask to score in": ('truth = "balls"', 'truth = "balls"\nmask = "mask"', "@ evaluate: option 'mask': "),
+    "no mask to predict in": (
+        "[evaluate]",
+        '[predict]\nmask = "nothing.zarr/mask"\n\n[evaluate]',
+        "@ predict: option 'mask': ",
     ),
     "no path": ('path = "planes"', 'path = "plains"', "recipe.toml @ source: "),
     "no model": ("", "", "[train] needs a [model]: add use = "),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import asem_core
@@ -19,13 +22,17 @@ from asem_core.flow import build_flow, run_flow
 from asem_core.interfaces import Region
 from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe
+from asem_core.run_folder import RunFolder
 from asem_core.stages.inputs import open_images_of
 from asem_core.stages.predict import predict_live
 from asem_core.stages.recipe_checks import require_inputs
+from asem_core.stages.train import read_training_recipe
 from asem_core.training.augment import Augment
 from asem_core.training.stream import BlockStream
 from asem_core.volume import Box, Labels, Volume
 from asem_core.weights import save_weights
+from asem_napari._cutter import Cutter
+from asem_napari.session import Session
 
 LAB = Path(__file__).with_name("their_lab.py")
 QUIET = Run(progress=False)
@@ -58,14 +65,15 @@ within = "labels/er"
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Install the package, and write a scan and weights of its network."""
-    site = tmp_path / "site"
-    (site / "their_lab-1.2.dist-info").mkdir(parents=True)
-    (site / "their_lab.py").write_text(LAB.read_text())
-    info = site / "their_lab-1.2.dist-info"
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-lab\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text("[asem]\ntheir-lab = their_lab\n")
-    monkeypatch.syspath_prepend(site)
+    """Put the package on the path, unless pip installed it (see tests/packaging), and write a scan and weights of its network."""
+    if not [d for d in distributions() if d.name == "their-lab"]:
+        site = tmp_path / "site"
+        (site / "their_lab-1.2.dist-info").mkdir(parents=True)
+        (site / "their_lab.py").write_text(LAB.read_text())
+        info = site / "their_lab-1.2.dist-info"
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-lab\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text("[asem]\ntheir-lab = their_lab\n")
+        monkeypatch.syspath_prepend(site)
     monkeypatch.chdir(tmp_path)
     image = np.full((40, 40, 40), 60, np.uint8)
     image[8:20, 8:20, 8:20], image[24:28, 24:28, 24:28], image[30:34, 8:20, 8:20] = 250, 250, 180
@@ -184,8 +192,55 @@ def test_a_format_of_theirs_is_written_by_export(lab: Path) -> None:
 def test_an_annotator_without_strokes(lab: Path) -> None:
     """One that declares that it needs no seeds labels a box that nobody painted in."""
     asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    box = Box.parse("0:16,0:16,0:16")
     asem("annotate", "cut", "cell.zarr", "--use", "lab-middle", "--box", "0:16,0:16,0:16", "-o", "labels/middle", "-q")
-    assert asem_core.open_volume("cell.zarr/labels/middle").read(Box.parse("0:16,0:16,0:16")).sum() == 8**3
+    by_command = asem_core.open_volume("cell.zarr/labels/middle").read()
+    assert by_command[box.slices].sum() == by_command.sum() == 8**3
+
+    image, _ = asem_core.image_of(Path("cell.zarr"))
+    annotator = catalog().get("annotator", "lab-middle")()
+    asem_core.annotate(annotator, image, box, np.zeros(box.shape, np.uint8), "cell.zarr/labels/python", QUIET)
+    np.testing.assert_array_equal(asem_core.open_volume("cell.zarr/labels/python").read(), by_command)
+
+    window, cutter = Session.open(Path("cell.zarr"), "window", box), Cutter()  # what the window does, without a screen
+    window.check(annotator)
+    window.accept(cutter.cut(annotator, window.image, box, QUIET.within("w"), window.seeds, None), annotator)
+    window.close()
+    cutter.stop()
+    np.testing.assert_array_equal(asem_core.open_volume("cell.zarr/labels/window").read(), by_command)
+
+
+def test_training_by_every_door(lab: Path) -> None:
+    """By recipe, command and Python: with their network and their sampler, to the same weights."""
+    train = """
+[sampler]
+use = "lab-corner"
+
+[train]
+iterations = 2
+checkpoint_every = 2
+block = [8, 8, 8]
+batch = 1
+missing_context = "reflect"
+"""
+    by_path = """
+[[train.regions]]
+raw = "cell.zarr/raw"
+labels = "cell.zarr/labels/er"
+"""
+    by_name = by_path.replace('raw = "cell.zarr/raw"\n', "").replace("cell.zarr/labels/er", "er")
+    whole = RECIPE.replace('weights = "lab.safetensors"\n', "").replace("[predict]", f"{train}{by_name}\n[predict]")
+    whole = whole.replace('[[preprocess]]\nuse = "lab-trim"\nmargin_vx = 4\n', "")
+    cell = run_recipe(lab, whole)
+    shutil.copytree(cell, "cell.zarr")
+    Path("train.toml").write_text(f'[model]\nuse = "lab-organelle"\n{train}{by_path}')
+    asem("train", "train.toml", "-o", "by_command", "--device", "cpu", "-q")
+    recipe = read_training_recipe("train.toml", catalog())
+    asem_core.train(recipe, catalog(), "by_python", device="cpu", progress=False)
+    runs = [RunFolder(lab / folder) for folder in ("out/training", "by_command", "by_python")]
+    learnt = [next(iter(load_file(run.chosen()).values())) for run in runs]
+    assert learnt[0] != 1.0
+    assert learnt[0] == learnt[1] == learnt[2]
 
 
 def test_what_a_sampler_gives_is_checked(lab: Path) -> None:

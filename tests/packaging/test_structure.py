@@ -156,6 +156,49 @@ def test_plugins_and_registry_import_only_what_is_theirs(folder: Path) -> None:
     assert not wrong
 
 
+OTHER_MEANINGS = {
+    "threshold": "a column of scores, and the option of models",
+    "precomputed": "a form of meshes",
+    "hdf5": "an extra",
+    "downsample": "an option of [train]",
+}
+"""Words of the core that are also names of plugins."""
+CONVENTIONS = {"elsewhere.py"}
+"""Modules that read what others wrote: how the authors' files name the steps behind an image."""
+
+
+def test_the_core_names_no_plugin() -> None:
+    """It asks the catalog who can do what, and who is the default; only what a command's help shows may name one."""
+    names = {name for folder in PLUGIN_PACKAGES for file in folder.rglob("*.py") for name in plugin_names(file)}
+    assert {"balanced", "graph-cut", "clahe", "exclusion-zone"} <= names
+    wrong = []
+    for file in (f for f in (ROOT / "asem_core").rglob("*.py") if f.name not in CONVENTIONS):
+        tree = ast.parse(file.read_text())
+        shown = {
+            id(keyword.value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            for keyword in node.keywords
+            if keyword.arg == "show_default"
+        }
+        wrong += [
+            f"{file.relative_to(ROOT)}:{node.lineno} names {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and node.value in names - set(OTHER_MEANINGS) and id(node) not in shown
+        ]
+    assert not wrong
+
+
+def plugin_names(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if (
+            isinstance(node, ast.AnnAssign)
+            and ast.unparse(node.target) == "name"
+            and isinstance(node.value, ast.Constant)
+        ):
+            yield str(node.value.value)
+
+
 def test_every_public_name_is_where_the_core_says() -> None:
     """What `asem_core` offers loads, and the type checker sees the same names."""
     import asem_core

@@ -98,6 +98,44 @@ def test_example_plugin_by_pip(fresh: Path, tmp_path: Path) -> None:
     assert "lipid-droplets" not in asem(fresh, "plugins", "list")
 
 
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "their-lab"
+version = "1.2"
+dependencies = ["asem-core"]
+
+[project.entry-points.asem]
+their-lab = "their_lab"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["their_lab.py"]
+"""
+
+
+def test_a_package_of_each_kind_works_through_every_door(fresh: Path, tmp_path: Path) -> None:
+    """Installed by pip beside the wheel, away from the checkout: recipe, commands, Python, live view and window agree."""
+    flow = ROOT / "tests" / "flow"
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text(PROJECT)
+    for name, folder in (("their_lab.py", project), ("test_third_party.py", tmp_path)):
+        (folder / name).write_text((flow / name).read_text())
+    pip = [str(fresh), "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", "--no-deps", "--no-build-isolation", str(project)], check=True)
+    doors = "every_door or strokes or export"
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", doors, str(tmp_path / "test_third_party.py")]
+    done = subprocess.run(
+        [str(fresh), "-m", "pytest", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    subprocess.run([*pip, "uninstall", "-q", "-y", "their-lab"], check=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "4 passed" in done.stdout
+
+
 def test_example_is_what_the_command_writes(tmp_path: Path) -> None:
     """The example in the docs equals what `asem plugins new lipid-droplets` writes today."""
     from asem_core.cli.new_plugin import write_project

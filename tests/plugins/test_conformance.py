@@ -79,6 +79,12 @@ def _label_file(folder: Path) -> dict[str, Any]:
     return {"path": str(folder / "labels.tif")}
 
 
+def _table(folder: Path) -> dict[str, Any]:
+    rows = [f"0.98,0.17,{z / 3},-0.17,0.98,{-z}" for z in range(example_image().shape[0])]
+    (folder / "table.csv").write_text("\n".join(rows))
+    return {"table": str(folder / "table.csv")}
+
+
 # What a plugin cannot do without: files, mostly. Everything else runs on its defaults.
 OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("source", "tiff-stack"): _tiff_stack,
@@ -107,6 +113,7 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("annotator", "threshold"): lambda _: {"high": 90.0},
     ("preprocessor", "cell-mask"): lambda _: {"darkest": 2.0, "brightest": 180.0, "smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
+    ("preprocessor", "transform-planes"): _table,
 }
 WRITTEN = {"hdf5": "w.h5", "mrc": "w.mrc", "n5": "w.n5", "plain-zarr": "w.zarr/raw", "tiff-stack": "w.tif"}
 ON_LABELS = {"clean-labels", "dilate-labels", "exclusion-zone"}

@@ -141,3 +141,17 @@ def test_downsample_to_a_voxel_size(image: Callable[..., Volume]) -> None:
         Downsample(factor=0)
     with pytest.raises(BadInput, match="'mode' is for labels"):
         apply_in_memory(Downsample(method="mode"), Volume(np.zeros((2, 2, 2), np.float32), 5))
+
+
+def test_crop_finds_the_cell_in_a_real_run_of_atlas(
+    real_data: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 85 % of zeros, the larger region of interest is kept, which lies at y 3800:4298, x 1880:3810; the other is named."""
+    from asem_sources.tiff_stack import TiffStack
+
+    whole = TiffStack(str(real_data("formats/fibics_atlas"))).open()
+    volume = whole.crop(Box((0, 3500, 0), (3, 4500, 9600)))  # the rest is zeros, too: 98 %
+    box = Crop(margin_vx=0).fit(volume, Run(progress=False)).box
+    assert (box.begin[0], box.end[0]) == (0, 3)
+    np.testing.assert_allclose([box.begin[1:], box.end[1:]], [[300, 1880], [798, 3810]], atol=48)
+    assert "leaves out another, [0:3, " in caplog.text

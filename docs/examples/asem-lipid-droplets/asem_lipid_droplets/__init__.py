@@ -9,6 +9,9 @@ import attrs
 from asem_core.hookspecs import hookimpl
 from asem_models import Organelle
 
+ASEM_CONTRACT = 1
+"""Version of ASEM's plugin contract that this is written for."""
+
 
 @attrs.frozen(kw_only=True)
 class LipidDroplets(Organelle):

@@ -1,0 +1,210 @@
+"""Read seeds that were painted in other programs: layers, planes, arrays, and strokes in CSV."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from asem_core.cell.store import open_volume
+from asem_core.errors import BadInput, ShapeMismatch
+from asem_core.stages.annotate import BACKGROUND, OBJECT, classes_in
+from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.planes import number_planes
+from asem_core.voxels.tiff import read_tiff
+
+log = logging.getLogger("asem_core")
+
+CLASSES: Mapping[str, int] = {
+    "object": OBJECT,
+    "1": OBJECT,
+    "background": BACKGROUND,
+    "2": BACKGROUND,
+    "erase": 0,
+    "0": 0,
+}
+PLANE_FILES = (".tif", ".tiff")
+
+
+@attrs.frozen(eq=False)
+class Seeds:
+    """Seeds of a box (uint8: 0 unknown, 1 object, 2 background) and how many voxels changed class while painting."""
+
+    values: np.ndarray
+    repainted: int = 0
+
+
+def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
+    """Read seeds from a Zarr layer, TIFF planes, one TIFF, a `.npy` array or strokes in CSV.
+
+    A layer lies where its origin says. An array or TIFF stack has the shape of the image or of the box. A folder of TIFF
+    planes may hold a few: the last number of a name is the plane's z in the image. So are the files of the authors' annotator
+    named, `Object_<z>.tif` and `Background_<z>.tif`: not 0 is painted. CSV: see `read_strokes`.
+
+    Raises
+    ------
+    BadInput
+        The file cannot be read, holds other values than 0, 1 and 2, or its seeds lie outside the box.
+    ShapeMismatch
+        Its shape is neither the image's nor the box's.
+    """
+    here = Path(path)
+    if not here.exists():
+        raise BadInput(f"There are no seeds at {path}.")
+    if here.suffix.lower() == ".csv":
+        return read_strokes(here, volume, box)
+    if here.suffix.lower() == ".npy":
+        try:
+            stored = np.load(here, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise BadInput(
+                f"{here} is no array of numbers, or is truncated ({error}). Save it again as uint8."
+            ) from None
+        values = _cropped(stored, volume, box, here)
+    elif here.is_dir() and any(p.suffix.lower() in PLANE_FILES for p in here.iterdir()):
+        values = _read_planes(here, volume, box)
+    elif here.suffix.lower() in PLANE_FILES:
+        values = _cropped(read_tiff(here), volume, box, here)
+    else:
+        layer = open_volume(here, kind=Labels)
+        values = layer.read(box.shift([-b for b in volume.box_of(layer).begin]), outside=0)
+        if not values.any():
+            raise BadInput(f"{path} has no seeds in the box {box}. Paint there, or give the box that was painted.")
+    classes_in(values, f"{path} holds")  # before they become uint8, where 257 would be 1
+    return Seeds(np.ascontiguousarray(values, np.uint8))
+
+
+def _cropped(stack: np.ndarray, volume: Volume, box: Box, path: Path) -> np.ndarray:
+    if stack.shape == volume.shape:
+        return stack[box.slices]
+    if stack.shape != box.shape:
+        raise ShapeMismatch(
+            f"{path} has shape {list(stack.shape)}: seeds have that of the image {list(volume.shape)} "
+            f"or of the box {list(box.shape)}."
+        )
+    return stack
+
+
+_PAINTED = re.compile(r"(object|background)_(\d+)\.tiff?", re.IGNORECASE)
+"""Files of the authors' annotator: one a plane and class, not 0 where it was painted."""
+
+
+def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
+    names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in PLANE_FILES)
+    painted = [_PAINTED.fullmatch(name) for name in names]
+    if all(painted):
+        return _read_painted(folder, [(m[0], m[1].lower(), int(m[2])) for m in painted if m], volume, box)
+    values = np.zeros(box.shape, np.uint8)
+    numbered = number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image", sparse=True)
+    for z, file in numbered.items():
+        plane = _read_plane(file, z, volume, box)
+        classes_in(plane, f"{file} holds")
+        values[z - box.begin[0]] = plane
+    return values
+
+
+def _read_painted(folder: Path, files: Sequence[tuple[str, str, int]], volume: Volume, box: Box) -> np.ndarray:
+    """Read what the authors' annotator saves; a voxel painted as both is neither."""
+    values = np.zeros(box.shape, np.uint8)
+    both = 0
+    for name, kind, z in files:
+        plane = _read_plane(folder / name, z, volume, box) != 0
+        here = values[z - box.begin[0]]
+        both += int(np.count_nonzero(plane & (here != 0)))
+        here[plane] = np.where(here[plane] != 0, 0, CLASSES[kind])
+    if both:
+        log.warning("%s: %s voxels are painted as object and as background; they are neither now.", folder, f"{both:,}")
+    return values
+
+
+def _read_plane(file: Path, z: int, volume: Volume, box: Box) -> np.ndarray:
+    """Read the part of one plane of seeds that lies in the box."""
+    plane = read_tiff(file)
+    if not box.begin[0] <= z < box.end[0]:
+        raise BadInput(f"{file} is plane {z}, outside the box {box}. Correct its name, or the box.")
+    if plane.shape == volume.shape[1:]:
+        plane = plane[box.slices[1:]]
+    if plane.shape != box.shape[1:]:
+        raise ShapeMismatch(
+            f"{file} has {list(plane.shape)} pixels: a plane of seeds has those of the image "
+            f"{list(volume.shape[1:])} or of the box {list(box.shape[1:])}."
+        )
+    return plane
+
+
+def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:
+    """Draw the points and lines of a CSV file.
+
+    Columns: `class` (object, background or erase), `z,y,x` in voxels of the image or `z_nm,y_nm,x_nm`, and optionally
+    `radius` of the brush in voxels (0 is one voxel) and `stroke`: rows that follow each other with the same stroke are
+    joined by lines. Where rows disagree the last one counts.
+
+    Raises
+    ------
+    BadInput
+        A column is missing, a value is not a number, a class is not known, or a point lies outside the box.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file, skipinitialspace=True))
+    if not rows:
+        raise BadInput(f"{path} holds no strokes: it needs a header (class,z,y,x) and a row for each point.")
+    columns = list(rows[0])
+    in_nm = {"z_nm", "y_nm", "x_nm"} <= set(columns)
+    if "class" not in columns or not (in_nm or {"z", "y", "x"} <= set(columns)):
+        raise BadInput(
+            f"{path} has the columns {', '.join(columns)}; it needs class and z, y, x (or z_nm, y_nm, x_nm)."
+        )
+    values = np.zeros(box.shape, np.uint8)
+    repainted = 0
+    last: tuple[str, np.ndarray] | None = None
+    for number, row in enumerate(rows, start=2):
+        where = f"{path}, line {number}"
+        seed = CLASSES.get(row["class"].strip().lower())
+        if seed is None:
+            raise BadInput(f"{where}: the class '{row['class']}' is not object, background or erase.")
+        point = _point(row, in_nm, volume, where)
+        if not all(b <= p < e for b, p, e in zip(box.begin, np.rint(point), box.end, strict=True)):
+            raise BadInput(
+                f"{where}: the point z={point[0]:g}, y={point[1]:g}, x={point[2]:g} lies outside the box {box}."
+            )
+        stroke = (row.get("stroke") or "").strip()
+        begin = last[1] if last is not None and stroke and last[0] == stroke else point
+        radius = _number(row.get("radius") or "0", where, "radius")
+        repainted += paint(values, begin - box.begin, point - box.begin, radius, seed)
+        last = (stroke, point)
+    return Seeds(values, repainted)
+
+
+def paint(seeds: np.ndarray, begin: np.ndarray, end: np.ndarray, radius_vx: float, seed: int) -> int:
+    """Paint a line of balls from `begin` to `end` (voxels of `seeds`); return how many voxels changed class."""
+    reach = int(np.ceil(radius_vx))
+    low = np.maximum(np.floor(np.minimum(begin, end)).astype(int) - reach, 0)
+    high = np.minimum(np.ceil(np.maximum(begin, end)).astype(int) + reach + 1, seeds.shape)
+    grid = np.moveaxis(np.indices(high - low), 0, -1) + low
+    along = np.asarray(end, float) - begin
+    length = float(along @ along)
+    share = np.clip(((grid - begin) @ along) / length, 0, 1) if length else np.zeros(grid.shape[:-1])
+    away = np.linalg.norm(grid - (np.asarray(begin) + share[..., None] * along), axis=-1)
+    part = seeds[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    touched = away <= max(radius_vx, 0.5**0.5)  # a thin line, too, hangs together
+    changed = int(np.count_nonzero(touched & (part != 0) & (part != seed)))
+    part[touched] = seed
+    return changed
+
+
+def _point(row: Mapping[str, str], in_nm: bool, volume: Volume, where: str) -> np.ndarray:
+    names = ("z_nm", "y_nm", "x_nm") if in_nm else ("z", "y", "x")
+    point = np.array([_number(row[n], where, n) for n in names])
+    return (point - volume.origin_nm) / volume.voxel_size_nm if in_nm else point
+
+
+def _number(text: str | None, where: str, column: str) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise BadInput(f"{where}: '{text}' in the column {column} is not a number.") from None
