@@ -393,10 +393,10 @@ def _with_own_layers(options: T, cell: Path) -> T:
 
 def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
     """Measure, or find the report of an equal run; one that may have read further files is made again."""
-    from asem_core.report import require_free_report
+    from asem_core.report import find_finished_report
     from asem_core.stages.analyze import analysis_record, analyze
 
-    page = require_free_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
+    page = find_finished_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
     if page is None or overwrite or any(named_paths(analyzer)):
         page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
     return page

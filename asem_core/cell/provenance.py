@@ -153,7 +153,7 @@ def steps_done(volume: Volume) -> list[dict[str, Any]]:
 
 def differences(before: Any, after: Any) -> list[str]:
     """Name what differs between two records of `made_by`, with short values: `clip_limit: 0.02 -> 0.1`."""
-    return list(dict.fromkeys(_told(keys, *values) for keys, *values in _differing(before, after, ())))
+    return list(dict.fromkeys(_difference(keys, *values) for keys, *values in _differing(before, after, ())))
 
 
 _ABSENT = object()
@@ -182,7 +182,7 @@ def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[tuple
         yield keys, identity(before), identity(after)
 
 
-def _told(keys: tuple[str, ...], before: Any, after: Any) -> str:
+def _difference(keys: tuple[str, ...], before: Any, after: Any) -> str:
     if keys[-1] == "revision":
         return "the input, edited since"
     if keys[-1] in ("id", "fingerprint") or "files" in keys:

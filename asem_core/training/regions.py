@@ -133,7 +133,7 @@ def _on_grid_of(raw: Volume, labels: Labels, name: str) -> Labels:
         ) from error
 
 
-def prepare(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
+def with_training_labels(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
     """Clean up and thicken the labels as the model says (if `clean`), and add its exclusion zone if there is none.
 
     New labels are written to `container`, or taken from there; the exclusion zone is worked out where it is read, from the labels as drawn.

@@ -16,6 +16,7 @@ import asem_core
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.provenance import steps_done
+from asem_core.cell.store import open_labels
 from asem_core.cli import make_app
 from asem_core.errors import PluginError, RecipeError
 from asem_core.flow import build_flow, run_flow
@@ -187,6 +188,24 @@ def test_a_format_of_theirs_is_written_by_export(lab: Path) -> None:
     assert "exists and is not empty" in " ".join(result.output.split())
     result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "x", "--use", "phantom"])
     assert "does not write it" in " ".join(result.output.split())
+
+
+def test_a_format_of_theirs_carries_annotations_and_results(lab: Path) -> None:
+    """Labels go there and back through `annotate export` and `import`; a recipe exports to it by its ending."""
+    asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    asem("import", "scan.lab", "-o", "cell.zarr", "--source-layer", "truth", "--layer", "labels/er", "-q")
+    asem("annotate", "export", "cell.zarr/labels/er", "-o", "edit.lab", "-q")
+    asem("annotate", "export", "cell.zarr/labels/er", "-o", "other", "--use", "lab-files", "-q")
+    for name, use in (("edit.lab", ()), ("other", ("--use", "lab-files"))):
+        asem("annotate", "import", "cell.zarr", name, *use, "-o", f"labels/{Path(name).stem}", "-q")
+        found = open_labels(f"cell.zarr/labels/{Path(name).stem}").read()
+        np.testing.assert_array_equal(found, open_labels("cell.zarr/labels/er").read() != 0)
+    out = run_recipe(lab, f'{RECIPE}\n[export]\nlayers = ["probability"]\nending = ".lab"\n')
+    made = np.load(out.parent / "export" / "probability.lab" / "image.npy")
+    assert made.shape == np.load("scan.lab/image.npy").shape
+    (lab / "recipe.toml").write_text(f'{RECIPE}\n[export]\nending = ".xyz"\n')
+    with pytest.raises(RecipeError, match="@ export: No source plugin writes a file named result.xyz"):
+        require_inputs(build_flow(read_recipe(lab / "recipe.toml"), catalog()), catalog())
 
 
 def test_an_annotator_without_strokes(lab: Path) -> None:
