@@ -21,9 +21,9 @@ import numpy as np
 
 from asem_core.engine.clusters import Cluster
 from asem_core.engine.crew import work_off
+from asem_core.engine.done import DoneBlocks, private_folder
 from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_told, raise_failures
 from asem_core.engine.machine import available_cores
-from asem_core.engine.notes import DoneNotes, private_folder
 from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed
 from asem_core.progress import Bar
@@ -116,7 +116,7 @@ def run_blocks(
         stack.enter_context(full_disk_told(name, run.scratch or Path(tempfile.gettempdir())))
         folder = stack.enter_context(_notes_folder(run, name, box, block))
         job = Job(load, box, block, name)
-        notes = DoneNotes(folder / "done", box, block)
+        notes = DoneBlocks(folder / "done", box, block)
         leave_out = notes.read()
         if skip is not None:
             leave_out |= np.array([skip(tile) for tile in box.blocks(block)], bool).reshape(notes.grid)

@@ -19,8 +19,8 @@ from typing import Any
 
 import attrs
 
+from asem_core.engine.done import require_own_file
 from asem_core.engine.job import Failure, Job, Work
-from asem_core.engine.notes import require_own_file
 from asem_core.errors import AsemError
 from asem_core.volume import Box
 

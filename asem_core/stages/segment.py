@@ -14,12 +14,12 @@ from asem_core.cell.apply import ApplyTo
 from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, fill_volume, open_volume, require_free
+from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
 from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Model
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
-from asem_core.voxels.foreground import at_least
+from asem_core.voxels.thresholds import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
 
@@ -71,7 +71,7 @@ def segment(
     require_probability(probability)
     how: Any = {"model": by} if isinstance(by, Model) else {"by": by}
     record = made_by("segment", inputs=[probability], **how)
-    if require_free(output, record, kind="labels", overwrite=overwrite) is not None:
+    if find_finished(output, record, kind="labels", overwrite=overwrite) is not None:
         return open_volume(output, kind=Labels)
     name = by.name if isinstance(by, Model) else type(by).__name__.lower()
     fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))

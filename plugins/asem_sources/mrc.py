@@ -16,7 +16,7 @@ from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange
-from asem_core.voxels.opening import require_one_volume
+from asem_core.voxels.opening import is_file_of, require_one_volume
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted, shift_told
 from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
@@ -64,7 +64,7 @@ class Mrc(Source, WritesVolumes):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        return Path(path).is_file() and Path(path).suffix.lower() in ENDINGS
+        return is_file_of(path, ENDINGS)
 
     @classmethod
     def can_write(cls, path: str) -> bool:

@@ -379,7 +379,7 @@ def test_the_output_says_what_made_it(tmp_path):
     assert about["network"]["features"] == 3
     assert len(about["parameters_sha256"]) == 64
     assert about["inputs"][0]["path"] == "noise"
-    assert Record.of(made).plan["precision"] == "float32"
+    assert Record.of(made).layout["precision"] == "float32"
 
 
 SCRIPT = """

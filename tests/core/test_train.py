@@ -23,8 +23,8 @@ from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, OutputBusy, OutputExists, RecipeError, TrainingStopped, UnknownName
 from asem_core.run_folder import RunFolder
-from asem_core.stages.train import make_plan, read_training_recipe, resumed_recipe, train
-from asem_core.training.devices import join_team
+from asem_core.stages.train import read_training_recipe, resumed_recipe, set_up, train
+from asem_core.training.devices import join_processes
 from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
 from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
 from asem_core.training.progress import Progress
@@ -323,7 +323,7 @@ def test_larger_voxels(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: P
     """`downsample` averages image and labels alike; the weights say which voxels they expect; boxes are in stored ones."""
     path = recipe(train="downsample = [1, 2, 2]", region='box = "0:12,1:49,2:50"', block="[6, 4, 4]")
     training = read_training_recipe(path, catalog)
-    region, *_ = make_plan(training, catalog, RunFolder(tmp_path / "plan")).regions
+    region, *_ = set_up(training, catalog, RunFolder(tmp_path / "plan")).regions
     assert region.labels.shape == (12, 23, 24)  # whole larger voxels only
     assert region.raw.voxel_size_nm == region.labels.voxel_size_nm == (5.0, 10.0, 10.0)
     image, place = region.raw.read(), region.raw.box_of(region.labels)
@@ -390,7 +390,7 @@ def test_labels_drawn_anew_are_trained_on(recipe: Recipe, catalog: Catalog, cell
         path = recipe(iterations="1", region=region)
         path.write_text(path.read_text().replace("membrane", "mitochondria").replace("labels/ball", "labels/late"))
         folder = run(path, catalog, tmp_path / "run", **options)
-        return make_plan(read_training_recipe(path, catalog), catalog, folder).regions[0].labels.read()
+        return set_up(read_training_recipe(path, catalog), catalog, folder).regions[0].labels.read()
 
     with pytest.raises(BadInput, match="no foreground at all in the regions to train on"):
         train_on(np.zeros_like(ball))
@@ -403,7 +403,7 @@ def test_regions_of_one_name(recipe: Recipe, catalog: Catalog, tmp_path: Path) -
     path = recipe(region='name = "cell"')
     other = '[[train.regions]]\nname = "cell"\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/overlapping"\n'
     path.write_text(path.read_text().replace("membrane", "mitochondria") + other)
-    regions = make_plan(read_training_recipe(path, catalog), catalog, RunFolder(tmp_path)).regions
+    regions = set_up(read_training_recipe(path, catalog), catalog, RunFolder(tmp_path)).regions
     assert [(r.name, r.labels.shape[0]) for r in regions] == [("cell", 16), ("cell", 14)]
 
 
@@ -556,7 +556,7 @@ def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_pa
 )
 def test_a_device_that_is_not_there(device: str, said: str) -> None:
     """It is refused as prediction refuses it."""
-    with pytest.raises(BadInput, match=said), join_team(device):
+    with pytest.raises(BadInput, match=said), join_processes(device):
         pass
 
 
@@ -601,7 +601,7 @@ def test_recipe_errors_are_recipe_errors(recipe: Recipe, catalog: Catalog) -> No
 
 def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """Foreground fractions are exact, nothing is refused, and the time is that of real iterations."""
-    plan = make_plan(read_training_recipe(recipe(), catalog), catalog, RunFolder(tmp_path / "run"))
+    plan = set_up(read_training_recipe(recipe(), catalog), catalog, RunFolder(tmp_path / "run"))
     result = preflight(plan, tmp_path / "run")
     assert [f for f in result.findings if f.refused] == []
     labels = plan.regions[0].labels.read()

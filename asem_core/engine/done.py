@@ -25,7 +25,7 @@ _KNOWS_USERS = hasattr(os, "getuid")
 
 
 @attrs.frozen
-class DoneNotes:
+class DoneBlocks:
     """Which tiles of a box are done."""
 
     file: Path
