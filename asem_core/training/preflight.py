@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import AsemError, BadInput
+from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
 from asem_core.interfaces import Region
 from asem_core.training.regions import (
@@ -90,6 +91,7 @@ def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
         *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
         *_other_greys(setup),
+        *_roles(setup),
         *_room(setup, folder),
         *_memory(setup),
     ]
@@ -250,6 +252,12 @@ def _other_greys(setup: TrainingSetup) -> Iterator[Finding]:
         found = grey_percentiles([region.raw])
         if question := question_other_greys(f"The image of region '{region.name}'", found, setup.greys_before, title):
             yield Finding(question)
+
+
+def _roles(setup: TrainingSetup) -> Iterator[Finding]:
+    for region in (*setup.regions, *setup.validation):
+        if question := question_roles(region.labels, region.exclusion, region.mask, region.labels.box):
+            yield Finding(f"Region '{region.name}': {question}")
 
 
 def _room(setup: TrainingSetup, folder: Path) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from asem_core.cell.prepared import is_cell, open_image, open_mask
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
+from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import AveragesVoxels, Model, Region
 from asem_core.paths import expand
@@ -55,6 +56,7 @@ def open_region(
         return _open(place, catalog, folder, f"{name}, {what}")
 
     require_steps(options.done, catalog)
+    require_roles(_address(options.exclusion), _address(options.mask))
     raw = _downsampled(with_done(opened(options.raw, "raw"), options.done), downsample, catalog)
     stored = _labels(opened(options.labels, "labels"), options)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
@@ -92,6 +94,11 @@ def open_region(
     if known is not None:
         others["mask"] = Labels.of(known)
     return Region(name, raw, labels, **others)
+
+
+def _address(place: Place | None) -> str | None:
+    """Give what names a place: its path, and the layer of one that holds several."""
+    return place if place is None or isinstance(place, str) else f"{place.get('path', '')}/{place.get('layer') or ''}"
 
 
 def _labels(volume: Volume, options: RegionOptions) -> Labels:
