@@ -211,6 +211,6 @@ def test_fine_tuning_takes_the_architecture_from_the_weights(tmp_path: Path) -> 
     (tmp_path / "new_cell.toml").write_text(f"[train]\niterations = 1\n\n[[train.regions]]\n{region}")
     recipe = read_training_recipe(tmp_path / "new_cell.toml", load_catalog(), start_from="membrane-fibsem-10nm")
     known = read_metadata(find_weights("membrane-fibsem-10nm"))["model"]
-    model: Any = recipe.model
-    assert (model.name, model.features) == (known["use"], known["features"])
-    assert [list(f) for f in model.factors] == known["factors"]
+    model = recipe.model
+    assert (model.name, model.features) == (known["use"], known["features"])  # type: ignore[attr-defined]
+    assert [list(f) for f in model.factors] == known["factors"]  # type: ignore[attr-defined]
