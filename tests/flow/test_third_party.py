@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import asem_core
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
-from asem_core.cell.provenance import steps_done
+from asem_core.cell.provenance import describe_plugin, identity, steps_done
 from asem_core.cell.store import open_labels
 from asem_core.cli import make_app
 from asem_core.errors import PluginError, RecipeError
@@ -165,6 +165,26 @@ def test_layer_options_are_resolved_and_checked_first(lab: Path) -> None:
     (lab / "elsewhere/recipe.toml").write_text(text.replace("labels/er", "labels/none"))
     with pytest.raises(RecipeError, match=r"@ analyze\[0\]: lab-count, option 'within': .*has no layer 'labels/none'"):
         require_inputs(build_flow(read_recipe(lab / "elsewhere/recipe.toml"), catalog()), catalog())
+
+
+def test_what_options_name_is_part_of_the_record(lab: Path) -> None:
+    """By what it holds: a file under another name is known again, whatever its option is called; a layer drawn anew is not."""
+    source, analyzer = catalog().get("source", "lab-files"), catalog().get("analyzer", "lab-count")
+    first = describe_plugin(source("scan.lab"))
+    Path("scan.lab").rename("moved.lab")
+    assert identity(describe_plugin(source(str(lab / "moved.lab")))) == identity(first)
+    np.save("moved.lab/image.npy", np.ones((40, 40, 40), np.uint8))
+    assert identity(describe_plugin(source("moved.lab"))) != identity(first)
+    asem("import", "moved.lab", "-o", "cell.zarr", "-q")
+    image, _ = asem_core.image_of(Path("cell.zarr"))
+    box = Box((0, 0, 0), (16, 16, 16))
+    middle = catalog().get("annotator", "lab-middle")()
+    asem_core.annotate(middle, image, box, np.zeros(box.shape, np.uint8), "cell.zarr/labels/er", QUIET)
+    first = describe_plugin(analyzer(within="cell.zarr/labels/er"))
+    assert identity(describe_plugin(analyzer(within=str(lab / "cell.zarr/labels/er")))) == identity(first)
+    moved = box.shift([16] * 3)
+    asem_core.annotate(middle, image, moved, np.zeros(box.shape, np.uint8), "cell.zarr/labels/er", QUIET)
+    assert identity(describe_plugin(analyzer(within="cell.zarr/labels/er"))) != identity(first)
 
 
 def test_a_layer_of_a_source_must_be_chosen_for_labels(lab: Path) -> None:
