@@ -98,6 +98,7 @@ def _end_with(watched: Connection[Any, Any]) -> None:
 
 
 def main() -> None:
+    """Read the orders, and work until there is nothing more to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends us itself
     keep_compiled_functions()
     file, index = sys.argv[1:]
