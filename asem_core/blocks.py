@@ -9,6 +9,7 @@ run can be killed at any moment and started again: finished blocks are not compu
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 import zlib
@@ -21,20 +22,20 @@ import numpy as np
 
 from asem_core.engine.clusters import Cluster
 from asem_core.engine.crew import work_off
+from asem_core.engine.done import DoneBlocks, private_folder
 from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_told, raise_failures
 from asem_core.engine.machine import available_cores
-from asem_core.engine.notes import DoneNotes, private_folder
 from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed
 from asem_core.progress import Bar
 from asem_core.temporary import temporary_folder
-from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.volume import LARGEST_EDGE, Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
 
 
-LARGEST_EDGE = 4096
-"""Voxels: a block of more is beyond every memory."""
+MOST_BLOCKS = 10**8
+"""In one run: a file may state any shape, and each block takes a byte of memory."""
 
 
 @attrs.frozen
@@ -108,15 +109,22 @@ def run_blocks(
         A block failed three times. The others are finished (unless eight failed: then the run stops early).
     NoSpace
         The disk is full. Finished blocks stay.
+    BadInput
+        There would be more than `MOST_BLOCKS`.
     """
     if box.is_empty:
         return
     block = as_zyx(block)
+    if (num_tiles := math.prod(-(-n // b) for n, b in zip(box.shape, block, strict=True))) > MOST_BLOCKS:
+        raise BadInput(
+            f"{name}: a volume of {' x '.join(map(str, box.shape))} voxels has {num_tiles:.3g} blocks of {list(block)}, and "
+            f"more than {MOST_BLOCKS:.0e} are never worked on. Is the shape that it states right? If so, choose larger blocks (--block)."
+        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(full_disk_told(name, run.scratch or Path(tempfile.gettempdir())))
         folder = stack.enter_context(_notes_folder(run, name, box, block))
         job = Job(load, box, block, name)
-        notes = DoneNotes(folder / "done", box, block)
+        notes = DoneBlocks(folder / "done", box, block)
         leave_out = notes.read()
         if skip is not None:
             leave_out |= np.array([skip(tile) for tile in box.blocks(block)], bool).reshape(notes.grid)

@@ -17,7 +17,7 @@ from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import AsemError, NothingToDo, OutputExists
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source, WritesVolumes
-from asem_core.paths import named_paths, path_options, resolved, with_paths
+from asem_core.paths import path_options, resolved, with_paths
 from asem_core.prediction.expected import of_recipe
 from asem_core.prediction.trained import Trained, load_for
 from asem_core.pretrained import find_weights
@@ -392,11 +392,11 @@ def _with_own_layers(options: T, cell: Path) -> T:
 
 
 def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
-    """Measure, or find the report of an equal run; one that may have read further files is made again."""
-    from asem_core.report import require_free_report
+    """Measure, or find the report of an equal run."""
+    from asem_core.report import find_finished_report
     from asem_core.stages.analyze import analysis_record, analyze
 
-    page = require_free_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
-    if page is None or overwrite or any(named_paths(analyzer)):
+    page = find_finished_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
+    if page is None or overwrite:
         page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
     return page

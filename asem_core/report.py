@@ -1,7 +1,7 @@
 """Write what was found as files a person opens: one HTML page that works offline, tables, and figures.
 
 A report folder holds `report.html` (figures embedded), `tables/*.csv` and `.parquet`, `figures/*.svg` and `.png`,
-`numbers.json`, and `made_by.json`. Writing it again replaces it; `require_free_report` says whether that is right.
+`numbers.json`, and `made_by.json`. Writing it again replaces it; `find_finished_report` says whether that is right.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Section:
         return cls(title, text, analysis.numbers, analysis.tables, analysis.figures, analysis.about)
 
 
-def require_free_report(folder: Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Path | None:
+def find_finished_report(folder: Path, made_by: Mapping[str, Any], *, overwrite: bool = False) -> Path | None:
     """Refuse a folder where a report would replace other things, before long work.
 
     Returns

@@ -402,7 +402,7 @@ def end_to_end(bench: Bench) -> Found:
                     Prediction(device=bench.device, mirrors=mirrors),
                 )  # fmt: skip
                 seconds = time.perf_counter() - begun
-                plan = open_volume(cell / f"{name}{mirrors}").attributes["asem"]["plan"]
+                plan = open_volume(cell / f"{name}{mirrors}").attributes["asem"]["layout"]
                 found[name] = {"mvoxel_s": 1e-6 * edge**3 / seconds, "seconds": seconds, "plan": plan}
     return found
 

@@ -19,7 +19,8 @@ from _networks import segment_with, voxel_size_of
 from scipy import ndimage
 
 from asem_core.blocks import Run
-from asem_core.evaluation.scores import exclusion_of, score, score_objects
+from asem_core.evaluation.objects import score_objects
+from asem_core.evaluation.scores import exclusion_of, score
 from asem_core.pretrained import registry
 from asem_core.volume import Labels, Volume
 from asem_sources.phantom import Phantom

@@ -1,6 +1,6 @@
 """How good are settings chosen from the labels? Plan, train, predict and score a set of real images, beside a random forest.
 
-    python benchmarks/plan_accuracy.py SET [--minutes 2] [--seed 0] [--speed 2.0] [--forest FOREST.py]
+    python benchmarks/plan_accuracy.py SET [--minutes 2] [--seed 0] [--speed 1.0] [--forest FOREST.py]
                                        [--rule NAME=VALUE ...] [--line TABLE.KEY=VALUE ...] [--folder runs/plan]
 
 SET is one of the sets below, in the folder ASEM_TEST_DATA. `N minutes` are 2 N processor-minutes of a core with AVX-512, plan and all included:
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("set", choices=CASES)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--speed", type=float, default=2.0)
+    parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--forest", type=Path)
     parser.add_argument("--only-forest", action="store_true")
     parser.add_argument("--simulate", action="store_true")

@@ -14,7 +14,7 @@ import tifffile
 from _data import data_path, hardware
 
 from asem_core.blocks import Run
-from asem_core.evaluation.scores import number_objects, score_objects
+from asem_core.evaluation.objects import number_objects, score_objects
 from asem_core.stages.instances import regions_of
 from asem_core.volume import Labels, Volume
 from asem_core.voxels.regions import Watershed

@@ -18,7 +18,7 @@ from _data import data_path, hardware
 
 from asem_core.blocks import Run
 from asem_core.cell.store import open_volume
-from asem_core.evaluation.scores import score_objects
+from asem_core.evaluation.objects import score_objects
 from asem_core.stages.instances import regions_of
 from asem_core.volume import Box, Labels
 from asem_core.voxels.regions import Watershed

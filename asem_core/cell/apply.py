@@ -16,7 +16,7 @@ from asem_core.cell.elsewhere import steps_here
 from asem_core.cell.place import forget, work_folder
 from asem_core.cell.provenance import made_by, steps_done, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, require_free, write_known
+from asem_core.cell.store import Output, create_volume, fill_volume, find_finished, write_known
 from asem_core.errors import BadInput, OutputExists, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Fitted, Preprocessor
 from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, as_zyx
@@ -40,7 +40,7 @@ def apply(
     A layer that the same step made from the same input is returned as it is; an unfinished one is completed.
     """
     record = made_by("preprocess", step=step, inputs=[volume])
-    finished = require_free(output, record, overwrite=overwrite)
+    finished = find_finished(output, record, overwrite=overwrite)
     if finished is not None:
         return finished
     here = {done["name"] for done in steps_here(Record.of(volume).made)}
@@ -76,7 +76,7 @@ def layer_for(step: Preprocessor, volume: Volume, cell: Path, kept: Callable[[st
     for number in count(1):
         name = f"raw_{step.name}{'' if number == 1 else f'_{number}'}"
         try:
-            require_free(cell / name, record, overwrite=overwrite and not kept(name))
+            find_finished(cell / name, record, overwrite=overwrite and not kept(name))
         except OutputExists:
             if kept(name):
                 continue

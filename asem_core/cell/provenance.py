@@ -15,9 +15,10 @@ import numpy as np
 
 from asem_core import __version__, files
 from asem_core.cell.elsewhere import done_elsewhere, steps_of
-from asem_core.cell.record import Input, Kind, Record
+from asem_core.cell.record import Input, Kind, Record, record_at
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
+from asem_core.paths import address_option, named_paths
 from asem_core.volume import Box, Volume
 
 
@@ -98,22 +99,37 @@ def is_unchanged(read: Input, volume: Volume) -> bool:
 
 
 def describe_plugin(plugin: Any, fingerprint: str | None = None) -> dict[str, Any]:
-    """Name a plugin with its options and where it comes from; of options that name files, what these hold.
+    """Name a plugin with its options and where it comes from; of options that name files or layers, what these hold.
 
-    `fingerprint` is that of the files, where it is known better than from all that lies at the path.
+    `fingerprint` is that of the files where a source reads, where it is known better than from all that lies there.
     """
     cls = type(plugin)
     options = {a.name: _plain(getattr(plugin, a.name)) for a in attrs.fields(cls) if a.init}
-    places = {name: options[name] for name in ("path",) if isinstance(options.get(name), str)}
-    held = {name: fingerprint or files.fingerprint(place) for name, place in places.items()}
+    held: dict[str, list[str | None]] = {}
+    for name, what, place in named_paths(plugin):
+        known = fingerprint if name == address_option(cls) else None
+        held.setdefault(name, []).append(
+            known or (_held_by_layer(place) if what == "layer" else files.fingerprint(place))
+        )
+    sums = {name: " ".join(map(str, found)) if all(found) else None for name, found in held.items()}
     return {
         "name": plugin.name,
         "module": cls.__module__,
         "version": _version_of(cls.__module__.partition(".")[0]),
         "options": options,
         **({"changes": plugin.changes} if isinstance(plugin, Preprocessor) else {}),
-        **({"files": held} if held else {}),
+        **({"files": sums} if sums else {}),
     }
+
+
+def _held_by_layer(place: str) -> str | None:
+    """Tell a layer that an option names by its id and revision, if it is ours and unchanged; otherwise by its files."""
+    stored = Path(place) / "s0"
+    if "://" not in place and stored.exists():
+        record = record_at(place)
+        if record.id and record.fingerprint in (None, files.fingerprint(stored)):
+            return f"{record.id} {record.revision}"
+    return files.fingerprint(place)
 
 
 def identity(record: Any) -> Any:
@@ -153,7 +169,7 @@ def steps_done(volume: Volume) -> list[dict[str, Any]]:
 
 def differences(before: Any, after: Any) -> list[str]:
     """Name what differs between two records of `made_by`, with short values: `clip_limit: 0.02 -> 0.1`."""
-    return list(dict.fromkeys(_told(keys, *values) for keys, *values in _differing(before, after, ())))
+    return list(dict.fromkeys(_difference(keys, *values) for keys, *values in _differing(before, after, ())))
 
 
 _ABSENT = object()
@@ -182,7 +198,7 @@ def _differing(before: Any, after: Any, keys: tuple[str, ...]) -> Iterator[tuple
         yield keys, identity(before), identity(after)
 
 
-def _told(keys: tuple[str, ...], before: Any, after: Any) -> str:
+def _difference(keys: tuple[str, ...], before: Any, after: Any) -> str:
     if keys[-1] == "revision":
         return "the input, edited since"
     if keys[-1] in ("id", "fingerprint") or "files" in keys:

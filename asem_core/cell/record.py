@@ -130,7 +130,7 @@ class Record:
     planes : file names of the planes that it was imported from, where there is one file per plane
     told, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated
-    plan : how a prediction was cut into blocks and computed
+    layout : how a prediction was cut into blocks and computed
     num_objects : how many objects a segmentation has
     notes : what a preprocessing step says of what it did (`Fitted.attributes`)
     block : shape of the blocks that it is being written in; None once it is finished
@@ -145,7 +145,7 @@ class Record:
     fingerprint: str | None = None
     planes: Sequence[str] = ()
     boxes: Sequence[AnnotatedBox] = ()
-    plan: Mapping[str, Any] | None = None
+    layout: Mapping[str, Any] | None = None
     num_objects: int | None = None
     notes: Mapping[str, Any] = attrs.field(factory=dict)
     block: Zyx | None = None
@@ -186,7 +186,7 @@ class Record:
             noted.get("fingerprint"),
             tuple(noted.get("planes", ())),
             tuple(AnnotatedBox.parse(b) for b in noted.get("boxes", ())),
-            noted.get("plan"),
+            noted.get("layout"),
             noted.get("num_objects"),
             noted.get("notes", {}),
             None if block is None else as_zyx(block),
@@ -205,7 +205,7 @@ class Record:
             "fingerprint": self.fingerprint,
             "planes": list(self.planes),
             "boxes": [b.json() for b in self.boxes],
-            "plan": self.plan and dict(self.plan),
+            "layout": self.layout and dict(self.layout),
             "num_objects": self.num_objects,
             "notes": dict(self.notes),
             "block": self.block and list(self.block),

@@ -22,7 +22,7 @@ import filelock
 from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
 from asem_core.cell.node import array_scales, layers, open_node
-from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, unlock
+from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, tidy, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
@@ -236,12 +236,12 @@ def create_volume(
     target, block = Path(path), as_zyx(block)
     about = about or Record()
     made_by = json.loads(json.dumps(made_by))
-    require_free(target, made_by, kind=about.kind, overwrite=overwrite)
+    find_finished(target, made_by, kind=about.kind, overwrite=overwrite)
     make_groups(target.parent)
     lock = take_lock(target)
     try:
         # Another process may have made it before the lock was ours.
-        found = require_free(target, made_by, kind=about.kind, overwrite=overwrite)
+        found = find_finished(target, made_by, kind=about.kind, overwrite=overwrite)
         if found is not None and not anew:
             if found.shape != spec.shape and not overwrite:
                 raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
@@ -324,7 +324,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     return open_volume(volume.path)
 
 
-def require_free(
+def find_finished(
     path: str | Path, made_by: Mapping[str, Any], *, kind: Kind | None = None, overwrite: bool = False
 ) -> Volume | None:
     """Refuse an output that `create_volume` would refuse, before long work; return the layer if an equal run finished it.
@@ -355,6 +355,7 @@ def require_free(
     found = _readable(target)
     before = Record() if found is None else Record.of(found)
     if found is not None and before.made.noted and identity(before.made.noted) == identity(made_by):
+        tidy(target)
         return found
     if found is None:
         if is_nobodys(target):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asem_core.evaluation.scores import ObjectScores, Scores, with_pooled
+from asem_core.evaluation.objects import ObjectScores
+from asem_core.evaluation.scores import Scores, with_pooled
 from asem_core.interfaces import Column
 from asem_core.report import Section
 

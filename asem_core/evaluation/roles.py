@@ -66,7 +66,7 @@ def question_roles(truth: Labels, exclusion: Labels | None, mask: Labels | None,
     return (
         f"{given.path if given is not None else ''}, given as {what}, leaves out {num_ignored / box.size:.0%} of the voxels, but of those at the "
         f"outlines only {num_outline_ignored / num_outline:.0%}: is it meant the other way round? In an exclusion zone what is not 0 is left out, "
-        f"in a mask, such as the authors' metric masks, what is 0. If so, give it with --{use}."
+        f"in a mask, such as the authors' metric masks, what is 0. If so, give it as {use} (--{use})."
     )
 
 

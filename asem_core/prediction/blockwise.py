@@ -23,7 +23,7 @@ from asem_core.blocks import Run, Work
 from asem_core.cell.build import begun
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, require_free
+from asem_core.cell.store import Output, create_volume, fill_volume, find_finished
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.interfaces import DescribesItself, EstimatesMemory
@@ -122,31 +122,33 @@ def predict(
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
     )
-    if (finished := require_free(output, record, kind="probability", overwrite=overwrite)) is not None:
+    if (finished := find_finished(output, record, kind="probability", overwrite=overwrite)) is not None:
         return finished
     device = choose_device(how.device) if run.on is None else how.device.replace("auto", run.on.device)
     run = attrs.evolve(run, workers=_num_workers(run, how, device))
-    plan = _earlier_plan(output, record)
-    if plan is not None and run.block not in (None, as_zyx(plan["block"])):
+    layout = _earlier_layout(output, record)
+    if layout is not None and run.block not in (None, as_zyx(layout["block"])):
         if overwrite:
-            plan = None
+            layout = None
         else:  # hours of work are not thrown away for it
             log.warning(
                 "%s was begun in blocks of %s voxels and goes on in them; --overwrite begins anew, in blocks of %s.",
                 output,
-                as_zyx(plan["block"]),
+                as_zyx(layout["block"]),
                 run.block,
             )
-    if plan is not None and plan.get("device") != device.partition(":")[0] and run.on is None:
+    if layout is not None and layout.get("device") != device.partition(":")[0] and run.on is None:
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
-        plan = _make_plan(network, volume, box, mask, attrs.evolve(run, block=as_zyx(plan["block"])), how, device)
-    plan = plan or _make_plan(network, volume, box, mask, run, how, device)
+        layout = _choose_layout(
+            network, volume, box, mask, attrs.evolve(run, block=as_zyx(layout["block"])), how, device
+        )
+    layout = layout or _choose_layout(network, volume, box, mask, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
-    block = as_zyx(plan["block"])
+    block = as_zyx(layout["block"])
     out = create_volume(
-        output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", plan=plan)
+        output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", layout=layout)
     )
-    arithmetic = Arithmetic(device, plan["precision"], bool(how.mirrors), how.output, how.compiled)
+    arithmetic = Arithmetic(device, layout["precision"], bool(how.mirrors), how.output, how.compiled)
     work = _Work(network, volume, out, box.begin, mask, arithmetic, block)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))
@@ -284,7 +286,7 @@ def _num_workers(run: Run, how: Prediction, device: str) -> int:
     return min(run.workers, -(-available_cores() // 8)) if device == "cpu" else 1
 
 
-def _make_plan(
+def _choose_layout(
     network: Any, volume: Volume, box: Box, mask: Labels | None, run: Run, how: Prediction, device: str
 ) -> dict[str, Any]:
     """Choose precision and block shape; kept with the output, so that an interrupted run goes on with the same."""
@@ -316,10 +318,10 @@ def _samples(network: Any, volume: Volume, box: Box, mask: Labels | None) -> lis
     return sorted(images, key=lambda image: -float(image.std()))[:_PLACES]
 
 
-def _earlier_plan(output: str | Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read the plan of an interrupted equal run."""
+def _earlier_layout(output: str | Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read the layout of an interrupted equal run."""
     earlier = begun(output, json.loads(json.dumps(record)))
-    return dict(earlier.plan) if earlier is not None and earlier.plan else None
+    return dict(earlier.layout) if earlier is not None and earlier.layout else None
 
 
 def _check_greys(volume: Volume) -> None:

@@ -12,7 +12,7 @@ from asem_core.blocks import Run
 from asem_core.cell.provenance import made_by, require_labels
 from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
-from asem_core.report import Section, require_free_report, write_report
+from asem_core.report import Section, find_finished_report, write_report
 from asem_core.viewing.object_pictures import pictures_of
 from asem_core.volume import Labels, Volume
 from asem_core.voxels.lengths import tell_in_voxels
@@ -45,7 +45,7 @@ def analyze(
     """
     folder = Path(folder)
     record = analysis_record(analyzer, segmentation, raw)
-    require_free_report(folder, record, overwrite=overwrite)
+    find_finished_report(folder, record, overwrite=overwrite)
     require_labels(segmentation, "analyses measure a segmentation or labels")
     if raw is not None:
         _check_raw(raw, segmentation)

@@ -17,7 +17,7 @@ import numpy as np
 from asem_core.cell.provenance import made_by
 from asem_core.errors import BadInput
 from asem_core.interfaces import Column
-from asem_core.report import Section, require_free_report, write_report
+from asem_core.report import Section, find_finished_report, write_report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def compare(
         raise BadInput(f"These reports are of different analyses ({', '.join(kinds)}): compare those of one.")
     inputs = [{"path": str(r.folder), "condition": r.condition} for r in found]
     record = made_by("compare", analysis=kinds[0], reports=inputs, table=table)
-    require_free_report(folder, record, overwrite=overwrite)
+    find_finished_report(folder, record, overwrite=overwrite)
     measures = [m for m in found[0].columns if _is_measure(m, found)]
     if not measures:
         raise BadInput(f"The reports have no measure in common. The first has: {', '.join(found[0].columns)}.")

@@ -14,12 +14,13 @@ from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, made_by, require_labels, what_it_holds
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, OutsideVolume, RecipeError
+from asem_core.evaluation.objects import number_objects, score_objects
 from asem_core.evaluation.report import sections
 from asem_core.evaluation.roles import require_roles
-from asem_core.evaluation.scores import exclusion_of, matched, number_objects, score, score_objects
+from asem_core.evaluation.scores import exclusion_of, matched, score
 from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Preprocessor, ZoneShape
 from asem_core.paths import LayerPath
-from asem_core.report import require_free_report, write_report
+from asem_core.report import find_finished_report, write_report
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.known import Meaning
 from asem_core.voxels.resample import on_grid_of, whole_factors
@@ -151,7 +152,7 @@ def evaluate(
         objects=count,
     )
     if folder is not None:
-        page = require_free_report(folder, record, overwrite=overwrite)
+        page = find_finished_report(folder, record, overwrite=overwrite)
         if page is not None and not anew:
             return _read(folder, page)
     scores, counted = {}, {}

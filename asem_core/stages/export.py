@@ -32,7 +32,7 @@ from asem_core.paths import address_option
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range
-from asem_core.voxels.foreground import at_least
+from asem_core.voxels.thresholds import at_least
 
 log = logging.getLogger("asem_core")
 

@@ -17,7 +17,7 @@ from asem_core.cell.chunks import create_array
 from asem_core.cell.elsewhere import done_elsewhere, with_done
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
-from asem_core.cell.store import Copy, create_volume, fill_volume, require_free, write_known
+from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, write_known
 from asem_core.errors import BadInput
 from asem_core.interfaces import Checked, ReadsByKind, Source, TellsChanges
 from asem_core.paths import address_option
@@ -108,7 +108,7 @@ def import_volume(
     checked = volume.data
     if part is not None:
         volume = volume.crop(part)
-    finished = require_free(output, record, kind=kind, overwrite=overwrite)
+    finished = find_finished(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
         return finished
     if isinstance(checked, Checked):

@@ -30,10 +30,9 @@ from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
-from asem_core.stages.train import TrainingRecipe, make_plan
+from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
-from asem_core.training.plan import Plan
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
 from asem_core.training.settings import (
@@ -48,6 +47,7 @@ from asem_core.training.settings import (
     num_checkpoints,
     uses_of_time,
 )
+from asem_core.training.setup import TrainingSetup
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 from asem_core.voxels.known import extent_of_known
 
@@ -104,7 +104,7 @@ def plan(
     catalog: Catalog,
     options: PlanOptions,
     clock: Callable[[], float] = time.perf_counter,
-    measure: Callable[[Plan], float] | None = None,
+    measure: Callable[[TrainingSetup], float] | None = None,
 ) -> TrainingPlan:
     """Choose every setting of a training.
 
@@ -142,7 +142,7 @@ def plan(
         def seconds_each(tried: Settings) -> float:
             recipe = _recipe(_tables(tried, own, options), model, catalog)
             with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-                return measure(make_plan(recipe, catalog, RunFolder(Path(scratch))))
+                return measure(set_up(recipe, catalog, RunFolder(Path(scratch))))
 
         settings, number, why = _in_time(settings, model, seconds_each, options.minutes * 60 + begun, clock)
     else:

@@ -44,12 +44,12 @@ def require_whole(flow: Flow, name: str) -> None:
             f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
         )
     for layer in flow.labels:
-        if Path(layer).name != layer or layer.startswith("."):
+        if not layer or Path(layer).name != layer or layer.startswith("."):
             raise RecipeError(
                 f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
             )
     for other in flow.others:
-        if other == "cell" or Path(other).name != other or other.startswith("."):
+        if not other or other == "cell" or Path(other).name != other or other.startswith("."):
             raise RecipeError(
                 f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
                 "the recipe's own image. Choose another plain name."
@@ -220,7 +220,7 @@ def require_unseen(options: EvaluateTable, truth: str, training: TrainOptions, n
         if region.labels == truth and not common.is_empty:
             raise RecipeError(
                 f"{name} @ evaluate: the box {options.box or '(all of it)'} of {options.truth} overlaps that of the training "
-                f"{_told(region, number)}: its scores would flatter. Give one of them another box."
+                f"{_named(region, number)}: its scores would flatter. Give one of them another box."
             )
 
 
@@ -239,7 +239,7 @@ def require_apart(training: TrainOptions, name: str) -> None:
             common = _box(tested.box) & _box(region.box)
             if (tested.raw, tested.labels) == (region.raw, region.labels) and not common.is_empty:
                 raise RecipeError(
-                    f"{name} @ train: the validation {_told(tested, number)} overlaps the training {_told(region, other)}: "
+                    f"{name} @ train: the validation {_named(tested, number)} overlaps the training {_named(region, other)}: "
                     "its scores would flatter. Give one of them another box."
                 )
 
@@ -263,5 +263,5 @@ def _box(text: str | None) -> Box:
     return Box.parse(text or ":,:,:")
 
 
-def _told(region: RegionOptions, number: int) -> str:
+def _named(region: RegionOptions, number: int) -> str:
     return f"region '{region.name or number}' ({region.box or 'all of the labels'})"

@@ -14,12 +14,12 @@ from asem_core.cell.apply import ApplyTo
 from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, fill_volume, open_volume, require_free
+from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
 from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Model
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
-from asem_core.voxels.foreground import at_least
+from asem_core.voxels.thresholds import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
 
@@ -71,7 +71,7 @@ def segment(
     require_probability(probability)
     how: Any = {"model": by} if isinstance(by, Model) else {"by": by}
     record = made_by("segment", inputs=[probability], **how)
-    if require_free(output, record, kind="labels", overwrite=overwrite) is not None:
+    if find_finished(output, record, kind="labels", overwrite=overwrite) is not None:
         return open_volume(output, kind=Labels)
     name = by.name if isinstance(by, Model) else type(by).__name__.lower()
     fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))
@@ -172,7 +172,7 @@ class _Thresholded(Fitted):
         return box
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        values = at_least(block, self.threshold) if self.found is None else self.found.read(box)
+        values = _at_least(block, self.threshold) if self.found is None else self.found.read(box)
         if not self.objects:
             values = values > 0
         return values.astype(self.output.dtype)
@@ -186,4 +186,14 @@ class _AtLeast:
     threshold: float
 
     def __call__(self, box: Box) -> np.ndarray:
-        return at_least(self.probability.read(box), self.threshold)
+        return _at_least(self.probability.read(box), self.threshold)
+
+
+def _at_least(block: np.ndarray, threshold: float) -> np.ndarray:
+    """Tell which values reach a threshold; refuse what is no probability."""
+    if block.dtype.kind == "f" and not (block.min() >= 0 and block.max() <= 1):
+        raise BadInput(
+            f"The map has values from {block.min():g} to {block.max():g}; a probability lies between 0 and 1. Is this an image, "
+            "or logits?"
+        )
+    return at_least(block, threshold)

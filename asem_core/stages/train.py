@@ -28,8 +28,8 @@ from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.temporary import temporary_folder
 from asem_core.training.options import TrainOptions
-from asem_core.training.plan import Plan
-from asem_core.training.regions import file_names, hold, open_region, prepare
+from asem_core.training.regions import file_names, hold, open_region, with_training_labels
+from asem_core.training.setup import TrainingSetup
 from asem_core.voxels.greys import grey_percentiles
 
 if TYPE_CHECKING:
@@ -166,18 +166,18 @@ def train(
         `output` holds a run that was made from something else and `overwrite` is False; or other files, among which no run
         is ever made.
     BadInput
-        The plan would waste the time; the message says why.
+        The run would waste the time; the message says why.
     TrainingStopped, NoSpace
-        See `asem_core.training.loop.fit`.
+        See `asem_core.training.loop.learn`.
     """
-    from asem_core.training.devices import join_team
-    from asem_core.training.loop import fit
+    from asem_core.training.devices import join_processes
+    from asem_core.training.loop import learn
     from asem_core.training.preflight import preflight
     from asem_core.training.report import write_training_report
 
     folder = RunFolder(Path(output))
     resume = resume or (folder.is_run() and not overwrite)
-    with join_team(device) as team, one_writer(folder.path) if team.leads else nullcontext():
+    with join_processes(device) as team, one_writer(folder.path) if team.leads else nullcontext():
         if not team.leads:
             team.wait()  # until the first process has prepared the labels
         elif not resume:
@@ -187,25 +187,25 @@ def train(
         if start_from is not None and not begun:  # of a run that has begun, they are not needed, and may be gone
             start_from = find_weights(str(start_from), choice="finetune_from")
         try:
-            plan = make_plan(recipe, catalog, folder, start_from, begun=begun)
+            setup = set_up(recipe, catalog, folder, start_from, begun=begun)
         except OutputExists:
             if not resume:
                 raise
             raise _begun_otherwise(folder, ["the labels, edited since"]) from None
         start = None if start_from is None else _describe_start(start_from, folder, begun=begun)
-        record = _record(recipe, plan, start, team.size)
+        record = _record(recipe, setup, start, team.size)
         if team.leads:
-            preflight(plan, folder.path).require()
+            preflight(setup, folder.path).require()
             _claim(folder, recipe, record, resume=resume)
             team.wait()
         if resume and _is_finished(folder, recipe.options):
             return folder
         try:
-            fit(plan, folder, team, resume=resume, progress=progress)
+            learn(setup, folder, team, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
         if team.leads:
-            write_training_report(folder, plan, record)
+            write_training_report(folder, setup, record)
         team.wait()  # what follows may read what the first process wrote
     return folder
 
@@ -229,11 +229,11 @@ def check(recipe: TrainingRecipe, catalog: Catalog, output: Path, *, timed: bool
     from asem_core.training.preflight import preflight, seconds_per_iteration
 
     with temporary_folder() as scratch:  # a run may be under way in the folder itself
-        plan = make_plan(recipe, catalog, RunFolder(scratch))
-        found = preflight(plan, output)
+        setup = set_up(recipe, catalog, RunFolder(scratch))
+        found = preflight(setup, output)
         seconds = None
         if timed and not found.is_refused:
-            seconds = seconds_per_iteration(plan) * recipe.options.iterations
+            seconds = seconds_per_iteration(setup) * recipe.options.iterations
     return Checked(found, seconds)
 
 
@@ -252,14 +252,14 @@ def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
     return f"{kept}. To go on: {go_on_with or f'asem train --resume {folder.path}'}."
 
 
-def make_plan(
+def set_up(
     recipe: TrainingRecipe,
     catalog: Catalog,
     folder: RunFolder,
     start_from: str | Path | None = None,
     *,
     begun: bool = False,
-) -> Plan:
+) -> TrainingSetup:
     """Open the regions, prepare their labels (in `folder`, unless they are there), and build the network with its first weights.
 
     If the run has `begun`, its state holds the weights: those it started from are not read, and may be gone.
@@ -284,12 +284,12 @@ def make_plan(
         ]
         containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
         return [
-            hold(prepare(region, recipe.model, container, Run(progress=False), clean=clean), reach)
+            hold(with_training_labels(region, recipe.model, container, Run(progress=False), clean=clean), reach)
             for region, container in zip(regions, containers, strict=True)
         ]
 
     regions = open_all("region", clean=options.prepare_labels)
-    return Plan(
+    return TrainingSetup(
         network,
         recipe.sampler,
         regions,
@@ -313,9 +313,11 @@ def _describe_start(start_from: str | Path, folder: RunFolder, *, begun: bool) -
     return {"path": str(Path(start_from).resolve()), "sha256": noted and noted["sha256"]}
 
 
-def _record(recipe: TrainingRecipe, plan: Plan, start: dict[str, Any] | None, processes: int) -> dict[str, Any]:
+def _record(
+    recipe: TrainingRecipe, setup: TrainingSetup, start: dict[str, Any] | None, processes: int
+) -> dict[str, Any]:
     """Describe the run: what must be equal for a run to be resumed."""
-    regions = [*plan.regions, *plan.validation]
+    regions = [*setup.regions, *setup.validation]
     places = [*recipe.options.regions, *recipe.options.validation]
     read = [
         (r.raw, r.labels, r.mask, r.exclusion if place.exclusion else None)  # else it follows from labels and model

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Team:
+class Processes:
     """The processes that train one network together; one process alone is a team, too."""
 
     rank: int
@@ -63,7 +63,7 @@ class Team:
 
 
 @contextmanager
-def join_team(device: str) -> Iterator[Team]:
+def join_processes(device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started (RANK, WORLD_SIZE, LOCAL_RANK), or work alone.
 
     Parameters
@@ -82,7 +82,7 @@ def join_team(device: str) -> Iterator[Team]:
         device = "mps"
     device = choose_device(device)
     if size == 1:
-        yield Team(0, 1, torch.device(device))
+        yield Processes(0, 1, torch.device(device))
         return
     if device.startswith("cuda"):
         device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
@@ -90,7 +90,7 @@ def join_team(device: str) -> Iterator[Team]:
     # A day, since the others wait while the first process prepares labels; torchrun sees to processes that died.
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=1))
     try:
-        yield Team(rank, size, torch.device(device))
+        yield Processes(rank, size, torch.device(device))
     finally:
         torch.distributed.destroy_process_group()
 

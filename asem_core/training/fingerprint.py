@@ -32,6 +32,8 @@ class Fingerprint:
         Annotated voxels, and the z planes that hold any, of all regions together.
     planes_together
         Most such planes in one region.
+    share_annotated
+        Of the boxes that are learnt from: 1 where all of their voxels are annotated, little where strokes are.
     foreground
         Fraction of the annotated voxels.
     thickness_nm
@@ -50,6 +52,7 @@ class Fingerprint:
     num_annotated_vx: int
     num_planes: int
     planes_together: int
+    share_annotated: float
     foreground: float
     thickness_nm: float
     num_objects: int
@@ -116,6 +119,7 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
         annotated,
         sum(planes),
         max(planes),
+        annotated / sum(region.labels.box.size for region in regions),
         foreground / annotated,
         thickness,
         num_objects,

@@ -19,7 +19,7 @@ from asem_core.errors import TrainingStopped
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.run_folder import RunFolder
 from asem_core.training.augment import UNCHANGED
-from asem_core.training.devices import Team, autocast, half_precision, memory_layout
+from asem_core.training.devices import Processes, autocast, half_precision, memory_layout
 from asem_core.training.loss import loss_of
 from asem_core.training.normalise import (
     NUM_MEASURED,
@@ -30,9 +30,9 @@ from asem_core.training.normalise import (
 )
 from asem_core.training.options import OptimizerOptions, TrainOptions
 from asem_core.training.pictures import fullest_tile, write_picture
-from asem_core.training.plan import Plan
 from asem_core.training.progress import Progress
 from asem_core.training.regime import fit_regime
+from asem_core.training.setup import TrainingSetup
 from asem_core.training.stream import BlockStream, Cut
 from asem_core.training.validate import Forward, mirrored, summarise, tiles_of, validate
 from asem_core.weights import copy_weights, read_metadata, save_weights
@@ -49,7 +49,7 @@ WORTH_EIGHT_TIMES = 0.005
 """Mirror images make prediction eight times slower: so much F1 they must gain on the watched part."""
 
 
-def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bool = True) -> None:
+def learn(setup: TrainingSetup, folder: RunFolder, team: Processes, *, resume: bool, progress: bool = True) -> None:
     """Train until the last iteration; every `checkpoint_every` iterations validate, save, and choose; at Ctrl-C, too.
 
     Raises
@@ -61,25 +61,25 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     """
     import torch
 
-    options, device = plan.options, team.device
+    options, device = setup.options, team.device
     half = half_precision(options, device)
-    network = add_normalisation(plan.network) if options.normalise else plan.network
+    network = add_normalisation(setup.network) if options.normalise else setup.network
     network = to_device(network, device, half).train()
     optimizer = make_optimizer(network, options.optimizer, device)
     # Without a saved state the same run begins at its begin: the result is the same, too.
     done = _restore(network, optimizer, folder, device) if resume and folder.state.is_file() else 0
     if team.leads:
         if done:
-            choose(folder, plan)  # what a run killed right after its state was saved did not come to
+            choose(folder, setup)  # what a run killed right after its state was saved did not come to
         else:
             folder.rewind(0)
     learner = team.spread(torch.compile(network) if options.compile else network)
-    tiles = tiles_of(plan.validation, options.block, options.validation_blocks)
-    shown = fullest_tile(tiles, plan.context) if tiles and team.leads else None
+    tiles = tiles_of(setup.validation, options.block, options.validation_blocks)
+    shown = fullest_tile(tiles, setup.context) if tiles and team.leads else None
     forward = _forward(network, half, device)
 
     stream = BlockStream(
-        plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed, team.rank,
+        setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed, team.rank,
         options.loss.ignore_exclusion, options.readers,
     )  # fmt: skip
     per_step = options.batch * options.accumulate
@@ -88,7 +88,7 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
     def images(first: int) -> Iterator[torch.Tensor]:
         return _images(islice(unchanged.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
 
-    if options.normalise and plan.fine_tuning and done == 0:
+    if options.normalise and setup.fine_tuning and done == 0:
         keep_output(network, forward, images(0), team)
     cuts = stream.cuts(done * per_step)
     losses: deque[tuple[int, float, StepLoss]] = deque()
@@ -116,20 +116,20 @@ def fit(plan: Plan, folder: RunFolder, team: Team, *, resume: bool, progress: bo
                     measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), team)
                 network.eval()
                 mine = tiles[team.rank :: team.size]
-                found = summarise(*team.add_up(*validate(forward, mine, plan.context, options.loss, device)))
+                found = summarise(*team.add_up(*validate(forward, mine, setup.context, options.loss, device)))
                 numbers = found.to_metrics()
                 if options.choose_mirrors and (iteration == options.iterations or stopping):
-                    turned = validate(mirrored(forward), mine, plan.context, options.loss, device)
+                    turned = validate(mirrored(forward), mine, setup.context, options.loss, device)
                     numbers["mirrored"] = summarise(*team.add_up(*turned)).to_metrics()
                 if team.leads:
                     _require_finite(network, folder, iteration, found.loss)
                     if shown is not None:
                         log.validated(iteration, numbers)
-                        write_picture(folder.picture(iteration), forward, shown, plan.context, device)
+                        write_picture(folder.picture(iteration), forward, shown, setup.context, device)
                     plain = without_normalisation(network)
-                    save_weights(folder.checkpoint(iteration), plain, {**plan.metadata, "iteration": iteration})
+                    save_weights(folder.checkpoint(iteration), plain, {**setup.metadata, "iteration": iteration})
                     folder.save_state(_state(network, optimizer, iteration))
-                    choose(folder, plan)
+                    choose(folder, setup)
                 if stopping:
                     raise KeyboardInterrupt
                 network.train()
@@ -180,14 +180,14 @@ def initialise(network: torch.nn.Module, options: TrainOptions) -> None:
                         nn.init.zeros_(module.bias)
 
 
-def choose(folder: RunFolder, plan: Plan) -> None:
+def choose(folder: RunFolder, setup: TrainingSetup) -> None:
     """Write which checkpoints to use so far, and delete those that nobody needs."""
-    options = plan.options
+    options = setup.options
     saved = folder.saved_iterations()
     lines = folder.read_metrics("validate")
     regime = fit_regime([v["iteration"] for v in lines], [v["loss"] for v in lines], options.fit_window)
     best = max(lines, key=lambda v: -1.0 if v["f1"] is None else v["f1"])["iteration"] if lines else saved[-1]
-    rule = ("best" if plan.fine_tuning else "fit") if options.choose == "auto" else options.choose
+    rule = ("best" if setup.fine_tuning else "fit") if options.choose == "auto" else options.choose
     rule = rule if lines else "last"
     wanted = {"fit": regime.middle if regime else saved[-1], "best": best, "last": saved[-1]}[rule]
     start = regime.first if regime else saved[-1]
@@ -256,7 +256,7 @@ def step_within_memory(
     cuts: Sequence[Cut],
     options: TrainOptions,
     half: bool,
-    team: Team,
+    team: Processes,
 ) -> tuple[StepLoss, TrainOptions]:
     """Change the weights once; where memory is short, with fewer blocks at a time and the same result.
 

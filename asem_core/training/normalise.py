@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from asem_core.training.devices import Team
+    from asem_core.training.devices import Processes
 
 NUM_MEASURED = 24
 """Blocks that means and variances are measured over."""
@@ -40,7 +40,7 @@ def add_normalisation(network: nn.Module) -> nn.Module:
 
 
 def measure_normalisation(
-    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Team
+    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Processes
 ) -> None:
     """Measure the means and variances that evaluation uses over `images`, and average them over the processes."""
     import torch
@@ -62,7 +62,7 @@ def measure_normalisation(
 
 
 def keep_output(
-    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Team
+    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Processes
 ) -> None:
     """Set the factors and offsets of normalisations so that `images` give what they gave without: the start of fine-tuning."""
     import torch

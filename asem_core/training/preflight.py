@@ -13,9 +13,9 @@ import attrs
 import numpy as np
 
 from asem_core.errors import AsemError, BadInput
+from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
 from asem_core.interfaces import Region
-from asem_core.training.plan import Plan
 from asem_core.training.regions import (
     IGNORE,
     LARGEST_HELD_BYTES,
@@ -24,6 +24,7 @@ from asem_core.training.regions import (
     require_apart,
     require_one_voxel_size,
 )
+from asem_core.training.setup import TrainingSetup
 from asem_core.volume import Box, Zyx
 from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
@@ -79,19 +80,20 @@ class Preflight:
             raise BadInput("This run would be wasted:\n" + "\n".join(f"- {reason}" for reason in reasons))
 
 
-def preflight(plan: Plan, folder: Path) -> Preflight:
-    """Check a plan whose run would be written to `folder`; reads every label once, and a part of every image."""
-    facts = [facts_of(region) for region in plan.regions]
-    tested = [facts_of(region) for region in plan.validation]
+def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
+    """Check a training whose run would be written to `folder`; reads every label once, and a part of every image."""
+    facts = [facts_of(region) for region in setup.regions]
+    tested = [facts_of(region) for region in setup.validation]
     findings = [
-        *_geometry(plan),
+        *_geometry(setup),
         *_labels(facts, "train on"),
         *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
-        *([] if plan.thin_truth else (finding for f in tested for finding in _zone(f))),
+        *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
-        *_other_greys(plan),
-        *_room(plan, folder),
-        *_memory(plan),
+        *_other_greys(setup),
+        *_roles(setup),
+        *_room(setup, folder),
+        *_memory(setup),
     ]
     return Preflight(findings, (*facts, *tested))
 
@@ -118,22 +120,24 @@ def _middle_planes(box: Box) -> Box:
     return Box((z, *box.begin[1:]), (z + 8, *box.end[1:])) & box
 
 
-def seconds_per_iteration(plan: Plan, num_iterations: int = 3, clock: Callable[[], float] = time.perf_counter) -> float:
+def seconds_per_iteration(
+    setup: TrainingSetup, num_iterations: int = 3, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Time some iterations of a copy of the network, the first left out; blocks are really read and augmented."""
     import copy
 
-    from asem_core.training.devices import half_precision, join_team
+    from asem_core.training.devices import half_precision, join_processes
     from asem_core.training.loop import make_optimizer, step, to_device
     from asem_core.training.normalise import add_normalisation
     from asem_core.training.stream import BlockStream
 
-    options = plan.options
-    with join_team("auto") as team:
+    options = setup.options
+    with join_processes("auto") as team:
         half = half_precision(options, team.device)
-        network = copy.deepcopy(plan.network)
+        network = copy.deepcopy(setup.network)
         network = to_device(add_normalisation(network) if options.normalise else network, team.device, half).train()
         optimizer = make_optimizer(network, options.optimizer, team.device)
-        stream = BlockStream(plan.sampler, plan.regions, options.block, plan.context, options.augment, options.seed)
+        stream = BlockStream(setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed)
         cuts = stream.cuts(0)
         times = []
         for _ in range(num_iterations):
@@ -158,17 +162,17 @@ _NO_VALIDATION = Finding(
 )
 
 
-def _geometry(plan: Plan) -> Iterator[Finding]:
-    options, regions = plan.options, [*plan.regions, *plan.validation]
+def _geometry(setup: TrainingSetup) -> Iterator[Finding]:
+    options, regions = setup.options, [*setup.regions, *setup.validation]
     try:
         require_one_voxel_size(regions)
-        require_apart(plan.regions, plan.validation, options)
+        require_apart(setup.regions, setup.validation, options)
     except AsemError as error:
         yield Finding(str(error), refused=True)
-    if wrong := wrong_block(plan.network, options.block):
+    if wrong := wrong_block(setup.network, options.block):
         yield Finding(wrong, refused=True)
     for region in regions:
-        short = missing_context(region, plan.context)
+        short = missing_context(region, setup.context)
         if short:
             sides = ", ".join(f"{n} {side}" for side, n in short.items())
             advice = (
@@ -180,7 +184,7 @@ def _geometry(plan: Plan) -> Iterator[Finding]:
                 )
             )
             yield Finding(
-                f"Region '{region.name}': the network looks {list(plan.context)} voxels (z, y, x) beyond the labels, but "
+                f"Region '{region.name}': the network looks {list(setup.context)} voxels (z, y, x) beyond the labels, but "
                 f"the image ends earlier (voxels missing: {sides}).{advice}",
                 refused=options.missing_context == "refuse",
             )
@@ -242,17 +246,23 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
         yield Finding(question)
 
 
-def _other_greys(plan: Plan) -> Iterator[Finding]:
+def _other_greys(setup: TrainingSetup) -> Iterator[Finding]:
     title = "the weights that it starts from"
-    for region in plan.regions if plan.greys_before else ():
+    for region in setup.regions if setup.greys_before else ():
         found = grey_percentiles([region.raw])
-        if question := question_other_greys(f"The image of region '{region.name}'", found, plan.greys_before, title):
+        if question := question_other_greys(f"The image of region '{region.name}'", found, setup.greys_before, title):
             yield Finding(question)
 
 
-def _room(plan: Plan, folder: Path) -> Iterator[Finding]:
-    options = plan.options
-    size = sum(t.numel() * 4 for t in plan.network.state_dict().values())
+def _roles(setup: TrainingSetup) -> Iterator[Finding]:
+    for region in (*setup.regions, *setup.validation):
+        if question := question_roles(region.labels, region.exclusion, region.mask, region.labels.box):
+            yield Finding(f"Region '{region.name}': {question}")
+
+
+def _room(setup: TrainingSetup, folder: Path) -> Iterator[Finding]:
+    options = setup.options
+    size = sum(t.numel() * 4 for t in setup.network.state_dict().values())
     kept = options.iterations // options.checkpoint_every + 1
     need = size * (min(kept, options.keep_last + 3) if options.keep_last else kept) + 4 * size
     there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
@@ -265,11 +275,11 @@ def _room(plan: Plan, folder: Path) -> Iterator[Finding]:
         )
 
 
-def _memory(plan: Plan) -> Iterator[Finding]:
+def _memory(setup: TrainingSetup) -> Iterator[Finding]:
     import psutil
 
     need = 0
-    for region in (*plan.regions, *plan.validation):
+    for region in (*setup.regions, *setup.validation):
         volumes = [v for v in (region.raw, region.labels, region.mask, region.exclusion) if v is not None]
         need += sum(n for v in volumes if (n := v.box.size * v.dtype.itemsize) <= LARGEST_HELD_BYTES)
         need += 4 * region.labels.box.size  # the sampler's table

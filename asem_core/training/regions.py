@@ -15,9 +15,11 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily
 from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.prepared import is_cell, open_image, open_mask
+from asem_core.cell.provenance import require_labels
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
+from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import AveragesVoxels, Model, Region
 from asem_core.paths import expand
@@ -55,6 +57,7 @@ def open_region(
         return _open(place, catalog, folder, f"{name}, {what}")
 
     require_steps(options.done, catalog)
+    require_roles(_address(options.exclusion), _address(options.mask))
     raw = _downsampled(with_done(opened(options.raw, "raw"), options.done), downsample, catalog)
     stored = _labels(opened(options.labels, "labels"), options)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
@@ -94,8 +97,14 @@ def open_region(
     return Region(name, raw, labels, **others)
 
 
+def _address(place: Place | None) -> str | None:
+    """Give what names a place: its path, and the layer of one that holds several."""
+    return place if place is None or isinstance(place, str) else f"{place.get('path', '')}/{place.get('layer') or ''}"
+
+
 def _labels(volume: Volume, options: RegionOptions) -> Labels:
     """Read the labels by what their values mean; a layer of ours knows."""
+    require_labels(volume, "a network learns from labels")
     meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
     if meaning is None and Record.of(volume).made.noted:
         return open_labels(volume.path)
@@ -126,7 +135,7 @@ def _on_grid_of(raw: Volume, labels: Labels, name: str) -> Labels:
         ) from error
 
 
-def prepare(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
+def with_training_labels(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
     """Clean up and thicken the labels as the model says (if `clean`), and add its exclusion zone if there is none.
 
     New labels are written to `container`, or taken from there; the exclusion zone is worked out where it is read, from the labels as drawn.

@@ -10,7 +10,7 @@ import numpy as np
 from asem_core.interfaces import Column
 from asem_core.report import Section, write_report
 from asem_core.run_folder import RunFolder
-from asem_core.training.plan import Plan
+from asem_core.training.setup import TrainingSetup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 _SCORES = {"f1": "F1", "precision": "precision", "recall": "recall", "jaccard": "Jaccard"}
 
 
-def write_training_report(folder: RunFolder, plan: Plan, made_by: Mapping[str, Any]) -> None:
+def write_training_report(folder: RunFolder, setup: TrainingSetup, made_by: Mapping[str, Any]) -> None:
     """Write `report.html`, `figures/` and `tables/` into the run's folder."""
     trained, validated = folder.read_metrics("train"), folder.read_metrics("validate")
     choice = folder.read_json("choice.json")
-    options = plan.options
+    options = setup.options
     numbers: dict[str, Any] = {
         "iterations": trained[-1]["iteration"] if trained else 0,
-        "parameters of the network": sum(p.numel() for p in plan.network.parameters()),
-        "voxels in the training regions": sum(r.labels.box.size for r in plan.regions),
+        "parameters of the network": sum(p.numel() for p in setup.network.parameters()),
+        "voxels in the training regions": sum(r.labels.box.size for r in setup.regions),
         "predict from": choice["predict_from"],
         "fine-tune from": choice["finetune_from"],
         "rule": choice["rule"],
@@ -37,16 +37,16 @@ def write_training_report(folder: RunFolder, plan: Plan, made_by: Mapping[str, A
     sections = [
         Section(
             "Training",
-            f"{'Fine-tuning' if plan.fine_tuning else 'Training'} with blocks of {list(options.block)} voxels, "
+            f"{'Fine-tuning' if setup.fine_tuning else 'Training'} with blocks of {list(options.block)} voxels, "
             f"{options.batch * options.accumulate} a step. {_regime_in_words(choice)}",
             numbers,
             {"validation": _table(validated)} if validated else {},
             {"curves": draw_curves(trained, validated, choice["fit_regime"]), **_pictures(folder)},
         ),
-        Section("Regions", "", {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in plan.regions}),
+        Section("Regions", "", {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in setup.regions}),
     ]
-    if plan.validation:
-        held_out = {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in plan.validation}
+    if setup.validation:
+        held_out = {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in setup.validation}
         sections.append(Section("Validation regions", "Never trained on.", held_out))
     write_report(folder.path, f"Training run {folder.path.resolve().name}", sections, made_by=made_by)
 

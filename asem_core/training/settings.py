@@ -36,6 +36,9 @@ WATCHED = 0.08
 LEAST_WATCHED = 8
 """Fewer (working) voxels of object tell nothing: then nothing is watched."""
 
+SPARSE = 0.2
+"""Where less of the boxes is annotated, these are strokes: how thick objects are is not seen, and most blocks hold none."""
+
 LEAST_BALLS = 30
 """A watched part whose object is worth fewer balls as thick as its thin parts says nothing of the threshold."""
 
@@ -80,6 +83,8 @@ def downsampling(found: Fingerprint, boxes: Sequence[Box]) -> Setting:
 
     Wherever a box begins, it holds a whole voxel of as many as half its length.
     """
+    if found.share_annotated < SPARSE:
+        return Setting("train", "downsample", [1, 1, 1], "strokes do not say how thick objects are")
     pixel = found.voxel_size_nm[1]
     most = found.thickness_nm / PIXELS_ACROSS
     most_z, most_across = (min(b.shape[axis] + 1 for b in boxes for axis in axes) // 2 for axes in ((0,), (1, 2)))
@@ -153,6 +158,15 @@ def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting
         "shift_probability": 0.02 if template == "anisotropic" else 0.0,
     }
     return [Setting("train.augment", k, v, why if i == 0 else "") for i, (k, v) in enumerate(numbers.items())]
+
+
+def suited_to(found: Fingerprint, template: Template) -> tuple[Template, str]:
+    """Say what kind of image the sampler should suit."""
+    if found.share_annotated < SPARSE:
+        return "planes", "strokes lie anywhere: blocks without any are drawn again"
+    if template == "isotropic":
+        return template, "blocks with little object are drawn less often"
+    return template, "planes are large and hold object nearly everywhere"
 
 
 def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Zyx, gap: Zyx) -> Split:
@@ -326,7 +340,6 @@ def choose_settings(
         *schedule(few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
-    lines.append(Setting("sampler", "use", sampler(template),
-                         "planes are large and hold object nearly everywhere" if template != "isotropic" else
-                         "blocks with little object are drawn less often"))  # fmt: skip
+    kind, why = suited_to(found, template)
+    lines.append(Setting("sampler", "use", sampler(kind), why))
     return Settings(found, template, factor, few, split, lines)

@@ -22,9 +22,9 @@ from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
 from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
-from asem_core.voxels.foreground import at_least
 from asem_core.voxels.known import Meaning, by_meaning, settled
 from asem_core.voxels.resample import on_grid_of
+from asem_core.voxels.thresholds import at_least
 
 Kind = Literal["image", "labels", "probability", "errors"]
 

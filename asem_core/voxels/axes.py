@@ -58,7 +58,7 @@ def pick_axes(
     missing = [a for a in "zyx" if a not in names]
     if missing:
         raise BadInput(
-            f"{where} has the axes {_told(names, shape)}; a volume needs z, y and x. "
+            f"{where} has the axes {_listed(names, shape)}; a volume needs z, y and x. "
             "If they are misnamed, say what they are, in their order: --set axes=zyx"
         )
     fixed: dict[int, int] = {}
@@ -73,7 +73,7 @@ def pick_axes(
             )
             misnamed = ". If they are misnamed, say what the axes are, in their order: --set axes=..." if option else ""
             raise BadInput(
-                f"{where} has {n} {things} (axes {_told(names, shape)}); a volume has one. {advice}{misnamed}"
+                f"{where} has {n} {things} (axes {_listed(names, shape)}); a volume has one. {advice}{misnamed}"
             )
         if not 0 <= (wanted or 0) < n:
             option = _OPTIONS.get(name, (name, ""))[0]
@@ -82,13 +82,13 @@ def pick_axes(
     for name, wanted in (choice or {}).items():
         if name not in names and wanted:
             raise BadInput(
-                f"{where} has no {_OPTIONS.get(name, (name, ''))[0]} {wanted}: its axes are {_told(names, shape)}."
+                f"{where} has no {_OPTIONS.get(name, (name, ''))[0]} {wanted}: its axes are {_listed(names, shape)}."
             )
     z, y, x = (names.index(a) for a in "zyx")
     return (z, y, x), fixed
 
 
-def _told(names: Sequence[str], shape: Sequence[int]) -> str:
+def _listed(names: Sequence[str], shape: Sequence[int]) -> str:
     return ", ".join(f"{a} {n}" for a, n in zip(names, shape, strict=True))
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from asem_core.errors import BadInput
+
+
+def is_file_of(path: str, endings: Collection[str]) -> bool:
+    """Tell whether a file is there that ends so, in any case of letters."""
+    return Path(path).is_file() and Path(path).suffix.lower() in endings
 
 
 def require_place(path: str) -> Path:

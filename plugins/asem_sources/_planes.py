@@ -14,6 +14,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.volume import Box
+from asem_core.voxels.opening import is_file_of
 from asem_core.voxels.planes import missing_planes, number_planes, plane_files, refuse_gaps, z_positions, z_step
 from asem_core.voxels.scale import Scale
 from asem_core.voxels.values import Conversion
@@ -152,16 +153,24 @@ def _plain(step_nm: float) -> float:
     return float(f"{step_nm:.9g}")
 
 
+def holds_planes(path: str, endings: Sequence[str]) -> bool:
+    """Tell whether a path is a plane that ends so, or a folder of some."""
+    here = Path(path)
+    return bool(plane_files(here, endings)[0]) if here.is_dir() else is_file_of(path, endings)
+
+
 def planes_in(
     folder: Path, endings: Sequence[str], what: str, pattern: str | None, files: str, allow_gaps: bool, pages: int = 1
 ) -> Folder:
-    """Find the planes of a folder in order (see `number_planes`); `pages` is what each file holds.
+    """Find the planes of a folder in order (see `number_planes`), or take a file for one; `pages` is what each file holds.
 
     Raises
     ------
     BadInput
         There are none, one has no number, two have the same, or some are missing.
     """
+    if folder.is_file():
+        return Folder((folder,), (0,), ())
     _, passed = plane_files(folder, endings, files)
     numbered = number_planes(
         folder, endings, pattern, advice="give a pattern that finds the number: --set pattern='.*_(\\d+)'", files=files

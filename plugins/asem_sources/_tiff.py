@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
 from collections.abc import Mapping
@@ -73,11 +74,22 @@ def read_contents(file: Path, labels: bool, choice: Mapping[str, int | None], ax
     MissingExtra
         What decompresses it is not installed.
     """
+    try:
+        stat = file.stat()
+    except OSError as error:
+        return TiffContents((TiffPage(file),), (Header((), "", _unreadable(file, error)),))
+    return _read_contents(file, (stat.st_mtime_ns, stat.st_size), labels, tuple(choice.items()), axes)
+
+
+@functools.lru_cache(maxsize=4096)  # a command opens a stack again with the answer to what was asked
+def _read_contents(
+    file: Path, _version: tuple[int, int], labels: bool, choice: tuple[tuple[str, int | None], ...], axes: str | None
+) -> TiffContents:
     import tifffile
 
     try:
         with tifffile.TiffFile(file, _multifile=False) as tiff:
-            return _contents(tiff, file, labels, choice, axes)
+            return _contents(tiff, file, labels, dict(choice), axes)
     except (BadInput, MissingExtra):
         raise
     except Exception as error:  # a damaged header leads tifffile into errors of many kinds

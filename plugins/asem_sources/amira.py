@@ -21,7 +21,7 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
-from asem_core.voxels.opening import require_place
+from asem_core.voxels.opening import is_file_of, require_place
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted
 
@@ -56,7 +56,7 @@ class AmiraMesh(Source):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        return Path(path).is_file() and Path(path).suffix.lower() == ".am"
+        return is_file_of(path, (".am",))
 
     def layers(self) -> list[str]:
         return [field.name for field in _read_header(self.path).fields]

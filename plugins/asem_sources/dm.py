@@ -18,7 +18,7 @@ from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import conversion, converted
-from asem_sources._planes import Header, Planes, at_once, check_alike, planes_in
+from asem_sources._planes import Header, Planes, at_once, check_alike, holds_planes, planes_in
 
 ENDINGS = (".dm3", ".dm4")
 
@@ -58,10 +58,7 @@ class DigitalMicrograph(Source):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        here = Path(path)
-        if here.is_dir():
-            return bool(plane_files(here, ENDINGS)[0])
-        return here.is_file() and here.suffix.lower() in ENDINGS
+        return holds_planes(path, ENDINGS)
 
     def layers(self) -> list[str]:
         return ["raw"]

@@ -27,7 +27,7 @@ from asem_core.voxels.hdf5 import (
     plane_names_of,
     scales_of,
 )
-from asem_core.voxels.opening import require_place
+from asem_core.voxels.opening import is_file_of, require_place
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import converted
 from asem_sources._writing import block_of, chunk_shape, removed_if_unfinished, write_in_order
@@ -83,7 +83,7 @@ class Hdf5(Source, WritesVolumes):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        return Path(path).is_file() and Path(path).suffix.lower() in ENDINGS
+        return is_file_of(path, ENDINGS)
 
     @classmethod
     def can_write(cls, path: str) -> bool:

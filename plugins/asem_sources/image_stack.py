@@ -17,11 +17,10 @@ from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.opening import require_one_volume
-from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion, ids_of_colours
 from asem_sources._microscopes import beside
-from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, planes_in
+from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
 from asem_sources._writing import not_kept, plane_names, write_planes
 
 if TYPE_CHECKING:
@@ -79,10 +78,7 @@ class ImageStack(Source, WritesVolumes):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        here = Path(path)
-        if here.is_dir():
-            return bool(plane_files(here, ENDINGS)[0]) and not plane_files(here, _PREFERRED)[0]
-        return here.is_file() and here.suffix.lower() in ENDINGS
+        return holds_planes(path, ENDINGS) and not (Path(path).is_dir() and holds_planes(path, _PREFERRED))
 
     @classmethod
     def can_write(cls, path: str) -> bool:
@@ -123,8 +119,6 @@ class ImageStack(Source, WritesVolumes):
         return fingerprint(files[0].parent, files)
 
     def _folder(self, here: Path) -> Folder:
-        if here.is_file():
-            return Folder((here,), (0,), ())
         return planes_in(here, ENDINGS, "PNG, JPEG or BMP", self.pattern, self.files, self.allow_gaps)
 
 

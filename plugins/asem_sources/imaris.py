@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -15,7 +14,7 @@ from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Box, Volume, as_zyx
 from asem_core.voxels.hdf5 import Dataset, open_hdf5
-from asem_core.voxels.opening import require_one_volume
+from asem_core.voxels.opening import is_file_of, require_one_volume
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted
 
@@ -52,7 +51,7 @@ class Imaris(Source):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        return Path(path).is_file() and Path(path).suffix.lower() == ".ims"
+        return is_file_of(path, (".ims",))
 
     def layers(self) -> list[str]:
         return ["raw"]

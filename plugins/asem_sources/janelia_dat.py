@@ -19,7 +19,7 @@ from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import conversion, shift_told
-from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, planes_in
+from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
 
 ENDINGS = (".dat",)
 _MAGIC = 3_555_587_570
@@ -65,10 +65,7 @@ class JaneliaDat(Source):
     @classmethod
     def can_read(cls, path: str) -> bool:
         here = Path(path)
-        if here.is_dir():
-            found, _ = plane_files(here, ENDINGS)
-            return bool(found) and _is_raw(found[0])
-        return here.is_file() and here.suffix.lower() in ENDINGS and _is_raw(here)
+        return holds_planes(path, ENDINGS) and _is_raw(plane_files(here, ENDINGS)[0][0] if here.is_dir() else here)
 
     def layers(self) -> list[str]:
         return ["raw"]
@@ -98,8 +95,6 @@ class JaneliaDat(Source):
         return fingerprint(files[0].parent, files)
 
     def _folder(self, here: Path) -> Folder:
-        if here.is_file():
-            return Folder((here,), (0,), ())
         return planes_in(here, ENDINGS, "raw FIB-SEM", self.pattern, self.files, self.allow_gaps)
 
 

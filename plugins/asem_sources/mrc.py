@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -16,7 +17,7 @@ from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange
-from asem_core.voxels.opening import require_one_volume
+from asem_core.voxels.opening import is_file_of, require_one_volume
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted, shift_told
 from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
@@ -64,7 +65,7 @@ class Mrc(Source, WritesVolumes):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        return Path(path).is_file() and Path(path).suffix.lower() in ENDINGS
+        return is_file_of(path, ENDINGS)
 
     @classmethod
     def can_write(cls, path: str) -> bool:
@@ -132,8 +133,8 @@ class Mrc(Source, WritesVolumes):
 class _Statistics:
     """Least, largest, mean and standard deviation of what was added."""
 
-    low: float = np.inf
-    high: float = -np.inf
+    low: float = math.inf
+    high: float = -math.inf
     num: int = 0
     total: float = 0.0
     squares: float = 0.0

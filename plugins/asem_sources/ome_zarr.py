@@ -12,7 +12,8 @@ from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
-from asem_core.volume import Volume
+from asem_core.volume import Labels, Volume
+from asem_core.voxels.known import KNOWN
 from asem_core.voxels.values import converted
 from asem_core.voxels.zarr_dialects import multiscale_of
 
@@ -88,7 +89,15 @@ class OmeZarr(Source):
         from asem_core import open_volume
 
         choice = {"c": self.channel, "t": self.time}
-        return open_volume(address, voxel_size_nm=self.voxel_size_nm, choice=choice, axes=self.axes)
+        found: Volume = open_volume(address, voxel_size_nm=self.voxel_size_nm, choice=choice, axes=self.axes)
+        if (
+            self.kind == "labels"
+            and found.dtype.kind in "uib"
+            and "://" not in address
+            and (Path(address) / KNOWN).is_dir()
+        ):
+            return open_volume(address, kind=Labels, voxel_size_nm=self.voxel_size_nm, choice=choice, axes=self.axes)
+        return found
 
 
 @hookimpl

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
+from asem_core.voxels.opening import require_one_volume
 from asem_sources._writing import WriteBlocks, block_of, chunk_shape
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class PlainZarr(Source, WritesVolumes):
         """Open the array lazily."""
         from asem_core import open_volume
 
-        if layer not in (None, "raw"):
-            raise BadInput(f"{self.path} is one array and has no layer '{layer}'.")
+        require_one_volume(self.path, layer, "one array")
         return open_volume(self.path, voxel_size_nm=self.voxel_size_nm)
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:

@@ -19,7 +19,7 @@ from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion
-from asem_sources._planes import Folder, Planes, at_once, check_alike, planes_in
+from asem_sources._planes import Folder, Planes, at_once, check_alike, holds_planes, planes_in
 from asem_sources._tiff import TiffContents, read_contents
 from asem_sources._tiff_writing import write_file, write_folder
 from asem_sources._writing import not_kept
@@ -81,10 +81,7 @@ class TiffStack(Source, WritesVolumes):
 
     @classmethod
     def can_read(cls, path: str) -> bool:
-        here = Path(path)
-        if here.is_dir():
-            return bool(plane_files(here, ENDINGS)[0])
-        return here.is_file() and here.suffix.lower() in ENDINGS
+        return holds_planes(path, ENDINGS)
 
     @classmethod
     def can_write(cls, path: str) -> bool:

@@ -12,9 +12,10 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 
 from asem_core.blocks import Run
 from asem_core.errors import AsemError, BadInput, OutsideVolume, VoxelSizeMismatch
-from asem_core.evaluation import scores as evaluate
+from asem_core.evaluation import objects as evaluate
+from asem_core.evaluation.objects import number_objects, score_objects
 from asem_core.evaluation.report import sections
-from asem_core.evaluation.scores import Counts, exclusion_of, number_objects, score, score_objects, with_pooled
+from asem_core.evaluation.scores import Counts, exclusion_of, score, with_pooled
 from asem_core.report import write_report
 from asem_core.volume import Box, Labels, Spec, Volume
 

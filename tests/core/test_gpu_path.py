@@ -15,7 +15,7 @@ from asem_core.interfaces import Region
 from asem_core.prediction.blockwise import choose_block
 from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.training.augment import Augment
-from asem_core.training.devices import Team
+from asem_core.training.devices import Processes
 from asem_core.training.loop import make_optimizer, step, step_within_memory, to_device
 from asem_core.training.options import OptimizerOptions, RegionOptions, TrainOptions
 from asem_core.training.stream import BlockStream
@@ -105,14 +105,14 @@ def test_training_takes_fewer_blocks_at_a_time_where_memory_is_short(caplog):
             network = Tight(UNet(features=4, factors=((2, 2, 2),)), room)
         options, cuts = prepared(network.network, batch=4)
         optimizer = make_optimizer(network, options.optimizer, cpu)
-        _, after = step_within_memory(network, optimizer, cuts[:4], options, False, Team(0, 1, cpu))
+        _, after = step_within_memory(network, optimizer, cuts[:4], options, False, Processes(0, 1, cpu))
         assert (after.batch, after.accumulate) == {4: (4, 1), 1: (1, 4)}[room]
         learnt.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.allclose(*learnt, atol=1e-6)
     assert "blocks taken at a time: 1, then added up: 4, for the same result" in caplog.text
     with pytest.raises(TrainingStopped, match=r"not enough memory on cpu for 2 blocks of \[.*\] voxels at once"):
         step_within_memory(
-            Tight(network, 0), optimizer, cuts[:2], attrs.evolve(options, batch=2), False, Team(0, 2, cpu)
+            Tight(network, 0), optimizer, cuts[:2], attrs.evolve(options, batch=2), False, Processes(0, 2, cpu)
         )
 
 

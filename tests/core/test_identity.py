@@ -20,7 +20,7 @@ from asem_core.cell.node import layers
 from asem_core.cell.place import cell_of
 from asem_core.cell.provenance import describe_input, made_by
 from asem_core.cell.record import Record, note
-from asem_core.cell.store import create_volume, finish_volume, open_volume, require_free
+from asem_core.cell.store import create_volume, find_finished, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, InputChanged, OutputBusy, OutputExists
 from asem_core.files import fingerprint
@@ -303,7 +303,7 @@ def test_no_layer_replaces_an_ancestor_or_an_image_by_labels(stack: Path, tmp_pa
     for place in (cell / "raw", elsewhere / "image"):
         with pytest.raises(BadInput, match="is an image, which labels never replace"):
             segment(probability, place, QUIET, overwrite=True)
-    assert require_free(cell / "raw", Record.of(raw).made.noted) is not None
+    assert find_finished(cell / "raw", Record.of(raw).made.noted) is not None
 
 
 def test_an_empty_layer_is_nobodys(stack: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from asem_core.training.devices import Team
+from asem_core.training.devices import Processes
 from asem_core.training.normalise import add_normalisation, keep_output, measure_normalisation, without_normalisation
 from asem_models._unet import UNet
 
@@ -49,7 +49,7 @@ def test_evaluation_uses_means_over_all_blocks_given():
     images = [torch.randn(1, 1, *shape) + offset for offset in range(3)]
     with torch.no_grad():
         learner.train()(torch.randn(1, 1, *shape) + 100)
-        measure_normalisation(learner, learner, images, Team(0, 1, torch.device("cpu")))
+        measure_normalisation(learner, learner, images, Processes(0, 1, torch.device("cpu")))
         convolution, norm = next(
             m for m in learner.modules() if isinstance(getattr(m, "1", None), torch.nn.BatchNorm3d)
         )
@@ -62,7 +62,7 @@ def test_fine_tuning_starts_from_what_the_weights_say():
     plain = small_network()
     learner = add_normalisation(small_network())
     image = torch.randn(1, 1, *plain.input_shape((4, 8, 8))) * 5 + 2
-    keep_output(learner, learner, [image], Team(0, 1, torch.device("cpu")))
+    keep_output(learner, learner, [image], Processes(0, 1, torch.device("cpu")))
     with torch.no_grad():
         assert torch.allclose(learner.eval()(image), plain(image), atol=1e-4)
         # While learning, variances are divided by the number of voxels, and by one less when they are kept.

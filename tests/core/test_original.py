@@ -13,13 +13,18 @@ import zarr
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from asem_core.catalog import load_catalog
 from asem_core.cell.elsewhere import ATTRIBUTE, done_elsewhere, with_done
 from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
+from asem_core.errors import BadInput, RecipeError
 from asem_core.evaluation.roles import question_roles
-from asem_core.volume import Labels, Volume
+from asem_core.recipe import build_choice, read_recipe
+from asem_core.training.options import RegionOptions
+from asem_core.training.regions import open_region
+from asem_core.volume import Box, Labels, Volume
 from asem_core.weights import save_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -106,6 +111,18 @@ def test_what_was_done_is_told_by_attributes_or_by_the_user(caplog):
     assert steps_done(with_done(volume, [])) == []
 
 
+def test_a_recipe_states_what_was_done(tmp_path):
+    """`done` of a source: names of steps, checked before any work."""
+    file = tmp_path / "r.toml"
+    for done, told in (('["clahe"]', None), ('["clahee"]', "Did you mean 'clahe'"), ('"clahe"', "expected a list of")):
+        file.write_text(f'[source]\nuse = "ome-zarr"\npath = "a.zarr"\ndone = {done}\n')
+        if told is None:
+            assert read_recipe(file).source.done == ("clahe",)
+            continue
+        with pytest.raises(RecipeError, match=told):
+            build_choice(load_catalog(), "source", read_recipe(file).source, "r.toml @ source", tmp_path)
+
+
 def test_an_equalized_image_is_not_equalized_again(container, weights, caplog):
     """As it is recognised by its name; what the user states goes before; what was done is known of an import, too."""
     image = container / "volumes/raw_equalized_0.02"
@@ -187,6 +204,28 @@ def test_a_container_in_the_authors_layout_is_exported(container, tmp_path, capl
     assert sorted(p.name for p in (tmp_path / "planes").iterdir())[:2] == ["plane_0000.tif", "plane_0001.tif"]
 
 
+def test_every_stage_works_in_their_container(container, weights, tmp_path):
+    """What is added is of Zarr v2, and seen: segmented, drawn over the image, annotated and edited again, measured, exported."""
+    raw = container / "volumes/raw"
+    asem("predict", raw, "--done", "clahe", "--weights", weights, "-q", "--mask", container / "volumes/mask")
+    asem("segment", container / "predictions/mitochondria/probability", "-t", "0.5", "-q", "-j", 1)
+    asem("preprocess", container / "volumes/labels/mito", "--use", "dilate-labels", "-s", "radius_vx=1", "-q")
+    seeds = np.zeros(balls().shape, np.uint8)
+    seeds[16, 14:22, 18:22] = 1
+    seeds[16, 2:6, 2:60] = 2
+    for box in (Box.of_shape(seeds.shape), Box((0, 0, 0), (32, 40, 40))):
+        np.save(tmp_path / "seeds.npy", seeds[box.slices])
+        cut = ("annotate", "cut", container, "--raw", "volumes/raw", "--seeds", tmp_path / "seeds.npy", "-q")
+        asem(*cut, "--box", str(box)[1:-1].replace(" ", ""), "-o", "labels/cut")
+    shown = ("-l", "volumes/raw", "-l", "predictions/mitochondria/segmentation", "-l", "labels/cut")
+    asem("snapshot", container, "--plane", "z=16", *shown, "-o", tmp_path / "picture.png")
+    asem("analyze", "morphometry", container / "predictions/mitochondria/segmentation", "-o", tmp_path / "report", "-q")
+    assert not list(container.rglob("zarr.json"))
+    assert "labels/cut" in layers(container)
+    found = asem("inspect", container)
+    assert "predictions/mitochondria/probability" in found
+
+
 def test_zones_of_diamonds_and_balls(container, weights):
     """The published zone is a diamond; a ball is wider between the axes, and leaves less to score."""
     truth = container / "volumes/labels/mito"
@@ -211,8 +250,14 @@ def test_a_mask_given_the_wrong_way_round_is_detected(container, caplog):
         assert question_roles(truth, *right, truth.box) is None
     wrong = question_roles(truth, mask, None, truth.box)
     assert "m, given as exclusion, leaves out" in wrong
-    assert wrong.endswith("give it with --mask.")
-    assert question_roles(truth, None, zone, truth.box).endswith("give it with --exclusion.")
+    assert "give it as mask (--mask)." in wrong
+    assert "give it as exclusion (--exclusion)." in question_roles(truth, None, zone, truth.box)
+    place = str(container / "volumes/metric_masks/mito")
+    options = RegionOptions(str(container / "volumes/raw"), str(container / "volumes/labels/mito"), exclusion=place)
+    with pytest.raises(BadInput, match="Give it as mask"):
+        open_region(options, "r", load_catalog(), container)
+    options = attrs.evolve(options, exclusion=None, mask=place)
+    assert open_region(options, "r", load_catalog(), container).mask is not None
     place = container / "volumes/other"
     (container / "volumes/metric_masks/mito").rename(place)
     truth = container / "volumes/labels/mito"

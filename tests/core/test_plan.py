@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.record import AnnotatedBox, Record
-from asem_core.cell.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume, write_known
 from asem_core.cli import make_app
 from asem_core.interfaces import Region
 from asem_core.prediction.trained import load_trained
@@ -66,6 +66,7 @@ def found(**changes: object) -> Fingerprint:
     known = {"voxel_size_nm": (8, 8, 8), "num_annotated_vx": 10**7, "num_planes": 100, "foreground": 0.1}
     known |= {
         "planes_together": 100,
+        "share_annotated": 1.0,
         "thickness_nm": 100.0,
         "num_objects": 9,
         "plane_correlation": 0.9,
@@ -74,9 +75,12 @@ def found(**changes: object) -> Fingerprint:
     return Fingerprint(**{**known, **changes})  # type: ignore[arg-type]
 
 
-def write(path: Path, array: np.ndarray, size: float = 8.0, boxes: tuple[Box, ...] = ()) -> None:
+def write(
+    path: Path, array: np.ndarray, size: float = 8.0, boxes: tuple[Box, ...] = (), known: np.ndarray | None = None
+) -> None:
     about = Record(kind="labels" if "labels" in path.parts else "image", boxes=[AnnotatedBox(b, {}) for b in boxes])
     out = create_volume(path, Spec(array.shape, array.dtype, size), block=32, made_by={"stage": "test"}, about=about)
+    write_known(out, None if known is None else Volume(known, size), 32, Run(progress=False))
     out.data[...] = array  # type: ignore[index]
     finish_volume(out, Run(progress=False))
 
@@ -382,6 +386,26 @@ def test_mirror_images_are_averaged() -> None:
     found = mirrored(forward)(torch.zeros(1, 1, 2, 3, 4)).softmax(1)[0, 1]
     assert torch.allclose(found[..., 0], found[..., 3])
     assert torch.allclose(found[..., 1], torch.tensor(0.5))
+
+
+@pytest.mark.usefixtures("small")
+def test_strokes_are_learnt_from(tmp_path: Path) -> None:
+    """Stored voxels are kept, whatever lies between strokes; blocks with next to none are not drawn."""
+    objects, known = balls(7), np.zeros(SHAPE, np.uint8)
+    known[10, 16:18, ::2] = 1
+    known[20:22, 40:44, 10:50] = 1
+    write(tmp_path / "c.zarr/raw", grey_of(objects))
+    write(tmp_path / "c.zarr/labels/mito", (objects & (known > 0)).astype(np.uint8), known=known)
+    catalog = load_catalog()
+    place = places_of([tmp_path / "c.zarr"], "mito")
+    made = plan(place, catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=2))
+    assert made.found.share_annotated == pytest.approx(known.sum() / place[0].boxes[0].size)
+    tables = made.settings.table()
+    assert tables["train"]["downsample"] == [1, 1, 1]
+    assert tables["sampler"]["use"] == "uniform"
+    (tmp_path / "r.toml").write_text(made.text)
+    run = train(read_training_recipe(tmp_path / "r.toml", catalog), catalog, tmp_path / "run", progress=False)
+    assert any(line["loss"] > 0 for line in run.read_metrics("train"))
 
 
 def test_a_model_is_known_by_its_labels() -> None:

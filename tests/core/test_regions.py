@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput
-from asem_core.evaluation.scores import score_objects
+from asem_core.evaluation.objects import score_objects
 from asem_core.stages import instances
 from asem_core.stages.instances import Enclosed, PartedByShape
 from asem_core.stages.segment import segment

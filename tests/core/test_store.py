@@ -20,10 +20,10 @@ from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import (
     create_volume,
+    find_finished,
     finish_volume,
     open_labels,
     open_volume,
-    require_free,
     write_known,
 )
 from asem_core.errors import BadInput, OutputExists, UnknownName
@@ -124,7 +124,7 @@ def test_unfinished_layer_is_not_taken_for_whole(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="was not finished. Run the command"):
         open_volume(tmp_path / "cell.zarr" / "raw")
     assert layers(tmp_path / "cell.zarr") == []
-    assert require_free(tmp_path / "cell.zarr" / "raw", MADE) is None
+    assert find_finished(tmp_path / "cell.zarr" / "raw", MADE) is None
     out.release()
 
 
@@ -132,13 +132,13 @@ def test_same_output_again(tmp_path: Path) -> None:
     """The same run finds its finished layer; another one is refused unless it may overwrite."""
     path = tmp_path / "cell.zarr" / "raw"
     write(path, image())
-    assert require_free(path, MADE) is not None
+    assert find_finished(path, MADE) is not None
     with pytest.raises(OutputExists, match=r"differs in: threshold: 0.5 -> 0.6\).*--overwrite"):
         create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6})
     out = create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6}, overwrite=True)
     assert not out.finished
     out.release()
-    assert require_free(path, MADE) is not None  # what is replaced stays until the other is whole
+    assert find_finished(path, MADE) is not None  # what is replaced stays until the other is whole
 
 
 def test_a_foreign_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_newer_version_finds_what_an_older_one_made(tmp_path: Path) -> None:
     resumed = create_volume(path, SPEC, block=32, made_by=newer)
     assert resumed.work == begun.work
     finish_volume(resumed, Run(progress=False))
-    found = require_free(path, newer)
+    found = find_finished(path, newer)
     assert found is not None
     assert Record.of(found).made.noted == older
     with pytest.raises(OutputExists, match=r"differs in: step.name"):

@@ -20,7 +20,7 @@ import pytest
 
 from asem_core.blocks import Run, run_blocks
 from asem_core.engine.clusters import Cluster
-from asem_core.engine.notes import DoneNotes, private_folder, require_own_file
+from asem_core.engine.done import DoneBlocks, private_folder, require_own_file
 from asem_core.errors import BadInput
 from asem_core.volume import Box
 
@@ -167,7 +167,7 @@ def as_nobody(call: Callable[[], str]) -> str:
 
 def test_half_a_note_is_none(tmp_path: Path) -> None:
     """What a killed process wrote by half is left out, and the next notes are read right."""
-    notes = DoneNotes(tmp_path / "done", Box((0, 0, 0), (8, 8, 8)), (4, 4, 4))
+    notes = DoneBlocks(tmp_path / "done", Box((0, 0, 0), (8, 8, 8)), (4, 4, 4))
     with notes.writing() as note:
         note(Box((4, 0, 4), (8, 4, 8)))
     with notes.file.open("ab") as file:

@@ -2,146 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from asem_core.blocks import Run
-from asem_core.catalog import Catalog, load_catalog
-from asem_core.cell.store import create_volume, finish_volume, open_volume
+from asem_core.catalog import Catalog
+from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
-from asem_core.errors import AsemError, BadInput, OutputBusy, OutputExists, RecipeError, TrainingStopped, UnknownName
+from asem_core.errors import BadInput, OutputBusy, OutputExists, UnknownName
 from asem_core.run_folder import RunFolder
-from asem_core.stages.train import make_plan, read_training_recipe, resumed_recipe, train
-from asem_core.training.devices import join_team
+from asem_core.stages.train import read_training_recipe, resumed_recipe, set_up, train
 from asem_core.training.normalise import NUM_MEASURED, measure_normalisation
-from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
 from asem_core.training.progress import Progress
-from asem_core.volume import Spec
-from asem_core.voxels.greys import PERCENTILES, grey_percentiles
+from asem_core.voxels.greys import PERCENTILES
 from asem_core.weights import load_weights, read_metadata
 
-RECIPE = """
-[model]
-use = "membrane"
-features = 4
-factors = [[1, 2, 2]]
-kernels = [[[3, 3, 3]], [[1, 3, 3]]]
-
-[sampler]
-use = "uniform"
-
-[train]
-block = [6, 12, 12]
-iterations = 6
-checkpoint_every = 2
-batch = 2
-fit_window = 4
-initialise = "he"
-precision = "float32"
-readers = 1
-{train}
-
-[train.augment]
-elastic_jitter_vx = [0.5, 1.0, 1.0]
-noise = 0.02
-
-[train.optimizer]
-learning_rate = 5e-3
-
-[[train.regions]]
-raw = "cell.zarr/raw"
-labels = "cell.zarr/labels/ball"
-{region}
-
-[[train.validation]]
-raw = "cell.zarr/raw"
-labels = "cell.zarr/labels/{held_out}"
-{validation}
-"""
-
-Recipe = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def catalog() -> Catalog:
-    return load_catalog()
-
-
-def write(
-    path: Path, array: np.ndarray, voxel_size: float = 5.0, origin: tuple[float, float, float] = (0, 0, 0)
-) -> None:
-    out = create_volume(path, Spec(array.shape, array.dtype, voxel_size, origin), block=32, made_by={"stage": "test"})
-    out.data[...] = array  # type: ignore[index]
-    finish_volume(out, Run(progress=False))
-
-
-@pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Bright balls in noise: the image, labels well inside it, others held out, and some that nobody can use."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    z, y, x = np.indices((40, 72, 72))
-    balls = np.zeros(z.shape, bool)
-    for centre in ((12, 18, 18), (16, 34, 40), (14, 40, 20), (28, 50, 50), (30, 24, 48)):
-        balls |= sum((a - c) ** 2 for a, c in zip((z, y, x), centre, strict=True)) < 36
-    grey = np.clip(90 + 70 * balls + rng.normal(0, 15, balls.shape), 0, 255).astype(np.uint8)
-    write(folder / "cell.zarr/raw", grey)
-    labels = balls.astype(np.uint8)
-    write(folder / "cell.zarr/labels/ball", labels[6:22, 10:60, 10:60], origin=(30, 50, 50))
-    write(folder / "cell.zarr/labels/held_out", labels[24:36, 10:60, 10:60], origin=(120, 50, 50))
-    write(folder / "cell.zarr/labels/overlapping", labels[20:34, 10:60, 10:60], origin=(100, 50, 50))
-    write(folder / "cell.zarr/labels/at_border", labels[24:40, 10:60, 10:60], origin=(120, 50, 50))
-    write(folder / "cell.zarr/labels/empty", np.zeros((6, 20, 20), np.uint8), origin=(120, 50, 50))
-    write(folder / "coarse.zarr/raw", grey, 10.0)
-    write(folder / "coarse.zarr/labels/ball", labels[6:22, 10:60, 10:60], 10.0, (60, 100, 100))
-    broken = grey.astype(np.float32) / 255
-    broken[8:10, 12:58, 12:58] = np.nan
-    write(folder / "cell.zarr/raw_broken", broken)
-    write(folder / "cell.zarr/raw_empty", np.zeros_like(grey))
-    write(folder / "cell.zarr/raw_float", grey.astype(np.float32))
-    write(folder / "cell.zarr/raw_signed", grey.astype(np.int16) - 128)
-    return folder
-
-
-@pytest.fixture
-def recipe(cell: Path, tmp_path: Path) -> Recipe:
-    """Write a recipe beside the cell, with changes."""
-
-    def make(
-        train: str = "", region: str = "", held_out: str = "held_out", validation: str = "", **changes: str
-    ) -> Path:
-        text = RECIPE.format(train=train, region=region, held_out=held_out, validation=validation)
-        for old, new in changes.items():
-            assert f"\n{old} = " in text, f"the recipe has no {old}"
-            lines = [f"{old} = {new}" if line.startswith(f"{old} = ") else line for line in text.splitlines()]
-            text = "\n".join(lines)
-        path = cell / f"{tmp_path.name}.toml"
-        path.write_text(text)
-        return path
-
-    return make
-
-
-def run(path: Path, catalog: Catalog, output: Path, **options: Any) -> RunFolder:
-    return train(read_training_recipe(path, catalog), catalog, output, device="cpu", progress=False, **options)
-
-
-def lines(folder: RunFolder) -> list[dict[str, Any]]:
-    """Metrics without the speed, which differs from run to run."""
-    found = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "iterations_per_s"} for line in found]
+sys.path.insert(0, str(Path(__file__).parent))
+from training_cell import Recipe, catalog, cell, lines, recipe, run, write  # noqa: F401 - fixtures
 
 
 class Killed(Exception):
@@ -323,7 +209,7 @@ def test_larger_voxels(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: P
     """`downsample` averages image and labels alike; the weights say which voxels they expect; boxes are in stored ones."""
     path = recipe(train="downsample = [1, 2, 2]", region='box = "0:12,1:49,2:50"', block="[6, 4, 4]")
     training = read_training_recipe(path, catalog)
-    region, *_ = make_plan(training, catalog, RunFolder(tmp_path / "plan")).regions
+    region, *_ = set_up(training, catalog, RunFolder(tmp_path / "plan")).regions
     assert region.labels.shape == (12, 23, 24)  # whole larger voxels only
     assert region.raw.voxel_size_nm == region.labels.voxel_size_nm == (5.0, 10.0, 10.0)
     image, place = region.raw.read(), region.raw.box_of(region.labels)
@@ -390,7 +276,7 @@ def test_labels_drawn_anew_are_trained_on(recipe: Recipe, catalog: Catalog, cell
         path = recipe(iterations="1", region=region)
         path.write_text(path.read_text().replace("membrane", "mitochondria").replace("labels/ball", "labels/late"))
         folder = run(path, catalog, tmp_path / "run", **options)
-        return make_plan(read_training_recipe(path, catalog), catalog, folder).regions[0].labels.read()
+        return set_up(read_training_recipe(path, catalog), catalog, folder).regions[0].labels.read()
 
     with pytest.raises(BadInput, match="no foreground at all in the regions to train on"):
         train_on(np.zeros_like(ball))
@@ -403,7 +289,7 @@ def test_regions_of_one_name(recipe: Recipe, catalog: Catalog, tmp_path: Path) -
     path = recipe(region='name = "cell"')
     other = '[[train.regions]]\nname = "cell"\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/overlapping"\n'
     path.write_text(path.read_text().replace("membrane", "mitochondria") + other)
-    regions = make_plan(read_training_recipe(path, catalog), catalog, RunFolder(tmp_path)).regions
+    regions = set_up(read_training_recipe(path, catalog), catalog, RunFolder(tmp_path)).regions
     assert [(r.name, r.labels.shape[0]) for r in regions] == [("cell", 16), ("cell", 14)]
 
 
@@ -485,162 +371,3 @@ def test_two_processes_train_one_network(recipe: Recipe, tmp_path: Path) -> None
     assert folder.saved_iterations() == [2]
     assert folder.read_json("provenance.json")["processes"] == 2
     assert len(folder.read_metrics("validate")) == 1
-
-
-# --- what is refused --------------------------------------------------------------------------------------------
-
-
-def test_a_loss_that_is_not_a_number_stops_the_run(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
-    """The message names the block and its region; no checkpoint of broken weights is left."""
-    path = recipe(iterations="200", checkpoint_every="200")
-    path.write_text(path.read_text().replace("cell.zarr/raw", "cell.zarr/raw_broken"))
-    with pytest.raises(
-        TrainingStopped, match=r"The loss became nan at iteration \d+, in the block \[.*of region 'region 1'"
-    ):
-        run(path, catalog, tmp_path / "run")
-    assert RunFolder(tmp_path / "run").saved_iterations() == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "replaced", "said"),
-    [
-        ({"held_out": "overlapping"}, {}, r"overlaps the training region 'region 1' at \[20:22"),
-        ({"held_out": "overlapping"}, {'validation]]\nraw = "': 'validation]]\nraw = "coarse.zarr/../'}, "overlaps the training region"),
-        ({"held_out": "ball"}, {'validation]]\nraw = "cell.zarr/raw': 'validation]]\nraw = "cell.zarr/raw_broken'}, "overlaps the training region"),
-        ({"held_out": "at_border"}, {}, r"voxels missing: \d after z.*missing_context = \"reflect\""),
-        ({"held_out": "empty"}, {}, r"no foreground at all in the regions to validate on \('validation 1'\)"),
-        ({"train": "", "block": "[6, 13, 12]"}, {}, r"not \[6, 13, 12\]: set block = \["),
-        ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 all over: was it read from the right place"),
-        ({}, {"cell.zarr/raw": "cell.zarr/raw_float"}, r"holds float32 from \d+ to 2\d\d; a network needs .* floats from 0 to 1. Use the step 'normalize'"),
-        ({}, {"cell.zarr/raw": "cell.zarr/raw_signed"}, "'region 1' holds int16 from -"),
-        ({}, {"[[train.validation]]": '[[train.regions]]\nraw = "coarse.zarr/raw"\nlabels = "coarse.zarr/labels/ball"\n\n[[train.validation]]'}, r"'region 2' has \[10.0, 10.0, 10.0\] nm"),
-    ],
-)  # fmt: skip
-def test_a_run_that_would_be_wasted_is_refused(
-    changes: dict[str, str], replaced: dict[str, str], said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path
-) -> None:
-    """Leakage, missing context, no foreground, a shape that does not fit, an empty image, greys of no known white, two voxel
-    sizes."""
-    path = recipe(**changes)
-    text = path.read_text()
-    for old, new in replaced.items():
-        text = text.replace(old, new)
-    path.write_text(text)
-    with pytest.raises(BadInput, match=said):
-        run(path, catalog, tmp_path / "run")
-    assert not (tmp_path / "run" / "provenance.json").exists()
-
-
-def test_missing_context_can_be_reflected(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
-    """The same labels at the border are accepted when the recipe says so."""
-    run(recipe(held_out="at_border", train='missing_context = "reflect"'), catalog, tmp_path / "run")
-
-
-def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
-    """The same run again finds it finished; another into its folder is refused; --overwrite replaces it."""
-    run(recipe(), catalog, tmp_path / "run")
-    before = (tmp_path / "run" / "state.pt").stat()
-    run(recipe(), catalog, tmp_path / "run")
-    assert (tmp_path / "run" / "state.pt").stat() == before
-    for resume in (True, False):
-        with pytest.raises(OutputExists, match=r"made from another recipe.*--overwrite"):
-            run(recipe(train="seed = 3"), catalog, tmp_path / "run", resume=resume)
-    again = run(recipe(iterations="2"), catalog, tmp_path / "run", overwrite=True)
-    assert again.saved_iterations() == [2]
-
-
-@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize(
-    ("device", "said"),
-    [("tpu", "Unknown device 'tpu'"), ("mps", "this is not a Mac"), ("cuda:0", "but no GPU is visible to PyTorch")],
-)
-def test_a_device_that_is_not_there(device: str, said: str) -> None:
-    """It is refused as prediction refuses it."""
-    with pytest.raises(BadInput, match=said), join_team(device):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("replaced", "said"),
-    [
-        ({'use = "membrane"': 'use = "membranes"'}, "Did you mean 'membrane'"),
-        ({"iterations = 6": "iteration = 6"}, "unknown option 'iteration' @ train. Did you mean 'iterations'"),
-        ({"noise = 0.02": "noize = 0.02"}, "Did you mean 'noise'"),
-        ({"cell.zarr/raw": "${NO_SUCH_FOLDER}/raw"}, "the environment variable NO_SUCH_FOLDER in .* is not set"),
-        ({"[model]": "[modell]"}, r"the table \[model\] is missing"),
-        ({'raw = "cell.zarr/raw"': 'raw = { path = "a.tif" }'}, "must say which source opens it"),
-        ({"labels/ball": "labels/nothing"}, "labels/nothing"),
-    ],
-)
-def test_mistakes_in_a_recipe_are_explained(
-    replaced: dict[str, str], said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path
-) -> None:
-    """Each mistake names the place and what to do."""
-    path = recipe()
-    text = path.read_text()
-    for old, new in replaced.items():
-        text = text.replace(old, new)
-    path.write_text(text)
-    with pytest.raises(AsemError, match=said):
-        run(path, catalog, tmp_path / "run")
-
-
-def test_recipe_errors_are_recipe_errors(recipe: Recipe, catalog: Catalog) -> None:
-    """A recipe without a sampler takes the default one; one that does not name its plugin is refused."""
-    path = recipe()
-    text = path.read_text()
-    path.write_text(text.replace('[sampler]\nuse = "uniform"', ""))
-    assert read_training_recipe(path, catalog).sampler.name == "balanced"
-    path.write_text(text.replace('use = "uniform"', "least_foreground = 0.1"))
-    with pytest.raises(RecipeError, match="sampler does not say which plugin"):
-        read_training_recipe(path, catalog)
-
-
-# --- preflight and the command line -----------------------------------------------------------------------------
-
-
-def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
-    """Foreground fractions are exact, nothing is refused, and the time is that of real iterations."""
-    plan = make_plan(read_training_recipe(recipe(), catalog), catalog, RunFolder(tmp_path / "run"))
-    result = preflight(plan, tmp_path / "run")
-    assert [f for f in result.findings if f.refused] == []
-    labels = plan.regions[0].labels.read()
-    assert result.facts[0].foreground == pytest.approx((labels > 0).mean())
-    assert seconds_per_iteration(plan) > 0
-    other = attrs.evolve(plan, greys_before=[g / 16 for g in grey_percentiles([r.raw for r in plan.regions])])
-    asked = [f.text for f in preflight(other, tmp_path / "run").findings if "weights that it starts from" in f.text]
-    assert len(asked) == len(plan.regions)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(4.2, "4 seconds"), (130, "2.2 minutes"), (2500, "41.7 minutes"), (12_000, "3.3 hours")],
-)
-def test_times_are_told_in_a_unit_that_fits(seconds: float, told: str) -> None:
-    """A run of minutes does not take 0.0 hours."""
-    assert told_time(seconds) == told
-
-
-def test_commands(recipe: Recipe, tmp_path: Path) -> None:
-    """preflight answers in JSON, train and finetune write runs, and --resume of a finished run does nothing."""
-    app, runner = make_app(), CliRunner()
-
-    def asem(*words: str) -> str:
-        result = runner.invoke(app, list(words))
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    path, out = str(recipe()), str(tmp_path / "run")
-    answer = json.loads(asem("preflight", path, "--no-time", "--json"))
-    assert (answer["ok"], answer["hours"]) == (True, None)
-    assert not Path(out).exists()
-    assert "Predict with" in asem("train", path, "-o", out, "--device", "cpu", "-q")
-    before = {p: p.stat().st_mtime_ns for p in Path(out).rglob("*") if p.is_file()}
-    asem("train", "--resume", out, "--device", "cpu", "-q")
-    assert {p: p.stat().st_mtime_ns for p in Path(out).rglob("*") if p.is_file()} == before
-    asem("finetune", "--from", out, path, "-o", str(tmp_path / "tuned"), "--device", "cpu", "-q")
-    assert RunFolder(tmp_path / "tuned").chosen().exists()
-    refused = runner.invoke(app, ["preflight", str(recipe(held_out="overlapping")), "--no-time"])
-    assert refused.exit_code == 1
-    assert "Refused: The validation region" in refused.output

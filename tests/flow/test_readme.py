@@ -2,74 +2,28 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-from typer.testing import CliRunner
 
-from asem_core.cli import make_app
+sys.path.insert(0, str(Path(__file__).parent))
+from newcomer import ROOT, commands, publish_small_model, section, type_in, write_planes
+
 from asem_core.testing import example_image
 
-ROOT = Path(__file__).parents[2]
-NOT_RUN = {
-    "asem view": "it serves until Ctrl-C; test_view reads what it serves",
-    "asem annotate open": "it needs a screen and a hand; test_napari paints in it",
-    "asem train": "it takes the minutes that it is given; test_train trains",
-}
-"""Commands that a newcomer types and this test doesn't, and why."""
 
-
-def commands(page: Path, heading: str | None = None) -> list[str]:
-    """Find the `$ asem ...` lines of a page, or of one of its sections, without their comments."""
-    text = page.read_text(encoding="utf-8")
-    if heading is not None:
-        text = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    blocks = re.findall(r"^```console\n(.*?)^```", text, re.M | re.S)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [re.sub(r"\s+#.*$", "", line[2:]) for line in lines if line.startswith("$ asem ")]
-
-
-def type_in(line: str) -> None:
-    """Type a command as it stands; it must not fail."""
-    if any(line.startswith(start) for start in NOT_RUN):
-        return
-    done = CliRunner().invoke(make_app(), shlex.split(line)[1:])
-    assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception!r}"
-
-
-@pytest.fixture
-def small_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Publish weights for 5 nm of a network small enough for a test."""
-    from asem_core.weights import save_weights
-    from asem_models.mitochondria import Mitochondria
-    from asem_registry.publish import publish
-
-    for name in ("HOME", "CACHE", "CONFIG"):
-        monkeypatch.setenv(f"ASEM_{name}", str(tmp_path / name))
-    factors = [[2, 2, 2]]
-    network = Mitochondria(features=2, factors=((2, 2, 2),)).network()
-    model = {"use": "mitochondria", "features": 2, "factors": factors}
-    steps = [{"name": "clahe", "options": {"kernel_vx": 16, "clip_limit": 0.02}}]
-    about = {"model": model, "voxel_size_nm": [5, 5, 5], "preprocessing": steps}
-    file = save_weights(tmp_path / "small-5nm.safetensors", network, about)
-    words = ("training_data", "preparation", "contrast", "licence", "citation")
-    publish(file, "small-5nm", 1, tmp_path / "HOME", dict.fromkeys(words, "none: random weights"))
-    return "small-5nm"
-
-
-def test_your_own_cell(small_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's block, from planes to a report, none of its lines changed but for the model: the published one is too
-    large for a test."""
+def test_your_own_cell(s3: Any, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's block, from planes to a report, none of its lines changed but for the model, which a bucket on loopback serves:
+    the published one is too large for a test."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "cell_6").mkdir()
-    for z, plane in enumerate(np.pad(example_image((64, 64, 64)).read(), 4)):
-        tifffile.imwrite(tmp_path / f"cell_6/slice_{z:04d}.tif", plane)
-    lines = commands(ROOT / "README.md", "Your own cell")
+    model = publish_small_model(tmp_path, s3, s3_server, monkeypatch)
+    write_planes(tmp_path / "cell_6", np.pad(example_image((64, 64, 64)).read(), 4))
+    lines = commands(section(ROOT / "README.md", "Your own cell"))
     assert [line.split()[1] for line in lines] == [
         "import",
         "prepare",
@@ -80,22 +34,49 @@ def test_your_own_cell(small_model: str, tmp_path: Path, monkeypatch: pytest.Mon
         "view",
     ]
     for line in lines:
-        type_in(line.replace("mitochondria-cf-5nm", small_model))
+        type_in(line.replace("mitochondria-cf-5nm", model))
     assert (tmp_path / "mito/report.html").exists()
     assert (tmp_path / "cell_6_prepare.png").exists()
+    assert any((tmp_path / "CACHE").rglob("*.safetensors"))
 
 
-def test_the_tutorial(real_data: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command of the tutorial runs on a corner of the data that it speaks of, up to its figure."""
-    folder = real_data("fib25")  # type: ignore[operator]
+def in_short(line: str) -> str:
+    """Train for two steps instead of minutes: the one thing of the tutorial that this changes."""
+    return line.replace("--minutes 10", "--iterations 2")
+
+
+def do_the_tutorial(folder: Path, name: str, shorten: bool) -> None:
+    """Type every command of the tutorial, with another name in place of `fib25`."""
+    for line in commands((ROOT / "docs/tutorial.md").read_text(encoding="utf-8")):
+        line = line.replace("fib25", name)
+        type_in(in_short(line) if shorten else line)
+    for made in ("membranes.png", "evaluation/report.html", "runs/membrane/report.html", "shapes/report.html"):
+        assert (folder / made).exists()
+    assert (folder / "shapes/tables/objects.csv").read_text().count("\n") >= 1
+    planes = sorted(p.name for p in (folder / "mine_planes").glob("*.tif"))
+    assert planes == sorted(p.name for p in (folder / name).glob("*.tif"))
+    shutil.rmtree(folder / f"{name}.zarr")
+
+
+def test_a_newcomers_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a stack that nothing was made for to a table, a report and a picture, with nothing but the tutorial's commands."""
+    from asem_sources.phantom import Phantom
+
     monkeypatch.chdir(tmp_path)
+    phantom = Phantom(size_nm=(380.0, 960.0, 960.0), voxel_size_nm=(10.0, 10.0, 10.0), scene="cytoplasm", seed=5)
+    write_planes(tmp_path / "liver", phantom.open("raw").read(), "Liver 3_{:03d}.tif")
+    tifffile.imwrite(tmp_path / "membrane.tif", phantom.open("labels/membrane").read().astype(np.uint8))
+    do_the_tutorial(tmp_path, "liver", shorten=True)
+
+
+@pytest.mark.slow
+def test_the_tutorial_itself(real_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of the tutorial as it stands, on the planes that it speaks of."""
+    folder = real_data("fib25")
+    monkeypatch.chdir(tmp_path)
+    files = sorted((folder / "raw").glob("*.tif"))[112:150]
     (tmp_path / "fib25").mkdir()
-    for file in sorted((folder / "raw").glob("*.tif"))[:48]:
-        tifffile.imwrite(tmp_path / "fib25" / file.name, tifffile.imread(file)[:112, :112])
-    membrane = tifffile.imread(folder / "membrane_z000-149.tif")[:48, :112, :112]
-    tifffile.imwrite(tmp_path / "membrane.tif", membrane)
-    for line in commands(ROOT / "docs/tutorial.md"):
-        type_in(line)
-    assert (tmp_path / "membranes.png").exists()
-    assert (tmp_path / "evaluation/report.html").exists()
-    shutil.rmtree(tmp_path / "fib25.zarr")
+    for file in files:
+        shutil.copy(file, tmp_path / "fib25")
+    tifffile.imwrite(tmp_path / "membrane.tif", tifffile.imread(folder / "membrane_z000-149.tif")[112:150])
+    do_the_tutorial(tmp_path, "fib25", shorten=False)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import asem_core
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
-from asem_core.cell.provenance import steps_done
+from asem_core.cell.provenance import describe_plugin, identity, steps_done
+from asem_core.cell.store import open_labels
 from asem_core.cli import make_app
 from asem_core.errors import PluginError, RecipeError
 from asem_core.flow import build_flow, run_flow
@@ -166,6 +167,26 @@ def test_layer_options_are_resolved_and_checked_first(lab: Path) -> None:
         require_inputs(build_flow(read_recipe(lab / "elsewhere/recipe.toml"), catalog()), catalog())
 
 
+def test_what_options_name_is_part_of_the_record(lab: Path) -> None:
+    """By what it holds: a file under another name is known again, whatever its option is called; a layer drawn anew is not."""
+    source, analyzer = catalog().get("source", "lab-files"), catalog().get("analyzer", "lab-count")
+    first = describe_plugin(source("scan.lab"))
+    Path("scan.lab").rename("moved.lab")
+    assert identity(describe_plugin(source(str(lab / "moved.lab")))) == identity(first)
+    np.save("moved.lab/image.npy", np.ones((40, 40, 40), np.uint8))
+    assert identity(describe_plugin(source("moved.lab"))) != identity(first)
+    asem("import", "moved.lab", "-o", "cell.zarr", "-q")
+    image, _ = asem_core.image_of(Path("cell.zarr"))
+    box = Box((0, 0, 0), (16, 16, 16))
+    middle = catalog().get("annotator", "lab-middle")()
+    asem_core.annotate(middle, image, box, np.zeros(box.shape, np.uint8), "cell.zarr/labels/er", QUIET)
+    first = describe_plugin(analyzer(within="cell.zarr/labels/er"))
+    assert identity(describe_plugin(analyzer(within=str(lab / "cell.zarr/labels/er")))) == identity(first)
+    moved = box.shift([16] * 3)
+    asem_core.annotate(middle, image, moved, np.zeros(box.shape, np.uint8), "cell.zarr/labels/er", QUIET)
+    assert identity(describe_plugin(analyzer(within="cell.zarr/labels/er"))) != identity(first)
+
+
 def test_a_layer_of_a_source_must_be_chosen_for_labels(lab: Path) -> None:
     """Of a source with several layers, the image is never taken for labels."""
     (lab / "recipe.toml").write_text(RECIPE.replace('layer = "truth"\n', ""))
@@ -187,6 +208,24 @@ def test_a_format_of_theirs_is_written_by_export(lab: Path) -> None:
     assert "exists and is not empty" in " ".join(result.output.split())
     result = CliRunner().invoke(make_app(), ["export", "cell.zarr/raw", "-o", "x", "--use", "phantom"])
     assert "does not write it" in " ".join(result.output.split())
+
+
+def test_a_format_of_theirs_carries_annotations_and_results(lab: Path) -> None:
+    """Labels go there and back through `annotate export` and `import`; a recipe exports to it by its ending."""
+    asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    asem("import", "scan.lab", "-o", "cell.zarr", "--source-layer", "truth", "--layer", "labels/er", "-q")
+    asem("annotate", "export", "cell.zarr/labels/er", "-o", "edit.lab", "-q")
+    asem("annotate", "export", "cell.zarr/labels/er", "-o", "other", "--use", "lab-files", "-q")
+    for name, use in (("edit.lab", ()), ("other", ("--use", "lab-files"))):
+        asem("annotate", "import", "cell.zarr", name, *use, "-o", f"labels/{Path(name).stem}", "-q")
+        found = open_labels(f"cell.zarr/labels/{Path(name).stem}").read()
+        np.testing.assert_array_equal(found, open_labels("cell.zarr/labels/er").read() != 0)
+    out = run_recipe(lab, f'{RECIPE}\n[export]\nlayers = ["probability"]\nending = ".lab"\n')
+    made = np.load(out.parent / "export" / "probability.lab" / "image.npy")
+    assert made.shape == np.load("scan.lab/image.npy").shape
+    (lab / "recipe.toml").write_text(f'{RECIPE}\n[export]\nending = ".xyz"\n')
+    with pytest.raises(RecipeError, match="@ export: No source plugin writes a file named result.xyz"):
+        require_inputs(build_flow(read_recipe(lab / "recipe.toml"), catalog()), catalog())
 
 
 def test_an_annotator_without_strokes(lab: Path) -> None:

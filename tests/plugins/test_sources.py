@@ -285,3 +285,21 @@ def test_zarr_source_overrides_voxel_size(tmp_path: Path) -> None:
     assert source.layers() == ["raw"]
     assert source.open().voxel_size_nm == (4, 4, 4)
     assert OmeZarr(str(target)).open("s0").shape == IMAGE.shape
+
+
+def test_what_is_not_annotated_stays_so(tmp_path: Path) -> None:
+    """Labels of a cell, imported into another, speak of the image where they did."""
+    from asem_core.cell.store import open_labels
+    from asem_core.voxels.known import Meaning
+
+    values = np.zeros((8, 8, 8), np.uint8)
+    values[:4, :4], values[4:] = 3, 200
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    source = TiffStack(str(tmp_path / "a.tif"), 5.0)
+    import_volume(source, tmp_path / "a.zarr/labels/er", QUIET, kind="labels", meaning=Meaning(ignore=(200,)))
+    import_volume(
+        OmeZarr(str(tmp_path / "a.zarr")), tmp_path / "b.zarr/labels/er", QUIET, layer="labels/er", kind="labels"
+    )
+    made = open_labels(tmp_path / "b.zarr/labels/er")
+    np.testing.assert_array_equal(made.known_in(made.box), values != 200)
+    np.testing.assert_array_equal(made.read(), np.where(values == 200, 0, values))

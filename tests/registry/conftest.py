@@ -235,29 +235,3 @@ def add_card(settings: Settings) -> Callable[[Card], Card]:
         return attrs.evolve(card, origin=str(path))
 
     return add
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """An S3 server with no buckets; its address."""
-    moto_server = pytest.importorskip("moto.server", reason="pip install 'moto[s3]' flask flask-cors")
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-@pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of the S3 server; every bucket is public and gone after the test."""
-    boto3 = pytest.importorskip("boto3")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
-    yield client
-    for bucket in client.list_buckets()["Buckets"]:
-        found = client.list_objects_v2(Bucket=bucket["Name"]).get("Contents", [])
-        for item in found:
-            client.delete_object(Bucket=bucket["Name"], Key=item["Key"])
-        client.delete_bucket(Bucket=bucket["Name"])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Plan:
+class TrainingSetup:
     """Everything a run is made from, checked and opened."""
 
     network: torch.nn.Module

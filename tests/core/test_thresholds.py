@@ -7,7 +7,8 @@ import pytest
 import tifffile
 
 from asem_core.blocks import Run
-from asem_core.evaluation.scores import number_objects, score
+from asem_core.evaluation.objects import number_objects
+from asem_core.evaluation.scores import score
 from asem_core.stages.export import export_volume
 from asem_core.stages.segment import Segmentation, segment
 from asem_core.viewing.scene import Layer, errors_layer
