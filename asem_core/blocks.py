@@ -9,6 +9,7 @@ run can be killed at any moment and started again: finished blocks are not compu
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 import zlib
@@ -28,13 +29,13 @@ from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed
 from asem_core.progress import Bar
 from asem_core.temporary import temporary_folder
-from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.volume import LARGEST_EDGE, Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
 
 
-LARGEST_EDGE = 4096
-"""Voxels: a block of more is beyond every memory."""
+MOST_BLOCKS = 10**8
+"""In one run: a file may state any shape, and each block takes a byte of memory."""
 
 
 @attrs.frozen
@@ -108,10 +109,17 @@ def run_blocks(
         A block failed three times. The others are finished (unless eight failed: then the run stops early).
     NoSpace
         The disk is full. Finished blocks stay.
+    BadInput
+        There would be more than `MOST_BLOCKS`.
     """
     if box.is_empty:
         return
     block = as_zyx(block)
+    if (num_tiles := math.prod(-(-n // b) for n, b in zip(box.shape, block, strict=True))) > MOST_BLOCKS:
+        raise BadInput(
+            f"{name}: a volume of {' x '.join(map(str, box.shape))} voxels has {num_tiles:.3g} blocks of {list(block)}, and "
+            f"more than {MOST_BLOCKS:.0e} are never worked on. Is the shape that it states right? If so, choose larger blocks (--block)."
+        )
     with contextlib.ExitStack() as stack:
         stack.enter_context(full_disk_told(name, run.scratch or Path(tempfile.gettempdir())))
         folder = stack.enter_context(_notes_folder(run, name, box, block))

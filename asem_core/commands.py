@@ -100,14 +100,17 @@ def require_picture(path: Path, forms: Sequence[str] = (".png", ".jpg", ".jpeg",
     Raises
     ------
     BadInput
-        Its folder does not exist, it is a folder itself, or its ending names no form that is known.
+        Its folder does not exist or is part of a cell, it is a folder itself, or its ending names no form that is known.
     """
+    from asem_core.cell.place import require_outside_cells
+
     if path.suffix.lower() not in forms:
         raise BadInput(f"{path}: a picture ends in one of {', '.join(forms)}.")
     if not path.parent.is_dir() or path.is_dir():
         raise BadInput(
             f"{path} cannot be written: {path.parent} is no folder, or {path.name} is one. Choose another name."
         )
+    require_outside_cells(path)
 
 
 def read_numbers(text: str, kind: type, option: str) -> list[Any]:

@@ -42,6 +42,10 @@ class NothingToDo(BadInput):
     """A step has nothing to do with this volume, which is fine as it is; a chain of steps goes on without it."""
 
 
+class TooLarge(BadInput):
+    """It would take more memory than is free."""
+
+
 class RecipeError(AsemError):
     """A recipe has an unknown key, a value of the wrong type, or an unknown name."""
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import filelock
 
+from asem_core.locks import held
+
 _PREFIX = "asem-"
 _LOCK = ".lock"
 
@@ -24,13 +26,12 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
 
     `base` is where; by default where temporary files lie.
     """
-    base = base or Path(tempfile.gettempdir())
-    _sweep_folders(base)
+    sweep(base)
     made = Path(
-        tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=base)
-    )  # under a name that is not swept until the lock is held
+        tempfile.mkdtemp(prefix=f".{_PREFIX}{_host()}-{os.getpid()}-", dir=base)
+    )  # hidden until its lock is held
     folder = made.with_name(made.name.removeprefix("."))
-    with filelock.FileLock(made / _LOCK):
+    with held(made / _LOCK):
         made.rename(folder)
         try:
             yield folder
@@ -38,12 +39,18 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep_folders(base: Path) -> None:
-    for folder in base.glob(f"{_PREFIX}*"):
+def sweep(base: Path | None = None) -> None:
+    """Remove the temporary folders of processes that were killed."""
+    base = base or Path(tempfile.gettempdir())
+    for folder in (*base.glob(f"{_PREFIX}*"), *base.glob(f".{_PREFIX}{_host()}-*")):
         with contextlib.suppress(OSError, filelock.Timeout):
-            ours = not hasattr(os, "getuid") or folder.lstat().st_uid == os.getuid()
-            if ours and (folder / _LOCK).is_file():
-                with filelock.FileLock(folder / _LOCK, timeout=0):
+            if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
+                continue
+            if folder.name.startswith("."):
+                if not _lives(folder.name.split("-")[2]):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif (folder / _LOCK).is_file():
+                with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -63,11 +70,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _half_of(path: Path) -> Path:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.half"):
+        if not _lives(left.name.split("-")[-1].removesuffix(".half")):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.half")
+
+
+def _host() -> str:
+    """Tell this machine from others that see the same files: their processes have numbers of their own."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _lives(pid: str) -> bool:
     import psutil
 
-    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{host}-*.half"):
-        pid = left.name.split("-")[-1].removesuffix(".half")
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{host}-{os.getpid()}.half")
+    return not pid.isdigit() or psutil.pid_exists(int(pid))

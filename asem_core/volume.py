@@ -16,6 +16,8 @@ from asem_core.errors import BadInput, OutsideVolume, ShapeMismatch, VoxelSizeMi
 
 Zyx = tuple[int, int, int]
 ZyxNm = tuple[float, float, float]
+LARGEST_EDGE = 4096
+"""Of a block, in voxels: more is beyond every memory."""
 Outside = Literal["error", "reflect"] | int | float
 """What lies outside an image: an error, its mirror image (border voxel not repeated), or a constant."""
 

@@ -192,7 +192,6 @@ def _read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 def _network_of(path: str | Path) -> torch.nn.Module:
     """Build the network that a file's metadata name."""
-    import torch
 
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
@@ -204,16 +203,47 @@ def _network_of(path: str | Path) -> torch.nn.Module:
             f"{path} does not say which model it belongs to. Name the model, for example --model mitochondria."
         )
     model = build(load_catalog().get("model", name), table, f"metadata of {path}")
-    with torch.device("meta"):  # a network as large as a damaged or hostile file states is not made
-        stated = sum(t.numel() for t in model.network().state_dict().values())
+    stated = num_weights(model)
     held = sum(t.numel() for t in read_tensors(path).values())
     if stated != held:
         raise BadInput(
             f"{path} holds {held:,} numbers, but the network that its metadata describe has {stated:,}. It is damaged, or "
             "was changed: fetch or save it again."
         )
+    return make_network(model)
+
+
+def make_network(model: Any) -> torch.nn.Module:
+    """Make the network of a model plugin, if memory holds its weights.
+
+    Raises
+    ------
+    BadInput
+    """
+    from asem_core.voxels.limits import require_memory
+
+    require_memory(
+        4 * num_weights(model), f"The network of '{model.name}' with these options", "Choose fewer features."
+    )
     network: torch.nn.Module = model.network()
     return network
+
+
+def num_weights(model: Any) -> int:
+    """Count the numbers of a model's network without making it: options, or a damaged or hostile file, may state any size."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            network = model.network()
+        held = (
+            network.state_dict().values() if isinstance(network, torch.nn.Module) else ()
+        )  # checked by who asks for it
+        return sum(t.numel() for t in held)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        return 1 << 62
 
 
 def _first_line(error: BaseException) -> str:

@@ -149,6 +149,6 @@ def test_every_option_of_the_docs_exists() -> None:
                 while words and hasattr(command, "commands") and words[0] in command.commands:
                     command = command.commands[words.pop(0)]
                 known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
-                given = [w.partition("=")[0] for w in words if re.match(r"--?[a-zA-Z]", w)]
+                given = [w.partition("=")[0] for w in words if re.match(r"--?[a-zA-Z][\w-]*(=|$)", w)]
                 wrong += [f"{page.name}: {line}: {option}" for option in given if option not in known]
     assert not wrong

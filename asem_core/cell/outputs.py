@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 
 import filelock
 
+from asem_core.cell.place import require_outside_cells
 from asem_core.cell.provenance import identity
 from asem_core.errors import OutputBusy
 from asem_core.files import fingerprint
+from asem_core.locks import acquired
 from asem_core.temporary import replacing
 
 
@@ -29,12 +32,15 @@ def one_writer(output: Path) -> Iterator[None]:
     ------
     OutputBusy
         One does so now.
+    BadInput
+        It would lie in a cell.
     """
+    require_outside_cells(output)
+    output = Path(os.path.abspath(output))  # "." has no name
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")
-    lock = filelock.FileLock(file, timeout=0)
     try:
-        lock.acquire()
+        lock = acquired(file)
     except filelock.Timeout:
         raise OutputBusy(
             f"{output} is being written by another process. Wait for it, or choose another output."

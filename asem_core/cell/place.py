@@ -10,7 +10,6 @@ import contextlib
 import errno
 import glob
 import json
-import logging
 import shutil
 import zlib
 from collections.abc import Mapping
@@ -21,12 +20,9 @@ import filelock
 
 from asem_core.cell.provenance import identity
 from asem_core.errors import BadInput, OutputBusy
-
-log = logging.getLogger("asem_core")
+from asem_core.locks import acquired
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: ENOTSUPP, which NFS lets through
 
 
 def cell_of(path: str | Path) -> Path:
@@ -65,6 +61,19 @@ def require_container(folder: str | Path) -> None:
             f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
             "Choose a new name with -o, for example cell.zarr."
         )
+
+
+def require_outside_cells(output: str | Path) -> None:
+    """Refuse files for people and other programs within a cell, or in its place: readers of Zarr would stumble over them.
+
+    Raises
+    ------
+    BadInput
+    """
+    here = Path(output).absolute()
+    for place in (here, *here.parents):
+        if any((place / mark).is_file() for mark in ZARR_MARKS):
+            raise BadInput(f"{output} would lie in {place}, where only layers are. Choose a place outside of the cell.")
 
 
 def zarr_format_of(group: str | Path) -> Literal[2, 3]:
@@ -123,8 +132,6 @@ def work_folders(layer: str | Path) -> list[Path]:
 def lock(layer: str | Path) -> filelock.BaseFileLock:
     """Take the lock of a layer, whatever way it is reached.
 
-    On a file system without locks a file stands for it, which another computer may overlook: that is said.
-
     Raises
     ------
     OutputBusy
@@ -133,25 +140,11 @@ def lock(layer: str | Path) -> filelock.BaseFileLock:
     file = _notes_of(layer, ".lock")
     file.parent.mkdir(exist_ok=True)
     try:
-        return _acquired(filelock.FileLock(file, timeout=0, fallback_to_soft=False), layer)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    log.warning(
-        "The file system of %s has no locks: a second writer on this computer is kept out, one on another may not be.",
-        layer,
-    )
-    return _acquired(filelock.SoftFileLock(file.with_suffix(".soft"), timeout=0), layer)
-
-
-def _acquired(wanted: filelock.BaseFileLock, layer: str | Path) -> filelock.BaseFileLock:
-    try:
-        wanted.acquire()
+        return acquired(file)
     except filelock.Timeout:
         raise OutputBusy(
             f"{layer} is being written or edited by another process. Wait for it or close it there, or choose another output."
         ) from None
-    return wanted
 
 
 def unlock(layer: str | Path, taken: filelock.BaseFileLock) -> None:
@@ -165,6 +158,15 @@ def remove_notes(layer: str | Path) -> None:
     """Remove the notes of all runs into a layer whose lock is held."""
     for work in work_folders(layer):
         shutil.rmtree(work, ignore_errors=True)
+
+
+def tidy(layer: str | Path) -> None:
+    """Remove what a process that was killed in its last moments left of a layer that it had finished."""
+    if _notes_of(layer, ".lock").exists() or work_folders(layer):
+        with contextlib.suppress(OutputBusy):
+            held = lock(layer)
+            remove_notes(layer)
+            unlock(layer, held)
 
 
 def forget(layer: str | Path, made_by: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ import filelock
 from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
 from asem_core.cell.node import array_scales, layers, open_node
-from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, unlock
+from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, tidy, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
@@ -355,6 +355,7 @@ def find_finished(
     found = _readable(target)
     before = Record() if found is None else Record.of(found)
     if found is not None and before.made.noted and identity(before.made.noted) == identity(made_by):
+        tidy(target)
         return found
     if found is None:
         if is_nobodys(target):

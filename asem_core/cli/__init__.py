@@ -22,7 +22,9 @@ import typer.core
 
 from asem_core.cli._later import put_off
 from asem_core.engine.interrupt import STOPPED, leave
+from asem_core.engine.machine import keep_compiled_functions
 from asem_core.errors import AsemError
+from asem_core.temporary import sweep
 
 _OWN_MODULES = {
     "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
@@ -39,6 +41,10 @@ _WITHOUT_IMAGES = {"", "--version", "plugins list", "models list"}
 
 _NO_ROOM = " Make room, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
+_NO_MEMORY = (
+    " Is the shape that the file states right? If so, use smaller blocks (--block), fewer workers (-j), a box of the volume, or "
+    "a machine with more memory."
+)
 _ADVICE = {
     errno.ENOSPC: _NO_ROOM,
     errno.EDQUOT: _NO_ROOM,
@@ -74,6 +80,10 @@ class _Commands(typer.core.TyperGroup):
         except KeyboardInterrupt as stop:
             typer.echo(str(stop) or STOPPED, err=True)
             raise typer.Exit(INTERRUPTED) from None
+        except MemoryError as error:  # a file may state any shape
+            told = f" ({error})" if str(error) else ""
+            typer.secho(f"Error: The memory is too small for this{told}.{_NO_MEMORY}", err=True, fg="red")
+            raise typer.Exit(1) from None
         except OSError as error:
             if error.errno in (None, errno.EPIPE):  # typer ends quietly when `| head` has read enough
                 raise
@@ -140,6 +150,9 @@ def main() -> None:
     if " ".join(words[:2]) in _WITHOUT_IMAGES or words[-1] in ("-h", "--help"):
         put_off("numpy")
         gc.disable()  # what is made for a list is all still needed when it ends
+    else:
+        keep_compiled_functions()
+        sweep()
     # Torch then puts large maps in large pages of memory, where the system has them: a fifth less time in training.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
 from asem_core.catalog import KINDS
 from asem_core.errors import BadInput, OutputExists
 from asem_core.hookspecs import CONTRACT
+from asem_core.temporary import temporary_folder
 
 _FILES = {
     "pyproject.toml": """\
@@ -65,7 +67,7 @@ def write_project(name: str, folder: Path, kind: str = "model") -> Path:
     BadInput
         The name is not lower-case words joined by '-', or there is no such kind.
     OutputExists
-        The folder is there already.
+        The folder is there already, and holds other things than would be written.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise BadInput(
@@ -74,8 +76,6 @@ def write_project(name: str, folder: Path, kind: str = "model") -> Path:
     if kind not in KINDS:
         raise BadInput(f"There is no kind '{kind}' of plugin. Kinds: {', '.join(KINDS)}.")
     project = folder / f"asem-{name}"
-    if project.exists():
-        raise OutputExists(f"{project} is there already. Choose another name or folder.")
     words = {
         "name": name,
         "module": name.replace("-", "_"),
@@ -90,8 +90,23 @@ def write_project(name: str, folder: Path, kind: str = "model") -> Path:
         "asem_$module/__init__.py": module,
         "tests/test_$module.py": test.rstrip() + _FOUND,
     }
-    for path, text in files.items():
-        target = project / Template(path).substitute(words)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(Template(text).substitute(words), encoding="utf-8")
+    texts = {Template(path).substitute(words): Template(text).substitute(words) for path, text in files.items()}
+    if project.exists():
+        _require_same(project, texts)
+        return project
+    folder.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(folder) as half:  # it appears whole
+        for path, text in texts.items():
+            target = half / project.name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+        (half / project.name).rename(project)
     return project
+
+
+def _require_same(project: Path, texts: Mapping[str, str]) -> None:
+    """Refuse a folder that holds other things than what would be written."""
+    for path, text in texts.items():
+        file = project / path
+        if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
+            raise OutputExists(f"{project} is there already. Choose another name or folder.")

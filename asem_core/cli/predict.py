@@ -85,7 +85,7 @@ def predict(
     """Predict a probability map with a trained network.
 
     Of a cell, the image and the mask that `asem prepare` made are used. What the model expects of an image (see `asem
-    models show NAME`) is done first, where it has not been done. The map goes to `predictions/MODEL/probability`. Stopped or killed, the same command goes on where it was.
+    models show NAME`) is done first, where it has not been done. The map goes to `predictions/MODEL/probability`. If interrupted, run the same command again to resume.
 
     Examples:
 

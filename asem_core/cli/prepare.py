@@ -21,7 +21,7 @@ from asem_core.commands import (
     read_options,
     require_picture,
 )
-from asem_core.errors import BadInput, NothingToDo
+from asem_core.errors import BadInput, NothingToDo, OutsideVolume, TooLarge
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,8 @@ def prepare(
 ) -> None:
     """Crop to the cell, mask it, and equalize its contrast (CLAHE): layers raw_crop, mask and raw_clahe.
 
-    What comes after (predict, annotate train, train, view) takes what was made, if it is given the cell. Each step that is not skipped works on the last image. The picture shows a plane before and after each step with its
+    Later commands (predict, annotate train, train, view) use the result when they are given the cell. Each step works on the image that the step
+    before it made. The picture shows a plane before and after each step with its
     histogram, so that the options can be judged by eye. Options are set by step: --set clahe.clip_limit=0.01.
 
     Examples:
@@ -91,7 +92,7 @@ def prepare(
             container, steps, make_run(workers, block, quiet, on), image=image, overwrite=overwrite, watch=shown.append
         )
     except BadInput as error:
-        if not shown or shown[-1].after is not None or shown[-1].why:
+        if not shown or shown[-1].after is not None or shown[-1].why or isinstance(error, OutsideVolume | TooLarge):
             raise
         # The picture of the image as it is shows which options would do.
         _draw(shown, plane, where)
@@ -107,7 +108,7 @@ def prepare(
             typer.echo(step.why)
         else:
             typer.echo(f"{step.after.path}: {' x '.join(map(str, step.after.shape))} voxels, {step.after.dtype}")
-    typer.echo(f"Look at {where}." if shown else "Every step is skipped: what comes after takes the image as it is.")
+    typer.echo(f"Look at {where}." if shown else "Every step is skipped: later commands use the image as it is.")
 
 
 def preprocess(
@@ -127,7 +128,7 @@ def preprocess(
 ) -> None:
     """Do one preprocessing step by itself, with any plugin.
 
-    Given a cell, the step works on its image, and what comes after (predict, annotate train, train, view) takes the result.
+    Given a cell, the step works on its image, and later commands (predict, annotate train, train, view) use the result.
     Given a layer, only the new layer is made; steps for labels need one.
 
     Examples:
@@ -159,7 +160,7 @@ def preprocess(
     size = " x ".join(f"{v:g}" for v in made.voxel_size_nm)
     typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels of {size} nm, {made.dtype}")
     if of_cell:
-        typer.echo(f"What comes after takes it as the {'mask' if step.changes == 'mask' else 'image'} of {source}.")
+        typer.echo(f"Later commands use it as the {'mask' if step.changes == 'mask' else 'image'} of {source}.")
 
 
 def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ def run(
 ) -> None:
     """Run a recipe: import, preprocess, train or fetch weights, predict, segment, evaluate, analyze, export.
 
-    Stopped or killed, the same command goes on where it was. Finished stages are not repeated.
+    If interrupted, run the same command again to resume. Finished stages are not repeated.
 
     Examples:
 

@@ -148,7 +148,7 @@ def finetune(
     ] = None,
     recipe: Recipe = None,
     output: Output = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a stopped run.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,

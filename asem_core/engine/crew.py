@@ -183,7 +183,7 @@ class _Crew:
         orders = pickle.dumps(Orders(self.listener.address, self.secret, list(sys.path), work, parent))
         command = [sys.executable, "-m", "asem_core.engine.worker"]
         if self.on is None:
-            return [*command, "-"], orders
+            return [sys.executable, "-m", "asem_core.engine.local_worker", "-"], orders
         file = self.folder / f"{self.job.name}.job"  # a queue does not pass standard input on
         file.touch(mode=0o600)
         file.write_bytes(orders)

@@ -20,7 +20,7 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Zyx, as_zyx
 
-_NOTE = np.dtype("<u8")
+_NOTE, _NOTE_BYTES = "<u8", 8
 _KNOWS_USERS = hasattr(os, "getuid")
 
 
@@ -42,7 +42,7 @@ class DoneBlocks:
         done = np.zeros(self.grid, bool)
         with contextlib.suppress(FileNotFoundError):
             noted = self.file.read_bytes()
-            numbers = np.frombuffer(noted[: len(noted) // _NOTE.itemsize * _NOTE.itemsize], _NOTE)
+            numbers = np.frombuffer(noted[: len(noted) // _NOTE_BYTES * _NOTE_BYTES], _NOTE)
             done.reshape(-1)[numbers[numbers < done.size].astype(np.int64)] = True
         return done
 
@@ -51,7 +51,7 @@ class DoneBlocks:
         """Give a function that notes a tile as done; it raises OSError where the disk is full."""
         file = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            half = os.fstat(file).st_size % _NOTE.itemsize
+            half = os.fstat(file).st_size % _NOTE_BYTES
             if half:
                 os.ftruncate(file, os.fstat(file).st_size - half)
 

@@ -6,7 +6,6 @@ Started as `python -m asem_core.engine.worker FILE INDEX`; what to do is read fr
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import pickle
@@ -21,13 +20,13 @@ import attrs
 
 from asem_core.engine.done import require_own_file
 from asem_core.engine.job import Failure, Job, Work
+from asem_core.engine.local_worker import end_with_parent
+from asem_core.engine.machine import keep_compiled_functions
 from asem_core.errors import AsemError
 from asem_core.volume import Box
 
 WATCH = b"watch"
 """What a worker says first on the connection that only tells it when the run ends."""
-
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 @attrs.frozen
@@ -46,7 +45,9 @@ def serve(orders: Orders, index: int) -> None:
     """Work on blocks until there are none: the body of a worker process."""
     os.environ["ASEM_WORKER"] = str(index)
     if orders.parent is not None:
-        _end_with_parent(orders.parent)
+        end_with_parent()
+        if os.getppid() != orders.parent:  # it has ended already
+            os._exit(1)
     sys.path[:] = [*orders.import_path, *(p for p in sys.path if p not in orders.import_path)]
     watched = _connect(orders)
     watched.send_bytes(WATCH)
@@ -96,17 +97,10 @@ def _end_with(watched: Connection[Any, Any]) -> None:
     os._exit(1)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Have Linux kill this process with its parent, even in the middle of a long call into a library."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _main() -> None:
+def main() -> None:
+    """Read the orders, and work until there is nothing more to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends us itself
+    keep_compiled_functions()
     file, index = sys.argv[1:]
     try:
         if file == "-":
@@ -120,4 +114,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    main()

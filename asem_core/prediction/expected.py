@@ -11,7 +11,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily, layer_for
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.provenance import steps_done
+from asem_core.cell.provenance import steps_done, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.interfaces import AveragesVoxels, Preprocessor
@@ -248,7 +248,17 @@ def choose_image(
     images : last made first
     usual : names of the layers that such steps made
     resampled : voxels will be averaged to the network's size, which comes before the steps that change greys
+
+    Raises
+    ------
+    BadInput
+        What is given is no image, but labels or a probability map.
     """
+    if (held := what_it_holds(images[0])) not in (None, "image"):
+        raise BadInput(
+            f"{images[0].path} holds {'labels' if held == 'labels' else 'a probability map'}; a network is shown an image. "
+            "If it holds an image all the same, import it as such: asem import ... --kind image."
+        )
     for volume in images:
         if _has_what_is_expected(volume, trained, resampled):
             return volume

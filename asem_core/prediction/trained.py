@@ -19,7 +19,7 @@ from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
 from asem_core.run_folder import RunFolder
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm
-from asem_core.weights import load_weights, read_metadata
+from asem_core.weights import load_weights, make_network, read_metadata
 
 log = logging.getLogger("asem_core")
 
@@ -66,8 +66,10 @@ def network_of(model: Model) -> Any:
     ------
     PluginError
         It does not; names the model.
+    TooLarge
+        Its weights would take more memory than is free.
     """
-    network: Any = model.network()
+    network: Any = make_network(model)
     if not isinstance(network, Network):
         lacking = [
             name for name in ("context", "alignment", "input_shape", "output_shape") if not hasattr(network, name)

@@ -44,12 +44,12 @@ def require_whole(flow: Flow, name: str) -> None:
             f'{name}: [others] are images to predict: add [model] with use = "mitochondria", for example.'
         )
     for layer in flow.labels:
-        if Path(layer).name != layer or layer.startswith("."):
+        if not layer or Path(layer).name != layer or layer.startswith("."):
             raise RecipeError(
                 f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
             )
     for other in flow.others:
-        if other == "cell" or Path(other).name != other or other.startswith("."):
+        if not other or other == "cell" or Path(other).name != other or other.startswith("."):
             raise RecipeError(
                 f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
                 "the recipe's own image. Choose another plain name."

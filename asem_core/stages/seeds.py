@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, ShapeMismatch
 from asem_core.stages.annotate import BACKGROUND, OBJECT, classes_in
+from asem_core.tables import Row, read_table
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.planes import number_planes
 from asem_core.voxels.tiff import read_tiff
@@ -149,32 +149,31 @@ def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:
     BadInput
         A column is missing, a value is not a number, a class is not known, or a point lies outside the box.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True))
+    rows = read_table(path, ["class"])
     if not rows:
         raise BadInput(f"{path} holds no strokes: it needs a header (class,z,y,x) and a row for each point.")
-    columns = list(rows[0])
-    in_nm = {"z_nm", "y_nm", "x_nm"} <= set(columns)
-    if "class" not in columns or not (in_nm or {"z", "y", "x"} <= set(columns)):
+    in_nm = {"z_nm", "y_nm", "x_nm"} <= set(rows[0].values)
+    if not (in_nm or {"z", "y", "x"} <= set(rows[0].values)):
         raise BadInput(
-            f"{path} has the columns {', '.join(columns)}; it needs class and z, y, x (or z_nm, y_nm, x_nm)."
+            f"{path} has the columns {', '.join(rows[0].values)}; it needs class and z, y, x (or z_nm, y_nm, x_nm)."
         )
     values = np.zeros(box.shape, np.uint8)
     repainted = 0
     last: tuple[str, np.ndarray] | None = None
-    for number, row in enumerate(rows, start=2):
-        where = f"{path}, line {number}"
-        seed = CLASSES.get(row["class"].strip().lower())
+    for row in rows:
+        seed = CLASSES.get(row.text("class").lower())
         if seed is None:
-            raise BadInput(f"{where}: the class '{row['class']}' is not object, background or erase.")
-        point = _point(row, in_nm, volume, where)
+            raise BadInput(f"{row.where}: the class '{row.text('class')}' is not object, background or erase.")
+        point = _point(row, in_nm, volume)
         if not all(b <= p < e for b, p, e in zip(box.begin, np.rint(point), box.end, strict=True)):
             raise BadInput(
-                f"{where}: the point z={point[0]:g}, y={point[1]:g}, x={point[2]:g} lies outside the box {box}."
+                f"{row.where}: the point z={point[0]:g}, y={point[1]:g}, x={point[2]:g} lies outside the box {box}."
             )
-        stroke = (row.get("stroke") or "").strip()
+        stroke = row.text("stroke")
         begin = last[1] if last is not None and stroke and last[0] == stroke else point
-        radius = _number(row.get("radius") or "0", where, "radius")
+        radius = row.number("radius", 0.0)
+        if radius < 0:
+            raise BadInput(f"{row.where}: a brush of radius {radius:g} paints nothing; 0 is one voxel.")
         repainted += paint(values, begin - box.begin, point - box.begin, radius, seed)
         last = (stroke, point)
     return Seeds(values, repainted)
@@ -197,14 +196,6 @@ def paint(seeds: np.ndarray, begin: np.ndarray, end: np.ndarray, radius_vx: floa
     return changed
 
 
-def _point(row: Mapping[str, str], in_nm: bool, volume: Volume, where: str) -> np.ndarray:
-    names = ("z_nm", "y_nm", "x_nm") if in_nm else ("z", "y", "x")
-    point = np.array([_number(row[n], where, n) for n in names])
+def _point(row: Row, in_nm: bool, volume: Volume) -> np.ndarray:
+    point = np.array([row.number(name) for name in (("z_nm", "y_nm", "x_nm") if in_nm else ("z", "y", "x"))])
     return (point - volume.origin_nm) / volume.voxel_size_nm if in_nm else point
-
-
-def _number(text: str | None, where: str, column: str) -> float:
-    try:
-        return float(text or "")
-    except ValueError:
-        raise BadInput(f"{where}: '{text}' in the column {column} is not a number.") from None

@@ -172,7 +172,7 @@ class _Thresholded(Fitted):
         return box
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        values = at_least(block, self.threshold) if self.found is None else self.found.read(box)
+        values = _at_least(block, self.threshold) if self.found is None else self.found.read(box)
         if not self.objects:
             values = values > 0
         return values.astype(self.output.dtype)
@@ -186,4 +186,14 @@ class _AtLeast:
     threshold: float
 
     def __call__(self, box: Box) -> np.ndarray:
-        return at_least(self.probability.read(box), self.threshold)
+        return _at_least(self.probability.read(box), self.threshold)
+
+
+def _at_least(block: np.ndarray, threshold: float) -> np.ndarray:
+    """Tell which values reach a threshold; refuse what is no probability."""
+    if block.dtype.kind == "f" and not (block.min() >= 0 and block.max() <= 1):
+        raise BadInput(
+            f"The map has values from {block.min():g} to {block.max():g}; a probability lies between 0 and 1. Is this an image, "
+            "or logits?"
+        )
+    return at_least(block, threshold)

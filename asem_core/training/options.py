@@ -12,7 +12,7 @@ import attrs
 
 from asem_core.errors import RecipeError
 from asem_core.training.augment import Augment
-from asem_core.volume import Box, Zyx
+from asem_core.volume import LARGEST_EDGE, Box, Zyx
 
 Place = str | Mapping[str, Any]
 """A volume: a path such as "cell.zarr/raw", or a table that names a source, `{ use = "tiff-stack", path = ... }`."""
@@ -77,6 +77,15 @@ class OptimizerOptions:
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: int = 0
     clip_norm: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.learning_rate <= 1:
+            raise RecipeError(
+                f"train: learning_rate is {self.learning_rate:g}; it lies above 0 and is at most 1 (usual: 1e-5 to 1e-2)."
+            )
+        for name in ("weight_decay", "warmup", "clip_norm"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise RecipeError(f"train: {name} is {getattr(self, name)}; it must not be negative.")
 
 
 @attrs.frozen
@@ -195,8 +204,8 @@ class TrainOptions:
         for name in ("choose_threshold", "choose_mirrors"):
             if getattr(self, name) and not self.validation:
                 raise RecipeError(f"train: {name} = true needs [[train.validation]].")
-        if min(self.block) < 1:
-            raise RecipeError(f"train: block is {list(self.block)}; each edge must be at least 1 voxel.")
+        if not all(1 <= edge <= LARGEST_EDGE for edge in self.block):
+            raise RecipeError(f"train: block is {list(self.block)}; each edge has 1 to {LARGEST_EDGE} voxels.")
         if not 0 < self.loss.least_frequency <= 0.5:
             raise RecipeError(f"train: least_frequency is {self.loss.least_frequency}; it lies between 0 and 0.5.")
         if not self.loss.focus >= 0:

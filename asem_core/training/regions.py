@@ -15,6 +15,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily
 from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.prepared import is_cell, open_image, open_mask
+from asem_core.cell.provenance import require_labels
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
@@ -103,6 +104,7 @@ def _address(place: Place | None) -> str | None:
 
 def _labels(volume: Volume, options: RegionOptions) -> Labels:
     """Read the labels by what their values mean; a layer of ours knows."""
+    require_labels(volume, "a network learns from labels")
     meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
     if meaning is None and Record.of(volume).made.noted:
         return open_labels(volume.path)

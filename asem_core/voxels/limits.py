@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, TooLarge
 
 LARGEST_SHARE = 0.25
 """Of the free memory, that one chunk may take: several are decoded at once."""
@@ -38,6 +38,20 @@ def require_chunk_fits(where: str, chunk: Sequence[int], itemsize: int) -> None:
             f"{where} has chunks of {list(chunk)}, {size / 1e9:.3g} GB each, of which even one voxel needs a whole one; "
             f"{free / 1e9:.3g} GB are free, of which a chunk may take a quarter. Save it in smaller chunks (64 to 256 a side)."
         )
+
+
+def require_memory(needed: float, what: str, advice: str) -> None:
+    """Refuse work that would take more bytes than are free, before it begins: a file may state any shape.
+
+    Raises
+    ------
+    TooLarge
+    """
+    import psutil
+
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise TooLarge(f"{what} takes {needed / 1e9:,.4g} GB of memory, and {free / 1e9:.3g} GB are free. {advice}")
 
 
 def require_own_bytes(dataset: Any, where: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from asem_core.errors import BadInput
+from asem_core.tables import Row, read_table
 
 
 def apply_corrections(
@@ -26,44 +26,36 @@ def apply_corrections(
     """
     changed = np.zeros(len(ids), bool)
     row_of = {int(i): n for n, i in enumerate(ids)}
-    for line, row in _rows(path):
+    if not Path(path).is_file():
+        raise BadInput(f"There is no file {path}. Corrections are an edited copy of a report's tables/coats.csv.")
+    for row in read_table(path, ["object_id"]):
         try:
-            n = row_of[int(row["object_id"])]
+            n = row_of[int(row.text("object_id"))]
         except (ValueError, KeyError):
             raise BadInput(
-                f"{path}, line {line}: there is no object '{row['object_id']}' in this segmentation. Corrections belong to "
+                f"{row.where}: there is no object '{row.text('object_id')}' in this segmentation. Corrections belong to "
                 "the table of the same segmentation."
             ) from None
         for name, values in columns.items():
-            text = (row.get(name) or "").strip()
-            if not text:
+            if not row.text(name):
                 continue
-            value = _read(path, line, name, text, values, classes)
+            value = _read(row, name, values, classes)
             if not _same(value, values[n]):
                 values[n] = value
                 changed[n] = True
     return changed
 
 
-def _rows(path: str) -> list[tuple[int, Mapping[str, str]]]:
-    if not Path(path).is_file():
-        raise BadInput(f"There is no file {path}. Corrections are an edited copy of a report's tables/coats.csv.")
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "object_id" not in (reader.fieldnames or []):
-            raise BadInput(f"{path} has no column 'object_id': is it an edited copy of a report's tables/coats.csv?")
-        return [(n, row) for n, row in enumerate(reader, start=2)]
-
-
-def _read(path: str, line: int, name: str, text: str, values: np.ndarray, classes: Sequence[str]) -> str | float:
+def _read(row: Row, name: str, values: np.ndarray, classes: Sequence[str]) -> str | float:
+    text = row.text(name)
     if values.dtype == object:
         if text not in classes:
-            raise BadInput(f"{path}, line {line}: '{text}' is no class. They are: {', '.join(classes)}.")
+            raise BadInput(f"{row.where}: '{text}' is no class. They are: {', '.join(classes)}.")
         return text
     try:
-        return float(text)
+        return float(text)  # nan, too: what could not be measured
     except ValueError:
-        raise BadInput(f"{path}, line {line}: {name} is '{text}', which is no number.") from None
+        raise BadInput(f"{row.where}: {name} is '{text}', which is no number.") from None
 
 
 def _same(new: str | float, old: str | float) -> bool:

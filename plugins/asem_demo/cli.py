@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Make a phantom cell, find its organelles, measure them, and compare with the truth.
 
-    Needs no data and no network; takes one to two minutes on two free cores. A second run into the same folder goes on where the
+    Needs no data and no network; takes about two and a half minutes of processor time. A second run into the same folder resumes where the
     first stopped.
 
     Example: `asem demo -o demo --open`

@@ -53,6 +53,10 @@ class UNet(nn.Module):
         kernels: Kernels = ((3, 3, 3), (3, 3, 3)),
     ) -> None:
         super().__init__()
+        if features < 1 or feature_factor < 1:
+            raise BadInput(
+                f"A U-Net has at least 1 feature and a factor of at least 1, not {features} and {feature_factor}."
+            )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.features, self.feature_factor = features, feature_factor
         self.factors: tuple[Zyx, ...] = tuple(as_zyx(f) for f in factors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -30,8 +31,8 @@ CLUSTERED = 0.5  # of the voxels of padding that lie among such; a rim of 6 voxe
 class Limits:
     """The grey values that the cell lies between, both excluded; `of_means` if resin was told from tissue by means of voxels."""
 
-    darkest: float = -np.inf
-    brightest: float = np.inf
+    darkest: float = -math.inf
+    brightest: float = math.inf
     of_means: bool = False
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutsideVolume
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
@@ -67,6 +68,8 @@ class Crop(Preprocessor, PartOfPreparation):
     def __attrs_post_init__(self) -> None:
         if self.box is not None and (self.begin_nm is not None or self.end_nm is not None):
             raise BadInput("crop: the box is given in voxels (box) and in nm (begin_nm, end_nm); keep one.")
+        if self.box is not None:
+            Box.parse(self.box, (2**31,) * 3)  # is it one at all?
         if self.margin_vx < 0:
             raise BadInput(f"crop: margin_vx must not be negative, got {self.margin_vx}.")
 
@@ -75,8 +78,10 @@ class Crop(Preprocessor, PartOfPreparation):
 
         Raises
         ------
+        OutsideVolume
+            The box lies outside of the volume.
         BadInput
-            The box lies outside of the volume, or no cell is found.
+            No cell is found.
         """
         if self.box is not None:
             box = Box.parse(self.box, volume.shape)
@@ -86,7 +91,9 @@ class Crop(Preprocessor, PartOfPreparation):
             box = self._find(volume, own_scratch(run, self, volume))
         inside = box & volume.box
         if inside != box or box.is_empty:
-            raise BadInput(f"crop: the box {box} is not inside {volume.path}, whose shape is {list(volume.shape)}.")
+            raise OutsideVolume(
+                f"crop: the box {box} is not inside {volume.path}, whose shape is {list(volume.shape)}."
+            )
         crop = {"begin": list(box.begin), "end": list(box.end), "source_shape": list(volume.shape)}
         return FittedCrop(volume.crop(box).spec, box, {"crop": {**crop, "source": volume.path}})
 
@@ -105,10 +112,17 @@ class Crop(Preprocessor, PartOfPreparation):
 
         from asem_core.blocks import map_blocks
         from asem_core.voxels.average import average
+        from asem_core.voxels.limits import require_memory
 
+        cubes_of = [-(-n // CELL) for n in volume.shape]
+        require_memory(
+            16 * math.prod(cubes_of),
+            f"{self.name}: to look for the cell in {volume.path}, {' x '.join(map(str, volume.shape))} voxels,",
+            "Give the box, if that is its shape.",
+        )
         limits = given_limits(volume, self.darkest, self.brightest, self.name)
         cubes = None if limits.exist else Cubes.of(volume, run, self.name)
-        means = np.empty([-(-n // CELL) for n in volume.shape], np.float32)
+        means = np.empty(cubes_of, np.float32)
         work = functools.partial(cube_greys, edge=CELL // 2, padding=limits if cubes is None else cubes.padding)
         load = functools.partial(functools.partial, work, volume)
         for box, (found, spreads) in map_blocks(load, volume.box, PASS_BLOCK, run, name="crop-means"):

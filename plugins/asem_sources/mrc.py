@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -132,8 +133,8 @@ class Mrc(Source, WritesVolumes):
 class _Statistics:
     """Least, largest, mean and standard deviation of what was added."""
 
-    low: float = np.inf
-    high: float = -np.inf
+    low: float = math.inf
+    high: float = -math.inf
     num: int = 0
     total: float = 0.0
     squares: float = 0.0

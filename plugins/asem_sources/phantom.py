@@ -27,14 +27,18 @@ _LAYERS = ("raw", "mask", *(f"labels/{name}" for name in _BINARY), *(f"instances
 _TILE = 64
 
 
+LARGEST_NM = 1e5
+"""Longest edge: cells are smaller, and what lies in a phantom is held in memory."""
+
+
 def _check_seed(_instance: object, _attribute: object, value: int) -> None:
     if value < 0:
         raise BadInput(f"phantom: the seed must not be negative, got {value}.")
 
 
 def _check_size(_instance: Any, _attribute: Any, value: ZyxNm) -> None:
-    if min(value) < 100 or not np.isfinite(value).all():
-        raise BadInput(f"A phantom must be at least 100 nm along each axis, got {list(value)} nm.")
+    if not all(100 <= edge <= LARGEST_NM for edge in value):
+        raise BadInput(f"A phantom is 100 to {LARGEST_NM:g} nm long along each axis, got {list(value)} nm.")
 
 
 def _check_density(_instance: Any, attribute: Any, value: float) -> None:

@@ -157,14 +157,15 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
 @contextmanager
 def locked(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder's lock; says so when another process has it."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock = FileLock(folder / "lock")
+    from asem_core.locks import acquired
+
     try:
-        lock.acquire(timeout=1)
+        lock = acquired(folder / "lock", timeout=1)
     except Timeout:
         LOG.warning("%s: waiting for another process that is fetching it.", what)
-        lock.acquire()
+        lock = acquired(folder / "lock", timeout=-1)
     try:
         yield
     finally:

@@ -245,6 +245,8 @@ class TestReadSeeds:
         [
             ("class,z,y,x\n", "holds no strokes"),
             ("kind,z,y,x\nobject,9,9,9\n", "has the columns kind, z, y, x; it needs class"),
+            ("class,z,y,x,radius\nobject,9,9,9,-1\n", "line 2: a brush of radius -1 paints nothing"),
+            ("class,z,y\nobject,9,9\n", "has the columns class, z, y; it needs class and z, y, x"),
             ("class,z,y,x\nnucleus,9,9,9\n", "line 2: the class 'nucleus' is not object"),
             ("class,z,y,x\nobject,9,9,nine\n", "line 2: 'nine' in the column x is not a number"),
             ("class,z,y,x\nobject,9,9,9\nobject,9,9,99\n", r"line 3: the point z=9, y=9, x=99 lies outside the box"),

@@ -189,11 +189,15 @@ def test_help_of_groups_has_an_example(group: str) -> None:
 
 
 def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
-    """A project that is there is kept."""
+    """A project that is there is kept: as it was written, the same command finds it; edited, it is refused."""
     assert invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path)).exit_code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["asem-lipid-droplets"]
+    assert invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path)).exit_code == 0  # as it was left
+    (tmp_path / "asem-lipid-droplets/README.md").write_text("mine")
     again = invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path))
     assert again.exit_code == 1
     assert "is there already" in again.stderr
+    assert (tmp_path / "asem-lipid-droplets/README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

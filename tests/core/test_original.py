@@ -19,8 +19,9 @@ from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, RecipeError
 from asem_core.evaluation.roles import question_roles
+from asem_core.recipe import build_choice, read_recipe
 from asem_core.training.options import RegionOptions
 from asem_core.training.regions import open_region
 from asem_core.volume import Box, Labels, Volume
@@ -108,6 +109,18 @@ def test_what_was_done_is_told_by_attributes_or_by_the_user(caplog):
     assert "by its attributes, this image has been prepared already: invert." in caplog.text
     assert [s["name"] for s in steps_done(with_done(volume, ["clahe"]))] == ["clahe"]
     assert steps_done(with_done(volume, [])) == []
+
+
+def test_a_recipe_states_what_was_done(tmp_path):
+    """`done` of a source: names of steps, checked before any work."""
+    file = tmp_path / "r.toml"
+    for done, told in (('["clahe"]', None), ('["clahee"]', "Did you mean 'clahe'"), ('"clahe"', "expected a list of")):
+        file.write_text(f'[source]\nuse = "ome-zarr"\npath = "a.zarr"\ndone = {done}\n')
+        if told is None:
+            assert read_recipe(file).source.done == ("clahe",)
+            continue
+        with pytest.raises(RecipeError, match=told):
+            build_choice(load_catalog(), "source", read_recipe(file).source, "r.toml @ source", tmp_path)
 
 
 def test_an_equalized_image_is_not_equalized_again(container, weights, caplog):

@@ -345,7 +345,7 @@ def test_ctrl_c_stops_at_once_and_quietly_and_the_run_goes_on_bit_identically(st
         assert errors.count("Traceback") == 1
         assert errors.rstrip().endswith("KeyboardInterrupt")
         living = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
-        groups = [os.getpgid(p.pid) for p in living if "asem_core.engine.worker" in (p.info["cmdline"] or [])]
+        groups = [os.getpgid(p.pid) for p in living if "asem_core.engine.local_worker" in (p.info["cmdline"] or [])]
         assert process.pid not in groups
     process = start(tmp_path, stored.path, str(target), workers=2)
     _, errors = process.communicate(timeout=300)

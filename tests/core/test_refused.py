@@ -17,10 +17,48 @@ from asem_core.blocks import Run
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume
 from asem_core.cli import make_app
+from asem_core.stages.import_ import import_volume
 from asem_core.volume import Box, Spec
+from asem_sources.tiff_stack import TiffStack
 
 SHAPE = (24, 24, 24)
-RECIPE = '[model]\nuse = "membrane"\n[train]\niterations = 2\nblock = 8\n[[train.regions]]\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/a"\n'
+RECIPE = """[model]
+use = "membrane"
+features = 4
+factors = [[2, 2, 2]]
+[train]
+iterations = 2
+block = [8, 8, 8]
+missing_context = "reflect"
+[[train.regions]]
+raw = "cell.zarr/raw"
+labels = "cell.zarr/labels/a"
+"""
+CHANGED = {
+    "lr-nan": ("iterations", "optimizer.learning_rate = nan\niterations"),
+    "lr-huge": ("iterations", "optimizer.learning_rate = 1e30\niterations"),
+    "lr-negative": ("iterations", "optimizer.learning_rate = -1.0\niterations"),
+    "block-huge": ("[8, 8, 8]", "[100000, 100000, 100000]"),
+    "block-zero": ("[8, 8, 8]", "[0, 8, 8]"),
+    "block-one-number": ("[8, 8, 8]", "8"),
+    "no-features": ("features = 4", "features = 0"),
+    "many-features": ("features = 4", "features = 1000000000"),
+    "no-iterations": ("iterations = 2", "iterations = 0"),
+    "raw-as-labels": ("cell.zarr/labels/a", "cell.zarr/raw"),
+    "float-as-labels": ("cell.zarr/labels/a", "cell.zarr/float"),
+    "no-labels": ("cell.zarr/labels/a", "cell.zarr/labels/gone"),
+    "overlap": ("[[train", '[[train.validation]]\nraw = "cell.zarr/raw"\nlabels = "cell.zarr/labels/a"\n[[train'),
+    "bad-box": ("labels =", 'box = "90:95,:,:"\nlabels ='),
+    "bad-key": ("iterations", "iteratons"),
+}
+"""Recipes of training, each with one mistake."""
+RUN_RECIPE = '[source]\nuse = "tiff-stack"\npath = "stack.tif"\nvoxel_size_nm = [5, 5, 5]\n'
+RUNS = {
+    "nameless": '[labels.""]\nuse = "tiff-stack"\npath = "stack.tif"\nvoxel_size_nm = [5, 5, 5]\n',
+    "climbing": '[labels."../a"]\nuse = "tiff-stack"\npath = "stack.tif"\nvoxel_size_nm = [5, 5, 5]\n',
+    "unknown": "[nothing]\n",
+    "bad-crop": '[[preprocess]]\nuse = "crop"\nbox = "9:5,:,:"\n',
+}
 
 
 def make_layer(path: Path, values: np.ndarray, size_nm: float = 5.0) -> None:
@@ -46,10 +84,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_layer(cell / "labels/a", (image > 128).astype(np.uint8))
     make_layer(cell / "labels/coarse", (image > 128).astype(np.uint8), 8.0)
     make_layer(cell / "predictions/p/probability", image)
+    make_layer(place / "ten.zarr/raw", image, 10.0)
+    make_layer(place / "ten.zarr/labels/a", (image > 128).astype(np.uint8), 10.0)
     tifffile.imwrite(place / "stack.tif", image)
     (place / "planes").mkdir()
     for z in range(3):
         tifffile.imwrite(place / f"planes/z{z}.tif", image[z])
+    import_volume(TiffStack(str(place / "planes"), 5.0), place / "real.zarr/raw", Run(progress=False))
+    import_volume(TiffStack(str(place / "stack.tif"), 5.0), place / "real.zarr/stack", Run(progress=False))
     (place / "notes.txt").write_text("mine")
     (place / "empty").mkdir()
     (place / "words.tif").write_text("no picture")
@@ -74,6 +116,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "recipe.toml").write_text(RECIPE)
     (place / "lone.safetensors").write_bytes(b"\0" * 64)
     (place / "lone.pt").write_bytes(b"PK" + b"\0" * 64)
+    for name, (old, new) in CHANGED.items():
+        assert old in RECIPE
+        (place / f"{name}.toml").write_text(RECIPE.replace(old, new))
+    for name, text in RUNS.items():
+        (place / f"{name}.toml").write_text(RUN_RECIPE + text)
+    make_layer(cell / "predictions/nan/probability", np.full(SHAPE, np.nan, np.float32))
+    make_layer(cell / "predictions/float/probability", rng.random(SHAPE, np.float32))
+    make_layer(cell / "float", rng.random(SHAPE, np.float32))
+    tifffile.imwrite(place / "float.tif", rng.random(SHAPE, np.float32))
+    zarr.open_group(place / "many.zarr", mode="w")
+    huge = zarr.create_array(
+        place / "many.zarr/raw", shape=(100_000,) * 3, chunks=(64,) * 3, dtype="uint8", zarr_format=2
+    )
+    huge.attrs["resolution"] = [5, 5, 5]
+    (place / "foreign").mkdir()
+    for name in ("report.html", "recipe.toml", "state.pt"):
+        (place / "foreign" / name).write_text("mine")
+    (place / "strokes.csv").write_text("class,z,y\nobject,1,2\n")
+    (place / "strokes-16.csv").write_bytes("class,z,y,x\nobject,1,2,3\n".encode("utf-16-le"))
     for encoding in ("utf-16", "cp1252"):
         (place / f"{encoding}.toml").write_bytes(("# Grüße\n" + RECIPE).encode(encoding))
     return place
@@ -94,7 +155,7 @@ PREPARE = "prepare cell.zarr -q"
 SNAPSHOT = "snapshot cell.zarr -o picture.png"
 CUT = "annotate cut cell.zarr --seeds small.npy -o labels/new"
 PHANTOM = "import --use phantom -o new.zarr --set"
-PREDICT = "predict cell.zarr/raw --model membrane -o cell.zarr/new"
+PREDICT = "predict ten.zarr/raw --model mitochondria-phantom -o ten.zarr/new"
 NUMBERS = ("-1", "nan", "x", "")
 SHAPES = ("0", "-8", "1e20", "x", "4,4", "4,4,4,4", "0,8,8", "nan")
 SIZES = ("0", "-5", "nan", "inf", "1e308", "x", "5,5", "5,5,5,5", "5,0,5", "1e-300")
@@ -104,6 +165,7 @@ GONE = ("gone.zarr", "gone.zarr/raw", "cell.zarr/gone", "cell.zarr", "notes.txt"
 
 TABLE: list[list[str]] = [
     *with_values("import ? --voxel-size 5 -o new.zarr", ["gone", "notes.txt", "empty", "words.tif", "s3://", "https://127.0.0.1:9/x.zarr", "broken.zarr"]),
+    *with_values("import ?.zarr --voxel-size 5 -o new.zarr", ["flat"]),
     *with_values("import ?.zarr -o new.zarr", ["negative", "zero", "flat", "words", "huge", "nanometre", "none", "broken"]),
     *with_values("import stack.tif --voxel-size ? -o new.zarr", SIZES),
     *with_values(f"{IMPORT} --block ?", SHAPES),
@@ -114,10 +176,30 @@ TABLE: list[list[str]] = [
     *with_values("import stack.tif --voxel-size 5 -o ?", ["notes.txt", "planes", "planes/x.zarr/../../planes"]),
     *with_values(f"{IMPORT} --kind ?", ["words", "1"]),
     *with_values(f"{IMPORT} --use ?", ["gone", "hdf5", "n5", "mrc"]),
-    *with_values(f"{PHANTOM} ?", ["seed=-1", "seed=1.5", "shape=0", "shape=-1", "look=x", "voxel_size_nm=1e18", "voxel_size_nm=0", "voxel_size_nm=nan"]),
+    *with_values(f"{PHANTOM} ?", ["seed=-1", "seed=1.5", "size_nm=[1e18,1e18,1e18]", "size_nm=[0,9,9]", "size_nm=[nan,9,9]", "shape=0", "shape=-1", "look=x", "voxel_size_nm=1e18", "voxel_size_nm=0", "voxel_size_nm=nan"]),
     *with_values("segment ? -o cell.zarr/new", GONE),
     *with_values("segment cell.zarr/predictions/p/probability -o ?", ["cell.zarr/raw", "cell.zarr/predictions/p", "cell.zarr", "notes.txt", "cell.zarr/zarr.json", "planes"]),
-    *with_values("segment cell.zarr/predictions/p/probability -o ? --overwrite", ["cell.zarr/predictions/p", "cell.zarr", "planes"]),
+    *with_values("segment cell.zarr/predictions/p/probability -o ? --overwrite", ["cell.zarr/raw", "cell.zarr/predictions/p", "cell.zarr", "planes"]),
+    *with_values("segment cell.zarr/predictions/?/probability -o cell.zarr/new", ["nan"]),
+    *with_values("evaluate cell.zarr/predictions/?/probability cell.zarr/labels/a", ["nan"]),
+    *with_values("preprocess cell.zarr/raw --use invert -o ? --overwrite", ["cell.zarr/raw", "cell.zarr", "planes", "stack.tif"]),
+    *with_values("preprocess cell.zarr/labels/a --use clean-labels -o ? --overwrite", ["cell.zarr/raw", "cell.zarr/labels/a", "cell.zarr/labels"]),
+    *with_values("import stack.tif --kind labels --voxel-size 5 -o cell.zarr --layer ? --overwrite", ["raw", "labels", "predictions/p"]),
+    *with_values("import cell.zarr/raw -o cell.zarr --layer ? --overwrite", ["raw"]),
+    *with_values("export cell.zarr/raw -o ? --overwrite", ["cell.zarr", "cell.zarr/raw", "cell.zarr/out"]),
+    *with_values("export real.zarr/raw -o ? --overwrite", ["planes"]),
+    *with_values("export real.zarr/stack -o ? --overwrite", ["stack.tif"]),
+    *with_values("annotate export real.zarr/stack -o ?", ["stack.tif"]),
+    *with_values("export cell.zarr/labels/a --mesh ply -o ? --overwrite", ["cell.zarr", "cell.zarr/raw", "planes"]),
+    *with_values("analyze morphometry cell.zarr/labels/a -o ? --overwrite", ["cell.zarr", "cell.zarr/raw", "planes", "foreign"]),
+    *with_values("evaluate cell.zarr/labels/a cell.zarr/labels/a -o ? --overwrite", ["cell.zarr", "cell.zarr/raw", "planes", "foreign"]),
+    *with_values("snapshot cell.zarr -o ?", ["cell.zarr", "cell.zarr/raw", "cell.zarr/zarr.json", "planes"]),
+    *with_values("annotate export cell.zarr/labels/a -o ?", ["cell.zarr", "cell.zarr/raw", "planes", "stack.tif"]),
+    *with_values("analyze morphometry ? -o report", ["cell.zarr/float"]),
+    *with_values("evaluate cell.zarr/labels/a ?", ["cell.zarr/float", "cell.zarr/predictions/float/probability"]),
+    *with_values("annotate import cell.zarr ? -o labels/new", ["float.tif", "float.npy"]),
+    *with_values("import float.tif --kind labels --voxel-size 5 -o ?", ["new.zarr"]),
+    *with_values("export ? --mesh ply -o out", ["cell.zarr/float"]),
     *with_values(f"{SEGMENT} -t ?", [*NUMBERS, "1.5", "inf"]),
     *with_values(f"{SEGMENT} --smallest-vx ?", ["-5", "x", "1.5", "nan"]),
     *with_values(f"{SEGMENT} --connectivity ?", ["7", "0", "x", "-6"]),
@@ -142,13 +224,15 @@ TABLE: list[list[str]] = [
     *with_values(f"{EXPORT} -t ?", ["0", "-1", "nan", "x", "2", "0.5"]),
     *with_values(f"{EXPORT} --mesh ?", ["stl", "", "x"]),
     *with_values(f"{EXPORT} --mesh ply --max-error ?", ["-3", "nan", "x", "inf"]),
-    *with_values("export cell.zarr/labels/a -o ?", ["out.png", "out.h5", "planes", "notes.txt/x"]),
+    *with_values("export cell.zarr/labels/a -o ?", ["out.png", "planes", "notes.txt/x"]),
     *with_values("export cell.zarr/raw --mesh ? -o out", ["ply", "glb"]),
     *with_values(f"{PREPARE} --plane ?", ["99999", "-1", "x"]),
     *with_values(f"{PREPARE} --picture ?", ["/nonexistent/x.png", "out.xyz", "out"]),
     *with_values(f"{PREPARE} --skip ?", ["gone"]),
     *with_values(f"{PREPARE} --set ?", ["gone=1", "clahe.clip_limit=x", "clahe.clip_limit=-1", "x"]),
-    *with_values("prepare ? -q", ["gone.zarr", "notes.txt", "empty", "stack.tif"]),
+    *with_values("prepare ? -q", ["gone.zarr", "notes.txt", "empty", "stack.tif", "many.zarr"]),
+    *with_values(f"{PREPARE} --set crop.box=?", BOXES),
+    *with_values(f"{PREPARE} --picture ?", ["cell.zarr/raw/x.png", "planes", "notes.txt/x.png"]),
     *with_values(f"{SNAPSHOT} --plane ?", ["x", "z=99999", "q=3", "z=-1"]),
     *with_values(f"{SNAPSHOT} --width ?", ["0", "-4", "99999999", "x"]),
     *with_values(f"{SNAPSHOT} --layers ?", ["gone"]),
@@ -159,17 +243,18 @@ TABLE: list[list[str]] = [
     *with_values("movie cell.zarr -o film.mp4 --step ?", ["0", "-1", "x"]),
     *with_values("movie cell.zarr -o film.mp4 --axis ?", ["q"]),
     *with_values("movie cell.zarr -o ?", ["film.xyz", "notes.txt/x.mp4"]),
-    *with_values("annotate cut cell.zarr --seeds ? -o labels/new", ["object.npy", "small.npy", "float.npy", "nan.npy", "half.npy", "gone.npy", "notes.txt"]),
+    *with_values("annotate cut cell.zarr --seeds ? -o labels/new", ["object.npy", "small.npy", "float.npy", "nan.npy", "half.npy", "gone.npy", "notes.txt", "strokes.csv", "strokes-16.csv", "lone.pt"]),
     *with_values("annotate cut cell.zarr --seeds small.npy -o ?", ["../labels/n", "raw", "/tmp/n", "labels/../../n"]),
     *with_values(f"{CUT} --box ?", BOXES),
     *with_values(f"{CUT} --use ?", ["gone"]),
     *with_values(f"{CUT} --raw ?", ["gone", "labels/a"]),
     *with_values("annotate import cell.zarr ? -o labels/new", ["gone", "notes.txt", "empty", "words.tif"]),
-    *with_values("annotate import cell.zarr stack.tif -o ?", ["../n", "raw", "/tmp/n"]),
+    *with_values("annotate import cell.zarr stack.tif -o ?", ["../n", "raw", "/tmp/n", "", "labels", "zarr.json"]),
     *with_values("annotate export ? -o out.tif", GONE),
     *with_values("annotate export cell.zarr/labels/a -o out.tif --box ?", BOXES),
     *with_values("annotate export cell.zarr/labels/a -o out --set ?", ["form=gif", "gone=1", "x"]),
-    *with_values("predict ? --model membrane -o cell.zarr/new", ["gone.zarr", "notes.txt", "empty", "cell.zarr/labels/a"]),
+    *with_values("predict ? --model mitochondria-phantom -o ten.zarr/new", ["gone.zarr", "notes.txt", "empty", "ten.zarr/labels/a", "cell.zarr/raw"]),
+    *with_values("predict ten.zarr/raw --model mitochondria-phantom -o ? --overwrite", ["ten.zarr/raw", "ten.zarr/labels", "planes"]),
     *with_values("predict cell.zarr/raw --model ? -o cell.zarr/new", ["gone", ""]),
     *with_values("predict cell.zarr/raw --weights ? -o cell.zarr/new", ["gone", "lone.safetensors", "lone.pt", "notes.txt", "empty"]),
     *with_values(f"{PREDICT} --box ?", BOXES[:3]),
@@ -177,8 +262,10 @@ TABLE: list[list[str]] = [
     *with_values(f"{PREDICT} --precision ?", ["x"]),
     *with_values(f"{PREDICT} --block ?", SHAPES[:4]),
     *with_values("train ? -o new", ["gone.toml", "notes.txt", "utf-16.toml", "empty"]),
-    *with_values("train recipe.toml -o ?", ["notes.txt", "planes"]),
-    *with_values("preflight ?", ["gone.toml", "notes.txt", "utf-16.toml"]),
+    *with_values("train recipe.toml -o ?", ["notes.txt", "planes", ".", "foreign", "cell.zarr", "cell.zarr/raw"]),
+    *with_values("train ?.toml -o new", CHANGED),
+    *with_values("preflight ?", ["gone.toml", "notes.txt", "utf-16.toml", "bad-key.toml", "no-labels.toml"]),
+    *with_values("run ?.toml -o new", RUNS),
     *with_values("train --resume ?", ["gone", "empty", "notes.txt"]),
     *with_values("finetune --from ? recipe.toml -o new", ["gone", "notes.txt", "lone.safetensors", "empty"]),
     *with_values("run ?", ["gone.toml", "notes.txt", "utf-16.toml", "cp1252.toml", "empty"]),

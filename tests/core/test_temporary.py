@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asem_core.temporary import replacing, temporary_folder
+from asem_core.temporary import _host, replacing, sweep, temporary_folder
 
 
 @pytest.fixture
@@ -35,6 +35,9 @@ def test_folders(base: Path) -> None:
     assert process.stdout is not None
     theirs = Path(process.stdout.readline().strip())
     (base / "asem-of-somebody").mkdir()
+    dead = next(pid for pid in range(os.getpid() + 1, 10**7) if not psutil.pid_exists(pid))
+    for pid in (dead, os.getpid()):
+        (base / f".asem-{_host()}-{pid}-begun").mkdir()
     with temporary_folder() as ours:
         assert theirs.exists()
         assert ours.stat().st_mode & 0o077 == 0
@@ -42,9 +45,9 @@ def test_folders(base: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert theirs.exists()
-    with temporary_folder() as ours:
-        assert not theirs.exists()
-    assert [p.name for p in base.iterdir()] == ["asem-of-somebody"]
+    sweep()
+    assert not theirs.exists()
+    assert sorted(p.name for p in base.iterdir()) == [f".asem-{_host()}-{os.getpid()}-begun", "asem-of-somebody"]
 
 
 def test_half_files(base: Path) -> None:

@@ -199,3 +199,18 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, weights: Path, nam
     told = rf"@ model: The weights {named} are of the model 'mitochondria', not of 'golgi'\."
     with pytest.raises(RecipeError, match=told):
         require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()), load_catalog())
+
+
+def test_fine_tuning_takes_the_architecture_from_the_weights(tmp_path: Path) -> None:
+    """Nobody types a shipped model's network: a recipe that only says what to train on is enough."""
+    from asem_core.pretrained import find_weights
+    from asem_core.stages.train import read_training_recipe
+    from asem_core.weights import read_metadata
+
+    region = 'raw = "a.zarr/raw"\nlabels = "a.zarr/labels/membrane"\n'
+    (tmp_path / "new_cell.toml").write_text(f"[train]\niterations = 1\n\n[[train.regions]]\n{region}")
+    recipe = read_training_recipe(tmp_path / "new_cell.toml", load_catalog(), start_from="membrane-fibsem-10nm")
+    known = read_metadata(find_weights("membrane-fibsem-10nm"))["model"]
+    model = recipe.model
+    assert (model.name, model.features) == (known["use"], known["features"])  # type: ignore[attr-defined]
+    assert [list(f) for f in model.factors] == known["factors"]  # type: ignore[attr-defined]

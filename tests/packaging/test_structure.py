@@ -69,7 +69,20 @@ def test_registry_imports_no_plugin() -> None:
 
 
 ROOMS = [
-    {"errors", "volume", "paths", "files", "temporary", "progress", "recipe", "interfaces", "hookspecs", "catalog"},
+    {
+        "errors",
+        "volume",
+        "paths",
+        "files",
+        "tables",
+        "locks",
+        "temporary",
+        "progress",
+        "recipe",
+        "interfaces",
+        "hookspecs",
+        "catalog",
+    },
     {"engine"},
     {"blocks"},
     {"voxels"},

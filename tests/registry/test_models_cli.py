@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import attrs
@@ -85,6 +86,9 @@ def test_list_and_show(asem, served):
     ]:
         assert words in page
     assert "not published: the first download is trusted, checked ever after" in page
+    pasted = tomllib.loads(page.partition("In a recipe,")[2].partition("\n")[2])
+    assert [step["use"] for step in pasted["preprocess"]] == ["invert", "clahe"]
+    assert pasted["model"] == {"use": "mitochondria", "weights": "mitochondria-hpfs-4nm"}
     card = json.loads(asem("models", "show", "asem-1675", "--json").stdout)
     assert card["voxel_size_nm"] == [4, 4, 4]
     assert card["preprocessing"][0] == {"use": "invert"}

@@ -1,0 +1,55 @@
+"""Locks between processes, also on file systems that have none."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+log = logging.getLogger("asem_core")
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524)  # 524: ENOTSUPP, which NFS lets through
+
+
+def acquired(file: Path, timeout: float = 0) -> filelock.BaseFileLock:
+    """Take the lock that a file stands for.
+
+    Where the file system knows no locks, the mere presence of another file does, which another computer may overlook: that
+    is said.
+
+    Parameters
+    ----------
+    timeout : s to wait for it; -1 waits as long as it takes
+
+    Raises
+    ------
+    filelock.Timeout
+        Another process has it.
+    """
+    lock: filelock.BaseFileLock = filelock.FileLock(file, timeout=timeout, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        log.warning(
+            "The file system of %s has no locks: a second writer on this computer is kept out, one on another may not be.",
+            file.parent,
+        )
+        lock = filelock.SoftFileLock(file.with_suffix(".soft"), timeout=timeout)
+        lock.acquire()
+    return lock
+
+
+@contextlib.contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold a lock for a while (see `acquired`)."""
+    lock = acquired(file)
+    try:
+        yield
+    finally:
+        lock.release()
