@@ -110,16 +110,22 @@ def test_every_command_of_the_docs_exists() -> None:
 
 
 def test_every_dependency_has_its_licence_told() -> None:
-    """The page of licences lists each package that is installed, or that an extra adds, and no other."""
+    """The page of licences lists each package that is installed, or that an extra adds, with that extra, and no other."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    required = [
-        *project["dependencies"],
-        *(p for name in extras if name not in ("all", "docs", "test") for p in extras[name]),
-    ]
-    named = {re.split(r"[\[<>=]", package)[0] for package in required}
-    told = re.findall(r"^\| ([\w-]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.M)
-    assert {*told} - {"package"} == named
+
+    def names(packages: list[str]) -> set[str]:
+        return {re.split(r"[\[<>=]", package)[0] for package in packages}
+
+    extras = {
+        (package, extra)
+        for extra, packages in project["optional-dependencies"].items()
+        if extra not in ("all", "docs", "test")
+        for package in names(packages)
+    }
+    _, installed, added = re.split(r"^## (?=Installed|With)", (ROOT / "docs" / "licences.md").read_text(), flags=re.M)
+    told = set(re.findall(r"^\| ([\w-]+) \| (?=.*\w)", installed, re.M)) - {"package"}
+    assert told == names(project["dependencies"])
+    assert set(re.findall(r"^\| ([\w-]+) \| (\w+) \| (?=.*\w)", added, re.M)) - {("package", "extra")} == extras
 
 
 def test_gpl_code_is_imported_by_one_plugin_only() -> None:

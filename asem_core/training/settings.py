@@ -48,6 +48,9 @@ CHECKPOINT_COST = 12
 ENOUGH = 6000
 """Where there is time for so many iterations of a wider network, or of more blocks each, that is the better use of it."""
 
+MIRRORS_COST = 20
+"""Iterations that trying mirrors takes the time of: the watched blocks are predicted eight times once more."""
+
 FEW_LABELS_VX = 1_500_000
 """Fewer annotated (working) voxels are learnt by heart within minutes."""
 
@@ -245,7 +248,7 @@ def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
 def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx: int) -> tuple[int, str]:
     """Use the time there is, but pass no voxel more often than there is something to learn from it."""
     fitting = max(20, int(seconds / seconds_each))
-    by_time = max(20, fitting - num_checkpoints(fitting) * CHECKPOINT_COST)
+    by_time = max(20, fitting - num_checkpoints(fitting) * CHECKPOINT_COST - MIRRORS_COST)
     by_labels = max(600, 250 * annotated_vx // block_vx)
     if by_time <= by_labels:
         return (

@@ -49,10 +49,19 @@ def ome_scale(multiscale: Mapping[str, Any], dataset: Mapping[str, Any], num_axe
     Versions before 0.4 state no scale, and those before 0.3 name no axes: they are t, c, z, y, x.
     """
     where = "the OME-Zarr metadata"
-    axes = [a if isinstance(a, Mapping) else {"name": a} for a in multiscale.get("axes", "tczyx"[-num_axes:])]
-    names = [str(a["name"]).lower() for a in axes]
-    steps = [*dataset.get("coordinateTransformations", []), *multiscale.get("coordinateTransformations", [])]
-    if not any(step.get("type") == "scale" for step in steps) or not set("zyx") <= set(names):
+    axes = [a if isinstance(a, Mapping) else {"name": a} for a in _listed(multiscale.get("axes"))]
+    if not all(isinstance(a.get("name"), str) for a in axes):
+        raise BadInput(
+            "The OME-Zarr metadata (multiscales) list axes without names: they are damaged. Write them again."
+        )
+    axes = axes or [{"name": name} for name in "tczyx"[-num_axes:]]
+    names = [a["name"].lower() for a in axes]
+    steps = [s for about in (dataset, multiscale) for s in _listed(about.get("coordinateTransformations"))]
+    if not steps or not set("zyx") <= set(names):
+        return Scale(where), names
+    if not all(_is_step(step, len(axes)) for step in steps):
+        return Scale(where, fault=f"gives no scales and translations of {len(axes)} numbers"), names
+    if not any(step["type"] == "scale" for step in steps):
         return Scale(where), names
     scale, translation = np.ones(len(axes)), np.zeros(len(axes))
     for step in steps:
@@ -63,6 +72,18 @@ def ome_scale(multiscale: Mapping[str, Any], dataset: Mapping[str, Any], num_axe
     keep = [names.index(n) for n in "zyx"]
     units = [axes[i].get("unit") for i in keep]
     return in_units(where, [float(scale[i]) for i in keep], units, [float(translation[i]) for i in keep]), names
+
+
+def _listed(values: Any) -> list[Any]:
+    return list(values) if isinstance(values, (list, tuple, str)) else [] if values is None else [values]
+
+
+def _is_step(step: Any, num_axes: int) -> bool:
+    """Whether this is one of OME-Zarr's transformations: a scale or a translation of as many numbers as there are axes, or none."""
+    if not isinstance(step, Mapping) or step.get("type") not in ("scale", "translation", "identity"):
+        return False
+    numbers = step.get(step["type"]) if step["type"] != "identity" else [1] * num_axes
+    return isinstance(numbers, list) and len(numbers) == num_axes and all(isinstance(n, (int, float)) for n in numbers)
 
 
 def plain_scales(

@@ -230,17 +230,24 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
 
 
 def _fetch_unsized(remote: Remote, file: IO[bytes], settings: Settings) -> None:
-    """Read a file whose length nobody states, piece by piece, up to what the disk has room for and `LARGEST_UNSIZED`."""
-    with _explained(remote.url), remote.fs.open(remote.path, "rb", block_size=0) as source:
-        done = 0
-        while piece := source.read(1 << 20):
-            done += len(piece)
-            if done > LARGEST_UNSIZED:
-                raise FetchError(
-                    f"the server states no length and sent more than {LARGEST_UNSIZED / 1e9:.0f} GB; a card that states the "
-                    "size allows more"
-                )
-            file.write(piece)
+    """Read a file whose length nobody states, piece by piece, up to what the disk has room for and `LARGEST_UNSIZED`.
+
+    What came of it is dropped if that fails, as nobody could tell what is missing.
+    """
+    done = 0
+    try:
+        with _explained(remote.url), remote.fs.open(remote.path, "rb", block_size=0) as source:
+            while piece := source.read(1 << 20):
+                done += len(piece)
+                if done > LARGEST_UNSIZED:
+                    raise FetchError(
+                        f"the server states no length and sent more than {LARGEST_UNSIZED / 1e9:.0f} GB; a card that states "
+                        "the size allows more"
+                    )
+                file.write(piece)
+    except BaseException:
+        file.truncate(0)
+        raise
 
 
 def _read(remote: Remote, begin: int, end: int | None, size: int | None) -> bytes:

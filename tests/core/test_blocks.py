@@ -253,6 +253,29 @@ def test_a_program_that_ends_slowly_after_ctrl_c_is_quiet(tmp_path: Path) -> Non
     assert not living(family)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
+def test_a_worker_that_is_starting_ends_with_its_parent(tmp_path: Path) -> None:
+    """Killed while a worker loads its libraries, long before it knows its run: the worker is gone within a second."""
+    (tmp_path / "numpy.py").write_text("import time; open('loading', 'w').close(); time.sleep(600)")
+    program = (
+        "import subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-m', 'asem_core.engine.local_worker', '-', '0'], stdin=subprocess.PIPE,\n"
+        "                 start_new_session=True).wait()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "loading").exists():
+        assert time.monotonic() < deadline
+        assert parent.poll() is None
+        time.sleep(0.02)
+    family = family_of(parent.pid)
+    assert len(family) == 2
+    parent.kill()
+    parent.wait()
+    assert not living(family, within=1)
+
+
 def family_of(pid: int) -> list[psutil.Process]:
     """List a process and all that it started."""
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -132,3 +132,48 @@ def test_multiscales_without_data_sets(tmp_path: Path, multiscales: object) -> N
     group.attrs["ome"] = {"multiscales": multiscales}
     with pytest.raises(BadInput, match="name no data sets: they are damaged"):
         open_volume(tmp_path / "a.zarr")
+
+
+def ome_image(path: Path, about: dict[str, object], steps: object) -> Path:
+    """Write an image of 4 × 5 × 6 voxels whose metadata are given."""
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.create_array("0", data=np.ones((4, 5, 6), np.uint8))
+    group.attrs["multiscales"] = [{"datasets": [{"path": "0", "coordinateTransformations": steps}], **about}]
+    return path
+
+
+ZYX_NM = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
+EIGHT = [{"type": "scale", "scale": [8, 4, 4]}]
+
+
+@pytest.mark.parametrize("about", [{}, {"axes": None}, {"axes": []}])
+def test_multiscales_without_axes(tmp_path: Path, about: dict[str, object]) -> None:
+    """As in the first versions of OME-Zarr, they are z, y, x; their unit is asked for, and may be given."""
+    path = ome_image(tmp_path / "a.zarr", about, EIGHT)
+    with pytest.raises(BadInput, match=r"gives 8, 4, 4 without a unit.*--voxel-size"):
+        open_volume(path)
+    volume = open_volume(path, voxel_size_nm=5)
+    assert (volume.shape, volume.voxel_size_nm) == ((4, 5, 6), (5, 5, 5))
+
+
+@pytest.mark.parametrize("axes", [5, {"z": 1}, [{}] * 3, [None] * 3, [{"name": 1}] * 3])
+def test_axes_without_names(tmp_path: Path, axes: object) -> None:
+    """Nothing is guessed of axes that are listed otherwise than OME-Zarr does."""
+    with pytest.raises(BadInput, match="list axes without names: they are damaged"):
+        open_volume(ome_image(tmp_path / "a.zarr", {"axes": axes}, EIGHT))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "s", ["s"], 3, [{}], [{"type": "scale"}], [{"type": "scale", "path": "a"}], [{"type": "scale", "scale": [8, 4]}],
+        [{"type": "scale", "scale": "abc"}], [{"type": "scale", "scale": [None, 4, 4]}], [*EIGHT, {"type": "rotation"}],
+        [*EIGHT, {"type": "translation", "translation": [1]}],
+    ],
+)  # fmt: skip
+def test_transformations_that_say_nothing(tmp_path: Path, steps: object) -> None:
+    """A scale that cannot be read is said, and the voxel size can be given."""
+    path = ome_image(tmp_path / "a.zarr", {"axes": ZYX_NM}, steps)
+    with pytest.raises(BadInput, match=r"gives no scales and translations of 3 numbers.*--voxel-size"):
+        open_volume(path)
+    assert open_volume(path, voxel_size_nm=5).voxel_size_nm == (5, 5, 5)

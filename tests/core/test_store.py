@@ -15,7 +15,7 @@ import zarr
 from asem_core.blocks import Run
 from asem_core.cell.chunks import chunk_shape
 from asem_core.cell.node import layers
-from asem_core.cell.place import require_container
+from asem_core.cell.place import lock, require_container, work_folder, work_folders
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import (
@@ -238,6 +238,36 @@ def test_notes_go_when_a_layer_is_finished_or_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputExists):
         create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6})
     assert [p.name for p in tmp_path.iterdir()] == ["cell.zarr"]
+
+
+def test_notes_that_a_killed_run_left_of_a_finished_layer_go(tmp_path: Path) -> None:
+    """Killed between the layer's making and the end: the same command finds the layer, and removes lock and notes."""
+    path = tmp_path / "cell.zarr" / "raw"
+    made = write(path, image())
+    work = work_folder(path, MADE)
+    (work / "build-1").mkdir(parents=True)
+    work.with_name("raw.lock").touch()
+    found = find_finished(path, MADE)
+    assert found is not None
+    np.testing.assert_array_equal(found.read(), made.read())
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.zarr"]
+
+
+def test_notes_of_a_run_that_lives_stay(tmp_path: Path) -> None:
+    """Who finds a finished layer takes nothing from the process that holds its lock."""
+    path = tmp_path / "cell.zarr" / "raw"
+    write(path, image())
+    (work_folder(path, MADE) / "build-1").mkdir(parents=True)
+    held = lock(path)
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_store import MADE, find_finished\n"
+        "print(find_finished(sys.argv[1], MADE) is not None)"
+    )
+    said = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert said.stdout == "True\n"
+    assert [w.name for w in work_folders(path)] == [work_folder(path, MADE).name]
+    assert Path(held.lock_file).exists()
+    held.release()
 
 
 def test_second_writer_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import AsemError, BadInput, OutputBusy, OutsideVolume
-from asem_core.stages.annotate import annotated_boxes
+from asem_core.stages.annotate import Cut, annotated_boxes
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Spec, Volume
 from asem_napari.reader import get_reader, read
@@ -65,7 +65,7 @@ class TestSession:
         session = Session.open(cell, "golgi", BOX)
         result = np.zeros(BOX.shape, np.uint8)
         result[5:9] = 1
-        session.accept(result, load_catalog().get("annotator", "watershed")())
+        session.accept(Cut(result), load_catalog().get("annotator", "watershed")())
         session.close()
         labels = open_volume(cell / "labels/golgi")
         np.testing.assert_array_equal(labels.read(BOX), result)

@@ -39,6 +39,7 @@ class FileServer(ThreadingHTTPServer):
         self.faults: deque[str] = deque()
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.ranges = True
+        self.lengths = True
         self.heads = True
 
     def url(self, path: str) -> str:
@@ -83,11 +84,14 @@ class _Handler(BaseHTTPRequestHandler):
         begin, end = self._range(len(data))
         piece = data[begin:end]
         self.send_response(206 if len(piece) < len(data) else 200)
-        self.send_header("Content-Length", str(len(piece)))
+        if self.server.lengths:
+            self.send_header("Content-Length", str(len(piece)))
+        else:
+            self.send_header("Connection", "close")
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:12]}"')
         if self.path.endswith("/"):
             self.send_header("Content-Type", "text/html")
-        if self.server.ranges:
+        if self.server.ranges and self.server.lengths:
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
         self.end_headers()
@@ -107,7 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.files.get(self.path)
 
     def _range(self, size: int) -> tuple[int, int]:
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.server.ranges else None
+        match = None
+        if self.server.ranges and self.server.lengths:
+            match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         return (int(match[1]), min(int(match[2]) + 1, size)) if match else (0, size)
 
     def _break(self) -> None:

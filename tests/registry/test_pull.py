@@ -81,6 +81,27 @@ def test_a_server_without_ranges_serves_too(served, server, settings, weights_by
     assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
 
 
+def test_a_length_that_nobody_states(served, server, settings, weights_bytes):
+    """The file arrives whole from a server that states no length, with a card that states no size."""
+    server.lengths = False
+    card = attrs.evolve(served, size_bytes=None)
+    assert obtain(card, settings, progress=False).read_bytes() == weights_bytes
+
+
+def test_a_download_without_an_end_is_bounded(served, server, settings, weights_bytes, monkeypatch):
+    """Where neither card nor server says how long a file is, it ends at a limit, and nothing of it stays on the disk."""
+    monkeypatch.setattr(fetch, "LARGEST_UNSIZED", len(weights_bytes) - 1)
+    server.lengths = False
+    card = attrs.evolve(served, size_bytes=None)
+    with pytest.raises(
+        NotCached, match=r"states no length and sent more than .*a card that states the size allows more"
+    ):
+        obtain(card, settings, progress=False)
+    assert (folder_of(card, settings) / "source.part").stat().st_size == 0
+    card = attrs.evolve(served, size_bytes=len(weights_bytes))
+    assert obtain(card, settings, progress=False).read_bytes() == weights_bytes
+
+
 def test_mirrors_are_tried_in_order(served, server, settings, weights_bytes):
     """A dead mirror, one without the file, one with a damaged copy: the fourth is good."""
     server.files["/damaged.safetensors"] = weights_bytes[:-1] + b"!"
