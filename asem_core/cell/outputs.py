@@ -55,7 +55,7 @@ def one_writer(output: Path) -> Iterator[None]:
 def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the facts that an equal run noted of this output; None where there is none, or it was changed since."""
     try:
-        noted = json.loads(_note(output).read_text(encoding="utf-8"))
+        noted = json.loads(note_of(output).read_text(encoding="utf-8"))
         if output.exists() and noted["made"] == _described(output, made_by, noted["names"]):
             facts: dict[str, Any] = noted["facts"]
             return facts
@@ -66,16 +66,19 @@ def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def is_noted(output: Path) -> bool:
     """Tell whether a command of ours wrote an output, whatever became of it since."""
-    return _note(output).exists()
+    return note_of(output).exists()
 
 
-def note_finished(output: Path, made_by: Mapping[str, Any], names: Sequence[str] | None = None, **facts: Any) -> None:
-    """Note what made an output that is whole, and facts of it that the same command tells again.
+def note_whole(
+    note: Path, written: Path, made_by: Mapping[str, Any], names: Sequence[str] | None = None, **facts: Any
+) -> None:
+    """Note what made an output that is written whole, and facts of it that the same command tells again.
 
-    `names` are the files of it that count, in a folder that may hold others; None: all.
+    This is done before the output gets its name: whether the disk is full or the process is killed, there is never an output
+    that nobody knows. `names` are the files of it that count, in a folder that may hold others; None: all.
     """
-    text = json.dumps({"made": _described(output, made_by, names), "names": names, "facts": facts})
-    with replacing(_note(output)) as half:
+    text = json.dumps({"made": _described(written, made_by, names), "names": names, "facts": facts})
+    with replacing(note) as half:
         half.write_text(text, encoding="utf-8")
 
 
@@ -87,7 +90,8 @@ def remove(output: Path) -> None:
         output.unlink(missing_ok=True)
 
 
-def _note(output: Path) -> Path:
+def note_of(output: Path) -> Path:
+    """Name the hidden file beside an output that says what made it."""
     return output.with_name(f".{output.name}.made_by.json")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import json
 import logging
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.outputs import finished, is_noted, note_finished, one_writer, remove
+from asem_core.cell.outputs import finished, is_noted, note_of, note_whole, one_writer, remove
 from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
@@ -154,6 +155,12 @@ def export_volume(
     output = Path(getattr(writer, place or ""))
     mask = _as_mask(volume, threshold, run, ids=ids or not writer.shown_as_greys)
     record = _record(writer, place or "", volume, original, threshold, mask)
+    # What a killed export left is of use only to one of the same.
+    key = zlib.crc32(repr(identity(record)).encode())
+    partial = output.with_name(f".{output.name}.{key:08x}.partial")
+    if _is_published_in_part(partial, output):
+        with one_writer(output):
+            _publish(partial, output)
     if finished(output, record) is not None:
         return output
     _require_free(output, original, overwrite)
@@ -170,9 +177,6 @@ def export_volume(
         planes=original.planes,
         attributes=about,
     )
-    # What a killed export left is of use only to one of the same.
-    key = zlib.crc32(repr(identity(record)).encode())
-    partial = output.with_name(f".{output.name}.{key:08x}.partial")
     try:
         with one_writer(output):
             for left in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
@@ -183,9 +187,9 @@ def export_volume(
             part = attrs.evolve(writer, **{place or "": str(half)})  # type: ignore[misc]
             for lost in part.write(shown, attrs.evolve(run, scratch=partial / "done")):
                 log.warning("%s: %s", output, lost)
-            names = _publish(half, output)
-            remove(partial)
-            note_finished(output, record, names=names)
+            planes = half.is_dir() and not any(p.is_dir() for p in half.iterdir())
+            note_whole(partial / _WHOLE, half, record, sorted(p.name for p in half.iterdir()) if planes else None)
+            _publish(partial, output)
     except (OSError, NoSpace) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -224,20 +228,38 @@ def _require_free(output: Path, original: Original, overwrite: bool) -> None:
         )
 
 
-def _publish(half: Path, output: Path) -> list[str] | None:
-    """Give what was written its name; of planes that join a folder with other files, say which they are."""
-    if half.is_dir() and not any(p.is_dir() for p in half.iterdir()):
-        names = sorted(p.name for p in half.iterdir())
+_WHOLE = "whole.json"
+"""Note of what was written whole, beside it: from then on it is only published."""
+
+
+def _publish(partial: Path, output: Path) -> None:
+    """Give what was written its name, or what is left of it after a kill; planes join the files of a folder."""
+    half, whole = partial / output.name, partial / _WHOLE
+    names = _names_of(whole)
+    if names is not None:
         output.mkdir(exist_ok=True)
         for name in names:
-            (half / name).replace(output / name)
-        return names
-    if output.is_dir() and any(output.iterdir()) and not is_noted(output):
-        raise OutputExists(f"{output} is a folder of other files, so it is not replaced. Choose another output.")
-    if half.is_dir() or output.is_dir():
-        remove(output)
-    half.replace(output)
-    return None
+            if (half / name).exists():
+                (half / name).replace(output / name)
+    elif half.exists():
+        if output.is_dir() and any(output.iterdir()) and not is_noted(output):
+            raise OutputExists(f"{output} is a folder of other files, so it is not replaced. Choose another output.")
+        if half.is_dir() or output.is_dir():
+            remove(output)
+        half.replace(output)
+    whole.replace(note_of(output))
+    remove(partial)
+
+
+def _is_published_in_part(partial: Path, output: Path) -> bool:
+    """Tell whether an equal export was killed while it gave what it had written its name."""
+    whole = partial / _WHOLE
+    return whole.exists() and not all((partial / output.name / name).exists() for name in _names_of(whole) or [""])
+
+
+def _names_of(whole: Path) -> list[str] | None:
+    names: list[str] | None = json.loads(whole.read_text(encoding="utf-8"))["names"]
+    return names
 
 
 def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:

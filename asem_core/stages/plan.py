@@ -31,6 +31,7 @@ from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.train import TrainingRecipe, set_up
+from asem_core.temporary import replacing
 from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
@@ -430,7 +431,7 @@ def write_plan(
         say(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}")
     text = plan(places, catalog.get("model", name), catalog, options).text
     if recipe is not None:
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(text, encoding="utf-8")
+        with replacing(recipe) as half:
+            half.write_text(text, encoding="utf-8")
         say(f"{recipe}: the plan, each line with its reason")
     return text

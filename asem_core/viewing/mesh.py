@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
-from asem_core.cell.outputs import finished, note_finished, one_writer, remove
+from asem_core.cell.outputs import finished, note_of, note_whole, one_writer, remove
 from asem_core.cell.provenance import made_by, require_labels
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.temporary import temporary_folder
@@ -192,9 +192,9 @@ def export_meshes(
         try:
             objects = mesh_objects(labels, run, max_error_nm=max_error_nm)
             num = _write_glb(partial, objects) if form == "glb" else _write_folder(partial, objects, form)
+            note_whole(note_of(output), partial, record, objects=num)
             remove(output)
             partial.rename(output)
-            note_finished(output, record, objects=num)
         finally:
             remove(partial)
     return num

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -253,6 +255,42 @@ def test_a_half_plane_of_a_killed_run_is_not_published(cell, tmp_path, monkeypat
     monkeypatch.setattr(_writing._WritePlanes, "write", write)
     out = export_tiff(cell, tmp_path / "out", QUIET)
     assert sorted(f.name for f in out.iterdir()) == [f"img_{i}.tif" for i in range(100, 120)]
+
+
+@pytest.mark.parametrize("name", ["out", "out.tif"])
+@pytest.mark.parametrize("what", ["replace", "write_text"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_export_stopped_while_it_gets_its_name_goes_on(cell, tmp_path, monkeypatch, name, what, after):
+    """Killed, or on a full disk, at any of the last steps: the same call ends as if nothing had happened."""
+    done = export_tiff(cell, tmp_path / "unbroken" / name, QUIET)
+    real, done_before = getattr(Path, what), []
+
+    def stopped(self, *args, **options):
+        if ".partial" in str(self) or "made_by" in str(self):
+            done_before.append(self)
+            if len(done_before) > after:
+                raise KeyboardInterrupt
+        return real(self, *args, **options)
+
+    output = tmp_path / "out" / name
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, what, stopped)
+        export_tiff(cell, output, QUIET)
+    for _ in range(2):
+        assert export_tiff(cell, output, QUIET) == output
+        found, expected = (
+            {f.name: f.read_bytes() for f in sorted(p.parent.rglob("*")) if f.is_file()} for p in (output, done)
+        )
+        assert sorted(found) == sorted(expected)
+        np.testing.assert_array_equal(read(output), read(done))
+
+
+def read(output):
+    return (
+        np.stack([tifffile.imread(f) for f in sorted(output.glob("*.tif"))])
+        if output.is_dir()
+        else tifffile.imread(output)
+    )
 
 
 @pytest.mark.parametrize("name", ["out", "out.tif"])
