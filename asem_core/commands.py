@@ -17,36 +17,40 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.volume import ZyxNm
 
-Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes that work at once.")]
+Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of worker processes.")]
 On = Annotated[
     str | None,
     typer.Option(
         "--on",
         metavar="CLUSTER",
-        help="Work on a cluster by its name, with another number of workers as NAME:8; see asem clusters.",
+        help="Run on this cluster; NAME:8 sets the number of workers. See asem clusters.",
     ),
 ]
 BlockShape = Annotated[str | None, typer.Option("--block", help="Block shape in voxels: one number, or z,y,x.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output that something else made.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
-VoxelSize = Annotated[str | None, typer.Option("--voxel-size", help="nm: one number, or z,y,x (for example 5,5,5).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output that was made differently.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
+VoxelSize = Annotated[
+    str | None, typer.Option("--voxel-size", help="Voxel size in nm: one number, or z,y,x (for example 5,5,5).")
+]
 Options = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="An option of the plugin; may be repeated.")
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Set an option of the plugin; may be repeated."),
 ]
 Done = Annotated[
     str | None,
-    typer.Option(help="Preprocessing that the image has had already: clahe, ...; none.", show_default="by its name"),
+    typer.Option(help="Preprocessing already applied to the image: clahe, ...; or none.", show_default="by its name"),
 ]
 
 Ignore = Annotated[
     str | None,
     typer.Option(
-        help="Label values that mean 'not annotated', as 255 or -1,3; or none.", show_default="by known conventions"
+        help="Label values that mean 'not annotated', for example 255 or -1,3; or none.",
+        show_default="by known conventions",
     ),
 ]
 Background = Annotated[
-    str | None, typer.Option(help="Label values that are background besides 0; or none.", show_default="0 only")
+    str | None, typer.Option(help="Further label values that mean background; or none.", show_default="0 only")
 ]
 DEFAULT_WORKERS = available_cores()
 

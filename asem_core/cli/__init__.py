@@ -119,12 +119,12 @@ def make_app(command: str | None = None) -> typer.Typer:
             bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
         ] = False,
         verbose: Annotated[
-            int, typer.Option("-v", "--verbose", count=True, help="More messages; twice: all of them.")
+            int, typer.Option("-v", "--verbose", count=True, help="Show more messages; -vv shows all.")
         ] = 0,
     ) -> None:
-        """Segment organelles in FIB-SEM volumes, by plugins chosen by name.
+        """Segment organelles in FIB-SEM volumes with plugins chosen by name.
 
-        Begin with `asem demo`, or with your own stack: `asem import PLANES/ --voxel-size 5,5,5 -o cell.zarr`.
+        Start with `asem demo`, or with your own stack: `asem import PLANES/ --voxel-size 5,5,5 -o cell.zarr`.
         """
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         logging.basicConfig(format="%(message)s")

@@ -28,7 +28,9 @@ def mount(app: typer.Typer) -> None:
 def analyze_(
     use: Annotated[str, typer.Argument(metavar="ANALYZER", help="morphometry, nuclear-pores, clathrin-coats, ...")],
     segmentation: Annotated[Path, typer.Argument(help="What to measure, for example cell.zarr/labels/golgi.")],
-    raw: Annotated[Path | None, typer.Option(help="The image; by default `raw` of the same cell, if there.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option(help="The image; by default `raw` of the same cell, if it exists.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Report folder; by default beside the cell.")
     ] = None,
@@ -40,7 +42,7 @@ def analyze_(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a segmentation: tables (CSV, Parquet), figures (SVG, PNG) and one page that opens offline.
+    """Measure a segmentation: tables (CSV, Parquet), figures (SVG, PNG) and a report page that opens offline.
 
     Examples:
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from asem_core.volume import Box, Volume
 
 Cell = Annotated[Path, typer.Argument(help="The cell, for example cell.zarr.")]
-Raw = Annotated[str, typer.Option(help="Which layer is the image.")]
+Raw = Annotated[str, typer.Option(help="The layer to use as the image.")]
 BoxText = Annotated[
-    str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the image.", show_default="all of it")
+    str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the image.", show_default="the whole image")
 ]
 
 
@@ -47,7 +47,9 @@ def mount(app: typer.Typer) -> None:
 
 def cut(
     cell: Cell,
-    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write to, as labels/golgi.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Layer of the cell to write, for example labels/golgi.")
+    ],
     seeds: Annotated[
         str | None, typer.Option(help="Layer (seeds/golgi), TIFF planes or stack, .npy, or strokes in .csv.")
     ] = None,
@@ -58,10 +60,10 @@ def cut(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn seeds into labels, in one box of a cell.
+    """Turn seeds into labels in one box of a cell.
 
-    Seeds are 0 (unknown), 1 (object) and 2 (background). What the annotator can know without them is kept beside the
-    cell, so that a second cut takes a moment.
+    Seeds are 0 (unknown), 1 (object) and 2 (background). Everything that does not depend on the seeds is cached beside the
+    cell, so a second cut is fast.
 
     Examples:
 
@@ -90,16 +92,16 @@ def cut(
 def open_(
     cell: Cell,
     name: Annotated[
-        str, typer.Option(help="What is annotated: the layers are seeds/NAME and labels/NAME.")
+        str, typer.Option(help="Name of what you annotate; the layers are seeds/NAME and labels/NAME.")
     ] = "organelle",
     box: BoxText = None,
     raw: Raw = "raw",
-    use: Annotated[str | None, typer.Option(help="Annotator to begin with.", show_default="graph-cut")] = None,
+    use: Annotated[str | None, typer.Option(help="Annotator to start with.", show_default="graph-cut")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Strokes to begin with: TIFF planes or stack, .npy, or .csv (see cut).")
+        str | None, typer.Option(help="Strokes to start with: TIFF planes or stack, .npy, or .csv (see cut).")
     ] = None,
 ) -> None:
-    """Open the annotation window (napari): paint, press a key to cut, see the result, refine.
+    """Open the annotation window (napari): paint, press a key to cut, look at the result, refine it.
 
     Examples:
 
@@ -131,28 +133,33 @@ def open_(
 def import_(
     cell: Cell,
     path: Annotated[str, typer.Argument(help="A folder of planes (VAST), TIFF, HDF5 (ilastik), Zarr, ...")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write to, as labels/golgi.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Layer of the cell to write, for example labels/golgi.")
+    ],
     box: BoxText = None,
     offset: Annotated[
         str | None,
         typer.Option(
-            help="Where its first voxel lies in the image, z,y,x.", show_default="as it says, or by its shape"
+            help="Position of its first voxel in the image, z,y,x.",
+            show_default="as stated in the file, or judged by its shape",
         ),
     ] = None,
-    ids: Annotated[str | None, typer.Option(help="Which ids are the object, as 3,4.", show_default="all but 0")] = None,
+    ids: Annotated[
+        str | None, typer.Option(help="Ids that are the object, for example 3,4.", show_default="all except 0")
+    ] = None,
     ignore: Ignore = None,
     background: Background = None,
     voxel_size: VoxelSize = None,
-    use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
-    source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
+    use: Annotated[str | None, typer.Option(help="Source plugin; by default one that can read the path.")] = None,
+    source_layer: Annotated[str | None, typer.Option(help="Layer of the source, if it has several.")] = None,
     raw: Raw = "raw",
     options: Options = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take labels that were drawn in another program, after checks of voxel size and shape.
+    """Import labels drawn in another program, after checking voxel size and shape.
 
-    Without a box, all of the stack is taken: one that is smaller than the image needs its place (--offset).
+    Without a box, the whole stack is imported. If it is smaller than the image, give its position (--offset).
 
     Examples:
 
@@ -190,19 +197,19 @@ def export(
     layer: Annotated[Path, typer.Argument(help="What to export, for example cell.zarr/labels/golgi.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="A folder of planes, or a name whose ending says the format: .tif, .h5."),
+        typer.Option("--output", "-o", help="Folder for planes, or a file whose extension sets the format: .tif, .h5."),
     ],
     box: BoxText = None,
     use: Annotated[
         str | None,
         typer.Option(
-            help="Source plugin that writes its format: image-stack for PNG.", show_default="as the ending says"
+            help="Source plugin that writes the format: image-stack for PNG.", show_default="by the file extension"
         ),
     ] = None,
     options: Options = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write a box of labels for another program, to edit there and to return with `asem annotate import`.
+    """Write a box of labels for another program, to edit there and bring back with `asem annotate import`.
 
     Examples:
 
@@ -226,15 +233,15 @@ def export(
 def train(
     layer: Annotated[Path, typer.Argument(help="Annotated labels, for example cell.zarr/labels/golgi.")],
     model: Annotated[str, typer.Option(help="Model plugin: see `asem plugins`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; the recipe is written beside it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder; the recipe is written beside it.")],
     raw: Annotated[str | None, typer.Option(help="Image layer.", show_default="what asem prepare made, or raw")] = None,
-    minutes: Annotated[float, typer.Option(help="Time for everything, on this machine.")] = 10.0,
-    iterations: Annotated[int | None, typer.Option(help="Number of iterations instead of a time.")] = None,
+    minutes: Annotated[float, typer.Option(help="Total time to use on this machine.")] = 10.0,
+    iterations: Annotated[int | None, typer.Option(help="Number of iterations, instead of a time.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train on every box that was annotated in a layer: `asem train CELL --labels NAME`, by the layer's address.
+    """Train on every annotated box of a layer: the same as `asem train CELL --labels NAME`.
 
     Example:
 

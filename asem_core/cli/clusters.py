@@ -12,7 +12,7 @@ from asem_core.commands import AsJson, print_json
 
 
 def mount(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Name clusters, and work on them with --on NAME.")
+    group = typer.Typer(no_args_is_help=True, help="Name clusters, to run commands on them with --on NAME.")
     group.command("add", no_args_is_help=True)(add)
     group.command("list")(list_)
     group.command("test", no_args_is_help=True)(test)
@@ -21,29 +21,30 @@ def mount(app: typer.Typer) -> None:
 
 
 def add(
-    name: Annotated[str, typer.Argument(help="What you will call it.")],
-    kind: Annotated[str, typer.Option(help="slurm, lsf, sge, ssh, or command.")],
-    workers: Annotated[int, typer.Option(min=1, help="At most so many at once.")] = 2,
-    cores: Annotated[int, typer.Option(min=1, help="Of each worker.")] = 1,
-    memory_gb: Annotated[float, typer.Option(help="Of each worker.")] = 4.0,
-    gpus: Annotated[int, typer.Option(min=0, help="Of each worker.")] = 0,
+    name: Annotated[str, typer.Argument(help="Name for the cluster.")],
+    kind: Annotated[str, typer.Option(help="Kind of cluster: slurm, lsf, sge, ssh, or command.")],
+    workers: Annotated[int, typer.Option(min=1, help="Largest number of workers at once.")] = 2,
+    cores: Annotated[int, typer.Option(min=1, help="Cores of each worker.")] = 1,
+    memory_gb: Annotated[float, typer.Option(help="Memory of each worker in GB.")] = 4.0,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each worker.")] = 0,
     minutes: Annotated[
-        int, typer.Option(min=0, help="Time limit of each worker, after which another goes on. 0: the queue's own.")
+        int,
+        typer.Option(min=0, help="Time limit of each worker, after which another takes over. 0: the queue's limit."),
     ] = 0,
     address: Annotated[
         str | None,
-        typer.Option(help="Of this machine, for workers to connect to.", show_default="the one of the way out"),
+        typer.Option(
+            help="Address of this machine that workers connect to.", show_default="that of the outgoing connection"
+        ),
     ] = None,
-    hosts: Annotated[str | None, typer.Option(help="ssh: machines to log in to, joined by commas.")] = None,
-    options: Annotated[
-        str, typer.Option(help="Further options of the submitting command, or the command itself.")
-    ] = "",
+    hosts: Annotated[str | None, typer.Option(help="ssh: machines to log in to, separated by commas.")] = None,
+    options: Annotated[str, typer.Option(help="Further options of the submit command, or the command itself.")] = "",
     folder: Annotated[
         str | None,
-        typer.Option(help="That all machines see, for work that has no cell.", show_default="in the user's cache"),
+        typer.Option(help="Folder that all machines see, for work without a cell.", show_default="in the user's cache"),
     ] = None,
 ) -> None:
-    """Name a cluster. It is a table of your configuration file, where it can be edited.
+    """Name a cluster. It is stored as a table in your configuration file, where you can edit it.
 
     Examples:
 
@@ -93,9 +94,9 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def test(
-    name: Annotated[str, typer.Argument(help="A cluster's name, with another number of workers as NAME:8.")],
+    name: Annotated[str, typer.Argument(help="Name of the cluster; NAME:8 sets the number of workers.")],
 ) -> None:
-    """Start workers on a cluster, and say where they ran, how soon the first came, and how fast blocks go round.
+    """Start workers on a cluster, and report where they ran, how soon the first started, and how fast blocks are processed.
 
     Example:
 
@@ -124,7 +125,7 @@ def test(
 
 
 def where() -> None:
-    """Print the configuration file that holds the clusters.
+    """Print the path of the configuration file with the clusters.
 
     Example:
 

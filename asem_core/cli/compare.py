@@ -19,7 +19,7 @@ def compare_(
             metavar="CONDITION=REPORT...", help="Report folders of asem analyze, one per cell, each with its condition."
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the comparison.")] = Path("comparison"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the comparison.")] = Path("comparison"),
     table: Annotated[
         str | None, typer.Option(help="Table of the reports to compare.", show_default="objects, pores or coats")
     ] = None,
@@ -28,7 +28,7 @@ def compare_(
 ) -> None:
     """Compare cells by condition: one table of all objects, plots that show every object and cell, and a test.
 
-    The test takes each cell as one sample: objects of one cell are not independent of each other.
+    The test treats each cell as one sample, because objects in one cell are not independent of each other.
 
     Examples:
 

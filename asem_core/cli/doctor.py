@@ -17,11 +17,11 @@ def mount(app: typer.Typer) -> None:
 
 
 def doctor(
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to this file instead.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the text to this file instead.")] = None,
 ) -> None:
-    """Say what is installed and what this machine has, as text to paste into a report of a problem.
+    """Show what is installed and what this machine has, as text to paste into a problem report.
 
-    Lines that begin with `!` are what is amiss.
+    Lines that begin with `!` point out problems.
 
     Example: `asem doctor`
     """

@@ -37,11 +37,14 @@ def evaluate(
         list[str], typer.Argument(metavar="PREDICTION TRUTH ...", help="Layers, in pairs: one pair per region.")
     ],
     thresholds: Annotated[
-        list[float] | None, typer.Option("--threshold", "-t", help="Probability; may be repeated.", show_default="0.5")
+        list[float] | None,
+        typer.Option("--threshold", "-t", help="Probability threshold; may be repeated.", show_default="0.5"),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Model whose exclusion zone and kind of object to take: a model plugin, or a registry name."),
+        typer.Option(
+            help="Model whose exclusion zone and kind of object to use: a model plugin, or a name from `asem models list`."
+        ),
     ] = None,
     zone_vx: Annotated[
         str | None, typer.Option(metavar="OUT,IN", help="Exclusion zone outwards and inwards, in voxels.")
@@ -51,29 +54,32 @@ def evaluate(
     ] = None,
     zone_shape: Annotated[
         Literal["diamond", "ball"] | None,
-        typer.Option(help="Of the zone; scores with balls are higher.", show_default="diamond, as published"),
+        typer.Option(help="Shape of the zone; scores with balls are higher.", show_default="diamond, as published"),
     ] = None,
-    exclusion: Annotated[str | None, typer.Option(help="Layer of voxels to ignore, instead of a zone.")] = None,
+    exclusion: Annotated[
+        str | None, typer.Option(help="Layer: ignore voxels where it is nonzero, instead of a zone.")
+    ] = None,
     mask: Annotated[str | None, typer.Option(help="Layer of annotated voxels; the others are ignored.")] = None,
     box: Annotated[str | None, typer.Option(help="Compare only z0:z1,y0:y1,x0:x1, in voxels of the truth.")] = None,
     objects: Annotated[
-        bool | None, typer.Option("--objects/--no-objects", help="Count objects too.", show_default="as the model says")
+        bool | None,
+        typer.Option("--objects/--no-objects", help="Whether to score objects too.", show_default="as the model says"),
     ] = None,
     segmentation: Annotated[
-        bool, typer.Option("--segmentation", help="The prediction holds 0/1 or ids, not probabilities.")
+        bool, typer.Option("--segmentation", help="The prediction has 0 and 1, or ids, instead of probabilities.")
     ] = False,
     ignore: Ignore = None,
     background: Background = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with the curves.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with curves.")] = None,
     workers: Workers = DEFAULT_WORKERS,
     on: On = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score predictions against the truth: F1, precision, recall and Jaccard, for each region and pooled.
+    """Score predictions against ground truth: F1, precision, recall and Jaccard, for each region and pooled.
 
-    A truth may cover a part of the cell. Voxels near an outline, where annotators are a voxel or two off, are ignored:
+    The truth may cover only a part of the cell. Voxels near an outline, where annotators are a voxel or two off, are ignored:
     name the `--model` for its published zone, or give a zone.
 
     Examples:

@@ -17,7 +17,7 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="A folder for planes, or a name whose ending says the format: .tif, .h5, .mrc, .n5."
+            "--output", "-o", help="Folder for planes, or a file whose extension sets the format: .tif, .h5, .mrc, .n5."
         ),
     ],
     threshold: Annotated[
@@ -25,7 +25,7 @@ def export(
     ] = None,
     use: Annotated[
         str | None,
-        typer.Option(help="Source plugin that writes its format.", show_default="as the ending says"),
+        typer.Option(help="Source plugin that writes the format.", show_default="by the file extension"),
     ] = None,
     options: Options = None,
     mesh: Annotated[
@@ -33,11 +33,13 @@ def export(
     ] = None,
     ids: Annotated[
         bool,
-        typer.Option("--ids", help="Write a binary map as 0 and 1, not as 0 and 255, which programs show as white."),
+        typer.Option("--ids", help="Write a binary map as 0 and 1 instead of 0 and 255 (white)."),
     ] = False,
     max_error: Annotated[
         float | None,
-        typer.Option(help="Surfaces: nm they may move when simplified; 0: not at all.", show_default="1 voxel"),
+        typer.Option(
+            help="Surfaces: largest error of simplification in nm; 0 keeps every triangle.", show_default="1 voxel"
+        ),
     ] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Keep the layer's own grid: do not revert the crop.")] = False,
     workers: Workers = DEFAULT_WORKERS,
@@ -45,7 +47,7 @@ def export(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a layer in the place of the original stack, crop reverted: as TIFF planes of the same names, or another format.
+    """Export a layer in register with the original stack, crop reverted: as TIFF planes with the same names, or in another format.
 
     Examples:
 

@@ -35,13 +35,15 @@ def import_(
             help="Folder of planes, a TIFF, MRC or HDF5 file, a Zarr container, a URL, ... `asem inspect` says what it is."
         ),
     ] = None,
-    layer: Annotated[str, typer.Option(help="Where in the cell: raw, labels/NAME, ...")] = "raw",
+    layer: Annotated[str, typer.Option(help="Layer of the cell to write: raw, labels/NAME, ...")] = "raw",
     voxel_size: VoxelSize = None,
-    use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
-    source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
+    use: Annotated[str | None, typer.Option(help="Source plugin; by default one that can read the path.")] = None,
+    source_layer: Annotated[str | None, typer.Option(help="Layer of the source, if it has several.")] = None,
     kind: Annotated[
         Literal["image", "labels"] | None,
-        typer.Option(help="What the voxels are.", show_default="by the name: raw..., labels/..."),
+        typer.Option(
+            help="Whether the voxels are an image or labels.", show_default="by the layer's name: raw..., labels/..."
+        ),
     ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,
     done: Done = None,
@@ -52,11 +54,11 @@ def import_(
     on: On = None,
     block: BlockShape = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there, even if the same import made it.")
+        bool, typer.Option("--overwrite", help="Replace the existing layer, even if the same import made it.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Import an image (or labels) into a cell, with all its planes checked first.
+    """Import an image (or labels) into a cell, after checking all planes.
 
     Examples:
 

@@ -18,17 +18,18 @@ def mount(app: typer.Typer) -> None:
 
 
 def inspect_(
-    path: Annotated[str, typer.Argument(help="Any file, folder or address that might be imported.")],
+    path: Annotated[str, typer.Argument(help="Any file, folder or address to import.")],
     picture: Annotated[
-        Path | None, typer.Option("--picture", "-o", help="PNG of three planes along the axes, with a histogram.")
+        Path | None,
+        typer.Option("--picture", "-o", help="PNG file to draw: one plane across each axis, and a histogram."),
     ] = None,
     voxel_size: VoxelSize = None,
-    use: Annotated[str | None, typer.Option(help="Source plugin; by default the one that can read the path.")] = None,
-    source_layer: Annotated[str | None, typer.Option(help="Which layer of a source that holds several.")] = None,
+    use: Annotated[str | None, typer.Option(help="Source plugin; by default one that can read the path.")] = None,
+    source_layer: Annotated[str | None, typer.Option(help="Layer of the source, if it has several.")] = None,
     options: Options = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is at a path before anything is imported: format, size, grey values, what is odd, and the command to type.
+    """Show what is at a path before importing it: format, size, grey values, anything unusual, and the import command.
 
     Examples:
 

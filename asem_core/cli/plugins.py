@@ -26,10 +26,10 @@ def mount(app: typer.Typer) -> None:
 
 
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind: source, preprocessor, ...")] = None,
+    kind: Annotated[str | None, typer.Argument(help="List only this kind: source, preprocessor, ...")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List every plugin, and those that did not load with the reason.
+    """List all plugins, and the reason why any could not be loaded.
 
     Example: `asem plugins list preprocessor`
     """
@@ -126,9 +126,9 @@ def _described(offer: Any) -> dict[str, Any]:
 def new(
     name: Annotated[str, typer.Argument(help="Lower-case words joined by '-', for example lipid-droplets.")],
     kind: Annotated[str, typer.Option(help="source, preprocessor, annotator, sampler, model or analyzer.")] = "model",
-    folder: Annotated[Path, typer.Option("--output", "-o", help="Where the project's folder is made.")] = Path(),
+    folder: Annotated[Path, typer.Option("--output", "-o", help="Where to create the project folder.")] = Path(),
 ) -> None:
-    """Write a whole plugin project of any kind: pyproject, a plugin that works, its test and a README.
+    """Write a complete plugin project of any kind: pyproject, a working plugin, its test and a README.
 
     Example: `asem plugins new lipid-droplets && pip install -e asem-lipid-droplets && asem plugins show lipid-droplets`
     """

@@ -41,18 +41,18 @@ def predict(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", "-w", help="File: .safetensors, or the authors' .pt; or a training run's folder."),
+        typer.Option("--weights", "-w", help="Weights file: .safetensors, or the authors' .pt; or a run folder."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Cell or layer to write.", show_default="the cell that holds the image"),
+        typer.Option("--output", "-o", help="Cell or layer to write.", show_default="the cell of the image"),
     ] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of the source, where it holds several.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the source, if it has several.")] = None,
     voxel_size: VoxelSize = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
     mask: Annotated[
         str | None,
-        typer.Option(help="Layer: predict only where it is not 0; none: everywhere.", show_default="the cell's own"),
+        typer.Option(help="Layer: predict only where it is nonzero; none: everywhere.", show_default="the cell's mask"),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda (every worker its own GPU), cuda:1, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float16, bfloat16, tf32 or float32.")] = "auto",
@@ -60,7 +60,7 @@ def predict(
         bool | None,
         typer.Option(
             "--mirrors/--no-mirrors",
-            help="Average over 8 mirror images, 8 times slower; by default as the weights say.",
+            help="Average over 8 mirror images, 8 times slower; by default as recorded in the weights.",
         ),
     ] = None,
     half: Annotated[bool, typer.Option("--float16", help="Write float16 instead of uint8 (255 = 1).")] = False,
@@ -68,14 +68,16 @@ def predict(
     as_is: Annotated[bool, typer.Option("--as-is", help="Do no preprocessing, whatever the model expects.")] = False,
     done: Done = None,
     allow_voxel_size: Annotated[
-        bool, typer.Option("--allow-voxel-size", help="Accept voxels more than 15 % off the model's.")
+        bool,
+        typer.Option("--allow-voxel-size", help="Accept a voxel size that differs from the model's by more than 15 %."),
     ] = False,
     resampled: Annotated[
-        bool, typer.Option("--resample", help="Average voxels to the model's size first, where whole factors do.")
+        bool, typer.Option("--resample", help="First average voxels to the model's voxel size, if whole factors fit.")
     ] = False,
     options: Options = None,
     workers: Annotated[
-        int, typer.Option("--workers", "-j", min=0, help="Processes. 0: one per GPU, or per 8 cores.")
+        int,
+        typer.Option("--workers", "-j", min=0, help="Number of worker processes. 0: one per GPU, or one per 8 cores."),
     ] = 0,
     on: On = None,
     block: BlockShape = None,
@@ -84,8 +86,9 @@ def predict(
 ) -> None:
     """Predict a probability map with a trained network.
 
-    Of a cell, the image and the mask that `asem prepare` made are used. What the model expects of an image (see `asem
-    models show NAME`) is done first, where it has not been done. The map goes to `predictions/MODEL/probability`. If interrupted, run the same command again to resume.
+    Given a cell, it uses the image and the mask that `asem prepare` made. Preprocessing that the model expects (see `asem
+    models show NAME`) is done first, unless it has been done. The map goes to `predictions/MODEL/probability`. If
+    interrupted, run the same command again to resume.
 
     Examples:
 
@@ -136,21 +139,25 @@ def predict(
 def segment(
     probability: Annotated[str, typer.Argument(help="Layer: cell.zarr/predictions/NAME/probability.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Layer to write.", show_default="`segmentation` beside it")
+        Path | None,
+        typer.Option("--output", "-o", help="Layer to write.", show_default="`segmentation` beside the map"),
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option("--threshold", "-t", help="Probability.", show_default="0.5, or the model's")
+        float | None,
+        typer.Option("--threshold", "-t", help="Probability threshold.", show_default="0.5, or the model's"),
     ] = None,
     objects: Annotated[
         bool | None,
         typer.Option("--objects/--binary", help="Number objects, or write 0 and 1.", show_default="objects"),
     ] = None,
     smallest_vx: Annotated[
-        int | None, typer.Option(min=0, help="Drop objects of fewer voxels.", show_default="0, or the model's")
+        int | None, typer.Option(min=0, help="Remove objects with fewer voxels.", show_default="0, or the model's")
     ] = None,
     connectivity: Annotated[
         int | None,
-        typer.Option(help="Voxels of one object share a face (6), edge (18), corner (26).", show_default="26"),
+        typer.Option(
+            help="Voxels of one object share a face (6), or also an edge (18) or a corner (26).", show_default="26"
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -171,8 +178,8 @@ def segment(
 ) -> None:
     """Turn a probability map into objects with ids, or into a binary map.
 
-    How is the model's to say: the one that made the map, or `--model`. Its options can be set by `-s`, too; a map of no known
-    model is cut at 0.5. Ids are numbered by each object's first voxel; they depend neither on blocks nor on workers.
+    The model decides how: the one that made the map, or `--model`. Its options can also be set with `-s`. A map of no known
+    model is thresholded at 0.5. Ids follow the order of the objects' first voxels; they depend neither on blocks nor on workers.
 
     Examples:
 

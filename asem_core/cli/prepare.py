@@ -40,9 +40,7 @@ def mount(app: typer.Typer) -> None:
 
 def prepare(
     cell: Annotated[Path, typer.Argument(help="The cell, for example cell.zarr, or one of its image layers.")],
-    skip: Annotated[
-        list[str] | None, typer.Option(help="Leave a step out: crop, mask or clahe; may be repeated.")
-    ] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="Skip a step: crop, mask or clahe; may be repeated.")] = None,
     options: Options = None,
     plane: Annotated[
         int | None, typer.Option(min=0, help="Plane to show, in voxels of the image; by default the middle.")
@@ -59,9 +57,9 @@ def prepare(
 ) -> None:
     """Crop to the cell, mask it, and equalize its contrast (CLAHE): layers raw_crop, mask and raw_clahe.
 
-    Later commands (predict, annotate train, train, view) use the result when they are given the cell. Each step works on the image that the step
-    before it made. The picture shows a plane before and after each step with its
-    histogram, so that the options can be judged by eye. Options are set by step: --set clahe.clip_limit=0.01.
+    Later commands (predict, annotate train, train, view) use the result when you give them the cell. Each step works on
+    the result of the step before. The picture shows a plane before and after each step with its histogram, so that you
+    can check the options by eye. Set options by step: --set clahe.clip_limit=0.01.
 
     Examples:
 
@@ -113,7 +111,7 @@ def prepare(
 
 def preprocess(
     source: Annotated[Path, typer.Argument(help="The cell, for example cell.zarr, or one of its layers.")],
-    use: Annotated[str, typer.Option(help="Which step: see `asem plugins list`.")],
+    use: Annotated[str, typer.Option(help="The step: see `asem plugins list`.")],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Layer to write.", show_default="beside the image, named after the step"),
@@ -126,10 +124,10 @@ def preprocess(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Do one preprocessing step by itself, with any plugin.
+    """Run a single preprocessing step, with any plugin.
 
     Given a cell, the step works on its image, and later commands (predict, annotate train, train, view) use the result.
-    Given a layer, only the new layer is made; steps for labels need one.
+    Given a layer, only the new layer is made; steps for labels need a layer.
 
     Examples:
 

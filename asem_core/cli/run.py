@@ -14,7 +14,9 @@ def mount(app: typer.Typer) -> None:
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="A TOML file that chooses plugins by name.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; by default the recipe's name.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Output folder; by default the recipe's name.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only check the recipe.")] = False,
     workers: Workers = DEFAULT_WORKERS,
     on: On = None,

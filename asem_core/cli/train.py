@@ -11,20 +11,22 @@ if TYPE_CHECKING:
     from asem_core.run_folder import RunFolder
 
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file with [model] and [train].")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the run.", show_default="runs/RECIPE")]
-Labels = Annotated[str | None, typer.Option(metavar="NAME", help="Labels of the cell to learn: mito for labels/mito.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.", show_default="runs/RECIPE")]
+Labels = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Labels of the cell to train on: mito for labels/mito.")
+]
 ModelName = Annotated[
     str | None,
     typer.Option("--model", help="Model plugin: see `asem plugins`.", show_default="by the name of the labels"),
 ]
-Minutes = Annotated[float, typer.Option(help="Time for everything, on this machine.")]
+Minutes = Annotated[float, typer.Option(help="Total time to use on this machine.")]
 Iterations = Annotated[
-    int | None, typer.Option(help="Number of iterations instead of a time.", show_default="what the time allows")
+    int | None, typer.Option(help="Number of iterations, instead of a time.", show_default="as many as the time allows")
 ]
 RawLayer = Annotated[
     str | None, typer.Option("--raw", help="Image layer.", show_default="what asem prepare made, or raw")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Number from which everything random follows.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
@@ -48,12 +50,14 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="WEIGHTS", help="Start from: a run's folder, a file, or a name from `asem models list`."
+            "--from",
+            metavar="WEIGHTS",
+            help="Weights to start from: a run folder, a file, or a name from `asem models list`.",
         ),
     ] = None,
     output: Output = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Continue a stopped run, exactly as it would have continued.")
+        Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, exactly as it would have continued.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -62,9 +66,9 @@ def train(
 ) -> None:
     """Train a model's network on annotated regions.
 
-    From a cell and its labels, every setting is chosen (see `asem plan`), written to a recipe beside the run's folder, and used.
-    The run's folder holds checkpoints, scores, pictures and, at the end, `report.html`. Ctrl-C keeps what was learnt. Several
-    GPUs: start it by torchrun.
+    Given a cell and its labels, it chooses every setting (see `asem plan`), writes them to a recipe beside the run folder,
+    and trains. The run folder holds checkpoints, scores, pictures and, at the end, `report.html`. Ctrl-C keeps what was learnt. For several
+    GPUs, start it with torchrun.
 
     Examples:
 
@@ -106,12 +110,12 @@ def plan(
     raw: RawLayer = None,
     seed: Seed = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Recipe to write.", show_default="printed")
+        Path | None, typer.Option("--output", "-o", help="Recipe file to write.", show_default="print it")
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show how `asem train` would train on the labels of cells: a complete recipe, each line with its reason.
+    """Show how `asem train` would train on the labels of cells: a complete recipe, with the reason for each line.
 
     Examples:
 
@@ -144,7 +148,9 @@ def plan(
 def finetune(
     weights: Annotated[
         str | None,
-        typer.Option("--from", metavar="WEIGHTS", help="A run's folder, a file, or a name from `asem models list`."),
+        typer.Option(
+            "--from", metavar="WEIGHTS", help="Weights: a run folder, a file, or a name from `asem models list`."
+        ),
     ] = None,
     recipe: Recipe = None,
     output: Output = None,
@@ -155,8 +161,8 @@ def finetune(
 ) -> None:
     """Continue training from existing weights on a new region: a few thousand iterations adapt a model to another cell.
 
-    Of a run's folder, the first checkpoint of the fit regime is taken. The best checkpoint on the validation regions is
-    chosen, unless the recipe says otherwise. The weights know their model and its network: the recipe needs no [model].
+    For a run folder, the first checkpoint of the fit regime is used. The best checkpoint on the validation regions is
+    chosen, unless the recipe says otherwise. The weights record their model and its network, so the recipe needs no [model].
 
     Examples:
 
@@ -182,7 +188,7 @@ def preflight(
     time_it: Annotated[bool, typer.Option("--time/--no-time", help="Estimate the time from a few iterations.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Check a training recipe before hours are spent: regions, labels, context, disk, memory and time.
+    """Check a training recipe before spending hours on it: regions, labels, context, disk, memory and time.
 
     Exits with status 1 if the run would be refused.
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from asem_core.volume import Box, Volume
 
 Layers = Annotated[
-    list[str] | None, typer.Option("--layers", "-l", help="Which, as in raw or 'labels/*'; may be repeated.")
+    list[str] | None,
+    typer.Option("--layers", "-l", help="Layers to show, for example raw or 'labels/*'; may be repeated."),
 ]
 
 
@@ -31,24 +32,26 @@ def view(
         str | None, typer.Option(help="Show this model's prediction where you look: a name, or a weights file.")
     ] = None,
     organelle: Annotated[
-        str | None, typer.Option(help="Model plugin of weights that do not name theirs (the authors' .pt).")
+        str | None, typer.Option(help="Model plugin, for weights that do not name it (the authors' .pt).")
     ] = None,
     image: Annotated[
-        str | None, typer.Option(help="The layer that the model sees.", show_default="what asem prepare made, or raw")
+        str | None, typer.Option(help="Layer to predict from.", show_default="what asem prepare made, or raw")
     ] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda, mps.")] = "auto",
     truth: Annotated[
         str | None, typer.Option(help="Labels to compare every prediction with: adds a layer of errors.")
     ] = None,
-    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
-    bind: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability threshold for the errors.")] = 0.5,
+    bind: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other computers connect.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
 ) -> None:
     """Show a cell in the browser, until Ctrl-C.
 
-    Only the shown layers are served, and only to anyone who knows the address. On a server, leave `--bind` alone and
-    let ssh bring the page to you: `ssh -L 8080:127.0.0.1:8080 SERVER asem view cell.zarr --port 8080 --no-browser`.
+    Only the layers shown are served, and only to those who know the address. On a server, leave `--bind` alone and
+    forward the page with ssh: `ssh -L 8080:127.0.0.1:8080 SERVER asem view cell.zarr --port 8080 --no-browser`.
 
     Examples:
 
@@ -121,26 +124,28 @@ def snapshot(
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .tif, .jpg or .pdf.")],
     planes: Annotated[
         list[str] | None,
-        typer.Option("--plane", help="As in z=120; may be repeated.", show_default="the middle plane"),
+        typer.Option(
+            "--plane", help="Plane to draw, for example z=120; may be repeated.", show_default="the middle plane"
+        ),
     ] = None,
     layers: Layers = None,
     montage: Annotated[
-        bool, typer.Option("--montage", help="A row for each plane: the image alone, then each layer over it.")
+        bool, typer.Option("--montage", help="Draw a row for each plane: the image alone, then each layer over it.")
     ] = False,
     truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
-    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability threshold for the errors.")] = 0.5,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
     width: Annotated[
         int | None,
         typer.Option(
             min=64,
             max=20000,
-            help="Width of the picture in pixels; enlarges, too.",
+            help="Width of the picture in pixels; can also enlarge.",
             show_default="that of the image, at most 1500",
         ),
     ] = None,
 ) -> None:
-    """Draw planes of a cell, with layers over the image and a scale bar.
+    """Draw planes of a cell, with layers overlaid on the image and a scale bar.
 
     Examples:
 
@@ -161,21 +166,21 @@ def snapshot(
 def movie(
     cell: Annotated[str, typer.Argument(help="A cell, for example cell.zarr.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The movie: .mp4 or .gif.")],
-    axis: Annotated[str, typer.Option(help="Along which axis: z, y or x.")] = "z",
+    axis: Annotated[str, typer.Option(help="Axis to move along: z, y or x.")] = "z",
     layers: Layers = None,
     truth: Annotated[str | None, typer.Option(help="Labels to compare predictions with: adds the errors.")] = None,
-    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability, for the errors.")] = 0.5,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Probability threshold for the errors.")] = 0.5,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the image.")] = None,
     step: Annotated[int, typer.Option(min=1, help="Show every Nth plane.")] = 1,
     fps: Annotated[float, typer.Option(min=0.1, help="Frames per second.")] = 20,
     width: Annotated[
         int | None,
         typer.Option(
-            min=64, max=20000, help="Width in pixels; enlarges, too.", show_default="that of the image, at most 1500"
+            min=64, max=20000, help="Width in pixels; can also enlarge.", show_default="that of the image, at most 1500"
         ),
     ] = None,
 ) -> None:
-    """Film a cell plane by plane, with layers over the image and a scale bar.
+    """Make a movie of a cell, plane by plane, with layers overlaid on the image and a scale bar.
 
     Example: `asem movie cell.zarr -l raw -l 'labels/*' --step 2 -o cell.mp4`
     """

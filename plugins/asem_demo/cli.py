@@ -25,7 +25,7 @@ def demo(
     workers: Workers = DEFAULT_WORKERS,
     quiet: Quiet = False,
 ) -> None:
-    """Make a phantom cell, find its organelles, measure them, and compare with the truth.
+    """Make a phantom cell, find and measure its organelles, and compare with the ground truth.
 
     Needs no data and no network; takes about two and a half minutes of processor time. A second run into the same folder resumes where the
     first stopped.

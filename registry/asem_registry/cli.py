@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 Name = Annotated[str, typer.Argument(help="A name, NAME@VERSION or alias, as in `asem models list`.")]
 Names = Annotated[list[str], typer.Argument(help="Names, as in `asem models list`.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")]
 
 
 def mount(app: typer.Typer) -> None:
     models = typer.Typer(
         no_args_is_help=True,
-        help="Pretrained models by name: list, show, pull, check, add, carry.\n\nExample: `asem models list`",
+        help="Pretrained models by name: list, show, download, check, add, transfer to another machine.\n\nExample: `asem models list`",
     )
     models.command("list")(list_models)
     models.command("show", no_args_is_help=True)(show)
@@ -27,7 +27,8 @@ def mount(app: typer.Typer) -> None:
     models.command("where")(where)
     app.add_typer(models, name="models")
     data = typer.Typer(
-        no_args_is_help=True, help="Public data sets by name: list, and copy a box of one.\n\nExample: `asem data list`"
+        no_args_is_help=True,
+        help="Public data sets by name: list them, or copy a box of one.\n\nExample: `asem data list`",
     )
     data.command("list")(list_data)
     data.command("pull", no_args_is_help=True)(pull_data)
@@ -37,9 +38,9 @@ def mount(app: typer.Typer) -> None:
 def list_models(
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/models.md: the shipped models.")] = False,
-    refresh: Annotated[bool, typer.Option("--refresh", help="Read cards behind addresses anew.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Read cards from their addresses again.")] = False,
 ) -> None:
-    """List every model, whether it is here, and whether its sum is published or the first download is trusted.
+    """List all models, whether each is downloaded, and whether its checksum is published or the first download is trusted.
 
     Example: `asem models list`
     """
@@ -78,7 +79,7 @@ def list_models(
 
 
 def show(name: Name, as_json: AsJson = False) -> None:
-    """Print a model's card: what it expects of an image, its scores, licence and citation, and where it is.
+    """Print a model's card: what it expects of an image, its scores, licence and citation, and where its file is.
 
     Example: `asem models show mitochondria-cf-5nm`
     """
@@ -97,7 +98,7 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 
 def pull(names: Names, quiet: Quiet = False) -> None:
-    """Fetch models into the cache, if they are not there, and print the path of each.
+    """Download models into the cache, unless they are there, and print the path of each.
 
     Example: `asem models pull mitochondria-cf-5nm er-cf-5nm`
     """
@@ -112,7 +113,7 @@ def pull(names: Names, quiet: Quiet = False) -> None:
 
 
 def verify(names: Annotated[list[str] | None, typer.Argument(help="Names; all models by default.")] = None) -> None:
-    """Check the sums of cached and bundled models; a damaged one is deleted and fetched when next used.
+    """Check the checksums of cached and bundled models; a damaged one is deleted, and downloaded when next used.
 
     Example: `asem models verify`
     """
@@ -132,22 +133,28 @@ def verify(names: Annotated[list[str] | None, typer.Argument(help="Names; all mo
 
 def add(
     run: Annotated[Path, typer.Argument(help="The folder of a training run, or a .safetensors file.")],
-    name: Annotated[str, typer.Option("--name", help="Small letters, digits and hyphens.")],
-    to: Annotated[Path | None, typer.Option("--to", help="Folder for cards/ and weights/; yours by default.")] = None,
-    version: Annotated[int, typer.Option("--version", min=1, help="A version never changes what it means.")] = 1,
-    about: Annotated[str, typer.Option("--about", help="One line: what it finds in which samples.")] = "",
-    alias: Annotated[list[str] | None, typer.Option("--alias", help="A further name; may be repeated.")] = None,
-    voxel_size: Annotated[
-        str | None, typer.Option("--voxel-size", help="nm, only if the weights do not say it: 5,5,5.")
+    name: Annotated[str, typer.Option("--name", help="Name of the model: lower-case letters, digits and hyphens.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder for cards/ and weights/; by default your own.")
     ] = None,
-    preparation: Annotated[str, typer.Option("--preparation", help="How samples were prepared.")] = "not stated",
+    version: Annotated[
+        int, typer.Option("--version", min=1, help="Version of the model; new weights need a new version.")
+    ] = 1,
+    about: Annotated[str, typer.Option("--about", help="One line: what it finds, and in which samples.")] = "",
+    alias: Annotated[list[str] | None, typer.Option("--alias", help="Another name; may be repeated.")] = None,
+    voxel_size: Annotated[
+        str | None, typer.Option("--voxel-size", help="Voxel size in nm, if the weights do not state it: 5,5,5.")
+    ] = None,
+    preparation: Annotated[str, typer.Option("--preparation", help="How the samples were prepared.")] = "not stated",
     contrast: Annotated[str, typer.Option("--contrast", help="What is dark and what is bright.")] = "not stated",
-    training_data: Annotated[str, typer.Option("--training-data", help="In words; else the run's regions.")] = "",
-    licence: Annotated[str, typer.Option("--licence", help="Of the weights.")] = "not stated",
+    training_data: Annotated[
+        str, typer.Option("--training-data", help="Description of the training data; by default the run's regions.")
+    ] = "",
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "not stated",
     citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
-    recipe: Annotated[bool, typer.Option(help="Put the run's recipe, with its paths, into the card.")] = True,
+    recipe: Annotated[bool, typer.Option(help="Include the run's recipe, with its paths, in the card.")] = True,
 ) -> None:
-    """Make a model of your own training run available by name.
+    """Make a model from your own training run available by name.
 
     Example: `asem models add runs/mito --name mitochondria-mylab --preparation "CF, OTO" --contrast "dark membranes"`
     """
@@ -183,9 +190,11 @@ def add(
 
 def remove(
     name: Name,
-    forget: Annotated[bool, typer.Option("--forget", help="Also forget the sum that was trusted first.")] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Also forget the trusted checksum of the first download.")
+    ] = False,
 ) -> None:
-    """Delete a model from the cache, or one that `asem models add` made.
+    """Delete a model from the cache, or one made by `asem models add`.
 
     Example: `asem models remove mitochondria-cf-5nm`
     """
@@ -201,7 +210,7 @@ def bundle(
     names: Names,
     output: Annotated[Path, typer.Option("--output", "-o", help="The zip file to write.")],
 ) -> None:
-    """Pack models into one file, to carry to a machine without a network.
+    """Pack models into one file, to transfer to a machine without a network.
 
     Example: `asem models bundle mitochondria-cf-5nm er-cf-5nm -o models.zip`
     """
@@ -216,7 +225,7 @@ def bundle(
 
 
 def unbundle(file: Annotated[Path, typer.Argument(help="A file made by `asem models bundle`.")]) -> None:
-    """Install the models of a bundle, after checking them.
+    """Check the models in a bundle and install them.
 
     Example: `asem models unbundle models.zip`
     """
@@ -262,13 +271,13 @@ def list_data(as_json: AsJson = False) -> None:
 
 def pull_data(
     name: Annotated[str, typer.Argument(help="A name, as in `asem data list`.")],
-    layer: Annotated[str | None, typer.Argument(help="Which of its volumes; left out, they are listed.")] = None,
+    layer: Annotated[str | None, typer.Argument(help="Volume to copy; if left out, the volumes are listed.")] = None,
     box: Annotated[str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the volume.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A layer to write: cell.zarr/raw.")] = None,
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes that fetch at once.")] = 4,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Layer to write: cell.zarr/raw.")] = None,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of downloading processes.")] = 4,
     quiet: Quiet = False,
 ) -> None:
-    """Copy a volume of a public data set, or a box of it: only the chunks of the box are fetched.
+    """Copy a volume of a public data set, or a box of it: only the chunks of the box are downloaded.
 
     Example: `asem data pull asem-cell-6 volumes/raw_equalized_0.02 --box 400:641,926:1402,2512:3040 -o cell_6.zarr/raw`
     """

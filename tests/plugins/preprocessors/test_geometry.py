@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,20 +75,20 @@ def test_crop_finds_the_cell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "text"),
+    ("options", "text"),
     [
-        (Crop(box="0:5,0:5,0:99"), "not inside"),
-        (Crop(box="5:5,:,:"), "empty"),
-        (Crop(begin_nm=(1e4, 0, 0)), "not inside"),
-        (Crop(darkest=250, brightest=255), "finds no cell.*Set darkest and brightest"),
-        (Crop(darkest=9, brightest=3), "must be less than brightest"),
+        ({"box": "0:5,0:5,0:99"}, "not inside"),
+        ({"box": "5:5,:,:"}, "empty"),
+        ({"begin_nm": (1e4, 0, 0)}, "not inside"),
+        ({"darkest": 250, "brightest": 255}, "finds no cell.*Set darkest and brightest"),
+        ({"darkest": 9, "brightest": 3}, "must be less than brightest"),
     ],
     ids=str,
 )
-def test_crop_refuses_boxes_it_cannot_cut(image: Callable[..., Volume], step: Crop, text: str) -> None:
+def test_crop_refuses_boxes_it_cannot_cut(image: Callable[..., Volume], options: dict[str, Any], text: str) -> None:
     """Each mistake is named."""
     with pytest.raises(BadInput, match=text):
-        apply_in_memory(step, image((20, 30, 40)))
+        apply_in_memory(Crop(**options), image((20, 30, 40)))
 
 
 def test_crop_refuses_two_boxes_empty_images_and_nan() -> None:
