@@ -194,7 +194,7 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
         raise BadInput(f"{path} is a probability map: leave out --segmentation.")
     if segmentation or (held or kind_by_name(path)) == "labels":
         return open_labels(path)
-    found = open_volume(path)
+    found: Volume = open_volume(path)
     if held is None and found.dtype.kind in "biu" and value_range(found, Run(progress=False))[1] == 1:
         raise BadInput(
             f"{path} does not say what it holds, and its values are 0 and 1. As probabilities (the largest value of the type = 1) "
