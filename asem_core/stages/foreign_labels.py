@@ -28,7 +28,7 @@ class Reading:
         Where the first voxel lies in the image, z y x. None: where the file says; else labels of the image's shape begin at 0,
         those of the box's shape at the box.
     ids
-        Which ids are the object; None is every id but 0.
+        Ids that are the object; None is every id except 0.
     meaning
         Which values are background, and which say that nobody annotated.
     """

@@ -57,23 +57,23 @@ class ClathrinCoats(Analyzer):
     Parameters
     ----------
     plasma_membrane
-        Address of a segmentation of the plasma membrane, for example "cell.zarr/labels/plasma-membrane".
+        Path of a segmentation of the plasma membrane, for example "cell.zarr/labels/plasma-membrane".
     cell_mask
-        Address of a segmentation of the cell; its outline is the plasma membrane. Used where the former is not given.
+        Path of a segmentation of the cell; its outline is the plasma membrane. Used if `plasma_membrane` is not given.
     touch_nm
         An object this close to the plasma membrane is on it.
     vesicle_nm
         A vesicle this close to it is endocytic.
     least_coat
-        Darkness just outside the membrane, as part of the membrane's own, from which on there is a coat.
+        Darkness just outside the membrane, as a fraction of the membrane's own; at this value or above there is a coat.
     early_neck_nm, late_height_nm
-        A pit with a wider neck than the one, and lower than the other, is early.
+        A pit is early if its neck is wider than the first and its height is below the second.
     smallest_um3
-        Smaller objects, in um3, are left out.
+        Objects smaller than this, in um3, are left out.
     membrane
         Whether membranes are dark or bright in the image; "auto" compares the masks with their surroundings.
     corrections
-        An edited copy of an earlier report's `tables/coats.csv`: its class, heights, widths, necks and axes count.
+        An edited copy of an earlier report's `tables/coats.csv`: its class, heights, widths, necks and axes are used.
     num_gallery
         Objects shown, the least certain first.
     """

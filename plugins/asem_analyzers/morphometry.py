@@ -63,19 +63,19 @@ class Morphometry(Analyzer):
     Parameters
     ----------
     objects
-        "ids": an object is all voxels of one id. "components": an object is a connected piece of the foreground.
-        "auto": components where the segmentation holds a single value, ids where it holds more.
+        "ids": an object is all voxels of one id. "components": an object is a connected component of the foreground.
+        "auto": components if the segmentation has a single nonzero value, ids if it has several.
     smallest_um3
         Objects below this volume, in um3, are left out.
     skeleton
-        Tell tubes from sheets and measure them: length and branches, or area, thickness and extent. Most of the time
-        goes there.
+        Tell tubes from sheets and measure them: length and branches, or area, thickness and extent. This takes most of
+        the time.
     contacts
-        Addresses of other segmentations on the same grid, for example "cell.zarr/labels/endoplasmic-reticulum".
+        Paths of other segmentations on the same grid, for example "cell.zarr/labels/endoplasmic-reticulum".
     contact_nm
         Surfaces this close, in nm, are in contact.
     cell_mask
-        Address of a segmentation of the cell; fractions are then of its volume instead of the whole image's.
+        Path of a segmentation of the cell; fractions then refer to its volume instead of that of the whole image.
     """
 
     name: ClassVar[str] = "morphometry"

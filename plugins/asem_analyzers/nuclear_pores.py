@@ -65,24 +65,24 @@ class NuclearPores(Analyzer):
     Parameters
     ----------
     smallest_um3, shortest_nm, longest_nm
-        Objects of a smaller volume, or whose longest axis is shorter or longer, are no pores.
+        Objects with a smaller volume, or a shorter or longer longest axis, are not pores.
     max_distance_from_envelope_nm
-        A centroid farther from the surface through its neighbours is dropped, if that is also unusual.
+        A centroid farther than this from the surface through its neighbours is rejected, if that distance is also unusual.
     alpha_nm
-        Largest circle of a triangle of the envelope; None chooses it from the spacing of the pores.
+        Largest circumscribed circle of a triangle of the envelope; None chooses it from the spacing of the pores.
     largest_nm
         Largest diameter to look for.
     slab_nm
-        Thickness that profiles are averaged over; 0 is a single plane, more helps in noisy images.
+        Thickness over which profiles are averaged; 0 is a single plane, more helps in noisy images.
     max_spread_nm
-        A pore whose 18 diameters have a larger standard deviation is dropped; None keeps all. What a network took for a
-        pore by mistake shows no ring, or a ragged one; so may a real pore in a noisy image, or one that is no circle.
+        A pore whose 18 diameters have a larger standard deviation is rejected; None keeps all. False detections of a network
+        show no ring, or a ragged one; but so may a real pore in a noisy image, or one that is not circular.
     membrane
-        Whether membranes are dark or bright in the image; "auto" takes those whose rings are rounder.
+        Whether membranes are dark or bright in the image; "auto" chooses the one that gives rounder rings.
     error_nm
         Standard deviation of one measurement, for the test against a single size.
     single_size_nm
-        The single size to test against; None takes the median.
+        The single size to test against; None uses the median.
     num_gallery
         Pores shown, from the smallest to the largest.
     """

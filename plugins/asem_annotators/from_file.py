@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 class FromFile(Annotator):
     """Take labels from a file or folder that any source reads: planes (VAST), TIFF, HDF5 (ilastik carving), Zarr, ...
 
-    Seeds are not needed; where there are some, they overrule the file.
+    Seeds are not needed; if there are any, they override the file.
 
     Parameters
     ----------
     path
         A folder of planes, numbered in their names, or a file.
     offset_vx
-        Where its first voxel lies in the image, z y x. None: where the file says (`offset` of CREMI, in nm); else a
+        Position of its first voxel in the image, z y x. None: as the file states (`offset` of CREMI, in nm); otherwise a
         stack of the image's shape begins at 0, one of the box's shape at the box.
     voxel_size_nm
-        What its voxels measure, if it does not say so itself; None trusts that it is the image's.
+        Its voxel size, if the file does not state it; None assumes that of the image.
     ids
-        Which ids are the object; None is every id but 0.
+        Ids that are the object; None is every id except 0.
     ignore, background
-        Which values mean "not annotated", and which are background besides 0; None: as known conventions have it (values
-        below 0, 2^64 - 1, 255 beside only 0 and 1 are not annotated; 1 and 2 without any 0 are asked about).
+        Values that mean "not annotated", and values that are background in addition to 0; None: by known conventions (values
+        below 0, 2^64 - 1, and 255 beside only 0 and 1 are not annotated; for 1 and 2 without any 0 you must choose).
     layer
-        Which of several that are in the file: a data set of HDF5.
+        Layer to read, if the file has several: a data set of HDF5.
     use
-        Source plugin that reads it; None: the one that can.
+        Source plugin that reads it; None: one that can.
     """
 
     name: ClassVar[str] = "from-file"

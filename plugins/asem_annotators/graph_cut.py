@@ -36,43 +36,43 @@ FORMAT = 3  # of the stored graph: a file of another one is not found, and made 
 class GraphCut(Annotator):
     """Cut supervoxels between object and background seeds by max-flow.
 
-    Options that are None take the value that belongs to the energy.
+    Options that are None take the default of the energy.
 
     Parameters
     ----------
     energy
-        "membrane" follows dark sheets; "published" is that of Gallusser et al. 2022.
+        "membrane" follows dark sheets; "published" is the energy of Gallusser et al. 2022.
     supervoxels
         "watershed": basins between membranes, finer where there is detail (for "membrane"). "slic": compact pieces of
-        similar grey (for "published").
+        similar grey values (for "published").
     lam
-        Weight of the boundary: more makes it shorter. 1 for "membrane", 10 for "published".
+        Weight of the boundary: a larger weight makes it shorter. 1 for "membrane", 10 for "published".
     beta
         Weight of the distance to the seeds; across membranes it counts more in "membrane". 0, or 1 for "published".
     gamma
-        Weight of the likeness to the seeds' greys. 0, or 1 for "published".
+        Weight of the similarity to the seeds' grey values. 0, or 1 for "published".
     sigma_nm
-        Half the thickness of a membrane as the image shows it; at least one voxel is used.
+        Half the thickness of a membrane as it appears in the image; at least one voxel is used.
     contrast
         Cutting through a full membrane costs exp(-contrast) of cutting through none ("membrane").
     inertia
-        What a voxel that changes from the last result costs, in seeds: strokes that refine a result act where they are,
-        and do not turn regions elsewhere. Strokes within `middle_vx` of its surface move it there and turn no supervoxel.
+        Cost of a voxel that changes from the last result, in seeds: strokes that refine a result then act only near
+        them. Strokes within `middle_vx` of its surface move the surface and change no supervoxel.
         0.005, or 0 for "published".
     face
-        What of a face between two supervoxels tells how dark it is: its "weakest" voxel, the "mean" or the "darkest".
+        How the darkness of a face between two supervoxels is measured: by its "weakest" voxel, the "mean" or the "darkest".
     smoothing
-        Of the membranes before the watershed, in sigmas; more makes fewer, larger supervoxels.
+        Smoothing of the membranes before the watershed, in sigmas; more makes fewer, larger supervoxels.
     num_supervoxels, compactness, iterations
-        Of SLIC.
+        Options of SLIC.
     refine_vx
-        Voxels on either side of the cut that are assigned anew one by one, along the membrane. 4, or 0 for "published".
+        Voxels on either side of the cut that are reassigned one by one, along the membrane. 4, or 0 for "published".
     middle_vx, middle_contrast
-        Voxels on either side of that surface which then go to the side that reaches them at the least cost. Passing the
-        darkest voxel costs exp(middle_contrast) of passing the brightest, so that the sides meet in the middle of what is
-        dark and not at its darkest voxel. 2, or 0 for "published"; 8.
+        Voxels on either side of that surface that are then assigned to the side that reaches them at the least cost. Passing the
+        darkest voxel costs exp(middle_contrast) of passing the brightest, so that the sides meet in the middle of the
+        dark membrane and not at its darkest voxel. 2, or 0 for "published"; 8.
     keep
-        Clean-up by a mixture of two Gaussians over the greys of the object: keep "all", or its "dark" or "bright" part.
+        Clean-up by a mixture of two Gaussians fitted to the grey values of the object: keep "all", or its "dark" or "bright" part.
     """
 
     name: ClassVar[str] = "graph-cut"

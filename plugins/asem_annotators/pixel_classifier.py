@@ -28,23 +28,23 @@ BYTES_PER_VOXEL = 6  # the image as float32, and as it is read
 
 @attrs.frozen
 class PixelClassifier(Annotator):
-    """Judge each voxel by its surroundings, as learnt from the seeded ones (random forest, Breiman 2001; scikit-learn).
+    """Classify each voxel by its surroundings, as learnt from the seeds (random forest, Breiman 2001; scikit-learn).
 
     Good for textures and outlines that look alike everywhere; it does not see the shape of an object. The filters
-    are worked out once for a box and kept, so further strokes take seconds.
+    are computed once for a box and cached, so further strokes take seconds.
 
     Parameters
     ----------
     scales
         Standard deviations of the filters, in units of the finest edge of a voxel.
     trees
-        More trees judge more evenly, and take as much longer.
+        Number of trees: more give a smoother result, and take proportionally longer.
     least_leaf
-        Fewest seeded voxels in a leaf of a tree: more are less misled by a wrong stroke.
+        Smallest number of seeded voxels in a leaf of a tree: more make a wrong stroke matter less.
     threshold
-        Probability from which on a voxel is object.
+        A voxel with at least this probability is object.
     most_seeds
-        Of so many seeded voxels of a class at most is learnt, evenly drawn.
+        Largest number of seeded voxels per class to learn from, drawn evenly.
     """
 
     name: ClassVar[str] = "pixel-classifier"

@@ -21,16 +21,16 @@ BYTES_PER_VOXEL = 400  # the Laplacian of the whole grid, and the solver's vecto
 
 @attrs.frozen
 class RandomWalker(Annotator):
-    """Solve for the probability that a walk, which avoids steps of grey, ends at an object seed (Grady 2006; scikit-image).
+    """Compute the probability that a random walk, avoiding edges, ends at an object seed (Grady 2006; scikit-image).
 
-    For small boxes: every cut solves a system with one unknown a voxel.
+    For small boxes: every cut solves a system with one unknown per voxel.
 
     Parameters
     ----------
     beta
-        How much a step of grey deters the walk.
+        How much a difference in grey value deters the walk.
     tolerance
-        Of the solver.
+        Tolerance of the solver.
     """
 
     name: ClassVar[str] = "random-walker"

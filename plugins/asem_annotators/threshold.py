@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Threshold(Annotator):
-    """Label the voxels whose grey lies in a range; with object seeds, only the connected parts that hold one.
+    """Label the voxels with grey values in a range; with object seeds, only connected parts that contain one.
 
     Works without seeds.
 
     Parameters
     ----------
     low, high
-        The range, both ends included, in greys of the image; None is open.
+        The range of grey values, both ends included; None is open.
     connected
-        Keep only what is connected, through faces, to an object seed, if there is one.
+        If there are object seeds, keep only parts connected to one through faces.
     """
 
     name: ClassVar[str] = "threshold"

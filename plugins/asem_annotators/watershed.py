@@ -23,14 +23,14 @@ BYTES_PER_VOXEL = 40
 class Watershed(Annotator):
     """Flood from the seeds, up dark membranes; each voxel goes to the seed that reaches it first (scikit-image).
 
-    One gap in a membrane is enough for a flood to leak through: `graph-cut` weighs gaps against the rest.
+    A single gap in a membrane is enough for the flood to leak through; `graph-cut` can bridge gaps.
 
     Parameters
     ----------
     landscape
-        What is flooded: "membrane", how much a voxel lies on a dark sheet, or "grey", the smoothed image upside down.
+        What is flooded: "membrane", how much a voxel looks like a dark sheet, or "grey", the inverted smoothed image.
     sigma_nm
-        Of the Gaussian the image is smoothed with; at least one voxel is used.
+        Sigma of the Gaussian that smooths the image; at least one voxel is used.
     """
 
     name: ClassVar[str] = "watershed"

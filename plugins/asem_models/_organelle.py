@@ -22,13 +22,13 @@ Triple = tuple[int, int, int]
 class Organelle(Model, OffersTemplates):
     """An organelle of the published method; its numbers are fields that each organelle overrides.
 
-    Lengths and volumes are turned into voxels of the labels at hand, anisotropic ones, too. A number in voxels (`_vx`), where it is
-    given, holds instead: at another voxel size it means another length.
+    Lengths and volumes are converted to voxels of the given labels, also if these are anisotropic. If a number in voxels (`_vx`)
+    is given, it is used instead: at another voxel size it means another length.
 
     Parameters
     ----------
     smallest_object_um3, largest_hole_um3, smallest_object_vx, largest_hole_vx
-        Clean-up of annotations: smaller objects are dropped, smaller holes filled; 0 = no.
+        Clean-up of annotations: smaller objects are removed, smaller holes filled; 0 = none.
     dilate_nm, dilate_vx
         Annotators draw inside the outline: training labels are thickened by this much.
     exclusion_dilate_nm, exclusion_erode_nm, exclusion_dilate_vx, exclusion_erode_vx
@@ -38,18 +38,18 @@ class Organelle(Model, OffersTemplates):
     features, feature_factor, factors, kernels
         The network, see `asem_models._unet.UNet`; `kernels` holds one list for all levels, or one per level.
     threshold
-        Probability from which on a voxel belongs to the organelle.
+        A voxel with at least this probability belongs to the organelle.
     objects
         Whether `segment` numbers connected objects (True) or writes a binary map.
     connectivity
         Voxels of one object share a face (6), or also an edge (18), or also a corner (26).
     smallest_segment_vx
-        Segmented objects smaller than this are dropped.
+        Segmented objects smaller than this are removed.
     split
-        Part objects that touch where they are narrow, although nothing between them was predicted.
+        Separate touching objects where they are narrow, although no boundary was predicted between them.
     split_below
-        They stay one where what joins two parts is at most this much narrower than the thinner part: 0 parts everywhere,
-        1 nowhere.
+        Two parts stay one object if the neck between them is at most this much narrower than the thinner part: 0 separates
+        everywhere, 1 nowhere.
     """
 
     name: ClassVar[str]

@@ -14,7 +14,7 @@ from asem_models._organelle import Organelle
 class ClathrinCoats(Organelle):
     """Clathrin-coated pits and vesicles, as trained by Gallusser et al. 2022.
 
-    The exclusion zone is the paper's 3 / 1 voxels of 5 nm; the authors' instructions say 2 / 2 and 1 / 1.
+    The exclusion zone is that of the paper, 3 / 1 voxels of 5 nm; the authors' instructions say 2 / 2 and 1 / 1.
     """
 
     name: ClassVar[str] = "clathrin-coats"

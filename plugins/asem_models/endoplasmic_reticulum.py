@@ -14,7 +14,7 @@ from asem_models._organelle import Organelle
 class EndoplasmicReticulum(Organelle):
     """The endoplasmic reticulum, as trained by Gallusser et al. 2022.
 
-    The exclusion zone is the paper's 1 / 1 voxel of 5 nm; the authors' instructions say 2 / 2.
+    The exclusion zone is that of the paper, 1 / 1 voxel of 5 nm; the authors' instructions say 2 / 2.
     Holes below 0.0025 um3 (20,000 voxels of 5 nm) in annotations are filled.
     """
 

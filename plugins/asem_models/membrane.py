@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class Membrane(Organelle):
-    """Boundaries between cells; not in the paper, which has no model of them.
+    """Boundaries between cells; the paper has no model of them.
 
-    The exclusion zone lies outwards only: inwards it would take most of a membrane.
+    The exclusion zone extends only outwards: inwards it would cover most of a membrane.
 
     Parameters
     ----------
     cells
-        `segment` writes the cells that membranes enclose (neurites, say), each with an id, instead of the membranes:
-        fragments of a seeded watershed, merged in order of the mean membrane between them.
+        `segment` writes the cells that membranes enclose (for example neurites), each with an id, instead of the membranes:
+        fragments of a seeded watershed, merged in order of the mean membrane probability between them.
     merge_below
-        Fragments are merged while the mean membrane between them is below this: 0 to 1; more joins more. Fragments are
-        kept, so that another value takes seconds.
+        Fragments are merged while the mean membrane probability between them is below this (0 to 1); a larger value merges more.
+        Fragments are cached, so trying another value takes seconds.
     """
 
     name: ClassVar[str] = "membrane"

@@ -14,7 +14,7 @@ from asem_models._organelle import Organelle
 class NuclearPores(Organelle):
     """Nuclear pores, as trained by Gallusser et al. 2022.
 
-    Truth is the contour of both membranes beside the pore plus 25 nm of membrane. The exclusion zone is the paper's
+    The truth is the contour of both membranes beside the pore plus 25 nm of membrane. The exclusion zone is that of the paper,
     3 / 1 voxels of 5 nm; the authors' instructions say 2 / 2 and 1 / 1.
     """
 

@@ -26,30 +26,30 @@ PLANES_A_BLOCK = 16
 
 @attrs.frozen
 class Align(Preprocessor):
-    """Shift each plane along y and x so that it lies on the last, by phase correlation (as after acquisition in
-    Gallusser et al. 2022, there with a Fiji plugin); or turn it, too, as their data of 10 nm were (StackReg, rigid body).
+    """Register each plane to the previous one by shifting it along y and x, found by phase correlation (Gallusser et al. 2022
+    used a Fiji plugin); or rotate it as well, as for their data of 10 nm (StackReg, rigid body).
 
-    Slanted structures look like a slow drift: on neural tissue, a quarter of a voxel a plane. Correcting that would
-    bend the cell, so the slow part of the shifts stays in the image as far as it does not exceed `kept_drift_vx`. Where
+    Slanted structures look like a slow drift: on neural tissue, a quarter of a voxel per plane. Correcting that would
+    distort the cell, so slow drift of up to `kept_drift_vx` stays in the image. If
     shifts are whole voxels (0 in an aligned stack) they are found exactly. Planes that resemble neither neighbour
-    (blank, damaged) are passed over and stay with the plane before.
+    (blank, damaged) are skipped and stay with the plane before.
 
     Parameters
     ----------
     motion
-        "translation", or "rigid": planes are turned about their centre, too, which interpolates.
+        "translation", or "rigid": planes are also rotated about their centre, which interpolates.
     largest_degrees
-        Of rigid motion: greatest angle between successive planes that is looked for.
+        For rigid motion: largest angle between successive planes to look for.
     largest_vx
-        Greatest shift between successive planes that is looked for, in voxels.
+        Largest shift between successive planes to look for, in voxels.
     kept_drift_vx
-        Slow drift in voxels per plane that is taken for structure; 0 removes all drift.
+        Slow drift, in voxels per plane, that is kept as structure; 0 removes all drift.
     compared_vx
-        Edge in voxels of the part in the middle of planes that is compared; larger planes need no more.
+        Edge in voxels of the central part of planes that is compared; larger planes do not need more.
     subpixel
         False shifts by whole voxels, which leaves grey values as they are; True by fractions too, interpolated linearly.
     canvas
-        "same" keeps the volume's shape, what is shifted out is lost; "grow" enlarges it to hold all planes whole.
+        "same" keeps the volume's shape, and what is shifted out is lost; "grow" enlarges it so that no plane is cut.
     fill
         Grey value where a plane has no data.
     """

@@ -31,27 +31,28 @@ MOST_HOLES = 0.01  # of the cell, from which on the limits are questioned
 
 @attrs.frozen
 class CellMask(Preprocessor, PartOfPreparation):
-    """Threshold, open, close, fill holes, drop small objects (Gallusser et al. 2022); 1 in the cell, 0 elsewhere.
+    """Threshold, open, close, fill holes, remove small objects (Gallusser et al. 2022); 1 in the cell, 0 elsewhere.
 
-    Padding is a value at an end of the range that is far more frequent than those beside it. Resin is told from tissue by the
-    means of cubes of 8 voxels: a mode of their histogram at the bright or dark end, parted from the others by a valley, and
-    flatter than tissue. Where there is neither, no mask is made. With limits that were found so, means of 3 x 3 x 3 voxels are
-    thresholded, and small gaps at the volume's border are filled; with limits that are given, voxels are, as published.
+    Padding is a value at one end of the range that is far more frequent than those beside it. Resin is recognised by the
+    means of cubes of 8 voxels: a mode of their histogram at the bright or dark end, separated from the others by a valley, and
+    flatter than tissue. If there is neither, no mask is made. With automatic limits, means of 3 x 3 x 3 voxels are
+    thresholded, and small gaps at the volume's border are filled; with given limits, voxels are thresholded, as published.
 
-    Holes and objects are those of the whole volume, however many blocks they span. The result equals, on the whole
+    Holes and objects are found in the whole volume, however many blocks they span. The result equals, on the whole
     volume, `binary_opening` and `binary_closing` of scikit-image by balls, `binary_fill_holes` of scipy (a hole does
     not touch the volume's border) and `remove_small_objects` (6-connected).
 
     Parameters
     ----------
     darkest, brightest
-        Grey values of the cell lie between these (2 and 180 of 255 in the publication). Left out, both: found from the image.
+        Grey values of the cell lie between these (2 and 180 of 255 in the publication).
+        If both are left out, they are found from the image.
     opening_vx, closing_vx
-        Radii of the balls in voxels; 0 leaves the operation out.
+        Radii of the balls in voxels; 0 skips the operation.
     smallest_vx
-        Objects of fewer voxels are dropped. Left out: 100,000, or the largest object's where that is smaller.
+        Objects with fewer voxels are removed. By default 100,000, or the size of the largest object if that is smaller.
     fill_holes
-        Whether enclosed holes are filled.
+        Whether to fill enclosed holes.
     """
 
     name: ClassVar[str] = "cell-mask"

@@ -28,8 +28,8 @@ SMALLEST_PASS = 128  # edge in voxels of the blocks that histograms are gathered
 class Clahe(Preprocessor, PartOfPreparation):
     """Equalize contrast locally, with limited amplification (Zuiderveld 1994; Gallusser et al. 2022).
 
-    Two passes: the histogram of each tile of the volume becomes a mapping of grey values; then each voxel goes through
-    the mappings of the eight tiles around it, weighted by nearness. The tile grid begins at the volume's first voxel,
+    Two passes: the histogram of each tile of the volume becomes a mapping of grey values; then each voxel is mapped by
+    the eight tiles around it, weighted by distance. The tile grid begins at the volume's first voxel,
     so the result does not depend on blocks. It equals `skimage.exposure.equalize_adapthist` of the whole volume.
 
     Parameters
@@ -37,14 +37,14 @@ class Clahe(Preprocessor, PartOfPreparation):
     kernel_vx
         Edge of a tile in voxels, one number or three (z, y, x). A volume smaller than a tile is mirrored to fill it.
     clip_limit
-        Part of a tile's voxels that one bin may hold before it is cut; greater is more contrast, 0 is no limit.
+        Largest fraction of a tile's voxels in one bin before it is clipped; larger gives more contrast, 0 is no limit.
     num_bins
-        Number of grey bins.
+        Number of histogram bins.
     dtype
         "uint8" or "uint16"; the result uses its whole range.
     ignore
-        Grey values that take no part and stay black. None leaves out padding of images of 8 and 16 bits: the darkest or brightest
-        value, where far more voxels have it than any other (the zeros around a tilted region); [] leaves out nothing, as published.
+        Grey values that are ignored and stay black. None ignores the padding of 8 and 16-bit images: the darkest or brightest
+        value, if far more voxels have it than any other (the zeros around a tilted region); [] ignores nothing, as published.
     """
 
     name: ClassVar[str] = "clahe"

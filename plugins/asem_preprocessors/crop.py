@@ -34,22 +34,23 @@ CELL = 16  # edge in voxels of the cubes that the cell is looked for in
 class Crop(Preprocessor, PartOfPreparation):
     """Keep one box of a volume: the cell's bounding box, found from grey values, or a given one.
 
-    The result stays where it was: its origin moves along. Its attribute `crop` holds the box and the shape it was cut
-    from, so that exports can be put back into the original stack.
+    The result keeps its position: its origin is adjusted. Its attribute `crop` holds the box and the shape of the volume that
+    it was cut from, so that exports can be put back into the original stack.
 
-    The cell is found on a grid of 16-voxel cubes: those that are neither padding nor empty resin, less what a cube of 3 grid
-    points does not fit into; the largest connected piece counts. Padding and resin are told from tissue as by
-    `cell-mask`; where there is neither, everything is kept.
+    The cell is found on a grid of 16-voxel cubes: those that are neither padding nor empty resin, opened with a cube of 3 grid
+    points; the largest connected component counts. Padding and resin are recognised as in
+    `cell-mask`; if there is neither, everything is kept.
 
     Parameters
     ----------
     box
-        `z0:z1,y0:y1,x0:x1` in voxels of the volume; an empty side means the volume's own.
+        `z0:z1,y0:y1,x0:x1` in voxels of the volume; an omitted end means the end of the volume.
     begin_nm, end_nm
         The box in nm instead, zyx, in the volume's coordinates (its origin is the centre of its first voxel). Voxels
         whose centres lie in begin <= centre < end are kept. One may be left out.
     darkest, brightest
-        For the automatic box: grey values that belong to the cell lie between these. Left out, both: found from the image.
+        For the automatic box: grey values that belong to the cell lie between these.
+        If both are left out, they are found from the image.
     margin_vx
         For the automatic box: voxels added on every side.
     """

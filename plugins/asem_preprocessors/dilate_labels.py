@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 class DilateLabels(Preprocessor):
     """Thicken every object by a ball (Gallusser et al. 2022: mitochondria 15 nm, Golgi 5 nm, others not).
 
-    A background voxel within the radius takes the id of the nearest object; of equally near ones, the least id. On a
+    A background voxel within the radius takes the id of the nearest object; the lowest id if several are equally near. On a
     binary mask that is `scipy.ndimage.binary_dilation` by `skimage.morphology.ball` of that radius. Objects keep their own
     voxels. What lies outside the volume is background.
 
     Parameters
     ----------
     radius_vx, radius_nm
-        The radius, in voxels along each axis or in nm (an ellipsoid where voxels are anisotropic); one of the two.
-        Left out, it is 1 voxel; 0 changes nothing.
+        The radius, in voxels along each axis or in nm (an ellipsoid if voxels are anisotropic); give one of the two.
+        By default 1 voxel; 0 changes nothing.
     """
 
     name: ClassVar[str] = "dilate-labels"

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 class Downsample(Preprocessor, AveragesVoxels):
     """Shrink a volume by whole factors (Gallusser et al. 2022: 5 to 10 nm).
 
-    Each voxel of the result covers factor^3 voxels of the input; at the far border, fewer: what is there counts, and
+    Each voxel of the result covers factor^3 voxels of the input; at the far border it covers fewer, and
     no voxel is dropped. The origin moves to the centre of the first, larger voxel.
 
     Parameters
     ----------
     factor
-        Voxels per voxel, one number or three (z, y, x). Left out, with `to_voxel_size_nm` also left out: 2.
+        Factor along each axis, one number or three (z, y, x). By default 2, if `to_voxel_size_nm` is not given.
     to_voxel_size_nm
-        The voxel size wanted, one number or three, in place of `factor`; a whole multiple of the volume's.
+        The new voxel size, one number or three, instead of `factor`; a whole multiple of the volume's.
     method
-        "mean" (rounded half to even for whole numbers), or "mode": the most frequent value of what is annotated. Where an
-        object has as many voxels as the background, it gets every second voxel, as on a chessboard: so thin objects neither
-        vanish nor grow. Left out: "mode" for volumes opened as labels, else "mean".
+        "mean" (rounded half to even for whole numbers), or "mode": the most frequent annotated value. If an
+        object has as many voxels as the background, it gets every second voxel, as on a chessboard, so that thin objects neither
+        vanish nor grow. By default "mode" for volumes opened as labels, otherwise "mean".
     """
 
     name: ClassVar[str] = "downsample"

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class ExclusionZone(Preprocessor, MakesZones):
-    """Mark what lies near an outline: the labels dilated, less the labels eroded (Gallusser et al. 2022).
+    """Mark voxels near an outline: the dilated labels minus the eroded labels (Gallusser et al. 2022).
 
     Published widths in voxels, outwards/inwards: mitochondria 4/4, Golgi 2/2, endoplasmic reticulum 1/1, coated pits and
-    nuclear pores 3/1; each organelle's model brings its own. The published zones are diamonds: `scipy.ndimage.binary_dilation`
+    nuclear pores 3/1; each organelle's model has its own. The published zones are diamonds: `scipy.ndimage.binary_dilation`
     of `dilate` iterations without `binary_erosion` of `erode` iterations, both by the cross of 6 neighbours. An object
-    that leaves the volume, or what was annotated, goes on outside: its cut face is no outline.
+    cut by the border of the volume, or of the annotated part, is assumed to continue: its cut face is not an outline.
 
     Parameters
     ----------
     dilate_vx, dilate_nm
-        Width outwards, in voxels along each axis or in nm; one of the two. Left out: 1 voxel.
+        Width outwards, in voxels along each axis or in nm; give one of the two. By default 1 voxel.
     erode_vx, erode_nm
-        Width inwards, likewise.
+        Width inwards, in the same way.
     shape
-        "diamond", as published, or "ball": balls reach further between the axes, and scores with them are higher.
+        "diamond", as published, or "ball": balls reach further between the axes and give higher scores.
     """
 
     name: ClassVar[str] = "exclusion-zone"

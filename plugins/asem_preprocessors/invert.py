@@ -22,7 +22,7 @@ class Invert(Preprocessor):
     """Swap dark and bright (public HPFS cells need this before the authors' models; Gallusser et al. 2022).
 
     Whole numbers are mirrored within their dtype (uint8: 255 - grey), so inverting twice gives the image back.
-    Fractions are mirrored within the range that the volume holds.
+    Floats are mirrored within the range of values in the volume.
     """
 
     name: ClassVar[str] = "invert"

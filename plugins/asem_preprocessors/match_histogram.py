@@ -22,15 +22,15 @@ class MatchHistogram(Preprocessor):
     """Map grey values so that the whole volume's histogram becomes that of a reference.
 
     Equal quantiles map to each other, linearly interpolated between the reference's grey values, then rounded to its
-    dtype: `skimage.exposure.match_histograms` of the whole volumes. (Images of more than 16 bits, or of fractions: in
+    dtype: `skimage.exposure.match_histograms` of the whole volumes. (Images of more than 16 bits, or of floats, use
     65,536 bins over their range.)
 
     Parameters
     ----------
     reference
-        Address of the volume to match, `cell.zarr/layer`.
+        Path of the volume to match, `cell.zarr/layer`.
     ignore
-        Grey values of either volume that take no part; where the image has them they stay. None leaves out padding: the darkest
+        Grey values to ignore in both volumes; in the image they stay as they are. None ignores padding: the darkest
         or the brightest value, if it fills more than a tenth of a volume and far more than any other does.
     """
 

@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Normalize(Preprocessor):
-    """Stretch grey values linearly, by figures of the whole volume.
+    """Stretch grey values linearly, by statistics of the whole volume.
 
-    Figures come from the histogram: exact for whole numbers of up to 16 bits; for others from 65,536 bins over the
+    The statistics come from the histogram: exact for whole numbers of up to 16 bits; for others from 65,536 bins over the
     range.
 
     Parameters
     ----------
     method
-        "percentile": from the percentiles `low` and `high` to 0 and 255, rounded, as uint8; what lies beyond is cut.
-        "zscore": (grey - mean) / standard deviation, as float32, cut at +-`cut`.
+        "percentile": from the percentiles `low` and `high` to 0 and 255, rounded, as uint8; values beyond are clipped.
+        "zscore": (grey - mean) / standard deviation, as float32, clipped at +-`cut`.
     low, high
-        Percentiles, 0 to 100: the least grey value that so many voxels in a hundred do not exceed.
+        Percentiles, 0 to 100: the lowest grey value that this percentage of voxels does not exceed.
     cut
-        Greatest z-score.
+        Largest z-score.
     ignore
-        Grey values that take no part in the figures. None leaves out padding: the darkest or the brightest value, if it fills
+        Grey values to ignore in the statistics. None ignores padding: the darkest or the brightest value, if it fills
         more than a tenth of the volume and far more than any other does.
     """
 

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class TransformPlanes(Preprocessor):
-    """Move each plane by its own affine transform, from a CSV table in pixels.
+    """Transform each plane by its own affine matrix, from a CSV table in pixels.
 
-    One row a plane, in the order of the planes, of six numbers: `m00,m01,m02,m10,m11,m12`, as Java's and OpenCV's matrices
-    are written: x' = m00 x + m01 y + m02, y' = m10 x + m11 y + m12; 0 is the centre of the first pixel. A line of words at
-    the top is passed over; a seventh number before the six is the plane's, from 0, and planes that are not listed stay.
+    The table has one row of six numbers per plane, in the order of the planes: `m00,m01,m02,m10,m11,m12`, as in Java
+    and OpenCV: x' = m00 x + m01 y + m02, y' = m10 x + m11 y + m12; 0 is the centre of the first pixel. A header line is
+    skipped; a seventh number before the six is the plane number, from 0, and planes that are not listed stay as they are.
 
     Parameters
     ----------
     table
         The file.
     maps
-        "to_result": a matrix says where a pixel of the plane goes. "to_plane": where a pixel of the result comes from.
+        "to_result": a matrix maps a pixel of the plane to the result. "to_plane": it maps a pixel of the result to the plane.
     fill
         Grey value where a plane has no data.
     nearest
-        Take the nearest pixel instead of interpolating: for labels.
+        Use the nearest pixel instead of interpolating: for labels.
     """
 
     name: ClassVar[str] = "transform-planes"

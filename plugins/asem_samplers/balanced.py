@@ -23,20 +23,20 @@ _MOST_TRIES = 1_000_000
 
 @attrs.frozen
 class Balanced(Sampler):
-    """Draw a box whose centre is uniform over all annotated voxels' regions, then keep or reject it.
+    """Draw a box whose centre is uniformly distributed over the annotated regions, then keep or reject it.
 
     Source: Gallusser et al. 2022, "Training"; `reject_outside` is the value of their program (the text says 1). Their program also
-    draws boxes that lie in a region as a whole (`inside`), so that of its boxes nothing but what is masked out is outside; by the
-    text, of which that is no part, 6 to 9 % of the voxels of boxes are.
+    draws only boxes that lie wholly inside a region (`inside`), so that only masked voxels of its boxes are outside; the
+    text does not mention this, and by its rule 6 to 9 % of the voxels of boxes are outside.
 
     Attributes
     ----------
     least_foreground, reject_little_foreground
-        A box whose fraction of foreground voxels is below the first is rejected with the probability of the second.
+        A box whose fraction of foreground voxels is below the first number is rejected with the second as probability.
     most_outside, reject_outside
-        A box with a larger fraction than this outside the region, or masked out, is rejected with this probability.
+        A box whose fraction outside the region, or masked out, is above the first number is rejected with the second as probability.
     inside
-        Draw only boxes that lie in a region as a whole; along an axis on which a region is smaller, around it.
+        Draw only boxes that lie wholly inside a region; along an axis on which the region is smaller than the box, around it.
     """
 
     name: ClassVar[str] = "balanced"

@@ -16,9 +16,9 @@ from asem_samplers.balanced import RegionCounts
 
 @attrs.frozen
 class Uniform(Sampler):
-    """Draw a region by its size, then a box inside it; along an axis on which the region is smaller, around it.
+    """Draw a region in proportion to its size, then a box inside it; along an axis on which the region is smaller, around it.
 
-    A box in which nothing is annotated is drawn again.
+    If nothing in a box is annotated, another is drawn.
     """
 
     name: ClassVar[str] = "uniform"

@@ -41,11 +41,11 @@ class AmiraMesh(Source):
     path
         The file.
     voxel_size_nm
-        z, y, x. None takes the file's.
+        z, y, x. None uses that of the file.
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind
-        What the voxels are.
+        Whether the voxels are an "image" or "labels".
     """
 
     name: ClassVar[str] = "amira"

@@ -27,24 +27,24 @@ ENDINGS = (".dm3", ".dm4")
 class DigitalMicrograph(Source):
     """A DM3 or DM4 file with a stack, or a folder of files of one plane each.
 
-    The pixel size is the file's calibration; the thumbnail in a file is passed over.
+    The pixel size is the file's calibration; the thumbnail in a file is skipped.
 
     Parameters
     ----------
     path
         File or folder.
     voxel_size_nm
-        z, y, x. None takes the file's.
+        z, y, x. None uses that of the file.
     pattern
         Regular expression with one group: the plane's number in the names of a folder.
     files
-        Which files of the folder are planes, as in a shell.
+        Which files in the folder are planes, as a shell pattern.
     allow_gaps
         Close gaps in the numbering instead of refusing them.
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind
-        What the voxels are.
+        Whether the voxels are an "image" or "labels".
     """
 
     name: ClassVar[str] = "digital-micrograph"

@@ -51,9 +51,9 @@ class Hdf5(Source, WritesVolumes):
     path
         The file.
     voxel_size_nm
-        z, y, x. None takes what the data set states.
+        z, y, x. None uses what the data set states.
     channel, time
-        Which one is taken of a data set that holds several, from 0.
+        Which one to use if a data set has several, from 0.
     axes
         What its axes are, in their order, if it does not name them or names them wrongly: `zyx`, `zyxc`.
     grey_range

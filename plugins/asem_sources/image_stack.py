@@ -56,7 +56,7 @@ class ImageStack(Source, WritesVolumes):
     pattern
         Regular expression with one group: the plane's number.
     files
-        Which files of the folder are planes, as in a shell: `*_ch0.png`.
+        Which files in the folder are planes, as a shell pattern: `*_ch0.png`.
     allow_gaps
         Close gaps in the numbering instead of refusing them.
     grey_range

@@ -32,13 +32,13 @@ class Imaris(Source):
     path
         The file.
     voxel_size_nm
-        z, y, x. None takes the file's.
+        z, y, x. None uses that of the file.
     channel, time
-        Which one is taken of several, from 0.
+        Which one to use if there are several, from 0.
     grey_range
         For float data: the grey values that become 0 and 255.
     kind
-        What the voxels are.
+        Whether the voxels are an "image" or "labels".
     """
 
     name: ClassVar[str] = "imaris"

@@ -39,17 +39,17 @@ class JaneliaDat(Source):
     voxel_size_nm
         z, y, x. None takes the header's pixel size and z positions in the names.
     channel
-        Which detector is taken, from 0.
+        Which detector to use, from 0.
     pattern
         Regular expression with one group: the plane's number in the names.
     files
-        Which files of the folder are planes, as in a shell.
+        Which files in the folder are planes, as a shell pattern.
     allow_gaps
         Close gaps in the numbering instead of refusing them.
     grey_range
         The grey values, as stored, that become 0 and 255.
     kind
-        What the voxels are.
+        Whether the voxels are an "image" or "labels".
     """
 
     name: ClassVar[str] = "janelia-dat"

@@ -51,7 +51,7 @@ class Mrc(Source, WritesVolumes):
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind
-        What the voxels are.
+        Whether the voxels are an "image" or "labels".
     """
 
     name: ClassVar[str] = "mrc"

@@ -50,7 +50,7 @@ class N5(Source, WritesVolumes):
     path
         The container (`cell.n5`), or a group or array inside it (`cell.n5/em/fibsem-uint16`). Written is one array, at the path.
     voxel_size_nm
-        z, y, x; overrides what the file says. None takes the file's.
+        z, y, x; overrides what the file says. None uses that of the file.
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind

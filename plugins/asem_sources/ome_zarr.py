@@ -29,9 +29,9 @@ class OmeZarr(Source):
     path
         The container, or a layer inside it (`cell.zarr/raw`).
     voxel_size_nm
-        z, y, x; overrides what the file says. None takes the file's.
+        z, y, x; overrides what the file says. None uses that of the file.
     channel, time
-        Which one is taken of an array that holds several, from 0.
+        Which one to use if an array has several, from 0.
     axes
         What the axes of an array are, in their order, if it names them wrongly: `czyx`.
     grey_range

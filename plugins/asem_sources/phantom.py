@@ -64,10 +64,10 @@ def _density(default: float) -> Any:
 
 @attrs.frozen
 class Phantom(Source):
-    """Make a FIB-SEM-like cell of any size from a seed, block by block, with the truth about everything in it.
+    """Make a FIB-SEM-like cell of any size from a seed, block by block, with the ground truth for everything in it.
 
-    A voxel depends on the options and its place alone: any box reads the same however it is cut. Places and lengths
-    in the truth are nm, zyx, in the frame of the volumes (the centre of voxel 0 is at 0 nm).
+    A voxel depends only on the options and its position, so any box always has the same voxels. Positions and lengths
+    in the truth are in nm, zyx, in the coordinates of the volumes (the centre of voxel 0 is at 0 nm).
 
     Options
     -------
@@ -75,14 +75,14 @@ class Phantom(Source):
     look : "cf" (chemical fixation) or "hpfs" (high-pressure freezing; **stored inverted**, membranes bright, as the
         public cells are, unless `inverted` says otherwise).
     scene : "cell", a whole small cell; "corner", part of a large one with nucleus, cytoplasm and plasma membrane;
-        "nucleus", mostly envelope; "membrane", a plasma membrane across; "cytoplasm".
-    pore_diameters_nm : smallest and largest diameter; uniform between (equal numbers: a single size).
-    pores_per_um2, pits_per_um2, caveolae_per_um2 : on the envelope and the plasma membrane; crowding thins them out.
-    mitochondria_fraction : of the cytoplasm's volume. The other densities are per um3 of cytoplasm.
-    er_sheets : share of the ER's nodes that widen to a sheet.
-    noise : scales what the microscope adds; 1 is the look's own, 0 none.
+        "nucleus", mostly envelope; "membrane", a plasma membrane throughout; "cytoplasm".
+    pore_diameters_nm : smallest and largest diameter; uniformly distributed (equal numbers: a single size).
+    pores_per_um2, pits_per_um2, caveolae_per_um2 : on the envelope and the plasma membrane; fewer if they would touch.
+    mitochondria_fraction : fraction of the cytoplasm's volume. The other densities are per um3 of cytoplasm.
+    er_sheets : fraction of the ER's nodes that widen into a sheet.
+    noise : scales the artefacts of the microscope; 1 is normal for the look, 0 none.
     trace_nm : half thickness of labels that trace a membrane (pores, coats, caveolae, membranes).
-    inverted : True stores membranes bright; None leaves it to the look.
+    inverted : True stores bright membranes; None depends on the look.
     """
 
     name: ClassVar[str] = "phantom"

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class PlainZarr(Source, WritesVolumes):
-    """One array of a container of Zarr v2, written for programs that know no OME-Zarr.
+    """One array in a Zarr v2 container, for programs that do not read OME-Zarr.
 
-    A container as the authors lay it out: images as `cell.zarr/volumes/raw`, labels as `cell.zarr/volumes/labels/<organelle>`, what is
-    scored (0 = ignored) as `cell.zarr/volumes/metric_masks/<organelle>`.
+    The container is laid out as by the authors: images as `cell.zarr/volumes/raw`, labels as `cell.zarr/volumes/labels/<organelle>`,
+    masks of scored voxels (0 = ignored) as `cell.zarr/volumes/metric_masks/<organelle>`.
 
     Parameters
     ----------

@@ -40,13 +40,13 @@ class Precomputed(Source, WritesVolumes):
     path
         Folder or address (`https://`, `gs://`, `s3://`), with or without `precomputed://`.
     voxel_size_nm
-        z, y, x. None takes that of `info`.
+        z, y, x. None uses that of `info`.
     channel
-        Which one is taken of several, from 0.
+        Which one to use if there are several, from 0.
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind
-        What the voxels are.
+        Whether the voxels are an "image" or "labels".
     """
 
     name: ClassVar[str] = "precomputed"

@@ -44,18 +44,18 @@ class TiffStack(Source, WritesVolumes):
     path
         Folder or file.
     voxel_size_nm
-        z, y, x. None takes what the files state.
+        z, y, x. None uses what the files state.
     pattern
         Regular expression with one group: the plane's number. The published programs use `.*_(\\d+).*\\.tif$`.
     files
-        Which files of the folder are planes, as in a shell: `*_ch0.tif`.
+        Which files in the folder are planes, as a shell pattern: `*_ch0.tif`.
     allow_gaps
         Close gaps in the numbering instead of refusing them.
     grey_range
         For float or signed data: the grey values that become 0 and 255; what is not a number becomes 0. Without it floats
         must lie in 0..1 and signed integers must not be negative.
     channel, time
-        Which one is taken of a file that holds several, from 0.
+        Which one to use if a file has several, from 0.
     axes
         What the axes of a file are, in their order, if it names them wrongly: `zyx`, `tzyx`.
     kind
