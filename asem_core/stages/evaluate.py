@@ -22,6 +22,7 @@ from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Prepro
 from asem_core.paths import LayerPath
 from asem_core.report import find_finished_report, write_report
 from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.components import value_range
 from asem_core.voxels.known import Meaning
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
@@ -181,7 +182,7 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
     Raises
     ------
     BadInput
-        It is an image; or a probability map that is said to be a segmentation.
+        It is an image; a probability map that is said to be a segmentation; or a map of 0 and 1 of which neither is said.
     """
     held = what_it_holds(open_volume(path))
     if held == "image":
@@ -191,8 +192,15 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
         )
     if held == "probability" and segmentation:
         raise BadInput(f"{path} is a probability map: leave out --segmentation.")
-    holds_labels = segmentation or (held or kind_by_name(path)) == "labels"
-    return open_labels(path) if holds_labels else open_volume(path)
+    if segmentation or (held or kind_by_name(path)) == "labels":
+        return open_labels(path)
+    found: Volume = open_volume(path)
+    if held is None and found.dtype.kind in "biu" and value_range(found, Run(progress=False))[1] == 1:
+        raise BadInput(
+            f"{path} does not say what it holds, and its values are 0 and 1. As probabilities (the largest value of the type = 1) "
+            "that would be background everywhere: if it is a segmentation, add --segmentation."
+        )
+    return found
 
 
 def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -> Labels:

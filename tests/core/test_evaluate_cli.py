@@ -40,6 +40,7 @@ def cell(tmp_path_factory):
     write_layer(path / "raw", p, kind="image")
     write_layer(path / "p", p, kind="probability")
     write_layer(path / "binary", truth, kind="labels")
+    write_layer(path / "map01", truth)
     return path
 
 
@@ -118,6 +119,10 @@ def test_the_same_scores_in_python_and_when_read_again(cell, tmp_path):
         (["predictions/a/probability", "labels/mito", "--zone-vx", "4,4", "--zone-nm", "4,4"], "not both"),
         (["predictions/a/probability", "labels/mito", "--zone-vx", "4,4", "--exclusion", "x"], "not both"),
         (["raw/", "labels/mito"], "raw is an image; a prediction is a probability map or labels"),
+        (
+            ["map01/", "labels/mito"],
+            "values are 0 and 1. As probabilities (the largest value of the type = 1) that would be",
+        ),
         (["p/", "labels/mito", "--segmentation"], "p is a probability map: leave out --segmentation"),
         (
             ["labels/mito", "p/"],
