@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -256,6 +257,24 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
     assert runner.invoke(make_app(), [*words, "--overwrite"]).exit_code == 0
     assert "weight_decay = 0.002" in (tmp_path / "run.1.toml").read_text()
     assert (tmp_path / "run.toml").read_text() == text
+
+
+@pytest.mark.usefixtures("small")
+def test_a_plan_on_a_full_disk_is_made_again(cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of a recipe that could not be written, which the same command would take for another's."""
+    real = Path.write_text
+
+    def full(path: Path, text: str, **options: str) -> None:
+        real(path, text[:100], **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = ["plan", str(cell), "--labels", "mito", "--iterations", "3", "-o", str(tmp_path / "planned.toml"), "-q"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert CliRunner().invoke(make_app(), words).exit_code == 1
+    assert not list(tmp_path.glob("*planned*"))
+    assert CliRunner().invoke(make_app(), words).exit_code == 0
+    assert "[train]" in (tmp_path / "planned.toml").read_text()
 
 
 @pytest.mark.usefixtures("small")
