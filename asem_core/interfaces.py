@@ -94,6 +94,8 @@ class WritesVolumes(Protocol):
     """Types of voxels that the format holds, by numpy's names; what is written has one of them."""
     shown_as_greys: ClassVar[bool] = False
     """Whether programs show the values as greys, so that a binary map should be 0 and 255."""
+    part_of: ClassVar[Sequence[str]] = ()
+    """Names of the files that mark a container which an output may be a part of (".zgroup"); elsewhere it lies outside of any."""
 
     @classmethod
     @abstractmethod

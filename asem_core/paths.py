@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import attrs
+import platformdirs
 
 from asem_core.errors import RecipeError
+
+
+def config_path(environ: Mapping[str, str] = os.environ) -> Path:
+    """Say where the configuration file is, whether or not it exists."""
+    named = environ.get("ASEM_CONFIG")
+    return Path(named).expanduser() if named else platformdirs.user_config_path("asem") / "config.toml"
+
 
 What = Literal["file", "layer"]
 

@@ -25,8 +25,8 @@ from asem_core.temporary import replacing
 
 
 @contextlib.contextmanager
-def one_writer(output: Path) -> Iterator[None]:
-    """Keep other processes from writing the same output.
+def one_writer(output: Path, part_of: Sequence[str] = ()) -> Iterator[None]:
+    """Keep other processes from writing the same output, which may lie in containers with the marks `part_of`.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def one_writer(output: Path) -> Iterator[None]:
     BadInput
         It would lie in a cell.
     """
-    require_outside_cells(output)
+    require_outside_cells(output, part_of)
     output = Path(os.path.abspath(output))  # "." has no name
     output.parent.mkdir(parents=True, exist_ok=True)
     file = output.with_name(f".{output.name}.lock")

@@ -12,7 +12,7 @@ import glob
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,8 +63,10 @@ def require_container(folder: str | Path) -> None:
         )
 
 
-def require_outside_cells(output: str | Path) -> None:
+def require_outside_cells(output: str | Path, part_of: Sequence[str] = ()) -> None:
     """Refuse files for people and other programs within a cell, or in its place: readers of Zarr would stumble over them.
+
+    `part_of` names the marks of containers that the output may be a part of.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def require_outside_cells(output: str | Path) -> None:
     """
     here = Path(output).absolute()
     for place in (here, *here.parents):
-        if any((place / mark).is_file() for mark in ZARR_MARKS):
+        if any((place / mark).is_file() for mark in ZARR_MARKS if mark not in part_of):
             raise BadInput(f"{output} would lie in {place}, where only layers are. Choose a place outside of the cell.")
 
 

@@ -207,6 +207,7 @@ def export(
         ),
     ] = None,
     options: Options = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a box of labels for another program, to edit there and bring back with `asem annotate import`.
@@ -226,7 +227,7 @@ def export(
     where = Box.parse(box, labels.shape) if box else labels.box
     part = labels.crop(where) if box else labels
     writer = choose_writer(load_catalog(), str(output), use, read_options(options))
-    made = export_volume(writer, part, make_run(1, quiet=quiet), original=as_is(part), ids=True)
+    made = export_volume(writer, part, make_run(1, quiet=quiet), original=as_is(part), ids=True, overwrite=overwrite)
     typer.echo(f"{made}: {where} of {layer}")
 
 

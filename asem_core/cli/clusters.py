@@ -74,7 +74,8 @@ def list_(as_json: AsJson = False) -> None:
 
         asem clusters list
     """
-    from asem_core.engine.clusters import clusters, config_path
+    from asem_core.engine.clusters import clusters
+    from asem_core.paths import config_path
 
     known = clusters()
     if as_json:
@@ -131,7 +132,7 @@ def where() -> None:
 
         asem clusters where
     """
-    from asem_core.engine.clusters import config_path
+    from asem_core.paths import config_path
 
     typer.echo(str(config_path()))
 

@@ -14,7 +14,6 @@ A cluster is a table of the user's `config.toml` (`asem clusters where` prints i
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import socket
 import tomllib
@@ -26,6 +25,7 @@ import attrs
 import platformdirs
 
 from asem_core.errors import BadInput
+from asem_core.paths import config_path
 
 Kind = Literal["slurm", "lsf", "sge", "ssh", "command"]
 
@@ -181,12 +181,6 @@ def own_address() -> str:
 
 
 # --- the user's file ---------------------------------------------------------------------------------------------
-
-
-def config_path(environ: Mapping[str, str] = os.environ) -> Path:
-    """Say where the configuration file is, whether or not it exists."""
-    named = environ.get("ASEM_CONFIG")
-    return Path(named).expanduser() if named else platformdirs.user_config_path("asem") / "config.toml"
 
 
 def clusters() -> dict[str, Cluster]:

@@ -20,8 +20,8 @@ import attrs
 
 from asem_core.engine.done import require_own_file
 from asem_core.engine.job import Failure, Job, Work
-from asem_core.engine.local_worker import end_with_parent
 from asem_core.engine.machine import keep_compiled_functions
+from asem_core.engine.parent import end_with_parent
 from asem_core.errors import AsemError
 from asem_core.volume import Box
 

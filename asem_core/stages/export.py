@@ -159,7 +159,7 @@ def export_volume(
     key = zlib.crc32(repr(identity(record)).encode())
     partial = output.with_name(f".{output.name}.{key:08x}.partial")
     if _is_published_in_part(partial, output):
-        with one_writer(output):
+        with one_writer(output, writer.part_of):
             _publish(partial, output)
     if finished(output, record) is not None:
         return output
@@ -178,7 +178,7 @@ def export_volume(
         attributes=about,
     )
     try:
-        with one_writer(output):
+        with one_writer(output, writer.part_of):
             for left in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
                 if left != partial:  # of an export of something else that was killed
                     remove(left)

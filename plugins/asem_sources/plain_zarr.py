@@ -38,6 +38,7 @@ class PlainZarr(Source, WritesVolumes):
     """
 
     name: ClassVar[str] = "plain-zarr"
+    part_of: ClassVar[Sequence[str]] = (".zgroup", ".zattrs")
     dtypes: ClassVar[Sequence[str]] = (
         *("uint8", "uint16", "uint32", "uint64"),
         *("int8", "int16", "int32", "int64", "float16", "float32"),

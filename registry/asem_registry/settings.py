@@ -20,8 +20,8 @@ from typing import Any
 import attrs
 import platformdirs
 
-from asem_core.engine.clusters import config_path
 from asem_core.errors import AsemError
+from asem_core.paths import config_path
 
 
 class BadSettings(AsemError):

@@ -73,7 +73,7 @@ def test_a_chunk_of_hdf5(tmp_path: Path) -> None:
         Hdf5(str(tmp_path / "a.h5")).open().data[:4, :4, :4]
     image = Volume(np.zeros((4, 4, 4), np.uint8), 5.0)
     with pytest.raises(BadInput, match=r"chunks of \[1500, 1500, 1500\]"):
-        FromFile(str(tmp_path / "a.h5")).prepare(image, image.box, Run(progress=False))
+        FromFile(str(tmp_path / "a.h5"), offset_vx=(0, 0, 0)).prepare(image, image.box, Run(progress=False))
 
 
 @pytest.mark.parametrize("how", ["external", "virtual"])
@@ -94,7 +94,7 @@ def test_hdf5_in_other_files(tmp_path: Path, how: str) -> None:
         Hdf5(str(tmp_path / "a.h5")).open().data[:, :, :]
     image = Volume(np.zeros((4, 4, 4), np.uint8), 5.0)
     with pytest.raises(BadInput, match=r"keeps its values in other files.*not followed"):
-        FromFile(str(tmp_path / "a.h5")).prepare(image, image.box, Run(progress=False))
+        FromFile(str(tmp_path / "a.h5"), offset_vx=(0, 0, 0)).prepare(image, image.box, Run(progress=False))
 
 
 @pytest.mark.parametrize("text", ["no json", "[1, 2]", '"words"', '{"model": [1]}', "3"])

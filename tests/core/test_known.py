@@ -283,12 +283,12 @@ def test_a_part_is_imported_in_its_place(tmp_path: Path) -> None:
     part[1, 2, 3] = 1
     np_path = tmp_path / "part.tif"
     tifffile.imwrite(np_path, part)
-    code, told = asem("annotate", "import", cell, np_path, "-o", "labels/p", "--set", "offset_vx=[3,5,7]", "-q")
+    code, told = asem("annotate", "import", cell, np_path, "-o", "labels/p", "--offset", "3,5,7", "-q")
     assert code == 0, told
     labels = open_volume(cell / "labels/p", kind=Labels)
     assert extent_of_known(labels) == Box((3, 5, 7), (8, 15, 17))
     assert np.argwhere(labels.read()).tolist() == [[4, 7, 10]]
-    wrong = ("annotate", "import", cell, np_path, "-o", "labels/q", "--set", "offset_vx=[3,5,7]", "-q", "--box")
+    wrong = ("annotate", "import", cell, np_path, "-o", "labels/q", "--offset", "3,5,7", "-q", "--box")
     code, told = asem(*wrong, "0:20,0:40,0:40")
     assert code == 1
     assert "Give --box 3:8,5:15,7:17" in told.replace("\n", " ")

@@ -40,7 +40,7 @@ OUTPUTS = {
     "ply": (["export", "LAYER", "--mesh", "ply", "-o", "surfaces"], "surfaces"),
     "glb": (["export", "LAYER", "--mesh", "glb", "-o", "all.glb"], "all.glb"),
     "to edit": (["annotate", "export", "LAYER", "-o", "edit.tif"], "edit.tif"),
-    "planes to edit": (["annotate", "export", "LAYER", "--set", "form=png", "-o", "pngs"], "pngs"),
+    "planes to edit": (["annotate", "export", "LAYER", "--use", "image-stack", "-o", "pngs"], "pngs"),
 }
 
 
@@ -83,5 +83,5 @@ def test_what_was_edited_is_not_taken_for_finished(cell: Path, tmp_path: Path, m
     file.write_bytes(b"edited")
     code, said = run(words, cell / "cell.zarr/labels/a")
     assert code == 1
-    assert "Remove it, or choose another name" in said
+    assert "Choose another output, or add --overwrite" in said
     assert file.read_bytes() == b"edited"

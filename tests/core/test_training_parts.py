@@ -137,7 +137,7 @@ def test_defaults_are_the_published_numbers() -> None:
         ({"regions": [REGION], "iterations": 0}, "iterations is 0; it must be at least 1"),
         ({"regions": [REGION], "keep_last": -1}, "keep_last is -1"),
         ({"regions": [REGION], "choose": "best"}, r"needs \[\[train.validation\]\]"),
-        ({"regions": [REGION], "block": [8, 0, 8]}, "each edge must be at least 1"),
+        ({"regions": [REGION], "block": [8, 0, 8]}, "each edge has 1 to 4096 voxels"),
         ({"regions": [REGION], "loss": {"least_frequency": 0.9}}, "between 0 and 0.5"),
         ({"regions": [REGION], "optimizer": {"schedule": "step"}}, "expected one of 'constant', 'cosine'"),
         ({"regions": [{"raw": "a", "label": "b"}]}, "Did you mean 'labels'"),

@@ -17,7 +17,10 @@ from newcomer import ROOT, commands, publish_small_model, type_in, write_planes
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.volume import Spec
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if "examples" not in p.parts),
+]  # those of examples are written
 FENCE = re.compile(r"(?:<!-- (not run: .*?) -->\n)?^```console\n.*?^```", re.M | re.S)
 SMALLER = {
     "mitochondria-cf-5nm": "small-5nm",

@@ -172,7 +172,7 @@ def test_the_truth_goes_to_csv(corner: Phantom, tmp_path) -> None:
 
 def test_bad_options_are_refused() -> None:
     """Each mistake is told in words."""
-    with pytest.raises(BadInput, match="at least 100 nm"):
+    with pytest.raises(BadInput, match="100 to 100000 nm long"):
         Phantom(size_nm=(10, 1000, 1000))
     with pytest.raises(BadInput, match="must not be negative"):
         Phantom(pits_per_um2=-1)
