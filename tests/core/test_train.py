@@ -98,7 +98,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     whole = run(path, catalog, tmp_path / "whole")
     expected = load_file(whole.checkpoint(6))
     step = Progress.step
-    for at in (1, 3, 4, 5):
+    for at in (1, 4):  # before any state is saved, and right at one
 
         def dies(self: Progress, iteration: int, *args: Any, at: int = at, **kwargs: Any) -> None:
             if iteration == at:

@@ -61,6 +61,7 @@ def test_the_demo_finds_what_is_there(demo) -> None:
     assert pores["standard deviation of the error (nm)"] < 9
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_the_first(demo) -> None:
     """The same command again makes nothing anew but the report."""
     folder, _ = demo

@@ -58,6 +58,7 @@ def do_the_tutorial(folder: Path, name: str, shorten: bool) -> None:
     shutil.rmtree(folder / f"{name}.zarr")
 
 
+@pytest.mark.slow
 def test_a_newcomers_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a stack that nothing was made for to a table, a report and a picture, with nothing but the tutorial's commands."""
     from asem_sources.phantom import Phantom

@@ -116,6 +116,7 @@ only-include = ["their_lab.py"]
 """
 
 
+@pytest.mark.slow
 def test_a_package_of_each_kind_works_through_every_door(fresh: Path, tmp_path: Path) -> None:
     """Installed by pip beside the wheel, away from the checkout: recipe, commands, Python, live view and window agree."""
     flow = ROOT / "tests" / "flow"
