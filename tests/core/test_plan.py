@@ -458,10 +458,12 @@ def test_interrupt_keeps_what_was_learnt(cell: Path, tmp_path: Path) -> None:
         return step(*given)  # type: ignore[arg-type]
 
     loop.step = pressed  # type: ignore[assignment]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
     try:
         with pytest.raises(KeyboardInterrupt, match="iteration 2 is kept"):
             train(recipe, catalog, tmp_path / "broken", progress=False)
     finally:
+        signal.signal(signal.SIGINT, before)
         loop.step = step
     broken = RunFolder(tmp_path / "broken")
     assert broken.saved_iterations() == [2]
