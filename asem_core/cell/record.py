@@ -79,6 +79,11 @@ class Made:
         return model.get("name") if isinstance(model, Mapping) else model
 
     @property
+    def of(self) -> str:
+        """The class of a prediction of several; "" where there is one."""
+        return str(self.noted.get("of", ""))
+
+    @property
     def inputs(self) -> list[Input]:
         return [Input.parse(noted) for noted in self.noted.get("inputs", [])]
 

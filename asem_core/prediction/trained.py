@@ -14,6 +14,7 @@ from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, PluginError, UnknownName
 from asem_core.files import sha256
+from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
@@ -160,14 +161,33 @@ def find_model(catalog: Catalog, name: str) -> Model:
     return plugin
 
 
+def model_of_class(catalog: Catalog, model: Model, name: str) -> Model:
+    """Say whose rules hold for a class of a model of several (see `SeveralClasses`), or for a model of one ("").
+
+    Raises
+    ------
+    RecipeError
+        An option for the class is none of that model's.
+    """
+    if not name or not isinstance(model, SeveralClasses):
+        return model
+    chosen = dict(model.per_class.get(name, {}))
+    plugin = catalog.get("model", name)() if name in catalog.names("model") else model
+    found: Model = with_options(plugin, chosen, f"class {name}")
+    return found
+
+
 def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
-    """Build the model that made a probability map, as its record names it; None where it names none that is known."""
+    """Build the model that made a probability map, as its record names it; None where it names none that is known.
+
+    Of a map of one of several classes, that is the model of the class.
+    """
     made = Record.of(probability).made
     name = made.model if made.stage in ("predict", "live-prediction") else None
     if name is None:
         return None
     try:
-        return find_model(catalog, name)
+        return model_of_class(catalog, find_model(catalog, name), made.of)
     except (UnknownName, MissingExtra):  # a plugin or weights of another computer
         return None
 

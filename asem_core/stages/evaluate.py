@@ -83,7 +83,7 @@ class Pair:
     prediction : probabilities or labels, see `open_prediction`
     truth : may lie on another grid, if that is coarser or finer by whole factors
     part : compare no more of the truth than this, and only where the prediction is; by default all that the options say
-    meaning : how the values of the truth were understood, for the record
+    meaning, values : how the values of the truth were understood, and which were taken for object, for the record
     """
 
     name: str
@@ -91,6 +91,7 @@ class Pair:
     truth: Labels
     part: Box | None = None
     meaning: Meaning | None = None
+    values: Sequence[int] | None = None
 
 
 @attrs.frozen
@@ -149,6 +150,7 @@ def evaluate(
         zone=step,
         box=[pair.part or options.box for pair in pairs],
         meaning=[pair.meaning for pair in pairs],
+        values=[pair.values and list(pair.values) for pair in pairs],
         thresholds=options.thresholds,
         objects=count,
     )
@@ -203,7 +205,9 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
     return found
 
 
-def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -> Labels:
+def open_truth(
+    path: str, role: str = "truth", meaning: Meaning | None = None, values: Sequence[int] | None = None
+) -> Labels:
     """Open the labels to compare with, or a mask or zone; `role` says which in messages.
 
     Raises
@@ -212,7 +216,7 @@ def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -
         It is an image or a probability map.
     """
     require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH ...")
-    return open_labels(path, meaning)
+    return open_labels(path, meaning, values)
 
 
 def part_in_common(options: EvaluateOptions, truth: Labels, image: Volume) -> Box:

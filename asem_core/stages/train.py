@@ -21,15 +21,18 @@ from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
+from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
-from asem_core.prediction.trained import network_of, options_of, require_steps
+from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.temporary import temporary_folder
+from asem_core.training.classes import open_classes, with_class_labels
 from asem_core.training.options import TrainOptions
-from asem_core.training.regions import file_names, hold, open_region, with_training_labels
+from asem_core.training.regions import file_names, hold
 from asem_core.training.setup import TrainingSetup
+from asem_core.training.targets import parts_of
 from asem_core.voxels.greys import grey_percentiles
 
 if TYPE_CHECKING:
@@ -269,7 +272,8 @@ def set_up(
 
     options = recipe.options
     network = network_of(recipe.model)
-    require_steps(recipe.model)
+    for name in classes_of(stated_by(network)):
+        require_steps(model_of_class(catalog, recipe.model, name))
     if start_from is None:
         initialise(network, options)
     elif not begun:
@@ -279,12 +283,20 @@ def set_up(
     def open_all(kind: str, *, clean: bool) -> list[Region]:
         places = getattr(options, "regions" if kind == "region" else kind)
         regions = [
-            open_region(place, f"{kind} {number}", catalog, recipe.folder, options.downsample)
+            open_classes(
+                place,
+                f"{kind} {number}",
+                catalog,
+                recipe.folder,
+                options.downsample,
+                classes_of(stated_by(network)),
+                recipe.model,
+            )
             for number, place in enumerate(places, 1)
         ]
         containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
         return [
-            hold(with_training_labels(region, recipe.model, container, Run(progress=False), clean=clean), reach)
+            hold(with_class_labels(region, recipe.model, catalog, container, Run(progress=False), clean=clean), reach)
             for region, container in zip(regions, containers, strict=True)
         ]
 
@@ -320,12 +332,17 @@ def _record(
     regions = [*setup.regions, *setup.validation]
     places = [*recipe.options.regions, *recipe.options.validation]
     read = [
-        (r.raw, r.labels, r.mask, r.exclusion if place.exclusion else None)  # else it follows from labels and model
-        for r, place in zip(regions, places, strict=True)
+        (r.raw, *(v for p in parts_of(r) for v in (p.labels, p.mask, p.exclusion if place.exclusion else None)))
+        for r, place in zip(
+            regions, places, strict=True
+        )  # without a layer of its own, exclusion follows from labels and model
     ]
     settings = {a.name: getattr(recipe.options, a.name) for a in attrs.fields(type(recipe.options))}
     for kind in ("regions", "validation"):  # where their volumes lie is no matter: they are inputs
-        settings[kind] = [{"name": place.name, "box": place.box} for place in settings[kind]]
+        settings[kind] = [
+            {"name": place.name, "box": place.box, **({} if place.values is None else {"values": dict(place.values)})}
+            for place in settings[kind]
+        ]
     return made_by(
         "train",
         inputs=[volume for volumes in read for volume in volumes if volume is not None],

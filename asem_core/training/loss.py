@@ -1,11 +1,14 @@
-"""The loss: cross-entropy, its classes weighted against their frequency, over the annotated voxels only."""
+"""The loss: cross-entropy, its classes weighted against their frequency, over the annotated voxels only; summed over heads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from asem_core.heads import Foreground, Head, settled
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE
+from asem_core.training.targets import Need
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,36 @@ def class_weights(target: torch.Tensor, num_classes: int, least_frequency: float
     counts = torch.stack([(flat == c).sum(1) for c in range(num_classes)], 1).float()
     frequency = counts / counts.sum(1, keepdim=True).clamp(min=1)
     return 1 / frequency.clamp(least_frequency, 1 - least_frequency)
+
+
+def total_loss(
+    output: torch.Tensor, labels: Mapping[Need, torch.Tensor], stated: Sequence[Head], options: LossOptions
+) -> torch.Tensor:
+    """Add up the losses of a network's heads; a class that is unknown in a block adds nothing for it.
+
+    Parameters
+    ----------
+    output : float (n, channels, z, y, x)
+    labels : what the heads need, each int64 (n, z, y, x)
+    stated : the network's heads; empty where the number of channels tells them
+    """
+    losses = [loss_of(as_logits(part, head), labels[Need(head.of)], options) for head, part in split(output, stated)]
+    return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0])
+
+
+def split(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Head, torch.Tensor]]:
+    """Yield each head with its channels of a network's result (n, channels, z, y, x)."""
+    first = 0
+    for head in settled(stated, output.shape[1]):
+        yield head, output[:, first : first + head.num_channels]
+        first += head.num_channels
+
+
+def as_logits(part: torch.Tensor, head: Head) -> torch.Tensor:
+    """Turn the channels of a head of two classes into logits of background and foreground (n, 2, z, y, x)."""
+    import torch
+
+    return part if isinstance(head, Foreground) else torch.cat([torch.zeros_like(part), part], 1)
 
 
 def loss_of(logits: torch.Tensor, target: torch.Tensor, options: LossOptions) -> torch.Tensor:

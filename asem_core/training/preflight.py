@@ -15,6 +15,7 @@ import numpy as np
 from asem_core.errors import AsemError, BadInput
 from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
+from asem_core.heads import classes_of
 from asem_core.interfaces import Region
 from asem_core.training.regions import (
     IGNORE,
@@ -25,6 +26,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.training.setup import TrainingSetup
+from asem_core.training.targets import needs_of, part_of, parts_of
 from asem_core.volume import Box, Zyx
 from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
@@ -82,12 +84,16 @@ class Preflight:
 
 def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
     """Check a training whose run would be written to `folder`; reads every label once, and a part of every image."""
-    facts = [facts_of(region) for region in setup.regions]
-    tested = [facts_of(region) for region in setup.validation]
+    learnt, watched = (
+        {c: [facts_of(part) for region in regions if (part := part_of(region, c))] for c in classes_of(setup.heads)}
+        for regions in (setup.regions, setup.validation)
+    )
+    facts, tested = ([f for each in known.values() for f in each] for known in (learnt, watched))
     findings = [
         *_geometry(setup),
-        *_labels(facts, "train on"),
-        *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
+        *(finding for c, each in learnt.items() for finding in _labels(each, "train on", c)),
+        *([] if setup.validation else [_NO_VALIDATION]),
+        *(finding for c, each in watched.items() if tested for finding in _labels(each, "validate on", c)),
         *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
         *_other_greys(setup),
@@ -137,13 +143,18 @@ def seconds_per_iteration(
         network = copy.deepcopy(setup.network)
         network = to_device(add_normalisation(network) if options.normalise else network, team.device, half).train()
         optimizer = make_optimizer(network, options.optimizer, team.device)
-        stream = BlockStream(setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed)
+        stream = BlockStream(
+            setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed,
+            needs=needs_of(setup.heads),
+        )  # fmt: skip
         cuts = stream.cuts(0)
         times = []
         for _ in range(num_iterations):
             begun = clock()
             blocks = list(islice(cuts, options.batch * options.accumulate))
-            _ = step(network, optimizer, blocks, options, half, team.device).value  # waits until it is done
+            _ = step(
+                network, optimizer, blocks, options, half, team.device, setup.heads
+            ).value  # waits until it is done
             times.append(clock() - begun)
     return float(np.median(times[1:] or times))
 
@@ -198,7 +209,11 @@ def wrong_block(network: Any, block: Zyx) -> str | None:
     return f"The network gives blocks of {list(fitting)} voxels, not {list(block)}: set block = {list(fitting)}."
 
 
-def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:
+def _labels(facts: Sequence[RegionFacts], purpose: str, of: str) -> Iterator[Finding]:
+    if not facts:
+        consequence = "it cannot be learnt" if purpose == "train on" else "nobody will know how good it is"
+        yield Finding(f"'{of}' is annotated in no region to {purpose}: {consequence}.", refused=purpose == "train on")
+        return
     annotated, foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
     names = ", ".join(f"'{f.name}'" for f in facts)
     if not foreground:
@@ -255,7 +270,7 @@ def _other_greys(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _roles(setup: TrainingSetup) -> Iterator[Finding]:
-    for region in (*setup.regions, *setup.validation):
+    for region in (part for whole in (*setup.regions, *setup.validation) for part in parts_of(whole)):
         if question := question_roles(region.labels, region.exclusion, region.mask, region.labels.box):
             yield Finding(f"Region '{region.name}': {question}")
 
@@ -280,7 +295,8 @@ def _memory(setup: TrainingSetup) -> Iterator[Finding]:
 
     need = 0
     for region in (*setup.regions, *setup.validation):
-        volumes = [v for v in (region.raw, region.labels, region.mask, region.exclusion) if v is not None]
+        layers = [v for part in parts_of(region) for v in (part.labels, part.mask, part.exclusion)]
+        volumes = [v for v in (region.raw, *layers) if v is not None]
         need += sum(n for v in volumes if (n := v.box.size * v.dtype.itemsize) <= LARGEST_HELD_BYTES)
         need += 4 * region.labels.box.size  # the sampler's table
     free = psutil.virtual_memory().available

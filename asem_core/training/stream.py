@@ -7,7 +7,7 @@ very blocks that an unbroken one would have seen.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ import numpy as np
 from asem_core.errors import PluginError
 from asem_core.interfaces import Region, Sampler
 from asem_core.training.augment import Augment, Shade, Warp
-from asem_core.training.regions import input_box, labels_box, read_target
+from asem_core.training.regions import input_box, labels_box
+from asem_core.training.targets import Need, read_need
 from asem_core.volume import Box, Zyx, full_range
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Cut:
     box: Box  # of the network's result, in voxels of the region's labels
     image: np.ndarray
     image_box: Box  # in voxels of the region's image
-    target: np.ndarray  # uint8
-    target_box: Box  # in voxels of the region's image
+    labels: Mapping[Need, np.ndarray]
+    labels_box: Box  # in voxels of the region's image
     warp: Warp
     shade: Shade
     result_box: Box  # of the network's result, in voxels of the region's image
@@ -44,22 +45,24 @@ class Cut:
         """Where the block lies, for messages."""
         return f"{self.box} of region '{self.region.name}' ({self.region.labels.path})"
 
-    def to_tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def to_tensors(self, device: torch.device) -> tuple[torch.Tensor, dict[Need, torch.Tensor]]:
         """Warp and shade the block on a device.
 
         Returns
         -------
         image : float32 (1, z, y, x) from -1 to 1, of the network's input shape
-        target : int64 (z, y, x), of the network's output shape
+        labels : what the heads need, each int64 (z, y, x), of the network's output shape
         """
         import torch
 
         white = full_range(self.image.dtype)
         image = torch.from_numpy(self.image).to(device)
         image = self.shade(self.warp.sample(image, self.image_box, self.warp.box, "bilinear").div_(white))
-        target = torch.from_numpy(self.target).to(device)
-        target = self.warp.sample(target, self.target_box, self.result_box, "nearest")
-        return image.mul_(2).sub_(1)[None], target.round().long()
+        labels = {
+            need: self.warp.sample(torch.from_numpy(values).to(device), self.labels_box, self.result_box, "nearest")
+            for need, values in self.labels.items()
+        }
+        return image.mul_(2).sub_(1)[None], {need: values.round().long() for need, values in labels.items()}
 
 
 @attrs.frozen
@@ -75,6 +78,7 @@ class BlockStream:
     rank: int = 0
     exclude: bool = False
     readers: int = 0
+    needs: Sequence[Need] = (Need(),)
 
     def cuts(self, first: int) -> Iterator[Cut]:
         """Yield the blocks from number `first` on, for ever."""
@@ -117,7 +121,8 @@ class BlockStream:
         result = whole.grow([-c for c in self.context])
         warp = self.augment.draw_warp(whole, region.raw.voxel_size_nm, rng)
         shade = self.augment.draw_shade(whole.shape[0], rng)
-        image_box, target_box = warp.needs(whole), warp.needs(result)
+        image_box, drawn_box = warp.needs(whole), warp.needs(result)
         image = region.raw.read(image_box, outside="reflect")
-        target = read_target(region, labels_box(region, target_box), exclude=self.exclude)
-        return Cut(region, box, image, image_box, target, target_box, warp, shade, result)
+        inside = labels_box(region, drawn_box)
+        labels = {need: read_need(region, need, inside, exclude=self.exclude) for need in self.needs}
+        return Cut(region, box, image, image_box, labels, drawn_box, warp, shade, result)

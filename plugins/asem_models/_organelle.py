@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
+from asem_core.heads import Head
 from asem_core.interfaces import Fitted, Model, OffersTemplates, Preprocessor, Template
 from asem_core.volume import Volume
 
@@ -94,8 +95,16 @@ class Organelle(Model, OffersTemplates):
         from asem_models._unet import UNet
 
         return UNet(
-            features=self.features, feature_factor=self.feature_factor, factors=self.factors, kernels=self.kernels
+            features=self.features,
+            feature_factor=self.feature_factor,
+            factors=self.factors,
+            kernels=self.kernels,
+            heads=self.heads(),
         )
+
+    def heads(self) -> Sequence[Head]:
+        """State what the network's channels mean; none: background and foreground, as published."""
+        return ()
 
     def label_steps(self) -> list[Preprocessor]:
         """Clean annotations up, then thicken them; a step without effect is left out."""

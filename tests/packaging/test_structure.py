@@ -81,6 +81,7 @@ ROOMS = [
         "recipe",
         "interfaces",
         "hookspecs",
+        "heads",
         "catalog",
     },
     {"engine"},
