@@ -215,6 +215,7 @@ def test_a_cluster_is_named_listed_and_tried(config):
         ('kind = "command"', "a", "names no command"),
         ("", "b", r"No cluster is called 'b'\. Known: a\. Name one: asem clusters add b"),
         ("", "a:many", "how many workers"),
+        ('[clusters."b c"]', "b c", "letters, digits"),
     ],
 )
 def test_bad_clusters(config, table, name, said):
