@@ -20,7 +20,7 @@ import attrs
 import filelock
 
 from asem_core.blocks import Load, Run, Work, run_blocks
-from asem_core.cell.build import begin, begun, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
+from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
 from asem_core.cell.node import array_scales, layers, open_node
 from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, tidy, unlock
 from asem_core.cell.place import lock as take_lock
@@ -35,6 +35,8 @@ from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, of_values, understood
 from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import settle
+from asem_core.voxels.strokes import MEANING as STROKES
+from asem_core.voxels.strokes import holds_strokes
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale
 
 log = logging.getLogger("asem_core")
@@ -124,6 +126,16 @@ def open_labels(path: str | Path, meaning: Meaning | None = None, values: Sequen
     return of_values(
         understood(Labels.of(plain), meaning or Meaning(background=None if values is None else ())), values
     )
+
+
+def open_annotation(path: str | Path, meaning: Meaning | None = None, values: Sequence[int] | None = None) -> Labels:
+    """Open what somebody annotated, to learn from or to score against: labels (see `open_labels`), or strokes (`seeds/<name>`).
+
+    Of strokes, object is 1 and background 0; what was not painted is not known.
+    """
+    if meaning is None and holds_strokes(path):
+        meaning = STROKES
+    return open_labels(path, meaning, values)
 
 
 def _with_known(volume: V, node: Any, *, follow: bool) -> V:
@@ -271,25 +283,9 @@ def fill_volume(
     skip: Callable[[Box], bool] | None = None,
     threads: int = 1,
 ) -> Volume:
-    """Write a layer block by block; see `fill_volumes`."""
-    return fill_volumes([out], work, block, run, name=name, skip=skip, threads=threads)[0]
+    """Write a layer block by block (see `run_blocks`), and finish it; a killed run goes on where it stopped.
 
-
-def fill_volumes(
-    outs: Sequence[Output],
-    work: Load,
-    block: int | Zyx,
-    run: Run,
-    *,
-    name: str,
-    skip: Callable[[Box], bool] | None = None,
-    threads: int = 1,
-) -> list[Volume]:
-    """Write layers of one shape block by block (see `run_blocks`), and finish them; a killed run goes on where it stopped.
-
-    Parameters
-    ----------
-    outs : created together, see `create_volumes`; `work` writes to those that are not finished (see `Output`)
+    A finished layer (see `Output`) is given back as it is.
 
     Raises
     ------
@@ -298,41 +294,18 @@ def fill_volumes(
     NoSpace
         The disk is full; says how much room the rest needs.
     """
-    rest = [out for out in outs if not out.finished]
+    if out.finished:
+        return finish_volume(out)
     try:
-        if rest:
-            run_blocks(work, rest[-1].box, block, rest[-1].resumable(run), name=name, skip=skip, threads=threads)
-        # The layer that notes which blocks are done comes last, so that a run killed before goes on.
-        finished = {out.path: finish_volume(out, run) for out in sorted(outs, key=lambda out: out in rest[-1:])}
-        return [finished[out.path] for out in outs]
+        run_blocks(work, out.box, block, out.resumable(run), name=name, skip=skip, threads=threads)
+        return finish_volume(out, run)
     except NoSpace as error:
-        told = room_needed(rest[-1].build, rest[-1].spec)
-        _release(outs)
-        raise NoSpace(f"{error} {told}") from None
-    except BaseException:  # Ctrl-C, too, must give the locks back
-        _release(outs)
-        raise
-
-
-def create_volumes(made_by: Mapping[str, Mapping[str, Any]], spec: Spec, **how: Any) -> list[Output]:
-    """Create layers that are written together, by their paths, each with what makes it; see `create_volume`."""
-    outs: list[Output] = []
-    try:
-        all_begun = all(begun(path, json.loads(json.dumps(noted))) for path, noted in made_by.items())
-        for path, noted in made_by.items():
-            outs.append(create_volume(path, spec, made_by=noted, **how))
-    except BaseException:
-        _release(outs)
-        raise
-    rest = [out for out in outs if not out.finished]
-    if len(rest) > 1 and not all_begun:  # what one of them notes as done is not done in the others
-        shutil.rmtree(rest[-1].work / "done", ignore_errors=True)
-    return outs
-
-
-def _release(outs: Sequence[Output]) -> None:
-    for out in outs:
+        told = room_needed(out.build, out.spec)
         out.release()
+        raise NoSpace(f"{error} {told}") from None
+    except BaseException:  # Ctrl-C, too, must give the lock back
+        out.release()
+        raise
 
 
 @attrs.frozen

@@ -151,6 +151,10 @@ def segment(
         bool | None,
         typer.Option("--objects/--binary", help="Number objects, or write 0 and 1.", show_default="objects"),
     ] = None,
+    smallest_um3: Annotated[
+        float | None,
+        typer.Option(min=0, help="Remove objects smaller than this, in µm³.", show_default="0, or the model's"),
+    ] = None,
     smallest_vx: Annotated[
         int | None, typer.Option(min=0, help="Remove objects with fewer voxels.", show_default="0, or the model's")
     ] = None,
@@ -184,7 +188,7 @@ def segment(
 
     Examples:
 
-        asem segment cell.zarr/predictions/mitochondria/probability --threshold 0.5 --smallest-vx 1000
+        asem segment cell.zarr/predictions/mitochondria/probability --threshold 0.5 --smallest-um3 0.001
 
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
@@ -202,7 +206,8 @@ def segment(
     run = make_run(workers, block, quiet, on)
     plugin = find_model(catalog, model) if model is not None else model_behind(catalog, volume)
     said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
-    said["smallest_vx" if plugin is None else "smallest_segment_vx"] = smallest_vx
+    smallest = "smallest" if plugin is None else "smallest_segment"
+    said |= {f"{smallest}_um3": smallest_um3, f"{smallest}_vx": smallest_vx}
     chosen = {key: value for key, value in said.items() if value is not None} | read_options(options)
     by = build(Segmentation, chosen, "asem segment") if plugin is None else with_options(plugin, chosen, "asem segment")
     made = segment_volume(volume, target, run, by, overwrite=overwrite)

@@ -23,7 +23,8 @@ from asem_core.blocks import Run, Work
 from asem_core.cell.build import begun
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volumes, fill_volumes, find_finished
+from asem_core.cell.store import find_finished
+from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.heads import maps_of, stated_by

@@ -19,6 +19,7 @@ from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Model
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
+from asem_core.voxels.lengths import voxels_in
 from asem_core.voxels.thresholds import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
@@ -26,16 +27,25 @@ DEFAULT_BLOCK = as_zyx(192)
 
 @attrs.frozen
 class Segmentation:
-    """How a map is cut where no model says how: the options of `threshold_objects`."""
+    """How a map is cut where no model says how: the options of `threshold_objects`; the smallest object in um3, too."""
 
     threshold: float = 0.5
     objects: bool = True
+    smallest_um3: float = 0.0
     smallest_vx: int = 0
     connectivity: Connectivity = 26
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Cut a map (see `Model.segment`)."""
-        return threshold_objects(probability, run, **attrs.asdict(self))
+        smallest = max(self.smallest_vx, voxels_in(self.smallest_um3, probability.voxel_size_nm))
+        return threshold_objects(
+            probability,
+            run,
+            threshold=self.threshold,
+            objects=self.objects,
+            smallest_vx=smallest,
+            connectivity=self.connectivity,
+        )
 
 
 class Segments(Protocol):

@@ -19,10 +19,12 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
+from asem_core.cell.store import open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
+from asem_core.paths import expand
 from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice, read_toml
@@ -33,6 +35,7 @@ from asem_core.training.options import TrainOptions
 from asem_core.training.regions import file_names, hold
 from asem_core.training.setup import TrainingSetup
 from asem_core.training.targets import parts_of
+from asem_core.volume import Volume
 from asem_core.voxels.greys import grey_percentiles
 
 if TYPE_CHECKING:
@@ -296,8 +299,11 @@ def set_up(
         ]
         containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
         return [
-            hold(with_class_labels(region, recipe.model, catalog, container, Run(progress=False), clean=clean), reach)
-            for region, container in zip(regions, containers, strict=True)
+            hold(
+                with_class_labels(region, place, recipe.model, catalog, container, Run(progress=False), clean=clean),
+                reach,
+            )
+            for region, container, place in zip(regions, containers, places, strict=True)
         ]
 
     regions = open_all("region", clean=options.prepare_labels)
@@ -343,9 +349,12 @@ def _record(
             {"name": place.name, "box": place.box, **({} if place.values is None else {"values": dict(place.values)})}
             for place in settings[kind]
         ]
+    painted: list[Volume] = [
+        open_volume(recipe.folder / expand(p.strokes, "train @ strokes")) for p in places if p.strokes
+    ]
     return made_by(
         "train",
-        inputs=[volume for volumes in read for volume in volumes if volume is not None],
+        inputs=[*(volume for volumes in read for volume in volumes if volume is not None), *painted],
         model=recipe.model,
         sampler=recipe.sampler,
         options=settings,

@@ -16,7 +16,7 @@ from asem_core.heads import require_classes
 from asem_core.interfaces import Model, Region
 from asem_core.prediction.trained import model_of_class
 from asem_core.training.options import Place, RegionOptions
-from asem_core.training.regions import IGNORE, open_region, read_target, with_training_labels
+from asem_core.training.regions import IGNORE, is_painted, open_region, read_target, with_training_labels
 from asem_core.volume import Box, Labels, Zyx, as_zyx
 
 
@@ -42,6 +42,10 @@ def open_classes(
         The region does not say which of its labels are which class, names another class, or annotates none.
     """
     name = options.name or name
+    if options.strokes is not None and len(classes) > 1:
+        raise RecipeError(
+            f"{name}: strokes tell one organelle from the background; the network learns {', '.join(classes)}."
+        )
     places = _places(options, [c or model.name for c in classes], name)
     own = attrs.evolve(options, values=None)
     found = {
@@ -131,13 +135,16 @@ class _Joined:
 
 
 def with_class_labels(
-    region: Region, model: Model, catalog: Catalog, container: Path, run: Run, *, clean: bool
+    region: Region, options: RegionOptions, model: Model, catalog: Catalog, container: Path, run: Run, *, clean: bool
 ) -> Region:
     """Prepare the labels of each class as its model says; see `with_training_labels`."""
     if not region.classes:
-        return with_training_labels(region, model, container / "labels", run, clean=clean)
-    prepared = {
-        c: with_training_labels(part, model_of_class(catalog, model, c), container / "labels" / c, run, clean=clean)
-        for c, part in region.classes.items()
-    }
+        whole = container / "labels"
+        return with_training_labels(region, model, whole, run, clean=clean, painted=is_painted(options))
+    prepared = {}
+    for c, part in region.classes.items():
+        place = options.labels[c] if has_classes(options.labels) else options.labels  # type: ignore[index]
+        painted = is_painted(attrs.evolve(options, labels=place, values=None))
+        own = model_of_class(catalog, model, c)
+        prepared[c] = with_training_labels(part, own, container / "labels" / c, run, clean=clean, painted=painted)
     return joined(region.name, prepared)

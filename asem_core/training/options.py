@@ -29,6 +29,9 @@ class RegionOptions:
         none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it. For a network of several classes, `labels` is a table with a volume for
         each class; one that is left out is unknown in this region.
+    strokes
+        A layer of strokes (`seeds/<name>`) over the labels: what was painted counts, as it was painted. `box` is then in voxels of the
+        strokes. Such labels, and `labels` that are strokes themselves, are neither cleaned nor thickened.
     values
         Instead, for labels whose values are classes: a table with the values of each class, `{ mitochondria = [3, 4, 5] }`.
     ignore, background
@@ -47,6 +50,7 @@ class RegionOptions:
 
     raw: Place
     labels: Place
+    strokes: str | None = None
     mask: Place | None = None
     exclusion: Place | None = None
     values: Mapping[str, tuple[int, ...]] | None = None

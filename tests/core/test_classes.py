@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, create_volumes, fill_volumes, finish_volume, open_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
+from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, PluginError, RecipeError
 from asem_core.flow import build_flow, run_flow
