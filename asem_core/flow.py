@@ -28,6 +28,7 @@ from asem_core.stages.inputs import Images
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.preprocess import layer_name, layer_names
 from asem_core.stages.recipe_checks import (
+    classes_made,
     place_of,
     planned_training,
     require_apart,
@@ -334,9 +335,10 @@ def _predict(
     run: Run,
     overwrite: bool,
 ) -> tuple[Volume, Mapping[str, Volume]]:
-    """Predict an image; returns it as the network saw it, and the maps by class."""
+    """Predict an image; returns it as the network saw it, and the map of each class."""
     assert flow.model is not None
     details = {
+        **{key: trained.details[key] for key in ("model_options",) if key in trained.details},
         "model": flow.model.name,
         "weights": flow.weights or "trained here",
         "weights_sha256": trained.details["weights_sha256"],
@@ -354,7 +356,7 @@ def _predict(
         overwrite=overwrite,
         spell=of_recipe,
     )
-    return found.image, found.maps
+    return found.image, {of: found.maps[of] for of in classes_made(flow.model)}
 
 
 def _own_layer(layer: str, cell: Path) -> str:

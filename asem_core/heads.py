@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import attrs
 
 from asem_core.errors import BadInput, PluginError
+from asem_core.volume import Zyx, ZyxNm, as_zyx
 
 
 @attrs.frozen
@@ -51,8 +52,77 @@ class LogOdds:
         return (self.of,)
 
 
-Head = Foreground | LogOdds
-_KINDS: Mapping[str, type[Head]] = {"foreground": Foreground, "log-odds": LogOdds}
+def _as_offsets(value: Sequence[Sequence[int]]) -> tuple[Zyx, ...]:
+    return tuple(as_zyx(offset) for offset in value)
+
+
+@attrs.frozen
+class Affinities:
+    """A channel for each offset: the log-odds that a voxel and the one at the offset belong to one object.
+
+    Background belongs to none. Where either of the two is not annotated, nothing is learnt.
+
+    Parameters
+    ----------
+    of : the class whose ids tell objects apart
+    offsets : zyx, in voxels; those of length 1 are the boundaries between neighbours
+    weight : of the mean loss over the offsets, beside the other heads' losses
+    """
+
+    of: str = ""
+    offsets: tuple[Zyx, ...] = attrs.field(default=((-1, 0, 0), (0, -1, 0), (0, 0, -1)), converter=_as_offsets)
+    weight: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.offsets or (0, 0, 0) in self.offsets or len(set(self.offsets)) != len(self.offsets):
+            raise BadInput(
+                f"affinities is {[list(o) for o in self.offsets]}; give each offset once, in voxels (z, y, x), none of them "
+                "[0, 0, 0], as in [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]."
+            )
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return tuple(affinity_map(self.of, offset) for offset in self.offsets)
+
+
+@attrs.frozen
+class Descriptors:
+    """Ten channels of local shape descriptors (Sheridan et al. 2022), an auxiliary head: learnt, never predicted.
+
+    See `asem_core.training.descriptors` for what they are.
+
+    Parameters
+    ----------
+    of : the class whose ids tell objects apart
+    sigma_vx : standard deviation of the Gaussian window, zyx, in voxels
+    weight : of the mean squared error, beside the other heads' losses
+    """
+
+    of: str = ""
+    sigma_vx: ZyxNm = attrs.field(default=(8.0, 8.0, 8.0), converter=tuple)
+    weight: float = 1.0
+    num_channels: ClassVar[int] = 10
+    maps: ClassVar[tuple[str, ...]] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.sigma_vx) != 3 or not all(0 < s < 1000 for s in self.sigma_vx):
+            raise BadInput(f"descriptors_vx is {list(self.sigma_vx)}; give three lengths in voxels (z, y, x), above 0.")
+
+
+Head = Foreground | LogOdds | Affinities | Descriptors
+_KINDS: Mapping[str, type[Head]] = {
+    "foreground": Foreground, "log-odds": LogOdds, "affinities": Affinities, "descriptors": Descriptors,
+}  # fmt: skip
+
+
+def affinity_map(of: str, offset: Zyx) -> str:
+    """Name the map of an offset: `affinity_-1_0_0`, below the name of its class."""
+    name = "affinity_" + "_".join(map(str, offset))
+    return f"{of}/{name}" if of else name
 
 
 @runtime_checkable
@@ -118,6 +188,11 @@ def maps_of(stated: Sequence[Head]) -> tuple[str, ...]:
     return tuple(name for head in stated for name in head.maps) or ("",)
 
 
+def class_heads(stated: Sequence[Head]) -> list[Foreground | LogOdds]:
+    """List the heads that predict where a class is; that of a network that states none."""
+    return [head for head in stated if isinstance(head, (Foreground, LogOdds))] or [Foreground()]
+
+
 def classes_of(stated: Sequence[Head]) -> tuple[str, ...]:
     """Name the classes whose labels a network learns from, each once, in order of its heads."""
     return tuple(dict.fromkeys(head.of for head in stated)) or ("",)
@@ -149,6 +224,11 @@ def require_classes(named: Iterable[str], classes: Sequence[str], what: str) -> 
             near = difflib.get_close_matches(name, classes, 1)
             advice = f"Did you mean '{near[0]}'?" if near else f"Its classes: {', '.join(classes)}."
             raise BadInput(f"{what} names the class '{name}', which the model does not have. {advice}")
+
+
+def has_direction(stated: Sequence[Head]) -> bool:
+    """Tell whether maps look otherwise in a mirror than the mirror image of them: affinities do."""
+    return any(isinstance(head, Affinities) for head in stated)
 
 
 def to_json(heads: Sequence[Head]) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from asem_core.cell.store import find_finished
 from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
-from asem_core.heads import maps_of, stated_by
+from asem_core.heads import has_direction, maps_of, stated_by
 from asem_core.interfaces import DescribesItself, EstimatesMemory
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
 from asem_core.prediction.outcome import question_map
@@ -133,6 +133,11 @@ def predict_maps(
     """
     how = how or Prediction()
     how = attrs.evolve(how, mirrors=bool(how.mirrors))
+    stated = stated_by(network)
+    if how.mirrors and has_direction(stated):
+        raise BadInput(
+            "mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: leave it out."
+        )
     _check_greys(volume)
     part = volume if box is None else volume.crop(box)
     box = volume.box if box is None else box
@@ -146,7 +151,7 @@ def predict_maps(
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
     )
-    records = {name: {**record, "of": name} if name else record for name in maps_of(stated_by(network))}
+    records = {name: {**record, "of": name} if name else record for name in maps_of(stated)}
     paths = {name: map_path(output, name) for name in records}
     finished = {
         name: find_finished(paths[name], noted, kind="probability", overwrite=overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,9 @@ import attrs
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
-from asem_core.errors import BadInput, MissingExtra, PluginError, UnknownName
+from asem_core.errors import BadInput, MissingExtra, PluginError, RecipeError, UnknownName
 from asem_core.files import sha256
-from asem_core.heads import SeveralClasses
+from asem_core.heads import Foreground, LogOdds, SeveralClasses, stated_by
 from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
@@ -77,6 +78,10 @@ def network_of(model: Model) -> Any:
         ]
         raise PluginError(
             f"The network of the model '{model.name}' does not say its {', '.join(lacking)}; see `Network`."
+        )
+    if (stated := stated_by(network)) and not any(isinstance(head, (Foreground, LogOdds)) for head in stated):
+        raise PluginError(
+            f"The network of the model '{model.name}' predicts no class: add a head `Foreground` or `LogOdds`."
         )
     for name in ("context", "alignment"):
         numbers = tuple(network.context if name == "context" else network.alignment)
@@ -187,7 +192,10 @@ def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
     if name is None:
         return None
     try:
-        return model_of_class(catalog, find_model(catalog, name), made.of)
+        model = find_model(catalog, name)
+        with contextlib.suppress(RecipeError):  # the plugin of today may not know an option of then
+            model = with_options(model, made.model_options, "the map's record")
+        return model_of_class(catalog, model, made.of)
     except (UnknownName, MissingExtra):  # a plugin or weights of another computer
         return None
 
@@ -289,10 +297,16 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     """Load a model's weights, with what the file says of the images behind them."""
     about = read_metadata(weights)
     size = about.get("voxel_size_nm")
-    details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
+    details = {**_described_model(model), "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, network_of(model))
     steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
     return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()), mirrors)
+
+
+def _described_model(model: Model) -> dict[str, Any]:
+    """Say which model predicts, with which options: its maps are segmented as it would."""
+    options = describe_plugin(model)["options"]
+    return {"model": model.name, "model_options": {key: value for key, value in options.items() if value is not None}}
 
 
 def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:
@@ -315,7 +329,7 @@ def _from_registry(catalog: Catalog, name: str) -> Trained:
     model = _model_of(card, catalog)
     weights = find_weights(name)
     network = load_weights(weights, network_of(model))
-    details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
+    details = {**_described_model(model), "model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
     greys = read_metadata(weights).get("greys", ())
     return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details, greys)
 

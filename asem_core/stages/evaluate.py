@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,13 @@ from asem_core.evaluation.scores import exclusion_of, matched, score
 from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Preprocessor, ZoneShape
 from asem_core.paths import LayerPath
 from asem_core.report import find_finished_report, write_report
+from asem_core.stages.proofread import warn_of_edits
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.components import value_range
 from asem_core.voxels.known import Meaning
 from asem_core.voxels.resample import on_grid_of, whole_factors
+
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -160,6 +164,8 @@ def evaluate(
             return _read(folder, page)
     scores, counted = {}, {}
     for pair in pairs:
+        if isinstance(pair.prediction, Labels) and (question := warn_of_edits(pair.prediction)):
+            log.warning("%s", question)
         part = pair.part or (Box.parse(options.box, pair.truth.shape) if options.box else pair.truth.box)
         prediction, truth, within, zone, part = matched(pair.prediction, pair.truth, mask, exclusion, part)
         if pair.part is not None:

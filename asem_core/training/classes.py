@@ -143,7 +143,7 @@ def with_class_labels(
         return with_training_labels(region, model, whole, run, clean=clean, painted=is_painted(options))
     prepared = {}
     for c, part in region.classes.items():
-        place = options.labels[c] if has_classes(options.labels) else options.labels  # type: ignore[index]
+        place = options.labels[c or model.name] if has_classes(options.labels) else options.labels  # type: ignore[index]
         painted = is_painted(attrs.evolve(options, labels=place, values=None))
         own = model_of_class(catalog, model, c)
         prepared[c] = with_training_labels(part, own, container / "labels" / c, run, clean=clean, painted=painted)

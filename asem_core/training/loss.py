@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from asem_core.heads import Foreground, Head, settled
+from asem_core.heads import Affinities, Foreground, Head, LogOdds, settled
+from asem_core.training.descriptors import local_shape_descriptors
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE
-from asem_core.training.targets import Need
+from asem_core.training.targets import Need, affinity_targets, need_of
+from asem_core.volume import as_zyx
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +44,28 @@ def total_loss(
     Parameters
     ----------
     output : float (n, channels, z, y, x)
-    labels : what the heads need, each int64 (n, z, y, x)
+    labels : what the heads need, each int64 (n, z, y, x); ids reach beyond the output, alike at both sides
     stated : the network's heads; empty where the number of channels tells them
     """
-    losses = [loss_of(as_logits(part, head), labels[Need(head.of)], options) for head, part in split(output, stated)]
+    losses = [_loss_of_head(head, part, labels[need_of(head)], options) for head, part in split(output, stated)]
     return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0])
+
+
+def _loss_of_head(head: Head, part: torch.Tensor, labels: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    import torch
+
+    if isinstance(head, (Foreground, LogOdds)):
+        return loss_of(as_logits(part, head), labels, options)
+    margin = as_zyx([(n - m) // 2 for n, m in zip(labels.shape[1:], part.shape[2:], strict=True)])
+    if isinstance(head, Affinities):
+        target = torch.stack([affinity_targets(ids, head.offsets, margin) for ids in labels])
+        odds = part.flatten(0, 1)[:, None]  # each offset is learnt as a map of its own
+        return head.weight * loss_of(as_logits(odds, head), target.flatten(0, 1), options)
+    wanted = torch.stack([local_shape_descriptors(ids, head.sigma_vx, margin) for ids in labels])
+    inside = labels[(slice(None), *(slice(m, n - m) for m, n in zip(margin, labels.shape[1:], strict=True)))] > 0
+    errors = (part.float().sigmoid() - wanted).square().mean(1) * inside
+    result: torch.Tensor = head.weight * errors.sum() / inside.sum().clamp(min=1)
+    return result
 
 
 def split(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Head, torch.Tensor]]:
@@ -55,6 +74,13 @@ def split(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Head, 
     for head in settled(stated, output.shape[1]):
         yield head, output[:, first : first + head.num_channels]
         first += head.num_channels
+
+
+def class_parts(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Foreground | LogOdds, torch.Tensor]]:
+    """Yield each head that predicts where a class is, with its channels."""
+    for head, part in split(output, stated):
+        if isinstance(head, (Foreground, LogOdds)):
+            yield head, part
 
 
 def as_logits(part: torch.Tensor, head: Head) -> torch.Tensor:

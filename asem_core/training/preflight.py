@@ -15,7 +15,7 @@ import numpy as np
 from asem_core.errors import AsemError, BadInput
 from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
-from asem_core.heads import classes_of
+from asem_core.heads import class_heads, has_direction
 from asem_core.interfaces import Region
 from asem_core.training.regions import (
     IGNORE,
@@ -26,7 +26,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.training.setup import TrainingSetup
-from asem_core.training.targets import needs_of, part_of, parts_of
+from asem_core.training.targets import need_of, needs_of, part_of, parts_of
 from asem_core.volume import Box, Zyx
 from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
@@ -84,8 +84,9 @@ class Preflight:
 
 def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
     """Check a training whose run would be written to `folder`; reads every label once, and a part of every image."""
+    names = [head.of for head in class_heads(setup.heads)]
     learnt, watched = (
-        {c: [facts_of(part) for region in regions if (part := part_of(region, c))] for c in classes_of(setup.heads)}
+        {c: [facts_of(part) for region in regions if (part := part_of(region, c))] for c in names}
         for regions in (setup.regions, setup.validation)
     )
     facts, tested = ([f for each in known.values() for f in each] for known in (learnt, watched))
@@ -96,6 +97,7 @@ def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
         *(finding for c, each in watched.items() if tested for finding in _labels(each, "validate on", c)),
         *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
+        *_instances(setup),
         *_other_greys(setup),
         *_roles(setup),
         *_room(setup, folder),
@@ -108,7 +110,7 @@ def facts_of(region: Region) -> RegionFacts:
     """Look at all labels of a region, and at the image in their middle planes."""
     annotated = foreground = scored = 0
     ids: set[int] = set()
-    for slab in region.labels.box.blocks((32, *region.labels.shape[1:])):
+    for slab in _slabs(region):
         target = read_target(region, slab, exclude=False)
         annotated += int((target != IGNORE).sum())
         foreground += int((target == 1).sum())
@@ -231,6 +233,34 @@ def _labels(facts: Sequence[RegionFacts], purpose: str, of: str) -> Iterator[Fin
             yield Finding(f"Region '{f.name}' holds no foreground.")
         if f.num_ids > 1:
             yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
+
+
+def _instances(setup: TrainingSetup) -> Iterator[Finding]:
+    """Look at the ids that tell objects apart: all regions together need two objects."""
+    if has_direction(setup.heads) and setup.options.choose_mirrors:
+        yield Finding(
+            "choose_mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: set it to false.",
+            refused=True,
+        )
+    for name in dict.fromkeys(head.of for head in setup.heads if need_of(head).ids):
+        parts = [part for region in setup.regions if (part := part_of(region, name))]
+        ids = {
+            (n, int(i))
+            for n, part in enumerate(parts)
+            for slab in _slabs(part)
+            for i in np.unique(part.labels.read(slab))
+            if i
+        }
+        if len(ids) < 2:
+            yield Finding(
+                f"The labels{name and ' of '}{name} hold {len(ids)} objects, so there is nothing to tell apart: give labels with an id for "
+                "each object, or leave out affinities and descriptors_vx.",
+                refused=True,
+            )
+
+
+def _slabs(region: Region) -> Iterator[Box]:
+    return region.labels.box.blocks((32, *region.labels.shape[1:]))
 
 
 def _zone(facts: RegionFacts) -> Iterator[Finding]:

@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False)
+class Drawn:
+    """Labels as read, and what of them will be shown, both in voxels of the region's image."""
+
+    values: np.ndarray  # uint8, or int32 of ids
+    box: Box
+    shown: Box
+
+
+@attrs.frozen(eq=False)
 class Cut:
     """The voxels of one training block, as read: to be warped and shaded on the device."""
 
@@ -34,11 +43,9 @@ class Cut:
     box: Box  # of the network's result, in voxels of the region's labels
     image: np.ndarray
     image_box: Box  # in voxels of the region's image
-    labels: Mapping[Need, np.ndarray]
-    labels_box: Box  # in voxels of the region's image
+    labels: Mapping[Need, Drawn]
     warp: Warp
     shade: Shade
-    result_box: Box  # of the network's result, in voxels of the region's image
 
     @property
     def place(self) -> str:
@@ -51,7 +58,7 @@ class Cut:
         Returns
         -------
         image : float32 (1, z, y, x) from -1 to 1, of the network's input shape
-        labels : what the heads need, each int64 (z, y, x), of the network's output shape
+        labels : what the heads need, each int64 (z, y, x), of the network's output shape, ids by `Need.margin` larger
         """
         import torch
 
@@ -59,8 +66,8 @@ class Cut:
         image = torch.from_numpy(self.image).to(device)
         image = self.shade(self.warp.sample(image, self.image_box, self.warp.box, "bilinear").div_(white))
         labels = {
-            need: self.warp.sample(torch.from_numpy(values).to(device), self.labels_box, self.result_box, "nearest")
-            for need, values in self.labels.items()
+            need: self.warp.sample(torch.from_numpy(drawn.values).to(device), drawn.box, drawn.shown, "nearest")
+            for need, drawn in self.labels.items()
         }
         return image.mul_(2).sub_(1)[None], {need: values.round().long() for need, values in labels.items()}
 
@@ -121,8 +128,12 @@ class BlockStream:
         result = whole.grow([-c for c in self.context])
         warp = self.augment.draw_warp(whole, region.raw.voxel_size_nm, rng)
         shade = self.augment.draw_shade(whole.shape[0], rng)
-        image_box, drawn_box = warp.needs(whole), warp.needs(result)
+        image_box = warp.needs(whole)
         image = region.raw.read(image_box, outside="reflect")
-        inside = labels_box(region, drawn_box)
-        labels = {need: read_need(region, need, inside, exclude=self.exclude) for need in self.needs}
-        return Cut(region, box, image, image_box, labels, drawn_box, warp, shade, result)
+        labels = {}
+        for need in self.needs:
+            shown = result.grow(need.margin(self.context))
+            place = warp.needs(shown)
+            values = read_need(region, need, labels_box(region, place), exclude=self.exclude)
+            labels[need] = Drawn(values, place, shown)
+        return Cut(region, box, image, image_box, labels, warp, shade)

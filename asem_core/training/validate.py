@@ -9,9 +9,9 @@ import attrs
 import numpy as np
 
 from asem_core.evaluation.scores import Scores
-from asem_core.heads import Foreground, Head, maps_of
+from asem_core.heads import Foreground, Head, class_heads
 from asem_core.interfaces import Region
-from asem_core.training.loss import as_logits, split, total_loss
+from asem_core.training.loss import as_logits, class_parts, split, total_loss
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE, input_box, read_target
 from asem_core.training.targets import Need, needs_of, read_need
@@ -79,8 +79,10 @@ def read_tile(
     """Read a tile: image (float32 from -1 to 1, of the network's input), labels, labels without the exclusion zone."""
     image = tile.region.raw.read(input_box(tile.region, tile.box, context), outside="reflect")
     scaled = image.astype(np.float32) * (2 / full_range(image.dtype)) - 1
+    boxes = {need: tile.box.grow(need.margin(context)) for need in needs}
     drawn, scored = (
-        {need: read_need(tile.region, need, tile.box, exclude=exclude) for need in needs} for exclude in (False, True)
+        {need: read_need(tile.region, need, box, exclude=exclude) for need, box in boxes.items()}
+        for exclude in (False, True)
     )
     return scaled, drawn, scored
 
@@ -102,11 +104,11 @@ def validate(
     Returns
     -------
     sums : float64 (2,): sum of the tiles' losses, and their number
-    counts : int64 (maps, 2, 256): background and foreground voxels by probability (255 = 1), the exclusion zone left out
+    counts : int64 (classes, 2, 256): background and foreground voxels by probability (255 = 1), the exclusion zone left out
     """
     import torch
 
-    sums, counts = np.zeros(2), np.zeros((len(maps_of(stated)), 2, 256), np.int64)
+    sums, counts = np.zeros(2), np.zeros((len(class_heads(stated)), 2, 256), np.int64)
     for tile in tiles:
         image, drawn, scored = read_tile(tile, context, needs_of(stated))
         with torch.no_grad():
@@ -114,7 +116,7 @@ def validate(
         learnt = scored if options.ignore_exclusion else drawn
         expected = {need: torch.from_numpy(values).to(device).long()[None] for need, values in learnt.items()}
         sums += total_loss(output, expected, stated, options).item(), 1
-        for number, (head, part) in enumerate(split(output, stated)):
+        for number, (head, part) in enumerate(class_parts(output, stated)):
             target = scored[Need(head.of)]
             known = target != IGNORE
             levels = to_probability(as_logits(part, head))[known] + 256 * target[known].astype(np.int64)
@@ -147,7 +149,8 @@ def mirrored(forward: Forward, stated: Sequence[Head] = ()) -> Forward:
 def summarise(sums: np.ndarray, counts: np.ndarray, *, stated: Sequence[Head] = ()) -> Validation:
     """Turn what `validate` gathered (perhaps added up over processes) into a loss and scores."""
     levels = np.arange(256) / 255
-    by_map = {name: Scores(levels, own[1], own[0]) for name, own in zip(maps_of(stated), counts, strict=True)}
+    names = [head.of for head in class_heads(stated)]
+    by_map = {name: Scores(levels, own[1], own[0]) for name, own in zip(names, counts, strict=True)}
     return Validation(float(sums[0] / max(sums[1], 1)), by_map)
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from asem_core.errors import BadInput
 from asem_core.heads import Head, LogOdds, SeveralClasses, require_class_names, require_classes
 from asem_core.hookspecs import hookimpl
 from asem_models._organelle import Organelle
@@ -36,10 +37,15 @@ class Organelles(Organelle, SeveralClasses):
     def __attrs_post_init__(self) -> None:
         require_class_names(self.classes)
         require_classes(self.per_class, self.classes, "per_class")
+        if self.instance_heads() and not self.instances_of:
+            raise BadInput(
+                "affinities and descriptors_vx tell the objects of one class apart: say of which, instances_of = "
+                f'"{self.classes[0]}".'
+            )
 
     def heads(self) -> Sequence[Head]:
         """State a channel for each class."""
-        return [LogOdds(name) for name in self.classes]
+        return [*(LogOdds(name) for name in self.classes), *self.instance_heads()]
 
 
 @hookimpl
