@@ -117,7 +117,7 @@ class WritesVolumes(Protocol):
 
         Returns
         -------
-        A sentence for each thing that the format does not keep: "MRC keeps no names of planes."
+        A sentence for each thing that the format does not store: "MRC keeps no names of planes."
 
         Raises
         ------

@@ -84,10 +84,10 @@ def hooks_page() -> str:
     lines = [
         "# Hooks",
         "",
-        "A plugin module offers things by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
+        "A plugin module says what it offers by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
         "module is named by an entry point of the group `asem`. See [Write a plugin](write_a_plugin.md).",
-        f"A module may state the contract that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`: another version is",
-        "refused with a sentence when plugins are loaded.",
+        f"A module may state the version of the hooks that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`; if ASEM has another version,",
+        "the module is not loaded, and a message says so.",
         "This page is written by `python docs/generate.py`.",
         "",
     ]

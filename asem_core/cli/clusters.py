@@ -121,7 +121,7 @@ def test(
         blocks = sum(m == machine for m, _, _ in found)
         typer.echo(f"{machine}: {len(workers)} workers, {blocks} blocks")
     typer.echo(
-        f"The first block was begun after {first:.1f} s, all {num_blocks} were done after {time.time() - begun:.1f} s."
+        f"The first block started after {first:.1f} s, all {num_blocks} were finished after {time.time() - begun:.1f} s."
     )
 
 

@@ -75,7 +75,7 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
     lines += [("odd", question) for question in found.questions]
     lines += [("asks", ask) for ask in found.asks]
     if found.command:
-        check = " (check what answers it: the values are examples)" if found.asks else ""
+        check = " (replace the example values that answer what is asked)" if found.asks else ""
         lines.append(("import", found.command + check))
     return lines
 
@@ -87,7 +87,7 @@ def _about_greys(greys: Greys) -> list[tuple[str, str]]:
     return [
         (
             "greys",
-            f"{greys.lowest:g} to {greys.highest:g} in {greys.num_planes} plane{'s' * (greys.num_planes > 1)} looked at ({middle})",
+            f"{greys.lowest:g} to {greys.highest:g} in {greys.num_planes} plane{'s' * (greys.num_planes > 1)} sampled ({middle})",
         ),
         ("", f"|{bars}|"),
     ]

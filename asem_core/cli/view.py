@@ -223,5 +223,5 @@ def _box(text: str | None, volume: "Volume") -> "Box | None":
         return None
     box = nouns.Box.parse(text, volume.shape)
     if not volume.box.contains(box):
-        raise OutsideVolume(f"The box {box} sticks out of {volume.path}, which has the shape {list(volume.shape)}.")
+        raise OutsideVolume(f"The box {box} extends beyond {volume.path}, which has the shape {list(volume.shape)}.")
     return box

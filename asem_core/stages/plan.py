@@ -238,13 +238,17 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
     options = settings.table().get("model", {})
     network: Any = build(model, options, "plan @ model").network()
     if not settings.split.learnt:
-        raise BadInput("All annotated boxes overlap the part to watch: annotate another box, apart from these.")
+        raise BadInput(
+            "All annotated boxes overlap the part set aside for validation: annotate another box that does not."
+        )
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
     wished = as_zyx([min(n, m) for n, m in zip(block(settings.template), most, strict=True)])
     fitting: Zyx = network.output_shape(network.input_shape(wished))
     return [
-        Setting("train", "block", list(fitting), "small blocks fit the processor's cache, and more places are seen")
+        Setting(
+            "train", "block", list(fitting), "small blocks fit into the processor's cache, so more of the data is seen"
+        )
     ]
 
 
@@ -316,7 +320,7 @@ def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], op
         text.append("")
     for kind, boxes in _regions(settings, places).items():
         if kind == "validation":
-            told = "watched, never learnt from: " if boxes else "nothing is watched, the last weights are taken: "
+            told = "validation, never trained on: " if boxes else "no validation, the last weights are used: "
             text.append(f"# {told}{settings.split.why}")
         for box in boxes:
             text += [f"[[train.{kind}]]", *(f"{k} = {tomlkit.item(v).as_string()}" for k, v in box.items()), ""]
@@ -346,7 +350,7 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
         known = [n.removeprefix("labels/") for n in there if n.startswith("labels/")]
         if name not in there:
             raise UnknownName(
-                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
+                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Import some: asem annotate import, or "
                 f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
             )
         layer = open_volume(cell / name, kind=Labels)
@@ -376,7 +380,7 @@ def model_for(labels: str, catalog: Catalog) -> str:
     known = catalog.names("model")
     near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
     if len(near) != 1:
-        raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
+        raise BadInput(f"Which model are the labels '{labels}' for? Name it with --model: {', '.join(known)}.")
     return near[0]
 
 
@@ -411,7 +415,7 @@ def write_plan(
     """
     if labels is None:
         known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
-        raise BadInput(f"Say which labels to learn: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
+        raise BadInput(f"Name the labels to train on: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
     name = model or model_for(labels, catalog)
     places = places_of(cells, labels, raw)
     if recipe is not None and recipe.exists():
@@ -426,9 +430,9 @@ def write_plan(
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
         recipe.rename(kept)
-        say(f"{kept}: the recipe until now")
+        say(f"{kept}: the previous recipe")
     for place in places:
-        say(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}")
+        say(f"Training {name} on {place.labels} ({len(place.boxes)} boxes) and {place.raw}")
     text = plan(places, catalog.get("model", name), catalog, options).text
     if recipe is not None:
         with replacing(recipe) as half:

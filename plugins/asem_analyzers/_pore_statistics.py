@@ -44,7 +44,7 @@ def describe(
         "Kolmogorov-Smirnov D": distance,
         "Kolmogorov-Smirnov P (a single size)": p_single,
         "Moran's I": moran,
-        "Moran's I P (neighbours are not alike)": p_moran,
+        "Moran's I P (no similarity of neighbours)": p_moran,
     }
 
 

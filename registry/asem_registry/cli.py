@@ -179,11 +179,11 @@ def add(
     library = load_library(settings)
     if card.key in library.cards:
         called = card.name if library.find(card.name).key == card.key else card.key
-        typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {called}.")
+        typer.echo(f"{card.key} has been added: {card.origin}. Use it with --model {called}.")
     else:
         places = ", ".join(f'"{place}"' for place in (*settings.cards, folder))
         typer.echo(
-            f"{card.key} is a model now: {card.origin}. To use it with --model {card.name}, write its folder into "
+            f"{card.key} has been added: {card.origin}. To use it with --model {card.name}, write its folder into "
             f"{config_path()}:\n\n[registry]\ncards = [{places}]"
         )
 
@@ -221,7 +221,9 @@ def bundle(
     settings = Settings.load()
     library = load_library(settings)
     path = bundle([library.find(name) for name in names], output, settings)
-    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): carry it, then `asem models unbundle {path.name}`.")
+    typer.echo(
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB): copy it to the other machine, then `asem models unbundle {path.name}`."
+    )
 
 
 def unbundle(file: Annotated[Path, typer.Argument(help="A file made by `asem models bundle`.")]) -> None:
@@ -233,7 +235,7 @@ def unbundle(file: Annotated[Path, typer.Argument(help="A file made by `asem mod
     from asem_registry.settings import Settings
 
     for card in unbundle(file, Settings.load()):
-        typer.echo(f"{card.key} is here.")
+        typer.echo(f"{card.key} is installed.")
 
 
 def where() -> None:

@@ -162,6 +162,6 @@ def _remote_texts(address: str, settings: Settings, refresh: bool) -> dict[str, 
                 half.write_text(json.dumps(texts), encoding="utf-8")
             return texts
     if not copy.is_file():
-        raise UnknownName("these cards were never fetched, and ASEM_OFFLINE is set. Unset it once.")
+        raise UnknownName("these cards were never downloaded, and ASEM_OFFLINE is set. Unset it once.")
     found: dict[str, str] = json.loads(copy.read_text(encoding="utf-8"))
     return found

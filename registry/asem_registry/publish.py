@@ -82,7 +82,9 @@ def publish(
     if path.exists():
         before = read_card(path)
         if before.sha256 != card.sha256:
-            raise OutputExists(f"{path} is of other weights, and a version never changes: add --version {version + 1}.")
+            raise OutputExists(
+                f"{path} belongs to other weights, and a version never changes: add --version {version + 1}."
+            )
         kept = {key: getattr(before, key) for key, value in words.items() if value in _NOT_STATED}
         card = attrs.evolve(card, **{key: value for key, value in kept.items() if value not in _NOT_STATED})
     for other in elsewhere:
@@ -90,7 +92,7 @@ def publish(
         if other.version > version or (other.version == version and not is_same):
             newer = max(c.version for c in elsewhere) + 1
             raise OutputExists(
-                f"{other.key} is there already ({other.origin}), and {name} means the newest version: add --version {newer}, "
+                f"{other.key} exists already ({other.origin}), and {name} means the newest version: add --version {newer}, "
                 "or choose another name."
             )
     return keep(card, weights, home)
@@ -109,13 +111,15 @@ def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:
     """
     if not card.file:
         found = remove_from_cache(card, settings, forget=forget)
-        kept = "" if forget or not card.trust_on_first_use else " Its sum is still remembered; --forget forgets it."
+        kept = (
+            "" if forget or not card.trust_on_first_use else " Its checksum is still remembered; --forget removes it."
+        )
         return (
             f"{card.key} was deleted from {folder_of(card, settings)}.{kept}" if found else f"{card.key} is not cached."
         )
     path = Path(card.origin)
     if path.parent != settings.home / "cards":
-        raise BadInput(f"{card.key} belongs to {card.origin}, not to you: remove it there.")
+        raise BadInput(f"{card.key} belongs to {card.origin}, not to your own models: remove it there.")
     path.unlink()
     if card.bundled is not None:
         card.bundled.unlink(missing_ok=True)

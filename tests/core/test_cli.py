@@ -170,7 +170,7 @@ def test_a_folder_of_planes_is_never_made_a_cell(tmp_path: Path) -> None:
     for layer in ("raw", "labels/er"):
         result = invoke("import", str(planes), "--voxel-size", "10", "-o", str(planes), "--layer", layer)
         assert result.exit_code == 1
-        assert "holds other files and is no Zarr container" in result.output
+        assert "with other files and not a Zarr container" in result.output
     assert [p.name for p in tmp_path.rglob("*")] == ["planes", "z0.tif"]
 
 

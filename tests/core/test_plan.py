@@ -289,11 +289,11 @@ def test_plan_prints_a_recipe(cell: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--labels", "nothing", "--model", "membrane"], "Nothing is object"),
+        (["--labels", "nothing", "--model", "membrane"], "is object: there is nothing to learn"),
         (["--labels", "all", "--model", "membrane"], "Every annotated voxel"),
         (["--labels", "nosuch", "--model", "membrane"], "has no labels 'nosuch'"),
         (["--labels", "all"], "Which model are the labels 'all' for"),
-        ([], "Say which labels to learn"),
+        ([], "Name the labels to train on"),
         (["--labels", "mito", "--minutes", "0"], "must be above 0"),
         (["--labels", "mito", "--minutes", "0.001"], "too short"),
         (["--labels", "mito", "--iterations", "0"], "at least 1"),

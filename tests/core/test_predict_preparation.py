@@ -74,7 +74,7 @@ def test_only_what_is_missing_is_done(cell):
             [CLAHE],
             r"prepared by clahe, but .*raw_invert is prepared by invert; on top of that comes clahe\. Leave out invert",
         ),
-        ([], r"prepared by none of the steps .*raw_invert is prepared by invert; it is predicted as it is"),
+        ([], r"prepared by none of the steps .*raw_invert is prepared by invert; it is used unchanged"),
     ],
 )
 def test_preprocessing_that_the_network_does_not_know_is_told(cell, caplog, wanted, told):

@@ -129,7 +129,7 @@ def test_06_dialects_of_zarr(make: Callable[..., Path]) -> None:
 def test_07_units_of_n5(make: Callable[..., Path]) -> None:
     here = make("case07")
     for i, path in enumerate(sorted(here.glob("*.n5"))):
-        unusable = {"pixel": "no unit of length", "inch": "cannot be meant"}
+        unusable = {"pixel": "not a unit of length", "inch": "implausible"}
         if sentence := unusable.get(path.stem.rpartition("_")[2]):
             assert sentence in refuse(path)
             continue

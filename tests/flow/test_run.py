@@ -248,7 +248,7 @@ BAD = {
     "a zone as a mask": (
         'truth = "balls"',
         'truth = "balls"\nmask = "exclusion/balls"',
-        "is an exclusion zone, of which everything but 0 is ignored",
+        "is an exclusion zone, in which everything except 0 is ignored",
     ),
     "no mask to score in": ('truth = "balls"', 'truth = "balls"\nmask = "mask"', "@ evaluate: option 'mask': "),
     "no mask to predict in": (
@@ -294,7 +294,7 @@ def test_a_box_to_score_that_sticks_out_is_refused_before_training(project: Path
     (project / "recipe.toml").write_text(text)
     done = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
     assert done.exit_code == 1
-    assert "24:40,0:48,: sticks out of what truth and image share, [4:40, 8:48, 0:56]" in done.stderr
+    assert "24:40,0:48,: extends beyond the overlap of truth and image, [4:40, 8:48, 0:56]" in done.stderr
     assert not (project / "out" / "training").exists()
 
 
