@@ -368,8 +368,7 @@ def find_finished(
         told = differences(before.made.noted, made_by) if before.made.noted else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
         raise OutputExists(
-            f"{target} exists and was made by something else{what}. "
-            "Add --overwrite to replace it, or choose another output."
+            f"{target} exists and was made differently{what}. Add --overwrite to replace it, or choose another output."
         )
     return None
 

@@ -64,7 +64,9 @@ def add(
     }  # fmt: skip
     cluster = make_cluster(name, table, "asem clusters add")
     file = add_cluster(cluster)
-    typer.echo(f"{name} is in {file}. Its workers will connect to {cluster.address}. Try it: asem clusters test {name}")
+    typer.echo(
+        f"{name} was added to {file}. Its workers will connect to {cluster.address}. Try it: asem clusters test {name}"
+    )
 
 
 def list_(as_json: AsJson = False) -> None:
@@ -82,7 +84,7 @@ def list_(as_json: AsJson = False) -> None:
         print_json([attrs.asdict(cluster) for cluster in known.values()])
         return
     if not known:
-        typer.echo(f"No cluster is named in {config_path()}. Name one: asem clusters add NAME --kind slurm")
+        typer.echo(f"{config_path()} names no cluster. Add one: asem clusters add NAME --kind slurm")
     for cluster in known.values():
         of_each = f"{cluster.cores} cores, {cluster.memory_gb:g} GB" + (
             f", {cluster.gpus} GPUs" if cluster.gpus else ""

@@ -127,8 +127,8 @@ def plan(
     from asem_core.stages.plan import PlanOptions, write_plan
 
     def say(line: str) -> None:
-        if not (quiet and line.startswith("Learning")):
-            typer.echo(line, err=line.startswith("Learning"))
+        if not (quiet and line.startswith("Training ")):
+            typer.echo(line, err=line.startswith("Training "))
 
     text = write_plan(
         cells,

@@ -177,7 +177,7 @@ def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: T
         ", ".join(wanted) or "none of the steps that change grey values",
         path,
         ", ".join(other),
-        f"{', '.join(missing)} is applied in addition" if missing else "it is used unchanged",
+        f"the missing steps are applied: {', '.join(missing)}" if missing else "it is used unchanged",
         ", ".join(other),
     )
 

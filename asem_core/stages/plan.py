@@ -425,7 +425,7 @@ def write_plan(
                 say(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
                 return text
             raise OutputExists(
-                f"{recipe} was made for something else, or boxes were annotated since. To train with it: asem train {recipe}. "
+                f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {recipe}. "
                 "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())

@@ -28,7 +28,7 @@ def describe(
         low, median, high = np.percentile(diameters_nm, [10, 50, 90])
         numbers |= {
             "median diameter, nm": float(median),
-            "10 and 90 percentile, nm": [float(low), float(high)],
+            "10th and 90th percentile, nm": [float(low), float(high)],
             "mean diameter, nm": float(diameters_nm.mean()),
         }
     if n < FEWEST:

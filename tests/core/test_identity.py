@@ -148,7 +148,7 @@ def test_the_same_relative_name_in_another_folder_is_another_input(
     monkeypatch.chdir(tmp_path / "a")
     segment(open_volume("pred.zarr"), output, QUIET)
     monkeypatch.chdir(tmp_path / "b")
-    with pytest.raises(OutputExists, match="made by something else"):
+    with pytest.raises(OutputExists, match="made differently"):
         segment(open_volume("pred.zarr"), output, QUIET)
 
 

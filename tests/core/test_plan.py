@@ -252,7 +252,7 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
     one, other = (RunFolder(f).checkpoint(3).read_bytes() for f in (tmp_path / "run", again.path))
     assert one == other
     other = runner.invoke(make_app(), [*words, "--seed", "1"])
-    assert (other.exit_code, "was made for something else" in other.output) == (1, True)
+    assert (other.exit_code, "was made for other data or options" in other.output) == (1, True)
     (tmp_path / "run.toml").write_text(text.replace("weight_decay = 0.001", "weight_decay = 0.002"))
     assert runner.invoke(make_app(), [*words, "--overwrite"]).exit_code == 0
     assert "weight_decay = 0.002" in (tmp_path / "run.1.toml").read_text()

@@ -43,7 +43,7 @@ def test_letters_of_other_languages(tmp_path: Path, encoding: str) -> None:
     [
         (b"", "has no columns; it needs class"),
         (b"kind,z\nobject,1\n", "has the columns kind, z; it needs class"),
-        (b"class,z,z\nobject,1,2\n", "has the column 'z' twice"),
+        (b"class,z,z\nobject,1,2\n", "has two columns 'z'"),
         (b"class,z\nobject\n", "line 2: there are 1 values for the columns class, z"),
         (b"class,z\nobject,1,2\n", "line 2: there are 3 values for the columns class, z"),
         (b"class,z\n\nobject,one\n", "line 3: 'one' in the column z is not a number"),

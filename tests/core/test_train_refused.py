@@ -126,7 +126,7 @@ def test_recipe_errors_are_recipe_errors(recipe: Recipe, catalog: Catalog) -> No
     path.write_text(text.replace('[sampler]\nuse = "uniform"', ""))
     assert read_training_recipe(path, catalog).sampler.name == "balanced"
     path.write_text(text.replace('use = "uniform"', "least_foreground = 0.1"))
-    with pytest.raises(RecipeError, match="sampler does not say which plugin"):
+    with pytest.raises(RecipeError, match="sampler does not name a plugin"):
         read_training_recipe(path, catalog)
 
 

@@ -103,7 +103,7 @@ def test_workers_that_never_live_end_the_run(tmp_path):
     ):
         run_blocks(Slow(tmp_path, 0), BOX, 1, Run(progress=False, on=never, scratch=tmp_path / "s"), name="never")
     wrong = Cluster("wrong", "command", options="/no/such/program", address="127.0.0.1")
-    with pytest.raises(BadInput, match=r"'wrong' does not start workers: /no/such/program: .*No such file"):
+    with pytest.raises(BadInput, match=r"'wrong' cannot start workers: /no/such/program: .*No such file"):
         run_blocks(Slow(tmp_path, 0), BOX, 1, Run(progress=False, on=wrong, scratch=tmp_path / "s"), name="wrong")
 
 
@@ -376,7 +376,7 @@ def test_no_job_is_left_when_a_run_is_killed(slurm, tmp_path):
 def test_a_wrong_partition_is_said(slurm, tmp_path):
     wrong = on_slurm(options="-p nowhere")
     with pytest.raises(
-        BadInput, match=r"'slurm' does not start workers: sbatch: .*invalid partition.*asem clusters list"
+        BadInput, match=r"'slurm' cannot start workers: sbatch: .*invalid partition.*asem clusters list"
     ):
         run_blocks(Slow(tmp_path, 0), BOX, 1, Run(progress=False, on=wrong, scratch=tmp_path / "s"), name="w")
 

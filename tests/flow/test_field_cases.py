@@ -208,9 +208,9 @@ def test_12_a_foreign_layer_is_made_again(make: Callable[..., Path], monkeypatch
 
     assert count("a", "out.zarr/segmentation") == 3
     make("case12", "edit")
-    assert "made by something else" in count("a", "out.zarr/segmentation", status=1)
+    assert "made differently" in count("a", "out.zarr/segmentation", status=1)
     assert count("a", "again.zarr/segmentation") == 2
-    assert "made by something else" in count("b", "out.zarr/segmentation", status=1)
+    assert "made differently" in count("b", "out.zarr/segmentation", status=1)
 
 
 def test_13_unknown_voxels_count_nowhere(make: Callable[..., Path]) -> None:

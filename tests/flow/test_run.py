@@ -188,7 +188,7 @@ def test_ctrl_c_in_training_says_to_run_again(project: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "step", stops)
         stopped = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
-    assert "To go on: the same asem run again." in stopped.stderr
+    assert "To resume: the same asem run again." in stopped.stderr
     assert (project / "out/training/provenance.json").exists()
 
 
@@ -210,12 +210,12 @@ BAD = {
     "the cell's own name": (
         "[evaluate]",
         '[others.cell]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
-        "others.cell cannot be named so",
+        "others.cell is not a possible name",
     ),
     "labels outside of the cell": (
         "[evaluate]",
         '[labels."../more"]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
-        "labels.../more cannot be named so",
+        "labels.../more is not a possible name",
     ),
     "no such other image": (
         "[evaluate]",

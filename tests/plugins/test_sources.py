@@ -223,7 +223,7 @@ def test_import_is_exact_and_repeatable(tmp_path: Path, workers: int) -> None:
     assert (target / "zarr.json").stat().st_mtime_ns == stamp
     tifffile.imwrite(folder / "cell_5.tif", IMAGE[1])
     os.utime(folder / "cell_5.tif", ns=(1, 1))
-    with pytest.raises(Exception, match="exists and was made by something else"):
+    with pytest.raises(Exception, match="exists and was made differently"):
         import_volume(TiffStack(str(folder), 5.0), target, run)
 
 

@@ -166,7 +166,7 @@ def test_analyzer_that_returns_something_else_is_named(returned, message, tmp_pa
             "raw",
             None,
             "import",
-            "raw is an image; analyses measure a segmentation or labels. If it holds labels all the same",
+            "raw is an image; analyses measure a segmentation or labels. If it holds labels after all",
         ),
         ("raw_clahe", None, "preprocess", "raw_clahe is an image"),
         ("predictions/a/probability", "probability", "predict", "is a probability map; .* Segment it first"),
