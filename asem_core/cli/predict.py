@@ -149,6 +149,10 @@ def segment(
         bool | None,
         typer.Option("--objects/--binary", help="Number objects, or write 0 and 1.", show_default="objects"),
     ] = None,
+    smallest_um3: Annotated[
+        float | None,
+        typer.Option(min=0, help="Remove objects smaller than this, in µm³.", show_default="0, or the model's"),
+    ] = None,
     smallest_vx: Annotated[
         int | None, typer.Option(min=0, help="Remove objects with fewer voxels.", show_default="0, or the model's")
     ] = None,
@@ -182,7 +186,7 @@ def segment(
 
     Examples:
 
-        asem segment cell.zarr/predictions/mitochondria/probability --threshold 0.5 --smallest-vx 1000
+        asem segment cell.zarr/predictions/mitochondria/probability --threshold 0.5 --smallest-um3 0.001
 
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
@@ -195,7 +199,8 @@ def segment(
     volume: Volume = open_volume(probability)
     target = output or Path(volume.path).with_name("segmentation")
     run = make_run(workers, block, quiet, on)
-    said = {"threshold": threshold, "objects": objects, "connectivity": connectivity, "smallest_vx": smallest_vx}
+    said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
+    said |= {"smallest_um3": smallest_um3, "smallest_vx": smallest_vx}
     chosen = {key: value for key, value in said.items() if value is not None} | read_options(options)
     by = choose_segmentation(load_catalog(), volume, model, chosen, "asem segment")
     made = segment_volume(volume, target, run, by, overwrite=overwrite)

@@ -188,7 +188,7 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
     if held == "image":
         raise BadInput(
             f"{path} is an image; a prediction is a probability map or labels. "
-            "If it is one all the same, import it as such: asem import ... --kind probability (or labels)."
+            "If it is one all the same, import it as such: asem import ... --layer predictions/NAME --kind probability (or labels)."
         )
     if held == "probability" and segmentation:
         raise BadInput(f"{path} is a probability map: leave out --segmentation.")
@@ -211,7 +211,7 @@ def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -
     BadInput
         It is an image or a probability map.
     """
-    require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH ...")
+    require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH")
     return open_labels(path, meaning)
 
 

@@ -22,6 +22,7 @@ from asem_core.prediction.trained import find_model, model_behind, with_options
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
+from asem_core.voxels.lengths import voxels_in
 from asem_core.voxels.thresholds import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
@@ -29,16 +30,25 @@ DEFAULT_BLOCK = as_zyx(192)
 
 @attrs.frozen
 class Segmentation:
-    """How a map is cut where no model says how: the options of `threshold_objects`."""
+    """How a map is cut where no model says how: the options of `threshold_objects`; the smallest object in um3, too."""
 
     threshold: float = 0.5
     objects: bool = True
+    smallest_um3: float = 0.0
     smallest_vx: int = 0
     connectivity: Connectivity = 26
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Cut a map (see `Model.segment`)."""
-        return threshold_objects(probability, run, **attrs.asdict(self))
+        smallest = max(self.smallest_vx, voxels_in(self.smallest_um3, probability.voxel_size_nm))
+        return threshold_objects(
+            probability,
+            run,
+            threshold=self.threshold,
+            objects=self.objects,
+            smallest_vx=smallest,
+            connectivity=self.connectivity,
+        )
 
 
 class Segments(Protocol):
@@ -55,7 +65,7 @@ def choose_segmentation(
     Parameters
     ----------
     model : a plugin, or a name of the registry
-    options : of the model, or of `Segmentation`; `smallest_vx` is understood by both
+    options : of the model, or of `Segmentation`; `smallest_um3` and `smallest_vx` are understood by both
     where : begins messages about options: "asem segment"
 
     Raises
@@ -71,7 +81,7 @@ def choose_segmentation(
     return with_options(plugin, {_IN_MODELS.get(key, key): value for key, value in options.items()}, where)
 
 
-_IN_MODELS = {"smallest_vx": "smallest_segment_vx"}
+_IN_MODELS = {"smallest_um3": "smallest_segment_um3", "smallest_vx": "smallest_segment_vx"}
 """What models call the options of `Segmentation`, where they call them otherwise."""
 
 

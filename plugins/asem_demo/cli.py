@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Make a phantom cell, find and measure its organelles, and compare with the ground truth.
 
-    Needs no data and no network; takes about two and a half minutes of processor time. A second run into the same folder resumes where the
+    Needs no data and no network; takes about two and a half minutes on two cores. A second run into the same folder resumes where the
     first stopped.
 
     Example: `asem demo -o demo --open`
