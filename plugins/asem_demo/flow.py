@@ -23,8 +23,8 @@ from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.resample import on_grid_of
 from asem_core.weights import read_metadata
 
-CELL = {"size_nm": (1400.0, 1400.0, 1400.0), "pores_per_um2": 24.0, "mitochondria_fraction": 0.18, "trace_nm": 10.0}
-"""A corner of a cell with some thirty pores, small enough for two minutes on two cores."""
+CELL = {"pores_per_um2": 24.0, "mitochondria_fraction": 0.18, "trace_nm": 10.0}
+"""A corner of a cell: of 1,400 nm, it has some thirty pores, and takes some two minutes on two cores."""
 SOUGHT = {"mitochondria": "mitochondria", "clathrin-coats": "clathrin-coats", "nuclear-pores": "pore-channels"}
 """Organelles that small networks look for (`NAME-phantom` are their weights), and the labels that they learnt."""
 PORES = "nuclear-pores"
@@ -43,7 +43,7 @@ class Found:
     f1: float
 
 
-def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look: str) -> Path:
+def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look: str, size_nm: float = 1400.0) -> Path:
     """Run the whole demo into the folder `output`; return the path of its report.
 
     Raises
@@ -51,7 +51,7 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
     RecipeError
         There is no such look.
     OutputExists
-        The folder holds a demo of another seed or look.
+        The folder holds a demo of another seed, look or size.
     """
     from asem_demo.picture import draw_picture
 
@@ -60,7 +60,7 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
         raise BadInput(f"{output} is a file; the demo needs a folder. Choose another one with -o.")
     cell = output / "cell.zarr"
     # Stored as a microscope would, but with membranes dark: what the networks learnt.
-    options = {**CELL, "seed": seed, "look": look, "inverted": False}
+    options = {**CELL, "size_nm": (size_nm,) * 3, "seed": seed, "look": look, "inverted": False}
     phantom: Any = build(catalog.get("source", "phantom"), options, "asem demo @ source")
     with _stage(say, f"Making a phantom cell of {' x '.join(str(n) for n in phantom.shape)} voxels"):
         raw = import_volume(phantom, cell / "raw", run)
