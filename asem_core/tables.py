@@ -72,19 +72,7 @@ def read_table(path: str | Path, needs: Collection[str] = ()) -> list[Row]:
         There is no such file, it is no text, a column is missing or there twice, or a line has more or fewer values.
     """
     path = Path(path)
-    lines = _text_of(path).splitlines(keepends=True)
-    separator = ""
-    if lines and (told := re.fullmatch(r"sep=(.)\s*", lines[0])):  # as Excel reads and writes it
-        separator = told[1]
-        lines[0] = "\n"
-    header = next((line for line in lines if line.strip()), "")
-    separator = separator or next((s for s in _SEPARATORS if s in header), ",")
-    reader = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator, skipinitialspace=True)
-    try:
-        found = [(reader.line_num, [v.strip() for v in line]) for line in reader]
-    except csv.Error as error:
-        raise BadInput(f"{path} is no table of text with a header line ({error}).") from None
-    found = [(number, line) for number, line in found if any(line)]
+    found = read_rows(path)
     columns = found[0][1] if found else []
     while columns and not columns[-1]:  # a spreadsheet's empty columns
         columns = columns[:-1]
@@ -94,8 +82,32 @@ def read_table(path: str | Path, needs: Collection[str] = ()) -> list[Row]:
         raise BadInput(
             f"{path} has the column '{twice[0]}' twice: which one counts is not known. Rename or remove one."
         )
-    rows = [_row(columns, values, f"{path}, line {number}") for number, values in found[1:]]
-    return rows if separator == "," else _with_decimal_points(rows, path, separator)
+    return [_row(columns, values, where) for where, values in found[1:]]
+
+
+def read_rows(path: str | Path) -> list[tuple[str, list[str]]]:
+    """Read the lines of a table as `read_table` does, whatever the first one is: file and line, for messages, and the values.
+
+    Raises
+    ------
+    BadInput
+        There is no such file, or it is no text.
+    """
+    path = Path(path)
+    lines = _text_of(path).splitlines(keepends=True)
+    separator = ""
+    if lines and (told := re.fullmatch(r"sep=(.)\s*", lines[0])):  # as Excel reads and writes it
+        separator = told[1]
+        lines[0] = "\n"
+    first = next((line for line in lines if line.strip()), "")
+    separator = separator or next((s for s in _SEPARATORS if s in first), ",")
+    reader = csv.reader(io.StringIO("".join(lines), newline=""), delimiter=separator, skipinitialspace=True)
+    try:
+        found = [(f"{path}, line {reader.line_num}", [v.strip() for v in line]) for line in reader]
+    except csv.Error as error:
+        raise BadInput(f"{path} is no table of text ({error}).") from None
+    found = [(where, values) for where, values in found if any(values)]
+    return found if separator == "," else _with_decimal_points(found, path, separator)
 
 
 def _row(columns: list[str], values: list[str], where: str) -> Row:
@@ -107,9 +119,9 @@ def _row(columns: list[str], values: list[str], where: str) -> Row:
     return Row(dict(zip(columns, filled, strict=True)), where)
 
 
-def _with_decimal_points(rows: list[Row], path: Path, separator: str) -> list[Row]:
+def _with_decimal_points(rows: list[tuple[str, list[str]]], path: Path, separator: str) -> list[tuple[str, list[str]]]:
     """Write numbers with decimal commas with points."""
-    commas = [v for row in rows for v in row.values.values() if _DECIMAL_COMMA.fullmatch(v)]
+    commas = [v for _, values in rows for v in values if _DECIMAL_COMMA.fullmatch(v)]
     if separator == "\t" and commas and all(_THOUSANDS.fullmatch(v) for v in commas):
         raise BadInput(
             f"{path} has numbers such as {commas[0]}, whose comma may be a decimal comma or part thousands. Write them without it."
@@ -118,7 +130,7 @@ def _with_decimal_points(rows: list[Row], path: Path, separator: str) -> list[Ro
     def read(value: str) -> str:
         return value.replace(",", ".") if _DECIMAL_COMMA.fullmatch(value) else value
 
-    return [attrs.evolve(row, values={name: read(value) for name, value in row.values.items()}) for row in rows]
+    return [(where, [read(value) for value in values]) for where, values in rows]
 
 
 def _text_of(path: Path) -> str:

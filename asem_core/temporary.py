@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -17,6 +18,7 @@ import filelock
 from asem_core.locks import held
 
 _PREFIX = "asem-"
+_MADE = re.compile(rf"\.?{_PREFIX}(?P<host>\w+)-(?P<pid>\d+)-")
 _LOCK = ".lock"
 
 
@@ -46,9 +48,11 @@ def sweep(base: Path | None = None) -> None:
         with contextlib.suppress(OSError, filelock.Timeout):
             if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
                 continue
+            made = _MADE.match(folder.name)
+            if made is not None and made["host"] == _host() and _lives(made["pid"]):
+                continue  # whatever its lock says: the lock of a file system that has none is of another kind
             if folder.name.startswith("."):
-                if not _lives(folder.name.split("-")[2]):
-                    shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             elif (folder / _LOCK).is_file():
                 with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)

@@ -94,7 +94,7 @@ def begin(target: Path, spec: Spec, about: Record, fill: float, *, anew: bool) -
     plain = Volume(array, spec.voxel_size_nm, spec.origin_nm, str(target), attributes=about.attributes())
     about = attrs.evolve(about, halved=halve_alongside(group, plain, block, fill))
     levels = [("s0", spec.voxel_size_nm, spec.origin_nm)]
-    group.attrs.update({**about.attributes(), **ome_attributes(target.name, levels, group.metadata.zarr_format)})
+    group.update_attributes({**about.attributes(), **ome_attributes(target.name, levels, group.metadata.zarr_format)})
     return build
 
 

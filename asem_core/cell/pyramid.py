@@ -65,7 +65,7 @@ def build_pyramid(group: Any, volume: Volume, run: Run, *, halved: bool) -> None
             run_blocks(work, Box.of_shape(level.shape), BLOCK, quiet, name=f"pyramid-{name}")
         levels.append((name, level.voxel_size_nm, level.origin_nm))
         source = target
-    group.attrs.update(ome_attributes(Path(volume.path).name, levels, group.metadata.zarr_format))
+    group.update_attributes(ome_attributes(Path(volume.path).name, levels, group.metadata.zarr_format))
 
 
 def halve_alongside(group: Any, volume: Volume, block: Zyx, fill: float) -> bool:

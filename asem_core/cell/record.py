@@ -230,4 +230,4 @@ def note(layer: str | Path, **changes: Any) -> None:
     import zarr
 
     group = zarr.open_group(str(layer), mode="r+")
-    group.attrs.update(attrs.evolve(Record.parse(dict(group.attrs), str(layer)), **changes).attributes())
+    group.update_attributes(attrs.evolve(Record.parse(dict(group.attrs), str(layer)), **changes).attributes())

@@ -40,9 +40,10 @@ def import_(
     use: Annotated[str | None, typer.Option(help="Source plugin; by default one that can read the path.")] = None,
     source_layer: Annotated[str | None, typer.Option(help="Layer of the source, if it has several.")] = None,
     kind: Annotated[
-        Literal["image", "labels"] | None,
+        Literal["image", "labels", "probability"] | None,
         typer.Option(
-            help="Whether the voxels are an image or labels.", show_default="by the layer's name: raw..., labels/..."
+            help="What the voxels are: an image, labels, or another program's probability map.",
+            show_default="by the layer's name: raw..., labels/...",
         ),
     ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,

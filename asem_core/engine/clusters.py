@@ -14,6 +14,7 @@ A cluster is a table of the user's `config.toml` (`asem clusters where` prints i
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import socket
 import tomllib
@@ -69,6 +70,8 @@ class Cluster:
     folder: str = attrs.field(factory=lambda: str(platformdirs.user_cache_path("asem") / "clusters"))
 
     def __attrs_post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise BadInput(f"A cluster's name has letters, digits, dots, dashes and underscores, not '{self.name}'.")
         if self.kind == "ssh" and not self.hosts:
             raise BadInput(f"The cluster '{self.name}' of kind ssh names no hosts.")
         if self.kind == "command" and not self.options:

@@ -276,7 +276,7 @@ class _Crew:
     def _ended(self, schedule: Schedule, on: Cluster, said: dict[str, Any], done_before: dict[int, int]) -> None:
         """Have another worker take the place of one that ended; at its time limit that is no fault, if any block was done."""
         index = said["ended"]
-        cause = _why(said["code"] or 0, said["said"].strip())
+        cause = _why(said["code"], said["said"].strip())
         words = said["said"].upper()
         at_limit = "TIME LIMIT" in words or "TERM_RUNLIMIT" in words or 0 < 54 * on.minutes <= said["ran_s"]
         if at_limit and schedule.num_done > done_before.get(index, 0):
@@ -355,8 +355,10 @@ class _Crew:
         self.events.put(event)
 
 
-def _why(code: int, text: str) -> str:
-    """Say why a process ended: by which signal, or the last words it wrote."""
+def _why(code: int | None, text: str) -> str:
+    """Say why a process ended: by which signal, or the last words it wrote; `code` is None where only a queue knows it."""
+    if code is None:
+        return text.splitlines()[-1] if text else "without a word"
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return text.splitlines()[-1] if text else f"exit status {code}"

@@ -29,6 +29,8 @@ from asem_core.engine.clusters import Cluster, Queue
 FIRST_POLLS, FIRST_POLL_S, POLL_S = 30, 1.0, 10.0
 """How often a queue is asked for all jobs at once: at first every second, then less often."""
 LAST_WORDS = 4000  # characters of a log
+RETRIED_S = 300.0
+"""For how long a queue that took workers before, and refuses one now, is asked again: a controller may be away for a while."""
 
 
 @attrs.define
@@ -49,6 +51,8 @@ class Guard:
     def __init__(self, cluster: Cluster, command: Sequence[str], name: str, logs: Path) -> None:
         self.cluster, self.command, self.name, self.logs = cluster, command, name, logs
         self.started: dict[int, Started] = {}
+        self.refused_since: dict[int, float] = {}
+        self.was_accepted = False
         # Inside of an allocation, its variables would change what is asked for.
         keep = ("SLURM_CONF",)
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_")) or k in keep}
@@ -70,8 +74,12 @@ class Guard:
             else:
                 worker.job = self._submit(command)
         except (OSError, ValueError) as error:
-            tell(refused=f"{command[0]}: {error}")
+            since = self.refused_since.setdefault(index, time.monotonic())
+            if not self.was_accepted or time.monotonic() - since > RETRIED_S:
+                tell(refused=f"{command[0]}: {error}")
             return
+        self.was_accepted = True
+        self.refused_since.pop(index, None)
         self.started[index] = worker
 
     def _submit(self, command: Sequence[str]) -> str:
@@ -82,7 +90,9 @@ class Guard:
         return number[0]
 
     def look(self) -> None:
-        """Find out which workers have ended, and tell of each."""
+        """Find out which workers have ended, and tell of each; ask again for those that were refused."""
+        for index in list(self.refused_since):
+            self.start(index)
         jobs = self.cluster.queue
         states = self._states(jobs) if jobs is not None and self.started else None
         for worker in list(self.started.values()):
@@ -123,7 +133,10 @@ class Guard:
         for worker in left:
             if worker.process is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(worker.process.pid, signal.SIGTERM)
+                    if hasattr(os, "killpg"):
+                        os.killpg(worker.process.pid, signal.SIGTERM)
+                    else:
+                        worker.process.terminate()
         jobs = [worker.job for worker in left if worker.job]
         if jobs and self.cluster.queue is not None:
             with contextlib.suppress(OSError):

@@ -91,12 +91,16 @@ def import_volume(
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
     """
+    if kind == "probability" and kind_by_name(output) == "image":
+        raise BadInput(
+            f"{output} is the place of an image. Name a layer for the probability map: --layer predictions/NAME."
+        )
     kind = kind or kind_by_name(output)
     if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
         source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
     volume = source.open(layer)
     questions = _ask(volume)
-    if kind != "labels" and not isinstance(volume, Labels):
+    if kind not in ("labels", "probability") and not isinstance(volume, Labels):
         volume = with_done(volume, done)
     part = Box.parse(box, volume.shape) if box else None
     details = {"box": part, "kind": kind, "meaning": meaning, "done": done_elsewhere(volume)}

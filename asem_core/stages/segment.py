@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run
+from asem_core.catalog import Catalog
 from asem_core.cell.apply import ApplyTo
 from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
@@ -17,8 +18,11 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
 from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Model
+from asem_core.prediction.trained import find_model, model_behind, with_options
+from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
+from asem_core.voxels.lengths import voxels_in
 from asem_core.voxels.thresholds import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
@@ -26,22 +30,59 @@ DEFAULT_BLOCK = as_zyx(192)
 
 @attrs.frozen
 class Segmentation:
-    """How a map is cut where no model says how: the options of `threshold_objects`."""
+    """How a map is cut where no model says how: the options of `threshold_objects`; the smallest object in um3, too."""
 
     threshold: float = 0.5
     objects: bool = True
+    smallest_um3: float = 0.0
     smallest_vx: int = 0
     connectivity: Connectivity = 26
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Cut a map (see `Model.segment`)."""
-        return threshold_objects(probability, run, **attrs.asdict(self))
+        smallest = max(self.smallest_vx, voxels_in(self.smallest_um3, probability.voxel_size_nm))
+        return threshold_objects(
+            probability,
+            run,
+            threshold=self.threshold,
+            objects=self.objects,
+            smallest_vx=smallest,
+            connectivity=self.connectivity,
+        )
 
 
 class Segments(Protocol):
     """A way to segment without a model: see `Model.segment`."""
 
     def segment(self, probability: Volume, run: Run) -> Fitted: ...
+
+
+def choose_segmentation(
+    catalog: Catalog, probability: Volume, model: str | None, options: Mapping[str, Any], where: str
+) -> Model | Segmentation:
+    """Choose how a map is segmented: as the model says that is named, or that made the map; else by a threshold.
+
+    Parameters
+    ----------
+    model : a plugin, or a name of the registry
+    options : of the model, or of `Segmentation`; `smallest_um3` and `smallest_vx` are understood by both
+    where : begins messages about options: "asem segment"
+
+    Raises
+    ------
+    RecipeError
+        There is no such option, or it refuses the value.
+    UnknownName
+        Neither the plugins nor the registry know the model.
+    """
+    plugin = find_model(catalog, model) if model is not None else model_behind(catalog, probability)
+    if plugin is None:
+        return build(Segmentation, options, where)
+    return with_options(plugin, {_IN_MODELS.get(key, key): value for key, value in options.items()}, where)
+
+
+_IN_MODELS = {"smallest_um3": "smallest_segment_um3", "smallest_vx": "smallest_segment_vx"}
+"""What models call the options of `Segmentation`, where they call them otherwise."""
 
 
 def segment(

@@ -9,6 +9,7 @@ import attrs
 
 from asem_core.interfaces import Fitted, Model, OffersTemplates, Preprocessor, Template
 from asem_core.volume import Volume
+from asem_core.voxels.lengths import voxels_in
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +44,8 @@ class Organelle(Model, OffersTemplates):
         Whether `segment` numbers connected objects (True) or writes a binary map.
     connectivity
         Voxels of one object share a face (6), or also an edge (18), or also a corner (26).
-    smallest_segment_vx
-        Segmented objects smaller than this are removed.
+    smallest_segment_um3, smallest_segment_vx
+        Segmented objects smaller than either are removed.
     split
         Separate touching objects where they are narrow, although no boundary was predicted between them.
     split_below
@@ -75,6 +76,7 @@ class Organelle(Model, OffersTemplates):
     threshold: float = 0.5
     objects: bool = True
     connectivity: Literal[6, 18, 26] = 26
+    smallest_segment_um3: float = 0.0
     smallest_segment_vx: int = 0
     split: bool = False
     split_below: float = 0.6
@@ -126,19 +128,22 @@ class Organelle(Model, OffersTemplates):
         """Threshold a probability map, and number its objects if `objects` is set; part them if `split` is."""
         from asem_core import PartedByShape, threshold_objects
 
+        smallest = self.smallest_segment(probability)
         if self.split:
-            how = PartedByShape(
-                threshold=self.threshold, merge_below=self.split_below, smallest_vx=self.smallest_segment_vx
-            )
+            how = PartedByShape(threshold=self.threshold, merge_below=self.split_below, smallest_vx=smallest)
             return how.segment(probability, run)
         return threshold_objects(
             probability,
             run,
             threshold=self.threshold,
             objects=self.objects,
-            smallest_vx=self.smallest_segment_vx,
+            smallest_vx=smallest,
             connectivity=self.connectivity,
         )
+
+    def smallest_segment(self, probability: Volume) -> int:
+        """Give the least number of voxels of an object of a map."""
+        return max(self.smallest_segment_vx, voxels_in(self.smallest_segment_um3, probability.voxel_size_nm))
 
 
 def _one(option: str, vx: float | None, unit: str, value: float) -> dict[str, Any]:

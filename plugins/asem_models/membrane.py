@@ -45,7 +45,7 @@ class Membrane(Organelle):
             return Organelle.segment(self, probability, run)
         from asem_core import Enclosed
 
-        return Enclosed(self.merge_below, self.smallest_segment_vx).segment(probability, run)
+        return Enclosed(self.merge_below, self.smallest_segment(probability)).segment(probability, run)
 
 
 @hookimpl

@@ -13,6 +13,7 @@ from asem_core.errors import BadInput, NothingToDo
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, PartOfPreparation, Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
+from asem_core.voxels.lengths import tell_in_voxels, voxels_in
 from asem_preprocessors._greys import finite
 from asem_preprocessors._morphology import Ball
 from asem_preprocessors._outside import Limits, find_limits, given_limits
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("asem_core")
 
-SMALLEST_VX = 100_000
 SMALL_GAP = 0.02  # of the largest part of what is outside
 MOST_HOLES = 0.01  # of the cell, from which on the limits are questioned
 
@@ -47,10 +47,11 @@ class CellMask(Preprocessor, PartOfPreparation):
     darkest, brightest
         Grey values of the cell lie between these (2 and 180 of 255 in the publication).
         If both are left out, they are found from the image.
-    opening_vx, closing_vx
-        Radii of the balls in voxels; 0 skips the operation.
-    smallest_vx
-        Objects with fewer voxels are removed. By default 100,000, or the size of the largest object if that is smaller.
+    opening_nm, closing_nm, opening_vx, closing_vx
+        Radii of the balls (3 and 2 voxels of 5 nm in the publication); 0 skips the operation. A radius in voxels, if given, is
+        used instead of that in nm.
+    smallest_um3, smallest_vx
+        Smaller objects are removed (100,000 voxels of 5 nm), but never the largest one, unless a number of voxels is given.
     fill_holes
         Whether to fill enclosed holes.
     """
@@ -61,14 +62,18 @@ class CellMask(Preprocessor, PartOfPreparation):
 
     darkest: float | None = None
     brightest: float | None = None
-    opening_vx: float = 3
-    closing_vx: float = 2
+    opening_nm: float = 15.0
+    closing_nm: float = 10.0
+    smallest_um3: float = 0.0125
+    opening_vx: float | None = None
+    closing_vx: float | None = None
     smallest_vx: int | None = None
     fill_holes: bool = True
 
     def __attrs_post_init__(self) -> None:
-        if min(self.opening_vx, self.closing_vx, self.smallest_vx or 0) < 0:
-            raise BadInput("cell-mask: opening_vx, closing_vx and smallest_vx must not be negative.")
+        for name in ("opening_nm", "closing_nm", "smallest_um3", "opening_vx", "closing_vx", "smallest_vx"):
+            if not (getattr(self, name) or 0) >= 0:
+                raise BadInput(f"cell-mask: {name} must not be negative, and is {getattr(self, name):g}.")
 
     def fit(self, volume: Volume, run: Run) -> FittedPainted:
         """Threshold the volume into the scratch folder, then decide about its pieces.
@@ -83,6 +88,8 @@ class CellMask(Preprocessor, PartOfPreparation):
         from asem_core.voxels.components import components
 
         run = own_scratch(run, self, volume)
+        instead = {o: 0.0 for o in ("opening_nm", "closing_nm", "smallest_um3") if getattr(self, _in_vx(o)) is not None}
+        tell_in_voxels(attrs.evolve(self, **instead), volume.voxel_size_nm)
         limits = given_limits(volume, self.darkest, self.brightest, self.name)
         found = not limits.exist
         if found:
@@ -91,15 +98,23 @@ class CellMask(Preprocessor, PartOfPreparation):
                 raise _all_is_cell(volume)
             log.info("%s: the cell lies between grey %g and %g.", volume.path, limits.darkest, limits.brightest)
         between = store_mask(_Between.of(volume, limits), volume.box, run, "mask-threshold")
-        closed = _Closed(between, Ball(self.opening_vx), Ball(self.closing_vx))
+        opening, closing = (
+            Ball.of(self.name, option, vx, nm if vx is None else None, volume.voxel_size_nm, default_vx=0)
+            for option, vx, nm in (
+                ("opening", self.opening_vx, self.opening_nm),
+                ("closing", self.closing_vx, self.closing_nm),
+            )
+        )
+        closed = _Closed(between, opening, closing)
         pieces = components(closed, volume.box, work_block(run), run, 6, name="mask-pieces", background=True)
-        smallest = SMALLEST_VX if self.smallest_vx is None else self.smallest_vx
+        small = voxels_in(self.smallest_um3, volume.voxel_size_nm)
+        smallest = small if self.smallest_vx is None else self.smallest_vx
         inside = pieces.value > 0
         if self.fill_holes:
             filled = ~inside & ~pieces.touches_border
             if found:  # a bright vacuole that the volume's border cuts is no outside
                 outside = pieces.voxels[~inside & pieces.touches_border].max(initial=0)
-                filled |= ~inside & (pieces.voxels < min(SMALLEST_VX, SMALL_GAP * outside))
+                filled |= ~inside & (pieces.voxels < min(small, SMALL_GAP * outside))
             self._question(volume, pieces, filled, inside)
             inside |= filled
         object_of = pieces.groups(inside)  # what a hole touches becomes one with it
@@ -130,6 +145,10 @@ class CellMask(Preprocessor, PartOfPreparation):
                 np.count_nonzero(filled),
                 100 * holes / (holes + cell),
             )
+
+
+def _in_vx(option: str) -> str:
+    return option.rpartition("_")[0] + "_vx"
 
 
 def _all_is_cell(volume: Volume) -> NothingToDo:
@@ -178,9 +197,9 @@ class _Closed:
     def __call__(self, box: Box) -> np.ndarray:
         margin = as_zyx([2 * a + 2 * b for a, b in zip(self.opening.margin, self.closing.margin, strict=True)])
         bits, have = self.mask.around(box, margin)
-        if self.opening.radius >= 1:
+        if any(self.opening.margin):
             bits = bits.erode(self.opening).dilate(self.opening)
-        if self.closing.radius >= 1:
+        if any(self.closing.margin):
             bits = bits.dilate(self.closing).erode(self.closing)
         return bits.read(box.shift([-b for b in have.begin]))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,11 +13,14 @@ from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Preprocessor
 from asem_core.paths import FilePath
+from asem_core.tables import read_rows
 from asem_core.volume import Volume
 from asem_preprocessors._transforms import FittedTransforms
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
+
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -26,7 +29,8 @@ class TransformPlanes(Preprocessor):
 
     The table has one row of six numbers per plane, in the order of the planes: `m00,m01,m02,m10,m11,m12`, as in Java
     and OpenCV: x' = m00 x + m01 y + m02, y' = m10 x + m11 y + m12; 0 is the centre of the first pixel. A header line is
-    skipped; a seventh number before the six is the plane number, from 0, and planes that are not listed stay as they are.
+    skipped; a seventh number before the six is the plane number, from 0, and planes that are not listed
+    stay as they are, with a warning.
 
     Parameters
     ----------
@@ -78,28 +82,28 @@ def read_matrices(file: Path, num_planes: int) -> np.ndarray:
     ------
     BadInput
     """
-    if not file.is_file():
-        raise BadInput(f"{file} does not exist. Give a CSV table of one matrix a plane.")
-    with file.open(newline="", encoding="utf-8-sig") as opened:
-        lines = [(i, [c.strip() for c in row if c.strip()]) for i, row in enumerate(csv.reader(opened), start=1)]
-    rows = [(i, row) for i, row in lines if row]
+    rows = read_rows(file)
     if rows and not _is_number(rows[0][1][0]):
         rows = rows[1:]
-    matrices = np.tile(np.eye(2, 3), (num_planes, 1, 1))
-    listed = {len(row) for _, row in rows} == {7}
+    listed = {len(values) for _, values in rows} == {7}
     if not listed and len(rows) != num_planes:
         raise BadInput(f"{file} has {len(rows)} rows, but the image has {num_planes} planes: give one matrix a plane.")
-    for place, (line, row) in enumerate(rows):
-        if len(row) != (7 if listed else 6) or not all(map(_is_number, row)):
-            raise BadInput(
-                f"{file}, line {line}: a matrix is six numbers (or the plane's and six), not {','.join(row)}."
-            )
-        numbers = [float(c) for c in row]
-        z = int(numbers[0]) if listed else place
-        if not 0 <= z < num_planes:
-            raise BadInput(f"{file}, line {line}: there is no plane {z}; the image has {num_planes}, counted from 0.")
-        matrices[z] = np.reshape(numbers[-6:], (2, 3))
-    return matrices
+    found: dict[int, np.ndarray] = {}
+    for place, (where, values) in enumerate(rows):
+        if len(values) != (7 if listed else 6) or not all(map(_is_number, values)):
+            raise BadInput(f"{where}: a matrix is six numbers (or the plane's and six), not {','.join(values)}.")
+        numbers = [float(v) for v in values]
+        z = numbers[0] if listed else float(place)
+        if z not in range(num_planes):
+            raise BadInput(f"{where}: there is no plane {z:g}; the image has {num_planes}, counted from 0.")
+        if int(z) in found:
+            raise BadInput(f"{where}: plane {z:g} has a matrix already. Which one counts is not known: remove one.")
+        found[int(z)] = np.reshape(numbers[-6:], (2, 3))
+    if len(found) < num_planes:
+        log.warning(
+            "%s has matrices of %d of the %d planes; the others stay as they are.", file, len(found), num_planes
+        )
+    return np.array([found.get(z, np.eye(2, 3)) for z in range(num_planes)])
 
 
 def _is_number(text: str) -> bool:

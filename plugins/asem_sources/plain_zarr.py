@@ -86,7 +86,7 @@ class PlainZarr(Source, WritesVolumes):
                 fill_value=0,
                 zarr_format=2,
             )
-        array.attrs.update(
+        array.update_attributes(
             {
                 "resolution": [_plain(v) for v in volume.voxel_size_nm],
                 "offset": [_plain(v) for v in volume.origin_nm],

@@ -6,13 +6,14 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from scipy import ndimage
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.stages.evaluate import EvaluateOptions, Pair, evaluate, open_prediction, open_truth
 from asem_core.volume import Spec
@@ -108,6 +109,28 @@ def test_the_same_scores_in_python_and_when_read_again(cell, tmp_path):
     again = evaluate(pairs, EvaluateOptions(), Run(progress=False), catalog, model=model, folder=tmp_path / "r")
     assert (again.scores, again.objects, again.page) == (found.scores, found.objects, found.page)
     assert (tmp_path / "r/report.html").stat().st_mtime_ns == page
+
+
+def test_a_map_of_another_program_is_imported_and_scored(cell, tmp_path):
+    """As the error says where it was imported as an image."""
+    tifffile.imwrite(tmp_path / "theirs.tif", open_volume(cell / "predictions/a/probability").read())
+    own, truth = tmp_path / "cell.zarr", cell / "labels/mito"
+
+    def bring_in(*arguments):
+        words = ["import", tmp_path / "theirs.tif", "-o", own, "--voxel-size", "5", "-q", "--layer", *arguments]
+        return CliRunner().invoke(make_app(), [*map(str, words)])
+
+    assert bring_in("raw").exit_code == 0
+    refused = " ".join(run(own / "raw", truth).output.split())
+    assert "asem import ... --layer predictions/NAME --kind probability" in refused
+    assert "Name a layer for the probability map" in " ".join(bring_in("raw_2", "--kind", "probability").output.split())
+    done = bring_in("predictions/theirs", "--kind", "probability")
+    assert done.exit_code == 0, done.output
+    ours, theirs = (
+        json.loads(run(path, truth, "--json").stdout)["scores"][0]["f1"]
+        for path in (cell / "predictions/a/probability", own / "predictions/theirs")
+    )
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(

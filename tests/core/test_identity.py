@@ -370,6 +370,16 @@ for number in range(24):
 """
 
 
+def test_a_layer_is_described_in_one_write(stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One attribute after the other would leave, after a kill between them, a layer that knows who made it and is no image."""
+
+    def one_by_one(*_: object) -> None:
+        raise AssertionError("this is a write of its own")
+
+    monkeypatch.setattr("zarr.core.attributes.Attributes.__setitem__", one_by_one)
+    import_volume(TiffStack(str(stack), 5.0), tmp_path / "cell.zarr/raw", QUIET)
+
+
 def test_a_layer_whose_making_was_killed_is_made_by_the_same_command(stack: Path, tmp_path: Path) -> None:
     """SIGKILL at 24 moments from its first step to its last: never a layer that is refused, nothing left over."""
     import_volume(TiffStack(str(stack), 5.0), tmp_path / "cell.zarr/raw", QUIET)

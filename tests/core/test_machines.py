@@ -18,7 +18,7 @@ from asem_core.cell.outputs import one_writer
 from asem_core.cell.place import lock, unlock
 from asem_core.engine import machine
 from asem_core.errors import OutputBusy
-from asem_core.temporary import temporary_folder
+from asem_core.temporary import sweep, temporary_folder
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524])
@@ -53,6 +53,19 @@ def test_a_file_system_without_locks(
         (folder / "a").touch()
     assert not folder.exists()
     assert not recwarn.list
+
+
+def test_a_folder_in_use_stays_where_locks_are_missing_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that gets no locks does not take a living one's for free: it would hold one of another kind."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    with temporary_folder(tmp_path) as folder:
+        monkeypatch.setattr("fcntl.flock", refuse)
+        sweep(tmp_path)
+        assert folder.exists()
+        monkeypatch.undo()
 
 
 def test_another_error_of_locks_is_no_missing_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

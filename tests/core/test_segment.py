@@ -65,9 +65,10 @@ def test_floats_are_probabilities_too(blobs, tmp_path):
 
 
 @pytest.mark.parametrize("objects", [True, False])
-def test_small_objects_are_dropped(blobs, tmp_path, objects):
+@pytest.mark.parametrize("smallest", [{"smallest_vx": 100}, {"smallest_um3": 100 * 125e-9}])
+def test_small_objects_are_dropped(blobs, tmp_path, objects, smallest):
     right = cc3d.dust(blobs.read() >= 204, threshold=100, connectivity=26)
-    made = segment(blobs, tmp_path / "a.zarr/s", run(20), Segmentation(threshold=0.8, smallest_vx=100, objects=objects))
+    made = segment(blobs, tmp_path / "a.zarr/s", run(20), Segmentation(threshold=0.8, objects=objects, **smallest))
     np.testing.assert_array_equal(made.read() > 0, right)
     assert Record.of(made).num_objects == cc3d.connected_components(right).max()
     if objects:

@@ -48,6 +48,22 @@ class Slow:
         return work
 
 
+class DiesOnce(Slow):
+    """Work that ends its process at a block, once."""
+
+    def __call__(self):
+        work = super().__call__()
+
+        def dying(box: Box) -> np.ndarray:
+            if box.begin[0] == 5 and not (self.folder / "died").exists():
+                (self.folder / "died").touch()
+                print("no memory left", file=sys.stderr, flush=True)
+                os._exit(3)
+            return work(box)
+
+        return dying
+
+
 def wait_for(what, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not what():
@@ -71,20 +87,7 @@ def test_workers_that_a_command_starts(tmp_path):
 
 
 def test_a_worker_that_ends_early_is_replaced_and_its_log_named(tmp_path, caplog):
-    class Dies(Slow):
-        def __call__(self):
-            work = super().__call__()
-
-            def dying(box):
-                if box.begin[0] == 5 and not (self.folder / "died").exists():
-                    (self.folder / "died").touch()
-                    print("no memory left", file=sys.stderr, flush=True)
-                    os._exit(3)
-                return work(box)
-
-            return dying
-
-    run_blocks(Dies(tmp_path, 0), BOX, 1, Run(progress=False, on=here(1), scratch=tmp_path / "s"), name="dies")
+    run_blocks(DiesOnce(tmp_path, 0), BOX, 1, Run(progress=False, on=here(1), scratch=tmp_path / "s"), name="dies")
     assert "a worker ended early (no memory left; " in caplog.text
     assert "0.log); another takes its place." in caplog.text
     assert len(list(tmp_path.glob("done-*"))) == 24
@@ -124,6 +127,43 @@ def test_no_worker_outlives_a_run_that_is_killed(tmp_path):
     parent.wait()
     workers = [int(p.name.split("-")[2]) for p in tmp_path.glob("begun-*")]
     wait_for(lambda: not any(Path(f"/proc/{w}").exists() for w in workers), 10)
+
+
+# --- a queue of three small programs ------------------------------------------------------------------------------
+
+SBATCH = """#!{python}
+import os, subprocess, sys
+calls = os.path.join({folder!r}, "calls")
+with open(calls, "a") as file:
+    file.write("x")
+if os.path.getsize(calls) == 2:
+    sys.exit("sbatch: error: Unable to contact slurm controller (connect failure)")
+log = open(sys.argv[sys.argv.index("--output") + 1], "ab")
+print(subprocess.Popen(["sh", "-c", sys.argv[-1]], stdout=log, stderr=log, start_new_session=True).pid)
+"""
+SQUEUE = "#!/bin/sh\nfor i in $(echo \"$5\" | tr , ' '); do case \"$(ps -o stat= -p $i)\" in ''|Z*) ;; *) echo $i RUNNING;; esac; done\n"
+SCANCEL = '#!/bin/sh\nkill "$@"\n'
+
+
+@pytest.mark.skipif(not shutil.which("ps"), reason="the programs are scripts of a shell that ask ps")
+def test_a_queue_that_is_away_for_a_while_is_asked_again(tmp_path, monkeypatch, caplog):
+    """A worker ended, and the queue refuses another at first: that is no end of the run."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    scripts = {
+        "sbatch": SBATCH.format(python=sys.executable, folder=str(tmp_path)),
+        "squeue": SQUEUE,
+        "scancel": SCANCEL,
+    }
+    for name, text in scripts.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    queue = Cluster("q", workers=1, address="127.0.0.1")
+    run_blocks(DiesOnce(tmp_path, 0), BOX, 1, Run(progress=False, on=queue, scratch=tmp_path / "s"), name="away")
+    assert len(list(tmp_path.glob("done-*"))) == 24
+    assert (tmp_path / "calls").read_text() == "xxx"
+    assert "a worker ended early (no memory left; " in caplog.text
 
 
 # --- names --------------------------------------------------------------------------------------------------------
@@ -175,6 +215,7 @@ def test_a_cluster_is_named_listed_and_tried(config):
         ('kind = "command"', "a", "names no command"),
         ("", "b", r"No cluster is called 'b'\. Known: a\. Name one: asem clusters add b"),
         ("", "a:many", "how many workers"),
+        ('[clusters."b c"]', "b c", "letters, digits"),
     ],
 )
 def test_bad_clusters(config, table, name, said):

@@ -79,12 +79,24 @@ def test_labels_take_the_nearest(tmp_path: Path) -> None:
         ("1,0,0,0,1,0\n1,0,0,0,1\n", "line 2: a matrix is six numbers"),
         ("1,0,0,0,1,0\n1,0,0,2,0,0\n", "the matrix of plane 1 squeezes it"),
         ("5,1,0,0,0,1,0\n", "there is no plane 5"),
+        ("0.5,1,0,0,0,1,0\n", r"there is no plane 0\.5"),
+        ("1,1,0,0,0,1,0\n1,1,0,9,0,1,0\n", "line 2: plane 1 has a matrix already"),
     ],
 )
 def test_tables_that_are_none(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(BadInput, match=sentence):
         TransformPlanes(str(tmp_path / "t.csv")).fit(Volume(np.zeros((2, 8, 8), np.uint8), 5.0), QUIET)
+
+
+def test_planes_without_a_matrix_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a table as a German spreadsheet writes it."""
+    (tmp_path / "t.csv").write_text("z;a;b;c;d;e;f\n1;1;0;2,5;0;1;0\n", encoding="utf-16")
+    fitted = TransformPlanes(str(tmp_path / "t.csv"), maps="to_plane").fit(
+        Volume(np.zeros((2, 8, 8), np.uint8), 5.0), QUIET
+    )
+    assert fitted.attributes["plane_matrices_xy"] == [[[1, 0, 0], [0, 1, 0]], [[1, 0, 2.5], [0, 1, 0]]]
+    assert "t.csv has matrices of 1 of the 2 planes; the others stay as they are." in caplog.text
 
 
 def test_turned_planes_of_a_real_stack(real_data: Callable[[str], Path]) -> None:

@@ -1,0 +1,471 @@
+"""The steps of `gpu_check.py`: what each asks of a device, and what it must find."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+Found = dict[str, Any]
+STEPS: dict[str, tuple[Callable[[Bench], Found], int]] = {}
+
+
+def step(limit_s: int) -> Callable[[Callable[[Bench], Found]], Callable[[Bench], Found]]:
+    """Add a function to the steps, with the seconds after which it is stopped."""
+
+    def add(function: Callable[[Bench], Found]) -> Callable[[Bench], Found]:
+        STEPS[function.__name__] = function, limit_s
+        return function
+
+    return add
+
+
+@attrs.frozen
+class Bench:
+    """Where the steps run, and how large.
+
+    Parameters
+    ----------
+    device : "cuda", "cuda:1", "mps" or "cpu"
+    small : sizes with which the script itself can be checked on a CPU
+    """
+
+    device: str
+    small: bool = False
+
+    def size(self, usual: int, small: int) -> int:
+        return small if self.small else usual
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def candidates(self) -> tuple[str, ...]:
+        return ("float16", "bfloat16", "tf32", "float32") if self.is_cuda else ("bfloat16", "float32")
+
+    def peak(self) -> int | None:
+        """The most memory that tensors took since the last call, bytes."""
+        import torch
+
+        if not self.is_cuda:
+            return None
+        taken = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return taken
+
+    def wait(self) -> None:
+        import torch
+
+        if self.is_cuda:
+            torch.cuda.synchronize()
+
+
+def grain(edge: int, seed: int = 0) -> np.ndarray:
+    """An image of blurred noise, uint8: cheap to make, with structure on a network's scale."""
+    from scipy.ndimage import zoom
+
+    coarse = np.random.default_rng(seed).random((-(-edge // 6) + 1,) * 3, np.float32)
+    return (zoom(coarse, 6, order=1)[:edge, :edge, :edge] * 255).astype(np.uint8)
+
+
+def published(bench: Bench) -> Any:
+    """The published network, its weights random, its probabilities spread over (0, 1); when small, a shipped one."""
+    from predict_speed import lively, spread
+
+    from asem_core.volume import Volume
+
+    if bench.small:
+        return shipped()["membrane-fibsem-10nm"]
+    network = lively()
+    spread(network, Volume(grain(256), 5.0))
+    return network
+
+
+def shipped() -> dict[str, Any]:
+    """The networks that come with ASEM, by name."""
+    from asem_core.catalog import load_catalog
+    from asem_core.pretrained import find_weights
+    from asem_core.recipe import build
+    from asem_core.weights import load_weights, read_metadata
+
+    networks = {}
+    for name in ("membrane-fibsem-10nm", "mitochondria-phantom"):
+        weights = find_weights(name)
+        options = dict(read_metadata(weights)["model"])
+        model = build(load_catalog().get("model", options.pop("use")), options, name)
+        networks[name] = load_weights(weights, model.network())
+    return networks
+
+
+@step(60)
+def machine(bench: Bench) -> Found:
+    """Versions, memory, and how fast bytes come over, pinned and not (GB/s)."""
+    import torch
+
+    found: Found = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": sys.version.split()[0],
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    if bench.is_cuda:
+        about = torch.cuda.get_device_properties(bench.device)
+        found |= {"name": about.name, "memory_gb": about.total_memory / 1e9, "capability": [about.major, about.minor]}
+        found["free_gb"] = torch.cuda.mem_get_info()[0] / 1e9
+        host = torch.empty(1 << 28, dtype=torch.uint8)
+        for name, here in (("pageable", host), ("pinned", host.pin_memory())):
+            there = here.to(bench.device)
+            bench.wait()
+            for way, move in (("up", lambda h=here, t=there: t.copy_(h)), ("down", lambda h=here, t=there: h.copy_(t))):
+                begun = time.perf_counter()
+                for _ in range(4):
+                    move()
+                bench.wait()
+                found[f"{name}_{way}_gb_s"] = 4 * 0.268 / (time.perf_counter() - begun)
+    return found
+
+
+@step(150)
+def precision(bench: Bench) -> Found:
+    """What each precision changes, against float32 on the CPU, and which one would be chosen."""
+    from asem_core.prediction.inference import Arithmetic, Predictor
+    from asem_core.prediction.precision import choose_arithmetic, compare
+
+    image = grain(256)
+    found: Found = {}
+    for name, network in {"published": published(bench), **shipped()}.items():
+        shape = network.input_shape((24, 24, 24))
+        images = [image[tuple(slice(b, b + n) for n in shape)] for b in (0, 17, 40)]
+        images = [i for i in images if i.shape == shape]
+        plain = Predictor(network, Arithmetic(output="float32"))
+        right = [plain(i) for i in images]
+        found[name] = {}
+        for candidate in bench.candidates():
+            off = compare(
+                [Predictor(network, Arithmetic(bench.device, candidate, output="float32"))(i) for i in images], right
+            )
+            found[name][candidate] = [off.largest, off.usual, off.turned]
+        found[name]["chosen"] = choose_arithmetic(network, images, Arithmetic(bench.device), "auto").precision
+    return found
+
+
+@step(150)
+def large(bench: Bench) -> Found:
+    """Blocks of growing size: speed, memory against the plan, and whether their far corner is that of a small block."""
+    from asem_core.errors import BadInput
+    from asem_core.prediction.inference import Arithmetic, Predictor
+    from asem_core.prediction.precision import check_large
+
+    network = published(bench)
+    found: Found = {}
+    edges = (32, 48) if bench.small else (96, 192, 256, 384, 512)
+    whole = grain(max(network.input_shape((edges[-1],) * 3)))
+    for candidate in ("float32",) if bench.small else bench.candidates():
+        predictor = Predictor(network, Arithmetic(bench.device, candidate))
+        for edge in edges:
+            shape = network.input_shape((edge,) * 3)
+            image = whole[tuple(slice(0, n) for n in shape)]
+            predictor(image)  # chooses its algorithms
+            bench.peak()
+            begun = time.perf_counter()
+            result = predictor(image)
+            seconds = time.perf_counter() - begun
+            planned = network.num_values(shape) * (2 if candidate.endswith("16") else 4)
+            peak = bench.peak()
+            row: Found = {
+                "mvoxel_s": 1e-6 * edge**3 / seconds,
+                "peak_gb": peak and peak / 1e9,
+                "planned_gb": planned / 1e9,
+            }
+            try:
+                check_large(predictor, image, result)
+            except BadInput as error:
+                row["wrong"] = str(error)
+            if predictor._largest < edge**3:
+                row["halved"] = True
+            found[f"{candidate} {edge}"] = row
+    wrong = [f"{k}: {v['wrong']}" for k, v in found.items() if "wrong" in v]
+    return found | ({"wrong": wrong} if wrong else {})
+
+
+@step(60)
+def streams(bench: Bench) -> Found:
+    """Three threads on one predictor give, block by block, what one gives; and how much sooner."""
+    from asem_core.prediction.inference import Arithmetic, Predictor
+
+    network = published(bench)
+    predictor = Predictor(network, Arithmetic(bench.device, bench.candidates()[0] if bench.is_cuda else "float32"))
+    shape = network.input_shape((bench.size(160, 16),) * 3)
+    images = [grain(max(shape), seed)[tuple(slice(0, n) for n in shape)] for seed in range(bench.size(12, 3))]
+    predictor(images[0])
+    begun = time.perf_counter()
+    one = [predictor(image) for image in images]
+    alone = time.perf_counter() - begun
+    found: list[Any] = [None] * len(images)
+
+    def some(first: int) -> None:
+        for n in range(first, len(images), 3):
+            found[n] = predictor(images[n])
+
+    threads = [threading.Thread(target=some, args=(n,)) for n in range(3)]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = time.perf_counter() - begun
+    equal = [bool((a == b).all()) for a, b in zip(one, found, strict=True)]
+    return {"one_thread_s": alone, "three_threads_s": together} | ({} if all(equal) else {"wrong": f"equal: {equal}"})
+
+
+@step(90)
+def memory(bench: Bench) -> Found:
+    """A card of 12 GB, made by a limit: a block that is too large is halved, gives the same, and the words are known."""
+    import torch
+
+    from asem_core.prediction.inference import Arithmetic, Predictor, is_out_of_memory
+
+    if not bench.is_cuda:
+        return {"skipped": "memory of a GPU is limited"}
+    total = torch.cuda.get_device_properties(bench.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 12e9 / total))
+    network = published(bench)
+    shape = network.input_shape((416,) * 3)
+    image = grain(max(shape))[tuple(slice(0, n) for n in shape)]
+    found: Found = {}
+    for candidate in ("float16", "float32"):
+        predictor = Predictor(network, Arithmetic(bench.device, candidate))
+        result = predictor(image)
+        found[candidate] = {"largest_block_voxels": predictor._largest, "peak_gb": (bench.peak() or 0) / 1e9}
+        small = network.input_shape((64,) * 3)
+        piece = predictor(image[tuple(slice(0, n) for n in small)])
+        off = int(np.abs(piece.astype(int) - result[:64, :64, :64]).max())
+        if off > 2:
+            found["wrong"] = f"{candidate}: the halved block differs by {off} of 255"
+    words = []
+    for ask in (
+        lambda: torch.empty(1 << 44, dtype=torch.uint8, device=bench.device),
+        lambda: torch.empty(1 << 44, dtype=torch.uint8, pin_memory=True),
+    ):
+        try:
+            ask()
+        except (RuntimeError, MemoryError) as error:
+            words.append([str(error).split("\n")[0], is_out_of_memory(error)])
+            if not is_out_of_memory(error):
+                found["wrong"] = "words of a lack of memory that are not recognised"
+    return found | {"words": words}
+
+
+@step(60)
+def lost(bench: Bench) -> Found:
+    """A device whose context is lost is recognised by its words."""
+    import torch
+
+    from asem_core.prediction.inference import is_dead
+
+    if not bench.is_cuda:
+        return {"skipped": "only a GPU is lost"}
+    try:
+        torch.arange(4, device=bench.device)[torch.tensor([9], device=bench.device)].cpu()
+    except RuntimeError as error:
+        said = str(error).split("\n")[0]
+        return {"words": said} | ({} if is_dead(error) else {"wrong": "not recognised"})
+    return {"wrong": "an index beyond the end went unnoticed"}
+
+
+def training_of(bench: Bench, precision: str, block: int, batch: int = 1) -> tuple[Any, ...]:
+    """A network on the device, its optimizer, options, and an endless stream of augmented blocks."""
+    import torch
+
+    from asem_core.interfaces import Region
+    from asem_core.training.augment import Augment
+    from asem_core.training.devices import half_precision
+    from asem_core.training.loop import initialise, make_optimizer, to_device
+    from asem_core.training.options import RegionOptions, TrainOptions
+    from asem_core.training.stream import BlockStream
+    from asem_core.volume import Labels, Volume
+    from asem_models._unet import UNet
+    from asem_samplers.uniform import Uniform
+
+    edge = block + 240
+    raw = Volume(grain(edge), 5.0)
+    labels = Labels((raw.data[60:-60, 60:-60, 60:-60] > 140).astype(np.uint8), 5.0, (300.0,) * 3)
+    options = TrainOptions([RegionOptions("", "")], block=(block,) * 3, batch=batch, precision=precision)  # type: ignore[arg-type]
+    network = UNet(features=4, factors=((2, 2, 2),)) if bench.small else UNet()
+    initialise(network, options)
+    device = torch.device(bench.device)
+    half = half_precision(options, device)
+    network = to_device(network, device, half).train()
+    optimizer = make_optimizer(network, options.optimizer, device)
+    stream = BlockStream(Uniform(), [Region("r", raw, labels)], options.block, network.context, Augment(), seed=0)
+    return network, optimizer, options, half, device, stream.cuts(0)
+
+
+@step(150)
+def training(bench: Bench) -> Found:
+    """Iterations a second of the published network in the published block, its memory, and that the loss falls alike."""
+    from itertools import islice
+
+    from asem_core.training.loop import step as train_step
+
+    found: Found = {}
+    for precision in ("bfloat16", "float32"):
+        network, optimizer, options, half, device, cuts = training_of(bench, precision, bench.size(110, 14))
+        losses: list[Any] = []
+
+        def some(count: int, network: Any = network, optimizer: Any = optimizer, cuts: Any = cuts, losses: Any = losses,
+                 options: Any = options, half: Any = half, device: Any = device) -> None:  # fmt: skip
+            for _ in range(count):
+                losses.append(train_step(network, optimizer, list(islice(cuts, 1)), options, half, device))
+                if len(losses) > 1:
+                    losses[-2].value  # noqa: B018  read one step late, as the loop does
+            bench.wait()
+
+        some(bench.size(20, 2))
+        bench.peak()
+        count = bench.size(150, 2)
+        begun = time.perf_counter()
+        some(count)
+        peak = bench.peak()
+        found[precision] = {
+            "iterations_s": count / (time.perf_counter() - begun),
+            "peak_gb": peak and peak / 1e9,
+            "loss": [round(float(np.mean([v.value for v in part])), 4) for part in (losses[:10], losses[-10:])],
+        }
+    return found
+
+
+@step(60)
+def backoff(bench: Bench) -> Found:
+    """Training on a card of 12 GB: a batch that is too large is split, and goes on."""
+    from itertools import islice
+
+    import torch
+
+    from asem_core.training.devices import Team
+    from asem_core.training.loop import step_within_memory
+
+    if not bench.is_cuda:
+        return {"skipped": "memory of a GPU is limited"}
+    total = torch.cuda.get_device_properties(bench.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 12e9 / total))
+    network, optimizer, options, half, device, cuts = training_of(bench, "bfloat16", 110, batch=16)
+    loss, after = step_within_memory(network, optimizer, list(islice(cuts, 16)), options, half, Team(0, 1, device))
+    found = {"batch": after.batch, "accumulate": after.accumulate, "loss": loss.value}
+    return found | ({} if after.batch * after.accumulate == 16 else {"wrong": "blocks were lost"})
+
+
+@step(240)
+def end_to_end(bench: Bench) -> Found:
+    """A volume from Zarr to Zarr through the commands' own door: Mvoxel/s, with its pyramid; and the chain without the network."""
+    from predict_chain import Copy
+
+    from asem_core.blocks import Run
+    from asem_core.cell.store import create_volume, finish_volume, open_volume
+    from asem_core.stages.predict import Prediction, predict
+    from asem_core.volume import Spec
+
+    edge = bench.size(768, 64)
+    found: Found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        cell = Path(folder) / "cell.zarr"
+        out = create_volume(cell / "raw", Spec((edge,) * 3, np.uint8, 5.0), block=64, made_by={"stage": "benchmark"})
+        out.data[:] = grain(edge)  # type: ignore[index]
+        volume = finish_volume(out)
+        networks = {"copy": Copy(47)} | {"published": published(bench)} | shipped()
+        for name, network in networks.items():
+            for mirrors in (False, True) if name == "published" and edge < 600 else (False,):
+                begun = time.perf_counter()
+                predict(
+                    network, volume, cell / f"{name}{mirrors}", Run(progress=False),
+                    Prediction(device=bench.device, mirrors=mirrors),
+                )  # fmt: skip
+                seconds = time.perf_counter() - begun
+                plan = open_volume(cell / f"{name}{mirrors}").attributes["asem"]["layout"]
+                found[name] = {"mvoxel_s": 1e-6 * edge**3 / seconds, "seconds": seconds, "plan": plan}
+    return found
+
+
+@step(120)
+def workers(bench: Bench) -> Found:
+    """Two workers on one device give what one gives."""
+    from asem_core.blocks import Run
+    from asem_core.cell.store import create_volume, finish_volume, open_volume
+    from asem_core.stages.predict import Prediction, predict
+    from asem_core.volume import Spec
+
+    edge = bench.size(256, 64)
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        cell = Path(folder) / "cell.zarr"
+        out = create_volume(cell / "raw", Spec((edge,) * 3, np.uint8, 5.0), block=64, made_by={"stage": "benchmark"})
+        out.data[:] = grain(edge)  # type: ignore[index]
+        volume = finish_volume(out)
+        network = shipped()["membrane-fibsem-10nm"]
+        how = Prediction(device=bench.device, precision="float32")
+        for count in (1, 2):
+            predict(
+                network, volume, cell / f"p{count}", Run(block=(edge // 2,) * 3, progress=False),
+                attrs.evolve(how, workers=count),
+            )  # fmt: skip
+            made.append(open_volume(cell / f"p{count}").read())
+    off = int(np.abs(made[0].astype(int) - made[1]).max())
+    return {"largest_difference": off} | ({} if off == 0 else {"wrong": "they differ"})
+
+
+@step(120)
+def resume(bench: Bench) -> Found:
+    """A state of training made on this device is loaded on the CPU and back, with the same weights."""
+    import io
+    from itertools import islice
+
+    import torch
+
+    from asem_core.training.loop import step as train_step
+
+    network, optimizer, options, half, device, cuts = training_of(bench, "float32", 14)
+    train_step(network, optimizer, list(islice(cuts, 1)), options, half, device)
+    kept = io.BytesIO()
+    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, kept)
+    for where in ("cpu", bench.device):
+        kept.seek(0)
+        state = torch.load(kept, map_location=where, weights_only=True)
+        other, its_optimizer, *_ = training_of(Bench(where, bench.small), "float32", 14)
+        other.load_state_dict(state["network"])
+        its_optimizer.load_state_dict(state["optimizer"])
+        train_step(other, its_optimizer, list(islice(cuts, 1)), options, False, torch.device(where))
+        if not all(bool(p.isfinite().all()) for p in other.parameters()):
+            return {"wrong": f"weights that are not finite on {where}"}
+    return {"loaded_on": ["cpu", bench.device]}
+
+
+@step(120)
+def compiled(bench: Bench) -> Found:
+    """What `torch.compile` wins, and the seconds it takes first."""
+    from asem_core.prediction.inference import Arithmetic, Predictor
+
+    if bench.small:
+        return {"skipped": "slow to start"}
+    network = published(bench)
+    shape = network.input_shape((192,) * 3)
+    image = grain(max(shape))[tuple(slice(0, n) for n in shape)]
+    found: Found = {}
+    for name in ("plain", "compiled"):
+        predictor = Predictor(network, Arithmetic(bench.device, bench.candidates()[0], compiled=name == "compiled"))
+        begun = time.perf_counter()
+        predictor(image)
+        found[f"{name}_first_s"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        for _ in range(5):
+            predictor(image)
+        found[f"{name}_mvoxel_s"] = 5e-6 * 192**3 / (time.perf_counter() - begun)
+    return found
