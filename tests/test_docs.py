@@ -27,7 +27,7 @@ def blocks(language: str) -> list[Any]:
         pytest.param(page, text, id=f"{page.relative_to(ROOT)}-{i}")
         for page in PAGES
         for i, (found, text) in enumerate(FENCE.findall(page.read_text()))
-        if found == language
+        if found == language and not (language == "python" and page.name == "write_a_plugin.md")
     ]
 
 
@@ -42,7 +42,7 @@ def generator() -> Any:
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_python_blocks_run(page: Path, code: str, tmp_path: Path) -> None:
-    """Every Python block of the docs runs by itself."""
+    """Every Python block of the docs runs by itself; those of the plugin tutorial make files, see test_plugin_tutorial."""
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{page}:\n{done.stderr}"
 

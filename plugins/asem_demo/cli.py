@@ -21,6 +21,9 @@ def demo(
     look: Annotated[
         str, typer.Option(help="Preparation: cf (chemical fixation) or hpfs (high-pressure freezing).")
     ] = "cf",
+    size_nm: Annotated[
+        float, typer.Option(help="Edge of the phantom cell in nm; a smaller one is quicker.", min=600, max=4000)
+    ] = 1400,
     show: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     workers: Workers = DEFAULT_WORKERS,
     quiet: Quiet = False,
@@ -43,6 +46,7 @@ def demo(
         lambda line: typer.echo(line, err=True),
         seed,
         look,
+        size_nm,
     )
     typer.echo(f"Report: {page}")
     typer.echo(f"Picture: {page.with_name('demo.png')}")

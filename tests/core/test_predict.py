@@ -334,6 +334,7 @@ def test_killed_at_any_moment_the_run_goes_on_bit_identically(stored, tmp_path):
     np.testing.assert_array_equal(open_volume(target).read(), unbroken.read())
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_at_once_and_quietly_and_the_run_goes_on_bit_identically(stored, tmp_path):
     """SIGINT to all processes, as a terminal sends it, then to the main one only, while blocks are computed."""
     target = tmp_path / "out.zarr/p"
