@@ -357,7 +357,7 @@ def write_plan(
     Raises
     ------
     OutputExists
-        The recipe that is there was made for something else, or boxes were annotated since.
+        The recipe that is there was made for other data or options, or boxes were annotated since.
     BadInput, UnknownName
         There are no such labels, or no model is known for them.
     """

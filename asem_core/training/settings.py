@@ -110,7 +110,7 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     """Choose a template by how far planes lie apart, and by what one says of the next."""
     z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
     if found.planes_together == 1 and found.share_annotated >= SPARSE:
-        return "planes", "no two planes that are annotated lie side by side"
+        return "planes", "no two annotated planes are adjacent"
     if (
         found.anisotropy <= 1.5
     ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
@@ -336,7 +336,7 @@ def choose_settings(
     thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
     split = watched_part(boxes, foreground, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
     if not watch:
-        split = Split(list(enumerate(boxes)), [], "all is learnt")
+        split = Split(list(enumerate(boxes)), [], "everything is used for training")
     watched = bool(split.watched)
     lines = [first]
     lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")

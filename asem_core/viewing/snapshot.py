@@ -240,7 +240,7 @@ def box_in(text: str | None, volume: Volume) -> Box | None:
         return None
     box = Box.parse(text, volume.shape)
     if not volume.box.contains(box):
-        raise OutsideVolume(f"The box {box} sticks out of {volume.path}, which has the shape {list(volume.shape)}.")
+        raise OutsideVolume(f"The box {box} extends beyond {volume.path}, which has the shape {list(volume.shape)}.")
     return box
 
 

@@ -345,7 +345,7 @@ def _sorted(error: BaseException, url: str) -> Exception:
     if isinstance(error, FileNotFoundError) or status == 404:
         return NotThere("there is no such file (404)")
     if isinstance(error, PermissionError):
-        return FetchError("the server does not let us (403)")
+        return FetchError("the server denies access (403)")
     if status is not None and status < 500 and status not in (408, 425, 429):
         return FetchError(f"the server answered {status}")
     return _Passing(f"the server answered {status}" if status else f"{type(error).__name__}: {error}".strip(": "))

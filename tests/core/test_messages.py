@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a mesh of a probability map": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=PROBABILITY), folder / "out", QUIET, form="ply"),
         BadInput,
-        "ids is a probability map; surfaces are made of labels. Segment it first: asem segment.",
+        "ids is a probability map; surfaces are made from labels. Segment it first: asem segment.",
     ),
     "a mesh that is there": (
         lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),

@@ -224,11 +224,11 @@ def test_bundle_and_unbundle(asem, served, run_folder, settings, tmp_path, monke
     assert "Add --sha256 with the checksum that `asem models bundle` printed" in refused
     other = asem("models", "unbundle", file, "--sha256", "0" * 16, code=1).stderr
     assert "it is not the bundle that was made. Expected sha256 0000000000000000, got" in other
-    assert "is no checksum: give 16 digits" in asem("models", "unbundle", file, "--sha256", "0", code=1).stderr
+    assert "is not a checksum: give 16 digits" in asem("models", "unbundle", file, "--sha256", "0", code=1).stderr
     assert not (tmp_path / "far" / "home").exists()
     said = asem("models", "unbundle", file, *command).stdout
-    assert "small-1nm@1 is here." in said
-    assert "mito-mylab@1 is here." in said
+    assert "small-1nm@1 is installed." in said
+    assert "mito-mylab@1 is installed." in said
     assert str(tmp_path / "far") in asem("models", "pull", "small-1nm", "mito-mylab").stdout
     asem("models", "unbundle", file)  # known now, each with its sum
 
