@@ -115,7 +115,7 @@ def _abilities() -> list[str]:
     lines = [
         "## Optional abilities",
         "",
-        "What a plugin, or what it makes, may be able to do besides its kind: small protocols in `asem_core.interfaces`, to derive from.",
+        "Abilities that a plugin, or an object that it makes, may have in addition to its kind: small protocols in `asem_core.interfaces` to derive from.",
         "",
     ]
     for name, found in vars(interfaces).items():
