@@ -145,7 +145,7 @@ def require_cell(cell: str) -> None:
     """
     if not layers_of(cell):
         raise BadInput(
-            f"{cell} is not a cell with layers. Give the whole cell, and choose layers by -s 'layers=[\"raw\", \"labels/*\"]'."
+            f'{cell} is not a cell with layers. Give the whole cell, and choose layers by -s \'layers=["raw", "labels/*"]\'.'
         )
 
 
