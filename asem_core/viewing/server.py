@@ -22,6 +22,7 @@ from asem_core.errors import BadInput, MissingExtra
 from asem_core.viewing.scene import Layer
 from asem_core.viewing.surfaces import SEARCHED_VOXELS, Surfaces
 from asem_core.viewing.virtual_zarr import VirtualZarr
+from asem_core.volume import Computed
 
 MOST_SURFACES = 500
 """More objects than this are not drawn in 3D at first: double-click those of interest."""
@@ -67,9 +68,8 @@ class Served:
         for executor in (self._server.executor, self._slow):
             executor.shutdown(wait=True, cancel_futures=True)
         for layer in self.layers:
-            close = getattr(layer.volume.data, "close", None)
-            if close is not None:
-                close()
+            if isinstance(layer.volume.data, Computed):
+                layer.volume.data.stop_computing()
 
 
 def serve(layers: Sequence[Layer], *, title: str = "", bind: str = "127.0.0.1", port: int = 0) -> Served:
