@@ -9,7 +9,7 @@ code is functions in the core.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
@@ -259,6 +259,41 @@ class SaysWhatIsKnown(Protocol):
 
 
 @runtime_checkable
+class VoxelLearner(Protocol):
+    """Learns one image, again and again, from ever more voxels; it may keep what it worked out for those before."""
+
+    @abstractmethod
+    def learn(self, labels: Labels, boxes: Sequence[Box]) -> Callable[[Box], np.ndarray]:
+        """Learn from labelled voxels, and return a function that says how likely each voxel of a box is object.
+
+        Parameters
+        ----------
+        labels : on the grid of the image
+            Voxels that are known are learnt from: object where not 0.
+        boxes
+            Where known voxels are.
+
+        Returns
+        -------
+        function: box in voxels of the image -> uint8 of its shape, 255 = certain
+
+        Raises
+        ------
+        BadInput
+            Known voxels are of one class only.
+        """
+
+
+@runtime_checkable
+class LearnsVoxels(Protocol):
+    """What an annotator can do besides: learn from voxels anywhere in an image of any size, and judge any box of it."""
+
+    @abstractmethod
+    def learner(self, volume: Volume) -> VoxelLearner:
+        """Make the learner of one image; nothing is read yet."""
+
+
+@runtime_checkable
 class Annotator(Protocol):
     """Seeds to labels, on one box of a volume; one without `needs_seeds` also labels a box that nobody painted in."""
 
@@ -292,7 +327,7 @@ class Sampler(Protocol):
 
     name: ClassVar[str]
     is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
-    suits: ClassVar[Sequence[Template]] = ()  # kinds of images for which a plan takes it instead
+    suits: ClassVar[Sequence[Suited]] = ()  # kinds of images and labels for which a plan takes it instead
 
     @abstractmethod
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
@@ -398,6 +433,9 @@ class FindsObjects(Protocol):
 
 Template = Literal["isotropic", "anisotropic", "planes"]
 """Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that say nothing of each other."""
+
+Suited = Literal["isotropic", "anisotropic", "planes", "strokes"]
+"""What a sampler may suit: a kind of image, or labels of which only strokes are known."""
 
 
 @runtime_checkable

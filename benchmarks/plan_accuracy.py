@@ -41,8 +41,9 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, write_known
 from asem_core.evaluation.scores import Scores, exclusion_of, score
 from asem_core.prediction.trained import load_trained
+from asem_core.stages.annotated import Annotated
 from asem_core.stages.inputs import open_images_of
-from asem_core.stages.plan import Annotated, PlanOptions, plan
+from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.training import settings

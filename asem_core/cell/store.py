@@ -35,6 +35,8 @@ from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
 from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import settle
+from asem_core.voxels.strokes import MEANING as STROKES
+from asem_core.voxels.strokes import holds_strokes
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale
 
 log = logging.getLogger("asem_core")
@@ -120,6 +122,16 @@ def open_labels(path: str | Path, meaning: Meaning | None = None) -> Labels:
     if meaning is None and Record.of(plain).id:
         return open_volume(path, kind=Labels)
     return understood(Labels.of(plain), meaning or Meaning())
+
+
+def open_annotation(path: str | Path, meaning: Meaning | None = None) -> Labels:
+    """Open what somebody annotated, to learn from or to score against: labels (see `open_labels`), or strokes (`seeds/<name>`).
+
+    Of strokes, object is 1 and background 0; what was not painted is not known.
+    """
+    if meaning is None and holds_strokes(path):
+        meaning = STROKES
+    return open_labels(path, meaning)
 
 
 def _with_known(volume: V, node: Any, *, follow: bool) -> V:

@@ -12,7 +12,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, made_by, require_labels, what_it_holds
-from asem_core.cell.store import open_labels, open_volume
+from asem_core.cell.store import open_annotation, open_labels, open_volume
 from asem_core.errors import BadInput, OutsideVolume, RecipeError
 from asem_core.evaluation.objects import number_objects, score_objects
 from asem_core.evaluation.report import sections
@@ -212,7 +212,7 @@ def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -
         It is an image or a probability map.
     """
     require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH")
-    return open_labels(path, meaning)
+    return open_annotation(path, meaning)
 
 
 def part_in_common(options: EvaluateOptions, truth: Labels, image: Volume) -> Box:

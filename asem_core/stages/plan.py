@@ -22,17 +22,15 @@ import tomlkit
 
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
-from asem_core.cell.prepared import read_prepared
-from asem_core.cell.store import open_volume
-from asem_core.errors import BadInput, OutputExists, UnknownName
-from asem_core.interfaces import Model, OffersTemplates, Region, Template
+from asem_core.errors import BadInput, OutputExists
+from asem_core.interfaces import Model, OffersTemplates, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
-from asem_core.stages.annotate import annotated_boxes
+from asem_core.stages.annotated import Annotated, as_table, model_for, places_of
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import replacing
-from asem_core.training.fingerprint import Fingerprint, box_text, fingerprint
+from asem_core.training.fingerprint import Fingerprint, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
@@ -49,8 +47,7 @@ from asem_core.training.settings import (
     uses_of_time,
 )
 from asem_core.training.setup import TrainingSetup
-from asem_core.volume import Box, Labels, Zyx, as_zyx
-from asem_core.voxels.known import extent_of_known
+from asem_core.volume import Box, Zyx, as_zyx
 
 TRAINING_SHARE = 0.95
 """Part of the time that is left after planning and goes into iterations and validation; the rest opens and reports."""
@@ -68,26 +65,20 @@ class PlanOptions:
         Changes of the weights instead; then nothing is timed.
     seed
         Everything random follows from it.
+    watch
+        Set a part aside to watch; False learns from all.
     """
 
     minutes: float = 10.0
     iterations: int | None = None
     seed: int = 0
+    watch: bool = True
 
     def __attrs_post_init__(self) -> None:
         if not self.minutes > 0 or not np.isfinite(self.minutes):
             raise BadInput(f"--minutes is {self.minutes:g}; it must be above 0.")
         if self.iterations is not None and self.iterations < 1:
             raise BadInput(f"--iterations is {self.iterations}; it must be at least 1.")
-
-
-@attrs.frozen
-class Annotated:
-    """Where labels are: an image, its labels, and the boxes (in voxels of the labels) that were annotated."""
-
-    raw: Path
-    labels: Path
-    boxes: tuple[Box, ...]
 
 
 @attrs.frozen
@@ -132,7 +123,12 @@ def plan(
     profiles = [_profiles(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
     settings = choose_settings(
-        found, [box for _, box, _ in regions], profiles, templates, lambda template: sampler_for(template, catalog)
+        found,
+        [box for _, box, _ in regions],
+        profiles,
+        templates,
+        lambda kind: sampler_for(kind, catalog),
+        watch=options.watch,
     )
     own = [place for place, *_ in regions]
     settings = attrs.evolve(settings, split=_apart(settings.split, own))
@@ -206,7 +202,7 @@ def _in_time(
 
 
 def _stored(place: Annotated, box: Box) -> RegionOptions:
-    return RegionOptions(raw=str(place.raw.resolve()), labels=str(place.labels.resolve()), box=box_text(box))
+    return build(RegionOptions, as_table(place, box), "plan @ region")
 
 
 def _profiles(region: Region) -> list[np.ndarray]:
@@ -241,7 +237,7 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
         raise BadInput("All annotated boxes overlap the part to watch: annotate another box, apart from these.")
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
-    wished = as_zyx([min(n, m) for n, m in zip(block(settings.template), most, strict=True)])
+    wished = as_zyx([min(n, m) for n, m in zip(block(settings.template, settings.found), most, strict=True)])
     fitting: Zyx = network.output_shape(network.input_shape(wished))
     return [
         Setting("train", "block", list(fitting), "small blocks fit the processor's cache, and more places are seen")
@@ -262,7 +258,10 @@ def _length(number: int, why: str) -> list[Setting]:
 
 def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
     """Say in one comment what a plan was made for: the same again finds it, another is another plan."""
-    what = [f"{p.labels.resolve()} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}" for p in places]
+    what = [
+        f"{p.labels.resolve()}{' and strokes' if p.strokes else ''} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}"
+        for p in places
+    ]
     length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
     return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
 
@@ -278,10 +277,7 @@ def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[
     """Name each box with the layers that it lies in; `places` has one entry for each annotated box."""
 
     def of(boxes: Sequence[tuple[int, Box]]) -> list[dict[str, str]]:
-        return [
-            {"raw": str(places[i].raw.resolve()), "labels": str(places[i].labels.resolve()), "box": box_text(box)}
-            for i, box in boxes
-        ]
+        return [as_table(places[i], box) for i, box in boxes]
 
     return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
 
@@ -326,58 +322,10 @@ def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], op
 # --- what a person names ------------------------------------------------------------------------------------------
 
 
-def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> list[Annotated]:
-    """Find image, labels and annotated boxes in cells.
-
-    Parameters
-    ----------
-    labels : the layer `labels/<this>`, or its whole name
-    raw : the image layer; by default the one that `asem prepare` made, or "raw"
-
-    Raises
-    ------
-    BadInput, UnknownName
-        A cell has no such layer; the message lists what it has.
-    """
-    found = []
-    for cell in cells:
-        there = layers(cell)
-        name = labels if labels in there else f"labels/{labels}"
-        known = [n.removeprefix("labels/") for n in there if n.startswith("labels/")]
-        if name not in there:
-            raise UnknownName(
-                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
-                f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
-            )
-        layer = open_volume(cell / name, kind=Labels)
-        boxes = annotated_boxes(layer) or [extent_of_known(layer)]
-        kept = [
-            b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))
-        ]
-        found.append(Annotated(cell / (raw or read_prepared(cell).image), cell / name, tuple(kept)))
-    return found
-
-
-def sampler_for(template: Template, catalog: Catalog) -> str:
-    """Name the sampler that says that it suits a kind of image, or the default."""
-    suited = [o.name for o in catalog.offers if o.kind == "sampler" and template in o.cls.suits]
+def sampler_for(kind: Suited, catalog: Catalog) -> str:
+    """Name the sampler that says that it suits a kind of image or labels, or the default."""
+    suited = [o.name for o in catalog.offers if o.kind == "sampler" and kind in o.cls.suits]
     return suited[0] if suited else catalog.default("sampler")
-
-
-def model_for(labels: str, catalog: Catalog) -> str:
-    """Guess the model plugin from the name of labels: "mito" is "mitochondria".
-
-    Raises
-    ------
-    BadInput
-        No name of a model begins like it, or several do.
-    """
-    name = Path(labels).name.lower().replace("_", "-")
-    known = catalog.names("model")
-    near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
-    if len(near) != 1:
-        raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
-    return near[0]
 
 
 def write_plan(

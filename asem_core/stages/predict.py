@@ -13,6 +13,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
+from asem_core.errors import BadInput
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, predict
 from asem_core.prediction.expected import (
@@ -134,6 +135,24 @@ def predict_image(
         overwrite=overwrite,
     )
     return Predicted(made, image, mask)
+
+
+def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:
+    """Say which layer a prediction is written to: of a cell (that of the image, unless another is named), `predictions/MODEL/probability`.
+
+    Raises
+    ------
+    BadInput
+        No cell is named: neither as output, nor by the image.
+    """
+    if output is None and "://" in source:
+        raise BadInput(f"{source} is not on this machine: say where to write, -o cell.zarr.")
+    cell = cell_of(source) if output is None else Path(output)
+    if cell.suffix != ".zarr":
+        if output is not None and cell_of(output).suffix == ".zarr":
+            return Path(output)
+        raise BadInput("Say where to write: -o cell.zarr, or -o cell.zarr/predictions/NAME/probability.")
+    return cell / "predictions" / model.partition("@")[0] / "probability"
 
 
 def predict_live(

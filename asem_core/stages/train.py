@@ -19,17 +19,20 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
+from asem_core.cell.store import open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.interfaces import Model, Region, Sampler
+from asem_core.paths import expand
 from asem_core.prediction.trained import network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.temporary import temporary_folder
 from asem_core.training.options import TrainOptions
-from asem_core.training.regions import file_names, hold, open_region, with_training_labels
+from asem_core.training.regions import file_names, hold, is_painted, open_region, with_training_labels
 from asem_core.training.setup import TrainingSetup
+from asem_core.volume import Volume
 from asem_core.voxels.greys import grey_percentiles
 
 if TYPE_CHECKING:
@@ -284,8 +287,13 @@ def set_up(
         ]
         containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
         return [
-            hold(with_training_labels(region, recipe.model, container, Run(progress=False), clean=clean), reach)
-            for region, container in zip(regions, containers, strict=True)
+            hold(
+                with_training_labels(
+                    region, recipe.model, container, Run(progress=False), clean=clean, painted=is_painted(place)
+                ),
+                reach,
+            )
+            for region, container, place in zip(regions, containers, places, strict=True)
         ]
 
     regions = open_all("region", clean=options.prepare_labels)
@@ -326,9 +334,12 @@ def _record(
     settings = {a.name: getattr(recipe.options, a.name) for a in attrs.fields(type(recipe.options))}
     for kind in ("regions", "validation"):  # where their volumes lie is no matter: they are inputs
         settings[kind] = [{"name": place.name, "box": place.box} for place in settings[kind]]
+    painted: list[Volume] = [
+        open_volume(recipe.folder / expand(p.strokes, "train @ strokes")) for p in places if p.strokes
+    ]
     return made_by(
         "train",
-        inputs=[volume for volumes in read for volume in volumes if volume is not None],
+        inputs=[*(volume for volumes in read for volume in volumes if volume is not None), *painted],
         model=recipe.model,
         sampler=recipe.sampler,
         options=settings,

@@ -123,7 +123,10 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
         foreground / annotated,
         thickness,
         num_objects,
-        _plane_correlation(parts, thickness / 4 / size[1]),
+        _plane_correlation(
+            [p.image for p in parts] if max(planes) > 1 else [_planes_around(r) for r in regions],
+            thickness / 4 / size[1],
+        ),
         abs(float(inside.mean()) - float(outside.mean())) / spread if spread else 0.0,
     )
 
@@ -185,13 +188,20 @@ def _largest_opening(objects: Sequence[tuple[np.ndarray, np.ndarray]], size: Seq
     return 2 * low
 
 
-def _plane_correlation(parts: Sequence[_Part], pixels: float) -> float:
+def _planes_around(region: Region) -> np.ndarray:
+    """Read what is annotated in one plane with the planes before and after it, where the image has them; a part of a large one."""
+    box = region.labels.box & Box((0, 0, 0), (1, 1024, 1024))
+    place = input_box(region, box, (1, 0, 0)) & region.raw.box
+    return region.raw.read(place).astype(np.float32) / full_range(region.raw.dtype)
+
+
+def _plane_correlation(images: Sequence[np.ndarray], pixels: float) -> float:
     """Correlate neighbouring planes after a Gaussian of so many pixels."""
     from scipy.ndimage import gaussian_filter
 
     found, weights = [], []
-    for part in parts:
-        planes = [gaussian_filter(plane, max(0.5, pixels)) for plane in part.image[:17]]
+    for image in images:
+        planes = [gaussian_filter(plane, max(0.5, pixels)) for plane in image[:17]]
         for one, other in pairwise(planes):
             if one.std() > 0 and other.std() > 0:
                 found.append(float(np.corrcoef(one.ravel(), other.ravel())[0, 1]))

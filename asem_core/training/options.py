@@ -28,6 +28,9 @@ class RegionOptions:
         Volumes (see `Place`). `raw` may be a cell ("cell.zarr"): its prepared image is meant, and its mask, if it has one and
         none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
         without `exclusion` the model's own rule makes it.
+    strokes
+        A layer of strokes (`seeds/<name>`) over the labels: what was painted counts, as it was painted. `box` is then in voxels of the
+        strokes. Such labels, and `labels` that are strokes themselves, are neither cleaned nor thickened.
     ignore, background
         Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default
         those of known conventions (see `asem_core.voxels.known`). A layer that was annotated or imported here knows them.
@@ -44,6 +47,7 @@ class RegionOptions:
 
     raw: Place
     labels: Place
+    strokes: str | None = None
     mask: Place | None = None
     exclusion: Place | None = None
     ignore: tuple[int, ...] | None = None

@@ -17,7 +17,7 @@ from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.prepared import is_cell, open_image, open_mask
 from asem_core.cell.provenance import require_labels
 from asem_core.cell.record import Record
-from asem_core.cell.store import open_labels, open_volume
+from asem_core.cell.store import open_annotation, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of
@@ -29,6 +29,7 @@ from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, both_known, extent_of_known, understood
 from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
+from asem_core.voxels.strokes import at_larger_voxels, holds_strokes, painted_over
 
 IGNORE = 255
 """The target of a voxel that is not annotated."""
@@ -61,6 +62,10 @@ def open_region(
     raw = _downsampled(with_done(opened(options.raw, "raw"), options.done), downsample, catalog)
     stored = _labels(opened(options.labels, "labels"), options)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
+    if options.strokes is not None:
+        strokes = open_annotation(opened(options.strokes, "strokes").path)
+        stored = strokes
+        labels = painted_over(labels, _downsampled(strokes, downsample, catalog))
     if options.resample_labels and (finer := whole_factors(raw.voxel_size_nm, labels.voxel_size_nm)):
         labels, factor = _downsampled(labels, finer, catalog), as_zyx(np.multiply(factor, finer).tolist())
     if options.box is not None:
@@ -97,6 +102,11 @@ def open_region(
     return Region(name, raw, labels, **others)
 
 
+def is_painted(options: RegionOptions) -> bool:
+    """Tell whether a region holds strokes: its labels are learnt as they were painted, and have no outlines to leave out."""
+    return options.strokes is not None or (isinstance(options.labels, str) and holds_strokes(options.labels))
+
+
 def _address(place: Place | None) -> str | None:
     """Give what names a place: its path, and the layer of one that holds several."""
     return place if place is None or isinstance(place, str) else f"{place.get('path', '')}/{place.get('layer') or ''}"
@@ -107,7 +117,7 @@ def _labels(volume: Volume, options: RegionOptions) -> Labels:
     require_labels(volume, "a network learns from labels")
     meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
     if meaning is None and Record.of(volume).made.noted:
-        return open_labels(volume.path)
+        return open_annotation(volume.path)
     return understood(Labels.of(volume), meaning or Meaning())
 
 
@@ -135,11 +145,17 @@ def _on_grid_of(raw: Volume, labels: Labels, name: str) -> Labels:
         ) from error
 
 
-def with_training_labels(region: Region, model: Model, container: Path, run: Run, *, clean: bool) -> Region:
+def with_training_labels(
+    region: Region, model: Model, container: Path, run: Run, *, clean: bool, painted: bool = False
+) -> Region:
     """Clean up and thicken the labels as the model says (if `clean`), and add its exclusion zone if there is none.
+
+    Labels that were `painted` stay as they are: cleaning would remove strokes, and where they end is no outline.
 
     New labels are written to `container`, or taken from there; the exclusion zone is worked out where it is read, from the labels as drawn.
     """
+    if painted:
+        return region
     labels, exclusion = region.labels, region.exclusion
     zone = model.exclusion_zone()
     if exclusion is None and zone is not None:
@@ -253,6 +269,8 @@ def _downsampled(volume: AnyVolume, factor: Zyx, catalog: Catalog) -> AnyVolume:
         return volume
     step = catalog.able("preprocessor", AveragesVoxels).by_factor(factor)
     made = apply_lazily(step, volume, Run(progress=False))
+    if isinstance(volume, Labels) and holds_strokes(volume.path):  # thin ones are never the most frequent value
+        made = at_larger_voxels(volume, made.spec)
     changed: dict[str, Any] = {"data": made.data, "voxel_size_nm": made.voxel_size_nm, "origin_nm": made.origin_nm}
     if isinstance(made, Labels):
         changed["known"] = made.known

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.interfaces import Template
+from asem_core.interfaces import Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
 
@@ -26,6 +26,9 @@ MOST_AVERAGED = 4
 """So many pixels become one at most: outlines are drawn one or two pixels off, and half a working pixel is not more."""
 
 BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
+
+BLOCKS_OF_STROKES: dict[Template, Zyx] = {**BLOCKS, "isotropic": (6, 94, 94)}
+"""Strokes lie in planes: a flat block holds more of them for the same work."""
 
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
@@ -106,7 +109,7 @@ def downsampling(found: Fingerprint, boxes: Sequence[Box]) -> Setting:
 def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     """Choose a template by how far planes lie apart, and by what one says of the next."""
     z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
-    if found.planes_together == 1:
+    if found.planes_together == 1 and found.share_annotated >= SPARSE:
         return "planes", "no two planes that are annotated lie side by side"
     if (
         found.anisotropy <= 1.5
@@ -120,9 +123,9 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     return "anisotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
 
 
-def block(template: Template) -> Zyx:
+def block(template: Template, found: Fingerprint) -> Zyx:
     """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen."""
-    return BLOCKS[template]
+    return (BLOCKS_OF_STROKES if found.share_annotated < SPARSE else BLOCKS)[template]
 
 
 def schedule(few: bool) -> list[Setting]:
@@ -163,10 +166,10 @@ def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting
     return [Setting("train.augment", k, v, why if i == 0 else "") for i, (k, v) in enumerate(numbers.items())]
 
 
-def suited_to(found: Fingerprint, template: Template) -> tuple[Template, str]:
-    """Say what kind of image the sampler should suit."""
+def suited_to(found: Fingerprint, template: Template) -> tuple[Suited, str]:
+    """Say what kind of image or labels the sampler should suit."""
     if found.share_annotated < SPARSE:
-        return "planes", "strokes lie anywhere: blocks without any are drawn again"
+        return "strokes", "strokes lie anywhere: blocks are drawn around them"
     if template == "isotropic":
         return template, "blocks with little object are drawn less often"
     return template, "planes are large and hold object nearly everywhere"
@@ -308,7 +311,9 @@ def choose_settings(
     boxes: Sequence[Box],
     foreground: Sequence[Any],
     network: Mapping[Template, Mapping[str, Any]],
-    sampler: Callable[[Template], str],
+    sampler: Callable[[Suited], str],
+    *,
+    watch: bool = True,
 ) -> Settings:
     """Apply the rules.
 
@@ -317,6 +322,7 @@ def choose_settings(
     boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
+    watch : whether a part is set aside to watch
     """
     first = downsampling(found, boxes)
     factor = as_zyx(first.value)
@@ -324,6 +330,8 @@ def choose_settings(
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
     thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
     split = watched_part(boxes, foreground, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
+    if not watch:
+        split = Split(list(enumerate(boxes)), [], "all is learnt")
     watched = bool(split.watched)
     lines = [first]
     lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")

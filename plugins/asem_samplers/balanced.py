@@ -34,7 +34,8 @@ class Balanced(Sampler):
     least_foreground, reject_little_foreground
         A box whose fraction of foreground voxels is below the first number is rejected with the second as probability.
     most_outside, reject_outside
-        A box whose fraction outside the region, or masked out, is above the first number is rejected with the second as probability.
+        A box whose fraction outside the region, or masked out, is above the first number is rejected with the second as probability;
+        a box without any annotation always is.
     inside
         Draw only boxes that lie wholly inside a region; along an axis on which the region is smaller than the box, around it.
     """
@@ -97,7 +98,7 @@ class Balanced(Sampler):
         """Turn fractions of foreground and of unannotated voxels into the probability that a box is kept."""
         keep_poor = np.where(foreground < self.least_foreground, 1 - self.reject_little_foreground, 1.0)
         keep_outside = np.where(outside > self.most_outside, 1 - self.reject_outside, 1.0)
-        result: np.ndarray = keep_poor * keep_outside
+        result: np.ndarray = keep_poor * keep_outside * (outside < 1)
         return result
 
 

@@ -20,8 +20,9 @@ from asem_core.cli import make_app
 from asem_core.interfaces import Region
 from asem_core.prediction.trained import load_trained
 from asem_core.run_folder import RunFolder
+from asem_core.stages.annotated import Annotated, model_for, places_of
 from asem_core.stages.inputs import open_images_of
-from asem_core.stages.plan import Annotated, PlanOptions, _in_time, model_for, places_of, plan
+from asem_core.stages.plan import PlanOptions, _in_time, plan
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.training.fingerprint import Fingerprint, fingerprint
@@ -424,7 +425,7 @@ def test_strokes_are_learnt_from(tmp_path: Path) -> None:
     assert made.found.share_annotated == pytest.approx(known.sum() / place[0].boxes[0].size)
     tables = made.settings.table()
     assert tables["train"]["downsample"] == [1, 1, 1]
-    assert tables["sampler"]["use"] == "uniform"
+    assert tables["sampler"]["use"] == "annotated"
     (tmp_path / "r.toml").write_text(made.text)
     run = train(read_training_recipe(tmp_path / "r.toml", catalog), catalog, tmp_path / "run", progress=False)
     assert any(line["loss"] > 0 for line in run.read_metrics("train"))

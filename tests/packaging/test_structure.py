@@ -91,7 +91,7 @@ ROOMS = [
     {"prediction", "evaluation", "viewing"},
     {"training"},
     {"stages"},
-    {"flow"},
+    {"flow", "api"},
     {"commands", "testing"},
     {"cli", "__main__"},
 ]

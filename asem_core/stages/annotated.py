@@ -1,0 +1,99 @@
+"""What is annotated in cells, found by its name: labels, strokes, or strokes over labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from asem_core.catalog import Catalog
+from asem_core.cell.node import layers
+from asem_core.cell.prepared import read_prepared
+from asem_core.cell.store import open_annotation, open_volume
+from asem_core.errors import BadInput, UnknownName
+from asem_core.stages.annotate import annotated_boxes
+from asem_core.training.fingerprint import box_text
+from asem_core.volume import Box, Labels
+from asem_core.voxels.known import extent_of_known
+from asem_core.voxels.strokes import apart, holds_strokes, parts_of
+
+
+@attrs.frozen
+class Annotated:
+    """Where labels are: an image, its labels, and the boxes (in voxels of the labels) that were annotated.
+
+    `strokes` lie over the labels; the boxes are then in voxels of the strokes. Labels may be strokes themselves.
+    """
+
+    raw: Path
+    labels: Path
+    boxes: tuple[Box, ...]
+    strokes: Path | None = None
+
+
+def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> list[Annotated]:
+    """Find image, labels and annotated boxes in cells.
+
+    Parameters
+    ----------
+    labels : the layer `labels/<this>`, or its whole name
+    raw : the image layer; by default the one that `asem prepare` made, or "raw"
+
+    Raises
+    ------
+    BadInput, UnknownName
+        A cell has no such layer; the message lists what it has.
+    """
+    found = []
+    for cell in cells:
+        there = layers(cell)
+        name = labels if labels in there else f"labels/{labels}"
+        seeds = cell / "seeds" / Path(labels).name
+        parts = parts_of(open_annotation(seeds)) if f"seeds/{seeds.name}" in there else []
+        raw_layer = cell / (raw or read_prepared(cell).image)
+        if name in there and not holds_strokes(cell / name):
+            layer = open_volume(cell / name, kind=Labels)
+            boxes = annotated_boxes(layer) or [b for b in (extent_of_known(layer),) if not b.is_empty or not parts]
+            if not parts:
+                found.append(Annotated(raw_layer, cell / name, tuple(_outermost(boxes))))
+                continue
+            place = open_volume(seeds, kind=Labels).box_of(layer).begin
+            both = apart([*(b.shift(place) for b in boxes), *parts])
+            found.append(Annotated(raw_layer, cell / name, tuple(both), seeds))
+        elif parts:
+            found.append(Annotated(raw_layer, seeds, tuple(parts)))
+        else:
+            known = list(dict.fromkeys(n.split("/", 1)[1] for n in there if n.startswith(("labels/", "seeds/"))))
+            raise UnknownName(
+                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
+                f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
+            )
+    return found
+
+
+def _outermost(boxes: Sequence[Box]) -> list[Box]:
+    """Leave out boxes that lie in others."""
+    return [b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))]
+
+
+def model_for(labels: str, catalog: Catalog) -> str:
+    """Guess the model plugin from the name of labels: "mito" is "mitochondria".
+
+    Raises
+    ------
+    BadInput
+        No name of a model begins like it, or several do.
+    """
+    name = Path(labels).name.lower().replace("_", "-")
+    known = catalog.names("model")
+    near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
+    if len(near) != 1:
+        raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
+    return near[0]
+
+
+def as_table(place: Annotated, box: Box) -> dict[str, str]:
+    """Name a box with the layers that it lies in, as a recipe does: a table of `train.regions`."""
+    layers = {"raw": place.raw, "labels": place.labels, "strokes": place.strokes}
+    return {**{k: str(v.resolve()) for k, v in layers.items() if v is not None}, "box": box_text(box)}
