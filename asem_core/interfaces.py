@@ -229,6 +229,19 @@ class PartOfPreparation(Protocol):
 
 
 @runtime_checkable
+class RecognisedByName(Protocol):
+    """A preprocessor whose result is recognised by its name where another program made it: `raw_equalized_0.02`. Derive from it."""
+
+    name_words: ClassVar[Sequence[str]]
+    """Words of the name of a layer, a file or a folder, in lower case, each of which says that the step was done: ("equalized",)."""
+
+    @classmethod
+    def options_in_name(cls, after: str) -> Mapping[str, Any]:
+        """Say which options the word `after` that word states ("0.02"); those that it doesn't state are taken to be as expected."""
+        return {}
+
+
+@runtime_checkable
 class PreparedAnnotator(Protocol):
     """An annotator that has done its seed-independent work on one box."""
 
