@@ -69,9 +69,9 @@ def train(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
-    on: On = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    on: On = None,
 ) -> None:
     """Train a model's network on annotated regions.
 
@@ -110,8 +110,16 @@ def train(
         _train(given[0], output, weights, device, overwrite, quiet)
         return
     folder = output or _run_of(given, labels)
+    plan_and_train(folder, given, labels, model, minutes, iterations, raw, seed, weights, device, overwrite, quiet)
+
+
+def plan_and_train(
+    folder: Path, cells: list[Path], labels: str | None, model: str | None, minutes: float, iterations: int | None,
+    raw: str | None, seed: int, weights: str | None, device: str, overwrite: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Choose settings, write them to a recipe beside the run's folder, and train: `asem train CELL`, `asem annotate train`."""
     recipe = folder.with_name(folder.name + ".toml")
-    plan(given, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
+    plan(cells, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
     _train(recipe, folder, weights, device, overwrite, quiet)
 
 
@@ -171,9 +179,9 @@ def finetune(
     output: Output = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     device: Device = "auto",
-    on: On = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    on: On = None,
 ) -> None:
     """Continue training from existing weights on a new region: a few thousand iterations adapt a model to another cell.
 

@@ -137,9 +137,9 @@ def _launcher(on: Cluster, nodes: int, place: str) -> list[str]:
 
 def _meeting_place(on: Cluster) -> tuple[object, str]:
     """Open the store at which the nodes find each other; returns it, and its address."""
-    import torch.distributed
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    store = torch.distributed.TCPStore(on.address, 0, None, is_master=True, wait_for_workers=False)
+    store = TCPStore(on.address, 0, None, is_master=True, wait_for_workers=False)
     return store, f"{on.address}:{store.port}"
 
 
