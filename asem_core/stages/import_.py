@@ -65,7 +65,7 @@ def choose_source(
     plugin = catalog.get("source", use)
     place = address_option(plugin)
     if path is not None and place is None:
-        raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
+        raise BadInput(f"The source '{use}' generates its images and takes no path: leave {path} out.")
     given = {**({} if place is None or path is None else {place: path}), **options}
     if voxel_size_nm is not None:
         given["voxel_size_nm"] = list(voxel_size_nm)
