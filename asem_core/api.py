@@ -142,6 +142,7 @@ def open(
         box=box,
         kind=kind,
         done=done,
+        catalog=catalog,
         meaning=meaning,
         overwrite=overwrite,
     )
@@ -171,10 +172,10 @@ def prepare(
     from asem_core.stages.preprocess import prepare as prepare_cell
     from asem_core.stages.preprocess import usual_steps
 
-    place = _local(cell)
-    steps = usual_steps(load_catalog(), set(skip), options)
+    place, catalog = _local(cell), load_catalog()
+    steps = usual_steps(catalog, set(skip), options)
     image = None if place == cell_of(place) else place.relative_to(cell_of(place)).as_posix()
-    prepare_cell(cell_of(place), steps, run or _usual_run(), image=image, overwrite=overwrite)
+    prepare_cell(cell_of(place), steps, run or _usual_run(), catalog, image=image, overwrite=overwrite)
     return open_image(cell_of(place))
 
 

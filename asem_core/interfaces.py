@@ -196,7 +196,7 @@ class Preprocessor(Protocol):
 
 @runtime_checkable
 class LinearInGreys(Protocol):
-    """What a preprocessor can do besides: say that it multiplies and adds, the same everywhere and for every volume."""
+    """What a preprocessor can do besides: say that, of whole numbers, it only multiplies and adds, the same for every volume."""
 
     @abstractmethod
     def as_linear(self, white: float) -> tuple[float, float]:
@@ -236,6 +236,19 @@ class PartOfPreparation(Protocol):
 
     usual: ClassVar[tuple[int, str]]
     """Its place among those steps, and what users call it: (1, "crop")."""
+
+
+@runtime_checkable
+class RecognisedByName(Protocol):
+    """A preprocessor whose result is recognised by its name where another program made it: `raw_equalized_0.02`. Derive from it."""
+
+    name_words: ClassVar[Sequence[str]]
+    """Words of the name of a layer, a file or a folder, in lower case, each of which says that the step was done: ("equalized",)."""
+
+    @classmethod
+    def options_in_name(cls, after: str) -> Mapping[str, Any]:
+        """Say which options the word `after` that word states ("0.02"); those that it doesn't state are taken to be as expected."""
+        return {}
 
 
 @runtime_checkable

@@ -248,25 +248,12 @@ def train(
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
-    from asem_core.cli.train import train as start
+    from asem_core.cli.train import plan_and_train
     from asem_core.commands import container_of
 
     cell = container_of(layer)
-    start(
-        [cell],
-        str(layer.relative_to(cell)),
-        model,
-        minutes,
-        iterations,
-        raw,
-        None,
-        output,
-        None,
-        0,
-        device,
-        overwrite,
-        quiet,
-    )
+    labels = str(layer.relative_to(cell))
+    plan_and_train(output, [cell], labels, model, minutes, iterations, raw, 0, None, device, overwrite, quiet)
 
 
 def _annotate(

@@ -96,6 +96,7 @@ def import_(
             box=box,
             kind=kind,
             done=steps,
+            catalog=catalog,
             meaning=Meaning.parse(ignore, background) if ignore or background else None,
             overwrite=overwrite,
             anew=overwrite,

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from asem_core.blocks import Run
-from asem_core.catalog import Catalog
+from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.chunks import create_array
 from asem_core.cell.elsewhere import done_elsewhere, with_done
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
@@ -82,11 +82,13 @@ def import_volume(
     done: Sequence[str] | None = None,
     overwrite: bool = False,
     anew: bool = False,
+    catalog: Catalog | None = None,
 ) -> Volume:
     """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
 
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
-    `done` names the preprocessing that an image has had already; None goes by its attributes and its name.
+    `done` names the preprocessing that an image has had already; None goes by its attributes and its name, in which the steps
+    of the `catalog` are recognised (None: of what is installed).
     `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
@@ -101,7 +103,7 @@ def import_volume(
     volume = source.open(layer)
     questions = _ask(volume)
     if kind not in ("labels", "probability") and not isinstance(volume, Labels):
-        volume = with_done(volume, done)
+        volume = with_done(volume, done, catalog or load_catalog())
     part = Box.parse(box, volume.shape) if box else None
     details = {"box": part, "kind": kind, "meaning": meaning, "done": done_elsewhere(volume)}
     said = {k: v for k, v in details.items() if v is not None}

@@ -10,7 +10,7 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.elsewhere import require_steps, with_done
+from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
 from asem_core.errors import BadInput
@@ -104,7 +104,8 @@ def predict_image(
     """
     require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
-    given = with_done(choose_image(images.volumes, trained, usual, resampled=options.resample), options.done)
+    volumes = [recognised(volume, catalog) for volume in images.volumes]
+    given = with_done(choose_image(volumes, trained, usual, resampled=options.resample), options.done, catalog)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
@@ -171,7 +172,8 @@ def predict_live(
     """
     from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 
-    given = with_done(choose_image(images.volumes, trained, images.usual), None)
+    volumes = [recognised(volume, catalog) for volume in images.volumes]
+    given = with_done(choose_image(volumes, trained, images.usual), None, catalog)
     require_voxel_size(given, trained, spell=_predict_first)
     missing = missing_steps(given, trained, _predict_first)
     image = with_missing_steps_lazily(given, trained, catalog, run)

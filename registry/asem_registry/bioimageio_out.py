@@ -97,7 +97,7 @@ def _describe(card: Card, trained: Any, sample: Sample, folder: Path, words: Wor
     from bioimageio.spec.model import v0_5 as v
 
     network, white = trained.network, _white(sample.image)
-    linear, unsaid = _linear_steps(card, white)
+    linear, unsaid = _linear_steps(card, sample.image.dtype)
     image = _before(sample.image, linear)
     gain, offset = 2 / white, -1.0
     for step_gain, step_offset in reversed(linear):  # gain * (step_gain * grey + step_offset) + offset
@@ -257,7 +257,7 @@ def _is_two_channels(network: Any) -> bool:
     return bool(made.shape[1] == 2)
 
 
-def _linear_steps(card: Card, white: float) -> tuple[list[tuple[float, float]], list[str]]:
+def _linear_steps(card: Card, dtype: np.dtype) -> tuple[list[tuple[float, float]], list[str]]:
     """Split a card's preprocessing: the last steps, as far as they are linear (gain, offset), and the others in words."""
     from asem_core.catalog import load_catalog
     from asem_core.interfaces import LinearInGreys
@@ -267,8 +267,8 @@ def _linear_steps(card: Card, white: float) -> tuple[list[tuple[float, float]], 
     for step in reversed(card.preprocessing):
         options = {k: v for k, v in step.items() if k != "use"}
         plugin = build(catalog.get("preprocessor", step["use"]), options, f"card {card.key}")
-        if isinstance(plugin, LinearInGreys) and not unsaid:
-            linear.insert(0, plugin.as_linear(white))
+        if isinstance(plugin, LinearInGreys) and dtype.kind == "u" and not unsaid:
+            linear.insert(0, plugin.as_linear(float(np.iinfo(dtype).max)))
         else:
             said = ", ".join(f"{k}={v}" for k, v in options.items())
             unsaid.insert(0, f"{step['use']}({said})" if said else str(step["use"]))
