@@ -131,8 +131,8 @@ def open(
     require_container(cell)
     catalog = load_catalog()
     require_steps(done, catalog)
-    size = {} if voxel_size_nm is None else {"voxel_size_nm": list(as_zyx_nm(voxel_size_nm))}
-    plugin = choose_source(catalog, None if source is None else str(source), use, options | size)
+    size = None if voxel_size_nm is None else as_zyx_nm(voxel_size_nm)
+    plugin = choose_source(catalog, None if source is None else str(source), use, options, size)
     meaning = Meaning(_values(ignore), _values(background)) if ignore is not None or background is not None else None
     import_volume(
         plugin,

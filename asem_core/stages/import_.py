@@ -22,7 +22,7 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Checked, ReadsByKind, Source, TellsChanges
 from asem_core.paths import address_option
 from asem_core.recipe import build
-from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.greys import greys_used, question_greys
 from asem_core.voxels.known import Meaning, understood
 from asem_core.voxels.scale import unlikely_size
@@ -33,8 +33,16 @@ LARGE_BYTES = 2e9  # an import that is said to take long, before it does
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
 
-def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
+def choose_source(
+    catalog: Catalog,
+    path: str | None,
+    use: str | None,
+    options: Mapping[str, Any],
+    voxel_size_nm: ZyxNm | None = None,
+) -> Source:
     """Build the source that `use` names, or the first that can read `path`; one that makes its images has no path.
+
+    `voxel_size_nm` is for one that is told it (see `TakesVoxelSize`).
 
     Raises
     ------
@@ -58,7 +66,9 @@ def choose_source(catalog: Catalog, path: str | None, use: str | None, options: 
     place = address_option(plugin)
     if path is not None and place is None:
         raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
-    given = {place: path, **options} if place is not None and path is not None else options
+    given = {**({} if place is None or path is None else {place: path}), **options}
+    if voxel_size_nm is not None:
+        given["voxel_size_nm"] = list(voxel_size_nm)
     return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
 
 
