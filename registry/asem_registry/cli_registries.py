@@ -51,7 +51,9 @@ def publish(
     ] = None,
     sample: Annotated[
         str | None,
-        typer.Option("--sample", help="Image to publish a small piece of, as the sample; by default made-up greys."),
+        typer.Option(
+            "--sample", help="Image to publish a small piece of, as the sample; by default synthetic grey values."
+        ),
     ] = None,
     sample_at: Annotated[
         str | None, typer.Option("--sample-at", metavar="Z,Y,X", help="Voxel in the middle of the piece.")
@@ -169,7 +171,7 @@ def add(
     place = _normal(place)
     found = read_place(place, settings, refresh=True)
     path = write_places(list(dict.fromkeys([*settings.cards, place])))
-    typer.echo(f"{place}: {_summary(found)}. It is in {path} now.")
+    typer.echo(f"{place}: {_summary(found)}. It was added to {path}.")
     _say_broken(found)
 
 
