@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
@@ -199,6 +200,15 @@ class Preprocessor(Protocol):
         NothingToDo
             The volume does not need this step, like a mask for a stack that is entirely inside the cell; the stages continue without it.
         """
+
+
+@runtime_checkable
+class LinearInGreys(Protocol):
+    """What a preprocessor can do besides: say that, of whole numbers, it only multiplies and adds, the same for every volume."""
+
+    @abstractmethod
+    def as_linear(self, white: float) -> tuple[float, float]:
+        """Return gain and offset: grey values become `gain * grey + offset`; `white` is the largest value of their type."""
 
 
 @runtime_checkable
@@ -413,6 +423,18 @@ class DescribesItself(Protocol):
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return its options in plain JSON."""
+
+
+@runtime_checkable
+class TravelsAsSource(Protocol):
+    """What a network can do besides: give itself as one Python file that needs nothing but torch, for other programs."""
+
+    @abstractmethod
+    def plain_source(self) -> tuple[Path, str, Mapping[str, Any]]:
+        """Return the file, the name of the class in it, and the arguments (plain JSON) that make a network of the same parameters.
+
+        It takes and gives what the network does, has the same `state_dict`, and can be exported to ONNX.
+        """
 
 
 @runtime_checkable
