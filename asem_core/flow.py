@@ -190,7 +190,15 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
     with stage("import"):
         first = flow.recipe.source
-        image = import_volume(flow.source, cell / "raw", run, layer=first.layer, done=first.done, overwrite=overwrite)
+        image = import_volume(
+            flow.source,
+            cell / "raw",
+            run,
+            layer=first.layer,
+            done=first.done,
+            catalog=catalog,
+            overwrite=overwrite,
+        )
         require_voxels_expected(flow, image, catalog)
         labels = {
             n: import_volume(
@@ -213,7 +221,15 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
             said = flow.recipe.others[name]
-            unseen = import_volume(source, other / "raw", run, layer=said.layer, done=said.done, overwrite=overwrite)
+            unseen = import_volume(
+                source,
+                other / "raw",
+                run,
+                layer=said.layer,
+                done=said.done,
+                catalog=catalog,
+                overwrite=overwrite,
+            )
             unseen, inside = _preprocessed(flow, unseen, other, run, say, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             for made in _segment(flow, catalog, found, run, overwrite).values():
@@ -320,7 +336,7 @@ def _trained(
         )
     except OutputExists as error:
         raise OutputExists(
-            f"{folder} holds a training run that was made otherwise. Add --overwrite to train anew, or choose another folder with -o."
+            f"{folder} contains a training run with other settings. Add --overwrite to train again, or choose another folder with -o."
         ) from error
     return load_for(catalog, flow.model, made.chosen())
 

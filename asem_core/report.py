@@ -26,6 +26,7 @@ from asem_core.interfaces import Analysis, Column
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
+    import pyarrow
     from matplotlib.figure import Figure
 
 Table = Mapping[str, Column]
@@ -78,12 +79,12 @@ def find_finished_report(folder: Path, made_by: Mapping[str, Any], *, overwrite:
         return folder / "report.html" if "report.html" in there else None
     if others := sorted(there if before is None or _kind(before) != _kind(made_by) else there - _FILES):
         raise OutputExists(
-            f"{folder} holds other things than a report of this kind ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
+            f"{folder} contains files that do not belong to a report of this kind ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
             "which are never replaced. Choose another folder."
         )
     if before is not None and not overwrite:
         raise OutputExists(
-            f"{folder} holds a report that was made from something else. Choose another folder, or add --overwrite."
+            f"{folder} contains a report that was made from other data or with other options. Choose another folder, or add --overwrite."
         )
     return None
 
@@ -181,6 +182,13 @@ def _write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
         for name, column in table.items()
     ]
     _write_whole(folder / "columns.csv", partial(csv.write_csv, pa.Table.from_pylist(meanings)))
+
+
+def read_tables(folder: str | Path) -> dict[str, pyarrow.Table]:
+    """Read the tables of a report folder by their names; what each column means is in its field's metadata, `about`."""
+    from pyarrow import parquet
+
+    return {file.stem: parquet.read_table(file) for file in sorted(Path(folder, "tables").glob("*.parquet"))}
 
 
 def _write_figure(folder: Path, stem: str, figure: Figure) -> str:

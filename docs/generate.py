@@ -8,12 +8,12 @@ from __future__ import annotations
 import inspect
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import typer.main
 
-from asem_core import hookspecs
+from asem_core import hookspecs, interfaces
 from asem_core.catalog import KINDS, load_catalog
 from asem_core.cli import make_app
 from asem_core.cli.new_plugin import write_project
@@ -84,10 +84,10 @@ def hooks_page() -> str:
     lines = [
         "# Hooks",
         "",
-        "A plugin module offers things by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
+        "A plugin module says what it offers by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
         "module is named by an entry point of the group `asem`. See [Write a plugin](write_a_plugin.md).",
-        f"A module may state the contract that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`: another version is",
-        "refused with a sentence when plugins are loaded.",
+        f"A module may state the version of the hooks that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`; if ASEM has another version,",
+        "the module is not loaded, and a message says so.",
         "This page is written by `python docs/generate.py`.",
         "",
     ]
@@ -103,7 +103,25 @@ def hooks_page() -> str:
             inspect.getdoc(hook) or "",
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_abilities()])
+
+
+CONTRACTS = {*KINDS.values(), interfaces.Fitted, interfaces.PreparedAnnotator, interfaces.Network}
+"""What a plugin, or what it makes, must be; all other protocols are abilities that it may have."""
+
+
+def _abilities() -> list[str]:
+    """Give the source of each optional ability: it is short, and says all."""
+    lines = [
+        "## Optional abilities",
+        "",
+        "Abilities that a plugin, or an object that it makes, may have in addition to its kind: small protocols in `asem_core.interfaces` to derive from.",
+        "",
+    ]
+    for name, found in vars(interfaces).items():
+        if Protocol in getattr(found, "__bases__", ()) and found not in CONTRACTS:
+            lines += [f"### {name}", "", "```text", inspect.getsource(found).rstrip(), "```", ""]
+    return lines
 
 
 def cli_page() -> str:

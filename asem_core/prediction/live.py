@@ -9,7 +9,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -19,22 +19,20 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
 from asem_core.errors import BadInput
 from asem_core.heads import maps_of, stated_by
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Computed, Labels, Spec, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (64, 64, 64)
 """Voxels predicted at a time at least: small, so that the first block is there soon."""
 
 
 @attrs.frozen(eq=False)
-class LivePrediction:
+class LivePrediction(Computed):
     """A lazy array of probabilities (uint8, 255 = 1) that computes the blocks it is asked for."""
 
     output: Output
     predict: Callable[[Box], np.ndarray]
     block: Zyx
     computing: threading.Lock = attrs.field(factory=threading.Lock)  # one block at a time: it takes all cores
-
-    slow: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,13 +66,13 @@ class LivePrediction:
             done.parent.mkdir(parents=True, exist_ok=True)
             done.touch()
 
-    def close(self) -> None:
+    def stop_computing(self) -> None:
         """Let go of the layer, so that another process may write to it."""
         self.output.release()
 
 
 def predictor_of_boxes(
-    network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None
+    network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None, *, mirrors: bool = False
 ) -> Callable[[Box], np.ndarray]:
     """Load a network onto its device, and return the function that predicts one box of an image; 0 outside of a mask."""
     from asem_core.prediction.blockwise import predict_box
@@ -84,7 +82,7 @@ def predictor_of_boxes(
         raise BadInput(
             f"The network predicts several maps ({', '.join(maps)}), and a live layer shows one: predict them first, with asem predict."
         )
-    predictor = Predictor(network, Arithmetic(choose_device(device)))
+    predictor = Predictor(network, Arithmetic(choose_device(device), mirrors=mirrors))
     if mask is None:
         return functools.partial(predict_box, predictor, volume)
     begin = volume.box_of(mask).begin

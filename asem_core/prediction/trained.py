@@ -105,7 +105,7 @@ def require_steps(model: Model) -> list[Preprocessor]:
     for step in steps:
         if not isinstance(step, Preprocessor):
             raise PluginError(
-                f"The model '{model.name}' prepares labels by {type(step).__name__}, which is no preprocessor. "
+                f"The model '{model.name}' prepares labels by {type(step).__name__}, which is not a preprocessor. "
                 "This is a fault of the plugin."
             )
     return steps
@@ -284,7 +284,7 @@ def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[
     use = table.pop("use", None)
     if name is not None and name not in catalog.names("model"):
         known = ", ".join(catalog.names("model"))
-        raise UnknownName(f"'{name}' is no model plugin, which --weights needs. Known: {known}.")
+        raise UnknownName(f"'{name}' is not a model plugin, which --weights needs. Known: {known}.")
     chosen = name or use
     if chosen is None:
         raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")
@@ -325,9 +325,20 @@ def changes_of(step: Mapping[str, Any], catalog: Catalog) -> Changes:
 
 
 def _from_registry(catalog: Catalog, name: str) -> Trained:
-    card = registry().find(name)
+    return trained_of_card(registry().find(name), find_weights(name), catalog)
+
+
+def trained_of_card(card: Any, weights: Path, catalog: Catalog) -> Trained:
+    """Load the model of a registry's card with its weights, which lie in `weights`.
+
+    Raises
+    ------
+    BadInput
+        The weights do not fit.
+    UnknownName
+        The card's model is of a plugin that is not installed.
+    """
     model = _model_of(card, catalog)
-    weights = find_weights(name)
     network = load_weights(weights, network_of(model))
     details = {**_described_model(model), "model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
     greys = read_metadata(weights).get("greys", ())

@@ -10,9 +10,10 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.elsewhere import require_steps, with_done
+from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
+from asem_core.errors import BadInput
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
@@ -72,6 +73,11 @@ class Predicted:
     image: Volume
     mask: Labels | None
 
+    @property
+    def probability(self) -> Volume:
+        """The map of a network of one; of several classes the first one's."""
+        return next(iter(self.maps.values()))
+
 
 def predict_image(
     trained: Trained,
@@ -103,7 +109,8 @@ def predict_image(
     """
     require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
-    given = with_done(choose_image(images.volumes, trained, usual, resampled=options.resample), options.done)
+    volumes = [recognised(volume, catalog) for volume in images.volumes]
+    given = with_done(choose_image(volumes, trained, usual, resampled=options.resample), options.done, catalog)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
@@ -136,6 +143,24 @@ def predict_image(
     return Predicted(made, image, mask)
 
 
+def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:
+    """Say which layer a prediction is written to: of a cell (that of the image, unless another is named), `predictions/MODEL/probability`.
+
+    Raises
+    ------
+    BadInput
+        No cell is named: neither as output, nor by the image.
+    """
+    if output is None and "://" in source:
+        raise BadInput(f"{source} is not on this machine: say where to write, -o cell.zarr.")
+    cell = cell_of(source) if output is None else Path(output)
+    if cell.suffix != ".zarr":
+        if output is not None and cell_of(output).suffix == ".zarr":
+            return Path(output)
+        raise BadInput("Say where to write: -o cell.zarr, or -o cell.zarr/predictions/NAME/probability.")
+    return cell / "predictions" / model.partition("@")[0] / "probability"
+
+
 def predict_live(
     trained: Trained, images: Images, output: Path, run: Run, catalog: Catalog, *, device: str = "auto"
 ) -> Volume:
@@ -152,7 +177,8 @@ def predict_live(
     """
     from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 
-    given = with_done(choose_image(images.volumes, trained, images.usual), None)
+    volumes = [recognised(volume, catalog) for volume in images.volumes]
+    given = with_done(choose_image(volumes, trained, images.usual), None, catalog)
     require_voxel_size(given, trained, spell=_predict_first)
     missing = missing_steps(given, trained, _predict_first)
     image = with_missing_steps_lazily(given, trained, catalog, run)
@@ -160,12 +186,18 @@ def predict_live(
         warn_of_greys(image, trained)
     mask = None if images.mask is None else mask_for(given, images.mask, catalog, run)
     array = live_prediction(
-        predictor_of_boxes(trained.network, image, device, mask),
+        predictor_of_boxes(trained.network, image, device, mask, mirrors=trained.mirrors),
         image,
         output,
         block=block_for(as_zyx(trained.network.context)),
         made_of=given,
-        details={**trained.details, "model": trained.organelle, "steps": missing, "mask": images.mask},
+        details={
+            **trained.details,
+            "model": trained.organelle,
+            "steps": missing,
+            "mask": images.mask,
+            "mirrors": trained.mirrors,
+        },
     )
     return Volume(array, image.voxel_size_nm, image.origin_nm, str(output))
 
