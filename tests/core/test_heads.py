@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from asem_core import ByAffinities, segment
+from asem_core import ByAffinities
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
@@ -18,6 +18,7 @@ from asem_core.heads import Affinities, Descriptors, Foreground, LogOdds, maps_o
 from asem_core.interfaces import Region
 from asem_core.prediction.blockwise import Prediction, map_path, predict_maps
 from asem_core.prediction.trained import load_trained, network_of
+from asem_core.stages.segment import segment
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.training.augment import Augment
 from asem_core.training.descriptors import local_shape_descriptors
