@@ -45,7 +45,7 @@ def test_what_was_cut_off_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with pytest.raises(BadInput, match=r"cut off \(not enough memory\), and left nothing to go on with"):
         run_on(here(tmp_path), dies, 1, lambda: None, said.append)
     wrong = Cluster("wrong", "command", options="/no/such/program", address="127.0.0.1", folder=str(tmp_path / "notes"))
-    with pytest.raises(BadInput, match=r"'wrong' does not start jobs: /no/such/program"):
+    with pytest.raises(BadInput, match=r"'wrong' cannot start jobs: /no/such/program"):
         run_on(wrong, dies, 1, never, said.append)
 
 
