@@ -62,7 +62,7 @@ def run_on(
                 raise BadInput(
                     f"{what}, and left nothing to resume from. Give it more time, or more memory: asem clusters list."
                 )
-            log.warning("%s; another goes on.", what)
+            log.warning("%s; another job resumes it.", what)
             words = found
 
 
