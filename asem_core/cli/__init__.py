@@ -13,6 +13,7 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
 from importlib.metadata import entry_points
 from typing import Annotated, Any
@@ -39,7 +40,7 @@ _FLOW_ORDER = tuple(_OWN_MODULES)
 _WITHOUT_IMAGES = {"", "--version", "plugins list", "models list"}
 """Commands that numpy would only slow down; so it does help."""
 
-_NO_ROOM = " Make room, then run the same command again."
+_NO_ROOM = " Free some space, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
 _NO_MEMORY = (
     " Is the shape that the file states right? If so, use smaller blocks (--block), fewer workers (-j), a box of the volume, or "
@@ -82,7 +83,7 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except MemoryError as error:  # a file may state any shape
             told = f" ({error})" if str(error) else ""
-            typer.secho(f"Error: The memory is too small for this{told}.{_NO_MEMORY}", err=True, fg="red")
+            typer.secho(f"Error: Not enough memory for this{told}.{_NO_MEMORY}", err=True, fg="red")
             raise typer.Exit(1) from None
         except OSError as error:
             if error.errno in (None, errno.EPIPE):  # typer ends quietly when `| head` has read enough
@@ -155,6 +156,9 @@ def main() -> None:
         sweep()
     # Torch then puts large maps in large pages of memory, where the system has them: a fifth less time in training.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A queue, a service manager or a container asks in this way: it is Ctrl-C to us, which loses nothing.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         make_app(*words[:1])(prog_name="asem")
     except SystemExit as end:

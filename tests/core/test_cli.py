@@ -105,7 +105,7 @@ def test_completion() -> None:
         (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "can read . (it holds nothing). Known: "),
         (["import", ".", "--set", "x", "-o", "c.zarr"], "is not KEY=VALUE"),
         (["import", "-o", "c.zarr"], "Say what to import: a path, or a source that makes images itself"),
-        (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' makes its images and reads no path"),
+        (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' generates its images and takes no path"),
         (["import", "--use", "phantom", "--set", "sise_nm=500", "-o", "c.zarr"], "Did you mean 'size_nm'?"),
         (["import", "--use", "tiff-stack", "-o", "c.zarr"], "option 'path' is missing @ source (tiff-stack)"),
         (["plugins", "show", "clahee"], "No plugin is called 'clahee'. Did you mean 'clahe'?"),
@@ -170,7 +170,7 @@ def test_a_folder_of_planes_is_never_made_a_cell(tmp_path: Path) -> None:
     for layer in ("raw", "labels/er"):
         result = invoke("import", str(planes), "--voxel-size", "10", "-o", str(planes), "--layer", layer)
         assert result.exit_code == 1
-        assert "holds other files and is no Zarr container" in result.output
+        assert "with other files and not a Zarr container" in result.output
     assert [p.name for p in tmp_path.rglob("*")] == ["planes", "z0.tif"]
 
 
@@ -200,9 +200,9 @@ def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
     assert (tmp_path / "asem-lipid-droplets/README.md").read_text() == "mine"
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_ctrl_c_keeps_finished_blocks(tmp_path: Path, workers: str) -> None:
-    """Ctrl-C ends within two seconds with advice; the same command then completes the layer exactly."""
+@pytest.mark.parametrize(("workers", "asked"), [("1", signal.SIGINT), ("2", signal.SIGTERM)])
+def test_ctrl_c_keeps_finished_blocks(tmp_path: Path, workers: str, asked: signal.Signals) -> None:
+    """Ctrl-C, or a queue that asks to end, ends with advice; the same command then completes the layer exactly."""
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 128)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "stack.tif", image)
     words = ["import", "stack.tif", "--voxel-size", "5", "-o", "cell.zarr", "-q", "--block", "16", "-j", workers]
@@ -219,10 +219,8 @@ def test_ctrl_c_keeps_finished_blocks(tmp_path: Path, workers: str) -> None:
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    sent = time.monotonic()
+    os.kill(process.pid, asked)
     _, said = process.communicate(timeout=60)
-    assert time.monotonic() - sent < 2
     assert process.returncode == 130
     assert "Finished blocks are kept: run the same command again" in said
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
