@@ -47,7 +47,7 @@ def test_ome_zarr(tmp_path: Path, version: str, zarr_format: int) -> None:
 
     models = pytest.importorskip("ome_zarr_models")
     for name, values in (("greys.zarr", GREYS), ("ids.ome.zarr", IDS)):
-        path = written(tmp_path / name, values, **{"version": version})
+        path = written(tmp_path / name, values, version=version)
         group = zarr.open_group(str(path), mode="r")
         assert group.metadata.zarr_format == zarr_format
         found = models.open_ome_zarr(group, version=version)
