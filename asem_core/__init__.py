@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asem_core.cell.place import notes_folder as notes_folder
     from asem_core.cell.provenance import identity as identity
     from asem_core.cell.provenance import made_by as made_by
+    from asem_core.cell.pyramid import write_multiscale as write_multiscale
     from asem_core.cell.store import open_volume as open_volume
     from asem_core.engine.machine import available_cores as available_cores
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
@@ -72,6 +73,7 @@ PUBLIC = {
     "made_by": "cell.provenance",
     "layers": "cell.node",
     "open_volume": "cell.store",
+    "write_multiscale": "cell.pyramid",
     "available_cores": "engine.machine",
     "exclusion_of": "evaluation.scores",
     "score": "evaluation.scores",
