@@ -274,7 +274,7 @@ def apply_edits(
     record = made_by("proofread", inputs=[now.layer], edits=[edit.json() for edit in now.edits])
     block = run.block or DEFAULT_BLOCK
     dtype = np.dtype(np.uint32)
-    about = Record("labels", num_objects=now.num_objects, notes={"edits": _told(now.edits)})
+    about = Record("labels", num_objects=now.num_objects, findings={"edits": _told(now.edits)})
     own = target.exists() and _is_of(record_at(target), now.layer)
     out = create_volume(
         target,
