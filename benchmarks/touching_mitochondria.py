@@ -47,7 +47,7 @@ split = true
 use = "uniform"
 
 [train]
-block = [36, 36, 36]
+block = [38, 38, 38]
 iterations = {iterations}
 checkpoint_every = {iterations}
 choose = "last"
