@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
     from asem_core.cell.node import layers as layers
-    from asem_core.cell.place import notes_folder as notes_folder
+    from asem_core.cell.place import cell_work_folder as cell_work_folder
     from asem_core.cell.provenance import identity as identity
     from asem_core.cell.provenance import made_by as made_by
     from asem_core.cell.pyramid import write_multiscale as write_multiscale
@@ -90,7 +90,7 @@ PUBLIC = {
     "EvaluateOptions": "stages.evaluate",
     "Pair": "stages.evaluate",
     "evaluate": "stages.evaluate",
-    "notes_folder": "cell.place",
+    "cell_work_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",
     "Reading": "stages.foreign_labels",

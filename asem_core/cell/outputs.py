@@ -113,9 +113,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     if not is_noted(output):
         raise OutputExists(f"{output} holds other things, which are never replaced. Choose another output.")
     if not overwrite:
-        raise OutputExists(
-            f"{output} exists and was made of something else. Choose another output, or add --overwrite."
-        )
+        raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add --overwrite.")
 
 
 def note_whole(

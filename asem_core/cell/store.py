@@ -106,8 +106,8 @@ def open_volume(
     data = arrange(array, list(axes) if axes else names, address, choice)
     if not follow and "://" not in address:
         data = watched(data, address, inner, record, stamp)
-    told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
-    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
+    remarks, questions = [f"voxel size: {settled.taken_from}"], settled.questions
+    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, remarks=remarks, questions=questions)
     return _with_known(made, node, follow=follow)
 
 

@@ -79,7 +79,7 @@ class Neuroglancer:
         at = self.at or (cell.rpartition("/")[0] if "://" in cell else "")
         if "://" not in at:
             raise BadInput(
-                f"Say at which address {cell} and what is written for it will lie, since a browser reads them there: "
+                f"Give the address at which {cell} and the files written for it will be published, because a browser reads them from there: "
                 "-s at=https://my-lab.org/cells, or s3://bucket/cells. To look at a cell on this computer: asem view."
             )
         return at.rstrip("/")

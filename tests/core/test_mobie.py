@@ -80,5 +80,5 @@ def test_a_project_is_never_replaced_by_another_unasked(project: Path) -> None:
     cell = str(project.with_name("cell.zarr"))
     export_for_mobie(cell, project, Mobie(), load_catalog(), QUIET)
     assert (project / "project.json").stat().st_mtime_ns == before
-    with pytest.raises(OutputExists, match="made of something else"):
+    with pytest.raises(OutputExists, match="made from other data"):
         export_for_mobie(cell, project, Mobie(layers=("raw",)), load_catalog(), QUIET)

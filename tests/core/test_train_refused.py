@@ -17,7 +17,7 @@ from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, Tra
 from asem_core.run_folder import RunFolder
 from asem_core.stages.train import read_training_recipe, set_up
 from asem_core.training.devices import join_processes
-from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
+from asem_core.training.preflight import preflight, seconds_per_iteration, time_in_words
 from asem_core.voxels.greys import grey_percentiles
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -153,7 +153,7 @@ def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_pa
 )
 def test_times_are_told_in_a_unit_that_fits(seconds: float, told: str) -> None:
     """A run of minutes does not take 0.0 hours."""
-    assert told_time(seconds) == told
+    assert time_in_words(seconds) == told
 
 
 def test_commands(recipe: Recipe, tmp_path: Path) -> None:
