@@ -111,7 +111,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not is_noted(output):
-        raise OutputExists(f"{output} holds other things, which are never replaced. Choose another output.")
+        raise OutputExists(f"{output} contains other files, which are never replaced. Choose another output.")
     if not overwrite:
         raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add --overwrite.")
 

@@ -231,7 +231,7 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
         yield Finding(f"The image of region '{facts.name}' holds values that are not finite.", refused=True)
     elif facts.lowest_grey == facts.highest_grey:
         yield Finding(
-            f"The image of region '{facts.name}' is {facts.lowest_grey:g} all over: was it read from the right place?",
+            f"The image of region '{facts.name}' is {facts.lowest_grey:g} everywhere: was it read from the right place?",
             refused=True,
         )
     elif facts.dtype not in (np.uint8, np.uint16) and not (

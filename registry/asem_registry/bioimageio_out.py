@@ -302,7 +302,7 @@ def _licence(card: Card, words: Words) -> Any:
             continue
     raise BadInput(
         f"The licence of {card.key}, '{stated}', is not in the list of https://spdx.org/licenses, which bioimage.io asks for. "
-        "Give the one that is meant: --licence CC-BY-4.0"
+        "State the correct one: --licence CC-BY-4.0"
     )
 
 

@@ -44,7 +44,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(recipe: Recipe, catalog: Cata
         ({"held_out": "at_border"}, {}, r"missing voxels: \d after z.*missing_context = \"reflect\""),
         ({"held_out": "empty"}, {}, r"no foreground at all in the regions to validate on \('validation 1'\)"),
         ({"train": "", "block": "[6, 13, 12]"}, {}, r"not \[6, 13, 12\]: set block = \["),
-        ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 all over: was it read from the right place"),
+        ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 everywhere: was it read from the right place"),
         ({}, {"cell.zarr/raw": "cell.zarr/raw_float"}, r"holds float32 from \d+ to 2\d\d; a network needs .* floats from 0 to 1. Use the step 'normalize'"),
         ({}, {"cell.zarr/raw": "cell.zarr/raw_signed"}, "'region 1' holds int16 from -"),
         ({}, {"[[train.validation]]": '[[train.regions]]\nraw = "coarse.zarr/raw"\nlabels = "coarse.zarr/labels/ball"\n\n[[train.validation]]'}, r"'region 2' has \[10.0, 10.0, 10.0\] nm"),
