@@ -80,7 +80,7 @@ class Neuroglancer:
         at = self.at or (cell.rpartition("/")[0] if "://" in cell else "")
         if "://" not in at:
             raise BadInput(
-                f"Say at which address {cell} and what is written for it will lie, since a browser reads them there: "
+                f"Give the address at which {cell} and the files written for it will be published, because a browser reads them from there: "
                 "-s at=https://my-lab.org/cells, or s3://bucket/cells. To look at a cell on this computer: asem view."
             )
         return at.rstrip("/")
@@ -159,11 +159,9 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not is_noted(output):
-        raise OutputExists(f"{output} holds other things, which are never replaced. Choose another output.")
+        raise OutputExists(f"{output} contains other files, which are never replaced. Choose another output.")
     if not overwrite:
-        raise OutputExists(
-            f"{output} exists and was made of something else. Choose another output, or add --overwrite."
-        )
+        raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add --overwrite.")
 
 
 def _readable(layers: Sequence[Layer]) -> list[Layer]:
