@@ -20,8 +20,7 @@ TEXT = {"read_text", "write_text"}
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            yield name, node
+            yield node.func.attr if isinstance(node.func, ast.Attribute) else "", node
 
 
 def test_text_is_utf_8_everywhere() -> None:
