@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.cell.record import Record, record_at
 from asem_core.errors import InputChanged
-from asem_core.volume import ArrayLike
+from asem_core.volume import ArrayLike, Chunked
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -53,8 +53,8 @@ class Watched:
         return self.array.dtype
 
     @property
-    def chunks(self) -> Any:
-        return getattr(self.array, "chunks", None)
+    def chunks(self) -> tuple[int, ...] | None:
+        return self.array.chunks if isinstance(self.array, Chunked) else None
 
     def __getitem__(self, key: Any) -> np.ndarray:
         try:
@@ -75,8 +75,8 @@ class Watched:
         """
         if stamp_of(self.node) != self.stamp and not self._is_the_same():
             raise InputChanged(
-                f"{self.node} was replaced or edited while it was being read. Nothing was mixed: run the command again, "
-                "and it works on the layer as it is then."
+                f"{self.node} was replaced or edited while it was being read, so the command stopped. "
+                "Run it again to use the layer as it is now."
             )
 
     def _is_the_same(self) -> bool:

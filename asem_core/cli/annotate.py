@@ -178,10 +178,7 @@ def import_(
 
     begun = time.perf_counter()
     image, where = image_of(cell, raw, box)
-    chosen = read_options(options)
-    if (size := read_voxel_size(voxel_size)) is not None:
-        chosen["voxel_size_nm"] = list(size)
-    source = choose_source(load_catalog(), path, use, chosen)
+    source = choose_source(load_catalog(), path, use, read_options(options), read_voxel_size(voxel_size))
     wanted = tuple(read_numbers(ids, int, "--ids")) if ids else None
     place = as_zyx(read_numbers(offset, int, "--offset")) if offset else None
     reading = Reading(place, wanted, Meaning.parse(ignore, background))

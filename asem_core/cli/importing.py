@@ -81,13 +81,10 @@ def import_(
 
     require_container(output)
     chosen = read_options(options)
-    size = read_voxel_size(voxel_size)
-    if size is not None:
-        chosen["voxel_size_nm"] = list(size)
     catalog, steps = load_catalog(), parse_done(done)
     require_steps(steps, catalog)
     try:
-        plugin = choose_source(catalog, source, use, chosen)
+        plugin = choose_source(catalog, source, use, chosen, read_voxel_size(voxel_size))
         made = import_volume(
             plugin,
             output / layer,
@@ -104,7 +101,7 @@ def import_(
     except BadInput as error:
         if source is None or ("://" not in source and not Path(source).exists()):
             raise
-        raise type(error)(f"{error} What is there, in full: asem inspect {shlex.quote(source)}") from error
+        raise type(error)(f"{error} For details: asem inspect {shlex.quote(source)}") from error
     z, y, x = made.shape
     told = " x ".join(f"{v:.6g}" for v in made.voxel_size_nm)
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {told} nm")

@@ -105,7 +105,7 @@ def train(
         _resume(resume, device, overwrite, quiet)
         return
     if not given:
-        raise typer.BadParameter("Name a CELL with --labels NAME, a RECIPE, or a run to continue: --resume RUN.")
+        raise typer.BadParameter("Name a CELL with --labels NAME, a RECIPE, or a run to resume: --resume RUN.")
     if len(given) == 1 and given[0].is_file():
         if any(value is not None for value in (labels, model, iterations, raw)):
             raise typer.BadParameter(
@@ -154,8 +154,8 @@ def plan(
     from asem_core.stages.plan import PlanOptions, write_plan
 
     def say(line: str) -> None:
-        if not (quiet and line.startswith("Learning")):
-            typer.echo(line, err=line.startswith("Learning"))
+        if not (quiet and line.startswith("Training ")):
+            typer.echo(line, err=line.startswith("Training "))
 
     text = write_plan(
         cells,
@@ -210,7 +210,7 @@ def finetune(
         _resume(resume, device, overwrite, quiet)
         return
     if recipe is None:
-        raise typer.BadParameter("Name a RECIPE, or a run to go on with: --resume RUN.")
+        raise typer.BadParameter("Name a RECIPE, or a run to resume: --resume RUN.")
     _train(recipe, output, weights, device, overwrite, quiet)
 
 
@@ -335,7 +335,7 @@ def _train(
 
 
 def _tell(folder: "RunFolder") -> None:
-    typer.echo(f"Predict with {folder.chosen()}; what the run was like: {folder.path / 'report.html'}.")
+    typer.echo(f"Predict with {folder.chosen()}; report of the run: {folder.path / 'report.html'}.")
 
 
 def _default_output(recipe: Path) -> Path:

@@ -20,7 +20,7 @@ from asem_core.cell.apply import apply_lazily
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.evaluation.roles import question_roles
 from asem_core.interfaces import Preprocessor
-from asem_core.volume import Box, Labels, Volume, Zyx
+from asem_core.volume import Box, Labels, Volume, Zyx, annotated_part
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
 from asem_core.voxels.thresholds import LEVELS, as_stored, reach
@@ -168,9 +168,9 @@ def question_zone(name: str, share_scored: float) -> str | None:
     if not share_scored < LEAST_SCORED:
         return None
     return (
-        f"{name}: the exclusion zone takes {1 - share_scored:.0%} of the objects' voxels out of the scores, which then tell of what is "
-        "left. Make it narrower inwards: asem evaluate --zone-nm OUT,IN, or exclusion_erode_nm of the model. (A model whose truth is "
-        "meant to be that thin says so: has_thin_truth.)"
+        f"{name}: the exclusion zone takes {1 - share_scored:.0%} of the objects' voxels out of the scores, which then describe "
+        "only the rest. Make it narrower inwards: asem evaluate --zone-nm OUT,IN, or exclusion_erode_nm of the model. (If the model's labels "
+        "are meant to be that thin, it declares has_thin_truth.)"
     )
 
 
@@ -216,7 +216,7 @@ def require_covered(prediction: Volume, truth: Labels, box: Box) -> None:
     OutsideVolume
     """
     if not truth.box.contains(box):
-        raise OutsideVolume(f"Box {box} sticks out of {truth.path}, whose shape is {list(truth.shape)}.")
+        raise OutsideVolume(f"Box {box} extends beyond {truth.path}, whose shape is {list(truth.shape)}.")
     place = truth.box_of(prediction)
     if not place.contains(box):
         raise OutsideVolume(
@@ -281,7 +281,7 @@ class _Comparison:
 
     @property
     def _leaves_out(self) -> bool:
-        known = self.truth.known, self.mask, self.exclusion, getattr(self.prediction, "known", None)
+        known = self.truth.known, self.mask, self.exclusion, annotated_part(self.prediction)
         return any(volume is not None for volume in known)
 
     def _level(self, values: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Checked, ReadsByKind, Source, TellsChanges
 from asem_core.paths import address_option
 from asem_core.recipe import build
-from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.greys import greys_used, question_greys
 from asem_core.voxels.known import Meaning, understood
 from asem_core.voxels.scale import unlikely_size
@@ -33,8 +33,16 @@ LARGE_BYTES = 2e9  # an import that is said to take long, before it does
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
 
-def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
+def choose_source(
+    catalog: Catalog,
+    path: str | None,
+    use: str | None,
+    options: Mapping[str, Any],
+    voxel_size_nm: ZyxNm | None = None,
+) -> Source:
     """Build the source that `use` names, or the first that can read `path`; one that makes its images has no path.
+
+    `voxel_size_nm` is for one that is told it (see `TakesVoxelSize`).
 
     Raises
     ------
@@ -57,8 +65,10 @@ def choose_source(catalog: Catalog, path: str | None, use: str | None, options: 
     plugin = catalog.get("source", use)
     place = address_option(plugin)
     if path is not None and place is None:
-        raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
-    given = {place: path, **options} if place is not None and path is not None else options
+        raise BadInput(f"The source '{use}' generates its images and takes no path: leave {path} out.")
+    given = {**({} if place is None or path is None else {place: path}), **options}
+    if voxel_size_nm is not None:
+        given["voxel_size_nm"] = list(voxel_size_nm)
     return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
 
 
@@ -95,7 +105,7 @@ def import_volume(
     """
     if kind == "probability" and kind_by_name(output) == "image":
         raise BadInput(
-            f"{output} is the place of an image. Name a layer for the probability map: --layer predictions/NAME."
+            f"{output} is the name of an image. Name a layer for the probability map: --layer predictions/NAME."
         )
     kind = kind or kind_by_name(output)
     if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
@@ -122,7 +132,7 @@ def import_volume(
     if kind == "labels" and volume.dtype.kind in "uib":
         volume = understood(Labels.of(volume), meaning or Meaning())
     elif meaning is not None:
-        raise BadInput(f"{output} would hold no labels: --ignore and --background are for labels (--kind labels).")
+        raise BadInput(f"{output} would not contain labels: --ignore and --background are for labels (--kind labels).")
     block = run.block or _slab(volume)
     if run.progress and volume.box.size * volume.dtype.itemsize > LARGE_BYTES:
         log.warning("%s", what_it_takes(volume, output, run))
@@ -169,7 +179,7 @@ def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:
     folder = next(p for p in (Path(output).absolute(), *Path(output).absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     told = f"{wait / 60:.0f} minutes" if wait >= 90 else f"{wait:.0f} seconds"
-    room = "" if free > needed else " That is more than is free: choose another disk with -o, or make room."
+    room = "" if free > needed else " That is more than is free: choose another disk with -o, or free some space."
     return f"This import takes about {needed / 1e9:.3g} GB of disk ({free / 1e9:.3g} GB are free) and {told}.{room}"
 
 

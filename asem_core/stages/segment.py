@@ -17,7 +17,7 @@ from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
 from asem_core.errors import BadInput, PluginError
-from asem_core.interfaces import Fitted, Model
+from asem_core.interfaces import Fitted, Model, RemovesSmallSegments
 from asem_core.prediction.trained import find_model, model_behind, with_options
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
@@ -78,11 +78,12 @@ def choose_segmentation(
     plugin = find_model(catalog, model) if model is not None else model_behind(catalog, probability)
     if plugin is None:
         return build(Segmentation, options, where)
-    return with_options(plugin, {_IN_MODELS.get(key, key): value for key, value in options.items()}, where)
+    known = _IN_MODELS if isinstance(plugin, RemovesSmallSegments) else {}
+    return with_options(plugin, {known.get(key, key): value for key, value in options.items()}, where)
 
 
 _IN_MODELS = {"smallest_um3": "smallest_segment_um3", "smallest_vx": "smallest_segment_vx"}
-"""What models call the options of `Segmentation`, where they call them otherwise."""
+"""What `RemovesSmallSegments` calls the options of `Segmentation`."""
 
 
 def segment(

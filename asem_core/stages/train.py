@@ -22,7 +22,7 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, ste
 from asem_core.cell.store import open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
-from asem_core.interfaces import Model, Region, Sampler
+from asem_core.interfaces import CutsByThreshold, Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
@@ -79,7 +79,7 @@ def read_training_recipe(
         options = dict(table.get(kind, {"use": catalog.default("sampler")}))
         use = options.pop("use", None)
         if not isinstance(use, str):
-            raise RecipeError(f'{path.name}: {kind} does not say which plugin: add use = "...".')
+            raise RecipeError(f'{path.name}: {kind} does not name a plugin: add use = "...".')
         plugins[kind] = build_choice(catalog, kind, Choice(use, options), f"{path.name} @ {kind}")
     where = f"{path.name} @ train"
     if is_open(table["train"], where):
@@ -252,11 +252,11 @@ def _is_finished(folder: RunFolder, options: TrainOptions) -> bool:
 def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
     saved = folder.saved_iterations()
     kept = (
-        f"Stopped. What was trained until the checkpoint of iteration {saved[-1]} is kept"
+        f"Stopped. The training up to the checkpoint of iteration {saved[-1]} is kept"
         if saved
         else "Stopped before the first checkpoint: nothing of the training is kept"
     )
-    return f"{kept}. To go on: {go_on_with or f'asem train --resume {folder.path}'}."
+    return f"{kept}. To resume: {go_on_with or f'asem train --resume {folder.path}'}."
 
 
 def set_up(
@@ -309,6 +309,7 @@ def set_up(
         options,
         fine_tuning=start_from is not None,
         thin_truth=recipe.model.has_thin_truth,
+        by_threshold=isinstance(recipe.model, CutsByThreshold),
         metadata={
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
@@ -355,8 +356,8 @@ def _record(
 def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
     return OutputExists(
         f"{folder.path} was made from another recipe, other volumes or another number of processes (differs in: "
-        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): its run cannot go on as it began. Train into another folder, or "
-        "replace that run with --overwrite; to use its weights, asem finetune --from."
+        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): the run cannot be resumed. Train into another folder, "
+        "or replace that run with --overwrite; to use its weights, asem finetune --from."
     )
 
 

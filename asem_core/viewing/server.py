@@ -22,6 +22,7 @@ from asem_core.viewing.neuroglancer_state import Places, describe_view
 from asem_core.viewing.scene import Layer
 from asem_core.viewing.surfaces import SEARCHED_VOXELS, Surfaces
 from asem_core.viewing.virtual_zarr import VirtualZarr
+from asem_core.volume import Computed
 
 PATIENCE_S = 2.0
 """What takes longer is answered with 503: the viewer asks again, and meanwhile its few connections serve the image."""
@@ -61,9 +62,8 @@ class Served:
         for executor in (self._server.executor, self._slow):
             executor.shutdown(wait=True, cancel_futures=True)
         for layer in self.layers:
-            close = getattr(layer.volume.data, "close", None)
-            if close is not None:
-                close()
+            if isinstance(layer.volume.data, Computed):
+                layer.volume.data.stop_computing()
 
 
 def serve(layers: Sequence[Layer], *, title: str = "", bind: str = "127.0.0.1", port: int = 0) -> Served:

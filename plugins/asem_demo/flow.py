@@ -144,11 +144,11 @@ def _sections(
     return [
         Section(
             "What was found",
-            "This cell was made by a program: every membrane, pore and pit in it is known. Networks that were trained on "
-            "other such cells looked for mitochondria, for coated pits and vesicles, and for nuclear pores, whose diameters "
+            "This cell is synthetic, so every membrane, pore and pit in it is known. Networks that were trained on "
+            "other synthetic cells looked for mitochondria, for coated pits and vesicles, and for nuclear pores, whose diameters "
             "were then measured in the image.\n\n"
-            "F1 leaves out the zone just outside of outlines that the published method leaves out, too. What the method leaves out inside of "
-            "outlines is scored here, since the labels of a phantom are exact and coats are only two voxels thick.",
+            "F1 ignores a zone just outside the outlines, as the published method does. The zone just inside them, which the method also ignores, "
+            "is scored here, because the labels of a phantom are exact and coats are only two voxels thick.",
             numbers={
                 "seed": phantom.seed,
                 "look": phantom.look,
@@ -159,7 +159,7 @@ def _sections(
         ),
         Section(
             "Nuclear pores against the truth",
-            "Each true pore that the image's border does not cut, and the measured one within 60 nm of it.",
+            "Each true pore that the border of the image does not cut, with the measured pore within 60 nm of it.",
             numbers={
                 "true pores": int(phantom.truth(PORES)["complete"].sum()),
                 "measured": len(measured),
