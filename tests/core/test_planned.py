@@ -146,7 +146,7 @@ box = "0:30,:,:"
     assert tomllib.loads((project / "out/training.plan.toml").read_text())["train"]["iterations"] == 20
     assert (project / "out/cell.zarr/predictions/mitochondria/segmentation").is_dir()
     catalog = load_catalog()
-    with pytest.raises(RecipeError, match="how long to train is not said"):
+    with pytest.raises(RecipeError, match="it does not say how long to train"):
         read_training_recipe(project / "whole.toml", catalog)
     (project / "paper.toml").write_text(RECIPE.replace("minutes = 1", 'plan = "published"'))
     assert read_training_recipe(project / "paper.toml", catalog).options.iterations == 100_000
