@@ -146,8 +146,9 @@ box = "0:30,:,:"
     assert tomllib.loads((project / "out/training.plan.toml").read_text())["train"]["iterations"] == 20
     assert (project / "out/cell.zarr/predictions/mitochondria/segmentation").is_dir()
     catalog = load_catalog()
+    (project / "open.toml").write_text(RECIPE)
     with pytest.raises(RecipeError, match="it does not say how long to train"):
-        read_training_recipe(project / "whole.toml", catalog)
+        read_training_recipe(project / "open.toml", catalog)
     (project / "paper.toml").write_text(RECIPE.replace("minutes = 1", 'plan = "published"'))
     assert read_training_recipe(project / "paper.toml", catalog).options.iterations == 100_000
 
