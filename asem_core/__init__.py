@@ -1,5 +1,7 @@
 """ASEM's thin core: the nouns, the six plugin contracts, discovery, and the flow from image to numbers.
 
+For notebooks and scripts: `open`, `prepare`, `predict`, `segment`, `measure` and `show` (see `api`).
+
 What a plugin may import is here, in the modules beside this file, in `voxels` and in `testing`; the other folders are the
 core's own rooms and change without notice. Names load when they are asked for: importing this costs nothing.
 """
@@ -8,6 +10,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asem_core.api import Cell as Cell
+    from asem_core.api import Measured as Measured
+    from asem_core.api import Picture as Picture
+    from asem_core.api import measure as measure
+    from asem_core.api import open as open
+    from asem_core.api import predict as predict
+    from asem_core.api import prepare as prepare
+    from asem_core.api import segment as segment
+    from asem_core.api import show as show
+    from asem_core.blocks import Run as Run
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
     from asem_core.cell.node import layers as layers
@@ -38,9 +50,7 @@ if TYPE_CHECKING:
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.instances import Enclosed as Enclosed
     from asem_core.stages.instances import PartedByShape as PartedByShape
-    from asem_core.stages.predict import predict as predict
     from asem_core.stages.segment import Segmentation as Segmentation
-    from asem_core.stages.segment import segment as segment
     from asem_core.stages.segment import threshold_objects as threshold_objects
     from asem_core.stages.train import read_training_recipe as read_training_recipe
     from asem_core.stages.train import train as train
@@ -48,6 +58,16 @@ if TYPE_CHECKING:
     from asem_core.viewing.scene import open_layers as open_layers
 
 PUBLIC = {
+    "open": "api",
+    "prepare": "api",
+    "predict": "api",
+    "segment": "api",
+    "measure": "api",
+    "show": "api",
+    "Cell": "api",
+    "Measured": "api",
+    "Picture": "api",
+    "Run": "blocks",
     "identity": "cell.provenance",
     "made_by": "cell.provenance",
     "layers": "cell.node",
@@ -78,11 +98,9 @@ PUBLIC = {
     "import_volume": "stages.import_",
     "Enclosed": "stages.instances",
     "PartedByShape": "stages.instances",
-    "predict": "stages.predict",
     "apply": "cell.apply",
     "apply_in_memory": "cell.apply",
     "Segmentation": "stages.segment",
-    "segment": "stages.segment",
     "threshold_objects": "stages.segment",
     "read_training_recipe": "stages.train",
     "train": "stages.train",

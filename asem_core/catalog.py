@@ -125,6 +125,10 @@ class Catalog:
                 return offer.cls
         raise UnknownName(f"No {kind} that is loaded can do this ({ability.__name__}): is ASEM_PLUGINS too narrow?")
 
+    def all_able(self, kind: str, ability: Any) -> list[Offer]:
+        """List the offers of a kind whose classes derive from an ability; the built-in ones come first."""
+        return [o for o in self.offers if o.kind == kind and ability in o.cls.__mro__]
+
     def clashes(self) -> list[str]:
         """Say which names are offered twice, and by whom."""
         by_name: dict[tuple[str, str], list[Offer]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +53,20 @@ Background = Annotated[
     str | None, typer.Option(help="Further label values that mean background; or none.", show_default="0 only")
 ]
 DEFAULT_WORKERS = available_cores()
+
+
+def words_of(context: typer.Context, without: Collection[str]) -> list[str]:
+    """Write the command that is being run as it could be typed, relative paths and all, without some of its options."""
+    words: list[str] = (context.info_name or "").split()
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if parameter.name in without or value in (None, False, parameter.default):
+            continue
+        values = value if isinstance(value, (list, tuple)) else [value]
+        for one in values:
+            option = [] if parameter.param_type_name == "argument" else [parameter.opts[0]]
+            words += option if one is True else [*option, str(one)]
+    return words
 
 
 def make_run(workers: int, block: str | None = None, quiet: bool = False, on: str | None = None) -> Run:

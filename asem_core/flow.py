@@ -173,7 +173,15 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
     with stage("import"):
         first = flow.recipe.source
-        image = import_volume(flow.source, cell / "raw", run, layer=first.layer, done=first.done, overwrite=overwrite)
+        image = import_volume(
+            flow.source,
+            cell / "raw",
+            run,
+            layer=first.layer,
+            done=first.done,
+            catalog=catalog,
+            overwrite=overwrite,
+        )
         require_voxels_expected(flow, image, catalog)
         labels = {
             n: import_volume(
@@ -196,7 +204,15 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
             said = flow.recipe.others[name]
-            unseen = import_volume(source, other / "raw", run, layer=said.layer, done=said.done, overwrite=overwrite)
+            unseen = import_volume(
+                source,
+                other / "raw",
+                run,
+                layer=said.layer,
+                done=said.done,
+                catalog=catalog,
+                overwrite=overwrite,
+            )
             unseen, inside = _preprocessed(flow, unseen, other, run, say, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")

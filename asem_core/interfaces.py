@@ -59,6 +59,14 @@ class ReadsByKind(Protocol):
 
 
 @runtime_checkable
+class TakesVoxelSize(Protocol):
+    """A source that is told the voxel size, which its files may not state: an option, which `--voxel-size` sets."""
+
+    voxel_size_nm: float | tuple[float, float, float] | None
+    """None: as the files state it."""
+
+
+@runtime_checkable
 class Checked(Protocol):
     """What the array of a source's volume can do besides: look through its values before anything is written."""
 
@@ -226,6 +234,19 @@ class PartOfPreparation(Protocol):
 
     usual: ClassVar[tuple[int, str]]
     """Its place among those steps, and what users call it: (1, "crop")."""
+
+
+@runtime_checkable
+class RecognisedByName(Protocol):
+    """A preprocessor whose result is recognised by its name where another program made it: `raw_equalized_0.02`. Derive from it."""
+
+    name_words: ClassVar[Sequence[str]]
+    """Words of the name of a layer, a file or a folder, in lower case, each of which says that the step was done: ("equalized",)."""
+
+    @classmethod
+    def options_in_name(cls, after: str) -> Mapping[str, Any]:
+        """Say which options the word `after` that word states ("0.02"); those that it doesn't state are taken to be as expected."""
+        return {}
 
 
 @runtime_checkable
@@ -422,6 +443,22 @@ class Model(Protocol):
         block, and may be kept in `run.scratch`; `asem_core.threshold_objects` does the usual. The result is whole numbers on
         the map's grid. The core writes, locks, records and resumes. `attributes` may say `num_objects`.
         """
+
+
+@runtime_checkable
+class CutsByThreshold(Protocol):
+    """A model whose objects begin at a probability: an option, for which a training may find a better value."""
+
+    threshold: float
+    """From 0 to 1."""
+
+
+@runtime_checkable
+class RemovesSmallSegments(Protocol):
+    """A model that leaves out small objects of its segmentation: two options, which `asem segment --smallest-um3` and `-vx` set."""
+
+    smallest_segment_um3: float
+    smallest_segment_vx: int | None
 
 
 @runtime_checkable

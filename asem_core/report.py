@@ -26,6 +26,7 @@ from asem_core.interfaces import Analysis, Column
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
+    import pyarrow
     from matplotlib.figure import Figure
 
 Table = Mapping[str, Column]
@@ -181,6 +182,13 @@ def _write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
         for name, column in table.items()
     ]
     _write_whole(folder / "columns.csv", partial(csv.write_csv, pa.Table.from_pylist(meanings)))
+
+
+def read_tables(folder: str | Path) -> dict[str, pyarrow.Table]:
+    """Read the tables of a report folder by their names; what each column means is in its field's metadata, `about`."""
+    from pyarrow import parquet
+
+    return {file.stem: parquet.read_table(file) for file in sorted(Path(folder, "tables").glob("*.parquet"))}
 
 
 def _write_figure(folder: Path, stem: str, figure: Figure) -> str:

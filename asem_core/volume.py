@@ -6,6 +6,7 @@ volume is the position, in nm, of the centre of its first voxel, as in OME-Zarr.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -166,6 +167,24 @@ class ArrayLike(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...
     def __getitem__(self, key: Any, /) -> Any: ...
+
+
+@runtime_checkable
+class Chunked(Protocol):
+    """What a volume's array can do besides: say in which chunks it is stored, so that they are passed on as they are."""
+
+    @property
+    def chunks(self) -> tuple[int, ...] | None:
+        """The shape of a chunk in voxels; None where there are none."""
+
+
+@runtime_checkable
+class Computed(Protocol):
+    """What a volume's array can be besides: computed where it is read, which is slow, and holds what must be let go of."""
+
+    @abstractmethod
+    def stop_computing(self) -> None:
+        """Let go of what computing needs; the array isn't read any more."""
 
 
 @attrs.frozen
@@ -345,7 +364,7 @@ class Labels(Volume):
     def of(cls, volume: Volume, known: Volume | None = None) -> Self:
         """Take any volume of whole numbers as labels, with what it says of its annotation."""
         same = {a.name: getattr(volume, a.name) for a in attrs.fields(Volume)}
-        return cls(**same, known=known or getattr(volume, "known", None))
+        return cls(**same, known=known or annotated_part(volume))
 
     def known_in(self, box: Box) -> np.ndarray:
         """Tell which voxels of a box were annotated: bool, of the box's shape; none outside the volume."""
@@ -357,6 +376,11 @@ class Labels(Volume):
 
     def _part(self, box: Box) -> dict[str, Any]:
         return {**super()._part(box), "known": self.known and self.known.crop(box)}
+
+
+def annotated_part(volume: Volume) -> Volume | None:
+    """Give what says where a volume is annotated; None: everywhere, as an image is."""
+    return volume.known if isinstance(volume, Labels) else None
 
 
 def _reflect(index: np.ndarray, n: int) -> np.ndarray:

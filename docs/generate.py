@@ -8,12 +8,12 @@ from __future__ import annotations
 import inspect
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import typer.main
 
-from asem_core import hookspecs
+from asem_core import hookspecs, interfaces
 from asem_core.catalog import KINDS, load_catalog
 from asem_core.cli import make_app
 from asem_core.cli.new_plugin import write_project
@@ -103,7 +103,25 @@ def hooks_page() -> str:
             inspect.getdoc(hook) or "",
             "",
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_abilities()])
+
+
+CONTRACTS = {*KINDS.values(), interfaces.Fitted, interfaces.PreparedAnnotator, interfaces.Network}
+"""What a plugin, or what it makes, must be; all other protocols are abilities that it may have."""
+
+
+def _abilities() -> list[str]:
+    """Give the source of each optional ability: it is short, and says all."""
+    lines = [
+        "## Optional abilities",
+        "",
+        "What a plugin, or what it makes, may be able to do besides its kind: small protocols in `asem_core.interfaces`, to derive from.",
+        "",
+    ]
+    for name, found in vars(interfaces).items():
+        if Protocol in getattr(found, "__bases__", ()) and found not in CONTRACTS:
+            lines += [f"### {name}", "", "```text", inspect.getsource(found).rstrip(), "```", ""]
+    return lines
 
 
 def cli_page() -> str:

@@ -1,6 +1,6 @@
 """What an image from elsewhere has had done to it already: stated by the user, noted in its attributes, or told by its name.
 
-The authors of Gallusser et al. 2022 keep `raw_equalized_0.02` beside `raw`: equalized with a clip limit of 0.02.
+The authors of Gallusser et al. 2022 keep `raw_equalized_0.02` beside `raw`. Which words a step is recognised by, it says itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import attrs
 
 from asem_core.catalog import Catalog
 from asem_core.cell.record import Made, Record
+from asem_core.interfaces import RecognisedByName
 from asem_core.volume import Volume
 
 log = logging.getLogger("asem_core")
@@ -22,8 +23,7 @@ ATTRIBUTE = "made_by"
 """Attribute of what ASEM exported to an array of another layout: what made it, see `provenance.made_by`."""
 
 _STATED = "asem_done"  # what the user stated, in the attributes of an open volume
-
-_WORDS = {"equalized": "clahe", "equalised": "clahe", "clahe": "clahe", "inverted": "invert"}
+_NAMED = "asem_done_by_name"  # what its name says, there
 
 
 def parse_done(text: str | None) -> tuple[str, ...] | None:
@@ -44,11 +44,12 @@ def require_steps(done: Sequence[str] | None, catalog: Catalog) -> None:
         catalog.get("preprocessor", name)
 
 
-def with_done(volume: Volume, done: Sequence[str] | None) -> Volume:
-    """Note what the user states of an image (None: nothing), and say what is recognised of it."""
+def with_done(volume: Volume, done: Sequence[str] | None, catalog: Catalog) -> Volume:
+    """Note what the user states of an image (None: nothing), or else what its name says, and say what is recognised of it."""
     if done is not None:
         steps = [{"name": name, "options": {}} for name in done]
         return attrs.evolve(volume, attributes={**volume.attributes, _STATED: steps})
+    volume = recognised(volume, catalog)
     if steps := done_elsewhere(volume) or []:
         log.warning(
             "%s: by its %s, this image has been prepared already: %s. That is not done again. If it is wrong, say what was done: "
@@ -58,6 +59,12 @@ def with_done(volume: Volume, done: Sequence[str] | None) -> Volume:
             ", ".join(_told(step) for step in steps),
         )
     return volume
+
+
+def recognised(volume: Volume, catalog: Catalog) -> Volume:
+    """Note in an open image from elsewhere the steps that its name says were done."""
+    steps = _by_name(volume.path, catalog)
+    return attrs.evolve(volume, attributes={**volume.attributes, _NAMED: steps}) if steps else volume
 
 
 def _told(step: Mapping[str, Any]) -> str:
@@ -74,7 +81,7 @@ def done_elsewhere(volume: Volume) -> list[dict[str, Any]] | None:
     noted = volume.attributes.get(ATTRIBUTE)
     if isinstance(noted, Mapping):
         return steps_of(Made(noted))
-    return _by_name(volume.path)
+    return volume.attributes.get(_NAMED)
 
 
 def steps_of(made: Made, stated: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -90,14 +97,20 @@ def steps_here(made: Made) -> list[dict[str, Any]]:
     return [dict(link.step) for link in made.chain() if link.step is not None][::-1]
 
 
-def _by_name(path: str) -> list[dict[str, Any]] | None:
+def _by_name(path: str, catalog: Catalog) -> list[dict[str, Any]]:
     """Recognise steps in the name of a layer, a file or a folder; levels of a pyramid are passed over."""
+    known: dict[str, type[Any]] = {}
+    for offer in catalog.all_able("preprocessor", RecognisedByName):
+        known = {**dict.fromkeys(offer.cls.name_words, offer.cls), **known}
     names = [part for part in re.split(r"[/\\]", path) if part and not re.fullmatch(r"s?\d+", part)]
     found: list[dict[str, Any]] = []
     words = re.split(r"[_\-\s]+", names[-1].lower()) if names else []
     for word, after in zip(words, [*words[1:], ""], strict=True):
-        step = _WORDS.get(re.sub(r"\.(zarr|n5|h5|tiff?)$", "", word))
-        if step is not None and step not in [s["name"] for s in found]:
-            limit = re.match(r"0?\.\d+", after) if step == "clahe" else None
-            found.append({"name": step, "options": {"clip_limit": float(limit[0])} if limit else {}})
-    return found or None
+        step = known.get(_without_ending(word))
+        if step is not None and step.name not in [s["name"] for s in found]:
+            found.append({"name": step.name, "options": dict(step.options_in_name(_without_ending(after)))})
+    return found
+
+
+def _without_ending(word: str) -> str:
+    return re.sub(r"\.(zarr|n5|h5|tiff?)$", "", word)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import filelock
 
 from asem_core.cell.place import require_outside_cells
@@ -50,6 +51,37 @@ def one_writer(output: Path, part_of: Sequence[str] = ()) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         lock.release()
+
+
+@attrs.define
+class Half:
+    """An output under work: a path to write, and facts to note of it."""
+
+    path: Path
+    facts: dict[str, Any] = attrs.field(factory=dict)
+
+
+@contextlib.contextmanager
+def written_whole(output: Path, made_by: Mapping[str, Any]) -> Iterator[Half]:
+    """Write a file or a folder beside its place, and give it its name when it is whole; it replaces what is there.
+
+    Raises
+    ------
+    OutputBusy
+        Another process writes it.
+    BadInput
+        It would lie in a cell.
+    """
+    with one_writer(output):
+        half = Half(output.with_name(f".{output.name}.partial"))
+        remove(half.path)
+        try:
+            yield half
+            note_whole(note_of(output), half.path, made_by, **half.facts)
+            remove(output)
+            half.path.rename(output)
+        finally:
+            remove(half.path)
 
 
 def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:

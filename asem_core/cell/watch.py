@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_core.cell.record import Record, record_at
 from asem_core.errors import InputChanged
-from asem_core.volume import ArrayLike
+from asem_core.volume import ArrayLike, Chunked
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -53,8 +53,8 @@ class Watched:
         return self.array.dtype
 
     @property
-    def chunks(self) -> Any:
-        return getattr(self.array, "chunks", None)
+    def chunks(self) -> tuple[int, ...] | None:
+        return self.array.chunks if isinstance(self.array, Chunked) else None
 
     def __getitem__(self, key: Any) -> np.ndarray:
         try:

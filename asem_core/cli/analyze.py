@@ -14,7 +14,6 @@ from asem_core.commands import (
     Overwrite,
     Quiet,
     Workers,
-    container_of,
     make_run,
     print_json,
     read_options,
@@ -29,7 +28,11 @@ def analyze_(
     use: Annotated[str, typer.Argument(metavar="ANALYZER", help="morphometry, nuclear-pores, clathrin-coats, ...")],
     segmentation: Annotated[Path, typer.Argument(help="What to measure, for example cell.zarr/labels/golgi.")],
     raw: Annotated[
-        Path | None, typer.Option(help="The image; by default `raw` of the same cell, if it exists.")
+        Path | None,
+        typer.Option(
+            help="The image.",
+            show_default="`raw` of the same cell, or where its voxels differ, the one that was predicted",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Report folder; by default beside the cell.")
@@ -59,15 +62,12 @@ def analyze_(
     from asem_core.catalog import load_catalog
     from asem_core.cell.store import open_labels, open_volume
     from asem_core.recipe import build
-    from asem_core.stages.analyze import analyze
+    from asem_core.stages.analyze import analyze, image_beside, report_folder
 
     analyzer = build(load_catalog().get("analyzer", use), read_options(options), f"asem analyze @ {use}")
-    cell = container_of(segmentation)
-    if raw is None and cell != segmentation and (cell / "raw").exists():
-        raw = cell / "raw"
-    folder = output or cell.with_name(f"{cell.stem}_reports") / f"{use}-{segmentation.name}"
+    folder = output or report_folder(use, segmentation)
     labels = open_labels(segmentation)
-    image = None if raw is None else open_volume(raw)
+    image = image_beside(labels) if raw is None else open_volume(raw)
     page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet, on), overwrite=overwrite)
     if as_json:
         numbers = json.loads((folder / "numbers.json").read_text())

@@ -178,10 +178,7 @@ def import_(
 
     begun = time.perf_counter()
     image, where = image_of(cell, raw, box)
-    chosen = read_options(options)
-    if (size := read_voxel_size(voxel_size)) is not None:
-        chosen["voxel_size_nm"] = list(size)
-    source = choose_source(load_catalog(), path, use, chosen)
+    source = choose_source(load_catalog(), path, use, read_options(options), read_voxel_size(voxel_size))
     wanted = tuple(read_numbers(ids, int, "--ids")) if ids else None
     place = as_zyx(read_numbers(offset, int, "--offset")) if offset else None
     reading = Reading(place, wanted, Meaning.parse(ignore, background))
@@ -248,25 +245,12 @@ def train(
 
         asem annotate train cell.zarr/labels/golgi --model golgi -o runs/golgi
     """
-    from asem_core.cli.train import train as start
+    from asem_core.cli.train import plan_and_train
     from asem_core.commands import container_of
 
     cell = container_of(layer)
-    start(
-        [cell],
-        str(layer.relative_to(cell)),
-        model,
-        minutes,
-        iterations,
-        raw,
-        None,
-        output,
-        None,
-        0,
-        device,
-        overwrite,
-        quiet,
-    )
+    labels = str(layer.relative_to(cell))
+    plan_and_train(output, [cell], labels, model, minutes, iterations, raw, 0, None, device, overwrite, quiet)
 
 
 def _annotate(

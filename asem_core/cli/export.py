@@ -1,11 +1,14 @@
 """`asem export`: a layer for other programs, in the place of the original stack, or as surfaces."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asem_core.commands import DEFAULT_WORKERS, On, Options, Overwrite, Quiet, Workers, make_run, read_options
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
 
 
 def mount(app: typer.Typer) -> None:
@@ -13,7 +16,9 @@ def mount(app: typer.Typer) -> None:
 
 
 def export(
-    layer: Annotated[str, typer.Argument(help="What to export, for example cell.zarr/predictions/a/segmentation.")],
+    layer: Annotated[
+        str, typer.Argument(help="What to export, for example cell.zarr/predictions/a/segmentation; or a whole cell.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -25,7 +30,10 @@ def export(
     ] = None,
     use: Annotated[
         str | None,
-        typer.Option(help="Source plugin that writes the format.", show_default="by the file extension"),
+        typer.Option(
+            help="Source plugin that writes the format; of a whole cell: neuroglancer.",
+            show_default="by the file extension",
+        ),
     ] = None,
     options: Options = None,
     mesh: Annotated[
@@ -56,6 +64,8 @@ def export(
         asem export cell.zarr/labels/golgi -o golgi.h5
 
         asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
+
+        asem export cell.zarr --use neuroglancer -s at=https://my-lab.org/cells -o cell_neuroglancer/
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import what_it_holds
@@ -66,6 +76,11 @@ def export(
     from asem_core.volume import Volume
 
     run = make_run(workers, quiet=quiet, on=on)
+    if use in CELL_FORMATS:
+        if threshold is not None or mesh is not None or max_error is not None or ids or as_is:
+            raise BadInput(f"--use {use} takes a whole cell; its options are set with -s (see docs/export.md).")
+        typer.echo(CELL_FORMATS[use](layer, output, read_options(options), run, overwrite))
+        return
     if mesh is not None:
         from asem_core.viewing.mesh import export_meshes
 
@@ -88,3 +103,17 @@ def export(
         overwrite=overwrite,
     )
     typer.echo(str(made))
+
+
+def _for_neuroglancer(cell: str, output: Path, options: dict[str, Any], run: "Run", overwrite: bool) -> str:
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+    from asem_core.stages.neuroglancer import Neuroglancer, export_for_neuroglancer
+
+    how = build(Neuroglancer, options, "asem export @ neuroglancer")
+    link = export_for_neuroglancer(cell, output, how, load_catalog(), run, overwrite=overwrite)
+    return f"{output}: upload it beside the cell, then open\n{link}"
+
+
+CELL_FORMATS = {"neuroglancer": _for_neuroglancer}
+"""What `--use` writes of a whole cell."""

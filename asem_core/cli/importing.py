@@ -81,13 +81,10 @@ def import_(
 
     require_container(output)
     chosen = read_options(options)
-    size = read_voxel_size(voxel_size)
-    if size is not None:
-        chosen["voxel_size_nm"] = list(size)
     catalog, steps = load_catalog(), parse_done(done)
     require_steps(steps, catalog)
     try:
-        plugin = choose_source(catalog, source, use, chosen)
+        plugin = choose_source(catalog, source, use, chosen, read_voxel_size(voxel_size))
         made = import_volume(
             plugin,
             output / layer,
@@ -96,6 +93,7 @@ def import_(
             box=box,
             kind=kind,
             done=steps,
+            catalog=catalog,
             meaning=Meaning.parse(ignore, background) if ignore or background else None,
             overwrite=overwrite,
             anew=overwrite,

@@ -41,10 +41,7 @@ def inspect_(
     from asem_core.stages.inspect_ import draw, inspect
 
     chosen = read_options(options)
-    size = read_voxel_size(voxel_size)
-    if size is not None:
-        chosen["voxel_size_nm"] = list(size)
-    found, views = inspect(load_catalog(), path, use, chosen, source_layer)
+    found, views = inspect(load_catalog(), path, use, chosen, source_layer, read_voxel_size(voxel_size))
     if picture is not None and views is not None:
         draw(found, views, picture)
     if as_json:

@@ -17,7 +17,6 @@ from asem_core.commands import (
     Quiet,
     VoxelSize,
     Workers,
-    container_of,
     make_run,
     print_json,
     read_options,
@@ -105,7 +104,7 @@ def predict(
     from asem_core.prediction.trained import load_trained
     from asem_core.recipe import build
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import PredictOptions, predict_image
+    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image
 
     catalog = load_catalog()
     chosen = {
@@ -124,7 +123,7 @@ def predict(
     how = build(PredictOptions, chosen, "asem predict")
     images = open_images_of(catalog, source, layer, read_voxel_size(voxel_size))
     trained = load_trained(catalog, model, weights, read_options(options))
-    target = _target(source, output, trained.details["model"])
+    target = layer_to_write(source, output, trained.details["model"])
     found = predict_image(
         trained, images, target, make_run(DEFAULT_WORKERS, block, quiet, on), how, catalog, box=box, overwrite=overwrite
     )
@@ -194,21 +193,16 @@ def segment(
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
-    from asem_core.prediction.trained import find_model, model_behind, with_options
-    from asem_core.recipe import build
-    from asem_core.stages.segment import Segmentation
+    from asem_core.stages.segment import choose_segmentation
     from asem_core.stages.segment import segment as segment_volume
 
-    catalog = load_catalog()
     volume: Volume = open_volume(probability)
     target = output or Path(volume.path).with_name("segmentation")
     run = make_run(workers, block, quiet, on)
-    plugin = find_model(catalog, model) if model is not None else model_behind(catalog, volume)
     said = {"threshold": threshold, "objects": objects, "connectivity": connectivity}
-    smallest = "smallest" if plugin is None else "smallest_segment"
-    said |= {f"{smallest}_um3": smallest_um3, f"{smallest}_vx": smallest_vx}
+    said |= {"smallest_um3": smallest_um3, "smallest_vx": smallest_vx}
     chosen = {key: value for key, value in said.items() if value is not None} | read_options(options)
-    by = build(Segmentation, chosen, "asem segment") if plugin is None else with_options(plugin, chosen, "asem segment")
+    by = choose_segmentation(load_catalog(), volume, model, chosen, "asem segment")
     made = segment_volume(volume, target, run, by, overwrite=overwrite)
     about = Record.of(made)
     count, sizes = about.num_objects, about.object_sizes_vx
@@ -223,15 +217,3 @@ def segment(
             f"Median volume {um3[1]:.3g} µm³ ({sizes[1]:,} voxels); smallest {um3[0]:.3g} µm³ ({sizes[0]:,} voxels), "
             f"largest {um3[2]:.3g} µm³ ({sizes[2]:,} voxels)."
         )
-
-
-def _target(source: str, output: Path | None, model: str) -> Path:
-    """Say which layer to write: a cell as output takes `predictions/MODEL/probability`."""
-    from asem_core.errors import BadInput
-
-    cell = output or container_of(Path(source))
-    if cell.suffix != ".zarr":
-        if output is not None and container_of(output).suffix == ".zarr":
-            return output
-        raise BadInput("Say where to write: -o cell.zarr, or -o cell.zarr/predictions/NAME/probability.")
-    return cell / "predictions" / model.partition("@")[0] / "probability"

@@ -76,7 +76,8 @@ def prepare(
     from asem_core.stages.preprocess import prepare as prepare_cell
 
     container = container_of(cell)
-    steps = usual_steps(load_catalog(), set(skip or []), _by_step(read_options(options)))
+    catalog = load_catalog()
+    steps = usual_steps(catalog, set(skip or []), _by_step(read_options(options)))
     shown: list[Made] = []
     where = picture or container.with_name(f"{container.stem}_prepare.png")
     require_picture(where)
@@ -87,7 +88,13 @@ def prepare(
             raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
     try:
         made = prepare_cell(
-            container, steps, make_run(workers, block, quiet, on), image=image, overwrite=overwrite, watch=shown.append
+            container,
+            steps,
+            make_run(workers, block, quiet, on),
+            catalog,
+            image=image,
+            overwrite=overwrite,
+            watch=shown.append,
         )
     except BadInput as error:
         if not shown or shown[-1].after is not None or shown[-1].why or isinstance(error, OutsideVolume | TooLarge):
@@ -141,14 +148,15 @@ def preprocess(
     from asem_core.recipe import build
     from asem_core.stages.preprocess import preprocess_cell, preprocess_layer
 
-    step = build(load_catalog().get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
+    catalog = load_catalog()
+    step = build(catalog.get("preprocessor", use), read_options(options), f"asem preprocess @ {use}")
     run = make_run(workers, block, quiet, on)
     of_cell = source == container_of(source) and output is None
     try:
         if of_cell:
-            made = preprocess_cell(step, source, run, overwrite=overwrite)
+            made = preprocess_cell(step, source, run, catalog, overwrite=overwrite)
         else:
-            made = preprocess_layer(step, source, run, output, overwrite=overwrite)
+            made = preprocess_layer(step, source, run, catalog, output, overwrite=overwrite)
     except NothingToDo as found:
         print_json({"path": None}) if as_json else typer.echo(found)
         return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.commands import AsJson, Overwrite, Quiet, print_json
+from asem_core.commands import AsJson, Overwrite, Quiet, print_json, words_of
 
 if TYPE_CHECKING:
     from asem_core.run_folder import RunFolder
@@ -28,6 +28,13 @@ RawLayer = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLUSTER",
+        help="Train on this cluster, with one process per GPU; NAME:2 uses two machines. See asem clusters.",
+    ),
+]
 
 
 def mount(app: typer.Typer) -> None:
@@ -38,6 +45,7 @@ def mount(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     what: Annotated[
         list[Path] | None,
         typer.Argument(metavar="CELL... | RECIPE", help="Cells with labels, or a TOML file with [model] and [train]."),
@@ -63,6 +71,7 @@ def train(
     device: Device = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    on: On = None,
 ) -> None:
     """Train a model's network on annotated regions.
 
@@ -78,9 +87,14 @@ def train(
 
         asem train --resume runs/mitochondria
 
+        asem train mitochondria.toml --on gpus
+
         torchrun --nproc-per-node 4 --no-python asem train mitochondria.toml -o runs/mitochondria
     """
     given = what or []
+    if on is not None:
+        _train_on(on, context, resume or output or _run_of(given, labels))
+        return
     if resume is not None:
         if given:
             raise typer.BadParameter("--resume RUN takes the recipe from the run: leave CELL or RECIPE out.")
@@ -95,9 +109,17 @@ def train(
             )
         _train(given[0], output, weights, device, overwrite, quiet)
         return
-    folder = output or Path("runs") / (Path(labels).name if labels else given[0].stem)
+    folder = output or _run_of(given, labels)
+    plan_and_train(folder, given, labels, model, minutes, iterations, raw, seed, weights, device, overwrite, quiet)
+
+
+def plan_and_train(
+    folder: Path, cells: list[Path], labels: str | None, model: str | None, minutes: float, iterations: int | None,
+    raw: str | None, seed: int, weights: str | None, device: str, overwrite: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Choose settings, write them to a recipe beside the run's folder, and train: `asem train CELL`, `asem annotate train`."""
     recipe = folder.with_name(folder.name + ".toml")
-    plan(given, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
+    plan(cells, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
     _train(recipe, folder, weights, device, overwrite, quiet)
 
 
@@ -146,6 +168,7 @@ def plan(
 
 
 def finetune(
+    context: typer.Context,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -158,6 +181,7 @@ def finetune(
     device: Device = "auto",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    on: On = None,
 ) -> None:
     """Continue training from existing weights on a new region: a few thousand iterations adapt a model to another cell.
 
@@ -174,6 +198,9 @@ def finetune(
         raise typer.BadParameter("Say what to start from: --from WEIGHTS.")
     if resume is not None and recipe is not None:
         raise typer.BadParameter("--resume RUN takes the recipe from the run: leave RECIPE out.")
+    if on is not None:
+        _train_on(on, context, resume or output or _default_output(recipe or Path()))
+        return
     if resume is not None:
         _resume(resume, device, overwrite, quiet)
         return
@@ -227,6 +254,33 @@ def preflight(
             typer.echo(f"{training.options.iterations:,} iterations take about {told_time(seconds)} here.")
     if refused:
         raise typer.Exit(1)
+
+
+def _run_of(given: list[Path], labels: str | None) -> Path:
+    """Say which folder a training gets that names none."""
+    return Path("runs") / (Path(labels).name if labels else given[0].stem if given else "")
+
+
+def _train_on(cluster: str, context: typer.Context, folder: Path) -> None:
+    """Run the same command on a cluster, and the rest of it where a job is cut off."""
+    from asem_core.engine.clusters import find_cluster
+    from asem_core.engine.remote import run_on
+    from asem_core.run_folder import RunFolder
+
+    on = find_cluster(cluster)
+    nodes = on.workers if ":" in cluster else 1
+    state = RunFolder(folder).state
+    before = [state.stat().st_mtime_ns if state.exists() else 0]
+
+    def again() -> list[str] | None:
+        now = state.stat().st_mtime_ns if state.exists() else 0
+        before[:], learnt = [now], now > before[0]
+        return [*program, "train", "--resume", str(folder)] if learnt else None
+
+    program = ["-m", "asem_core"]
+    status = run_on(on, [*program, *words_of(context, {"on"})], nodes, again, typer.echo)
+    if status:
+        raise typer.Exit(status)
 
 
 def _resume(run: Path, device: str, overwrite: bool, quiet: bool) -> None:

@@ -1,7 +1,6 @@
 """`asem view`, `asem snapshot`, `asem movie`: looking at a cell."""
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,6 @@ from asem_core.commands import container_of, require_picture
 
 if TYPE_CHECKING:
     from asem_core.viewing.scene import Layer
-    from asem_core.volume import Box, Volume
 
 Layers = Annotated[
     list[str] | None,
@@ -62,14 +60,16 @@ def view(
         asem view cell.zarr -l raw --model mitochondria-cf-5nm
     """
     from asem_core.catalog import load_catalog
-    from asem_core.viewing.scene import open_layers
+    from asem_core.viewing.scene import open_layers, with_errors
     from asem_core.viewing.server import serve
 
-    shown = open_layers(cell, layers, load_catalog())
+    catalog = load_catalog()
+    shown = open_layers(cell, layers, catalog)
     if model is not None:
         live = _live_layer(cell, model, organelle, image, device)
         shown = [*(x for x in shown if x.name != live.name), live]
-    with serve(_with_errors(shown, cell, truth, threshold), title=Path(cell).name, bind=bind, port=port) as served:
+    shown = with_errors(shown, cell, catalog, truth, threshold)
+    with serve(shown, title=Path(cell).name, bind=bind, port=port) as served:
         typer.echo(served.url)
         if "SSH_CONNECTION" in os.environ and bind == "127.0.0.1":
             typer.echo(
@@ -153,13 +153,14 @@ def snapshot(
 
         asem snapshot cell.zarr --plane z=40 --plane y=100 --montage -o overview.png
     """
-    from asem_core.viewing.snapshot import Plane, overlays, panels, write_picture
+    from asem_core.catalog import load_catalog
+    from asem_core.viewing.scene import open_layers, with_errors
+    from asem_core.viewing.snapshot import draw_planes, write_picture
 
     require_picture(output)
-    shown = _shown_layers(cell, layers, truth, threshold)
-    ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
-    chosen = [Plane.parse(text) for text in planes or [f"z={ground.shape[0] // 2}"]]
-    picture = (panels if montage else overlays)(shown, chosen, box=_box(box, ground), width=width)
+    catalog = load_catalog()
+    shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
+    picture = draw_planes(shown, planes or (), montage=montage, box=box, width=width)
     typer.echo(str(write_picture(picture, output)))
 
 
@@ -184,44 +185,15 @@ def movie(
 
     Example: `asem movie cell.zarr -l raw -l 'labels/*' --step 2 -o cell.mp4`
     """
+    from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
-    from asem_core.viewing.snapshot import AXES, movie_frames, write_movie
+    from asem_core.viewing.scene import open_layers, with_errors
+    from asem_core.viewing.snapshot import AXES, box_in, ground_of, movie_frames, write_movie
 
     require_picture(output, (".mp4", ".gif"))
     if len(axis) != 1 or axis not in AXES:
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
-    shown = _shown_layers(cell, layers, truth, threshold)
-    ground = next((x.volume for x in shown if x.kind == "image"), shown[0].volume)
-    frames = movie_frames(shown, AXES.index(axis), step=step, box=_box(box, ground), width=width)
+    catalog = load_catalog()
+    shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
+    frames = movie_frames(shown, AXES.index(axis), step=step, box=box_in(box, ground_of(shown)), width=width)
     typer.echo(str(write_movie(frames, output, fps)))
-
-
-def _shown_layers(cell: str, names: list[str] | None, truth: str | None, threshold: float) -> "list[Layer]":
-    """Open layers, with the errors of every prediction if there is a truth."""
-    from asem_core.catalog import load_catalog
-    from asem_core.viewing.scene import open_layers
-
-    return _with_errors(open_layers(cell, names, load_catalog()), cell, truth, threshold)
-
-
-def _with_errors(shown: "list[Layer]", cell: str, truth: str | None, threshold: float) -> "list[Layer]":
-    from asem_core.catalog import load_catalog
-    from asem_core.viewing.scene import errors_layer, open_layers
-
-    if truth is None:
-        return shown
-    (true,) = open_layers(re.split(r"(?<=\.zarr)/", cell)[0], [truth], load_catalog())
-    predicted = [x for x in shown if x.kind == "probability" or x.name.endswith("segmentation")]
-    return [*shown, *(errors_layer(true, x, threshold) for x in predicted)]
-
-
-def _box(text: str | None, volume: "Volume") -> "Box | None":
-    from asem_core import volume as nouns
-    from asem_core.errors import OutsideVolume
-
-    if not text:
-        return None
-    box = nouns.Box.parse(text, volume.shape)
-    if not volume.box.contains(box):
-        raise OutsideVolume(f"The box {box} sticks out of {volume.path}, which has the shape {list(volume.shape)}.")
-    return box

@@ -20,7 +20,7 @@ from asem_core.cell.apply import apply_lazily
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.evaluation.roles import question_roles
 from asem_core.interfaces import Preprocessor
-from asem_core.volume import Box, Labels, Volume, Zyx
+from asem_core.volume import Box, Labels, Volume, Zyx, annotated_part
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
 from asem_core.voxels.thresholds import LEVELS, as_stored, reach
@@ -281,7 +281,7 @@ class _Comparison:
 
     @property
     def _leaves_out(self) -> bool:
-        known = self.truth.known, self.mask, self.exclusion, getattr(self.prediction, "known", None)
+        known = self.truth.known, self.mask, self.exclusion, annotated_part(self.prediction)
         return any(volume is not None for volume in known)
 
     def _level(self, values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
@@ -31,6 +31,9 @@ from asem_core.prediction.inference import Arithmetic, Predictor, choose_device,
 from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("asem_core")
 
@@ -195,10 +198,8 @@ def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: f
     return best
 
 
-def digest(network: Any) -> str | None:
+def digest(network: torch.nn.Module) -> str:
     """Sum the parameters of a network (sha256), whatever file they came from."""
-    if not hasattr(network, "state_dict"):
-        return None
     total = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         total.update(name.encode())

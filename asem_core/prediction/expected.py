@@ -34,6 +34,11 @@ def of_command(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
+def of_python(option: str) -> str:
+    """Spell an option as the functions of `asem_core` do."""
+    return f"{option}=True"
+
+
 def of_recipe(option: str) -> str:
     """Spell an option as recipes do."""
     return f"{option} = true in [predict]"

@@ -9,7 +9,7 @@ import functools
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 import numpy as np
@@ -17,22 +17,20 @@ import numpy as np
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Computed, Labels, Spec, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (64, 64, 64)
 """Voxels predicted at a time at least: small, so that the first block is there soon."""
 
 
 @attrs.frozen(eq=False)
-class LivePrediction:
+class LivePrediction(Computed):
     """A lazy array of probabilities (uint8, 255 = 1) that computes the blocks it is asked for."""
 
     output: Output
     predict: Callable[[Box], np.ndarray]
     block: Zyx
     computing: threading.Lock = attrs.field(factory=threading.Lock)  # one block at a time: it takes all cores
-
-    slow: ClassVar[bool] = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,7 +64,7 @@ class LivePrediction:
             done.parent.mkdir(parents=True, exist_ok=True)
             done.touch()
 
-    def close(self) -> None:
+    def stop_computing(self) -> None:
         """Let go of the layer, so that another process may write to it."""
         self.output.release()
 

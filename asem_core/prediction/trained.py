@@ -291,9 +291,20 @@ def changes_of(step: Mapping[str, Any], catalog: Catalog) -> Changes:
 
 
 def _from_registry(catalog: Catalog, name: str) -> Trained:
-    card = registry().find(name)
+    return trained_of_card(registry().find(name), find_weights(name), catalog)
+
+
+def trained_of_card(card: Any, weights: Path, catalog: Catalog) -> Trained:
+    """Load the model of a registry's card with its weights, which lie in `weights`.
+
+    Raises
+    ------
+    BadInput
+        The weights do not fit.
+    UnknownName
+        The card's model is of a plugin that is not installed.
+    """
     model = _model_of(card, catalog)
-    weights = find_weights(name)
     network = load_weights(weights, network_of(model))
     details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
     greys = read_metadata(weights).get("greys", ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run
-from asem_core.cell.provenance import made_by, require_labels
-from asem_core.errors import BadInput, PluginError, VoxelSizeMismatch
+from asem_core.cell.place import cell_of, name_in_cell
+from asem_core.cell.provenance import made_by, require_labels, what_it_holds
+from asem_core.cell.record import Record
+from asem_core.cell.store import open_volume
+from asem_core.errors import AsemError, BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.report import Section, find_finished_report, write_report
 from asem_core.viewing.object_pictures import pictures_of
@@ -60,6 +64,37 @@ def analyze(
         section = attrs.evolve(section, text=text, figures={**figures, **section.figures}, scenes=scenes)
     sections = [section]
     return write_report(folder, title, sections, made_by=record)
+
+
+def image_beside(segmentation: Labels) -> Volume | None:
+    """Open the image that a layer is measured in by default: `raw` of the same cell, if it is there.
+
+    Where its voxels are others, as of a prediction at a lower resolution, it is the nearest image with the same voxels that
+    the layer was made of.
+    """
+    cell = cell_of(segmentation.path)
+    if cell == Path(segmentation.path):
+        return None
+    behind = [read.address for made in Record.of(segmentation).made.chain() for read in made.inputs[:1]]
+    images: list[Volume] = []
+    for name in ["raw", *(name_in_cell(address) for address in behind if ".zarr/" in address)]:
+        with contextlib.suppress(AsemError):
+            found: Volume = open_volume(cell / name)
+            if name == "raw" or what_it_holds(found) == "image":
+                images.append(found)
+    same = (v for v in images if np.allclose(v.voxel_size_nm, segmentation.voxel_size_nm, rtol=1e-3))
+    return next(same, images[0] if images else None)
+
+
+def report_folder(use: str, segmentation: str | Path) -> Path:
+    """Name the folder of a report by default, beside the cell: `cell_reports/morphometry-golgi` of `cell.zarr/labels/golgi`.
+
+    A prediction has the name of what was predicted: `predictions/NAME/segmentation`.
+    """
+    layer = Path(segmentation)
+    cell = cell_of(layer)
+    name = layer.parent.name if layer.name == "segmentation" and layer.parent != cell else layer.name
+    return cell.with_name(f"{cell.stem}_reports") / f"{use}-{name}"
 
 
 def analysis_record(analyzer: Analyzer, segmentation: Labels, raw: Volume | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, NoVoxelSize, ShapeMismatch, VoxelSizeMismatch
-from asem_core.interfaces import Source
+from asem_core.interfaces import ReadsByKind, Source, TakesVoxelSize
 from asem_core.stages.annotate import CHUNK, Layer
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, understood
@@ -107,14 +106,14 @@ def write_labels(labels: Labels, image: Volume, maker: Any, output: str | Path) 
 
 
 def _opened(source: Source, layer: str | None, image: Volume) -> Volume:
-    fields: Mapping[str, Any] = attrs.fields_dict(type(source))  # type: ignore[arg-type]
-    if "kind" in fields:
+    if isinstance(source, ReadsByKind):
         source = attrs.evolve(source, kind="labels")  # type: ignore[misc]
     try:
         return source.open(layer)
     except NoVoxelSize as error:
         pairs = list(zip(error.stated_nm, image.voxel_size_nm, strict=True))
-        if "voxel_size_nm" not in fields or any(s is not None and not np.isclose(s, n, rtol=1e-2) for s, n in pairs):
+        fits = all(s is None or np.isclose(s, n, rtol=1e-2) for s, n in pairs)
+        if not (isinstance(source, TakesVoxelSize) and fits):
             raise
         return attrs.evolve(source, voxel_size_nm=image.voxel_size_nm).open(layer)  # type: ignore[misc]
 

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from asem_core.blocks import Run
-from asem_core.catalog import Catalog
+from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.chunks import create_array
 from asem_core.cell.elsewhere import done_elsewhere, with_done
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
@@ -22,7 +22,7 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Checked, ReadsByKind, Source, TellsChanges
 from asem_core.paths import address_option
 from asem_core.recipe import build
-from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.greys import greys_used, question_greys
 from asem_core.voxels.known import Meaning, understood
 from asem_core.voxels.scale import unlikely_size
@@ -33,8 +33,16 @@ LARGE_BYTES = 2e9  # an import that is said to take long, before it does
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
 
-def choose_source(catalog: Catalog, path: str | None, use: str | None, options: Mapping[str, Any]) -> Source:
+def choose_source(
+    catalog: Catalog,
+    path: str | None,
+    use: str | None,
+    options: Mapping[str, Any],
+    voxel_size_nm: ZyxNm | None = None,
+) -> Source:
     """Build the source that `use` names, or the first that can read `path`; one that makes its images has no path.
+
+    `voxel_size_nm` is for one that is told it (see `TakesVoxelSize`).
 
     Raises
     ------
@@ -58,7 +66,9 @@ def choose_source(catalog: Catalog, path: str | None, use: str | None, options: 
     place = address_option(plugin)
     if path is not None and place is None:
         raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
-    given = {place: path, **options} if place is not None and path is not None else options
+    given = {**({} if place is None or path is None else {place: path}), **options}
+    if voxel_size_nm is not None:
+        given["voxel_size_nm"] = list(voxel_size_nm)
     return build(plugin, given, f"asem import @ source ({use})")  # type: ignore[no-any-return]
 
 
@@ -82,11 +92,13 @@ def import_volume(
     done: Sequence[str] | None = None,
     overwrite: bool = False,
     anew: bool = False,
+    catalog: Catalog | None = None,
 ) -> Volume:
     """Copy one layer of a source, or a box of it (see `Box.parse`), into a cell, in its place.
 
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
-    `done` names the preprocessing that an image has had already; None goes by its attributes and its name.
+    `done` names the preprocessing that an image has had already; None goes by its attributes and its name, in which the steps
+    of the `catalog` are recognised (None: of what is installed).
     `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
@@ -101,7 +113,7 @@ def import_volume(
     volume = source.open(layer)
     questions = _ask(volume)
     if kind not in ("labels", "probability") and not isinstance(volume, Labels):
-        volume = with_done(volume, done)
+        volume = with_done(volume, done, catalog or load_catalog())
     part = Box.parse(box, volume.shape) if box else None
     details = {"box": part, "kind": kind, "meaning": meaning, "done": done_elsewhere(volume)}
     said = {k: v for k, v in details.items() if v is not None}

@@ -41,8 +41,7 @@ def open_images_of(
     voxel_size_nm : of files that do not state it
     """
     if ".zarr" not in source or voxel_size_nm is not None:
-        given = {"voxel_size_nm": list(voxel_size_nm)} if voxel_size_nm else {}
-        return Images([choose_source(catalog, source, None, given).open(layer)])
+        return Images([choose_source(catalog, source, None, {}, voxel_size_nm).open(layer)])
     if layer is None and is_cell(source):
         return Images(open_images(source), read_prepared(source).usual, open_mask(source))
     if layer is None and (there := layers(source)) and all(n.startswith("labels/") for n in there):

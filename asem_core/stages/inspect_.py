@@ -17,7 +17,7 @@ from asem_core.catalog import Catalog
 from asem_core.errors import AsemError, BadInput
 from asem_core.interfaces import Source
 from asem_core.stages.import_ import choose_source
-from asem_core.volume import Volume, full_range
+from asem_core.volume import Volume, ZyxNm, as_zyx_nm, full_range
 from asem_core.voxels.scale import unlikely_size
 
 SECONDS = 4.0  # spent on reading sample planes
@@ -79,7 +79,12 @@ class Views:
 
 
 def inspect(
-    catalog: Catalog, path: str, use: str | None, options: Mapping[str, Any], layer: str | None = None
+    catalog: Catalog,
+    path: str,
+    use: str | None,
+    options: Mapping[str, Any],
+    layer: str | None = None,
+    voxel_size_nm: ZyxNm | None = None,
 ) -> tuple[Inspection, Views | None]:
     """Look at a path as an import would, answering for the user what it asks, so that as much as can be told is told.
 
@@ -88,7 +93,7 @@ def inspect(
     BadInput
         Nothing is there, or no plugin reads it.
     """
-    answers = _Answers(catalog, path, use, dict(options), layer)
+    answers = _Answers(catalog, path, use, dict(options), layer, voxel_size_nm)
     source = answers.source()
     try:
         layers = tuple(source.layers())
@@ -136,12 +141,13 @@ class _Answers:
     use: str | None
     options: dict[str, Any]
     layer: str | None
+    voxel_size_nm: ZyxNm | None
     asks: list[str] = attrs.field(factory=list)
     flags: list[str] = attrs.field(factory=list)
     last: Volume | None = None
 
     def source(self) -> Source:
-        return choose_source(self.catalog, self.path, self.use, self.options)
+        return choose_source(self.catalog, self.path, self.use, self.options, self.voxel_size_nm)
 
     def open(self) -> Volume | None:
         while True:
@@ -164,7 +170,8 @@ class _Answers:
                 setting = f"[{float(ends[1]):g},{float(ends[2]):g}]"
             try:
                 if name == "voxel-size":
-                    self.options["voxel_size_nm"] = [float(v) for v in value.split(",")]
+                    sizes = [float(v) for v in value.split(",")]
+                    self.voxel_size_nm = as_zyx_nm(sizes if len(sizes) == 3 else sizes[0])
                 elif name == "source-layer":
                     self.layer = value
                 elif name == "kind":

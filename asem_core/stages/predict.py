@@ -10,9 +10,10 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.elsewhere import require_steps, with_done
+from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
+from asem_core.errors import BadInput
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, predict
 from asem_core.prediction.expected import (
@@ -103,7 +104,8 @@ def predict_image(
     """
     require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
-    given = with_done(choose_image(images.volumes, trained, usual, resampled=options.resample), options.done)
+    volumes = [recognised(volume, catalog) for volume in images.volumes]
+    given = with_done(choose_image(volumes, trained, usual, resampled=options.resample), options.done, catalog)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
@@ -136,6 +138,24 @@ def predict_image(
     return Predicted(made, image, mask)
 
 
+def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:
+    """Say which layer a prediction is written to: of a cell (that of the image, unless another is named), `predictions/MODEL/probability`.
+
+    Raises
+    ------
+    BadInput
+        No cell is named: neither as output, nor by the image.
+    """
+    if output is None and "://" in source:
+        raise BadInput(f"{source} is not on this machine: say where to write, -o cell.zarr.")
+    cell = cell_of(source) if output is None else Path(output)
+    if cell.suffix != ".zarr":
+        if output is not None and cell_of(output).suffix == ".zarr":
+            return Path(output)
+        raise BadInput("Say where to write: -o cell.zarr, or -o cell.zarr/predictions/NAME/probability.")
+    return cell / "predictions" / model.partition("@")[0] / "probability"
+
+
 def predict_live(
     trained: Trained, images: Images, output: Path, run: Run, catalog: Catalog, *, device: str = "auto"
 ) -> Volume:
@@ -152,7 +172,8 @@ def predict_live(
     """
     from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 
-    given = with_done(choose_image(images.volumes, trained, images.usual), None)
+    volumes = [recognised(volume, catalog) for volume in images.volumes]
+    given = with_done(choose_image(volumes, trained, images.usual), None, catalog)
     require_voxel_size(given, trained, spell=_predict_first)
     missing = missing_steps(given, trained, _predict_first)
     image = with_missing_steps_lazily(given, trained, catalog, run)

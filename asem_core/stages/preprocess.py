@@ -15,6 +15,7 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, layer_for
+from asem_core.cell.elsewhere import recognised
 from asem_core.cell.prepared import Prepared, is_cell, note_prepared, open_image, open_images, read_prepared
 from asem_core.cell.provenance import kind_by_name, require_labels, what_it_holds
 from asem_core.cell.record import Record
@@ -37,7 +38,7 @@ class Made:
 
 def usual_names(catalog: Catalog) -> dict[str, str]:
     """List the steps of `prepare` in order: what users call them -> the plugin that does it."""
-    found = [o for o in catalog.offers if o.kind == "preprocessor" and PartOfPreparation in o.cls.__mro__]
+    found = catalog.all_able("preprocessor", PartOfPreparation)
     return {o.cls.usual[1]: o.name for o in sorted(found, key=lambda o: o.cls.usual)}
 
 
@@ -65,6 +66,7 @@ def prepare(
     cell: Path,
     steps: Mapping[str, Preprocessor],
     run: Run,
+    catalog: Catalog,
     *,
     image: str | None = None,
     overwrite: bool = False,
@@ -85,7 +87,7 @@ def prepare(
         A step refuses the image. What the steps before it made stays.
     """
     known = read_prepared(cell)
-    volume = open_volume(cell / image) if image is not None else _before_preparation(cell, known)
+    volume = recognised(open_volume(cell / image) if image is not None else _before_preparation(cell, known), catalog)
     made: list[Made] = []
     usual: list[str] = []
     mask: str | None = None
@@ -112,17 +114,17 @@ def prepare(
     return made
 
 
-def preprocess_cell(step: Preprocessor, cell: Path, run: Run, *, overwrite: bool = False) -> Volume:
+def preprocess_cell(step: Preprocessor, cell: Path, run: Run, catalog: Catalog, *, overwrite: bool = False) -> Volume:
     """Do one step to the image of a cell. Its result is the image (or the mask) of the cell from then on."""
     known = read_prepared(cell)
-    image = open_image(cell)
+    image = recognised(open_image(cell), catalog)
     if step.changes == "mask":
         made = apply(step, image, cell / "mask", run, overwrite=overwrite)
         note_prepared(cell, attrs.evolve(known, mask="mask"))
         return made
     if step.changes == "labels":
         raise BadInput(f"The step '{step.name}' is for labels: name them, as in {cell}/labels/NAME.")
-    images = open_images(cell)
+    images = [recognised(volume, catalog) for volume in open_images(cell)]
     if _step_of(image) == step.name and len(images) > 1:  # done again: with other options, say
         before, layer = images[1], layer_name(image)
     else:
@@ -135,7 +137,13 @@ def preprocess_cell(step: Preprocessor, cell: Path, run: Run, *, overwrite: bool
 
 
 def preprocess_layer(
-    step: Preprocessor, source: Path, run: Run, output: Path | None = None, *, overwrite: bool = False
+    step: Preprocessor,
+    source: Path,
+    run: Run,
+    catalog: Catalog,
+    output: Path | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Volume:
     """Do one step to a layer, or to the image of a cell, and write the layer `output`: by default `<layer>_<step>` beside it.
 
@@ -152,8 +160,8 @@ def preprocess_layer(
         require_labels(volume, f"the step '{step.name}' is for labels")
     elif held == "labels" and step.changes not in ("place", "size"):
         raise BadInput(f"The step '{step.name}' is for images, but {source} holds labels.")
-    if step.changes == "labels" or held == "labels":
-        volume = open_labels(volume.path)
+    of_labels = step.changes == "labels" or held == "labels"
+    volume = open_labels(volume.path) if of_labels else recognised(volume, catalog)
     target = output or Path(volume.path).with_name(f"{Path(volume.path).name}_{step.name}")
     return apply(step, volume, target, run, overwrite=overwrite)
 

@@ -10,13 +10,16 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run
+from asem_core.catalog import Catalog
 from asem_core.cell.apply import ApplyTo
 from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
 from asem_core.errors import BadInput, PluginError
-from asem_core.interfaces import Fitted, Model
+from asem_core.interfaces import Fitted, Model, RemovesSmallSegments
+from asem_core.prediction.trained import find_model, model_behind, with_options
+from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components
 from asem_core.voxels.lengths import voxels_in
@@ -52,6 +55,35 @@ class Segments(Protocol):
     """A way to segment without a model: see `Model.segment`."""
 
     def segment(self, probability: Volume, run: Run) -> Fitted: ...
+
+
+def choose_segmentation(
+    catalog: Catalog, probability: Volume, model: str | None, options: Mapping[str, Any], where: str
+) -> Model | Segmentation:
+    """Choose how a map is segmented: as the model says that is named, or that made the map; else by a threshold.
+
+    Parameters
+    ----------
+    model : a plugin, or a name of the registry
+    options : of the model, or of `Segmentation`; `smallest_um3` and `smallest_vx` are understood by both
+    where : begins messages about options: "asem segment"
+
+    Raises
+    ------
+    RecipeError
+        There is no such option, or it refuses the value.
+    UnknownName
+        Neither the plugins nor the registry know the model.
+    """
+    plugin = find_model(catalog, model) if model is not None else model_behind(catalog, probability)
+    if plugin is None:
+        return build(Segmentation, options, where)
+    known = _IN_MODELS if isinstance(plugin, RemovesSmallSegments) else {}
+    return with_options(plugin, {known.get(key, key): value for key, value in options.items()}, where)
+
+
+_IN_MODELS = {"smallest_um3": "smallest_segment_um3", "smallest_vx": "smallest_segment_vx"}
+"""What `RemovesSmallSegments` calls the options of `Segmentation`."""
 
 
 def segment(

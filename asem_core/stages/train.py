@@ -22,7 +22,7 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, ste
 from asem_core.cell.store import open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
-from asem_core.interfaces import Model, Region, Sampler
+from asem_core.interfaces import CutsByThreshold, Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
@@ -305,6 +305,7 @@ def set_up(
         options,
         fine_tuning=start_from is not None,
         thin_truth=recipe.model.has_thin_truth,
+        by_threshold=isinstance(recipe.model, CutsByThreshold),
         metadata={
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
+import attrs
 import numpy as np
 
 from asem_core.cell.apply import apply_in_memory
+from asem_core.interfaces import RecognisedByName
 from asem_core.testing.examples import QUIET, example_image, example_labels
 from asem_core.testing.plugin import PluginKit
 from asem_core.volume import Volume
@@ -37,6 +40,16 @@ class PreprocessorKit(PluginKit):
         whole = apply_in_memory(step, volume, block=max(volume.shape) * 2).read()
         for block in (16, 20, (13, 21, 34)):
             np.testing.assert_array_equal(apply_in_memory(step, volume, block=block).read(), whole)
+
+    def test_is_recognised_by_words(self, tmp_path: Path) -> None:
+        """One that is `RecognisedByName` states lower-case words, and of any word behind them only options that it has."""
+        step = self.make(tmp_path)
+        if RecognisedByName not in type(step).__mro__:
+            return
+        assert step.name_words
+        assert all(re.fullmatch(r"[^\W_]+", word) and word == word.lower() for word in step.name_words)
+        known = {field.name for field in attrs.fields(type(step))}
+        assert all(set(step.options_in_name(after)) <= known for after in ("", "0.02", "8", "other"))
 
     def test_fitted_step_travels(self, tmp_path: Path) -> None:
         """What `fit` returns pickles and works the same on the other side."""

@@ -210,7 +210,8 @@ def choose(folder: RunFolder, setup: TrainingSetup) -> None:
     predict_from, finetune_from, best = (min(saved, key=lambda s: abs(s - w)) for w in (wanted, start, best))
     to_use = folder.checkpoint(predict_from)
     if options.choose_threshold or options.choose_mirrors:
-        to_use = _as_watched(folder, next(v for v in lines if v["iteration"] == predict_from), options)
+        choose_threshold = options.choose_threshold and setup.by_threshold
+        to_use = _as_watched(folder, next(v for v in lines if v["iteration"] == predict_from), choose_threshold)
     folder.write_json(
         "choice.json",
         {
@@ -225,7 +226,7 @@ def choose(folder: RunFolder, setup: TrainingSetup) -> None:
         folder.prune({*saved[-options.keep_last :], best, predict_from, finetune_from})
 
 
-def _as_watched(folder: RunFolder, scores: Mapping[str, Any], options: TrainOptions) -> Path:
+def _as_watched(folder: RunFolder, scores: Mapping[str, Any], choose_threshold: bool) -> Path:
     """Write a checkpoint again with the threshold, and with mirrors, that were best on the watched part, where they are worth it."""
     checkpoint = folder.checkpoint(scores["iteration"])
     about = read_metadata(checkpoint)
@@ -234,7 +235,7 @@ def _as_watched(folder: RunFolder, scores: Mapping[str, Any], options: TrainOpti
     if turned and (turned["best_f1"] or 0) - (scores["best_f1"] or 0) >= WORTH_EIGHT_TIMES:
         changed["mirrors"], scores = True, turned
     gain = (scores["best_f1"] or 0) - (scores["f1"] or 0)
-    if options.choose_threshold and gain >= WORTH_IT and "threshold" in about.get("model", {}):
+    if choose_threshold and gain >= WORTH_IT:
         changed["model"] = {**about["model"], "threshold": scores["best_threshold"]}
     if not changed:
         return checkpoint

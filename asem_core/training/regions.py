@@ -59,7 +59,7 @@ def open_region(
 
     require_steps(options.done, catalog)
     require_roles(_address(options.exclusion), _address(options.mask))
-    raw = _downsampled(with_done(opened(options.raw, "raw"), options.done), downsample, catalog)
+    raw = _downsampled(with_done(opened(options.raw, "raw"), options.done, catalog), downsample, catalog)
     stored = _labels(opened(options.labels, "labels"), options)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
     if options.strokes is not None:

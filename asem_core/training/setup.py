@@ -26,6 +26,7 @@ class TrainingSetup:
     options: TrainOptions
     fine_tuning: bool = False
     thin_truth: bool = False  # so that an exclusion zone which takes most of it is meant
+    by_threshold: bool = False  # whether the model has a threshold, to be chosen by what is watched
     metadata: Mapping[str, Any] = attrs.field(factory=dict)  # travels with every checkpoint
     greys_before: Sequence[float] = ()  # of the images behind the weights that it starts from (see `grey_percentiles`)
 

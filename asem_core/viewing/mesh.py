@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, run_blocks
-from asem_core.cell.outputs import finished, note_of, note_whole, one_writer, remove
+from asem_core.cell.outputs import finished, written_whole
 from asem_core.cell.provenance import made_by, require_labels
 from asem_core.errors import BadInput, MissingExtra, OutputExists
 from asem_core.temporary import temporary_folder
@@ -182,22 +182,23 @@ def export_meshes(
         raise OutputExists(f"{output} exists. Choose another output, or add --overwrite.")
     if output.is_dir() and not all(_MESH_FILE.fullmatch(f.name) for f in output.iterdir()):
         raise OutputExists(f"{output} holds other files than meshes, which are not replaced. Choose another output.")
-    for package in (
-        ("zmesh",) if form == "precomputed" else ("zmesh", "trimesh")
-    ):  # before the first block, not after it
-        _import(package)
-    partial = output.with_name(f".{output.name}.partial")
-    with one_writer(output):
-        remove(partial)
-        try:
-            objects = mesh_objects(labels, run, max_error_nm=max_error_nm)
-            num = _write_glb(partial, objects) if form == "glb" else _write_folder(partial, objects, form)
-            note_whole(note_of(output), partial, record, objects=num)
-            remove(output)
-            partial.rename(output)
-        finally:
-            remove(partial)
+    require_mesher(form)
+    with written_whole(output, record) as half:
+        objects = mesh_objects(labels, run, max_error_nm=max_error_nm)
+        num = _write_glb(half.path, objects) if form == "glb" else write_meshes(half.path, objects, form)
+        half.facts["objects"] = num
     return num
+
+
+def require_mesher(form: Form) -> None:
+    """Check that the libraries are there, before the first block and not after it.
+
+    Raises
+    ------
+    MissingExtra
+    """
+    for package in ("zmesh",) if form == "precomputed" else ("zmesh", "trimesh"):
+        _import(package)
 
 
 _MESH_FILE = re.compile(r"\d+(:0|\.ply|\.obj)?|info")
@@ -209,8 +210,9 @@ def precomputed_fragment(surface: Surface) -> bytes:
     return num + surface.vertices.astype("<f4").tobytes() + surface.faces.astype("<u4").tobytes()
 
 
-def _write_folder(folder: Path, objects: Iterator[tuple[int, Surface]], form: Form) -> int:
-    folder.mkdir()
+def write_meshes(folder: Path, objects: Iterator[tuple[int, Surface]], form: Form) -> int:
+    """Write a folder of surfaces, one file per object, named by its id; return how many there are."""
+    folder.mkdir(parents=True)
     num = 0
     for i, surface in objects:
         num += 1

@@ -16,23 +16,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import attrs
-import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
+from asem_core.viewing.neuroglancer_state import Places, describe_view
 from asem_core.viewing.scene import Layer
 from asem_core.viewing.surfaces import SEARCHED_VOXELS, Surfaces
 from asem_core.viewing.virtual_zarr import VirtualZarr
+from asem_core.volume import Computed
 
-MOST_SURFACES = 500
-"""More objects than this are not drawn in 3D at first: double-click those of interest."""
-MOST_COLOURS = 20_000
-"""Of more objects than this the viewer chooses the colours: a list of them would slow the page down."""
 PATIENCE_S = 2.0
 """What takes longer is answered with 503: the viewer asks again, and meanwhile its few connections serve the image."""
 SLOW_THREADS = 4
 """Requests for surfaces and live predictions that may wait at once, apart from all others."""
-DOWNLOADS = 2000
-"""Requests that the viewer has under way, those included that it repeats later: surfaces must not keep planes waiting."""
 
 
 class Offer(Protocol):
@@ -67,9 +62,8 @@ class Served:
         for executor in (self._server.executor, self._slow):
             executor.shutdown(wait=True, cancel_futures=True)
         for layer in self.layers:
-            close = getattr(layer.volume.data, "close", None)
-            if close is not None:
-                close()
+            if isinstance(layer.volume.data, Computed):
+                layer.volume.data.stop_computing()
 
 
 def serve(layers: Sequence[Layer], *, title: str = "", bind: str = "127.0.0.1", port: int = 0) -> Served:
@@ -174,87 +168,10 @@ def _handler() -> type[Any]:
     return Handler
 
 
-# --- what is shown at first ---------------------------------------------------------------------------------------
-
-
 def state_of(layers: Sequence[Layer], address: str, title: str = "") -> dict[str, Any]:
-    """Describe the view in neuroglancer's own terms: layers, colours, and a place from which all is seen.
-
-    `address` is where the server offers the layers.
-    """
-    first = next((x for x in layers if x.kind == "image"), layers[0]).volume
-    size, origin = np.array(first.voxel_size_nm[::-1]), np.array(first.origin_nm[::-1])
-    extent = np.array(first.shape[::-1]) * size
-    images = [x for x in layers if x.kind == "image"]
-    return {
-        "title": f"{title} - ASEM" if title else "ASEM",
-        "dimensions": {axis: [float(s) * 1e-9, "m"] for axis, s in zip("xyz", size, strict=True)},
-        "position": ((origin + (extent - size) / 2) / size).tolist(),
-        "crossSectionScale": float(extent.max() / size.min() / 600),
-        "projectionScale": float(extent.max() / size.min() * 1.4),
-        "layout": "4panel",
-        "crossSectionBackgroundColor": "#000000",
-        "concurrentDownloads": DOWNLOADS,
-        "layers": [
-            {
-                **_layer_state(layer, f"{address}/{i}"),
-                "visible": not layer.is_aside and (layer.kind != "image" or layer is images[0]),
-            }
-            for i, layer in enumerate(layers)
-        ],
-    }
-
-
-def _layer_state(layer: Layer, address: str) -> dict[str, Any]:
-    source = {"url": f"{address}/|zarr3:"}
-    if layer.kind == "image":
-        low, high = layer.grey_range
-        shader = f"#uicontrol invlerp grey(range=[{low:g}, {high:g}])\nvoid main() {{ emitGrayscale(grey()); }}\n"
-        return {
-            "type": "image",
-            "name": layer.name,
-            "source": source,
-            "shader": shader,
-            "opacity": 1.0,
-            "blend": "default",
-        }
-    if layer.kind == "probability":
-        return {"type": "image", "name": layer.name, "source": source, "shader": _probability(layer), "opacity": 0.5}
-    state = {
-        "type": "segmentation",
-        "name": layer.name,
-        "source": [source],
-        "selectedAlpha": 0.4,
-        "notSelectedAlpha": 0.15,
-    }
-    if layer.kind == "errors":
-        colours = {"1": "#ff3030", "2": "#3060ff"}
-        return {
-            **state,
-            "segments": ["1", "2"],
-            "segmentColors": colours,
-            "name": f"{layer.name} (red: false, blue: missed)",
-        }
-    objects = layer.object_colours
-    if not objects.several:
-        state["segmentDefaultColor"] = layer.colour
-    elif len(objects.known) <= MOST_COLOURS:
-        state["segmentColors"] = {str(i): objects.of(i) for i in objects.known}
-    if _has_surfaces(layer):
-        state["source"] = [source, f"precomputed://{address}-surfaces"]
-        if len(objects.known) <= MOST_SURFACES:
-            state["segments"] = [str(i) for i in objects.known]
-    return state
-
-
-def _probability(layer: Layer) -> str:
-    """Colour what is at least as probable as a slider says, the more the more probable."""
-    value = "getDataValue()" if layer.volume.dtype.kind == "f" else "toNormalized(getDataValue())"
-    return (
-        f'#uicontrol vec3 colour color(default="{layer.colour}")\n'
-        "#uicontrol float threshold slider(min=0, max=1, default=0.5)\n"
-        "void main() {\n"
-        f"  float p = {value};\n"
-        "  emitRGBA(vec4(colour, p < threshold ? 0.0 : p));\n"
-        "}\n"
-    )
+    """Describe the view of layers that the server offers at an address."""
+    places = [
+        Places(f"{address}/{i}/|zarr3:", f"precomputed://{address}/{i}-surfaces" if _has_surfaces(layer) else None)
+        for i, layer in enumerate(layers)
+    ]
+    return describe_view(layers, places, title)

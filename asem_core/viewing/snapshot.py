@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, OutsideVolume
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.scene import Layer
 from asem_core.volume import Box, Volume, as_zyx
@@ -200,6 +200,48 @@ def overlays(
         caption = f"{plane}" if len(planes) > 1 else ""
         pictures.append(with_scale_bar(draw([*images, *others], frame), frame.pixel_nm, caption))
     return _side_by_side(pictures, axis=1)
+
+
+def draw_planes(
+    layers: Sequence[Layer],
+    planes: Sequence[str] = (),
+    *,
+    montage: bool = False,
+    box: str | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """Draw planes, `z=120`, of the middle one if none is named: with all layers over the image, or as a montage.
+
+    Raises
+    ------
+    BadInput
+        There is no image, or no such plane.
+    OutsideVolume
+        The box, `z0:z1,y0:y1,x0:x1` in voxels of the image, sticks out.
+    """
+    ground = ground_of(layers)
+    chosen = [Plane.parse(text) for text in planes or [f"z={ground.shape[0] // 2}"]]
+    return (panels if montage else overlays)(layers, chosen, box=box_in(box, ground), width=width)
+
+
+def ground_of(layers: Sequence[Layer]) -> Volume:
+    """Return the image that other layers are drawn over, whose voxels count planes and boxes."""
+    return next((x.volume for x in layers if x.kind == "image"), layers[0].volume)
+
+
+def box_in(text: str | None, volume: Volume) -> Box | None:
+    """Read a box that must lie inside a volume.
+
+    Raises
+    ------
+    OutsideVolume
+    """
+    if not text:
+        return None
+    box = Box.parse(text, volume.shape)
+    if not volume.box.contains(box):
+        raise OutsideVolume(f"The box {box} sticks out of {volume.path}, which has the shape {list(volume.shape)}.")
+    return box
 
 
 def _frame(image: Volume, plane: Plane, box: Box | None, width: int | None, num_beside: int) -> Frame:

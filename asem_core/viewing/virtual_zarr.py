@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Chunked, Computed, Volume, Zyx, as_zyx
 
 CHUNK = 64
 _CHUNK_KEY = re.compile(r"s(\d{1,2})/c/(\d{1,7})/(\d{1,7})/(\d{1,7})")
@@ -42,7 +42,7 @@ class VirtualZarr:
 
     def is_slow(self, key: str) -> bool:
         """Whether voxels are computed when they are asked for."""
-        return bool(getattr(self.levels[0].data, "slow", False))
+        return isinstance(self.levels[0].data, Computed)
 
     def get(self, key: str) -> bytes | None:
         """Return what lies under a key of the store (`zarr.json`, `s0/zarr.json`, `s0/c/0/1/2`), or None."""
@@ -81,7 +81,7 @@ def served_type(volume: Volume) -> np.dtype[Any]:
 
 def chunk_of(volume: Volume) -> Zyx:
     """Choose the chunks that are sent: those that are stored, where they are of a size that suits a viewer."""
-    stored = getattr(volume.data, "chunks", None) or (CHUNK,) * 3
+    stored = (volume.data.chunks if isinstance(volume.data, Chunked) else None) or (CHUNK,) * 3
     return as_zyx([min(n, c if 32 <= c <= 128 else CHUNK) for c, n in zip(stored, volume.shape, strict=True)])
 
 

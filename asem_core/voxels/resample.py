@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import VoxelSizeMismatch
-from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx, as_zyx_nm
+from asem_core.volume import Box, Labels, Spec, Volume, Zyx, annotated_part, as_zyx, as_zyx_nm
 
 log = logging.getLogger("asem_core")
 
@@ -63,7 +63,7 @@ def on_grid_of(finer: Volume, volume: AnyVolume) -> AnyVolume:
     origin = [o + b * s for o, b, s in zip(finer.origin_nm, begin, finer.voxel_size_nm, strict=True)]
     if factor == (1, 1, 1):
         at = {"origin_nm": as_zyx_nm(origin)}
-        known = getattr(volume, "known", None)
+        known = annotated_part(volume)
         return attrs.evolve(volume, **at, **({} if known is None else {"known": attrs.evolve(known, **at)}))  # type: ignore[arg-type]
     changed: dict[str, Any] = {"voxel_size_nm": size, "origin_nm": as_zyx_nm(origin)}
     if isinstance(volume, Labels):

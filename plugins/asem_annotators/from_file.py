@@ -71,8 +71,7 @@ class FromFile(Annotator):
         from asem_core import Reading, choose_source, labels_in, require_ids
         from asem_core.catalog import load_catalog
 
-        size = {} if self.voxel_size_nm is None else {"voxel_size_nm": list(self.voxel_size_nm)}
-        source = choose_source(load_catalog(), self.path, self.use, size)
+        source = choose_source(load_catalog(), self.path, self.use, {}, self.voxel_size_nm)
         reading = Reading(self.offset_vx, self.ids, Meaning(self.ignore, self.background))
         found = labels_in(volume, source, self.layer, box, reading)
         require_ids(found, self.ids)

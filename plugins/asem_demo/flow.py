@@ -15,14 +15,13 @@ from asem_core import apply, import_volume, made_by, open_volume, predict, segme
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput
-from asem_core.files import sha256
 from asem_core.interfaces import Analysis, Column
 from asem_core.pretrained import find_weights
 from asem_core.recipe import build
 from asem_core.report import Section, write_report
 from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.resample import on_grid_of
-from asem_core.weights import load_weights, read_metadata
+from asem_core.weights import read_metadata
 
 CELL = {"pores_per_um2": 24.0, "mitochondria_fraction": 0.18, "trace_nm": 10.0}
 """A corner of a cell: of 1,400 nm, it has some thirty pores, and takes some two minutes on two cores."""
@@ -98,7 +97,6 @@ def _find(phantom: Any, image: Volume, organelle: str, cell: Path, catalog: Cata
     weights = find_weights(f"{organelle}-phantom")
     options = dict(read_metadata(weights)["model"])
     model = build(catalog.get("model", options.pop("use")), options, f"asem demo @ {organelle}-phantom")
-    network = load_weights(weights, model.network())
     layers = cell / "predictions" / organelle
     voxel = as_zyx_nm(read_metadata(weights)["voxel_size_nm"])
     layer = f"labels/{SOUGHT[organelle]}"
@@ -111,10 +109,9 @@ def _find(phantom: Any, image: Volume, organelle: str, cell: Path, catalog: Cata
             seen = apply(smaller, image, cell / f"raw_{voxel[0]:g}nm", run)
             truth = _as_labels(apply(smaller, truth, cell / "labels" / f"{organelle}_{voxel[0]:g}nm", run))
     with _stage(say, f"Predicting {organelle}"):
-        details = {"model": organelle, "weights": f"{organelle}-phantom", "weights_sha256": sha256(weights)}
-        probability = predict(network, seen, layers / "probability", run, details=details)
+        probability = predict(seen, f"{organelle}-phantom", output=layers / "probability", run=run)
     with _stage(say, f"Segmenting {organelle}"):
-        segmentation = segment(probability, layers / "segmentation", run, model)
+        segmentation = segment(probability, model=model, run=run)
     return Found(organelle, segmentation, _f1(model, segmentation, truth, run))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
@@ -11,7 +12,7 @@ import numpy as np
 
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor
+from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor, RecognisedByName
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 from asem_preprocessors._greys import Greys, find_padding, finite, grey_histogram, grey_range, require_contrast
 from asem_preprocessors._scratch import own_scratch
@@ -25,7 +26,7 @@ SMALLEST_PASS = 128  # edge in voxels of the blocks that histograms are gathered
 
 
 @attrs.frozen
-class Clahe(Preprocessor, PartOfPreparation):
+class Clahe(Preprocessor, PartOfPreparation, RecognisedByName):
     """Equalize contrast locally, with limited amplification (Zuiderveld 1994; Gallusser et al. 2022).
 
     Two passes: the histogram of each tile of the volume becomes a mapping of grey values; then each voxel is mapped by
@@ -50,6 +51,7 @@ class Clahe(Preprocessor, PartOfPreparation):
     name: ClassVar[str] = "clahe"
     changes: ClassVar[Changes] = "greys"
     usual: ClassVar[tuple[int, str]] = (3, "clahe")
+    name_words: ClassVar[Sequence[str]] = ("equalized", "equalised", "clahe")
 
     kernel_vx: int | tuple[int, int, int] = 128
     clip_limit: float = 0.02
@@ -66,6 +68,11 @@ class Clahe(Preprocessor, PartOfPreparation):
             raise BadInput(f"clahe: num_bins must lie between 2 and {NUM_LEVELS}, got {self.num_bins}.")
         if self.dtype not in ("uint8", "uint16"):
             raise BadInput(f"clahe: dtype must be 'uint8' or 'uint16', got '{self.dtype}'.")
+
+    @classmethod
+    def options_in_name(cls, after: str) -> Mapping[str, Any]:
+        """Read the clip limit of the authors' names: `raw_equalized_0.02`."""
+        return {"clip_limit": float(after)} if re.fullmatch(r"0?\.\d+", after) else {}
 
     def fit(self, volume: Volume, run: Run) -> FittedClahe:
         """Make the mappings of all tiles, and find the range of the result.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor, RecognisedByName
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._greys import finite, grey_range
 from asem_preprocessors._scratch import own_scratch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Invert(Preprocessor):
+class Invert(Preprocessor, RecognisedByName):
     """Swap dark and bright (public HPFS cells need this before the authors' models; Gallusser et al. 2022).
 
     Whole numbers are mirrored within their dtype (uint8: 255 - grey), so inverting twice gives the image back.
@@ -27,6 +28,7 @@ class Invert(Preprocessor):
 
     name: ClassVar[str] = "invert"
     changes: ClassVar[Changes] = "greys"
+    name_words: ClassVar[Sequence[str]] = ("inverted",)
 
     def fit(self, volume: Volume, run: Run) -> FittedInvert:
         """Find the range to mirror in.

@@ -49,24 +49,33 @@ def bundle(cards: Sequence[Card], output: Path, settings: Settings) -> Path:
     return output
 
 
-def unbundle(file: Path, settings: Settings) -> list[Card]:
+def unbundle(file: Path, settings: Settings, stated_sum: str | None = None) -> list[Card]:
     """Install every model of a bundle: its weights into the cache, its card too unless it is known already.
 
-    Only plain members with the names that `bundle` writes are read; nothing is extracted by the name it has in the file.
+    Only plain members with the names that `bundle` writes are read; nothing is extracted by the name it has in the file. Weights
+    are checked against the sum of a card that is known here. Where there is none, a bundle would only be checked against itself:
+    then its own sum must be stated, as it was printed where the bundle was made.
+
+    Parameters
+    ----------
+    stated_sum : sha256 of the file, or its first digits (16 at least)
 
     Raises
     ------
     BadBundle
-        The file is not a bundle, is damaged, or has members that climb out, link, or do not belong.
+        The file is not a bundle, is damaged, is not the one that was stated, or has members that climb out, link, or do not
+        belong; or nothing vouches for a model in it.
     BadCard
         A card in it is not valid, or differs from the known card of the same name and version.
     WrongSum
         Weights are not what their receipt, their card or an earlier download says.
     """
     try:
+        is_vouched_for = stated_sum is not None and _require_sum(file, stated_sum)
         with zipfile.ZipFile(file) as archive:
             keys = _checked_keys(archive, file)
-            return [_install(archive, key, file, settings) for key in keys]
+            cards = {key: _checked_card(archive, key, file, settings, is_vouched_for) for key in keys}
+            return [_install(archive, card, known, file, settings) for card, known in cards.values()]
     except FileNotFoundError:
         raise BadBundle(f"There is no file {file}.") from None
     except (zipfile.BadZipFile, EOFError) as error:
@@ -91,30 +100,69 @@ def _checked_keys(archive: zipfile.ZipFile, file: Path) -> list[str]:
     return sorted(keys)
 
 
-def _install(archive: zipfile.ZipFile, key: str, file: Path, settings: Settings) -> Card:
+def _require_sum(file: Path, stated: str) -> bool:
+    if not re.fullmatch(r"[0-9a-f]{16,64}", stated):
+        raise BadBundle(
+            f"'{stated}' is no checksum: give 16 digits (0-9, a-f) or more of what `asem models bundle` printed."
+        )
+    found = sha256(file)
+    if not found.startswith(stated):
+        raise BadBundle(
+            f"{file} is refused: it is not the bundle that was made. Expected sha256 {stated}, got {found}. Copy it again."
+        )
+    return True
+
+
+def _checked_card(
+    archive: zipfile.ZipFile, key: str, file: Path, settings: Settings, is_vouched_for: bool
+) -> tuple[Card, Card | None]:
+    """Read a card of the bundle; return it, and the one known here of the same name and version, if there is one."""
     card = parse_card(_text(archive, f"{key}/card.toml", file), f"{key} in {file}")
     if card.key != key or any(url.startswith("file:") for url in card.urls):
         raise BadBundle(f"{file} is refused: the card in {key} is of {card.key}, or names files of another machine.")
-    try:
-        receipt = Receipt(**json.loads(_text(archive, f"{key}/receipt.json", file)))
-    except (ValueError, TypeError):
-        raise BadBundle(f"{file}: the receipt of {key} is not readable. Bundle it again.") from None
     known = load_library(settings).cards.get(key, ())
-    if known and not any(attrs.evolve(card, origin="") == attrs.evolve(other, origin="") for other in known):
+    same = next((other for other in known if _without_place(card) == _without_place(other)), None)
+    if known and same is None:
         raise BadCard(
             f"{file}: its card of {key} differs from the one known here ({known[0].origin}). A version never changes: "
             "one of the two needs another version or name."
         )
-    if known and card.file:
-        return known[0]
+    if not is_vouched_for and (same is None or not _has_sum_of_weights(card)):
+        why = "its card is not known here" if same is None else "its authors publish no checksum of these weights"
+        raise BadBundle(
+            f"{file}: only the bundle itself says what {key} is ({why}), so it could have been changed on the way. Add --sha256 "
+            "with the checksum that `asem models bundle` printed where it was made. Nothing was installed."
+        )
+    return card, same
+
+
+def _has_sum_of_weights(card: Card) -> bool:
+    """Tell whether a card's sum is of the weights as a bundle holds them, not of a checkpoint that they were converted from."""
+    return card.sha256 is not None and (bool(card.file) or card.urls[0].endswith(".safetensors"))
+
+
+def _without_place(card: Card) -> Card:
+    return attrs.evolve(card, origin="", urls=(), file=None) if card.sha256 else attrs.evolve(card, origin="")
+
+
+def _install(archive: zipfile.ZipFile, card: Card, known: Card | None, file: Path, settings: Settings) -> Card:
+    try:
+        receipt = Receipt(**json.loads(_text(archive, f"{card.key}/receipt.json", file)))
+    except (ValueError, TypeError):
+        raise BadBundle(f"{file}: the receipt of {card.key} is not readable. Bundle it again.") from None
+    if known is not None and known.file:
+        return known
+    card = known or card
     settings.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.cache) as folder:
-        weights = _extract(archive, f"{key}/weights.safetensors", Path(folder))
+        weights = _extract(archive, f"{card.key}/weights.safetensors", Path(folder))
         if card.file is None:
             place(card, weights, receipt, settings)
         elif (found := sha256(weights)) != card.sha256:
-            raise BadBundle(f"{file} is damaged: {key} should have sha256 {card.sha256}, got {found}. Copy it again.")
-        return known[0] if known else keep(card, weights if card.file else None, settings.home)
+            raise BadBundle(
+                f"{file} is damaged: {card.key} should have sha256 {card.sha256}, got {found}. Copy it again."
+            )
+        return known or keep(card, weights if card.file else None, settings.home)
 
 
 def keep(card: Card, weights: Path | None, home: Path) -> Card:

@@ -125,8 +125,9 @@ def remove(card: Card, settings: Settings, *, forget: bool = False) -> bool:
         return False
     with locked(folder, card.key):
         found = (folder / "weights.safetensors").exists()
-        for name in ("weights.safetensors", "source.part", "source.part.json", *(["receipt.json"] if forget else [])):
-            (folder / name).unlink(missing_ok=True)
+        for name in _KEPT:
+            if name != "lock" and (name != "receipt.json" or forget):
+                (folder / name).unlink(missing_ok=True)
     return found
 
 
@@ -258,7 +259,7 @@ def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -
         _tidy(weights.parent)
 
 
-_KEPT = ("lock", "receipt.json", "weights.safetensors", "source.part", "source.part.json")
+_KEPT = ("lock", "receipt.json", "weights.safetensors", "sample.safetensors", "source.part", "source.part.json")
 
 
 def _tidy(folder: Path) -> None:

@@ -31,6 +31,7 @@ class Score:
     value: float
     data: str
     note: str = ""
+    command: str = ""  # that measured it, so that others can measure it again
 
 
 @attrs.frozen
@@ -60,6 +61,9 @@ class Card:
     sha256: str | None = None  # of the file as it is served
     size_bytes: int | None = None
     scores: tuple[Score, ...] = ()
+    sample: Mapping[str, str] = attrs.field(
+        factory=dict
+    )  # `file` (in the folder `samples`), its `sha256`; see `sample`
     recipe: Mapping[str, Any] = attrs.field(factory=dict)  # the recipe of the training run
     origin: str = "(in memory)"  # the file or address the card was read from
 
@@ -85,6 +89,13 @@ class Card:
         beside = Path(self.origin).parent / self.file
         return beside if beside.exists() else Path(self.origin).parent.parent / "weights" / self.file
 
+    def is_same_model(self, other: Card) -> bool:
+        """Tell whether another card is of the same weights, which take the same images, wherever its files are."""
+        if self.sha256 is None:
+            return attrs.evolve(self, origin="") == attrs.evolve(other, origin="")
+        mine, theirs = ((c.key, c.sha256, c.model, c.options, c.voxel_size_nm, c.preprocessing) for c in (self, other))
+        return mine == theirs
+
 
 def read_card(path: Path) -> Card:
     """Read and check one card file.
@@ -100,8 +111,13 @@ def read_card(path: Path) -> Card:
         raise BadCard(f"{path} is not a model card: it is not UTF-8 text.") from None
 
 
-def parse_card(text: str, origin: str, *, remote: bool = False) -> Card:
-    """Read and check a card's text; `remote` cards may name no local files.
+def parse_card(text: str, origin: str, *, remote: bool = False, top: str | None = None) -> Card:
+    """Read and check a card's text.
+
+    Parameters
+    ----------
+    remote : it may name no local files
+    top : address of the registry that it belongs to, where the weights that its `file` names are in `weights/`
 
     Raises
     ------
@@ -127,7 +143,9 @@ def parse_card(text: str, origin: str, *, remote: bool = False) -> Card:
         except (TypeError, ValueError, AttributeError, KeyError):
             raise BadCard(f"{origin}: '{key}' must be {expected}, not {value!r}.") from None
     card = Card(**values, origin=origin)
-    _check_source(card, remote)
+    _check_source(card, remote and top is None)
+    if card.file and top is not None:
+        card = attrs.evolve(card, file=None, urls=(f"{top}/weights/{card.file}",))
     return card
 
 
@@ -251,6 +269,13 @@ def _steps(value: Any) -> tuple[Mapping[str, Any], ...]:
     return tuple({**_table(step), "use": _text(step["use"])} for step in _list(value))
 
 
+def _sample(value: Any) -> dict[str, str]:
+    found = {**_table(value)}
+    if set(found) != {"file", "sha256"}:
+        raise ValueError
+    return {"file": _matches(_FILE)(found["file"]), "sha256": _matches(_SUM)(found["sha256"])}
+
+
 def _scores(value: Any) -> tuple[Score, ...]:
     return tuple(Score(**{**score, "value": _number(score["value"])}) for score in _list(value))
 
@@ -287,7 +312,8 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "contrast": ("text", _text),
     "preprocessing": ("a list of tables as in a recipe, each with 'use'", _steps),
     "training_data": ("text", _text),
-    "scores": ("a list of tables with 'metric', 'value', 'data' and perhaps 'note'", _scores),
+    "scores": ("a list of tables with 'metric', 'value', 'data' and perhaps 'note' and 'command'", _scores),
+    "sample": ("a table with 'file' (.safetensors) and its 'sha256'", _sample),
     "licence": ("text", _text),
     "citation": ("text", _text),
     "recipe": ("a table", _table),

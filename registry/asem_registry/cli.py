@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from asem_registry import cli_registries
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 Name = Annotated[str, typer.Argument(help="A name, NAME@VERSION or alias, as in `asem models list`.")]
 Names = Annotated[list[str], typer.Argument(help="Names, as in `asem models list`.")]
@@ -25,6 +27,7 @@ def mount(app: typer.Typer) -> None:
     models.command("bundle", no_args_is_help=True)(bundle)
     models.command("unbundle", no_args_is_help=True)(unbundle)
     models.command("where")(where)
+    cli_registries.mount(models)
     app.add_typer(models, name="models")
     data = typer.Typer(
         no_args_is_help=True,
@@ -112,10 +115,16 @@ def pull(names: Names, quiet: Quiet = False) -> None:
         typer.echo(str(obtain(card, settings, progress=not quiet)))
 
 
-def verify(names: Annotated[list[str] | None, typer.Argument(help="Names; all models by default.")] = None) -> None:
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Names; all models by default.")] = None,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Also predict each model's sample, if it was published with one.")
+    ] = False,
+) -> None:
     """Check the checksums of cached and bundled models; a damaged one is deleted, and downloaded when next used.
 
-    Example: `asem models verify`
+    Examples: `asem models verify` checks all, `asem models verify NAME --predict` also that this computer predicts what the
+    publisher's did.
     """
     from asem_registry.cache import check
     from asem_registry.library import load_library
@@ -125,6 +134,12 @@ def verify(names: Annotated[list[str] | None, typer.Argument(help="Names; all mo
     library = load_library(settings)
     cards = [library.find(name) for name in names] if names else library.latest()
     results = {card.key: check(card, settings) for card in cards}
+    if predict:
+        from asem_registry.sample import check_sample
+
+        for card in cards:
+            if results[card.key].startswith("good"):
+                results[card.key] += f"; {check_sample(card, settings)}"
     for key, result in results.items():
         typer.echo(f"{key}: {result}")
     if any(result.startswith("damaged") for result in results.values()):
@@ -134,9 +149,6 @@ def verify(names: Annotated[list[str] | None, typer.Argument(help="Names; all mo
 def add(
     run: Annotated[Path, typer.Argument(help="The folder of a training run, or a .safetensors file.")],
     name: Annotated[str, typer.Option("--name", help="Name of the model: lower-case letters, digits and hyphens.")],
-    to: Annotated[
-        Path | None, typer.Option("--to", help="Folder for cards/ and weights/; by default your own.")
-    ] = None,
     version: Annotated[
         int, typer.Option("--version", min=1, help="Version of the model; new weights need a new version.")
     ] = 1,
@@ -159,8 +171,8 @@ def add(
     Example: `asem models add runs/mito --name mitochondria-mylab --preparation "CF, OTO" --contrast "dark membranes"`
     """
     from asem_registry.library import load_library
-    from asem_registry.publish import publish
-    from asem_registry.settings import Settings, config_path
+    from asem_registry.own import add_run, card_of_run
+    from asem_registry.settings import Settings
 
     words = {
         "about": about,
@@ -172,20 +184,12 @@ def add(
         "citation": citation,
     }
     settings = Settings.load()
-    folder = ((to or settings.home) / "cards").resolve()
-    cards = [card for same in load_library(settings).cards.values() for card in same if card.name == name]
-    elsewhere = [card for card in cards if Path(card.origin).resolve().parent != folder]
-    card = publish(run, name, version, to or settings.home, words, voxel_size, with_recipe=recipe, elsewhere=elsewhere)
-    library = load_library(settings)
-    if card.key in library.cards:
-        called = card.name if library.find(card.name).key == card.key else card.key
-        typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {called}.")
-    else:
-        places = ", ".join(f'"{place}"' for place in (*settings.cards, folder))
-        typer.echo(
-            f"{card.key} is a model now: {card.origin}. To use it with --model {card.name}, write its folder into "
-            f"{config_path()}:\n\n[registry]\ncards = [{places}]"
-        )
+    card, weights = card_of_run(run, name, version, words, voxel_size, with_recipe=recipe)
+    same = [card for cards in load_library(settings).cards.values() for card in cards if card.name == name]
+    elsewhere = [other for other in same if Path(other.origin).parent != settings.home / "cards"]
+    card = add_run(card, weights, words, settings.home, elsewhere)
+    called = card.name if load_library(settings).find(card.name).key == card.key else card.key
+    typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {called}.")
 
 
 def remove(
@@ -199,7 +203,7 @@ def remove(
     Example: `asem models remove mitochondria-cf-5nm`
     """
     from asem_registry.library import load_library
-    from asem_registry.publish import withdraw
+    from asem_registry.own import withdraw
     from asem_registry.settings import Settings
 
     settings = Settings.load()
@@ -214,6 +218,7 @@ def bundle(
 
     Example: `asem models bundle mitochondria-cf-5nm er-cf-5nm -o models.zip`
     """
+    from asem_core.files import sha256
     from asem_registry.bundle import bundle
     from asem_registry.library import load_library
     from asem_registry.settings import Settings
@@ -221,18 +226,31 @@ def bundle(
     settings = Settings.load()
     library = load_library(settings)
     path = bundle([library.find(name) for name in names], output, settings)
-    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB): carry it, then `asem models unbundle {path.name}`.")
+    typer.echo(
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB): carry it, then: asem models unbundle {path.name} --sha256 {sha256(path)}"
+    )
 
 
-def unbundle(file: Annotated[Path, typer.Argument(help="A file made by `asem models bundle`.")]) -> None:
+def unbundle(
+    file: Annotated[Path, typer.Argument(help="A file made by `asem models bundle`.")],
+    sum_: Annotated[
+        str | None,
+        typer.Option(
+            "--sha256", help="Checksum of the file, or its first 16 digits or more, as `asem models bundle` printed it."
+        ),
+    ] = None,
+) -> None:
     """Check the models in a bundle and install them.
 
-    Example: `asem models unbundle models.zip`
+    A model whose card is known here, with the checksum of its weights, is checked against that card. For any other, the bundle
+    alone says what it is: give the checksum that was printed where the bundle was made.
+
+    Example: `asem models unbundle models.zip --sha256 9f86d081884c7d65`
     """
     from asem_registry.bundle import unbundle
     from asem_registry.settings import Settings
 
-    for card in unbundle(file, Settings.load()):
+    for card in unbundle(file, Settings.load(), sum_):
         typer.echo(f"{card.key} is here.")
 
 

@@ -37,6 +37,10 @@ class FetchError(AsemError):
     """A file could not be fetched from an address."""
 
 
+class NotThere(FetchError):
+    """A server answers, but does not have the file."""
+
+
 class Refused(AsemError):
     """An address leads somewhere that the registry does not follow."""
 
@@ -106,6 +110,17 @@ def read_texts(address: str, suffix: str, settings: Settings, limit_bytes: int =
     return texts
 
 
+def read_text(address: str, settings: Settings) -> str:
+    """Read one small text file.
+
+    Raises
+    ------
+    FetchError, NotThere, Refused
+    """
+    (text,) = read_texts(address, "." + address.rpartition(".")[2], settings).values()
+    return text
+
+
 def listing(address: str, settings: Settings) -> list[str]:
     """List what matches an `s3://bucket/prefix/name*` address, anonymously, as addresses.
 
@@ -127,7 +142,7 @@ def listing(address: str, settings: Settings) -> list[str]:
 
 
 def _filesystem(url: str, settings: Settings) -> tuple[Any, str]:
-    """Open the file system an address lives on, without credentials and without remembered listings."""
+    """Open the file system an address lives on, without remembered listings and, unless asked for, without credentials."""
     import fsspec
 
     scheme = urlsplit(url).scheme
@@ -137,20 +152,32 @@ def _filesystem(url: str, settings: Settings) -> tuple[Any, str]:
     if scheme in ("http", "https"):
         return fsspec.filesystem("http", client_kwargs=_http_client(), skip_instance_cache=True), url
     if scheme == "s3":
-        require_s3(url)
-        fs = fsspec.filesystem(
-            "s3",
-            anon=True,
-            endpoint_url=settings.s3_endpoint,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-            config_kwargs={"connect_timeout": 15, "read_timeout": 30, "retries": {"max_attempts": 1}},
-        )
-        fs.retries = 1  # we try again ourselves, and say so
-        return fs, url.removeprefix("s3://")
+        return open_s3(url, settings, signed=settings.s3_signed), url.removeprefix("s3://")
     if scheme == "file":
         return fsspec.filesystem("file"), urlsplit(url).path
     raise Refused(f"{url} is refused: its scheme is '{scheme}'; https, http, s3, hf and file are read.")
+
+
+def open_s3(url: str, settings: Settings, *, signed: bool) -> Any:
+    """Open the file system of an s3:// address, with the user's credentials if `signed`.
+
+    Raises
+    ------
+    MissingExtra
+    """
+    import fsspec
+
+    require_s3(url)
+    fs = fsspec.filesystem(
+        "s3",
+        anon=not signed,
+        endpoint_url=settings.s3_endpoint,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        config_kwargs={"connect_timeout": 15, "read_timeout": 30, "retries": {"max_attempts": 1}},
+    )
+    fs.retries = 1  # we try again ourselves, and say so
+    return fs
 
 
 def require_s3(url: str) -> None:
@@ -284,6 +311,25 @@ def _explained(url: str) -> Iterator[None]:
         raise _sorted(error, url) from None
 
 
+@contextmanager
+def explained_once(url: str) -> Iterator[None]:
+    """Turn what a server's client raises into sentences, where nothing is tried again.
+
+    Raises
+    ------
+    FetchError, NotThere, Refused
+    """
+    try:
+        with _explained(url):
+            yield
+    except _Passing as error:
+        raise FetchError(f"{url}: {error}") from None
+    except NotThere:
+        raise
+    except FetchError as error:
+        raise type(error)(f"{url}: {error}") from None
+
+
 def _sorted(error: BaseException, url: str) -> Exception:
     import ssl
 
@@ -297,9 +343,9 @@ def _sorted(error: BaseException, url: str) -> Exception:
         return FetchError(f"{error}; where your network has a certificate of its own, name its file in SSL_CERT_FILE")
     status = getattr(error, "status", None) or _status(error)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return FetchError("there is no such file (404)")
+        return NotThere("there is no such file (404)")
     if isinstance(error, PermissionError):
-        return FetchError("the server does not let us read it (403)")
+        return FetchError("the server does not let us (403)")
     if status is not None and status < 500 and status not in (408, 425, 429):
         return FetchError(f"the server answered {status}")
     return _Passing(f"the server answered {status}" if status else f"{type(error).__name__}: {error}".strip(": "))

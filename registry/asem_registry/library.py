@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,12 +10,11 @@ from pathlib import Path
 import attrs
 
 from asem_core.errors import AsemError, PluginError, UnknownName
-from asem_core.temporary import replacing
-from asem_registry.card import BadCard, Card, near_names, parse_card, read_card, split_name
+from asem_registry.card import Card, near_names, read_card, split_name
+from asem_registry.places import Found, read_cards, read_place
 from asem_registry.settings import Settings
 
 SHIPPED = Path(__file__).parent / "cards"
-_DAY_S = 24 * 3600
 
 
 @attrs.frozen
@@ -90,29 +86,13 @@ def load_library(settings: Settings, *, refresh: bool = False) -> Library:
     """
     cards: dict[str, list[Card]] = {}
     broken: dict[str, str] = {}
-    folders = [SHIPPED, settings.home / "cards"]
-    folders += [Path(c).expanduser() for c in settings.cards if "://" not in c]
-    folders += _plugin_folders()
-    for folder in dict.fromkeys(folders):
-        if not folder.is_dir() and folder not in (SHIPPED, settings.home / "cards"):
-            broken[str(folder)] = "there is no such folder"
-        for path in sorted(folder.glob("*.toml")):
-            try:
-                _add(cards, read_card(path))
-            except BadCard as error:
-                broken[str(path)] = str(error)
-    for address in settings.cards:
-        if "://" in address:
-            try:
-                texts = _remote_texts(address, settings, refresh)
-            except AsemError as error:
-                broken[address] = str(error)
-                continue
-            for url, text in texts.items():
-                try:
-                    _add(cards, parse_card(text, url, remote=True))
-                except BadCard as error:
-                    broken[url] = str(error)
+    for folder in (SHIPPED, settings.home / "cards", *_plugin_folders()):
+        _add(cards, broken, read_cards(folder))
+    for place in settings.cards:
+        try:
+            _add(cards, broken, read_place(place, settings, refresh=refresh))
+        except AsemError as error:
+            broken[place] = str(error)
     return Library(cards, broken)
 
 
@@ -127,10 +107,12 @@ def read_folder(folder: Path) -> list[Card]:
     return [read_card(path) for path in sorted(folder.glob("*.toml"))]
 
 
-def _add(cards: dict[str, list[Card]], card: Card) -> None:
-    same = cards.setdefault(card.key, [])
-    if not any(attrs.evolve(c, origin="") == attrs.evolve(card, origin="") for c in same):
-        same.append(card)
+def _add(cards: dict[str, list[Card]], broken: dict[str, str], found: Found) -> None:
+    broken |= found.broken
+    for card in found.cards:
+        same = cards.setdefault(card.key, [])
+        if not any(card.is_same_model(other) for other in same):
+            same.append(card)
 
 
 def _plugin_folders() -> list[Path]:
@@ -143,25 +125,3 @@ def _plugin_folders() -> list[Path]:
     from asem_core.catalog import load_catalog
 
     return list(load_catalog(others).card_folders)
-
-
-def _remote_texts(address: str, settings: Settings, refresh: bool) -> dict[str, str]:
-    """Read the cards behind an address, from the copy in the cache if it is younger than a day or nothing answers."""
-    from asem_registry.fetch import read_texts
-
-    copy = settings.cache / "cards" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}.json"
-    fresh = copy.is_file() and time.time() - copy.stat().st_mtime < _DAY_S
-    if not settings.offline and (refresh or not fresh):
-        try:
-            texts = read_texts(address, ".toml", settings)
-        except AsemError:
-            if refresh or not copy.is_file():
-                raise
-        else:
-            with replacing(copy) as half:
-                half.write_text(json.dumps(texts), encoding="utf-8")
-            return texts
-    if not copy.is_file():
-        raise UnknownName("these cards were never fetched, and ASEM_OFFLINE is set. Unset it once.")
-    found: dict[str, str] = json.loads(copy.read_text(encoding="utf-8"))
-    return found

@@ -46,6 +46,7 @@ def card_page(card: Card, cached: Mapping[str, Any]) -> str:
     if card.scores:
         lines.append("  scores")
         lines += [f"    {s.metric:<10} {s.value:.2f}  {s.data}{f' ({s.note})' if s.note else ''}" for s in card.scores]
+        lines += [f"    measured by: {command}" for command in _commands(card)]
     if card.recipe:
         lines += ["  recipe of the training run: asem models show --json has it"]
     lines += ["", "In a recipe, to predict with it or, with a [train] table, to fine-tune it:", "", _recipe(card)]
@@ -110,9 +111,14 @@ def models_page(cards: Iterable[Card]) -> str:
         if card.scores:
             lines += ["", "| metric | value | data | note |", "|---|---|---|---|"]
             lines += [f"| {s.metric} | {s.value:.2f} | {s.data} | {s.note} |" for s in card.scores]
+            lines += [line for command in _commands(card) for line in ("", f"Measured by `{command}`.")]
         else:
             lines += ["", "No scores are published for it."]
     return "\n".join(lines) + "\n"
+
+
+def _commands(card: Card) -> list[str]:
+    return list(dict.fromkeys(score.command for score in card.scores if score.command))
 
 
 def _nm(card: Card) -> str:

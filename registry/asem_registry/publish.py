@@ -1,166 +1,253 @@
-"""Make a card of a training run, so that its weights have a name; and take one back."""
+"""Publish a model into a registry: a folder or a bucket that others read by name, each file with its sum (see `index`).
+
+The index is written last, after the model was read back from where it was put, loaded, and has predicted its sample: what an
+interrupted or failed call leaves is not offered by anything.
+"""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from asem_core.errors import BadInput, OutputExists
-from asem_core.files import sha256
-from asem_registry.bundle import keep
-from asem_registry.cache import folder_of
-from asem_registry.cache import remove as remove_from_cache
-from asem_registry.card import Card, Score, card_toml, parse_card, read_card
+from asem_core.temporary import replacing
+from asem_registry.cache import obtain
+from asem_registry.card import Card, Score, card_toml, parse_card
+from asem_registry.index import NAME, Entry, card_path, read_index, write_index
+from asem_registry.sample import from_bytes, require_same, to_bytes, trained_of
 from asem_registry.settings import Settings
 
+_TRIES = 5
 
-def publish(
-    run: Path,
-    name: str,
-    version: int,
-    home: Path,
-    words: Mapping[str, Any],
-    voxel_size: str | None = None,
-    *,
-    with_recipe: bool = True,
-    elsewhere: Sequence[Card] = (),
-) -> Card:
-    """Copy the chosen weights of a run to `home/weights` and write their card to `home/cards`.
+
+def publish(card: Card, weights: Path, sample: Any, to: str, settings: Settings) -> Card:
+    """Put a model into a registry, check it there as a stranger would, and list it in the index.
 
     Parameters
     ----------
-    run : folder of a training run, or one safetensors file
-        Its weights say which model they are of, the voxel size and preprocessing of the training images.
-    words : the card's texts; those that are not stated are kept from a card of the same weights, or filled from the run
-        where it knows them
-    voxel_size : nm, as `5` or `5,5,5`; needed only where the weights do not say it
-    elsewhere : the cards of this name that are known from other folders; the new one must be newer
+    card : of `weights`
+    sample : see `sample.Sample`
+    to : a folder, or `s3://bucket/prefix`, which is written with the user's credentials
+
+    Returns
+    -------
+    The card as it is there.
 
     Raises
     ------
     BadInput
-        The run has no weights, or neither it nor the caller says the model or the voxel size.
+        Licence or training data are not stated; what was put there cannot be read back, or does not predict the sample.
     OutputExists
-        There is a card of this name and version with other weights, or one elsewhere that the name goes on to mean.
-    BadCard
-        A text or the name is not valid.
+        This version is there with other weights.
+    Tampered
+        The registry's index was edited.
+    FetchError
+        The bucket cannot be written.
     """
-    from asem_core.weights import load_weights, read_metadata
-
-    weights = _weights_of(run)
-    load_weights(weights)  # complete, finite, and of the network that its metadata name
-    known = read_metadata(weights)
-    model = _stated(known["model"])
-    size = _voxel_size(voxel_size) or known.get("voxel_size_nm")
-    if size is None:
-        raise BadInput(
-            f"{run} does not say the voxel size of its training images: add --voxel-size 5,5,5 (nm; z, y, x)."
-        )
-    z, y, x = (float(v) for v in size)
-    card = Card(
-        name=name,
-        version=version,
-        model=model.pop("use"),
-        options=model,
-        voxel_size_nm=(z, y, x),
-        preprocessing=tuple(
-            {"use": s["name"], **_stated(s.get("options", {}))} for s in known.get("preprocessing", ()) if "name" in s
-        ),
-        scores=_scores(run, weights),
-        recipe=_recipe(run) if with_recipe else {},
-        file=f"{name}.safetensors" if version == 1 else f"{name}@{version}.safetensors",
-        sha256=sha256(weights),
-        size_bytes=weights.stat().st_size,
-        **{**words, "training_data": words["training_data"] or _regions(run) or "not stated"},
+    _require_stated(card)
+    name = f"{card.stem}.safetensors"
+    data = to_bytes(sample)
+    card = attrs.evolve(
+        card, file=name, urls=(), sample={"file": name, "sha256": hashlib.sha256(data).hexdigest()}, origin=""
     )
-    card = parse_card(card_toml(card), f"the card of {name}")
-    path = home / "cards" / f"{card.stem}.toml"
-    if path.exists():
-        before = read_card(path)
-        if before.sha256 != card.sha256:
-            raise OutputExists(f"{path} is of other weights, and a version never changes: add --version {version + 1}.")
-        kept = {key: getattr(before, key) for key, value in words.items() if value in _NOT_STATED}
-        card = attrs.evolve(card, **{key: value for key, value in kept.items() if value not in _NOT_STATED})
-    for other in elsewhere:
-        is_same = attrs.evolve(other, origin=card.origin) == card
-        if other.version > version or (other.version == version and not is_same):
-            newer = max(c.version for c in elsewhere) + 1
-            raise OutputExists(
-                f"{other.key} is there already ({other.origin}), and {name} means the newest version: add --version {newer}, "
-                "or choose another name."
-            )
-    return keep(card, weights, home)
+    text = card_toml(card)
+    place = _open(to, settings)
+    with place.locked():
+        _require_new(_index_of(place), card, to)
+        place.write(f"weights/{name}", weights.read_bytes())
+        place.write(f"samples/{name}", data)
+        place.write(card_path(card.key), text.encode())
+        published = _checked_there(place, card, text, settings)
+        for _ in range(_TRIES):  # a bucket has no locks: who lists another model meanwhile may overwrite our line
+            entries = _index_of(place)
+            _require_new(entries, card, to)
+            if entries.get(card.key) == Entry.of(card, text):
+                return published
+            place.write(NAME, write_index({**entries, card.key: Entry.of(card, text)}).encode())
+    if _index_of(place).get(card.key) != Entry.of(card, text):
+        raise BadInput(f"{to}/{NAME} is being changed by others all the time. Run the same command again.")
+    return published
 
 
-_NOT_STATED = ("", (), "not stated")
-
-
-def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:
-    """Delete a model: from the cache, or, if `publish` made it, its card and weights. Says what was done.
+def scores_of_reports(folders: Sequence[Path], card: Card) -> tuple[Score, ...]:
+    """Take the scores of reports that `asem evaluate -o` wrote, with the commands that make them again.
 
     Raises
     ------
     BadInput
-        It came with asem-core, a plugin or a lab's folder, so it is not ours to delete.
+        A folder is no such report, or is of a prediction by other weights.
     """
-    if not card.file:
-        found = remove_from_cache(card, settings, forget=forget)
-        kept = "" if forget or not card.trust_on_first_use else " Its sum is still remembered; --forget forgets it."
-        return (
-            f"{card.key} was deleted from {folder_of(card, settings)}.{kept}" if found else f"{card.key} is not cached."
+    found: list[Score] = []
+    for folder in folders:
+        try:
+            record = json.loads((folder / "made_by.json").read_text(encoding="utf-8"))
+            numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))["Voxels"]
+            prediction, truth = record["inputs"][:2]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BadInput(
+                f"{folder} is not the report of an evaluation: asem evaluate PREDICTION TRUTH -o {folder}"
+            ) from None
+        made_with = _first(prediction, "weights_sha256")
+        if made_with != card.sha256:
+            whose = "does not say which weights made its prediction" if made_with is None else "is of other weights"
+            raise BadInput(
+                f"The report {folder} {whose}. Predict with these weights, evaluate, and give that report instead."
+            )
+        command = _commands(record, card)
+        note = f"threshold {numbers['threshold']:g}"
+        found += [
+            Score(metric, round(numbers[metric], 4), _short(truth["path"]), note, command)
+            for metric in ("F1", "precision", "recall", "Jaccard")
+            if numbers.get(metric) is not None
+        ]
+    return tuple(found)
+
+
+def _require_stated(card: Card) -> None:
+    for key, option in (("licence", "--licence 'CC BY 4.0'"), ("training_data", "--training-data TEXT")):
+        if getattr(card, key) in ("", "not stated"):
+            raise BadInput(f"Who uses a published model must know its {key.replace('_', ' ')}: add {option}.")
+
+
+def _require_new(entries: dict[str, Entry], card: Card, to: str) -> None:
+    if card.key in entries and entries[card.key].weights_sha256 != card.sha256:
+        newest = max(int(key.partition("@")[2]) for key in entries if key.partition("@")[0] == card.name)
+        raise OutputExists(
+            f"{to} has {card.key} with other weights, and a version never changes: add --version {newest + 1}."
         )
-    path = Path(card.origin)
-    if path.parent != settings.home / "cards":
-        raise BadInput(f"{card.key} belongs to {card.origin}, not to you: remove it there.")
-    path.unlink()
-    if card.bundled is not None:
-        card.bundled.unlink(missing_ok=True)
-    return f"{card.key} was deleted: {path} and its weights."
 
 
-def _voxel_size(text: str | None) -> tuple[float, float, float] | None:
-    from asem_core.commands import read_voxel_size
-
-    return read_voxel_size(text)
-
-
-def _weights_of(run: Path) -> Path:
-    from asem_core.run_folder import RunFolder
-
-    return RunFolder(run).chosen() if run.is_dir() else run
-
-
-def _recipe(run: Path) -> dict[str, Any]:
-    path = run / "recipe.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _checked_there(place: Any, card: Card, text: str, settings: Settings) -> Card:
+    """Read a model back as somebody would who has nothing of it, and let it predict its sample."""
+    top = place.address
+    origin = f"{top}/{card_path(card.key)}"
+    if place.read(card_path(card.key)) != text.encode():
+        raise BadInput(f"{origin} is not what was just written there. Is somebody else publishing the same model?")
+    there = parse_card(text, origin, remote="://" in top, top=top if "://" in top else None)
+    with tempfile.TemporaryDirectory() as empty:
+        strange = attrs.evolve(settings, cache=Path(empty), offline=False)
+        weights = obtain(there, strange, progress=False)
+        sample = from_bytes(place.read(f"samples/{card.sample['file']}"), f"{top}/samples/{card.sample['file']}")
+        require_same(trained_of(there, weights), sample, f"{card.key} in {top}")
+    return there
 
 
-_METRICS = {"f1": "F1", "precision": "precision", "recall": "recall", "jaccard": "Jaccard"}
+@attrs.frozen
+class _Folder:
+    path: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        from asem_core.locks import held
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        with held(self.path / ".lock"):
+            yield
+
+    def read(self, name: str) -> bytes | None:
+        file = self.path / name
+        return file.read_bytes() if file.is_file() else None
+
+    def write(self, name: str, data: bytes) -> None:
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if self.read(name) != data:
+            with replacing(file) as half:
+                half.write_bytes(data)
 
 
-def _scores(run: Path, weights: Path) -> tuple[Score, ...]:
-    """Take what the run measured on its validation regions with these weights."""
-    from asem_core.run_folder import RunFolder
+@attrs.frozen
+class _Bucket:
+    address: str
+    fs: Any
 
-    if not run.is_dir():
-        return ()
-    for line in RunFolder(run).read_metrics("validate"):
-        if weights.stem == f"iteration_{line['iteration']:07d}":
-            data = f"validation regions of the run, iteration {line['iteration']}, threshold 0.5"
-            return tuple(Score(m, round(line[k], 4), data) for k, m in _METRICS.items() if line.get(k) is not None)
-    return ()
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        yield
+
+    def read(self, name: str) -> bytes | None:
+        from asem_registry.fetch import NotThere, explained_once
+
+        try:
+            with explained_once(f"{self.address}/{name}"):
+                found: bytes = self.fs.cat_file(self._path(name))
+        except NotThere:
+            return None
+        return found
+
+    def write(self, name: str, data: bytes) -> None:
+        from asem_registry.fetch import NotThere, explained_once
+
+        try:
+            with explained_once(f"{self.address}/{name}"):
+                self.fs.pipe_file(self._path(name), data)
+        except NotThere:
+            raise BadInput(f"{self.address} cannot be written: there is no such bucket. Make it first.") from None
+
+    def _path(self, name: str) -> str:
+        return f"{self.address.removeprefix('s3://')}/{name}"
 
 
-def _regions(run: Path) -> str:
-    """Name the volumes that the run was trained on."""
-    regions = _recipe(run).get("train", {}).get("regions", [])
-    return "; ".join(str(r["labels"].get("path") if isinstance(r["labels"], dict) else r["labels"]) for r in regions)
+def _open(to: str, settings: Settings) -> _Folder | _Bucket:
+    if to.startswith("s3://"):
+        from asem_registry.fetch import open_s3
+
+        return _Bucket(to.rstrip("/"), open_s3(to, settings, signed=True))
+    if "://" in to:
+        raise BadInput(f"{to} cannot be written to: publish into a folder or an s3:// address.")
+    return _Folder(Path(to).expanduser().resolve())
 
 
-def _stated(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is None, which TOML cannot say."""
-    return {key: value for key, value in options.items() if value is not None}
+def _index_of(place: _Folder | _Bucket) -> dict[str, Entry]:
+    text = place.read(NAME)
+    return {} if text is None else read_index(text.decode(errors="replace"), f"{place.address}/{NAME}")
+
+
+def _first(record: Any, key: str) -> Any:
+    """Find the first value of a key in nested tables and lists."""
+    if isinstance(record, dict):
+        if key in record:
+            return record[key]
+        record = list(record.values())
+    if isinstance(record, list):
+        return next((value for value in (_first(r, key) for r in record) if value is not None), None)
+    return None
+
+
+def _commands(record: dict[str, Any], card: Card) -> str:
+    """Write what predicts and scores again, from the record of an evaluation."""
+    prediction, truth = record["inputs"][:2]
+    predicting = prediction.get("made_by", {})
+    while predicting.get("stage") != "predict" and predicting.get("inputs"):
+        predicting = predicting["inputs"][0].get("made_by", {})
+    image = _short(predicting["inputs"][0]["path"]) if predicting.get("inputs") else "IMAGE"
+    words = ["asem evaluate", _short(prediction["path"]), _short(truth["path"])]
+    zone = (record.get("zone") or {}).get("options", {})
+    for unit in ("vx", "nm"):
+        widths = [zone.get(f"{side}_{unit}") for side in ("dilate", "erode")]
+        if any(widths):
+            words.append(f"--zone-{unit} {widths[0] or 0:g},{widths[1] or 0:g}")
+    if zone.get("shape") == "ball":
+        words.append("--zone-shape ball")
+    boxes = [box for box in record.get("box", []) if box]
+    words += [f"--box {boxes[0]}"] if boxes and isinstance(boxes[0], str) else []
+    words += [f"-t {t:g}" for t in record.get("thresholds", ())]
+    return f"asem predict {image} --model {card.key} && {' '.join(words)}"
+
+
+def _short(path: str) -> str:
+    """Leave out the folders above a cell, which are nobody's business."""
+    parts = Path(path).parts
+    first = next((i for i, part in enumerate(parts) if part.endswith((".zarr", ".n5"))), len(parts) - 1)
+    return "/".join(parts[first:])

@@ -3,7 +3,7 @@
 ```toml
 # config.toml in the platform's configuration folder (`asem models where` prints it), or the file ASEM_CONFIG names
 [registry]
-cards = ["/lab/asem-cards", "https://lab.example.org/cards/"]  # folders and addresses of model cards
+cards = ["/lab/asem", "s3://lab/asem"]  # registries: folders and addresses of model cards (`asem models registries`)
 cache = "/scratch/asem"                                         # else ASEM_CACHE, else the user's cache folder
 ```
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Settings:
     cards: tuple[str, ...] = ()  # further folders and addresses of cards
     offline: bool = False
     s3_endpoint: str | None = None  # ASEM_S3_ENDPOINT: another server than Amazon's for s3:// addresses
+    s3_signed: bool = False  # ASEM_S3_SIGNED: read s3:// with the user's credentials; publishing always does
     attempts: int = 5  # per mirror, for faults that may pass
     first_wait_s: float = 0.5  # before the second attempt; doubles with each further one
 
@@ -56,9 +57,36 @@ class Settings:
             cache=Path(cache).expanduser(),
             home=Path(home).expanduser(),
             cards=tuple(table.get("cards", ())),
-            offline=environ.get("ASEM_OFFLINE", "0").lower() not in ("", "0", "false", "no"),
+            offline=_is_set(environ, "ASEM_OFFLINE"),
             s3_endpoint=environ.get("ASEM_S3_ENDPOINT") or None,
+            s3_signed=_is_set(environ, "ASEM_S3_SIGNED"),
         )
+
+
+def write_places(places: Sequence[str]) -> Path:
+    """Write the list of registries to the user's configuration, whose other lines stay as they are; return the file.
+
+    Raises
+    ------
+    BadSettings
+        The file is not TOML.
+    """
+    import tomlkit
+
+    from asem_core.temporary import replacing
+
+    path = config_path()
+    _registry_table(path)  # checked
+    document = tomlkit.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
+    document.setdefault("registry", tomlkit.table())["cards"] = list(places)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as half:
+        half.write_text(tomlkit.dumps(document), encoding="utf-8")
+    return path
+
+
+def _is_set(environ: Mapping[str, str], name: str) -> bool:
+    return environ.get(name, "0").lower() not in ("", "0", "false", "no")
 
 
 _KEYS = {"cards": list, "cache": str}

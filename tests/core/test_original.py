@@ -13,14 +13,15 @@ import zarr
 from scipy import ndimage
 from typer.testing import CliRunner
 
-from asem_core.catalog import load_catalog
-from asem_core.cell.elsewhere import ATTRIBUTE, done_elsewhere, with_done
+from asem_core.catalog import Catalog, Offer, load_catalog
+from asem_core.cell.elsewhere import ATTRIBUTE, done_elsewhere, recognised, with_done
 from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, RecipeError
 from asem_core.evaluation.roles import question_roles
+from asem_core.interfaces import Preprocessor, RecognisedByName
 from asem_core.recipe import build_choice, read_recipe
 from asem_core.training.options import RegionOptions
 from asem_core.training.regions import open_region
@@ -86,6 +87,25 @@ def weights(tmp_path):
     return save_weights(tmp_path / "w.safetensors", small_unet(features=2, factors=((2, 2, 2),)), table)
 
 
+@attrs.frozen
+class Straighten(Preprocessor, RecognisedByName):
+    name = "straighten"
+    changes = "greys"
+    name_words = ("straightened",)
+
+    @classmethod
+    def options_in_name(cls, after):
+        return {"degree": int(after)} if after else {}
+
+    def fit(self, volume, run):
+        raise NotImplementedError
+
+
+WITH_STRAIGHTEN = Catalog(
+    (*load_catalog().offers, Offer("preprocessor", "straighten", Straighten, "lab", "asem-lab", "0.1")), ()
+)
+
+
 @pytest.mark.parametrize(
     ("name", "found"),
     [
@@ -94,10 +114,12 @@ def weights(tmp_path):
         ("planes_inverted_equalized", [("invert", {}), ("clahe", {})]),
         ("c.n5/volumes/raw", None),
         ("unequalized", None),
+        ("straight_inverted/raw_straightened_3.n5", [("straighten", {"degree": 3})]),
     ],
 )
 def test_what_was_done_is_told_by_the_name(name, found):
-    steps = done_elsewhere(Volume(np.zeros((2, 2, 2), np.uint8), 5, path=name))
+    """By the words that each step states; a third party's step is found like a built-in one."""
+    steps = done_elsewhere(recognised(Volume(np.zeros((2, 2, 2), np.uint8), 5, path=name), WITH_STRAIGHTEN))
     assert (steps and [(s["name"], s["options"]) for s in steps]) == found
 
 
@@ -105,10 +127,11 @@ def test_what_was_done_is_told_by_attributes_or_by_the_user(caplog):
     """The user is believed before attributes, and these before the name."""
     made_by = {"stage": "export", "inputs": [], "step": {"name": "invert", "options": {}, "module": "m"}}
     volume = Volume(np.zeros((2, 2, 2), np.uint8), 5, path="a/raw_equalized_0.02", attributes={ATTRIBUTE: made_by})
-    assert [s["name"] for s in steps_done(with_done(volume, None))] == ["invert"]
+    catalog = load_catalog()
+    assert [s["name"] for s in steps_done(with_done(volume, None, catalog))] == ["invert"]
     assert "by its attributes, this image has been prepared already: invert." in caplog.text
-    assert [s["name"] for s in steps_done(with_done(volume, ["clahe"]))] == ["clahe"]
-    assert steps_done(with_done(volume, [])) == []
+    assert [s["name"] for s in steps_done(with_done(volume, ["clahe"], catalog))] == ["clahe"]
+    assert steps_done(with_done(volume, [], catalog)) == []
 
 
 def test_a_recipe_states_what_was_done(tmp_path):
@@ -144,9 +167,13 @@ def test_an_equalized_image_is_not_equalized_again(container, weights, caplog):
     assert [s["name"] for s in steps_done(own)] == ["clahe"]
     told = asem(*predict, container.with_name("own.zarr"))
     assert layers(container.with_name("own.zarr")) == ["raw", "predictions/mitochondria/probability"]
-    caplog.clear()
-    asem("preprocess", container.with_name("own.zarr"), "--use", "clahe", "-q")
-    assert "had the step clahe before it came here; it is done a second time" in caplog.text
+    for source, output in (
+        (container.with_name("own.zarr"), ()),
+        (image, ("-o", container.with_name("own.zarr") / "b")),
+    ):
+        caplog.clear()
+        asem("preprocess", source, "--use", "clahe", "-q", *output)
+        assert "had the step clahe before it came here; it is done a second time" in caplog.text
 
 
 def test_scores_with_the_authors_masks_equal_theirs(container, weights):
@@ -198,7 +225,7 @@ def test_a_container_in_the_authors_layout_is_exported(container, tmp_path, capl
     assert zarr.open_group(theirs.parent, mode="r", zarr_format=2)["volumes/labels/mito"].dtype == np.uint8
     exported = open_volume(theirs / "raw_clahe")
     assert [s["options"]["kernel_vx"] for s in steps_done(exported)] == [16]
-    with_done(exported, None)
+    with_done(exported, None, load_catalog())
     assert "by its attributes, this image has been prepared already: clahe" in caplog.text
     asem("export", own / "raw", "-o", tmp_path / "planes", "-q")
     assert sorted(p.name for p in (tmp_path / "planes").iterdir())[:2] == ["plane_0000.tif", "plane_0001.tif"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import attrs
 import cc3d
 import numpy as np
 import pytest
 
 from asem_core.blocks import Run
+from asem_core.catalog import Catalog, Offer, load_catalog
 from asem_core.cell.record import Made, Record
-from asem_core.errors import BadInput, OutputExists
-from asem_core.stages.segment import Segmentation, segment
+from asem_core.errors import BadInput, OutputExists, RecipeError
+from asem_core.interfaces import CutsByThreshold, Model
+from asem_core.stages.segment import Segmentation, choose_segmentation, segment
 from asem_core.volume import Volume
 
 
@@ -134,3 +137,33 @@ class Unreadable(Volume):
 
     def read(self, *_):
         raise AssertionError
+
+
+@attrs.frozen
+class Plain(Model):
+    """Declares no ability."""
+
+    name = "plain"
+
+    def network(self):
+        raise NotImplementedError
+
+    def label_steps(self):
+        return []
+
+    def exclusion_zone(self):
+        return None
+
+    def segment(self, probability, run):
+        raise NotImplementedError
+
+
+def test_what_a_model_can_do_is_asked_of_its_protocols(blobs):
+    """Options reach a model under its own names if it declares the ability; else a message names what the user typed."""
+    catalog = Catalog((*load_catalog().offers, Offer("model", "plain", Plain, "lab", "asem-lab", "0.1")), ())
+    chosen = choose_segmentation(catalog, blobs, "mitochondria", {"smallest_um3": 0.5}, "asem segment")
+    assert chosen.smallest_segment_um3 == 0.5
+    with pytest.raises(RecipeError, match="unknown option 'smallest_um3'"):
+        choose_segmentation(catalog, blobs, "plain", {"smallest_um3": 0.5}, "asem segment")
+    assert isinstance(chosen, CutsByThreshold)
+    assert not isinstance(Plain(), CutsByThreshold)

@@ -371,3 +371,24 @@ def test_two_processes_train_one_network(recipe: Recipe, tmp_path: Path) -> None
     assert folder.saved_iterations() == [2]
     assert folder.read_json("provenance.json")["processes"] == 2
     assert len(folder.read_metrics("validate")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on", ["lab", "lab:2"])
+def test_training_on_a_cluster(
+    on: str, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a job on one machine, whose weights are those trained here, and on two that find each other."""
+    monkeypatch.setenv("ASEM_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").write_text(
+        f'[clusters.lab]\nkind = "command"\noptions = "env"\naddress = "127.0.0.1"\nfolder = "{tmp_path}/notes"\n'
+    )
+    words = ["train", str(recipe()), "-o", str(tmp_path / "there"), "--on", on, "-q", "--device", "cpu"]
+    done = CliRunner().invoke(make_app(), words)
+    assert done.exit_code == 0, done.output
+    assert "Predict with" in done.output
+    there, here = RunFolder(tmp_path / "there"), run(recipe(), catalog, tmp_path / "here")
+    assert there.saved_iterations() == here.saved_iterations()
+    if on == "lab":
+        expected, found = load_file(here.checkpoint(6)), load_file(there.checkpoint(6))
+        assert all(torch.equal(expected[k], found[k]) for k in expected)

@@ -58,19 +58,19 @@ def test_only_the_blocks_looked_at_are_computed_and_only_once(tmp_path):
     assert counting.boxes[-1] == Box((32, 48, 48), (40, 50, 60))  # cut off at the border
     with pytest.raises(OutputBusy, match="being written or edited by another process"):
         open_live(raw, path, counting, model="a")
-    live.close()
+    live.stop_computing()
 
     again = open_live(raw, path, counting, model="a")
     assert again[0:16, 0:16, 0:16].max() == 1
     assert len(counting.boxes) == 3
-    again.close()
+    again.stop_computing()
     other = open_live(raw, path, counting, model="b")  # another model: nothing is kept
     other[0:1, 0:1, 0:1]
     assert len(counting.boxes) == 4
-    other.close()
+    other.stop_computing()
     first = open_live(raw, path, counting, model="a")  # what it had computed is gone, which its notes must not deny
     assert first[0:1, 0:1, 0:1].max() == len(counting.boxes) == 5
-    first.close()
+    first.stop_computing()
 
 
 def test_a_served_live_layer_equals_a_whole_prediction(tmp_path):
@@ -86,7 +86,7 @@ def test_a_served_live_layer_equals_a_whole_prediction(tmp_path):
     np.testing.assert_array_equal(found, whole)
     offer = VirtualZarr("live", [Volume(live, raw.voxel_size_nm)])
     assert offer.get("s0/c/0/0/0") is not None
-    live.close()
+    live.stop_computing()
 
 
 def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def publish_small_model(folder: Path, s3: Any, endpoint: str, monkeypatch: Any) 
     """Publish weights for 5 nm of a network small enough for a test, in a bucket on loopback; return the model's name."""
     from asem_core.weights import save_weights
     from asem_models.mitochondria import Mitochondria
-    from asem_registry.publish import publish
+    from asem_registry.own import add_run, card_of_run
 
     for name in ("HOME", "CACHE", "CONFIG"):
         monkeypatch.setenv(f"ASEM_{name}", str(folder / name))
@@ -63,8 +63,8 @@ def publish_small_model(folder: Path, s3: Any, endpoint: str, monkeypatch: Any) 
     steps = [{"name": "clahe", "options": {"kernel_vx": 16, "clip_limit": 0.02}}]
     about = {"model": model, "voxel_size_nm": [5, 5, 5], "preprocessing": steps}
     file = save_weights(folder / "small-5nm.safetensors", network, about)
-    words = ("training_data", "preparation", "contrast", "licence", "citation")
-    publish(file, "small-5nm", 1, folder / "HOME", dict.fromkeys(words, "none: random weights"))
+    words = dict.fromkeys(("training_data", "preparation", "contrast", "licence", "citation"), "none: random weights")
+    add_run(*card_of_run(file, "small-5nm", 1, words), words, folder / "HOME")
     # The card of a model that is downloaded: its weights are in the bucket only.
     (card,) = (folder / "HOME/cards").glob("*.toml")
     (weights,) = (folder / "HOME/weights").iterdir()

@@ -69,7 +69,8 @@ def asem(*arguments: object) -> str:
 
 def prepared(cell: Path, *skip: str, **clahe: object) -> None:
     """Do what `asem prepare` does, without the picture."""
-    prepare(cell, usual_steps(load_catalog(), set(skip), {**SMALL, "clahe": clahe}), Run(progress=False))
+    catalog = load_catalog()
+    prepare(cell, usual_steps(catalog, set(skip), {**SMALL, "clahe": clahe}), Run(progress=False), catalog)
 
 
 def predicted_from(cell: Path) -> str:

@@ -53,15 +53,15 @@ precision = "float32"
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write a file of weights that expect 5 nm, inverted and then equalized; the registry knows them as "small"."""
-    from asem_registry.publish import publish
+    from asem_registry.own import add_run, card_of_run
 
     for name in ("HOME", "CACHE", "CONFIG"):
         monkeypatch.setenv(f"ASEM_{name}", str(tmp_path / name))
     network = Mitochondria(features=2, factors=((2, 2, 2),)).network()
     about = {"model": {"use": "mitochondria", **MODEL}, "voxel_size_nm": [5, 5, 5], "preprocessing": STEPS}
     file = save_weights(tmp_path / "small.safetensors", network, about)
-    words = ("training_data", "preparation", "contrast", "licence", "citation")
-    publish(file, "small", 1, tmp_path / "HOME", dict.fromkeys(words, "none: random weights"))
+    words = dict.fromkeys(("training_data", "preparation", "contrast", "licence", "citation"), "none: random weights")
+    add_run(*card_of_run(file, "small", 1, words), words, tmp_path / "HOME")
     return file
 
 

@@ -125,8 +125,18 @@ def test_every_door_gives_the_same(lab: Path, caplog: pytest.LogCaptureFixture) 
     by_command = asem_core.open_volume("cell.zarr/predictions/lab-organelle/segmentation")
     np.testing.assert_array_equal(by_command.read(), expected)
 
+    called = asem_core.predict(
+        "cell.zarr",
+        weights="lab.safetensors",
+        output="cell.zarr/predictions/python/probability",
+        precision="float32",
+        run=QUIET,
+    )
+    np.testing.assert_array_equal(called.read(), probability.read())
     model = catalog().get("model", "lab-organelle")()
-    by_python = asem_core.segment(probability, "cell.zarr/predictions/python/segmentation", QUIET, model)
+    by_python = asem_core.segment(
+        probability, output="cell.zarr/predictions/python/segmentation", model=model, run=QUIET
+    )
     np.testing.assert_array_equal(by_python.read(), expected)
 
     trained = load_trained(catalog(), None, "lab.safetensors")

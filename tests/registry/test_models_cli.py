@@ -13,9 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from asem_core.cli import make_app
+from asem_core.files import sha256
 from asem_registry.bundle import BadBundle, bundle, unbundle
 from asem_registry.cache import WrongSum, obtain
-from asem_registry.card import BadCard, read_card
+from asem_registry.card import BadCard, card_toml, read_card
 from asem_registry.library import load_library
 
 
@@ -153,14 +154,15 @@ def test_add_and_remove_a_run(asem, run_folder, settings):
     assert not list((settings.home / "weights").iterdir())
 
 
-def test_add_one_file_to_a_folder(asem, run_folder, weights_bytes, tmp_path):
-    """A weights file says its voxel size and preprocessing; `--to` makes a folder that a lab or this project can ship."""
+def test_add_one_file(asem, run_folder, weights_bytes, tmp_path, settings, monkeypatch):
+    """A weights file says its voxel size and preprocessing; with ASEM_HOME it goes to a folder that this project can ship."""
     file = tmp_path / "bare.safetensors"
     file.write_bytes(weights_bytes)
     missing = asem("models", "add", file, "--name", "x", code=1).stderr
     assert "the network that its metadata describe" in missing, "its metadata name another network"
     chosen = run_folder / "checkpoints" / "iteration_0002000.safetensors"
-    asem("models", "add", chosen, "--name", "lab-5nm", "--to", tmp_path / "lab")
+    monkeypatch.setenv("ASEM_HOME", str(tmp_path / "lab"))
+    asem("models", "add", chosen, "--name", "lab-5nm")
     assert (tmp_path / "lab" / "weights" / "lab-5nm.safetensors").read_bytes() == chosen.read_bytes()
     card = read_card(tmp_path / "lab" / "cards" / "lab-5nm.toml")
     assert card.file == "lab-5nm.safetensors"
@@ -184,19 +186,7 @@ def test_add_refuses_a_name_that_goes_on_to_mean_another_model(asem, run_folder,
     )
 
 
-def test_add_to_a_folder_says_how_it_is_found(asem, run_folder, tmp_path, monkeypatch):
-    """A folder that the configuration does not name is not looked into: what is said to write there works."""
-    config = tmp_path / "config.toml"
-    monkeypatch.setenv("ASEM_CONFIG", str(config))
-    add = ("models", "add", run_folder, "--name", "shared-one", "--to", tmp_path / "lab")
-    told, table = asem(*add).stdout.split(":\n\n")
-    assert f"To use it with --model shared-one, write its folder into {config}" in told
-    config.write_text(table)
-    assert "shared-one@1" in asem("models", "show", "shared-one").stdout
-    assert "Use it with --model shared-one." in asem(*add).stdout
-
-
-def test_add_asks_only_for_what_the_weights_do_not_say(asem, tmp_path):
+def test_add_asks_only_for_what_the_weights_do_not_say(asem, tmp_path, settings):
     """Weights without a voxel size need one, and take what is given; a network is not asked for, it must be in the file."""
     from asem_core.weights import save_weights
     from asem_models.mitochondria import Mitochondria
@@ -206,8 +196,8 @@ def test_add_asks_only_for_what_the_weights_do_not_say(asem, tmp_path):
     file = save_weights(tmp_path / "small.safetensors", network, {"model": table})
     said = asem("models", "add", file, "--name", "small", code=1).stderr
     assert "does not say the voxel size of its training images: add --voxel-size 5,5,5 (nm; z, y, x)" in said
-    asem("models", "add", file, "--name", "small", "--voxel-size", "4,5,5", "--to", tmp_path / "lab")
-    card = read_card(tmp_path / "lab" / "cards" / "small.toml")
+    asem("models", "add", file, "--name", "small", "--voxel-size", "4,5,5")
+    card = load_library(settings).find("small")
     assert card.voxel_size_nm == (4, 5, 5)
     assert card.preprocessing == ()
 
@@ -223,26 +213,36 @@ def test_bundle_and_unbundle(asem, served, run_folder, settings, tmp_path, monke
     """Two models, one fetched and one of the user, work on a machine that never had a network."""
     asem("models", "add", run_folder, "--name", "mito-mylab")
     file = tmp_path / "models.zip"
-    assert "models.zip" in asem("models", "bundle", "small-1nm", "mito-mylab", "-o", file).stdout
+    printed = asem("models", "bundle", "small-1nm", "mito-mylab", "-o", file).stdout
+    command = printed.partition("asem models unbundle models.zip ")[2].split()
     monkeypatch.setenv("ASEM_CACHE", str(tmp_path / "far" / "cache"))
     monkeypatch.setenv("ASEM_HOME", str(tmp_path / "far" / "home"))
     monkeypatch.setenv("ASEM_OFFLINE", "1")
     server.files.clear()
-    said = asem("models", "unbundle", file).stdout
+    refused = asem("models", "unbundle", file, code=1).stderr
+    assert "only the bundle itself says what mito-mylab@1 is (its card is not known here)" in refused
+    assert "Add --sha256 with the checksum that `asem models bundle` printed" in refused
+    other = asem("models", "unbundle", file, "--sha256", "0" * 16, code=1).stderr
+    assert "it is not the bundle that was made. Expected sha256 0000000000000000, got" in other
+    assert "is no checksum: give 16 digits" in asem("models", "unbundle", file, "--sha256", "0", code=1).stderr
+    assert not (tmp_path / "far" / "home").exists()
+    said = asem("models", "unbundle", file, *command).stdout
     assert "small-1nm@1 is here." in said
     assert "mito-mylab@1 is here." in said
     assert str(tmp_path / "far") in asem("models", "pull", "small-1nm", "mito-mylab").stdout
-    asem("models", "unbundle", file)
+    asem("models", "unbundle", file)  # known now, each with its sum
 
 
 def test_a_bundle_keeps_the_sum_trusted_first(served, settings, server, weights_bytes, tmp_path, add_card):
-    """The far machine checks against what was first pulled here."""
+    """The far machine checks against what was first pulled here; that a bundle says so by itself is not enough."""
     card = attrs.evolve(served, sha256=None, urls=tuple(u.replace("http:", "https:") for u in served.urls))
     add_card(attrs.evolve(served, sha256=None, name="tofu", urls=("https://example.org/w.safetensors",)))
     obtain(attrs.evolve(card, name="tofu", urls=served.urls), settings, progress=False)
     file = bundle([load_library(settings).find("tofu")], tmp_path / "b.zip", settings)
     far = attrs.evolve(settings, cache=tmp_path / "far", home=tmp_path / "far-home", offline=True)
-    assert [c.name for c in unbundle(file, far)] == ["tofu"]
+    with pytest.raises(BadBundle, match="its card is not known here"):
+        unbundle(file, far)
+    assert [c.name for c in unbundle(file, far, sha256(file)[:16])] == ["tofu"]
     assert obtain(load_library(far).find("tofu"), far).read_bytes() == weights_bytes
 
 
@@ -265,6 +265,8 @@ def test_a_bad_bundle_is_refused(served, settings, tmp_path):
     """Members that climb out, links, foreign or missing members, damage: nothing is installed, and it is said."""
     good = bundle([served], tmp_path / "good.zip", settings)
     far = attrs.evolve(settings, cache=tmp_path / "far", home=tmp_path / "far-home")
+    (far.home / "cards").mkdir(parents=True)
+    (far.home / "cards" / "small.toml").write_text(card_toml(served))  # known here, so that its sum is
     extra = [("../../evil.toml", b"x"), ("/etc/evil", b"x"), ("small-1nm@1/../x/card.toml", b"x"), ("evil.py", b"x")]
     for name, data in extra:
         bad = _rewritten(good, tmp_path / "bad.zip", lambda info, d: (info.filename, d))

@@ -1,0 +1,199 @@
+"""`asem models publish` and `asem models registries`: models that travel from one user to others."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def mount(models: typer.Typer) -> None:
+    models.command("publish", no_args_is_help=True)(publish)
+    group = typer.Typer(
+        no_args_is_help=True,
+        help="Registries: folders and buckets of models that others publish.\n\nExample: `asem models registries add s3://lab/asem`",
+    )
+    group.command("add", no_args_is_help=True)(add)
+    group.command("list")(list_)
+    group.command("remove", no_args_is_help=True)(remove)
+    models.add_typer(group, name="registries")
+
+
+def publish(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|NAME", help="A training run, a .safetensors file, or the name of a model.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="Registry: a folder, or s3://BUCKET/PREFIX.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of a run's model: lower-case letters, digits and hyphens.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", min=1, help="Version; new weights need a new one.", show_default="1")
+    ] = None,
+    about: Annotated[str, typer.Option("--about", help="One line: what it finds, and in which samples.")] = "",
+    alias: Annotated[list[str] | None, typer.Option("--alias", help="Another name; may be repeated.")] = None,
+    voxel_size: Annotated[
+        str | None, typer.Option("--voxel-size", help="Voxel size in nm, if the weights do not state it: 5,5,5.")
+    ] = None,
+    preparation: Annotated[str, typer.Option("--preparation", help="How the samples were prepared.")] = "not stated",
+    contrast: Annotated[str, typer.Option("--contrast", help="What is dark and what is bright.")] = "not stated",
+    training_data: Annotated[
+        str, typer.Option("--training-data", help="Description of the training data; by default the run's regions.")
+    ] = "",
+    licence: Annotated[str, typer.Option("--licence", help="Licence of the weights; needed.")] = "not stated",
+    citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--scores",
+            help="Report of `asem evaluate -o` whose scores the card states, with the commands; may be repeated.",
+        ),
+    ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option("--sample", help="Image to publish a small piece of, as the sample; by default made-up greys."),
+    ] = None,
+    sample_at: Annotated[
+        str | None, typer.Option("--sample-at", metavar="Z,Y,X", help="Voxel in the middle of the piece.")
+    ] = None,
+    recipe: Annotated[bool, typer.Option(help="Include the run's recipe, with its paths, in the card.")] = True,
+) -> None:
+    """Publish a model into a registry: card, weights and sample, each with its checksum in an index.
+
+    What was written is read back as others would, loaded, and must predict its sample; only then is the model listed. A bucket
+    is written with your AWS credentials.
+
+    Examples:
+
+        asem models publish runs/mito --name mito-mylab-8nm --licence "CC BY 4.0" --scores scores/cell_3 --to s3://mylab/asem
+
+        asem models publish mito-mylab-8nm --licence CC0-1.0 --to /lab/asem
+    """
+    import attrs
+
+    from asem_core.errors import BadInput
+    from asem_registry.cache import obtain
+    from asem_registry.library import load_library
+    from asem_registry.own import NOT_STATED, card_of_run
+    from asem_registry.publish import publish, scores_of_reports
+    from asem_registry.sample import make_sample, trained_of
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    words = {
+        "about": about,
+        "aliases": tuple(alias or ()),
+        "preparation": preparation,
+        "contrast": contrast,
+        "training_data": training_data,
+        "licence": licence,
+        "citation": citation,
+    }
+    if Path(source).exists():
+        if name is None:
+            raise BadInput(f"{source} is a run or file, which has no name yet: add --name, for example mito-mylab-8nm.")
+        card, weights = card_of_run(Path(source), name, version or 1, words, voxel_size, with_recipe=recipe)
+    else:
+        known = load_library(settings).find(source)
+        weights = obtain(known, settings)
+        stated = {key: value for key, value in words.items() if value not in NOT_STATED}
+        renamed = {"name": name or known.name, "version": version or known.version}
+        card = attrs.evolve(known, **renamed, **stated, **({} if recipe else {"recipe": {}}))
+        from asem_core.files import sha256
+
+        card = attrs.evolve(card, sha256=sha256(weights), size_bytes=weights.stat().st_size)
+    card = attrs.evolve(card, scores=(*scores_of_reports(scores or [], card), *card.scores))
+    made = make_sample(trained_of(card, weights), sample, _read_voxel(sample_at))
+    published = publish(card, weights, made, to, settings)
+    typer.echo(
+        f"{published.key} is published: {published.origin}. Read back, it predicts its sample. "
+        f"Others use it after: asem models registries add {to}"
+    )
+
+
+def add(
+    place: Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://BUCKET/PREFIX or https://... of models.")],
+) -> None:
+    """Add a registry: its models are then found by name, also offline once they were listed and pulled.
+
+    Example: `asem models registries add s3://mylab/asem`
+    """
+    from asem_registry.places import read_place
+    from asem_registry.settings import Settings, write_places
+
+    settings = Settings.load()
+    place = _normal(place)
+    found = read_place(place, settings, refresh=True)
+    path = write_places(list(dict.fromkeys([*settings.cards, place])))
+    typer.echo(f"{place}: {_summary(found)}. It is in {path} now.")
+    _say_broken(found)
+
+
+def list_() -> None:
+    """List the registries that you have added, and how many models each offers.
+
+    Example: `asem models registries list`
+    """
+    from asem_core.errors import AsemError
+    from asem_registry.places import read_place
+    from asem_registry.settings import Settings, config_path
+
+    settings = Settings.load()
+    if not settings.cards:
+        typer.echo(f"No registry is named in {config_path()}. Add one: asem models registries add URL")
+    for place in settings.cards:
+        try:
+            found = read_place(place, settings)
+        except AsemError as error:
+            typer.secho(f"Not readable: {place}: {error}", err=True, fg="yellow")
+            continue
+        typer.echo(f"{place}: {_summary(found)}")
+        _say_broken(found)
+
+
+def remove(place: Annotated[str, typer.Argument(metavar="URL", help="As in `asem models registries list`.")]) -> None:
+    """Remove a registry, and forget what was remembered of its index. Weights in the cache stay.
+
+    Example: `asem models registries remove s3://mylab/asem`
+    """
+    from asem_core.errors import UnknownName
+    from asem_registry.card import near_names
+    from asem_registry.places import forget
+    from asem_registry.settings import Settings, write_places
+
+    settings = Settings.load()
+    named = place if place in settings.cards else _normal(place)
+    if named not in settings.cards:
+        raise UnknownName(f"No registry {place} was added. {near_names(place, settings.cards)}")
+    path = write_places([p for p in settings.cards if p != named])
+    forget(named, settings)
+    typer.echo(f"{named} was removed from {path}.")
+
+
+def _normal(place: str) -> str:
+    return (
+        place
+        if place.endswith("/") and place.startswith("http")
+        else (place.rstrip("/") if "://" in place else str(Path(place).expanduser().resolve()))
+    )
+
+
+def _summary(found) -> str:  # type: ignore[no-untyped-def]
+    models = f"{len(found.cards)} model{'' if len(found.cards) == 1 else 's'}"
+    return f"{models}, checked by its index" if found.is_indexed else f"{models}, no index: cards are not checked"
+
+
+def _say_broken(found) -> None:  # type: ignore[no-untyped-def]
+    for where, why in found.broken.items():
+        typer.secho(f"Not usable: {where}: {why}", err=True, fg="yellow")
+
+
+def _read_voxel(text: str | None) -> tuple[int, int, int] | None:
+    from asem_core.errors import BadInput
+
+    if text is None:
+        return None
+    try:
+        z, y, x = (int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--sample-at {text}: give a voxel as Z,Y,X, for example 40,200,200.") from None
+    return z, y, x
