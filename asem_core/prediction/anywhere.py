@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import attrs
 import numpy as np
 
 from asem_core.blocks import Run
@@ -12,7 +14,7 @@ from asem_core.cell.apply import apply_lazily
 from asem_core.interfaces import AveragesVoxels
 from asem_core.prediction.live import predictor_of_boxes
 from asem_core.prediction.trained import Trained
-from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_core.volume import ArrayLike, Box, Volume, Zyx, as_zyx
 
 
 def predictor_anywhere(
@@ -30,6 +32,43 @@ def predictor_anywhere(
     step = catalog.able("preprocessor", AveragesVoxels).by_factor(factor)
     coarse = predictor_of_boxes(trained.network, apply_lazily(step, image, Run(progress=False)), device)
     return lambda box: _enlarged(coarse, box, factor)
+
+
+def predictor_mirrored(
+    trained: Trained, image: Volume, catalog: Catalog, device: str = "auto"
+) -> Callable[[Box], np.ndarray]:
+    """Return the function that predicts a box as it is seen in a mirror, left and right exchanged.
+
+    Where this differs from `predictor_anywhere`, the network is not sure.
+    """
+    turned = attrs.evolve(image, data=_Mirror(image.data))
+    predict, last = predictor_anywhere(trained, turned, catalog, device), image.shape[2]
+
+    def found(box: Box) -> np.ndarray:
+        there = Box((*box.begin[:2], last - box.end[2]), (*box.end[:2], last - box.begin[2]))
+        return predict(there)[:, :, ::-1]
+
+    return found
+
+
+@attrs.frozen(eq=False)
+class _Mirror:
+    """A lazy array, left and right exchanged."""
+
+    array: ArrayLike
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        z, y, x = key
+        begin, end, _ = x.indices(self.shape[2])
+        return np.asarray(self.array[z, y, self.shape[2] - end : self.shape[2] - begin])[:, :, ::-1]
 
 
 def _enlarged(coarse: Callable[[Box], np.ndarray], box: Box, factor: Zyx) -> np.ndarray:

@@ -40,6 +40,8 @@ def keep_learning(
     told: Callable[[Round], None] = lambda made: None,
     waiting: Callable[[str], None] = lambda why: None,
     progress: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Learn round after round, each from what is painted when it begins; returns their number.
 
@@ -55,22 +57,22 @@ def keep_learning(
     BadInput
         Strokes are still missing at the end.
     """
-    end, count, missing = time.monotonic() + seconds, 0, ""
+    end, count, missing = clock() + seconds, 0, ""
 
     def show(predict: PredictBox) -> None:
         if (box := looked_at(session)) is not None:
             session.look(box, predict)
 
-    while count == 0 or time.monotonic() < end:
+    while count == 0 or clock() < end:
         try:
             made = session.round(progress=progress, ready=show)
         except BadInput as error:
-            if session.rounds() or time.monotonic() + LOOK_EVERY_S > end or not _lacks_strokes(session):
+            if session.rounds() or clock() + LOOK_EVERY_S > end or not _lacks_strokes(session):
                 raise
             if str(error) != missing:
                 missing = str(error)
                 waiting(missing)
-            time.sleep(LOOK_EVERY_S)
+            sleep(LOOK_EVERY_S)
             continue
         count += 1
         told(made)

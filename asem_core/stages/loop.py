@@ -31,7 +31,7 @@ from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, MissingExtra, TrainingStopped
 from asem_core.interfaces import LearnsVoxels, VoxelLearner
-from asem_core.prediction.anywhere import predictor_anywhere
+from asem_core.prediction.anywhere import predictor_anywhere, predictor_mirrored
 from asem_core.prediction.expected import require_voxel_size
 from asem_core.prediction.trained import expected_by, load_trained
 from asem_core.pretrained import find_weights
@@ -372,6 +372,23 @@ class Session:
         array: Any = zarr.open_array(str(path / "s0"), mode="r+")
         array[box.slices] = np.maximum(found, 1)
         return found
+
+    def opinions(self) -> list[PredictBox]:
+        """Return maps to compare: the network's and that of the mirror image; of a session without a network, the classifier's.
+
+        Raises
+        ------
+        BadInput
+            No round was finished yet.
+        """
+        shown, weights = self.predictor(), last_weights(self.rounds())
+        if weights is None:
+            return [shown]
+        trained = load_trained(self.catalog, None, self.folder / weights)
+        return [
+            predictor_anywhere(trained, self.image, self.catalog, self.options.device),
+            predictor_mirrored(trained, self.image, self.catalog, self.options.device),
+        ]
 
     def _predictor(self, weights: Path) -> PredictBox:
         trained = load_trained(self.catalog, None, weights)

@@ -246,7 +246,7 @@ def test_strokes_of_one_class_are_refused(cell: Path, catalog: Catalog, painted:
         session.round()
 
 
-def test_it_waits_for_strokes(cell: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_strokes(cell: Path, catalog: Catalog) -> None:
     """Says once what is missing, and begins as soon as both classes have a stroke."""
     both = strokes()
     paint(cell, f"seeds/{NAME}", np.where(both == 1, both, 0).astype(np.uint8))
@@ -258,11 +258,9 @@ def test_it_waits_for_strokes(cell: Path, catalog: Catalog, monkeypatch: pytest.
         if len(slept) == 2:
             paint(cell, f"seeds/{NAME}", both)
 
-    monkeypatch.setattr("asem_core.stages.learning.time.sleep", sleep)
+    ends = iter([0.0, 1.0, 2.0])
     with opened(cell, catalog, iterations=1) as session:
-        ends = iter([0.0, 1.0, 2.0, 100.0])
-        monkeypatch.setattr("asem_core.stages.learning.time.monotonic", lambda: next(ends, 100.0))
-        assert keep_learning(session, 60, waiting=told.append) == 1
+        assert keep_learning(session, 60, waiting=told.append, clock=lambda: next(ends, 100.0), sleep=sleep) == 1
     assert told == ["All strokes 'mito' are object: paint some background, too."]
     assert len(slept) == 2
 
