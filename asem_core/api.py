@@ -126,7 +126,9 @@ def open(
     if cell is None:
         address = str(source).rstrip("/")
         if source is None or not layers_of(address):
-            raise BadInput(f"{source} is no cell: name the cell to import it to, open({str(source)!r}, 'cell.zarr').")
+            raise BadInput(
+                f"{source} is not a cell: name the cell to import it into, open({str(source)!r}, 'cell.zarr')."
+            )
         return Cell(address)
     require_container(cell)
     catalog = load_catalog()
@@ -396,7 +398,7 @@ def show(
     UnknownName
         There is no such layer.
     OutsideVolume
-        The box sticks out of the image.
+        The box extends beyond the image.
     """
     from asem_core.viewing.scene import open_layers, with_errors
     from asem_core.viewing.snapshot import draw_planes
@@ -431,7 +433,7 @@ def _address(place: Place) -> str:
         return str(place).rstrip("/")
     if place.path == "(in memory)":
         raise BadInput(
-            "This volume is in memory, and results are written beside what they are made of: import it into a cell first."
+            "This volume is in memory, and results are written beside their input: import it into a cell first."
         )
     return place.path
 

@@ -117,8 +117,8 @@ def run_blocks(
     block = as_zyx(block)
     if (num_tiles := math.prod(-(-n // b) for n, b in zip(box.shape, block, strict=True))) > MOST_BLOCKS:
         raise BadInput(
-            f"{name}: a volume of {' x '.join(map(str, box.shape))} voxels has {num_tiles:.3g} blocks of {list(block)}, and "
-            f"more than {MOST_BLOCKS:.0e} are never worked on. Is the shape that it states right? If so, choose larger blocks (--block)."
+            f"{name}: a volume of {' x '.join(map(str, box.shape))} voxels has {num_tiles:.3g} blocks of {list(block)}; the "
+            f"limit is {MOST_BLOCKS:.0e}. Is its stated shape right? If so, choose larger blocks (--block)."
         )
     with contextlib.ExitStack() as stack:
         stack.enter_context(full_disk_told(name, run.scratch or Path(tempfile.gettempdir())))
@@ -154,7 +154,7 @@ def run_blocks(
             blocks = "1 block is" if undone == 1 else f"{undone} blocks are"
             what = "with fewer workers (-j) or smaller blocks (--block)"
             if run.on:
-                what = f"with more memory for each worker of '{run.on.name}' or smaller blocks; what they wrote is in {folder / 'workers'}"
+                what = f"with more memory for each worker of '{run.on.name}' or smaller blocks; their log files are in {folder / 'workers'}"
             raise BlockFailed(
                 f"{name}: {blocks} not done, because worker processes ended early ({schedule.deaths[-1]}). Was there too little "
                 f"memory? Finished blocks are kept: run the same command again, {what}."

@@ -108,9 +108,7 @@ class Catalog:
         for offer in self.offers:
             if offer.kind == kind and offer.cls.is_default:
                 return offer.name
-        raise UnknownName(
-            f"Say which {kind}: none that is loaded is the default. Known: {', '.join(self.names(kind))}."
-        )
+        raise UnknownName(f"Name a {kind}: there is no default. Known: {', '.join(self.names(kind))}.")
 
     def able(self, kind: str, ability: Any) -> type[Any]:
         """Return the first class of a kind that has an ability; the built-in ones come first.
@@ -123,7 +121,9 @@ class Catalog:
         for offer in self.offers:
             if offer.kind == kind and issubclass(offer.cls, ability):
                 return offer.cls
-        raise UnknownName(f"No {kind} that is loaded can do this ({ability.__name__}): is ASEM_PLUGINS too narrow?")
+        raise UnknownName(
+            f"No {kind} among the loaded plugins can do this ({ability.__name__}). Does ASEM_PLUGINS leave one out?"
+        )
 
     def all_able(self, kind: str, ability: Any) -> list[Offer]:
         """List the offers of a kind whose classes derive from an ability; the built-in ones come first."""

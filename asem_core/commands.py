@@ -123,10 +123,10 @@ def require_picture(path: Path, forms: Sequence[str] = (".png", ".jpg", ".jpeg",
     from asem_core.cell.place import require_outside_cells
 
     if path.suffix.lower() not in forms:
-        raise BadInput(f"{path}: a picture ends in one of {', '.join(forms)}.")
+        raise BadInput(f"{path}: the name of a picture must end in one of {', '.join(forms)}.")
     if not path.parent.is_dir() or path.is_dir():
         raise BadInput(
-            f"{path} cannot be written: {path.parent} is no folder, or {path.name} is one. Choose another name."
+            f"{path} cannot be written: {path.parent} is not a folder, or {path.name} is one. Choose another name."
         )
     require_outside_cells(path)
 

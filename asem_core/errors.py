@@ -35,7 +35,7 @@ class VoxelSizeMismatch(BadInput):
 
 
 class OutsideVolume(BadInput):
-    """A box sticks out of its volume and the caller did not allow that."""
+    """A box extends beyond its volume and the caller did not allow that."""
 
 
 class NothingToDo(BadInput):

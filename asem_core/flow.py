@@ -309,7 +309,7 @@ def _trained(
         )
     except OutputExists as error:
         raise OutputExists(
-            f"{folder} holds a training run that was made otherwise. Add --overwrite to train anew, or choose another folder with -o."
+            f"{folder} contains a training run with other settings. Add --overwrite to train again, or choose another folder with -o."
         ) from error
     return load_for(catalog, flow.model, made.chosen())
 

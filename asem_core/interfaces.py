@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import attrs
@@ -53,7 +54,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class ReadsByKind(Protocol):
-    """A source that reads voxels by what they are: an option, which an import fills in where it knows better."""
+    """A source that reads images and labels differently: an option, which `asem import` sets where it knows which they are."""
 
     kind: Literal["image", "labels"] | None
 
@@ -68,64 +69,64 @@ class TakesVoxelSize(Protocol):
 
 @runtime_checkable
 class Checked(Protocol):
-    """What the array of a source's volume can do besides: look through its values before anything is written."""
+    """Optional for the array of a source's volume: check its values before anything is written."""
 
     @abstractmethod
     def check(self, box: Box) -> None:
-        """Look through the voxels of a box, where their type alone does not tell that they can be used.
+        """Check the voxels of a box, if their type alone does not guarantee that they can be used.
 
         Raises
         ------
         BadInput
-            A value cannot be kept.
+            A value cannot be stored.
         """
 
 
 @runtime_checkable
 class TellsChanges(Protocol):
-    """What a source can do besides: tell whether its data has changed since it was imported."""
+    """Optional for a source: tell whether its data has changed since it was imported."""
 
     @abstractmethod
     def fingerprint(self, layer: str | None) -> str | None:
-        """Sum up the files of a layer, without reading them; None where that cannot be done, as at a remote address."""
+        """Return a fingerprint of the layer's files, without reading them; None if that is impossible, as at a remote address."""
 
 
 @runtime_checkable
 class WritesVolumes(Protocol):
-    """What a source can do besides: write a volume in its format, to the path that it was built with.
+    """Optional for a source: write a volume in its format, to the path that it was built with.
 
-    The core does the rest: it chooses the type, keeps other writers out, has the plugin write beside the output, and gives what
-    was written its name when it is whole.
+    The core does the rest: it chooses the type, keeps other writers out, has the plugin write beside the output, and renames
+    the result when it is complete.
     """
 
     dtypes: ClassVar[Sequence[str]]
-    """Types of voxels that the format holds, by numpy's names; what is written has one of them."""
+    """Voxel types that the format can store, by numpy's names; only these are written."""
     shown_as_greys: ClassVar[bool] = False
-    """Whether programs show the values as greys, so that a binary map should be 0 and 255."""
+    """Whether programs show the values as grey values, so that a binary map should be 0 and 255."""
     part_of: ClassVar[Sequence[str]] = ()
-    """Names of the files that mark a container which an output may be a part of (".zgroup"); elsewhere it lies outside of any."""
+    """Names of the files that mark a container of which an output may be a part (".zgroup"); an output is never inside another container."""
 
     @classmethod
     @abstractmethod
     def can_write(cls, path: str) -> bool:
-        """Say by its name alone whether a path is of this format (`.mrc`, ...); never raises."""
+        """Tell from its name alone whether a path is of this format (`.mrc`, ...); never raises."""
 
     @abstractmethod
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
-        """Write a volume block by block, with its voxel size and origin as far as the format has them.
+        """Write a volume block by block, with its voxel size and origin if the format stores them.
 
-        What is read back equals what was written. Where nothing is at the path, or what an interrupted call left: with the
-        same volume, blocks that `run.scratch` notes as done are kept (`run_blocks` does this), or all is written again.
+        What is read back equals what was written. There is nothing at the path, or what an interrupted call left: with the
+        same volume, blocks that `run.scratch` notes as done are kept (`run_blocks` does this), or everything is written again.
 
         Parameters
         ----------
         volume
-            Lazy, of one of `dtypes`; `Labels` hold ids. `planes` are the file names of the original stack's planes, for formats of
-            one file a plane, and `attributes["made_by"]` tells what made it, in plain JSON, for formats that have room for it.
+            Lazy, of one of `dtypes`; `Labels` hold ids. `planes` are the file names of the original stack's planes, for formats with
+            one file per plane, and `attributes["made_by"]` is the record of what made it, in plain JSON, for formats that can store it.
 
         Returns
         -------
-        A sentence for each thing that the format does not keep: "MRC keeps no names of planes."
+        A sentence for each thing that the format does not store: "MRC keeps no names of planes."
 
         Raises
         ------
@@ -136,7 +137,7 @@ class WritesVolumes(Protocol):
 
 @runtime_checkable
 class Fitted(Protocol):
-    """A preprocessor that knows its volume: a function of blocks. It travels to worker processes (picklable)."""
+    """A preprocessor fitted to a volume: a function of blocks. It is sent to worker processes, so it must be picklable."""
 
     @property
     @abstractmethod
@@ -150,18 +151,18 @@ class Fitted(Protocol):
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """What to note with the result, in plain JSON; `kind` says what it holds if that is not what the input held."""
+        """Attributes to store with the result, in plain JSON; `kind` says what it contains if that differs from the input."""
         return {}
 
     @abstractmethod
     def needs(self, box: Box) -> Box:
-        """Say which input voxels the block `box` of the result needs: context, crop and scale live here."""
+        """Return the box of input voxels that the block `box` of the result needs: context, crop and scale are defined here."""
 
     @abstractmethod
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
         """Make the block `box` of the result from the input read at `needs(box)`.
 
-        Returns an array of `box.shape` and `output.dtype`. Must depend on nothing but what `fit` gathered and the
+        Returns an array of `box.shape` and `output.dtype`. Must depend only on what `fit` gathered and the
         voxels given, so that the result is the same for any block size and number of workers.
         """
 
@@ -170,7 +171,7 @@ Changes = Literal["greys", "place", "size", "mask", "labels"]
 """What a preprocessor changes.
 
 "greys": the values of an image; every voxel stays where it is. "place": which voxels there are, or where they lie; their size
-stays. "size": the voxel size. "mask": an image becomes a mask of it (uint8, 0 and 1), and stays the image. "labels": labels
+is unchanged. "size": the voxel size. "mask": a mask (uint8, 0 and 1) is made of an image, which remains the image. "labels": labels
 become other labels.
 """
 
@@ -179,8 +180,8 @@ become other labels.
 class Preprocessor(Protocol):
     """One step from volume to volume, for images or labels, block by block.
 
-    `changes` says what the step does to a volume. A network asks only for the steps that change greys; of geometry it
-    checks the voxel size.
+    `changes` says what the step does to a volume. Prediction requires only the steps that change grey values; of the
+    geometry it checks the voxel size.
     """
 
     name: ClassVar[str]
@@ -188,7 +189,7 @@ class Preprocessor(Protocol):
 
     @abstractmethod
     def fit(self, volume: Volume, run: Run) -> Fitted:
-        """Gather what the step must know of the whole volume, block-wise, and return the function of blocks.
+        """Gather what the step must know about the whole volume, block by block, and return the function of blocks.
 
         May read the volume with `map_blocks(..., run)`; intermediate results go to `run.scratch`.
 
@@ -197,18 +198,27 @@ class Preprocessor(Protocol):
         BadInput
             The volume cannot be used: constant, not finite, wrong dtype, ...
         NothingToDo
-            The volume is fine without this step, as a mask of a stack that is all cell; the stages go on without it.
+            The volume does not need this step, like a mask for a stack that is entirely inside the cell; the stages continue without it.
         """
 
 
 @runtime_checkable
+class LinearInGreys(Protocol):
+    """What a preprocessor can do besides: say that, of whole numbers, it only multiplies and adds, the same for every volume."""
+
+    @abstractmethod
+    def as_linear(self, white: float) -> tuple[float, float]:
+        """Return gain and offset: grey values become `gain * grey + offset`; `white` is the largest value of their type."""
+
+
+@runtime_checkable
 class AveragesVoxels(Protocol):
-    """What a preprocessor can do besides: make voxels larger by whole factors, wherever the core needs that."""
+    """Optional for a preprocessor: make voxels larger by whole factors, wherever the core needs that."""
 
     @classmethod
     @abstractmethod
     def by_factor(cls, factor: Zyx) -> Preprocessor:
-        """Return the step that makes one voxel of so many: the mean of an image, the most frequent value of labels."""
+        """Return the step that merges so many voxels into one: the mean of an image, the most frequent value of labels."""
 
 
 ZoneShape = Literal["diamond", "ball"]
@@ -216,12 +226,12 @@ ZoneShape = Literal["diamond", "ball"]
 
 @runtime_checkable
 class MakesZones(Protocol):
-    """What a preprocessor can do besides: make an exclusion zone of given widths, which an evaluation asks for."""
+    """Optional for a preprocessor: make an exclusion zone of given widths, for evaluation."""
 
     @classmethod
     @abstractmethod
     def of_widths(cls, outwards: float, inwards: float, unit: Literal["vx", "nm"]) -> Preprocessor:
-        """Return the step that marks what lies within these distances of an outline."""
+        """Return the step that marks all voxels within these distances of an outline."""
 
     @abstractmethod
     def of_shape(self, shape: ZoneShape) -> Preprocessor:
@@ -230,22 +240,22 @@ class MakesZones(Protocol):
 
 @runtime_checkable
 class PartOfPreparation(Protocol):
-    """A preprocessor that `asem prepare` does to every cell, unless it is told to leave it out. Derive from it."""
+    """A preprocessor that `asem prepare` applies to every cell unless told to skip it. Derive from it."""
 
     usual: ClassVar[tuple[int, str]]
-    """Its place among those steps, and what users call it: (1, "crop")."""
+    """Its position among those steps, and the name that users know: (1, "crop")."""
 
 
 @runtime_checkable
 class RecognisedByName(Protocol):
-    """A preprocessor whose result is recognised by its name where another program made it: `raw_equalized_0.02`. Derive from it."""
+    """A preprocessor whose result, if another program made it, is recognised by its name: `raw_equalized_0.02`. Derive from it."""
 
     name_words: ClassVar[Sequence[str]]
-    """Words of the name of a layer, a file or a folder, in lower case, each of which says that the step was done: ("equalized",)."""
+    """Words, in lower case, that show in the name of a layer, file or folder that the step was done: ("equalized",)."""
 
     @classmethod
     def options_in_name(cls, after: str) -> Mapping[str, Any]:
-        """Say which options the word `after` that word states ("0.02"); those that it doesn't state are taken to be as expected."""
+        """Return the options that the next word, `after`, states ("0.02"); all others are assumed to be as expected."""
         return {}
 
 
@@ -266,22 +276,22 @@ class PreparedAnnotator(Protocol):
 
         Returns
         -------
-        uint8, shape of the box: 1 object, 0 background. Seeds are always honoured.
+        uint8, shape of the box: 1 object, 0 background. Seeds always keep their class.
         """
 
 
 @runtime_checkable
 class SaysWhatIsKnown(Protocol):
-    """What a prepared annotator can do besides: say where its labels speak of the image."""
+    """Optional for a prepared annotator: say where its labels are known."""
 
     @property
     def known(self) -> np.ndarray | None:
-        """Bool, of the box's shape: False where nothing is known, which is neither object nor background. None: everywhere."""
+        """Bool, of the box's shape: False where a voxel is neither object nor background, but unknown. None: known everywhere."""
 
 
 @runtime_checkable
 class VoxelLearner(Protocol):
-    """Learns one image, again and again, from ever more voxels; it may keep what it worked out for those before."""
+    """Learns one image repeatedly, from more voxels each time; it may keep what it computed before."""
 
     @abstractmethod
     def learn(self, labels: Labels, boxes: Sequence[Box]) -> Callable[[Box], np.ndarray]:
@@ -290,7 +300,7 @@ class VoxelLearner(Protocol):
         Parameters
         ----------
         labels : on the grid of the image
-            Voxels that are known are learnt from: object where not 0.
+            It learns from the known voxels: object where not 0.
         boxes
             Where known voxels are.
 
@@ -307,7 +317,7 @@ class VoxelLearner(Protocol):
 
 @runtime_checkable
 class LearnsVoxels(Protocol):
-    """What an annotator can do besides: learn from voxels anywhere in an image of any size, and judge any box of it."""
+    """Optional for an annotator: learn from voxels anywhere in an image of any size, and classify any box of it."""
 
     @abstractmethod
     def learner(self, volume: Volume) -> VoxelLearner:
@@ -316,11 +326,11 @@ class LearnsVoxels(Protocol):
 
 @runtime_checkable
 class Annotator(Protocol):
-    """Seeds to labels, on one box of a volume; one without `needs_seeds` also labels a box that nobody painted in."""
+    """Seeds to labels, on one box of a volume; one without `needs_seeds` also labels a box without strokes."""
 
     name: ClassVar[str]
     needs_seeds: ClassVar[bool] = True
-    is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
+    is_default: ClassVar[bool] = False  # whether it is used where none is chosen
 
     @abstractmethod
     def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedAnnotator:
@@ -347,12 +357,12 @@ class Sampler(Protocol):
     """Annotated regions to an endless stream of training boxes."""
 
     name: ClassVar[str]
-    is_default: ClassVar[bool] = False  # whether it is taken where nobody chose one
-    suits: ClassVar[Sequence[Suited]] = ()  # kinds of images and labels for which a plan takes it instead
+    is_default: ClassVar[bool] = False  # whether it is used where none is chosen
+    suits: ClassVar[Sequence[Suited]] = ()  # kinds of images and labels for which a plan chooses it
 
     @abstractmethod
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:
-        """Yield (index of the region, box of `shape` in voxels of its labels), for ever.
+        """Yield (index of the region, box of `shape` in voxels of its labels), without end.
 
         A box is where the network's output lies; it may stick out of a region smaller than `shape`.
         All randomness comes from `rng`.
@@ -361,7 +371,7 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Network(Protocol):
-    """What the core must know of a network besides calling it; a `torch.nn.Module`.
+    """What the core must know about a network, a `torch.nn.Module`, besides calling it.
 
     Called with float (1, 1, z, y, x), grey values scaled to [-1, 1], it returns (1, c, z', y', x'): for c = 2 the logits
     of background and foreground, for c = 1 the log-odds of the foreground. Other numbers of channels are refused.
@@ -390,29 +400,41 @@ class Network(Protocol):
 
 @runtime_checkable
 class ArrangedForInference(Protocol):
-    """What a network can do besides: give an equal one that is arranged for speed."""
+    """Optional for a network: give an equivalent one that is faster in prediction."""
 
     @abstractmethod
     def for_inference(self) -> torch.nn.Module:
-        """Return a network of the same results up to rounding, for prediction alone."""
+        """Return a network with the same results up to rounding, for prediction only."""
 
 
 @runtime_checkable
 class EstimatesMemory(Protocol):
-    """What a network can do besides: say how much memory it takes."""
+    """Optional for a network: estimate how much memory it takes."""
 
     @abstractmethod
     def num_values(self, shape: Sequence[int]) -> float:
-        """Estimate how many values it holds in memory at most, for an input of this shape."""
+        """Estimate the largest number of values in memory at once, for an input of this shape."""
 
 
 @runtime_checkable
 class DescribesItself(Protocol):
-    """What a network can do besides: say what it is made of, for the record."""
+    """Optional for a network: describe its architecture, for the record."""
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
         """Return its options in plain JSON."""
+
+
+@runtime_checkable
+class TravelsAsSource(Protocol):
+    """What a network can do besides: give itself as one Python file that needs nothing but torch, for other programs."""
+
+    @abstractmethod
+    def plain_source(self) -> tuple[Path, str, Mapping[str, Any]]:
+        """Return the file, the name of the class in it, and the arguments (plain JSON) that make a network of the same parameters.
+
+        It takes and gives what the network does, has the same `state_dict`, and can be exported to ONNX.
+        """
 
 
 @runtime_checkable
@@ -421,11 +443,11 @@ class Model(Protocol):
 
     name: ClassVar[str]
     colour: ClassVar[str | None] = None  # "#e69f00"; None lets the viewer choose
-    has_thin_truth: ClassVar[bool] = False  # whether a zone that takes most of its labels is meant so
+    has_thin_truth: ClassVar[bool] = False  # whether its labels are thin, so that a zone may cover most of them
 
     @abstractmethod
     def network(self) -> torch.nn.Module:
-        """Build the untrained network; see `Network` for what it must say of itself."""
+        """Build the untrained network; see `Network` for the properties that it must have."""
 
     @abstractmethod
     def label_steps(self) -> list[Preprocessor]:
@@ -433,13 +455,13 @@ class Model(Protocol):
 
     @abstractmethod
     def exclusion_zone(self) -> Preprocessor | None:
-        """The step that makes the zone left out of scoring from the labels, or None."""
+        """The step that makes, from the labels, the zone left out of scoring; or None."""
 
     @abstractmethod
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Say how a probability map (uint8, 255 = 1, or float) becomes a binary map or objects: a function of blocks.
 
-        Like `Preprocessor.fit`: what must be known of the whole (which objects there are, say) is worked out here, block by
+        Like `Preprocessor.fit`: what must be known about the whole map (for example, which objects there are) is computed here, block by
         block, and may be kept in `run.scratch`; `asem_core.threshold_objects` does the usual. The result is whole numbers on
         the map's grid. The core writes, locks, records and resumes. `attributes` may say `num_objects`.
         """
@@ -463,13 +485,13 @@ class RemovesSmallSegments(Protocol):
 
 @runtime_checkable
 class FindsObjects(Protocol):
-    """What a model can do besides: say whether its segmentation numbers objects, which can then be counted."""
+    """Optional for a model: say whether its segmentation numbers objects, which can then be counted."""
 
     objects: bool
 
 
 Template = Literal["isotropic", "anisotropic", "planes"]
-"""Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that say nothing of each other."""
+"""Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that are independent of each other."""
 
 Suited = Literal["isotropic", "anisotropic", "planes", "strokes"]
 """What a sampler may suit: a kind of image, or labels of which only strokes are known."""

@@ -37,7 +37,7 @@ def acquired(file: Path, timeout: float = 0) -> filelock.BaseFileLock:
         if error.errno not in _NO_LOCKS:
             raise
         log.warning(
-            "The file system of %s has no locks: a second writer on this computer is kept out, one on another may not be.",
+            "The file system of %s does not support locks: do not write to this cell from another computer at the same time.",
             file.parent,
         )
         lock = filelock.SoftFileLock(file.with_suffix(".soft"), timeout=timeout)

@@ -78,7 +78,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"{path} does not exist.") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path} is not UTF-8 text, which TOML is. Save it as UTF-8 in your editor.") from None
+        raise RecipeError(f"{path} is not UTF-8 text, as TOML must be. Save it as UTF-8 in your editor.") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{path} is not valid TOML: {error}.") from None
 
@@ -120,10 +120,10 @@ def _choice(value: Any, path: Path, where: str) -> Choice:
     options = dict(_table(value, path, where))
     use = options.pop("use", None)
     if not isinstance(use, str):
-        raise RecipeError(f'{path.name}: {where} does not say which plugin: add use = "...".')
+        raise RecipeError(f'{path.name}: {where} does not name a plugin: add use = "...".')
     layer = options.pop("layer", None) if where.partition(".")[0] in ("source", "labels", "others") else None
     if layer is not None and not isinstance(layer, str):
-        raise RecipeError(f"{path.name}: option 'layer' @ {where}: expected a text in quotes, got {layer!r}.")
+        raise RecipeError(f"{path.name}: option 'layer' @ {where}: expected text in quotes, got {layer!r}.")
     done = options.pop("done", None) if where.partition(".")[0] in ("source", "others") else None
     if done is not None and not (isinstance(done, list) and all(isinstance(name, str) for name in done)):
         raise RecipeError(
@@ -216,7 +216,7 @@ def _strict(value: Any, kind: Any) -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+        names = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes"}
         raise ValueError(f"expected {names[kind]}, got {value!r}")
     return value
 

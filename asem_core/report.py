@@ -79,12 +79,12 @@ def find_finished_report(folder: Path, made_by: Mapping[str, Any], *, overwrite:
         return folder / "report.html" if "report.html" in there else None
     if others := sorted(there if before is None or _kind(before) != _kind(made_by) else there - _FILES):
         raise OutputExists(
-            f"{folder} holds other things than a report of this kind ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
+            f"{folder} contains files that do not belong to a report of this kind ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
             "which are never replaced. Choose another folder."
         )
     if before is not None and not overwrite:
         raise OutputExists(
-            f"{folder} holds a report that was made from something else. Choose another folder, or add --overwrite."
+            f"{folder} contains a report that was made from other data or with other options. Choose another folder, or add --overwrite."
         )
     return None
 

@@ -74,7 +74,9 @@ class RunFolder:
         """
         path = self.path / name
         if not path.is_file():
-            raise BadInput(f"{path} does not exist. Is {self.path} the folder of a training run that has got so far?")
+            raise BadInput(
+                f"{path} does not exist. Is {self.path} the folder of a training run that has reached this point?"
+            )
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
@@ -130,8 +132,8 @@ class RunFolder:
             there.discard(copy.name)
         if others := sorted(there if there != {"prepared"} else ()):
             raise OutputExists(
-                f"{self.path} holds other files than a training run ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
-                "which are never replaced or mixed with one. Choose another folder with -o."
+                f"{self.path} contains files that do not belong to a training run ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
+                "which are never replaced. Choose another folder with -o."
             )
 
     def forget_prepared(self) -> None:
@@ -192,7 +194,7 @@ def enough_room(path: Path) -> Iterator[None]:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left" in str(error) or "unexpected pos" in str(error):
             raise NoSpace(
-                f"The disk is full: {path} could not be written. What was saved before is whole. Free some room (a run "
-                "keeps fewer checkpoints with keep_last), then run the same command again to go on."
+                f"The disk is full: {path} could not be written. What was saved before is complete. Free some space "
+                "(with keep_last a run keeps fewer checkpoints), then run the same command again to resume."
             ) from error
         raise

@@ -79,9 +79,7 @@ def read_table(path: str | Path, needs: Collection[str] = ()) -> list[Row]:
     if missing := [name for name in needs if name not in columns]:
         raise BadInput(f"{path} has {_listed(columns)}; it needs {' and '.join(missing)}.")
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise BadInput(
-            f"{path} has the column '{twice[0]}' twice: which one counts is not known. Rename or remove one."
-        )
+        raise BadInput(f"{path} has two columns '{twice[0]}'. Rename or remove one.")
     return [_row(columns, values, where) for where, values in found[1:]]
 
 
@@ -105,7 +103,7 @@ def read_rows(path: str | Path) -> list[tuple[str, list[str]]]:
     try:
         found = [(f"{path}, line {reader.line_num}", [v.strip() for v in line]) for line in reader]
     except csv.Error as error:
-        raise BadInput(f"{path} is no table of text ({error}).") from None
+        raise BadInput(f"{path} is not a text table ({error}).") from None
     found = [(where, values) for where, values in found if any(values)]
     return found if separator == "," else _with_decimal_points(found, path, separator)
 
@@ -124,7 +122,7 @@ def _with_decimal_points(rows: list[tuple[str, list[str]]], path: Path, separato
     commas = [v for _, values in rows for v in values if _DECIMAL_COMMA.fullmatch(v)]
     if separator == "\t" and commas and all(_THOUSANDS.fullmatch(v) for v in commas):
         raise BadInput(
-            f"{path} has numbers such as {commas[0]}, whose comma may be a decimal comma or part thousands. Write them without it."
+            f"{path} has numbers such as {commas[0]}, where the comma may be a decimal comma or a thousands separator. Write them without commas."
         )
 
     def read(value: str) -> str:
@@ -145,7 +143,7 @@ def _text_of(path: Path) -> str:
             continue
         if "\0" not in text:
             return text
-    raise BadInput(f"{path} is no table of text that can be read. Save it as CSV in UTF-8.")
+    raise BadInput(f"{path} cannot be read as a text table. Save it as CSV in UTF-8.")
 
 
 def _listed(columns: list[str]) -> str:

@@ -263,7 +263,7 @@ class Volume:
         if inside == box:
             return np.asarray(self.data[box.slices])
         if outside == "error":
-            raise OutsideVolume(f"Box {box} sticks out of {self.path}, whose shape is {list(self.shape)}.")
+            raise OutsideVolume(f"Box {box} extends beyond {self.path}, whose shape is {list(self.shape)}.")
         if outside == "reflect":
             return self._read_reflected(box)
         result = np.full(box.shape, outside, self.dtype)
@@ -357,7 +357,7 @@ class Labels(Volume):
             )
         if self.known is not None and self.known.shape != self.shape:
             raise ShapeMismatch(
-                f"{self.path} has shape {list(self.shape)}, but what says where it is annotated has {list(self.known.shape)}."
+                f"{self.path} has shape {list(self.shape)}, but the record of its annotated voxels has {list(self.known.shape)}."
             )
 
     @classmethod

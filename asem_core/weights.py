@@ -120,7 +120,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise BadInput(
-                f"{path} is truncated or is not a safetensors file ({error}). Fetch or save it again."
+                f"{path} is truncated or is not a safetensors file ({error}). Download or save it again."
             ) from None
     return _read_checkpoint(path)
 
@@ -144,11 +144,15 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         if not isinstance(found, dict) or not isinstance(found.get("model", {}), dict):
             raise ValueError
     except ValueError:
-        raise BadInput(f"{path}: its metadata ({_KEY}) are no JSON object, so they were not written by ASEM.") from None
+        raise BadInput(
+            f"{path}: its metadata ({_KEY}) are not a JSON object, so they were not written by ASEM."
+        ) from None
     except FileNotFoundError:
         raise BadInput(f"There is no weights file {path}.") from None
     except SafetensorError as error:
-        raise BadInput(f"{path} is truncated or is not a safetensors file ({error}). Fetch or save it again.") from None
+        raise BadInput(
+            f"{path} is truncated or is not a safetensors file ({error}). Download or save it again."
+        ) from None
     return dict(found)
 
 
@@ -208,7 +212,7 @@ def _network_of(path: str | Path) -> torch.nn.Module:
     if stated != held:
         raise BadInput(
             f"{path} holds {held:,} numbers, but the network that its metadata describe has {stated:,}. It is damaged, or "
-            "was changed: fetch or save it again."
+            "was changed: download or save it again."
         )
     return make_network(model)
 

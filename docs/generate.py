@@ -84,10 +84,10 @@ def hooks_page() -> str:
     lines = [
         "# Hooks",
         "",
-        "A plugin module offers things by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
+        "A plugin module says what it offers by implementing these hooks, marked with `asem_core.hookspecs.hookimpl`; the",
         "module is named by an entry point of the group `asem`. See [Write a plugin](write_a_plugin.md).",
-        f"A module may state the contract that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`: another version is",
-        "refused with a sentence when plugins are loaded.",
+        f"A module may state the version of the hooks that it was written for, `ASEM_CONTRACT = {hookspecs.CONTRACT}`; if ASEM has another version,",
+        "the module is not loaded, and a message says so.",
         "This page is written by `python docs/generate.py`.",
         "",
     ]
@@ -115,7 +115,7 @@ def _abilities() -> list[str]:
     lines = [
         "## Optional abilities",
         "",
-        "What a plugin, or what it makes, may be able to do besides its kind: small protocols in `asem_core.interfaces`, to derive from.",
+        "Abilities that a plugin, or an object that it makes, may have in addition to its kind: small protocols in `asem_core.interfaces` to derive from.",
         "",
     ]
     for name, found in vars(interfaces).items():

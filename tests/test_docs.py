@@ -123,9 +123,9 @@ def test_every_dependency_has_its_licence_told() -> None:
         for package in names(packages)
     }
     _, installed, added = re.split(r"^## (?=Installed|With)", (ROOT / "docs" / "licences.md").read_text(), flags=re.M)
-    told = set(re.findall(r"^\| ([\w-]+) \| (?=.*\w)", installed, re.M)) - {"package"}
+    told = set(re.findall(r"^\| ([\w.-]+) \| (?=.*\w)", installed, re.M)) - {"package"}
     assert told == names(project["dependencies"])
-    assert set(re.findall(r"^\| ([\w-]+) \| (\w+) \| (?=.*\w)", added, re.M)) - {("package", "extra")} == extras
+    assert set(re.findall(r"^\| ([\w.-]+) \| (\w+) \| (?=.*\w)", added, re.M)) - {("package", "extra")} == extras
 
 
 def test_gpl_code_is_imported_by_one_plugin_only() -> None:

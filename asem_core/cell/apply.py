@@ -46,7 +46,9 @@ def apply(
     here = {done["name"] for done in steps_here(Record.of(volume).made)}
     if step.name in {done["name"] for done in steps_done(volume)} - here:
         log.warning(
-            "%s: this image had the step %s before it came here; it is done a second time.", volume.path, step.name
+            "%s: the step %s had been applied to this image before it was imported; it is now applied a second time.",
+            volume.path,
+            step.name,
         )
     try:
         fitted = step.fit(volume, attrs.evolve(run, scratch=work_folder(output, record) / "fit"))
@@ -127,8 +129,8 @@ def known_after(labels: Volume, made: Spec, name: str) -> Volume | None:
         return on_spec(labels.known, made, share=0.5)
     except VoxelSizeMismatch:
         raise BadInput(
-            f"{name} makes voxels of {list(made.voxel_size_nm)} nm of {labels.path}, whose annotation does not cover all of it: "
-            "where the result would be annotated is not known. Choose whole multiples of the voxel size."
+            f"{name} makes voxels of {list(made.voxel_size_nm)} nm of {labels.path}, which is only partly annotated: at this voxel "
+            "size it is unclear which voxels of the result would be annotated. Choose whole multiples of the voxel size."
         ) from None
 
 

@@ -49,7 +49,10 @@ def build_to_resume(
                 chosen = build
                 continue
             log.warning(
-                "%s was begun in blocks of %s voxels; in blocks of %s it begins anew.", target, record.block, block
+                "%s was started with blocks of %s voxels; with blocks of %s it starts from the beginning.",
+                target,
+                record.block,
+                block,
             )
         if equal or record is None or overwrite:
             shutil.rmtree(build.parent, ignore_errors=True)
@@ -129,12 +132,12 @@ def require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | 
     """Refuse to replace what a layer is made of by way of others, and an image by what is none, whatever the flags."""
     if before.id and any(read.id == before.id for read in made.ancestors()):
         raise BadInput(
-            f"{found.path} would be replaced by what is made of it, by way of other layers. Choose another output."
+            f"{found.path} would be replaced by a result that is made from it, by way of other layers. Choose another output."
         )
     if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
         raise BadInput(
             f"{found.path} is an image, which {'labels' if kind == 'labels' else 'a probability map'} never replace. "
-            "Choose another output; or remove the image yourself first, if it is none."
+            "Choose another output; or, if it is not an image, remove it yourself first."
         )
 
 

@@ -52,7 +52,7 @@ def with_done(volume: Volume, done: Sequence[str] | None, catalog: Catalog) -> V
     volume = recognised(volume, catalog)
     if steps := done_elsewhere(volume) or []:
         log.warning(
-            "%s: by its %s, this image has been prepared already: %s. That is not done again. If it is wrong, say what was done: "
+            "%s: by its %s, this image has been preprocessed already: %s. These steps are not repeated. If that is wrong, say what was done: "
             "--done STEP,... or --done none (in a recipe, done = [...]).",
             volume.path,
             "attributes" if ATTRIBUTE in volume.attributes else "name",

@@ -31,7 +31,7 @@ def open_node(address: str) -> Any:
     if not remote and not Path(address).exists():
         container = cell_of(Path(address).parent)
         if begun(address):
-            raise BadInput(f"{address} was not finished. Run the command that was making it again to resume.")
+            raise BadInput(f"{address} is incomplete. Run the command that was writing it again to resume.")
         if container.suffix == ".zarr" and container.exists():
             known = ", ".join(layers(container)) or "none"
             raise UnknownName(

@@ -58,7 +58,7 @@ def require_container(folder: str | Path) -> None:
         raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
     if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and any(place.iterdir()):
         raise BadInput(
-            f"{place} is a folder that holds other files and is no Zarr container, so nothing is written to it. "
+            f"{place} is a folder with other files and not a Zarr container, so nothing is written to it. "
             "Choose a new name with -o, for example cell.zarr."
         )
 
@@ -75,7 +75,9 @@ def require_outside_cells(output: str | Path, part_of: Sequence[str] = ()) -> No
     here = Path(output).absolute()
     for place in (here, *here.parents):
         if any((place / mark).is_file() for mark in ZARR_MARKS if mark not in part_of):
-            raise BadInput(f"{output} would lie in {place}, where only layers are. Choose a place outside of the cell.")
+            raise BadInput(
+                f"{output} would lie inside the cell {place}, which contains only layers. Choose a place outside the cell."
+            )
 
 
 def zarr_format_of(group: str | Path) -> Literal[2, 3]:

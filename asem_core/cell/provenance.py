@@ -202,7 +202,7 @@ def _difference(keys: tuple[str, ...], before: Any, after: Any) -> str:
     if keys[-1] == "revision":
         return "the input, edited since"
     if keys[-1] in ("id", "fingerprint") or "files" in keys:
-        return "the input, which holds other data now"
+        return "the input, which now contains other data"
     of_input = "the input's " if keys[0] == "inputs" and len(keys) > 1 else ""
     shown = [k for k in keys if k not in ("inputs", "made_by")] or ["inputs"]
     if "options" in shown:
@@ -230,7 +230,7 @@ def require_labels(volume: Volume, needs: str) -> None:
     """
     held = what_it_holds(volume)
     if held == "image":
-        advice = "If it holds labels all the same, import it as such: asem import ... --kind labels"
+        advice = "If it holds labels after all, import it as such: asem import ... --kind labels"
         raise BadInput(f"{volume.path} is an image; {needs}. {advice}.")
     if held == "probability":
         raise BadInput(f"{volume.path} is a probability map; {needs}. Segment it first: asem segment.")

@@ -354,14 +354,14 @@ def find_finished(
     target = Path(path)
     container = cell_of(target.parent)
     if ".." in target.relative_to(container).parts:
-        raise BadInput(f"{target} lies outside of {container}: a layer's name has no '..'.")
+        raise BadInput(f"{target} lies outside {container}: a layer's name must not contain '..'.")
     if target.name in ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata"):
-        raise BadInput(f"{target} is a name of Zarr's own. Name the layer otherwise.")
+        raise BadInput(f"{target} is a name reserved by Zarr. Choose another name for the layer.")
     require_container(container)
     made_by = json.loads(json.dumps(made_by))
     for read in made_by.get("inputs", []):
         if "://" not in read["path"] and Path(read["path"]).resolve().is_relative_to(target.resolve()):
-            raise BadInput(f"{target} would replace {read['path']}, which it is made of. Choose another output.")
+            raise BadInput(f"{target} would replace {read['path']}, which it is made from. Choose another output.")
     if not target.exists():
         return None
     found = _readable(target)
@@ -373,15 +373,14 @@ def find_finished(
         if is_nobodys(target):
             return None
         raise OutputExists(
-            f"{target} is no layer, so it is never replaced. Name a layer of its own with -o, for example {target / 'new'}."
+            f"{target} is not a layer, so it is never replaced. Name a new layer with -o, for example {target / 'new'}."
         )
     require_replaceable(found, before, Made(made_by), kind)
     if not overwrite:
         told = differences(before.made.noted, made_by) if before.made.noted else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
         raise OutputExists(
-            f"{target} exists and was made by something else{what}. "
-            "Add --overwrite to replace it, or choose another output."
+            f"{target} exists and was made differently{what}. Add --overwrite to replace it, or choose another output."
         )
     return None
 

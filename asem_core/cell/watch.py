@@ -75,8 +75,8 @@ class Watched:
         """
         if stamp_of(self.node) != self.stamp and not self._is_the_same():
             raise InputChanged(
-                f"{self.node} was replaced or edited while it was being read. Nothing was mixed: run the command again, "
-                "and it works on the layer as it is then."
+                f"{self.node} was replaced or edited while it was being read, so the command stopped. "
+                "Run it again to use the layer as it is now."
             )
 
     def _is_the_same(self) -> bool:

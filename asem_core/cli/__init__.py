@@ -40,7 +40,7 @@ _FLOW_ORDER = tuple(_OWN_MODULES)
 _WITHOUT_IMAGES = {"", "--version", "plugins list", "models list"}
 """Commands that numpy would only slow down; so it does help."""
 
-_NO_ROOM = " Make room, then run the same command again."
+_NO_ROOM = " Free some space, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
 _NO_MEMORY = (
     " Is the shape that the file states right? If so, use smaller blocks (--block), fewer workers (-j), a box of the volume, or "
@@ -83,7 +83,7 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except MemoryError as error:  # a file may state any shape
             told = f" ({error})" if str(error) else ""
-            typer.secho(f"Error: The memory is too small for this{told}.{_NO_MEMORY}", err=True, fg="red")
+            typer.secho(f"Error: Not enough memory for this{told}.{_NO_MEMORY}", err=True, fg="red")
             raise typer.Exit(1) from None
         except OSError as error:
             if error.errno in (None, errno.EPIPE):  # typer ends quietly when `| head` has read enough

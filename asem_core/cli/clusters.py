@@ -64,7 +64,9 @@ def add(
     }  # fmt: skip
     cluster = make_cluster(name, table, "asem clusters add")
     file = add_cluster(cluster)
-    typer.echo(f"{name} is in {file}. Its workers will connect to {cluster.address}. Try it: asem clusters test {name}")
+    typer.echo(
+        f"{name} was added to {file}. Its workers will connect to {cluster.address}. Try it: asem clusters test {name}"
+    )
 
 
 def list_(as_json: AsJson = False) -> None:
@@ -82,7 +84,7 @@ def list_(as_json: AsJson = False) -> None:
         print_json([attrs.asdict(cluster) for cluster in known.values()])
         return
     if not known:
-        typer.echo(f"No cluster is named in {config_path()}. Name one: asem clusters add NAME --kind slurm")
+        typer.echo(f"{config_path()} names no cluster. Add one: asem clusters add NAME --kind slurm")
     for cluster in known.values():
         of_each = f"{cluster.cores} cores, {cluster.memory_gb:g} GB" + (
             f", {cluster.gpus} GPUs" if cluster.gpus else ""
@@ -121,7 +123,7 @@ def test(
         blocks = sum(m == machine for m, _, _ in found)
         typer.echo(f"{machine}: {len(workers)} workers, {blocks} blocks")
     typer.echo(
-        f"The first block was begun after {first:.1f} s, all {num_blocks} were done after {time.time() - begun:.1f} s."
+        f"The first block started after {first:.1f} s, all {num_blocks} were finished after {time.time() - begun:.1f} s."
     )
 
 

@@ -157,6 +157,6 @@ def note_crash(error: BaseException) -> str:
         return text
     return (
         f"Unexpected error: {type(error).__name__}: {error}\n"
-        f"This is a fault of ASEM or of a plugin, not of yours. Its traceback is in {name}: report it with that file and "
-        "what `asem doctor` says."
+        f"This is a bug in ASEM or in a plugin, not your mistake. Its traceback is in {name}: please report it with that "
+        "file and the output of `asem doctor`."
     )

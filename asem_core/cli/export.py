@@ -85,7 +85,7 @@ def export(
         from asem_core.viewing.mesh import export_meshes
 
         if threshold is not None:
-            raise BadInput("Surfaces are made of labels: segment the probability first (asem segment).")
+            raise BadInput("Surfaces are made from labels: segment the probability first (asem segment).")
         labels = open_labels(layer)
         num = export_meshes(labels, output, run, form=mesh, max_error_nm=max_error, overwrite=overwrite)  # type: ignore[arg-type]
         typer.echo(f"{output}: {num} objects")

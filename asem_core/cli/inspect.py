@@ -69,10 +69,10 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
     if found.greys is not None:
         lines += _about_greys(found.greys)
     lines += [("", line) for line in found.told]
-    lines += [("odd", question) for question in found.questions]
-    lines += [("asks", ask) for ask in found.asks]
+    lines += [("warning", question) for question in found.questions]
+    lines += [("needs", ask) for ask in found.asks]
     if found.command:
-        check = " (check what answers it: the values are examples)" if found.asks else ""
+        check = " (replace the example values that answer what is asked)" if found.asks else ""
         lines.append(("import", found.command + check))
     return lines
 
@@ -83,8 +83,8 @@ def _about_greys(greys: Greys) -> list[tuple[str, str]]:
     bars = "".join(" ▁▂▃▄▅▆▇█"[min(8, -(-8 * n // top))] for n in greys.histogram)
     return [
         (
-            "greys",
-            f"{greys.lowest:g} to {greys.highest:g} in {greys.num_planes} plane{'s' * (greys.num_planes > 1)} looked at ({middle})",
+            "grey values",
+            f"{greys.lowest:g} to {greys.highest:g} in {greys.num_planes} plane{'s' * (greys.num_planes > 1)} sampled ({middle})",
         ),
         ("", f"|{bars}|"),
     ]

@@ -43,7 +43,7 @@ def run(
     flow = build_flow(read_recipe(recipe), catalog)
     if check:
         require_inputs(flow, catalog)
-        typer.echo(f"{recipe}: fine.")
+        typer.echo(f"{recipe}: no problems found.")
         return
     folder = output or Path(recipe.stem)
     run_flow(flow, catalog, folder, make_run(workers, block, quiet, on), typer.echo, overwrite=overwrite)

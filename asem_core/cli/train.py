@@ -101,7 +101,7 @@ def train(
         _resume(resume, device, overwrite, quiet)
         return
     if not given:
-        raise typer.BadParameter("Name a CELL with --labels NAME, a RECIPE, or a run to continue: --resume RUN.")
+        raise typer.BadParameter("Name a CELL with --labels NAME, a RECIPE, or a run to resume: --resume RUN.")
     if len(given) == 1 and given[0].is_file():
         if labels is not None or model is not None:
             raise typer.BadParameter(
@@ -149,8 +149,8 @@ def plan(
     from asem_core.stages.plan import PlanOptions, write_plan
 
     def say(line: str) -> None:
-        if not (quiet and line.startswith("Learning")):
-            typer.echo(line, err=line.startswith("Learning"))
+        if not (quiet and line.startswith("Training ")):
+            typer.echo(line, err=line.startswith("Training "))
 
     text = write_plan(
         cells,
@@ -205,7 +205,7 @@ def finetune(
         _resume(resume, device, overwrite, quiet)
         return
     if recipe is None:
-        raise typer.BadParameter("Name a RECIPE, or a run to go on with: --resume RUN.")
+        raise typer.BadParameter("Name a RECIPE, or a run to resume: --resume RUN.")
     _train(recipe, output, weights, device, overwrite, quiet)
 
 
@@ -308,7 +308,7 @@ def _train(recipe: Path, output: Path | None, weights: str | None, device: str, 
 
 
 def _tell(folder: "RunFolder") -> None:
-    typer.echo(f"Predict with {folder.chosen()}; what the run was like: {folder.path / 'report.html'}.")
+    typer.echo(f"Predict with {folder.chosen()}; report of the run: {folder.path / 'report.html'}.")
 
 
 def _default_output(recipe: Path) -> Path:

@@ -33,7 +33,7 @@ Kind = Literal["slurm", "lsf", "sge", "ssh", "command"]
 
 def _positive(_: object, attribute: Any, value: float) -> None:
     if not 0 < value < float("inf"):
-        raise BadInput(f"{attribute.name} of a cluster is more than 0, not {value}.")
+        raise BadInput(f"{attribute.name} of a cluster must be more than 0, not {value}.")
 
 
 @attrs.frozen
@@ -209,7 +209,7 @@ def make_cluster(name: str, table: Any, place: str) -> Cluster:
     from asem_core.recipe import build
 
     if not isinstance(table, Mapping):
-        raise BadInput(f"{place}: [clusters.{name}] is no table.")
+        raise BadInput(f"{place}: [clusters.{name}] is not a table.")
     return build(Cluster, {**table, "name": name}, f"{place} @ [clusters.{name}]")
 
 
@@ -230,7 +230,7 @@ def find_cluster(name: str) -> Cluster:
     if not colon:
         return known[name]
     if not number.isdigit() or int(number) < 1:
-        raise BadInput(f"'{name}:{number}': after the colon stands how many workers, for example {name}:8.")
+        raise BadInput(f"'{name}:{number}': after the colon comes the number of workers, for example {name}:8.")
     return attrs.evolve(known[name], workers=int(number))
 
 

@@ -87,7 +87,7 @@ def _listening(on: Cluster | None) -> Iterator[Listener]:
             except OSError as error:
                 where = on.address if on else "127.0.0.1"
                 raise BadInput(
-                    f"{where} is no address of this machine that workers could connect to ({error})."
+                    f"{where} is not an address of this machine that workers could connect to ({error})."
                 ) from None
         yield stack.enter_context(listener)
 
@@ -144,7 +144,7 @@ class _Crew:
             return
         self._told_s = now
         log.warning(
-            "%s: no worker of '%s' has come yet, after %.0f min (%s). Waiting; what they write is in %s. Ctrl-C cancels them.",
+            "%s: no worker of '%s' has started yet, after %.0f min (%s). Still waiting; their log files are in %s. Ctrl-C cancels them.",
             self.job.name, self.on.name, (now - self._began_s) / 60, self._queued or "being submitted", self._logs,
         )  # fmt: skip
 
@@ -205,7 +205,7 @@ class _Crew:
                 self._pass_on(text if code == 0 else "")
             else:
                 cause = _why(code, text)
-                log.warning("%s: a worker ended early (%s); another takes its place.", self.job.name, cause)
+                log.warning("%s: a worker ended early (%s) and is replaced.", self.job.name, cause)
                 self.events.put(lambda schedule, cause=cause: schedule.died(cause))  # type: ignore[misc]
 
     def _run(self, index: int, command: list[str], orders: bytes, said: IO[bytes]) -> int:
@@ -251,9 +251,7 @@ class _Crew:
         for line in self._guard.stdout:
             said = json.loads(line)
             if "refused" in said:
-                message = (
-                    f"'{on.name}' does not start workers: {said['refused']}. Look at its settings: asem clusters list"
-                )
+                message = f"'{on.name}' cannot start workers: {said['refused']}. Check its settings: asem clusters list"
                 self.events.put(
                     lambda schedule, message=message: schedule.failed(  # type: ignore[misc]
                         Failure(None, "BadInput", message, True, False, message)
@@ -280,10 +278,10 @@ class _Crew:
         words = said["said"].upper()
         at_limit = "TIME LIMIT" in words or "TERM_RUNLIMIT" in words or 0 < 54 * on.minutes <= said["ran_s"]
         if at_limit and schedule.num_done > done_before.get(index, 0):
-            log.warning("%s: a worker came to its time limit; another goes on.", self.job.name)
+            log.warning("%s: a worker reached its time limit and is replaced.", self.job.name)
         else:
             log.warning(
-                "%s: a worker ended early (%s; %s); another takes its place.",
+                "%s: a worker ended early (%s; %s) and is replaced.",
                 self.job.name, cause, self._logs / f"{index}.log",
             )  # fmt: skip
             schedule.died(cause)
@@ -358,7 +356,7 @@ class _Crew:
 def _why(code: int | None, text: str) -> str:
     """Say why a process ended: by which signal, or the last words it wrote; `code` is None where only a queue knows it."""
     if code is None:
-        return text.splitlines()[-1] if text else "without a word"
+        return text.splitlines()[-1] if text else "without a message"
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return text.splitlines()[-1] if text else f"exit status {code}"

@@ -86,7 +86,7 @@ def private_folder(folder: Path) -> Path:
         folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     except OSError:
         raise BadInput(
-            f"{folder} holds the notes of another user's run, and notes that others can write are not trusted. "
+            f"{folder} belongs to another user's run, and files that others can write are not trusted. "
             "Have that user finish the run or remove the folder."
         ) from None
     folder.mkdir(mode=0o700)

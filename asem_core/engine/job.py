@@ -101,7 +101,7 @@ def full_disk_told(name: str, folder: Path) -> Iterator[None]:
 
 def _full(name: str, folder: Path) -> NoSpace:
     return NoSpace(
-        f"{name}: the disk is full ({folder}). Finished blocks are kept: make room, then run the same command again to go on."
+        f"{name}: the disk is full ({folder}). Finished blocks are kept: free some space, then run the same command again to resume."
     )
 
 

@@ -45,10 +45,10 @@ def sections(
 def score_table(scores: Mapping[str, Scores], thresholds: Sequence[float]) -> dict[str, Column]:
     """Make the table of scores: one row for each region and threshold."""
     rows = [(name, t, s.at(t), s.num_ignored) for name, s in scores.items() for t in thresholds]
-    about = "NaN (empty) where there is nothing to divide by"
+    about = "NaN (empty) if undefined"
     return {
-        "region": Column(np.array([name for name, *_ in rows]), "the compared truth"),
-        "threshold": Column(np.array([t for _, t, _, _ in rows], float), "probability from which a voxel is predicted"),
+        "region": Column(np.array([name for name, *_ in rows]), "the ground truth that was compared"),
+        "threshold": Column(np.array([t for _, t, _, _ in rows], float), "smallest probability of a predicted voxel"),
         "f1": Column(np.array([c.f1 for *_, c, _ in rows]), f"2 TP / (2 TP + FP + FN); {about}"),
         "precision": Column(np.array([c.precision for *_, c, _ in rows]), f"TP / (TP + FP); {about}"),
         "recall": Column(np.array([c.recall for *_, c, _ in rows]), f"TP / (TP + FN); {about}"),
@@ -93,29 +93,39 @@ def _object_section(objects: Mapping[str, ObjectScores]) -> Section:
     some = next(iter(objects.values()))
     text = (
         f"A true object is found if at least {some.min_overlap:.0%} of its voxels are predicted; a predicted object is "
-        "false if it touches no true one. Merged are predicted objects that cover several true ones."
+        "false if it touches no true one. A predicted object is merged if it covers several true ones."
     )
     summary = {
-        "region": Column(np.array(list(objects)), "the compared truth"),
+        "region": Column(np.array(list(objects)), "the ground truth that was compared"),
         "num_found": Column(np.array([c.true_positive for c in counts.values()]), "true objects that were found"),
-        "num_missed": Column(np.array([c.false_negative for c in counts.values()]), "true objects that were not"),
-        "num_false": Column(np.array([c.false_positive for c in counts.values()]), "predicted where none is"),
-        "num_merged": Column(np.array([o.num_merged for o in objects.values()]), "predicted over several true ones"),
+        "num_missed": Column(np.array([c.false_negative for c in counts.values()]), "true objects that were not found"),
+        "num_false": Column(
+            np.array([c.false_positive for c in counts.values()]), "predicted objects that touch no true one"
+        ),
+        "num_merged": Column(
+            np.array([o.num_merged for o in objects.values()]), "predicted objects that cover several true ones"
+        ),
         "precision": Column(np.array([c.precision for c in counts.values()]), "found / (found + false)"),
         "recall": Column(np.array([c.recall for c in counts.values()]), "found / (found + missed)"),
         "f1": Column(np.array([c.f1 for c in counts.values()]), "2 found / (2 found + false + missed)"),
     }
     each = {
-        "region": Column(np.repeat(list(objects), [len(o.truth_id) for o in objects.values()]), "the compared truth"),
+        "region": Column(
+            np.repeat(list(objects), [len(o.truth_id) for o in objects.values()]), "the ground truth that was compared"
+        ),
         "id": Column(np.concatenate([o.truth_id for o in objects.values()]), "the object's id in the truth"),
-        "size_vx": Column(np.concatenate([o.size_vx for o in objects.values()]), "its voxels that were compared"),
+        "size_vx": Column(
+            np.concatenate([o.size_vx for o in objects.values()]), "number of its voxels that were compared"
+        ),
         "covered": Column(np.concatenate([o.covered for o in objects.values()]), "the part of it that is predicted"),
-        "found": Column(np.concatenate([o.found for o in objects.values()]), "whether that is enough"),
+        "found": Column(np.concatenate([o.found for o in objects.values()]), "whether enough of it is predicted"),
     }
     false = {
-        "region": Column(np.repeat(list(objects), [len(o.false_id) for o in objects.values()]), "the compared truth"),
+        "region": Column(
+            np.repeat(list(objects), [len(o.false_id) for o in objects.values()]), "the ground truth that was compared"
+        ),
         "id": Column(np.concatenate([o.false_id for o in objects.values()]), "the object's id in the prediction"),
-        "size_vx": Column(np.concatenate([o.false_size_vx for o in objects.values()]), "its voxels"),
+        "size_vx": Column(np.concatenate([o.false_size_vx for o in objects.values()]), "number of its voxels"),
     }
     tables = {"objects": summary, "instances": _instance_table(objects), "true objects": each, "false objects": false}
     return Section("Objects", text, {}, tables)
@@ -125,18 +135,18 @@ def _instance_table(objects: Mapping[str, ObjectScores]) -> dict[str, Column]:
     about = {
         "num_truth": "objects of the truth",
         "num_predicted": "predicted objects",
-        "num_matched": "pairs of both with an IoU above 0.5",
-        "voi_split": "variation of information by splits, H(prediction | truth), bits; where the truth is not 0",
-        "voi_merge": "by mergers, H(truth | prediction), bits",
-        "voi": "sum of both",
-        "adapted_rand_error": "1 - F1 of pairs of voxels that lie in one object",
-        "rand_precision": "of the pairs in one predicted object, those in one true object",
-        "rand_recall": "of the pairs in one true object, those in one predicted object",
+        "num_matched": "pairs of a true and a predicted object with an IoU above 0.5",
+        "voi_split": "variation of information due to splits, H(prediction | truth), in bits; only where the truth is not 0",
+        "voi_merge": "variation of information due to mergers, H(truth | prediction), in bits",
+        "voi": "variation of information, the sum of both",
+        "adapted_rand_error": "1 - F1 over pairs of voxels that lie in the same object",
+        "rand_precision": "share of the pairs in one predicted object that are also in one true object",
+        "rand_recall": "share of the pairs in one true object that are also in one predicted object",
         "panoptic_quality": "sum of the IoU of matched objects over TP + FP/2 + FN/2",
         "average_precision_50": "TP / (TP + FP + FN) of objects matched with an IoU above 0.5",
-        "average_precision_75": "the same from 0.75 on",
+        "average_precision_75": "the same with an IoU of at least 0.75",
     }
-    table = {"region": Column(np.array(list(objects)), "the compared truth")}
+    table = {"region": Column(np.array(list(objects)), "the ground truth that was compared")}
     for name, what in about.items():
         table[name] = Column(np.array([getattr(o.instances, name) for o in objects.values()]), what)
     return table

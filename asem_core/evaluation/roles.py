@@ -26,11 +26,11 @@ def require_roles(exclusion: str | None, mask: str | None) -> None:
     """
     if exclusion is not None and "metric_masks" in exclusion.split("/"):
         raise BadInput(
-            f"{exclusion} is a metric mask, in which 0 is ignored; exclusion ignores what is not 0. Give it as mask (--mask)."
+            f"{exclusion} is a metric mask, in which 0 is ignored; in an exclusion layer everything except 0 is ignored. Give it as mask (--mask)."
         )
     if mask is not None and "exclusion" in mask.split("/"):
         raise BadInput(
-            f"{mask} is an exclusion zone, of which everything but 0 is ignored; mask ignores 0. Give it as exclusion (--exclusion)."
+            f"{mask} is an exclusion zone, in which everything except 0 is ignored; in a mask 0 is ignored. Give it as exclusion (--exclusion)."
         )
 
 
@@ -64,9 +64,9 @@ def question_roles(truth: Labels, exclusion: Labels | None, mask: Labels | None,
     what, use = ("exclusion", "mask") if exclusion is not None else ("mask", "exclusion")
     given = exclusion if exclusion is not None else mask
     return (
-        f"{given.path if given is not None else ''}, given as {what}, leaves out {num_ignored / box.size:.0%} of the voxels, but of those at the "
-        f"outlines only {num_outline_ignored / num_outline:.0%}: is it meant the other way round? In an exclusion zone what is not 0 is left out, "
-        f"in a mask, such as the authors' metric masks, what is 0. If so, give it as {use} (--{use})."
+        f"{given.path if given is not None else ''}, given as {what}, leaves out {num_ignored / box.size:.0%} of the voxels, "
+        f"but only {num_outline_ignored / num_outline:.0%} of those at the outlines: is it meant the other way round? An exclusion zone leaves out everything "
+        f"except 0; a mask, such as the authors' metric masks, leaves out 0. If so, give it as {use} (--{use})."
     )
 
 

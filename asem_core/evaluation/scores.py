@@ -168,9 +168,9 @@ def question_zone(name: str, share_scored: float) -> str | None:
     if not share_scored < LEAST_SCORED:
         return None
     return (
-        f"{name}: the exclusion zone takes {1 - share_scored:.0%} of the objects' voxels out of the scores, which then tell of what is "
-        "left. Make it narrower inwards: asem evaluate --zone-nm OUT,IN, or exclusion_erode_nm of the model. (A model whose truth is "
-        "meant to be that thin says so: has_thin_truth.)"
+        f"{name}: the exclusion zone takes {1 - share_scored:.0%} of the objects' voxels out of the scores, which then describe "
+        "only the rest. Make it narrower inwards: asem evaluate --zone-nm OUT,IN, or exclusion_erode_nm of the model. (If the model's labels "
+        "are meant to be that thin, it declares has_thin_truth.)"
     )
 
 
@@ -216,7 +216,7 @@ def require_covered(prediction: Volume, truth: Labels, box: Box) -> None:
     OutsideVolume
     """
     if not truth.box.contains(box):
-        raise OutsideVolume(f"Box {box} sticks out of {truth.path}, whose shape is {list(truth.shape)}.")
+        raise OutsideVolume(f"Box {box} extends beyond {truth.path}, whose shape is {list(truth.shape)}.")
     place = truth.box_of(prediction)
     if not place.contains(box):
         raise OutsideVolume(

@@ -135,7 +135,7 @@ def predict(
             layout = None
         else:  # hours of work are not thrown away for it
             log.warning(
-                "%s was begun in blocks of %s voxels and goes on in them; --overwrite begins anew, in blocks of %s.",
+                "%s was started with blocks of %s voxels and continues with them; --overwrite starts again with blocks of %s.",
                 output,
                 as_zyx(layout["block"]),
                 run.block,

@@ -179,10 +179,10 @@ def warn_of_other_steps(path: str, done: Sequence[Mapping[str, Any]], trained: T
     log.warning(
         "%s was trained on images prepared by %s, but %s is prepared by %s; %s. Leave out %s if the probabilities are poor.",
         trained.title,
-        ", ".join(wanted) or "none of the steps that change greys",
+        ", ".join(wanted) or "none of the steps that change grey values",
         path,
         ", ".join(other),
-        f"on top of that comes {', '.join(missing)}" if missing else "it is predicted as it is",
+        f"the missing steps are applied: {', '.join(missing)}" if missing else "it is used unchanged",
         ", ".join(other),
     )
 
@@ -261,8 +261,8 @@ def choose_image(
     """
     if (held := what_it_holds(images[0])) not in (None, "image"):
         raise BadInput(
-            f"{images[0].path} holds {'labels' if held == 'labels' else 'a probability map'}; a network is shown an image. "
-            "If it holds an image all the same, import it as such: asem import ... --kind image."
+            f"{images[0].path} holds {'labels' if held == 'labels' else 'a probability map'}; a network needs an "
+            "image. If it holds an image after all, import it as such: asem import ... --kind image."
         )
     for volume in images:
         if _has_what_is_expected(volume, trained, resampled):

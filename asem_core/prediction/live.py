@@ -70,13 +70,13 @@ class LivePrediction(Computed):
 
 
 def predictor_of_boxes(
-    network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None
+    network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None, *, mirrors: bool = False
 ) -> Callable[[Box], np.ndarray]:
     """Load a network onto its device, and return the function that predicts one box of an image; 0 outside of a mask."""
     from asem_core.prediction.blockwise import predict_box
     from asem_core.prediction.inference import Arithmetic, Predictor, choose_device
 
-    predictor = Predictor(network, Arithmetic(choose_device(device)))
+    predictor = Predictor(network, Arithmetic(choose_device(device), mirrors=mirrors))
     if mask is None:
         return functools.partial(predict_box, predictor, volume)
     begin = volume.box_of(mask).begin

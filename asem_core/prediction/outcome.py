@@ -29,14 +29,14 @@ def question_map(probability: Volume, mask: Labels | None = None) -> str | None:
     if np.ptp(values) == 0 and _is_constant(probability, mask, values[0]):
         told = f"is {values[0] / white:.3g} everywhere"
     elif (share := float(np.mean(values >= white / 2))) >= NEARLY_ALL:
-        told = f"is foreground nearly everywhere ({share:.2%} of the voxels that were looked at)"
+        told = f"is foreground nearly everywhere ({share:.2%} of the sampled voxels)"
     elif share == 0 and not any((_within(probability, mask, box) >= white / 2).any() for box in _tiles(probability)):
         told = "reaches 0.5 nowhere"
     else:
         return None
     return (
-        f"{probability.path} {told}: the network may see nothing to tell apart. Is the image prepared as those behind the weights "
-        "were, in its contrast, its range of grey values and its voxel size? (asem models show NAME)"
+        f"{probability.path} {told}: the network may not recognise anything in this image. Does it match the "
+        "training images in contrast, range of grey values and voxel size? (asem models show NAME)"
     )
 
 

@@ -98,7 +98,7 @@ def choose_arithmetic(network: Any, images: Sequence[np.ndarray], wanted: Arithm
             return attrs.evolve(wanted, precision=candidate)
         if not off.is_small:
             if candidate != "float32":
-                log.warning("%s would change probabilities %s: not used, at some cost of speed.", candidate, off)
+                log.warning("Using full precision (slower): %s would change probabilities %s.", candidate, off)
             continue
         if candidate != "float32" and seconds != math.inf and _time(trial, images[0]) * _WORTH > seconds:
             continue

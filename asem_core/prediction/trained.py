@@ -99,7 +99,7 @@ def require_steps(model: Model) -> list[Preprocessor]:
     for step in steps:
         if not isinstance(step, Preprocessor):
             raise PluginError(
-                f"The model '{model.name}' prepares labels by {type(step).__name__}, which is no preprocessor. "
+                f"The model '{model.name}' prepares labels by {type(step).__name__}, which is not a preprocessor. "
                 "This is a fault of the plugin."
             )
     return steps
@@ -256,7 +256,7 @@ def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[
     use = table.pop("use", None)
     if name is not None and name not in catalog.names("model"):
         known = ", ".join(catalog.names("model"))
-        raise UnknownName(f"'{name}' is no model plugin, which --weights needs. Known: {known}.")
+        raise UnknownName(f"'{name}' is not a model plugin, which --weights needs. Known: {known}.")
     chosen = name or use
     if chosen is None:
         raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")

@@ -40,12 +40,12 @@ def image_of(cell: Path, raw: str = "raw", box: str | Box | None = None) -> tupl
     Raises
     ------
     OutsideVolume
-        The box sticks out of the image.
+        The box extends beyond the image.
     """
     image: Volume = open_volume(cell / raw)
     where = Box.parse(box, image.shape) if isinstance(box, str) else box or image.box
     if not image.box.contains(where) or where.is_empty:
-        raise OutsideVolume(f"The box {where} sticks out of {image.path}, whose shape is {list(image.shape)}.")
+        raise OutsideVolume(f"The box {where} extends beyond {image.path}, whose shape is {list(image.shape)}.")
     return image, where
 
 
@@ -235,8 +235,8 @@ class Layer:
         if known is not None and not known.all():
             if not self.known:
                 raise BadInput(
-                    f"{self.path} is annotated everywhere, so nothing can be written to it that is known in parts only. Name "
-                    "another layer, or give a box in which all is known."
+                    f"{self.path} is annotated everywhere, so partly annotated labels cannot be written to it. "
+                    "Name another layer, or give a box that is annotated completely."
                 )
             values = np.where(known, values, 0)
         note(self.path, revision=new_revision(), fingerprint=None)
@@ -266,7 +266,7 @@ def open_for_painting(cell: Path, name: str, image: Volume) -> tuple[Layer, Laye
         Another window has these layers open.
     """
     if not name or "/" in name:
-        raise BadInput(f"'{name}' is no name for an organelle: use letters, digits and -, for example golgi.")
+        raise BadInput(f"'{name}' cannot name an organelle: use letters, digits and -, for example golgi.")
     seeds = Layer.open(cell / "seeds" / name, image)
     try:
         return seeds, Layer.open(cell / "labels" / name, image)

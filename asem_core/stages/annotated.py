@@ -66,7 +66,7 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
         else:
             known = list(dict.fromkeys(n.split("/", 1)[1] for n in there if n.startswith(("labels/", "seeds/"))))
             raise UnknownName(
-                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Bring some in: asem annotate import, or "
+                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Import some: asem annotate import, or "
                 f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
             )
     return found
@@ -89,7 +89,7 @@ def model_for(labels: str, catalog: Catalog) -> str:
     known = catalog.names("model")
     near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
     if len(near) != 1:
-        raise BadInput(f"Which model are the labels '{labels}' for? Say it with --model: {', '.join(known)}.")
+        raise BadInput(f"Which model are the labels '{labels}' for? Name it with --model: {', '.join(known)}.")
     return near[0]
 
 

@@ -27,10 +27,10 @@ SHUFFLES = 20_000
 """Reassignments of cells that are drawn where there are too many to try them all."""
 METHOD = """\
 Each cell is one sample: a measure is the median of the cell's objects (those that touch the border of the volume are left
-out). Two conditions are compared by a permutation test of the difference between the means of their cells, two-sided, which
-assumes no distribution; more conditions by the Kruskal-Wallis test. p (Holm) is corrected for the number of measures.
+out). Two conditions are compared by a two-sided permutation test of the difference between the means of their cells, which
+assumes no distribution; three or more conditions by the Kruskal-Wallis test. p (Holm) is corrected for the number of measures.
 
-In the plots every object is a small dot, every cell a large one in its own colour, and the line is the mean of the cells."""
+In the plots each object is a small dot, each cell a large dot in its own colour, and the line is the mean of the cells."""
 
 
 @attrs.frozen(eq=False)
@@ -72,7 +72,9 @@ def compare(
     found = [_read(condition, Path(path), table) for condition, path in reports]
     kinds = sorted({r.analysis for r in found})
     if len(kinds) > 1:
-        raise BadInput(f"These reports are of different analyses ({', '.join(kinds)}): compare those of one.")
+        raise BadInput(
+            f"These reports are of different analyses ({', '.join(kinds)}): compare reports of one analysis."
+        )
     inputs = [{"path": str(r.folder), "condition": r.condition} for r in found]
     record = made_by("compare", analysis=kinds[0], reports=inputs, table=table)
     find_finished_report(folder, record, overwrite=overwrite)

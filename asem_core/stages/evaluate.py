@@ -188,7 +188,7 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
     if held == "image":
         raise BadInput(
             f"{path} is an image; a prediction is a probability map or labels. "
-            "If it is one all the same, import it as such: asem import ... --layer predictions/NAME --kind probability (or labels)."
+            "If it is one after all, import it as such: asem import ... --layer predictions/NAME --kind probability (or labels)."
         )
     if held == "probability" and segmentation:
         raise BadInput(f"{path} is a probability map: leave out --segmentation.")
@@ -223,7 +223,7 @@ def part_in_common(options: EvaluateOptions, truth: Labels, image: Volume) -> Bo
     BadInput
         Truth and image do not meet.
     OutsideVolume
-        The box of the options sticks out of what they share.
+        The box of the options extends beyond what they share.
     """
     covered = truth.box
     # Of a truth of larger voxels nothing is known yet: the prediction may get such, by [predict] resample.
@@ -231,15 +231,15 @@ def part_in_common(options: EvaluateOptions, truth: Labels, image: Volume) -> Bo
         covered &= truth.box_of(on_grid_of(truth, image))
     if covered.is_empty:
         raise BadInput(
-            f"evaluate: the truth {truth.path} and the image {image.path} do not meet. Correct the origin of one of them."
+            f"evaluate: the truth {truth.path} and the image {image.path} do not overlap. Correct the origin of one of them."
         )
     if options.box is None:
         return covered
     box = Box.parse(options.box, covered.end, covered.begin)
     if not covered.contains(box):
         raise OutsideVolume(
-            f"evaluate: the box {options.box} sticks out of what truth and image share, {covered} in voxels of {truth.path}. "
-            "Give a smaller box; an open side, as in 0:40,:,:, ends where they do."
+            f"evaluate: the box {options.box} extends beyond the overlap of truth and image, {covered} in voxels of {truth.path}. "
+            "Give a smaller box; an open side, as in 0:40,:,:, ends where the overlap ends."
         )
     return box
 

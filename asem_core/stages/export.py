@@ -196,7 +196,7 @@ def export_volume(
         needed = original.spec.box.size * dtype.itemsize
         raise NoSpace(
             f"The disk of {output} is full: the export needs up to {needed / 1e9:.1f} GB (less when compressed). "
-            "Make room, then run the same command again: what is finished is kept where the format allows."
+            "Free some space, then run the same command again: what is finished is kept where the format allows."
         ) from error
     return output
 
@@ -332,8 +332,8 @@ def _stored_type(volume: Volume, threshold: float | None, run: Run, writer: Writ
         )
     if _holds_ids(volume):
         raise BadInput(
-            f"{volume.path} has an id of {largest}, beyond what '{name}' holds ({types}). Renumber its objects, or choose a format "
-            "of wider ids."
+            f"{volume.path} has an id of {largest}, beyond what '{name}' holds ({types}). Renumber its objects, or choose a "
+            "format with larger ids."
         )
     raise BadInput(
         f"{volume.path} holds {volume.dtype}, and '{name}' holds {types}. Convert it, or choose another format."
@@ -353,10 +353,10 @@ def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None
     value = int(np.iinfo(dtype).max)
     if _range(volume, run)[1] >= value:
         raise BadInput(
-            f"{volume.path} is not annotated everywhere, and its ids leave no value of {dtype} to say where. Renumber its objects first."
+            f"{volume.path} is not annotated everywhere, and its ids leave no value of {dtype} to mark the other voxels. Renumber its objects first."
         )
     log.warning(
-        "%s: where nobody annotated, %d is written (asem import takes it back by --ignore %d).",
+        "%s: voxels that are not annotated are written as %d (to import them again: --ignore %d).",
         volume.path,
         value,
         value,

@@ -73,7 +73,7 @@ def labels_in(
         advice = (
             f"Give --box {str(common)[1:-1].replace(' ', '')}, which it covers, or correct its offset."
             if not common.is_empty
-            else "They do not meet: correct its offset, or the box."
+            else "They do not overlap: correct its offset, or the box."
         )
         raise ShapeMismatch(
             f"{found.path} has shape {list(found.shape)} and begins at {list(offset)} of the image: it does not fill the box "

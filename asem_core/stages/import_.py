@@ -65,7 +65,7 @@ def choose_source(
     plugin = catalog.get("source", use)
     place = address_option(plugin)
     if path is not None and place is None:
-        raise BadInput(f"The source '{use}' makes its images and reads no path: leave {path} out.")
+        raise BadInput(f"The source '{use}' generates its images and takes no path: leave {path} out.")
     given = {**({} if place is None or path is None else {place: path}), **options}
     if voxel_size_nm is not None:
         given["voxel_size_nm"] = list(voxel_size_nm)
@@ -105,7 +105,7 @@ def import_volume(
     """
     if kind == "probability" and kind_by_name(output) == "image":
         raise BadInput(
-            f"{output} is the place of an image. Name a layer for the probability map: --layer predictions/NAME."
+            f"{output} is the name of an image. Name a layer for the probability map: --layer predictions/NAME."
         )
     kind = kind or kind_by_name(output)
     if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
@@ -132,7 +132,7 @@ def import_volume(
     if kind == "labels" and volume.dtype.kind in "uib":
         volume = understood(Labels.of(volume), meaning or Meaning())
     elif meaning is not None:
-        raise BadInput(f"{output} would hold no labels: --ignore and --background are for labels (--kind labels).")
+        raise BadInput(f"{output} would not contain labels: --ignore and --background are for labels (--kind labels).")
     block = run.block or _slab(volume)
     if run.progress and volume.box.size * volume.dtype.itemsize > LARGE_BYTES:
         log.warning("%s", what_it_takes(volume, output, run))
@@ -179,7 +179,7 @@ def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:
     folder = next(p for p in (Path(output).absolute(), *Path(output).absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     told = f"{wait / 60:.0f} minutes" if wait >= 90 else f"{wait:.0f} seconds"
-    room = "" if free > needed else " That is more than is free: choose another disk with -o, or make room."
+    room = "" if free > needed else " That is more than is free: choose another disk with -o, or free some space."
     return f"This import takes about {needed / 1e9:.3g} GB of disk ({free / 1e9:.3g} GB are free) and {told}.{room}"
 
 

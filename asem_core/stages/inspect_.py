@@ -248,10 +248,10 @@ def _greys(values: np.ndarray, num_planes: int) -> Greys:
 
 def _odd_greys(greys: Greys, volume: Volume) -> Iterator[str]:
     if greys.lowest == greys.highest:
-        yield f"every voxel looked at is {greys.lowest:g}"
+        yield f"every sampled voxel is {greys.lowest:g}"
     elif greys.most_frequent_share > 0.3 and greys.most_frequent in (greys.lowest, greys.highest, 0):
         yield (
-            f"{greys.most_frequent_share:.0%} of the voxels looked at are {greys.most_frequent:g}: background of labels, or padding "
+            f"{greys.most_frequent_share:.0%} of the sampled voxels are {greys.most_frequent:g}: background of labels, or padding "
             "around the specimen, which `crop` leaves out"
         )
     white = full_range(volume.dtype)
@@ -283,6 +283,6 @@ def draw(inspection: Inspection, views: Views, path: Path) -> None:
         edges = np.linspace(greys.lowest, max(greys.highest, greys.lowest + 1), len(greys.histogram) + 1)
         axes[1, 1].stairs(greys.histogram, edges, fill=True, color="0.4")
         axes[1, 1].set_yscale("log")
-        axes[1, 1].set_title("grey values (voxels looked at)")
+        axes[1, 1].set_title("grey values (sampled voxels)")
     figure.suptitle(inspection.path)
     figure.savefig(path, dpi=100)

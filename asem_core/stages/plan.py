@@ -235,7 +235,9 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
     options = settings.table().get("model", {})
     network: Any = build(model, options, "plan @ model").network()
     if not settings.split.learnt:
-        raise BadInput("All annotated boxes overlap the part to watch: annotate another box, apart from these.")
+        raise BadInput(
+            "All annotated boxes overlap the part set aside for validation: annotate another box that does not."
+        )
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
     wished = block(settings.template, settings.found)
@@ -243,7 +245,9 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
         wished = as_zyx([min(n, m) for n, m in zip(wished, most, strict=True)])
     fitting: Zyx = network.output_shape(network.input_shape(wished))
     return [
-        Setting("train", "block", list(fitting), "small blocks fit the processor's cache, and more places are seen")
+        Setting(
+            "train", "block", list(fitting), "small blocks fit into the processor's cache, so more of the data is seen"
+        )
     ]
 
 
@@ -315,7 +319,7 @@ def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], op
         text.append("")
     for kind, boxes in _regions(settings, places).items():
         if kind == "validation":
-            told = "watched, never learnt from: " if boxes else "nothing is watched, the last weights are taken: "
+            told = "validation, never trained on: " if boxes else "no validation, the last weights are used: "
             text.append(f"# {told}{settings.split.why}")
         for box in boxes:
             text += [f"[[train.{kind}]]", *(f"{k} = {tomlkit.item(v).as_string()}" for k, v in box.items()), ""]
@@ -356,13 +360,13 @@ def write_plan(
     Raises
     ------
     OutputExists
-        The recipe that is there was made for something else, or boxes were annotated since.
+        The recipe that is there was made for other data or options, or boxes were annotated since.
     BadInput, UnknownName
         There are no such labels, or no model is known for them.
     """
     if labels is None:
         known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
-        raise BadInput(f"Say which labels to learn: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
+        raise BadInput(f"Name the labels to train on: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
     name = model or model_for(labels, catalog)
     places = places_of(cells, labels, raw)
     if recipe is not None and recipe.exists():
@@ -372,14 +376,14 @@ def write_plan(
                 say(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
                 return text
             raise OutputExists(
-                f"{recipe} was made for something else, or boxes were annotated since. To train with it: asem train {recipe}. "
+                f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {recipe}. "
                 "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
         recipe.rename(kept)
-        say(f"{kept}: the recipe until now")
+        say(f"{kept}: the previous recipe")
     for place in places:
-        say(f"Learning {name} from {place.labels} ({len(place.boxes)} boxes) on {place.raw}")
+        say(f"Training {name} on {place.labels} ({len(place.boxes)} boxes) and {place.raw}")
     text = plan(places, catalog.get("model", name), catalog, options).text
     if recipe is not None:
         with replacing(recipe) as half:

@@ -181,12 +181,18 @@ def predict_live(
         warn_of_greys(image, trained)
     mask = None if images.mask is None else mask_for(given, images.mask, catalog, run)
     array = live_prediction(
-        predictor_of_boxes(trained.network, image, device, mask),
+        predictor_of_boxes(trained.network, image, device, mask, mirrors=trained.mirrors),
         image,
         output,
         block=block_for(as_zyx(trained.network.context)),
         made_of=given,
-        details={**trained.details, "model": trained.organelle, "steps": missing, "mask": images.mask},
+        details={
+            **trained.details,
+            "model": trained.organelle,
+            "steps": missing,
+            "mask": images.mask,
+            "mirrors": trained.mirrors,
+        },
     )
     return Volume(array, image.voxel_size_nm, image.origin_nm, str(output))
 

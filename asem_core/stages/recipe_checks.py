@@ -46,12 +46,12 @@ def require_whole(flow: Flow, name: str) -> None:
     for layer in flow.labels:
         if not layer or Path(layer).name != layer or layer.startswith("."):
             raise RecipeError(
-                f"{name}: labels.{layer} cannot be named so: it becomes a layer of the cell. Choose a plain name."
+                f"{name}: labels.{layer} is not a possible name, because it becomes a layer of the cell. Choose a plain name."
             )
     for other in flow.others:
         if not other or other == "cell" or Path(other).name != other or other.startswith("."):
             raise RecipeError(
-                f"{name}: others.{other} cannot be named so: it becomes the folder {other}.zarr beside cell.zarr, which is "
+                f"{name}: others.{other} is not a possible name, because it becomes the folder {other}.zarr beside cell.zarr, which is "
                 "the recipe's own image. Choose another plain name."
             )
     if flow.model is not None and flow.weights is None and recipe.train is None:
@@ -59,7 +59,7 @@ def require_whole(flow: Flow, name: str) -> None:
             f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'
         )
     if flow.weights is not None and not isinstance(flow.weights, str):
-        raise RecipeError(f"{name}: option 'weights' @ model: expected a text in quotes, got {flow.weights!r}")
+        raise RecipeError(f"{name}: option 'weights' @ model: expected text in quotes, got {flow.weights!r}")
     if flow.evaluate is not None and flow.evaluate.truth not in flow.labels:
         known = ", ".join(flow.labels) or "none"
         raise RecipeError(f"{name}: evaluate.truth is '{flow.evaluate.truth}', but [labels] has: {known}.")
@@ -166,7 +166,9 @@ def _opened(source: Source, choice: Choice, where: str) -> Volume:
     except AsemError as error:
         raise RecipeError(f"{where}: {error}") from None
     if " @ labels." in where and choice.layer is None and len(known) > 1:
-        raise RecipeError(f'{where}: the source holds the layers {", ".join(known)}. Say which: layer = "{known[-1]}".')
+        raise RecipeError(
+            f'{where}: the source holds the layers {", ".join(known)}. Choose one: layer = "{known[-1]}".'
+        )
     return volume
 
 
@@ -220,7 +222,7 @@ def require_unseen(options: EvaluateTable, truth: str, training: TrainOptions, n
         if region.labels == truth and not common.is_empty:
             raise RecipeError(
                 f"{name} @ evaluate: the box {options.box or '(all of it)'} of {options.truth} overlaps that of the training "
-                f"{_named(region, number)}: its scores would flatter. Give one of them another box."
+                f"{_named(region, number)}: its scores would be too good. Give one of them another box."
             )
 
 
@@ -240,7 +242,7 @@ def require_apart(training: TrainOptions, name: str) -> None:
             if (tested.raw, tested.labels) == (region.raw, region.labels) and not common.is_empty:
                 raise RecipeError(
                     f"{name} @ train: the validation {_named(tested, number)} overlaps the training {_named(region, other)}: "
-                    "its scores would flatter. Give one of them another box."
+                    "its scores would be too good. Give one of them another box."
                 )
 
 

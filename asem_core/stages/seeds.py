@@ -63,7 +63,7 @@ def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
             stored = np.load(here, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise BadInput(
-                f"{here} is no array of numbers, or is truncated ({error}). Save it again as uint8."
+                f"{here} is not an array of numbers, or is truncated ({error}). Save it again as uint8."
             ) from None
         values = _cropped(stored, volume, box, here)
     elif here.is_dir() and any(p.suffix.lower() in PLANE_FILES for p in here.iterdir()):
@@ -118,7 +118,9 @@ def _read_painted(folder: Path, files: Sequence[tuple[str, str, int]], volume: V
         both += int(np.count_nonzero(plane & (here != 0)))
         here[plane] = np.where(here[plane] != 0, 0, CLASSES[kind])
     if both:
-        log.warning("%s: %s voxels are painted as object and as background; they are neither now.", folder, f"{both:,}")
+        log.warning(
+            "%s: %s voxels are painted both as object and as background; they count as neither.", folder, f"{both:,}"
+        )
     return values
 
 

@@ -79,7 +79,7 @@ def read_training_recipe(
         options = dict(table.get(kind, {"use": catalog.default("sampler")}))
         use = options.pop("use", None)
         if not isinstance(use, str):
-            raise RecipeError(f'{path.name}: {kind} does not say which plugin: add use = "...".')
+            raise RecipeError(f'{path.name}: {kind} does not name a plugin: add use = "...".')
         plugins[kind] = build_choice(catalog, kind, Choice(use, options), f"{path.name} @ {kind}")
     return TrainingRecipe(
         plugins["model"], plugins["sampler"], build(TrainOptions, table["train"], f"{path.name} @ train"), folder, path
@@ -248,11 +248,11 @@ def _is_finished(folder: RunFolder, options: TrainOptions) -> bool:
 def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
     saved = folder.saved_iterations()
     kept = (
-        f"Stopped. What was trained until the checkpoint of iteration {saved[-1]} is kept"
+        f"Stopped. The training up to the checkpoint of iteration {saved[-1]} is kept"
         if saved
         else "Stopped before the first checkpoint: nothing of the training is kept"
     )
-    return f"{kept}. To go on: {go_on_with or f'asem train --resume {folder.path}'}."
+    return f"{kept}. To resume: {go_on_with or f'asem train --resume {folder.path}'}."
 
 
 def set_up(
@@ -352,8 +352,8 @@ def _record(
 def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
     return OutputExists(
         f"{folder.path} was made from another recipe, other volumes or another number of processes (differs in: "
-        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): its run cannot go on as it began. Train into another folder, or "
-        "replace that run with --overwrite; to use its weights, asem finetune --from."
+        f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): the run cannot be resumed. Train into another folder, "
+        "or replace that run with --overwrite; to use its weights, asem finetune --from."
     )
 
 

@@ -79,7 +79,7 @@ class Augment:
                 raise RecipeError(f"augment: {name} is [{low}, {high}]; write the smaller number first.")
         for name in ("shift_probability", "slip_probability", "missing_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"augment: {name} is {getattr(self, name)}; a probability lies from 0 to 1.")
+                raise RecipeError(f"augment: {name} is {getattr(self, name)}; a probability must be from 0 to 1.")
         if min(self.elastic_spacing_vx) < 1 or min(self.elastic_jitter_vx) < 0:
             raise RecipeError("augment: elastic_spacing_vx must be at least 1 and elastic_jitter_vx at least 0.")
         for name, what in (("gamma", "an exponent"), ("zoom", "a factor")):

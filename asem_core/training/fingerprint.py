@@ -104,11 +104,9 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
     if not annotated:
         raise BadInput(f"Nothing is annotated in {names}: annotate a box first (asem annotate), or import labels.")
     if not foreground:
-        raise BadInput(f"Nothing is object in {names}: there is nothing to learn. Is it the right layer of labels?")
+        raise BadInput(f"No voxel of {names} is object: there is nothing to learn. Is it the right layer of labels?")
     if foreground == annotated:
-        raise BadInput(
-            f"Every annotated voxel of {names} is object: there is nothing to tell it from. Annotate background, too."
-        )
+        raise BadInput(f"Every annotated voxel of {names} is object: annotate background, too.")
     parts = [part for region in regions for part in _parts(region, SAMPLE_VX // len(regions))]
     size = regions[0].raw.voxel_size_nm
     thickness, num_objects = _thickness_nm(parts, size)

@@ -299,8 +299,8 @@ def step_within_memory(
             if not parts or team.size > 1:
                 raise TrainingStopped(
                     f"There is not enough memory on {team.device} for {options.batch} blocks of {list(options.block)} voxels "
-                    "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; with --resume "
-                    "training goes on from the last checkpoint."
+                    "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; --resume "
+                    "continues from the last checkpoint."
                 ) from error
         # Only now the exception, and with it every map that its frames held, is gone.
         optimizer.zero_grad(set_to_none=True)
@@ -308,7 +308,7 @@ def step_within_memory(
             torch.cuda.empty_cache()
         options = attrs.evolve(options, batch=options.batch // parts, accumulate=options.accumulate * parts)
         logger.warning(
-            "Out of memory on %s: from here on blocks taken at a time: %d, then added up: %d, for the same result.",
+            "Out of memory on %s: from here on blocks at a time: %d, gradients summed over: %d; the result is the same.",
             team.device, options.batch, options.accumulate,
         )  # fmt: skip
 

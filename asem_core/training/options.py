@@ -202,7 +202,7 @@ class TrainOptions:
         if min(self.downsample) < 1:
             raise RecipeError(f"train: downsample is {list(self.downsample)}; each factor must be at least 1.")
         if not self.regions:
-            raise RecipeError("train: there is no region to learn from: add [[train.regions]] with raw and labels.")
+            raise RecipeError("train: there is no region to train on: add [[train.regions]] with raw and labels.")
         if self.choose == "best" and not self.validation:
             raise RecipeError('train: choose = "best" needs [[train.validation]].')
         for name in ("choose_threshold", "choose_mirrors"):

@@ -157,7 +157,7 @@ def told_time(seconds: float) -> str:
 
 
 _NO_VALIDATION = Finding(
-    "There is no validation region: the last checkpoint will be used, and nobody will know how good it is. Add "
+    "There is no validation region: the last checkpoint will be used, and its accuracy will be unknown. Add "
     "[[train.validation]]."
 )
 
@@ -184,8 +184,8 @@ def _geometry(setup: TrainingSetup) -> Iterator[Finding]:
                 )
             )
             yield Finding(
-                f"Region '{region.name}': the network looks {list(setup.context)} voxels (z, y, x) beyond the labels, but "
-                f"the image ends earlier (voxels missing: {sides}).{advice}",
+                f"Region '{region.name}': the network needs {list(setup.context)} voxels (z, y, x) of image around the labels, but "
+                f"the image ends earlier (missing voxels: {sides}).{advice}",
                 refused=options.missing_context == "refuse",
             )
 

@@ -71,7 +71,9 @@ def open_region(
     if options.box is not None:
         part = _whole_voxels(Box.parse(options.box, stored.shape), factor)
         if part.is_empty:
-            raise BadInput(f"{name}: the box {options.box} holds no whole voxel of {list(factor)} stored ones.")
+            raise BadInput(
+                f"{name}: the box {options.box} is smaller than one averaged voxel of {list(factor)} stored ones."
+            )
         labels = labels.crop(part)
     labels = _annotated_part(labels, name)
     labels = _on_grid_of(raw, labels, name)
@@ -80,7 +82,7 @@ def open_region(
     if inside.is_empty:
         raise BadInput(
             f"{name}: the labels {labels.path} lie at {place} of the image, which has the shape {list(raw.shape)}: they "
-            "do not meet. Correct an origin, or choose another box."
+            "do not overlap. Correct an origin, or choose another box."
         )
     labels = labels.crop(inside.shift([-b for b in place.begin]))
     others = {}
@@ -140,8 +142,8 @@ def _on_grid_of(raw: Volume, labels: Labels, name: str) -> Labels:
             raise
         raise VoxelSizeMismatch(
             f"{name}: {labels.path} has voxels of {list(labels.voxel_size_nm)} nm, smaller than the {list(raw.voxel_size_nm)} nm "
-            "of the image. To take the most frequent value of those in each of the image's: resample_labels = true in the "
-            "region's table."
+            "of the image. To use the most frequent label within each voxel of the image, set resample_labels = "
+            "true in the region's table."
         ) from error
 
 
@@ -203,7 +205,7 @@ def require_apart(regions: Sequence[Region], validation: Sequence[Region], optio
                 if not common.is_empty:
                     raise BadInput(
                         f"The validation region '{tested.name}' overlaps the training region '{trained.name}' at {common} "
-                        f"of {trained.raw.path}: its scores would flatter. Give one of them another box."
+                        f"of {trained.raw.path}: its scores would be too good. Give one of them another box."
                     )
 
 

@@ -38,7 +38,7 @@ def write_training_report(folder: RunFolder, setup: TrainingSetup, made_by: Mapp
         Section(
             "Training",
             f"{'Fine-tuning' if setup.fine_tuning else 'Training'} with blocks of {list(options.block)} voxels, "
-            f"{options.batch * options.accumulate} a step. {_regime_in_words(choice)}",
+            f"{options.batch * options.accumulate} per iteration. {_regime_in_words(choice)}",
             numbers,
             {"validation": _table(validated)} if validated else {},
             {"curves": draw_curves(trained, validated, choice["fit_regime"]), **_pictures(folder)},
@@ -125,14 +125,14 @@ def _regime_in_words(choice: Mapping[str, Any]) -> str:
 
 def _table(validated: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     about = {
-        "iteration": "changes of the weights so far",
+        "iteration": "number of iterations so far",
         "loss": "mean loss of the validation blocks",
         "precision": "at threshold 0.5",
         "recall": "at threshold 0.5",
-        "f1": "at threshold 0.5, without the exclusion zone",
+        "f1": "at threshold 0.5, leaving out the exclusion zone",
         "jaccard": "at threshold 0.5",
         "best_f1": "at the best threshold",
-        "best_threshold": "threshold with the highest F1 here",
+        "best_threshold": "threshold with the highest F1 at this iteration",
     }
     return {
         key: Column(np.array([np.nan if v[key] is None else v[key] for v in validated]), text)

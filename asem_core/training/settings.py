@@ -107,7 +107,7 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     """Choose a template by how far planes lie apart, and by what one says of the next."""
     z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
     if found.planes_together == 1 and found.share_annotated >= SPARSE:
-        return "planes", "no two planes that are annotated lie side by side"
+        return "planes", "no two annotated planes are adjacent"
     if (
         found.anisotropy <= 1.5
     ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
@@ -115,7 +115,7 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     if found.plane_correlation < LEAST_CORRELATION:
         return (
             "planes",
-            f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is a picture of its own",
+            f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is treated as a separate image",
         )
     return "anisotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
 
@@ -147,11 +147,11 @@ def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting
     """Vary blocks the more, the less is known of what a new plane or cell looks like."""
     strong = few or template != "isotropic"
     why = (
-        "few labels: a new block may look otherwise"
+        "few labels: unseen blocks may look different"
         if few
         else "planes differ in contrast and in how objects are cut"
         if strong
-        else "one block of isotropic planes is alike all over"
+        else "an isotropic block looks alike everywhere"
     )
     numbers: dict[str, Any] = {
         "intensity_scale": [0.65, 1.4] if strong else [0.85, 1.15],
@@ -172,8 +172,8 @@ def suited_to(found: Fingerprint, template: Template) -> tuple[Suited, str]:
     if found.share_annotated < SPARSE:
         return "strokes", "strokes lie anywhere: blocks are drawn around them"
     if template == "isotropic":
-        return template, "blocks with little object are drawn less often"
-    return template, "planes are large and hold object nearly everywhere"
+        return template, "blocks that contain little of the object are drawn less often"
+    return template, "planes are large and contain objects nearly everywhere"
 
 
 def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Zyx, gap: Zyx) -> Split:
@@ -194,7 +194,7 @@ def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Z
         return Split(
             [(i, b) for i, b in enumerate(boxes) if i not in typical],
             [(int(i), boxes[i]) for i in typical],
-            f"{number} of {len(boxes)} boxes with a usual share of object",
+            f"{number} of {len(boxes)} boxes with a typical share of object",
         )
     largest = int(np.argmax(sizes))
     for part in (1, 2, 3):
@@ -202,7 +202,7 @@ def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Z
             learnt, watched, what = found
             others = [(i, b) for i, b in enumerate(boxes) if i != largest]
             return Split([*others, (largest, learnt)], [(largest, watched)], what)
-    why = f"no part of {boxes[largest]} can be set aside so that both parts hold object"
+    why = f"no part of {boxes[largest]} can be set aside so that both parts contain object"
     return Split(list(enumerate(boxes)), [], why)
 
 
@@ -238,8 +238,13 @@ def threshold(found: Fingerprint, split: Split) -> Setting:
     object_nm3 = found.foreground * sum(b.size for _, b in split.watched) * math.prod(found.voxel_size_nm)
     balls = object_nm3 / (found.thickness_nm**2 * max(found.thickness_nm, found.voxel_size_nm[0]))
     if balls < LEAST_BALLS:
-        return Setting("train", "choose_threshold", False, "too little object is watched to tell: probability 0.5")
-    return Setting("train", "choose_threshold", True, "taken from the watched part, where it gains")
+        return Setting(
+            "train",
+            "choose_threshold",
+            False,
+            "too little object in the validation part to choose one: probability 0.5",
+        )
+    return Setting("train", "choose_threshold", True, "chosen on the validation part, if that improves F1")
 
 
 def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
@@ -261,7 +266,7 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
         )
     return (
         by_labels,
-        f"each annotated voxel is then seen 250 times: more would be learnt by heart ({seconds_each:.2f} s each here)",
+        f"each annotated voxel is then seen 250 times; more would memorise the labels ({seconds_each:.2f} s each here)",
     )
 
 
@@ -332,23 +337,23 @@ def choose_settings(
     thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
     split = watched_part(boxes, foreground, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
     if not watch:
-        split = Split(list(enumerate(boxes)), [], "all is learnt")
+        split = Split(list(enumerate(boxes)), [], "everything is used for training")
     watched = bool(split.watched)
     lines = [first]
     lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")
               for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
     lines += [
-        Setting("train", "choose", "last", "the last steps are the smallest, and one part watched is noisier than they"),
+        Setting("train", "choose", "last", "the last steps are the smallest, and one validation part is noisier than they are"),
         threshold(found, split),
-        Setting("train", "choose_mirrors", watched, "tried on the watched part" if watched else ""),
-        Setting("train", "initialise", "he", "learns faster than torch's default"),
+        Setting("train", "choose_mirrors", watched, "tried on the validation part" if watched else ""),
+        Setting("train", "initialise", "he", "learns faster than PyTorch's default"),
         Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),
-        Setting("train", "prepare_labels", False, "labels are learnt as they were drawn"),
+        Setting("train", "prepare_labels", False, "labels are used as they were drawn"),
         Setting("train", "missing_context", "reflect", "annotated to the border of the image, where it is mirrored"),
         Setting("train", "readers", 1),
         Setting("train.loss", "least_frequency", 0.4, "classes weighted 1.5 : 1 at most: probabilities near 0.5 stay meaningful"),
         Setting("train.loss", "ignore_exclusion", factor[1] == 1, "outlines are drawn one or two pixels off" if factor[1] == 1 else
-                "a working pixel is as large as outlines are off"),
+                "a working pixel is as large as the error of the outlines"),
         *schedule(few),
         *augmentation(template, factor, few),
     ]  # fmt: skip

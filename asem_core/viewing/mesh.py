@@ -173,8 +173,8 @@ def export_meshes(
     if form not in get_args(Form):
         raise BadInput(f"No form of mesh is called '{form}'. Known: {', '.join(get_args(Form))}.")
     if max_error_nm is not None and not 0 <= max_error_nm < math.inf:
-        raise BadInput(f"A surface may move by 0 nm or more when it is simplified, got {max_error_nm}.")
-    require_labels(labels, "surfaces are made of labels")
+        raise BadInput(f"The largest error of a simplified surface must be 0 nm or more, got {max_error_nm}.")
+    require_labels(labels, "surfaces are made from labels")
     record = made_by("mesh", inputs=[labels], form=form, max_error_nm=max_error_nm)
     if (facts := finished(output, record)) is not None:
         return int(facts["objects"])

@@ -239,5 +239,5 @@ def pictures_of(
     figures = {"plane": draw_plane(measured, raw), "gallery": draw_gallery(measured, raw)}
     scene = turning_scene(measured)
     if scene is None:
-        return figures, {}, ("Surfaces that turn are shown here if the extra 'mesh' is installed.",)
+        return figures, {}, ("3D surfaces are shown here if the extra 'mesh' is installed.",)
     return figures, {scene[1]: scene[0]}, ()

@@ -240,7 +240,7 @@ def box_in(text: str | None, volume: Volume) -> Box | None:
         return None
     box = Box.parse(text, volume.shape)
     if not volume.box.contains(box):
-        raise OutsideVolume(f"The box {box} sticks out of {volume.path}, which has the shape {list(volume.shape)}.")
+        raise OutsideVolume(f"The box {box} extends beyond {volume.path}, which has the shape {list(volume.shape)}.")
     return box
 
 
@@ -282,7 +282,7 @@ def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> 
         elif output.suffix.lower() == ".mp4":
             _write_mp4(frames, partial, fps)
         else:
-            raise BadInput(f"A movie is .mp4 or .gif, not {output.name}.")
+            raise BadInput(f"A movie must be .mp4 or .gif, not {output.name}.")
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -320,7 +320,7 @@ def write_picture(picture: np.ndarray, output: Path) -> Path:
 
     output = Path(output)
     if output.suffix.lower() not in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".pdf"):
-        raise BadInput(f"A picture is .png, .tif, .jpg or .pdf, not {output.name}.")
+        raise BadInput(f"A picture must be .png, .tif, .jpg or .pdf, not {output.name}.")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.partial{output.suffix}")
     try:

@@ -67,8 +67,8 @@ def question_other_greys(name: str, found: Sequence[float], expected: Sequence[f
     if seen >= LEAST_COMMON and known >= LEAST_COMMON / 1.5:
         return None
     return (
-        f"{name}: grey values lie between {low:.1%} and {high:.1%} of white, those of the images behind {title} between "
-        f"{expected[0]:.1%} and {expected[-1]:.1%}: what it says of this image means little. Stretch or match them first: "
+        f"{name}: grey values lie between {low:.1%} and {high:.1%} of white, those of the training images of {title} between "
+        f"{expected[0]:.1%} and {expected[-1]:.1%}: a prediction of this image means little. Rescale or match them first: "
         "asem preprocess CELL --use normalize (or match-histogram); or was the image imported with the wrong grey_range?"
     )
 
@@ -87,7 +87,7 @@ def question_greys(name: str, low: float, high: float, dtype: np.dtype[np.generi
     if low == high or share >= LEAST_SHARE:
         return None
     return (
-        f"{name}: grey values lie between {low:.5g} and {high:.5g}, {share:.1%} of the range of {dtype}, as 12 bits in 16, or a constant "
-        "offset, make it. A network sees them relative to the whole range: to one trained on images that fill it, this image is flat. Stretch "
-        f"it: asem import ... --set grey_range=[{np.floor(low):.0f},{np.ceil(high):.0f}], or the step 'normalize'."
+        f"{name}: grey values lie between {low:.5g} and {high:.5g}, {share:.1%} of the range of {dtype}, as with 12-bit "
+        "data in 16 bits or a constant offset. Networks use grey values relative to the whole range, so to most of them this image has hardly any contrast. "
+        f"Rescale it: asem import ... --set grey_range=[{np.floor(low):.0f},{np.ceil(high):.0f}], or the step 'normalize'."
     )

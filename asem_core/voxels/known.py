@@ -84,7 +84,7 @@ def settled(labels: Labels, meaning: Meaning) -> Meaning:
         return meaning
     values, all_seen = _seen(labels)
     if meaning == Meaning() and labels.path.rstrip("/").endswith("clefts") and _NONE in values:
-        log.warning("%s: %d is taken for background, as in the clefts of CREMI.", labels.path, _NONE)
+        log.warning("%s: %d is taken as background, as in the synaptic clefts of CREMI.", labels.path, _NONE)
         meaning = Meaning((), (_NONE,))
     found = attrs.evolve(meaning, ignore=_ignored(labels, meaning, values))
     rest = [v for v in values if v not in (found.ignore or ()) and v >= 0]

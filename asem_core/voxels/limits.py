@@ -35,8 +35,8 @@ def require_chunk_fits(where: str, chunk: Sequence[int], itemsize: int) -> None:
     size, free = math.prod(chunk) * itemsize, psutil.virtual_memory().available
     if size > LARGEST_SHARE * free:
         raise BadInput(
-            f"{where} has chunks of {list(chunk)}, {size / 1e9:.3g} GB each, of which even one voxel needs a whole one; "
-            f"{free / 1e9:.3g} GB are free, of which a chunk may take a quarter. Save it in smaller chunks (64 to 256 a side)."
+            f"{where} has chunks of {list(chunk)}, {size / 1e9:.3g} GB each, and one voxel cannot be read without its whole chunk; "
+            f"{free / 1e9:.3g} GB are free, of which a chunk may take a quarter. Save it in smaller chunks (64 to 256 voxels along an edge)."
         )
 
 

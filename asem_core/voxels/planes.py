@@ -18,9 +18,9 @@ _ANY_LENGTH = re.compile(r"\d+\.\d+\s*(?:pm|nm|um|\u00b5m|\u03bcm|micron|mm)(?![
 
 
 def plane_files(folder: Path, endings: Collection[str], files: str = "*") -> tuple[list[Path], list[str]]:
-    """List the files of planes, and the names that were passed over: thumbnails, and what the pattern `files` leaves out.
+    """List the files of planes, and the names that were skipped: thumbnails, and what the pattern `files` leaves out.
 
-    Hidden files are passed over without a word; the case of an ending does not matter.
+    Hidden files are passed over without a message; the case of an ending does not matter.
     """
     planes, passed = [], []
     for file in sorted(p for p in folder.iterdir() if p.suffix.lower() in endings and not p.name.startswith(".")):

@@ -48,7 +48,7 @@ def on_grid_of(finer: Volume, volume: AnyVolume) -> AnyVolume:
     factor = whole_factors(volume.voxel_size_nm, finer.voxel_size_nm)
     if factor is None:
         raise VoxelSizeMismatch(
-            f"{volume.path} has voxels of {list(volume.voxel_size_nm)} nm, no whole multiples of the "
+            f"{volume.path} has voxels of {list(volume.voxel_size_nm)} nm, which are not whole multiples of the "
             f"{list(finer.voxel_size_nm)} nm of {finer.path}. Resample one of them first, for example with 'downsample'."
         )
     begin, told = _place(finer, volume, factor)
@@ -81,14 +81,14 @@ def _place(finer: Volume, volume: Volume, factor: Zyx) -> tuple[Zyx, str]:
         o, centre = float(offset[axis]), float(offset[axis]) - (f - 1) / 2
         if f > 1 and _whole(o) and (same or not _whole(centre)):
             begin.append(round(o))
-            told = told or "its origin is taken for that of a corner"
+            told = told or "its origin is taken to be a corner's"
         elif _whole(centre):
             begin.append(round(centre))
         elif _whole(centre - 0.5):
             by_centre = _whole(finer.origin_nm[axis] / finer.voxel_size_nm[axis] - 0.5)  # the origin of `finer`
             below = math.floor(centre)
             begin.append(0 if abs(centre) < 1 else below + 1 if by_centre else below)
-            told = told or "one of the origins is taken for that of a corner, the other for that of a voxel's centre"
+            told = told or "one origin is taken to be a voxel's corner, the other a voxel's centre"
         else:
             begin.append(round(centre))
             told = f"it is moved to the nearest voxel, by {abs(centre - round(centre)):.2f} voxels"
@@ -119,7 +119,7 @@ def on_spec(mask: Volume, spec: Spec, share: float = 0.5) -> Volume:
     factor = whole_factors(spec.voxel_size_nm, mask.voxel_size_nm)
     if factor is None:
         raise VoxelSizeMismatch(
-            f"Voxels of {list(spec.voxel_size_nm)} nm are no whole multiples of the {list(mask.voxel_size_nm)} nm of {mask.path}."
+            f"Voxels of {list(spec.voxel_size_nm)} nm are not whole multiples of the {list(mask.voxel_size_nm)} nm of {mask.path}."
         )
     near = [
         (o - s / 2 - (p - t / 2)) / t
@@ -161,7 +161,7 @@ class _Share:
 def box_covering(volume: Volume, part: Volume) -> Box:
     """Say which voxels of `volume` take up the space of `part`, whose voxels may be of another size, rounded outwards.
 
-    What sticks out of `volume` is left out.
+    What extends beyond `volume` is left out.
     """
     size = np.array(volume.voxel_size_nm)
     # The origin is the centre of the first voxel: its near face lies half a voxel before.

@@ -29,7 +29,7 @@ class Scale:
     origin_nm
         Centre of the first voxel; None if nothing is said of it.
     fault
-        Why its numbers cannot be taken: "gives 5, 5, 8 in 'pixel', which is no unit of length".
+        Why its numbers cannot be taken: "gives 5, 5, 8 in 'pixel', which is not a unit of length".
     """
 
     where: str
@@ -75,14 +75,14 @@ def in_units(
     if unusable:
         numbers = ", ".join(f"{float(s):g}" for s in size if s is not None)
         unit = str(unusable[0] or "").strip()
-        why = f"in '{unit}', which is no unit of length ({KNOWN_UNITS})" if unit else "without a unit"
+        why = f"in '{unit}', which is not a unit of length ({KNOWN_UNITS})" if unit else "without a unit"
         return Scale(where, fault=f"gives {numbers} {why}")
     nm = [float(s) * f if s is not None and f is not None else None for s, f in zip(size, factors, strict=True)]
     if all(n is None or not (np.isfinite(n) and n > 0) for n in nm):
         return Scale(where)
     for axis, n in zip(_AXES, nm, strict=True):
         if n is not None and not _POSSIBLE_NM[0] <= n <= _POSSIBLE_NM[1]:
-            return Scale(where, fault=f"gives {n:g} nm along {axis}, which cannot be meant")
+            return Scale(where, fault=f"gives {n:g} nm along {axis}, which is implausible")
     begin = None
     if origin is not None:
         begin = as_zyx_nm([float(o) * (f or 1.0) for o, f in zip(origin, factors, strict=True)], "origin")

@@ -15,7 +15,7 @@ def as_shown(values: np.ndarray, page: Any) -> np.ndarray:
     if page.photometric.name != "MINISWHITE":
         return values
     if values.dtype.kind == "f":
-        raise BadInput(f"{page.parent.filename} has floats of which 0 is white. Invert it first.")
+        raise BadInput(f"{page.parent.filename} has floating-point values in which 0 is white. Invert it first.")
     return ~values if values.dtype == bool else values.dtype.type(2**page.bitspersample - 1) - values
 
 

@@ -72,7 +72,7 @@ class Conversion:
             advice = (
                 "Replace them."
                 if self.kind == "labels"
-                else f"Replace them, or say which grey values become black and white, and what is no number becomes black: {GREY_RANGE}"
+                else f"Replace them, or set the grey values that become black and white; values that are not numbers then become black: {GREY_RANGE}"
             )
             raise BadInput(f"{where} holds values that are not numbers (NaN) or infinite. {advice}")
         if self.kind == "labels" and self.stored.kind == "f" and (np.rint(values) != values).any():

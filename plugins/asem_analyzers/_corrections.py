@@ -50,12 +50,12 @@ def _read(row: Row, name: str, values: np.ndarray, classes: Sequence[str]) -> st
     text = row.text(name)
     if values.dtype == object:
         if text not in classes:
-            raise BadInput(f"{row.where}: '{text}' is no class. They are: {', '.join(classes)}.")
+            raise BadInput(f"{row.where}: '{text}' is not a class. The classes are: {', '.join(classes)}.")
         return text
     try:
         return float(text)  # nan, too: what could not be measured
     except ValueError:
-        raise BadInput(f"{row.where}: {name} is '{text}', which is no number.") from None
+        raise BadInput(f"{row.where}: {name} is '{text}', which is not a number.") from None
 
 
 def _same(new: str | float, old: str | float) -> bool:

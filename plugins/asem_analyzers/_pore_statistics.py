@@ -28,7 +28,7 @@ def describe(
         low, median, high = np.percentile(diameters_nm, [10, 50, 90])
         numbers |= {
             "median diameter, nm": float(median),
-            "10 and 90 percentile, nm": [float(low), float(high)],
+            "10th and 90th percentile, nm": [float(low), float(high)],
             "mean diameter, nm": float(diameters_nm.mean()),
         }
     if n < FEWEST:
@@ -44,7 +44,7 @@ def describe(
         "Kolmogorov-Smirnov D": distance,
         "Kolmogorov-Smirnov P (a single size)": p_single,
         "Moran's I": moran,
-        "Moran's I P (neighbours are not alike)": p_moran,
+        "Moran's I P (no similarity of neighbours)": p_moran,
     }
 
 

@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 METHOD = """\
 After Gallusser et al. 2022. Class: an endocytic pit lies on the plasma membrane (at most {touch:g} nm away); an endocytic
-vesicle within {vesicle:g} nm of it; the rest is secretory. What lies on the membrane and has no coat (the image just
+vesicle within {vesicle:g} nm of it; all others are secretory. An object on the membrane without a coat (the image just
 outside the membrane is not darker than the cytosol by {coat:g} of the membrane's contrast) is a caveola. Ellipse: of nine
-consecutive planes along each axis around the centroid, the one with the largest outline; Otsu's threshold of the dark
-pixels near the mask; skeleton; ellipse by least squares; then the same through the membrane's own places, on 72 lines
+consecutive planes along each axis around the centroid, the one with the largest outline is used; Otsu's threshold finds the dark
+pixels near the mask; skeleton; ellipse by least squares; then the same through points on the membrane itself, on 72 lines
 across the ellipse nearest to them, in the mean of the plane and its neighbours.
 Eccentricity: major over minor axis.
 
 Height, width and neck, which the paper measured by hand, are measured between the membrane's centres in the mean of 36
 half-planes around the pit's axis, the normal of the plasma membrane around it: height from the flat membrane to the
-bottom, width at the widest, neck at the narrowest above that. Their confidence is the part of the half-planes in which
-the wall is where the mean says. A blurred image shows a bent membrane too far inwards, by half the blur's variance times
-the curvature; the blur is measured in the image, and this is taken back. An early pit has a neck above {neck:g} nm and is lower than {late:g} nm.
+bottom, width at the widest, neck at the narrowest above that. Their confidence is the fraction of the half-planes in which
+the wall lies where the mean predicts it. A blurred image shows a curved membrane too far inwards, by half the blur's variance times
+the curvature; the blur is measured in the image, and the shift is corrected. An early pit has a neck above {neck:g} nm and is lower than {late:g} nm.
 Look at the gallery, least certain first; to
-correct a value, edit a copy of tables/coats.csv and give it back as the option `corrections`.
+correct a value, edit a copy of tables/coats.csv and pass it as the option `corrections`.
 
 Membranes are {membrane} in this image. The plasma membrane is taken from {source}."""
 
@@ -169,15 +169,17 @@ class ClathrinCoats(Analyzer):
         early = (pit["neck_nm"] > self.early_neck_nm) & (pit["height_nm"] < self.late_height_nm)
         stage = np.where(is_pit, np.where(early, "early", "late"), "")
         return {
-            "object_id": Column(found.ids, "id in the segmentation, or number of the connected piece"),
+            "object_id": Column(found.ids, "id in the segmentation, or number of the connected component"),
             "class": Column(
                 values["class"].astype(str), "endocytic pit, endocytic vesicle, secretory, caveola, unknown"
             ),
             "stage": Column(stage.astype(str), "early or late, of a pit"),
-            "height_nm": Column(pit["height_nm"], "from the flat membrane to the bottom, of a pit or caveola"),
-            "width_nm": Column(pit["width_nm"], "at the widest"),
-            "neck_nm": Column(pit["neck_nm"], "at the narrowest above that"),
-            "pit_confidence": Column(np.where(on_membrane, values["pit_confidence"], np.nan), "of these three, 0 to 1"),
+            "height_nm": Column(pit["height_nm"], "height of a pit or caveola, from the flat membrane to the bottom"),
+            "width_nm": Column(pit["width_nm"], "largest width"),
+            "neck_nm": Column(pit["neck_nm"], "smallest width above the widest point"),
+            "pit_confidence": Column(
+                np.where(on_membrane, values["pit_confidence"], np.nan), "confidence in these three, 0 to 1"
+            ),
             "major_nm": Column(values["major_nm"], "major axis of the ellipse in the best plane"),
             "minor_nm": Column(values["minor_nm"], "its minor axis"),
             "eccentricity": Column(values["major_nm"] / values["minor_nm"], "major over minor axis"),
@@ -185,11 +187,11 @@ class ClathrinCoats(Analyzer):
             "best_plane_axis": Column(_axis_names(values["axis"]), "axis that the best plane is perpendicular to"),
             "best_plane_vx": Column(values["plane_vx"], "where along that axis, in voxels of the image"),
             "membrane_distance_nm": Column(values["membrane_distance_nm"], "smallest distance to the plasma membrane"),
-            "coat": Column(values["coat"], "darkness just outside the membrane, as part of the membrane's own"),
+            "coat": Column(values["coat"], "darkness just outside the membrane, as a fraction of the membrane's own"),
             **{f"centroid_{a}_nm": Column(centre[:, i], f"centroid along {a}") for i, a in enumerate("zyx")},
             "volume_um3": Column(found.volume_um3, "volume of the mask"),
             "touches_border": Column(found.touches_border, "part of the object may lie outside the volume"),
-            "corrected": Column(changed, "whether a person changed a value"),
+            "corrected": Column(changed, "whether a value was corrected by hand"),
         }
 
     def _figures(self, table: dict[str, Column], measurer: CoatMeasurer) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def _numbers(table: dict[str, Column]) -> dict[str, Any]:
                 float(np.nanmedian(value[column][of_stage])) for column in ("height_nm", "neck_nm")
             ]
     if value["corrected"].any():
-        numbers["corrected by a person"] = int(value["corrected"].sum())
+        numbers["corrected by hand"] = int(value["corrected"].sum())
     return numbers
 
 
@@ -287,7 +289,7 @@ def _notes(
             f"{int(found.touches_border.sum())} objects touch the border: they are in the table, not in medians and figures."
         )
     if changed.any():
-        notes.append(f"{int(changed.sum())} objects were corrected by a person (column `corrected`).")
+        notes.append(f"{int(changed.sum())} objects were corrected by hand (column `corrected`).")
     return notes
 
 

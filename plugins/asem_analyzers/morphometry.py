@@ -27,21 +27,21 @@ SMALLEST_WITH_SURFACE_VX = 34
 """A ball 4 voxels across; surfaces of smaller objects fall short (docs/accuracy/analyses.md)."""
 
 METHOD = """\
-Objects are {objects}. Volume: number of voxels. Surface: marching cubes on the mask smoothed so that curved surfaces stay
-in place; where the border of the volume cuts an object, the cut is not surface. Sphericity: surface of the ball of the
-same volume, over the object's surface. Axes: the ellipsoid of the same second moments.
+Objects are {objects}. Volume: number of voxels times the volume of one. Surface: marching cubes on the mask, smoothed so that curved
+surfaces stay in place; where the border of the volume cuts an object, the cut face is not counted. Sphericity: surface of the ball of the
+same volume, divided by the object's surface. Axes: those of the ellipsoid with the same second moments.
 
-Kind: a place is in a sheet if the volume within three local radii (of the largest ball that holds the place) is nearer to a
-sheet's than to a tube's; an object is a sheet if half of it is, or if it is compact and flat. Tube: skeleton length, short side
+Kind: a voxel belongs to a sheet if the volume within three local radii (that of the largest ball inside the object that contains the voxel) is closer
+to a sheet's than to a tube's; an object is a sheet if half of it is, or if it is compact and flat. Tube: skeleton length, short side
 branches removed, ends extended to the surface; longest path: from tip to tip. Sheet: area of the surface midway between its
-faces; thickness: volume over that; extent: longest way within it. Blob (compact, and neither flat nor long): its length is its long axis.
+faces; thickness: volume divided by that area; extent: longest path within it. Blob (compact, and neither flat nor long): its length is its long axis.
 
-Objects that touch the border are measured and marked, and left out of the medians and figures."""
+Objects that touch the border are measured and marked, but left out of the medians and figures."""
 
 ABOUT = {
     "of these at the border": "measured, but left out of the medians: part of them may lie outside the image",
     "total surface, um2": "where the border of the volume cuts an object, the cut is not counted",
-    "median sphericity": "1 is a ball; the longer or flatter, the smaller",
+    "median sphericity": "1 for a ball, smaller for long or flat objects",
     "median length_nm": "length of the centreline with all its branches",
 }
 
@@ -150,12 +150,12 @@ def _object_table(objects: Objects, rows: np.ndarray, with_kind: bool) -> dict[s
     axes, _ = objects.principal_axes_nm()
     centre = objects.centroid_nm
     table = {
-        "object_id": Column(objects.ids, "id in the segmentation, or number of the connected piece"),
+        "object_id": Column(objects.ids, "id in the segmentation, or number of the connected component"),
         "volume_um3": Column(volume, "volume"),
         "num_vx": Column(objects.num_vx, "volume in voxels"),
         "surface_um2": Column(surface, f"area of the surface; empty below {SMALLEST_WITH_SURFACE_VX} voxels"),
         "surface_to_volume_per_um": Column(surface / volume, "surface over volume"),
-        "sphericity": Column(_sphericity(volume, whole), "1 for a ball, less for all others; empty at the border"),
+        "sphericity": Column(_sphericity(volume, whole), "1 for a ball, smaller for other shapes; empty at the border"),
         "long_axis_nm": Column(axes[:, 0], "longest axis of the ellipsoid of the same second moments"),
         "middle_axis_nm": Column(axes[:, 1], "its middle axis"),
         "short_axis_nm": Column(axes[:, 2], "its shortest axis"),
@@ -163,18 +163,20 @@ def _object_table(objects: Objects, rows: np.ndarray, with_kind: bool) -> dict[s
     if with_kind:
         kinds = np.array([*KINDS, ""])[shape["kind"].astype(np.int64)]
         table |= {
-            "kind": Column(kinds, "tube, sheet or blob: what is measured of it; empty if too thin to tell"),
-            "sheet_fraction": Column(shape["sheet_fraction"], "share of the volume that is sheet, by local thickness"),
+            "kind": Column(kinds, "tube, sheet or blob, which decides what is measured; empty if too thin to tell"),
+            "sheet_fraction": Column(
+                shape["sheet_fraction"], "fraction of the volume that is sheet, judged by local thickness"
+            ),
             "thickness_nm": Column(
                 shape["thickness_nm"],
                 "of a sheet, volume over its area; of a tube, mean diameter, from volume and length",
             ),
             "sheet_area_um2": Column(shape["sheet_area_nm2"] * 1e-6, "of a sheet: area midway between its faces"),
-            "extent_nm": Column(shape["extent_nm"], "of a sheet: longest way within it"),
+            "extent_nm": Column(shape["extent_nm"], "of a sheet: longest path within it"),
             "length_nm": Column(shape["length_nm"], "length of the centreline with all its branches; not of a sheet"),
             "longest_path_nm": Column(shape["longest_path_nm"], "length along the centreline from tip to tip"),
             "num_branches": Column(
-                _whole(shape["num_branches"]), "pieces of the centreline between ends and junctions"
+                _whole(shape["num_branches"]), "branches of the centreline, between ends and junctions"
             ),
             "num_junctions": Column(_whole(shape["num_junctions"]), "points where branches meet"),
             "num_ends": Column(_whole(shape["num_ends"]), "free ends"),
@@ -214,7 +216,7 @@ def _cell_table(objects: Objects, table: dict[str, Column], mask: Labels | None,
             np.array([float(np.nansum(table["surface_um2"].values))]), "surface of all objects that have one"
         ),
         "space_um3": Column(np.array([space]), "volume of the cell mask" if mask else "volume of the image"),
-        "fraction": Column(np.array([total / space if space else np.nan]), "volume of all objects over that"),
+        "fraction": Column(np.array([total / space if space else np.nan]), "volume of all objects divided by that"),
     }
 
 
@@ -240,8 +242,8 @@ def _contact_table(objects: Objects, others: dict[str, Labels], within_nm: float
 
 def _contact_method(within_nm: float) -> str:
     return (
-        f"\n\nContact: where the object's surface is no farther than {within_nm:g} nm from the other's, or inside it; "
-        "each piece of surface counts for the nearest object."
+        f"\n\nContact: the part of the object's surface that is at most {within_nm:g} nm from the other's, or inside it; "
+        "each piece of surface counts for the nearest object only."
     )
 
 
@@ -281,8 +283,8 @@ def _notes(segmentation: Labels, found: Objects, smallest_um3: float) -> list[st
     small = int((found.num_vx < SMALLEST_WITH_SURFACE_VX).sum())
     if small:
         notes.append(
-            f"Of the {len(found)} objects, {small} have fewer than {SMALLEST_WITH_SURFACE_VX} voxels, as a ball 4 voxels across: too "
-            "few for a surface, so surface and sphericity are left empty, and count in no total or median."
+            f"{small} of {len(found)} objects have fewer than {SMALLEST_WITH_SURFACE_VX} voxels (a ball 4 voxels across), too few to "
+            "measure a surface: their surface and sphericity are empty and not counted in totals and medians."
         )
     if found.touches_border.all():
         notes.append("Every object touches the border of the volume: no medians are given.")

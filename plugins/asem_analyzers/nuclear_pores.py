@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run
 
 METHOD = """\
-Steps of Gallusser et al. 2022. (1) Objects of the mask: volume, principal axes, centroid; small, short and overly long
-ones are dropped. (2) Centroids off the surface through their neighbours are dropped (median filter); the alpha shape of
-the others (alpha {alpha}) is the nuclear envelope; a pore's normal is the mean of the triangles it belongs to, by area.
+Steps of Gallusser et al. 2022. (1) Objects of the mask: volume, principal axes, centroid; objects that are too small, too short or too
+long are removed. (2) Centroids that lie off the surface through their neighbours are removed (median filter); the alpha shape of
+the others (alpha {alpha}) is the nuclear envelope; a pore's normal is the mean normal of the triangles it belongs to, weighted by area.
 (3) The image is rotated around each pore so that the normal points at the viewer; the plane midway between the two
-membranes around the pore, found in the image, corrects height and tilt. (4) In that plane, the intensity along 18
-directions, 10 degrees apart; the diameter is the distance between the two membrane peaks ({membrane} membranes), found
-to a fraction of a voxel; the diameter of the pore is the median of the 18. Where the 18 have a standard deviation of more than
-{clear:g} nm, the pore is looked for again from places around and along other normals, and the roundest ring is taken. {dropped}Of
-two objects detected at the same pore, the one with the rounder ring counts.
+membranes around the pore, found in the image, corrects height and tilt. (4) In that plane, intensity profiles are taken along 18
+directions, 10 degrees apart; each gives a diameter, the distance between the two membrane peaks ({membrane} membranes), found
+to a fraction of a voxel; the diameter of the pore is the median of the 18. If the 18 have a standard deviation of more than
+{clear:g} nm, the search is repeated from neighbouring positions and along other normals, and the roundest ring is used. {dropped}If
+two objects are detected at the same pore, the one with the rounder ring counts.
 
-(5) Shapiro-Wilk; Kolmogorov-Smirnov against a single size measured with an error of at most {error:g} nm, its P from
-simulated populations; Moran's I of the diameter over the six nearest pores, P from permutations."""
+(5) Statistics: Shapiro-Wilk test; Kolmogorov-Smirnov test against a single size measured with an error of at most {error:g} nm, with P from
+simulated populations; Moran's I of the diameter over the six nearest pores, with P from permutations."""
 
 SMALL = "its volume is too small"
 SHORT = "it is too short"
@@ -41,9 +41,9 @@ LONG = "it is too long for one pore: merged, or something else"
 CUT = "it touches the border of the image"
 OFF = "it lies off the envelope"
 FEW = "fewer than four pores: no envelope"
-LONELY = "no triangle of the envelope reaches it"
+LONELY = "it is not connected to the envelope"
 UNCLEAR = "its 18 diameters differ by more than max_spread_nm"
-SAME = "its ring is that of another object"
+SAME = "its ring belongs to another object"
 MEMBRANES: tuple[Membrane, Membrane] = ("dark", "bright")
 TRIED = 24  # pores that tell which of them
 FLAT = 0.7
@@ -236,7 +236,7 @@ class NuclearPores(Analyzer):
                 clear=CLEAR_NM,
                 dropped=""
                 if self.max_spread_nm is None
-                else f"Pores of more than {self.max_spread_nm:g} nm are dropped. ",
+                else f"Pores whose standard deviation is larger than {self.max_spread_nm:g} nm are left out.  ",
             ),
             notes=_notes(segmentation, found, reason, len(measured)),
         )
@@ -332,7 +332,7 @@ def _table(found: Objects, reason: np.ndarray, results: _Results, origin_nm: np.
     axes, _ = found.principal_axes_nm()
     centroid, centre = found.centroid_nm, results.centre_nm + origin_nm
     table = {
-        "object_id": Column(found.ids, "id in the segmentation, or number of the connected piece"),
+        "object_id": Column(found.ids, "id in the segmentation, or number of the connected component"),
         "diameter_nm": Column(results.median_nm, "diameter of the pore: median of the 18"),
         "spread_nm": Column(results.spread_nm, "standard deviation of the 18"),
         "num_profiles": Column(np.isfinite(results.diameters_nm).sum(axis=1), "profiles with two membrane peaks"),

@@ -21,7 +21,7 @@ def read_image(volume: Volume, box: Box, bytes_per_voxel: int) -> np.ndarray:
     BadInput
         The work would not fit into free memory, or the image is constant or not finite.
     OutsideVolume
-        The box sticks out of the image.
+        The box extends beyond the image.
     """
     import psutil
 
@@ -38,7 +38,7 @@ def read_image(volume: Volume, box: Box, bytes_per_voxel: int) -> np.ndarray:
     low, high = float(image.min()), float(image.max())
     if low == high:
         raise BadInput(
-            f"The image {volume.path} has the one value {low:g} in all of {box}: there is nothing to follow."
+            f"The image {volume.path} has the value {low:g} everywhere in {box}: there are no outlines to follow."
         )
     if image.dtype == np.uint8:
         return np.ascontiguousarray(image)

@@ -34,7 +34,7 @@ def draw_picture(image: Volume, found: list[Found], pores: Pairs) -> Figure:
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     axes = figure.subplots(1, 3)
     axes[0].imshow(grey, cmap="gray", vmin=0, vmax=1)
-    axes[0].set_title("A phantom cell, known in every detail")
+    axes[0].set_title("A synthetic cell, known in every detail")
     axes[1].imshow(overlay)
     axes[1].set_title("What was found in it")
     for ax in axes[:2]:

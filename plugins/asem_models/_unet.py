@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -143,6 +144,10 @@ class UNet(nn.Module):
         from asem_models._unet_inference import InferenceUNet
 
         return InferenceUNet(self) if InferenceUNet.fits(self) else self
+
+    def plain_source(self) -> tuple[Path, str, dict[str, Any]]:
+        """Return the same network as a file that needs nothing but torch."""
+        return Path(__file__).with_name("_unet_plain.py"), "PlainUNet", self.spec()
 
     def num_values(self, shape: Sequence[int]) -> int:
         """Estimate how many values prediction of an input of `shape` holds at once, slab by slab (see `InferenceUNet`)."""

@@ -47,7 +47,7 @@ class Cutter:
             return made
         except (EOFError, OSError):
             self._prepared = None
-            raise BadInput(f"The {annotator.name} was stopped before it was done.") from None
+            raise BadInput(f"The {annotator.name} was stopped before it finished.") from None
 
     def stop(self) -> None:
         """End what runs; the next cut begins afresh."""

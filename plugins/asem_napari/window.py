@@ -45,7 +45,7 @@ COLOURS = {0: (0, 0, 0, 0), OBJECT: (0.1, 0.75, 0.3, 1), BACKGROUND: (0.85, 0.2,
 RESULT_COLOURS = {0: (0, 0, 0, 0), 1: (0.15, 0.55, 1.0, 1), None: (0, 0, 0, 0)}
 KEYS = (
     "q object   w background   e erase   [ ] brush size\n1 2 3 look along z, y, x   n p next, previous painted plane\n"
-    "h hide or show what lies over the image   r reset this plane\nc cut   Ctrl+Z undo"
+    "h hide or show the overlays   r reset this plane\nc cut   Ctrl+Z undo"
 )
 BRUSHES = {"q": ("object", OBJECT), "w": ("background", BACKGROUND), "e": ("erase", 0)}
 AXES = {"1": (0, 1, 2), "2": (1, 0, 2), "3": (2, 0, 1)}
@@ -57,7 +57,7 @@ def show(cell: Path, image: Volume, box: Box | None, name: str, use: str) -> Non
     Raises
     ------
     BadInput
-        There is no screen, or a system library of Qt is missing: Qt itself would end the program without a word on it.
+        There is no screen, or a system library of Qt is missing: Qt itself would end the program without a message.
     """
     require_screen()
     import napari
@@ -218,7 +218,7 @@ class AnnotatePanel(QWidget):
             self._tell("Open a cell first.")
             return
         if self._work is not None:
-            self._tell("A cut is under way: wait for it, or cancel it.")
+            self._tell("A cut is running: wait for it, or cancel it.")
             return
         try:
             annotator = self._form.annotator()
@@ -244,10 +244,12 @@ class AnnotatePanel(QWidget):
                 return
             self._result.refresh()
             self._draw_views()
-            self._tell(f"{annotator.name}: {int(made.values.sum()):,} voxels are object. Refine where it is wrong.")
+            self._tell(
+                f"{annotator.name}: {int(made.values.sum()):,} voxels are object. Paint where it is wrong, then cut again."
+            )
 
         self._busy(True)
-        self._tell(f"{annotator.name} is at work. The first cut of a box takes longest.")
+        self._tell(f"{annotator.name} is running. The first cut of a box takes longest.")
         self._work = create_worker(work, _start_thread=False, _ignore_errors=True)  # they are told in the panel
         self._work.returned.connect(done)
         self._work.errored.connect(self._failed)
@@ -370,7 +372,7 @@ class AnnotatePanel(QWidget):
         if len(where[0]):
             self.seeds.data_setitem(tuple(index), 0)
             self.save()
-        self._tell(f"{len(where[0]):,} voxels of strokes were taken off this plane.")
+        self._tell(f"{len(where[0]):,} stroke voxels were removed from this plane.")
 
     def _hide_steps(self) -> None:
         """Hide the sliders' own numbers, which count from the corner of the box: their labels say the cell's planes."""

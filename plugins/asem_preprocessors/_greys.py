@@ -126,7 +126,7 @@ def grey_histogram(volume: Volume, run: Run, what: str, ignore: Sequence[float] 
     padding = find_padding(greys) if ignore is None else None
     if padding is None:
         return attrs.evolve(greys, ignored=tuple(ignore or ()))
-    log.info("%s: %g is taken for padding and has no part in %s.", volume.path, padding, what)
+    log.info("%s: the value %g is taken as padding and left out of %s.", volume.path, padding, what)
     kept = greys.values != padding
     return Greys(greys.values[kept], greys.counts[kept], (padding,))
 

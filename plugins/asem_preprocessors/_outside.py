@@ -145,7 +145,7 @@ def cube_greys(volume: Volume, box: Box, *, edge: int, padding: Limits) -> np.nd
     size = as_zyx(edge)
     means = average(block, size, np.float32)
     if not np.isfinite(means).all():
-        raise not_finite(volume, box, "the cell cannot be told from what is outside")
+        raise not_finite(volume, box, "the cell cannot be distinguished from what is outside")
     is_padding = (block <= padding.darkest) | (block >= padding.brightest)
     middle = np.float32(block.mean())
     block -= middle  # squares of large values would lose their last digits

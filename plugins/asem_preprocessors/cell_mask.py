@@ -153,8 +153,8 @@ def _in_vx(option: str) -> str:
 
 def _all_is_cell(volume: Volume) -> NothingToDo:
     return NothingToDo(
-        f"No mask: {volume.path} has neither padding nor empty resin around the cell, so all of it is used. If there is any, say which "
-        "grey values the cell lies between: darkest, brightest."
+        f"No mask: {volume.path} has neither padding nor empty resin around the cell, so all of it is used. If there is some, set the "
+        "grey values that the cell lies between: darkest, brightest."
     )
 
 

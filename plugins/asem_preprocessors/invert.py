@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, Preprocessor, RecognisedByName
+from asem_core.interfaces import Changes, Fitted, LinearInGreys, Preprocessor, RecognisedByName
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._greys import finite, grey_range
 from asem_preprocessors._scratch import own_scratch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Invert(Preprocessor, RecognisedByName):
+class Invert(Preprocessor, LinearInGreys, RecognisedByName):
     """Swap dark and bright (public HPFS cells need this before the authors' models; Gallusser et al. 2022).
 
     Whole numbers are mirrored within their dtype (uint8: 255 - grey), so inverting twice gives the image back.
@@ -29,6 +29,10 @@ class Invert(Preprocessor, RecognisedByName):
     name: ClassVar[str] = "invert"
     changes: ClassVar[Changes] = "greys"
     name_words: ClassVar[Sequence[str]] = ("inverted",)
+
+    def as_linear(self, white: float) -> tuple[float, float]:
+        """Whole numbers are mirrored."""
+        return -1.0, white
 
     def fit(self, volume: Volume, run: Run) -> FittedInvert:
         """Find the range to mirror in.

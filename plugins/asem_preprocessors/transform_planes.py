@@ -87,7 +87,9 @@ def read_matrices(file: Path, num_planes: int) -> np.ndarray:
         rows = rows[1:]
     listed = {len(values) for _, values in rows} == {7}
     if not listed and len(rows) != num_planes:
-        raise BadInput(f"{file} has {len(rows)} rows, but the image has {num_planes} planes: give one matrix a plane.")
+        raise BadInput(
+            f"{file} has {len(rows)} rows, but the image has {num_planes} planes: give one matrix per plane."
+        )
     found: dict[int, np.ndarray] = {}
     for place, (where, values) in enumerate(rows):
         if len(values) != (7 if listed else 6) or not all(map(_is_number, values)):
@@ -97,7 +99,7 @@ def read_matrices(file: Path, num_planes: int) -> np.ndarray:
         if z not in range(num_planes):
             raise BadInput(f"{where}: there is no plane {z:g}; the image has {num_planes}, counted from 0.")
         if int(z) in found:
-            raise BadInput(f"{where}: plane {z:g} has a matrix already. Which one counts is not known: remove one.")
+            raise BadInput(f"{where}: plane {z:g} has a matrix already. Remove one of them.")
         found[int(z)] = np.reshape(numbers[-6:], (2, 3))
     if len(found) < num_planes:
         log.warning(

@@ -132,7 +132,7 @@ class Folder:
         if not self.passed:
             return []
         others = f" and {len(self.passed) - 3} more" if len(self.passed) > 3 else ""
-        return [f"passed over: {', '.join(self.passed[:3])}{others}"]
+        return [f"skipped: {', '.join(self.passed[:3])}{others}"]
 
     def z_scale(self, z_nm: Sequence[float] | None = None) -> tuple[list[Scale], list[str]]:
         """Give the z step of the names (`z=8.5521um`), then that of the slices' own positions; and what is odd."""

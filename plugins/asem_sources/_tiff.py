@@ -210,9 +210,9 @@ def _meaning(page: Any, labels: bool) -> str:
             "values, or, if they are ids of labels, import it as such: --kind labels."
         )
     if name == "MINISWHITE" and page.dtype.kind == "f":
-        return "has floats of which 0 is white. Invert it first."
+        return "has floating-point values in which 0 is white. Invert it first."
     if name not in ("MINISBLACK", "MINISWHITE", "PALETTE", "MASK"):
-        return f"holds {name} values, which are no grey values. Save it as 8- or 16-bit grey values."
+        return f"holds {name} values, which are not grey values. Save it as 8- or 16-bit grey values."
     return ""
 
 

@@ -118,7 +118,7 @@ def not_kept(volume: Volume, name: str, *, origin: bool = True, planes: bool = T
         found.append(f"origin ({', '.join(f'{v:g}' for v in volume.origin_nm)} nm)")
     if planes and volume.planes:
         found.append("names of the planes")
-    return [f"{name} does not keep: {', '.join(found)}."] if found else []
+    return [f"{name} does not store: {', '.join(found)}."] if found else []
 
 
 def chunk_shape(volume: Volume) -> Zyx:

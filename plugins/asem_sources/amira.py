@@ -125,7 +125,9 @@ def _read_header(path: str) -> _Header:
     first = text.partition("\n")[0]
     lattice = re.search(r"^\s*define\s+Lattice\s+(\d+)\s+(\d+)\s+(\d+)", text, re.MULTILINE)
     if not first.startswith("# AmiraMesh") and not first.startswith("# Avizo"):
-        raise BadInput(f"{path} is no AmiraMesh file: its first line is not '# AmiraMesh'. Is it of another program?")
+        raise BadInput(
+            f"{path} is not an AmiraMesh file: its first line is not '# AmiraMesh'. Is it of another program?"
+        )
     fields = re.findall(
         r"^\s*Lattice\s*\{\s*(\w+)(?:\[(\d+)\])?\s+(\w+)\s*\}\s*=?\s*@(\d+)(?:\((\w+)(?:,(\d+))?\))?",
         text,

@@ -69,7 +69,7 @@ class Imaris(Source):
         require_one_volume(self.path, layer, "an Imaris file")
         with open_hdf5(self.path) as file:
             if _FINEST not in file or "DataSetInfo/Image" not in file:
-                raise BadInput(f"{self.path} is HDF5 but no Imaris file: it has no '{_FINEST}'. Rename it to .h5.")
+                raise BadInput(f"{self.path} is HDF5 but not an Imaris file: it has no '{_FINEST}'. Rename it to .h5.")
             time = self._pick(file[_FINEST], "TimePoint", self.time, "time", "time points")
             channel = self._pick(file[f"{_FINEST}/{time}"], "Channel", self.channel, "channel", "channels")
             name = f"{_FINEST}/{time}/{channel}/Data"

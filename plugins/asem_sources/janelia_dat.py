@@ -119,7 +119,9 @@ class _Plane:
         with file.open("rb") as opened:
             header = opened.read(_HEADER_BYTES)
         if len(header) < _HEADER_BYTES or struct.unpack_from(">I", header)[0] != _MAGIC:
-            raise BadInput(f"{file} is no raw FIB-SEM plane, or is cut in its header. Copy it again, or move it away.")
+            raise BadInput(
+                f"{file} is not a raw FIB-SEM plane, or its header is truncated. Copy it again, or move it out of the folder."
+            )
         channels, eight_bit = header[32], header[33]
         x, y = struct.unpack_from(">II", header, 100)
         (pixel_nm,) = struct.unpack_from(">f", header, 464)

@@ -186,7 +186,7 @@ def _scale(header: Any) -> Scale:
         )
     ]
     if all(s == _UNKNOWN_ANGSTROM for s in size):
-        return Scale(where, fault="gives 1 Å, as programs write where they do not know it")
+        return Scale(where, fault="gives 1 Å, which programs write if they do not know it")
     return in_units(where, [s or None for s in size], "angstrom")
 
 

@@ -103,7 +103,7 @@ def _checked_keys(archive: zipfile.ZipFile, file: Path) -> list[str]:
 def _require_sum(file: Path, stated: str) -> bool:
     if not re.fullmatch(r"[0-9a-f]{16,64}", stated):
         raise BadBundle(
-            f"'{stated}' is no checksum: give 16 digits (0-9, a-f) or more of what `asem models bundle` printed."
+            f"'{stated}' is not a checksum: give 16 digits (0-9, a-f) or more of what `asem models bundle` printed."
         )
     found = sha256(file)
     if not found.startswith(stated):

@@ -230,8 +230,8 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
             return
         part.unlink()
         changed = card.sha256 is None
-        wrong = WrongSum(_wrong(card, found_at, expected, found, "What came was deleted.", changed=changed))
-        causes.append(f"  {url}: wrong sum")
+        wrong = WrongSum(_wrong(card, found_at, expected, found, "The download was deleted.", changed=changed))
+        causes.append(f"  {url}: wrong checksum")
     if wrong:
         raise wrong
     if missing:
@@ -272,8 +272,8 @@ def _tidy(folder: Path) -> None:
 def first_use(receipt: Receipt) -> str:
     """Say that a sum was recorded rather than published."""
     return (
-        "its authors publish no sum, so it was trusted when it was first pulled "
-        f"({receipt.fetched}) and is checked against that since: sha256 {receipt.source_sha256}."
+        "its authors publish no checksum, so the first download "
+        f"was trusted ({receipt.fetched}) and later ones are checked against it: sha256 {receipt.source_sha256}."
     )
 
 
@@ -324,20 +324,20 @@ def _absent(card: Card, settings: Settings, why: str) -> str:
     return (
         f"{card.key} is not in the cache {settings.cache} and cannot be fetched: {why}\n"
         f"On a machine with a network, `asem models pull {card.key}` fetches it, and "
-        f"`asem models bundle {card.key} -o models.zip` packs it to carry here: `asem models unbundle models.zip`."
+        f"`asem models bundle {card.key} -o models.zip` packs it to be copied here: `asem models unbundle models.zip`."
     )
 
 
 def _wrong(card: Card, source: str, expected: str, got: str, what: str, *, changed: bool = False) -> str:
     if changed:
         hint = (
-            "The file on the server is not the one that was first pulled. If its authors replaced it on purpose, "
+            "The file on the server differs from the one that was first downloaded. If its authors replaced it on purpose, "
             f"`asem models remove {card.key} --forget` and pull again; else do not trust it."
         )
     else:
         hint = (
-            "Likely causes: a proxy or login page in between, a mirror with an old or damaged copy, or a card whose sum is "
-            "wrong. Try again, try another network, or ask whoever made the card."
+            "Likely causes: a proxy or login page in between, a mirror with an old or damaged copy, or a card with a "
+            "wrong checksum. Try again, try another network, or ask whoever made the card."
         )
     return f"{card.key}: {source} is not the expected file.\n  expected sha256 {expected}\n  got      sha256 {got}\n{what} {hint}"
 

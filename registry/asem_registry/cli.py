@@ -189,7 +189,7 @@ def add(
     elsewhere = [other for other in same if Path(other.origin).parent != settings.home / "cards"]
     card = add_run(card, weights, words, settings.home, elsewhere)
     called = card.name if load_library(settings).find(card.name).key == card.key else card.key
-    typer.echo(f"{card.key} is a model now: {card.origin}. Use it with --model {called}.")
+    typer.echo(f"{card.key} has been added: {card.origin}. Use it with --model {called}.")
 
 
 def remove(
@@ -227,7 +227,7 @@ def bundle(
     library = load_library(settings)
     path = bundle([library.find(name) for name in names], output, settings)
     typer.echo(
-        f"{path} ({path.stat().st_size / 1e6:.1f} MB): carry it, then: asem models unbundle {path.name} --sha256 {sha256(path)}"
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB): copy it to the other machine, then: asem models unbundle {path.name} --sha256 {sha256(path)}"
     )
 
 
@@ -251,7 +251,7 @@ def unbundle(
     from asem_registry.settings import Settings
 
     for card in unbundle(file, Settings.load(), sum_):
-        typer.echo(f"{card.key} is here.")
+        typer.echo(f"{card.key} is installed.")
 
 
 def where() -> None:

@@ -1,4 +1,4 @@
-"""`asem models publish` and `asem models registries`: models that travel from one user to others."""
+"""`asem models publish`, `registries` and `export`: models that travel from one user, or program, to others."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,7 @@ import typer
 
 def mount(models: typer.Typer) -> None:
     models.command("publish", no_args_is_help=True)(publish)
+    models.command("export", no_args_is_help=True)(export)
     group = typer.Typer(
         no_args_is_help=True,
         help="Registries: folders and buckets of models that others publish.\n\nExample: `asem models registries add s3://lab/asem`",
@@ -50,7 +51,9 @@ def publish(
     ] = None,
     sample: Annotated[
         str | None,
-        typer.Option("--sample", help="Image to publish a small piece of, as the sample; by default made-up greys."),
+        typer.Option(
+            "--sample", help="Image to publish a small piece of, as the sample; by default synthetic grey values."
+        ),
     ] = None,
     sample_at: Annotated[
         str | None, typer.Option("--sample-at", metavar="Z,Y,X", help="Voxel in the middle of the piece.")
@@ -110,6 +113,50 @@ def publish(
     )
 
 
+def export(
+    name: Annotated[str, typer.Argument(help="A name, NAME@VERSION or alias, as in `asem models list`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The package to write: PACKAGE.zip.")],
+    author: Annotated[list[str] | None, typer.Option("--author", help="Who made the model; may be repeated.")] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="SPDX name of the licence.", show_default="the card's")
+    ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            "--sample",
+            help="Image to take a piece of, as the sample; by default the published sample, or made-up greys.",
+        ),
+    ] = None,
+    sample_at: Annotated[
+        str | None, typer.Option("--sample-at", metavar="Z,Y,X", help="Voxel in the middle of the piece.")
+    ] = None,
+) -> None:
+    """Write a model as a package of bioimage.io, for other programs: ilastik, deepImageJ, BiaPy, and whatever runs such packages.
+
+    The package has the weights as ONNX and as a PyTorch state dict with its source, a sample with the expected result, and the
+    preprocessing as far as a package can state it; what it cannot state is printed. `bioimageio.core` tests it before it is written.
+
+    Example: `asem models export mitochondria-cf-5nm -o mitochondria.zip --author "A. Person" --licence CC-BY-4.0`
+    """
+    from asem_registry.bioimageio_out import Words, require_bioimageio
+    from asem_registry.bioimageio_out import export as write
+    from asem_registry.cache import obtain
+    from asem_registry.library import load_library
+    from asem_registry.sample import make_sample, obtain_sample, trained_of
+    from asem_registry.settings import Settings
+
+    require_bioimageio()
+    settings = Settings.load()
+    card = load_library(settings).find(name)
+    trained = trained_of(card, obtain(card, settings))
+    at = _read_voxel(sample_at)
+    published = obtain_sample(card, settings) if sample is None else None
+    piece = make_sample(trained, sample, at) if published is None else published
+    for note in write(card, trained, piece, output, Words(author or (), licence)):
+        typer.echo(note)
+    typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB): bioimageio.core has tested it.")
+
+
 def add(
     place: Annotated[str, typer.Argument(metavar="URL", help="A folder, s3://BUCKET/PREFIX or https://... of models.")],
 ) -> None:
@@ -124,7 +171,7 @@ def add(
     place = _normal(place)
     found = read_place(place, settings, refresh=True)
     path = write_places(list(dict.fromkeys([*settings.cards, place])))
-    typer.echo(f"{place}: {_summary(found)}. It is in {path} now.")
+    typer.echo(f"{place}: {_summary(found)}. It was added to {path}.")
     _say_broken(found)
 
 

@@ -80,7 +80,7 @@ def pull(data_set: DataSet, layer: str, box: str | None, output: Path, run: Run,
     UnknownName, BadInput
         The data set has no such volume, or the box is not one.
     OutsideVolume
-        The box sticks out of the volume.
+        The box extends beyond the volume.
     """
     from asem_core import import_volume
 
@@ -109,4 +109,6 @@ def _is_there(data_set: DataSet, settings: Settings) -> bool:
     try:
         return bool(listing(data_set.url, settings))
     except FetchError as error:
-        raise NotReachable(f"{data_set.name} cannot be read at {data_set.url}: {error}. Is the network away?") from None
+        raise NotReachable(
+            f"{data_set.name} cannot be read at {data_set.url}: {error}. Is there a network connection?"
+        ) from None

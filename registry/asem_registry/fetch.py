@@ -199,7 +199,7 @@ def _http_client() -> dict[str, Any]:
         scheme = urlsplit(target).scheme
         if scheme not in ("http", "https") or (params.url.scheme == "https" and scheme == "http"):
             raise Refused(
-                f"{params.url} sends us on to {target}: refused, only http(s) is followed, and https never to http. "
+                f"{params.url} redirects to {target}: refused, because only http(s) is followed, and never from https to http. "
                 "Correct the card, or ask whoever runs that server."
             )
 
@@ -252,7 +252,7 @@ def _download(remote: Remote, part: Path, settings: Settings, size: int | None, 
     after = _retry(lambda: _find(remote.url, settings), settings)
     if after.mark != remote.mark or after.size != remote.size:
         part.unlink()
-        raise FetchError("the file changed on the server while it was fetched; what had come was deleted")
+        raise FetchError("the file changed on the server during the download; the part downloaded was deleted")
     note.unlink()
 
 
@@ -338,14 +338,14 @@ def _sorted(error: BaseException, url: str) -> Exception:
     if isinstance(error, Refused):
         return error
     if type(error).__name__ in ("NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"):
-        return Refused(f"{url} sends us on to an address that is not http(s) ({error}): refused.")
+        return Refused(f"{url} redirects to an address that is not http(s) ({error}): refused.")
     if isinstance(error, ssl.CertificateError):
         return FetchError(f"{error}; where your network has a certificate of its own, name its file in SSL_CERT_FILE")
     status = getattr(error, "status", None) or _status(error)
     if isinstance(error, FileNotFoundError) or status == 404:
         return NotThere("there is no such file (404)")
     if isinstance(error, PermissionError):
-        return FetchError("the server does not let us (403)")
+        return FetchError("the server denies access (403)")
     if status is not None and status < 500 and status not in (408, 425, 429):
         return FetchError(f"the server answered {status}")
     return _Passing(f"the server answered {status}" if status else f"{type(error).__name__}: {error}".strip(": "))
@@ -382,11 +382,11 @@ def room(part: Path, size: int | None) -> Iterator[None]:
         for file in (part, _note_of(part)):
             file.unlink(missing_ok=True)
         needed = "" if size is None else f", {size:,} bytes are needed"
-        raise NoSpace(_no_space(part.parent, f"{error.strerror}{needed}; what had come was deleted")) from None
+        raise NoSpace(_no_space(part.parent, f"{error.strerror}{needed}; the part downloaded was deleted")) from None
 
 
 def _no_space(folder: Path, why: str) -> str:
-    return f"No room for the download in {folder}: {why}. Free some, or set ASEM_CACHE to a folder on a larger disk."
+    return f"No space for the download in {folder}: {why}. Free some space, or set ASEM_CACHE to a folder on a larger disk."
 
 
 def _note_of(part: Path) -> Path:

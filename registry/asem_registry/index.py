@@ -81,7 +81,9 @@ def read_index(text: str, origin: str) -> dict[str, Entry]:
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Tampered(f"{origin} is not the index of a registry. {_ASK}") from None
     if not is_well_formed or own != _own_sum(models):
-        raise Tampered(f"{origin} was damaged or edited: its content does not have the sum that it states. {_ASK}")
+        raise Tampered(
+            f"{origin} was damaged or edited: its content does not match the checksum that it states. {_ASK}"
+        )
     return entries
 
 
@@ -114,7 +116,7 @@ def require_listed(card: Card, text: str, entry: Entry) -> None:
             f"{entry.card_sha256}. It is not used. {_ASK}"
         )
     if card.sha256 != entry.weights_sha256:
-        raise Tampered(f"{card.origin} and the index say different sums of its weights. It is not used. {_ASK}")
+        raise Tampered(f"{card.origin} and the index give different checksums of its weights. It is not used. {_ASK}")
 
 
 _ASK = "Ask whoever keeps this registry, or publish the model again."

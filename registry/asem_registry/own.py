@@ -92,7 +92,7 @@ def add_run(card: Card, weights: Path, words: Mapping[str, Any], home: Path, els
         before = read_card(path)
         if before.sha256 != card.sha256:
             raise OutputExists(
-                f"{path} is of other weights, and a version never changes: add --version {card.version + 1}."
+                f"{path} belongs to other weights, and a version never changes: add --version {card.version + 1}."
             )
         kept = {key: getattr(before, key) for key, value in words.items() if value in NOT_STATED}
         card = attrs.evolve(card, **{key: value for key, value in kept.items() if value not in NOT_STATED})
@@ -119,13 +119,15 @@ def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:
     """
     if not card.file:
         found = remove_from_cache(card, settings, forget=forget)
-        kept = "" if forget or not card.trust_on_first_use else " Its sum is still remembered; --forget forgets it."
+        kept = (
+            "" if forget or not card.trust_on_first_use else " Its checksum is still remembered; --forget removes it."
+        )
         return (
             f"{card.key} was deleted from {folder_of(card, settings)}.{kept}" if found else f"{card.key} is not cached."
         )
     path = Path(card.origin)
     if path.parent != settings.home / "cards":
-        raise BadInput(f"{card.key} belongs to {card.origin}, not to you: remove it there.")
+        raise BadInput(f"{card.key} belongs to {card.origin}, not to your own models: remove it there.")
     path.unlink()
     if card.bundled is not None:
         card.bundled.unlink(missing_ok=True)

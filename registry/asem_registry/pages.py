@@ -36,7 +36,7 @@ def card_page(card: Card, cached: Mapping[str, Any]) -> str:
         ("from", ", ".join(card.urls) or str(card.file)),
         ("card", card.origin),
         ("size", f"{card.size_bytes / 1e6:.1f} MB" if card.size_bytes else ""),
-        ("sha256", card.sha256 or "not published: the first download is trusted, checked ever after"),
+        ("sha256", card.sha256 or "not published: the first download is trusted, later ones are checked against it"),
         ("here", f"{cached['state']}: {cached['path']}" if cached["state"] != "not cached" else "not cached"),
     ]
     if cached.get("receipt"):
@@ -68,7 +68,7 @@ def table_rows(cards: Iterable[Card], states: Mapping[str, str]) -> list[list[st
     ]
 
 
-HEADINGS = ("name", "model", "voxel nm", "preparation", "state", "sum")
+HEADINGS = ("name", "model", "voxel nm", "preparation", "state", "checksum")
 
 
 def models_page(cards: Iterable[Card]) -> str:
@@ -78,7 +78,7 @@ def models_page(cards: Iterable[Card]) -> str:
         "# Pretrained models",
         "",
         "This page is written by `asem models list --markdown` from the cards in `registry/asem_registry/cards`; a test",
-        "compares them. How to pull, check and add models is in [registry.md](registry.md).",
+        "compares them. How to download, check and add models is described in [registry.md](registry.md).",
         "",
         "| name | model | voxel size (nm) | preparation | file |",
         "|---|---|---|---|---|",
@@ -97,7 +97,7 @@ def models_page(cards: Iterable[Card]) -> str:
             "Licence": card.licence,
             "Cite": card.citation,
             "File": ", ".join(f"`{u}`" for u in card.urls) or f"`{card.file}`, with asem-core",
-            "Sum": f"sha256 `{card.sha256}`" if card.sha256 else "not published: the first download is trusted",
+            "Checksum": f"sha256 `{card.sha256}`" if card.sha256 else "not published: the first download is trusted",
         }
         lines += [f"- **{name}**: {value}" for name, value in known.items() if value]
         lines += [

@@ -48,7 +48,7 @@ def read_place(place: str, settings: Settings, *, refresh: bool = False) -> Foun
         address = place.rstrip("/")
         if settings.offline or (memory.is_fresh() and not refresh):
             if not memory.texts:
-                raise UnknownName("these cards were never fetched, and ASEM_OFFLINE is set. Unset it once.")
+                raise UnknownName("these cards were never downloaded, and ASEM_OFFLINE is set. Unset it once.")
             return _checked(place, memory.index, memory.texts, memory, address)
         index, texts = memory.index, memory.texts
         try:
@@ -122,7 +122,7 @@ class _Memory:
     def require_no_index(self, place: str) -> None:
         if self.index is not None:
             raise Tampered(
-                f"{place} had an index and has none any more, so nobody vouches for its cards. Ask whoever keeps this registry. "
+                f"{place} no longer has an index, so its cards cannot be checked. Ask whoever keeps this registry. "
                 "If it was done on purpose: asem models registries remove it, then add it again."
             )
 

@@ -72,7 +72,7 @@ def publish(card: Card, weights: Path, sample: Any, to: str, settings: Settings)
                 return published
             place.write(NAME, write_index({**entries, card.key: Entry.of(card, text)}).encode())
     if _index_of(place).get(card.key) != Entry.of(card, text):
-        raise BadInput(f"{to}/{NAME} is being changed by others all the time. Run the same command again.")
+        raise BadInput(f"{to}/{NAME} keeps being changed by others. Run the same command again.")
     return published
 
 
@@ -113,7 +113,7 @@ def scores_of_reports(folders: Sequence[Path], card: Card) -> tuple[Score, ...]:
 def _require_stated(card: Card) -> None:
     for key, option in (("licence", "--licence 'CC BY 4.0'"), ("training_data", "--training-data TEXT")):
         if getattr(card, key) in ("", "not stated"):
-            raise BadInput(f"Who uses a published model must know its {key.replace('_', ' ')}: add {option}.")
+            raise BadInput(f"Users of a published model must know its {key.replace('_', ' ')}: add {option}.")
 
 
 def _require_new(entries: dict[str, Entry], card: Card, to: str) -> None:

@@ -98,7 +98,7 @@ def _registry_table(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{path} is not TOML: {error}. Mend it, or move it away to use the defaults.") from None
+        raise BadSettings(f"{path} is not TOML: {error}. Correct it, or move it away to use the defaults.") from None
     table = found.get("registry", {})
     for key, value in table.items():
         if key not in _KEYS:

@@ -220,7 +220,7 @@ def test_the_same_seed_draws_the_same() -> None:
     [
         ({"mirror": "xw"}, "mirror is 'xw'"),
         ({"rotation_deg": (90.0, 0.0)}, "smaller number first"),
-        ({"shift_probability": 1.5}, "a probability lies from 0 to 1"),
+        ({"shift_probability": 1.5}, "a probability must be from 0 to 1"),
         ({"elastic_spacing_vx": (0, 8, 8)}, "elastic_spacing_vx must be at least 1"),
         ({"gamma": (0.0, 1.0)}, "an exponent must be above 0"),
         ({"zoom": (0.0, 1.0)}, "a factor must be above 0"),

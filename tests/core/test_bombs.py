@@ -101,7 +101,7 @@ def test_hdf5_in_other_files(tmp_path: Path, how: str) -> None:
 def test_metadata_of_weights_that_are_no_table(tmp_path: Path, text: str) -> None:
     """Whatever stands in their place is refused, not guessed at."""
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors", {"asem": text})
-    with pytest.raises(BadInput, match="are no JSON object"):
+    with pytest.raises(BadInput, match="are not a JSON object"):
         read_metadata(tmp_path / "a.safetensors")
 
 

@@ -105,7 +105,7 @@ def test_completion() -> None:
         (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "can read . (it holds nothing). Known: "),
         (["import", ".", "--set", "x", "-o", "c.zarr"], "is not KEY=VALUE"),
         (["import", "-o", "c.zarr"], "Say what to import: a path, or a source that makes images itself"),
-        (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' makes its images and reads no path"),
+        (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' generates its images and takes no path"),
         (["import", "--use", "phantom", "--set", "sise_nm=500", "-o", "c.zarr"], "Did you mean 'size_nm'?"),
         (["import", "--use", "tiff-stack", "-o", "c.zarr"], "option 'path' is missing @ source (tiff-stack)"),
         (["plugins", "show", "clahee"], "No plugin is called 'clahee'. Did you mean 'clahe'?"),
@@ -170,7 +170,7 @@ def test_a_folder_of_planes_is_never_made_a_cell(tmp_path: Path) -> None:
     for layer in ("raw", "labels/er"):
         result = invoke("import", str(planes), "--voxel-size", "10", "-o", str(planes), "--layer", layer)
         assert result.exit_code == 1
-        assert "holds other files and is no Zarr container" in result.output
+        assert "with other files and not a Zarr container" in result.output
     assert [p.name for p in tmp_path.rglob("*")] == ["planes", "z0.tif"]
 
 

@@ -40,7 +40,7 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_file() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    (name,) = re.findall(r"Its traceback is in (\S+\.txt): report it with that file", done.stderr)
+    (name,) = re.findall(r"Its traceback is in (\S+\.txt): please report it with that file", done.stderr)
     text = Path(name).read_text()
     Path(name).unlink()
     assert "asem plugins list" in text

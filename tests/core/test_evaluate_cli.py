@@ -88,7 +88,7 @@ def test_a_report_of_other_things_is_not_replaced(cell, tmp_path):
     (tmp_path / "report.html").write_text("a training run's")
     told = run(*pair, "-o", tmp_path, "--overwrite")
     assert told.exit_code == 1
-    assert "holds other things than a report of this kind (report.html)" in " ".join(told.output.split())
+    assert "contains files that do not belong to a report of this kind (report.html)" in " ".join(told.output.split())
     report = tmp_path / "scores"
     assert run(*pair, "-o", report).exit_code == 0
     assert "add --overwrite" in " ".join(run(*pair, "-o", report, "-t", 0.3).output.split())

@@ -300,7 +300,7 @@ def test_a_full_disk_is_said_with_the_room_that_is_needed(cell, tmp_path, monkey
 
     monkeypatch.setattr(tifffile, "imwrite", full)
     monkeypatch.setattr(tifffile.TiffWriter, "write", full)
-    with pytest.raises(NoSpace, match=r"needs up to 0.0 GB.*Make room"):
+    with pytest.raises(NoSpace, match=r"needs up to 0.0 GB.*Free some space"):
         export_tiff(cell, tmp_path / name, QUIET)
     assert not (tmp_path / name).exists()
 

@@ -109,7 +109,7 @@ def test_training_takes_fewer_blocks_at_a_time_where_memory_is_short(caplog):
         assert (after.batch, after.accumulate) == {4: (4, 1), 1: (1, 4)}[room]
         learnt.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     assert torch.allclose(*learnt, atol=1e-6)
-    assert "blocks taken at a time: 1, then added up: 4, for the same result" in caplog.text
+    assert "blocks at a time: 1, gradients summed over: 4; the result is the same" in caplog.text
     with pytest.raises(TrainingStopped, match=r"not enough memory on cpu for 2 blocks of \[.*\] voxels at once"):
         step_within_memory(
             Tight(network, 0), optimizer, cuts[:2], attrs.evolve(options, batch=2), False, Processes(0, 2, cpu)

@@ -153,4 +153,4 @@ def test_a_constant_map_is_questioned(tmp_path, caplog):
     """A map that is the same everywhere says so, with what to look at."""
     made = predict(Constant(), Volume(image(), 5), tmp_path / "c.zarr/p", Run(progress=False), Prediction(device="cpu"))
     assert len(np.unique(made.read())) == 1
-    assert "is 1 everywhere: the network may see nothing to tell apart" in caplog.text
+    assert "is 1 everywhere: the network may not recognise anything" in caplog.text

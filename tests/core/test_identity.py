@@ -131,7 +131,7 @@ def test_a_foreign_layer_made_again_is_never_answered_with_the_old_result(tmp_pa
     output = tmp_path / "cell.zarr/labels/cubes"
     assert Record.of(segment(open_volume(probability), output, QUIET)).num_objects == 3
     foreign(probability, 2)
-    with pytest.raises(OutputExists, match=r"differs in: the input, which holds other data now"):
+    with pytest.raises(OutputExists, match=r"differs in: the input, which now contains other data"):
         segment(open_volume(probability), output, QUIET)
     made = segment(open_volume(probability), output, QUIET, overwrite=True)
     assert Record.of(made).num_objects == len(np.unique(made.read())) - 1 == 2
@@ -148,7 +148,7 @@ def test_the_same_relative_name_in_another_folder_is_another_input(
     monkeypatch.chdir(tmp_path / "a")
     segment(open_volume("pred.zarr"), output, QUIET)
     monkeypatch.chdir(tmp_path / "b")
-    with pytest.raises(OutputExists, match="made by something else"):
+    with pytest.raises(OutputExists, match="made differently"):
         segment(open_volume("pred.zarr"), output, QUIET)
 
 
@@ -158,7 +158,7 @@ def test_what_another_program_wrote_into_our_layer_is_noticed(tmp_path: Path) ->
     output = tmp_path / "cell.zarr/labels/all"
     segment(open_volume(tmp_path / "cell.zarr/p"), output, QUIET)
     zarr.open_group(str(tmp_path / "cell.zarr/p"), mode="r+")["s0"][:20] = 0  # type: ignore[index]
-    with pytest.raises(OutputExists, match="which holds other data now"):
+    with pytest.raises(OutputExists, match="which now contains other data"):
         segment(open_volume(tmp_path / "cell.zarr/p"), output, QUIET)
 
 
@@ -270,7 +270,9 @@ def test_reading_stops_when_the_layer_is_replaced_edited_or_made_again(stack: Pa
     note(path, num_objects=4)
     assert (ours.read() == 1).all()
     write(path, 2)
-    with pytest.raises(InputChanged, match="was replaced or edited while it was being read.*run the command again"):
+    with pytest.raises(
+        InputChanged, match="was replaced or edited while it was being read, so the command stopped. Run it again"
+    ):
         ours.read()
     assert (open_volume(path, follow=True).read() == 2).all()
     note(path, revision="another")
@@ -295,7 +297,7 @@ def test_no_layer_replaces_an_ancestor_or_an_image_by_labels(stack: Path, tmp_pa
     cell = tmp_path / "cell.zarr"
     raw = import_volume(TiffStack(str(stack), 5.0), cell / "raw", QUIET)
     inverted = apply(Invert(), raw, cell / "raw_invert", QUIET)
-    with pytest.raises(BadInput, match="would be replaced by what is made of it, by way of other layers"):
+    with pytest.raises(BadInput, match="would be replaced by a result that is made from it, by way of other layers"):
         apply(Invert(), inverted, cell / "raw", QUIET, overwrite=True)
     elsewhere = tmp_path / "other.zarr"
     probability = open_volume(foreign(tmp_path / "pred.zarr", 2))

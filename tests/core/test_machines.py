@@ -40,8 +40,8 @@ def test_a_file_system_without_locks(
     layer = tmp_path / "cell.zarr/raw"
     held = lock(layer)
     assert caplog.messages == [
-        f"The file system of {tmp_path}/.cell.zarr-work has no locks: a second writer on this computer is kept out, one on another "
-        "may not be."
+        f"The file system of {tmp_path}/.cell.zarr-work does not support locks: do not write to this cell from another "
+        "computer at the same time."
     ]
     with pytest.raises(OutputBusy, match="is being written or edited by another process"):
         lock(layer)

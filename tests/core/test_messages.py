@@ -69,12 +69,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a mesh of an image": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=IMAGE), folder / "out", QUIET, form="ply"),
         BadInput,
-        "ids is an image; surfaces are made of labels. If it holds labels all the same, import it as such:",
+        "ids is an image; surfaces are made from labels. If it holds labels after all, import it as such:",
     ),
     "a mesh of a probability map": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=PROBABILITY), folder / "out", QUIET, form="ply"),
         BadInput,
-        "ids is a probability map; surfaces are made of labels. Segment it first: asem segment.",
+        "ids is a probability map; surfaces are made from labels. Segment it first: asem segment.",
     ),
     "a mesh that is there": (
         lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),
@@ -114,7 +114,7 @@ def test_what_is_refused(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["export", "c.zarr/p", "--mesh", "ply", "--threshold", "0.5", "-o", "out"], "Surfaces are made of labels"),
+        (["export", "c.zarr/p", "--mesh", "ply", "--threshold", "0.5", "-o", "out"], "Surfaces are made from labels"),
         (
             ["evaluate", "p", "t", "--exclusion", "e", "--zone-vx", "1,0"],
             "give an exclusion layer or the widths of a zone, not both.",

@@ -129,7 +129,7 @@ def test_what_was_done_is_told_by_attributes_or_by_the_user(caplog):
     volume = Volume(np.zeros((2, 2, 2), np.uint8), 5, path="a/raw_equalized_0.02", attributes={ATTRIBUTE: made_by})
     catalog = load_catalog()
     assert [s["name"] for s in steps_done(with_done(volume, None, catalog))] == ["invert"]
-    assert "by its attributes, this image has been prepared already: invert." in caplog.text
+    assert "by its attributes, this image has been preprocessed already: invert." in caplog.text
     assert [s["name"] for s in steps_done(with_done(volume, ["clahe"], catalog))] == ["clahe"]
     assert steps_done(with_done(volume, [], catalog)) == []
 
@@ -151,7 +151,7 @@ def test_an_equalized_image_is_not_equalized_again(container, weights, caplog):
     image = container / "volumes/raw_equalized_0.02"
     predict = ("predict", "--weights", weights, "-q", "--precision", "float32")
     told = asem(*predict, image)
-    assert "this image has been prepared already: clahe (clip_limit = 0.02)" in caplog.text
+    assert "this image has been preprocessed already: clahe (clip_limit = 0.02)" in caplog.text
     assert f"from {image}, as the model expects" in told
     assert layers(container) == [f"volumes/{n}" for n in ("raw", "raw_equalized_0.02")] + [
         "predictions/mitochondria/probability",
@@ -173,7 +173,10 @@ def test_an_equalized_image_is_not_equalized_again(container, weights, caplog):
     ):
         caplog.clear()
         asem("preprocess", source, "--use", "clahe", "-q", *output)
-        assert "had the step clahe before it came here; it is done a second time" in caplog.text
+        assert (
+            "the step clahe had been applied to this image before it was imported; it is now applied a second time"
+            in caplog.text
+        )
 
 
 def test_scores_with_the_authors_masks_equal_theirs(container, weights):
@@ -226,7 +229,7 @@ def test_a_container_in_the_authors_layout_is_exported(container, tmp_path, capl
     exported = open_volume(theirs / "raw_clahe")
     assert [s["options"]["kernel_vx"] for s in steps_done(exported)] == [16]
     with_done(exported, None, load_catalog())
-    assert "by its attributes, this image has been prepared already: clahe" in caplog.text
+    assert "by its attributes, this image has been preprocessed already: clahe" in caplog.text
     asem("export", own / "raw", "-o", tmp_path / "planes", "-q")
     assert sorted(p.name for p in (tmp_path / "planes").iterdir())[:2] == ["plane_0000.tif", "plane_0001.tif"]
 

@@ -253,7 +253,7 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
     one, other = (RunFolder(f).checkpoint(3).read_bytes() for f in (tmp_path / "run", again.path))
     assert one == other
     other = runner.invoke(make_app(), [*words, "--seed", "1"])
-    assert (other.exit_code, "was made for something else" in other.output) == (1, True)
+    assert (other.exit_code, "was made for other data or options" in other.output) == (1, True)
     (tmp_path / "run.toml").write_text(text.replace("weight_decay = 0.001", "weight_decay = 0.002"))
     assert runner.invoke(make_app(), [*words, "--overwrite"]).exit_code == 0
     assert "weight_decay = 0.002" in (tmp_path / "run.1.toml").read_text()
@@ -290,11 +290,11 @@ def test_plan_prints_a_recipe(cell: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--labels", "nothing", "--model", "membrane"], "Nothing is object"),
+        (["--labels", "nothing", "--model", "membrane"], "is object: there is nothing to learn"),
         (["--labels", "all", "--model", "membrane"], "Every annotated voxel"),
         (["--labels", "nosuch", "--model", "membrane"], "has no labels 'nosuch'"),
         (["--labels", "all"], "Which model are the labels 'all' for"),
-        ([], "Say which labels to learn"),
+        ([], "Name the labels to train on"),
         (["--labels", "mito", "--minutes", "0"], "must be above 0"),
         (["--labels", "mito", "--minutes", "0.001"], "too short"),
         (["--labels", "mito", "--iterations", "0"], "at least 1"),

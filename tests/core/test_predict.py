@@ -250,7 +250,10 @@ def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypat
         assert begin(16) == begin(None) == blocks[0]
         assert not caplog.text
         assert begin(8) == blocks[0]
-        assert "a.zarr/p was begun in blocks of (16, 16, 16) voxels and goes on in them; --overwrite" in caplog.text
+        assert (
+            "a.zarr/p was started with blocks of (16, 16, 16) voxels and continues with them; --overwrite"
+            in caplog.text
+        )
         assert begin(8, overwrite=True) == begin(8) == ((8, 8, 8), (8, 8, 8))
     made = predict(network, volume, out, QUIET, EXACT)
     assert np.abs(made.read() - untiled(network, volume)).max() < 1e-5

@@ -72,9 +72,9 @@ def test_only_what_is_missing_is_done(cell):
     [
         (
             [CLAHE],
-            r"prepared by clahe, but .*raw_invert is prepared by invert; on top of that comes clahe\. Leave out invert",
+            r"prepared by clahe, but .*raw_invert is prepared by invert; the missing steps are applied: clahe\. Leave out invert",
         ),
-        ([], r"prepared by none of the steps .*raw_invert is prepared by invert; it is predicted as it is"),
+        ([], r"prepared by none of the steps .*raw_invert is prepared by invert; it is used unchanged"),
     ],
 )
 def test_preprocessing_that_the_network_does_not_know_is_told(cell, caplog, wanted, told):
@@ -152,7 +152,7 @@ def test_models_are_found_by_file_plugin_or_name(tmp_path):
         load_trained(catalog, "mitochondria")
     with pytest.raises(BadInput, match="Say which model"):
         load_trained(catalog, None)
-    with pytest.raises(UnknownName, match="'golgy' is no model plugin"):
+    with pytest.raises(UnknownName, match="'golgy' is not a model plugin"):
         load_trained(catalog, "golgy", plain)
 
 

@@ -51,7 +51,7 @@ MISTAKES = {
     "float for int": ({"count": 2.9}, "option 'count' @ preprocess[0] (step): expected a whole number, got 2.9"),
     "text for bool": ({"flag": "false"}, "option 'flag' @ preprocess[0] (step): expected true or false, got 'false'"),
     "bool for int": ({"count": True}, "expected a whole number, got True"),
-    "number for text": ({"path": 3}, "expected a text in quotes, got 3"),
+    "number for text": ({"path": 3}, "expected text in quotes, got 3"),
     "short list": ({"kernel": [1, 2]}, "expected 3 values, got 2"),
     "not a list": ({"parts": 1}, "option 'parts' @ preprocess[0] (step): expected a list, as in [1] ("),
     "one text for a list": (
@@ -91,7 +91,7 @@ def test_several_mistakes_at_once() -> None:
 OUTLINES = {
     "no source": ("[model]\nuse = 'golgi'", "[source] is missing"),
     "unknown table": ("[sorce]\nuse = 'tiff-stack'", "unknown table [sorce]. Did you mean 'source'?"),
-    "no use": ("[source]\npath = 'x'", 'source does not say which plugin: add use = "..."'),
+    "no use": ("[source]\npath = 'x'", 'source does not name a plugin: add use = "..."'),
     "single bracket": ("[source]\nuse='a'\n[preprocess]\nuse='clahe'", "write [[preprocess]] with two brackets"),
     "not a table": ("source = 3", "source must be a table"),
     "syntax": ("[source", "is not valid TOML"),

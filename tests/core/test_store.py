@@ -121,7 +121,7 @@ def test_a_finished_layer_is_given_back_as_it_is(tmp_path: Path, pyramid: bool) 
 def test_unfinished_layer_is_not_taken_for_whole(tmp_path: Path) -> None:
     """A layer whose run has not ended is not there yet, and the message says how it gets there."""
     out = create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE)
-    with pytest.raises(BadInput, match="was not finished. Run the command"):
+    with pytest.raises(BadInput, match="is incomplete. Run the command"):
         open_volume(tmp_path / "cell.zarr" / "raw")
     assert layers(tmp_path / "cell.zarr") == []
     assert find_finished(tmp_path / "cell.zarr" / "raw", MADE) is None
@@ -147,7 +147,7 @@ def test_a_foreign_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None
     (tmp_path / "cell.zarr" / "raw").mkdir()
     (tmp_path / "cell.zarr" / "raw" / "notes.txt").write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(OutputExists, match="is no layer, so it is never replaced"):
+        with pytest.raises(OutputExists, match="is not a layer, so it is never replaced"):
             create_volume(tmp_path / "cell.zarr" / "raw", SPEC, block=32, made_by=MADE, overwrite=overwrite)
     assert (tmp_path / "cell.zarr" / "raw" / "notes.txt").read_text() == "mine"
 
@@ -155,7 +155,7 @@ def test_a_foreign_folder_is_not_overwritten_by_accident(tmp_path: Path) -> None
 def test_a_group_of_layers_is_never_replaced(tmp_path: Path) -> None:
     """A forgotten last part of a name, as in `-o cell.zarr/labels --overwrite`, costs no layer."""
     write(tmp_path / "cell.zarr" / "labels" / "golgi", image())
-    with pytest.raises(OutputExists, match="Name a layer of its own"):
+    with pytest.raises(OutputExists, match="Name a new layer"):
         create_volume(tmp_path / "cell.zarr" / "labels", SPEC, block=32, made_by=MADE, overwrite=True)
     np.testing.assert_array_equal(open_volume(tmp_path / "cell.zarr" / "labels" / "golgi").read(), image())
 
@@ -164,7 +164,7 @@ def test_a_layer_never_replaces_its_own_input(tmp_path: Path) -> None:
     """An output named like the input, with --overwrite, would be made of nothing."""
     raw = write(tmp_path / "cell.zarr" / "raw", image())
     record = made_by("preprocess", inputs=[raw])
-    with pytest.raises(BadInput, match="which it is made of. Choose another output"):
+    with pytest.raises(BadInput, match="which it is made from. Choose another output"):
         create_volume(tmp_path / "other" / ".." / "cell.zarr" / "raw", SPEC, block=32, made_by=record, overwrite=True)
     np.testing.assert_array_equal(open_volume(raw.path).read(), image())
 
@@ -217,10 +217,10 @@ def test_a_folder_of_other_files_becomes_no_container(tmp_path: Path, layer: str
     folder = tmp_path / layer.partition("/")[0]
     folder.mkdir()
     (folder / "z0000.tif").write_bytes(b"mine")
-    with pytest.raises(BadInput, match=r"is a folder that holds other files and is no Zarr container"):
+    with pytest.raises(BadInput, match=r"is a folder with other files and not a Zarr container"):
         require_container(folder)
     if layer.count("/") == 1:
-        with pytest.raises(BadInput, match=r"is a folder that holds other files and is no Zarr container"):
+        with pytest.raises(BadInput, match=r"is a folder with other files and not a Zarr container"):
             create_volume(tmp_path / layer, SPEC, block=32, made_by=MADE)
     assert [p.name for p in tmp_path.rglob("*")] == [folder.name, "z0000.tif"]
     (folder / "z0000.tif").unlink()

@@ -211,5 +211,5 @@ def test_an_address_that_is_not_of_this_machine(tmp_path: Path) -> None:
     """It is said, not replaced by all addresses."""
     elsewhere = Cluster("away", "command", options="env", address="203.0.113.7")
     run = Run(progress=False, on=elsewhere, scratch=tmp_path / "scratch")
-    with pytest.raises(BadInput, match=r"203\.0\.113\.7 is no address of this machine"):
+    with pytest.raises(BadInput, match=r"203\.0\.113\.7 is not an address of this machine"):
         run_blocks(Touch(tmp_path), BOX, 4, run, name="elsewhere")

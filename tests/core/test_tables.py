@@ -43,7 +43,7 @@ def test_letters_of_other_languages(tmp_path: Path, encoding: str) -> None:
     [
         (b"", "has no columns; it needs class"),
         (b"kind,z\nobject,1\n", "has the columns kind, z; it needs class"),
-        (b"class,z,z\nobject,1,2\n", "has the column 'z' twice"),
+        (b"class,z,z\nobject,1,2\n", "has two columns 'z'"),
         (b"class,z\nobject\n", "line 2: there are 1 values for the columns class, z"),
         (b"class,z\nobject,1,2\n", "line 2: there are 3 values for the columns class, z"),
         (b"class,z\n\nobject,one\n", "line 3: 'one' in the column z is not a number"),
@@ -51,10 +51,10 @@ def test_letters_of_other_languages(tmp_path: Path, encoding: str) -> None:
         (b"class,z\nobject,inf\n", "line 2: 'inf' in the column z is not a number"),
         (b"class,z\nobject,\n", "line 2: '' in the column z is not a number"),
         (b"class;z\nobject;1.234,5\n", "line 2: '1.234,5' in the column z is not a number"),
-        (b"class\tz\nobject\t1,234\n", "may be a decimal comma or part thousands"),
-        ("class,z\nobject,1\n".encode("utf-16-le"), "is no table of text that can be read"),
-        (b"class,z\nobject\x81,1\n", "is no table of text that can be read"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "is no table of text that can be read"),
+        (b"class\tz\nobject\t1,234\n", "may be a decimal comma or a thousands separator"),
+        ("class,z\nobject,1\n".encode("utf-16-le"), "cannot be read as a text table"),
+        (b"class,z\nobject\x81,1\n", "cannot be read as a text table"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "cannot be read as a text table"),
         (b"class,z\n" + b"a" * 200_000 + b",1\n", "field larger than field limit"),
     ],
 )

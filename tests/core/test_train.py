@@ -139,7 +139,7 @@ def test_killed_between_the_last_state_and_the_choice(
 
 
 @pytest.mark.parametrize(
-    ("at", "said"), [(1, "before the first checkpoint: nothing"), (5, "until the checkpoint of iteration 4 is kept")]
+    ("at", "said"), [(1, "before the first checkpoint: nothing"), (5, "up to the checkpoint of iteration 4 is kept")]
 )
 def test_ctrl_c_says_what_is_kept(
     at: int, said: str, recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,7 +151,7 @@ def test_ctrl_c_says_what_is_kept(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "step", stops)
-    with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To go on: asem train --resume .*run\.$"):
+    with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To resume: asem train --resume .*run\.$"):
         run(recipe(), catalog, tmp_path / "run")
 
 
@@ -299,7 +299,8 @@ def test_a_folder_called_prepared_that_is_no_runs_is_kept(recipe: Recipe, catalo
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
     with pytest.raises(
-        OutputExists, match=r"holds other files than a training run \(notes.txt, prepared\).*never replaced"
+        OutputExists,
+        match=r"contains files that do not belong to a training run \(notes.txt, prepared\).*never replaced",
     ):
         run(recipe(), catalog, tmp_path)
     assert (tmp_path / "prepared/data.txt").exists()
@@ -311,7 +312,7 @@ def test_no_foreign_file_is_replaced(name: str, recipe: Recipe, catalog: Catalog
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(OutputExists, match=f"holds other files than a training run \\({name}\\).*-o"):
+        with pytest.raises(OutputExists, match=f"contains files that do not belong to a training run \\({name}\\).*-o"):
             run(recipe(), catalog, tmp_path / "mine", overwrite=overwrite)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_text() == "mine"

@@ -41,7 +41,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(recipe: Recipe, catalog: Cata
         ({"held_out": "overlapping"}, {}, r"overlaps the training region 'region 1' at \[20:22"),
         ({"held_out": "overlapping"}, {'validation]]\nraw = "': 'validation]]\nraw = "coarse.zarr/../'}, "overlaps the training region"),
         ({"held_out": "ball"}, {'validation]]\nraw = "cell.zarr/raw': 'validation]]\nraw = "cell.zarr/raw_broken'}, "overlaps the training region"),
-        ({"held_out": "at_border"}, {}, r"voxels missing: \d after z.*missing_context = \"reflect\""),
+        ({"held_out": "at_border"}, {}, r"missing voxels: \d after z.*missing_context = \"reflect\""),
         ({"held_out": "empty"}, {}, r"no foreground at all in the regions to validate on \('validation 1'\)"),
         ({"train": "", "block": "[6, 13, 12]"}, {}, r"not \[6, 13, 12\]: set block = \["),
         ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 all over: was it read from the right place"),
@@ -126,7 +126,7 @@ def test_recipe_errors_are_recipe_errors(recipe: Recipe, catalog: Catalog) -> No
     path.write_text(text.replace('[sampler]\nuse = "uniform"', ""))
     assert read_training_recipe(path, catalog).sampler.name == "balanced"
     path.write_text(text.replace('use = "uniform"', "least_foreground = 0.1"))
-    with pytest.raises(RecipeError, match="sampler does not say which plugin"):
+    with pytest.raises(RecipeError, match="sampler does not name a plugin"):
         read_training_recipe(path, catalog)
 
 

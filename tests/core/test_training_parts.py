@@ -131,7 +131,7 @@ def test_defaults_are_the_published_numbers() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"regions": []}, r"no region to learn from: add \[\[train.regions\]\]"),
+        ({"regions": []}, r"no region to train on: add \[\[train.regions\]\]"),
         ({"regions": [REGION], "iteration": 5}, "Did you mean 'iterations'"),
         ({"regions": [REGION], "iterations": 2.5}, "expected a whole number"),
         ({"regions": [REGION], "iterations": 0}, "iterations is 0; it must be at least 1"),

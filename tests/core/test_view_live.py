@@ -9,14 +9,19 @@ import torch
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
 from asem_core.cell.build import begun
+from asem_core.cell.prepared import Prepared, note_prepared
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
-from asem_core.errors import OutputBusy
+from asem_core.errors import BadInput, OutputBusy, VoxelSizeMismatch
 from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
-from asem_core.stages.predict import Prediction, predict
+from asem_core.prediction.trained import load_trained
+from asem_core.stages.inputs import open_images_of
+from asem_core.stages.predict import Prediction, PredictOptions, predict, predict_image, predict_live
 from asem_core.viewing.virtual_zarr import VirtualZarr
-from asem_core.volume import Box, Spec, Volume
+from asem_core.volume import Box, Computed, Spec, Volume
 from asem_core.weights import save_weights
 from asem_models.membrane import Membrane
 
@@ -100,7 +105,8 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
         shown.extend(layers)
         for layer in layers:
             layer.volume.read(Box((0, 0, 0), (4, 4, 4)))
-            getattr(layer.volume.data, "close", lambda: None)()
+            if isinstance(layer.volume.data, Computed):
+                layer.volume.data.stop_computing()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("asem_core.viewing.server.serve", serve)
@@ -116,3 +122,62 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
 def test_networks_with_much_context_get_larger_blocks():
     assert block_for((47, 47, 47)) == (128, 128, 128)
     assert block_for((5, 8, 22)) == (64, 64, 128)
+
+
+def write_cell(cell, holds="image"):
+    """A cell of 5 nm with an image of 24 x 30 x 36 voxels, and a mask of its middle."""
+    for name, kind, voxels in (
+        ("raw", holds, np.random.default_rng(0).integers(0, 255, (24, 30, 36), np.uint8)),
+        ("mask", "labels", np.pad(np.ones((12, 20, 20), np.uint8), ((6, 6), (5, 5), (8, 8)))),
+    ):
+        spec = Spec(voxels.shape, np.uint8, 5.0)
+        out = create_volume(cell / name, spec, block=64, made_by={"stage": "test"}, about=Record(kind))
+        out.data[:] = voxels
+        finish_volume(out)
+    note_prepared(cell, Prepared("raw", "mask"))
+
+
+def both_doors(cell, **about):
+    """Predict a cell with weights that say this of themselves: as `asem predict` does, and as `asem view --model` does."""
+    network = Membrane(features=2, factors=((2, 2, 2),), kernels=(((3, 3, 3),),)).network()
+    weights = cell.with_name("small.safetensors")
+    save_weights(weights, network, {"model": {"use": "membrane", **SMALL}, **about})
+    catalog, run = load_catalog(), Run(progress=False)
+    trained = load_trained(catalog, None, weights)
+    how = PredictOptions(device="cpu", precision="float32")
+    yield (
+        lambda: (
+            predict_image(
+                trained, open_images_of(catalog, str(cell)), cell / "predictions/whole/probability", run, how, catalog
+            ).probability
+        )
+    )
+    yield lambda: predict_live(
+        trained, open_images_of(catalog, str(cell)), cell / "predictions/live/probability", run, catalog, device="cpu"
+    )
+
+
+def test_a_live_layer_equals_the_prediction_with_mask_mirrors_and_steps(tmp_path):
+    """All that weights say of themselves, and all that the cell has, counts at both doors."""
+    write_cell(tmp_path / "cell.zarr")
+    steps = [{"name": "invert", "options": {}}]
+    torch.manual_seed(0)
+    whole, live = (
+        door().read() for door in both_doors(tmp_path / "cell.zarr", mirrors=True, preprocessing=steps)
+    )  # fmt: skip
+    assert 0 < np.count_nonzero(whole) <= 12 * 20 * 20
+    np.testing.assert_array_equal(live, whole)
+
+
+@pytest.mark.parametrize(
+    ("holds", "about", "error", "told"),
+    [
+        ("image", {"voxel_size_nm": [8, 8, 8]}, VoxelSizeMismatch, "was trained on 8 x 8 x 8 nm"),
+        ("labels", {}, BadInput, "holds labels"),
+    ],
+)
+def test_what_is_not_predicted_is_not_viewed_either(tmp_path, holds, about, error, told):
+    write_cell(tmp_path / "cell.zarr", holds)
+    for door in both_doors(tmp_path / "cell.zarr", **about):
+        with pytest.raises(error, match=told):
+            door()

@@ -89,7 +89,7 @@ def test_workers_that_a_command_starts(tmp_path):
 def test_a_worker_that_ends_early_is_replaced_and_its_log_named(tmp_path, caplog):
     run_blocks(DiesOnce(tmp_path, 0), BOX, 1, Run(progress=False, on=here(1), scratch=tmp_path / "s"), name="dies")
     assert "a worker ended early (no memory left; " in caplog.text
-    assert "0.log); another takes its place." in caplog.text
+    assert "0.log) and is replaced." in caplog.text
     assert len(list(tmp_path.glob("done-*"))) == 24
 
 
@@ -103,7 +103,7 @@ def test_workers_that_never_live_end_the_run(tmp_path):
     ):
         run_blocks(Slow(tmp_path, 0), BOX, 1, Run(progress=False, on=never, scratch=tmp_path / "s"), name="never")
     wrong = Cluster("wrong", "command", options="/no/such/program", address="127.0.0.1")
-    with pytest.raises(BadInput, match=r"'wrong' does not start workers: /no/such/program: .*No such file"):
+    with pytest.raises(BadInput, match=r"'wrong' cannot start workers: /no/such/program: .*No such file"):
         run_blocks(Slow(tmp_path, 0), BOX, 1, Run(progress=False, on=wrong, scratch=tmp_path / "s"), name="wrong")
 
 
@@ -214,7 +214,7 @@ def test_a_cluster_is_named_listed_and_tried(config):
         ('kind = "ssh"', "a", "names no hosts"),
         ('kind = "command"', "a", "names no command"),
         ("", "b", r"No cluster is called 'b'\. Known: a\. Name one: asem clusters add b"),
-        ("", "a:many", "how many workers"),
+        ("", "a:many", "the number of workers"),
         ('[clusters."b c"]', "b c", "letters, digits"),
     ],
 )
@@ -376,7 +376,7 @@ def test_no_job_is_left_when_a_run_is_killed(slurm, tmp_path):
 def test_a_wrong_partition_is_said(slurm, tmp_path):
     wrong = on_slurm(options="-p nowhere")
     with pytest.raises(
-        BadInput, match=r"'slurm' does not start workers: sbatch: .*invalid partition.*asem clusters list"
+        BadInput, match=r"'slurm' cannot start workers: sbatch: .*invalid partition.*asem clusters list"
     ):
         run_blocks(Slow(tmp_path, 0), BOX, 1, Run(progress=False, on=wrong, scratch=tmp_path / "s"), name="w")
 
@@ -388,7 +388,7 @@ def test_a_time_limit_is_met_by_others_that_go_on(slurm, tmp_path, caplog):
     limited = on_slurm(options="--time=0:20", workers=1)
     run_blocks(Slow(tmp_path, 4), BOX, 1, Run(progress=False, on=limited, scratch=tmp_path / "s"), name="limited")
     assert len(list(tmp_path.glob("done-*"))) == 24
-    assert "came to its time limit; another goes on" in caplog.text
+    assert "reached its time limit and is replaced" in caplog.text
     assert "ended early" not in caplog.text
     assert not in_queue()
 

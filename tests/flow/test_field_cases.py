@@ -129,7 +129,7 @@ def test_06_dialects_of_zarr(make: Callable[..., Path]) -> None:
 def test_07_units_of_n5(make: Callable[..., Path]) -> None:
     here = make("case07")
     for i, path in enumerate(sorted(here.glob("*.n5"))):
-        unusable = {"pixel": "no unit of length", "inch": "cannot be meant"}
+        unusable = {"pixel": "not a unit of length", "inch": "implausible"}
         if sentence := unusable.get(path.stem.rpartition("_")[2]):
             assert sentence in refuse(path)
             continue
@@ -208,9 +208,9 @@ def test_12_a_foreign_layer_is_made_again(make: Callable[..., Path], monkeypatch
 
     assert count("a", "out.zarr/segmentation") == 3
     make("case12", "edit")
-    assert "made by something else" in count("a", "out.zarr/segmentation", status=1)
+    assert "made differently" in count("a", "out.zarr/segmentation", status=1)
     assert count("a", "again.zarr/segmentation") == 2
-    assert "made by something else" in count("b", "out.zarr/segmentation", status=1)
+    assert "made differently" in count("b", "out.zarr/segmentation", status=1)
 
 
 def test_13_unknown_voxels_count_nowhere(make: Callable[..., Path]) -> None:

@@ -51,9 +51,9 @@ def test_says_what_is_there_and_what_to_type(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "odd"),
     [
-        (np.where(np.arange(30)[:, None] < 20, 0, IMAGE), "67% of the voxels looked at are 0: .* padding"),
+        (np.where(np.arange(30)[:, None] < 20, 0, IMAGE), "67% of the sampled voxels are 0: .* padding"),
         (IMAGE.astype(np.uint16) * 16, "12 bits in uint16"),
-        (np.full_like(IMAGE, 7), "every voxel looked at is 7"),
+        (np.full_like(IMAGE, 7), "every sampled voxel is 7"),
     ],
 )
 def test_what_is_odd(tmp_path: Path, values: np.ndarray, odd: str) -> None:

@@ -105,7 +105,7 @@ def test_another_preparation_is_told_first(tmp_path: Path, weights: Path, caplog
     (tmp_path / "recipe.toml").write_text(RECIPE.format(weights="small", steps=normalize, size=5.0, predict=""))
     require_inputs(build_flow(read_recipe(tmp_path / "recipe.toml"), load_catalog()), load_catalog())
     told = "small@1 was trained on images prepared by invert, clahe, but the recipe's image is prepared by normalize; "
-    assert told + "on top of that comes invert, clahe" in caplog.text
+    assert told + "the missing steps are applied: invert, clahe" in caplog.text
 
 
 def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) -> None:

@@ -188,7 +188,7 @@ def test_ctrl_c_in_training_says_to_run_again(project: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "step", stops)
         stopped = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
-    assert "To go on: the same asem run again." in stopped.stderr
+    assert "To resume: the same asem run again." in stopped.stderr
     assert (project / "out/training/provenance.json").exists()
 
 
@@ -210,12 +210,12 @@ BAD = {
     "the cell's own name": (
         "[evaluate]",
         '[others.cell]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
-        "others.cell cannot be named so",
+        "others.cell is not a possible name",
     ),
     "labels outside of the cell": (
         "[evaluate]",
         '[labels."../more"]\nuse = "tiff-stack"\npath = "planes"\nvoxel_size_nm = [5, 5, 5]\n\n[evaluate]',
-        "labels.../more cannot be named so",
+        "labels.../more is not a possible name",
     ),
     "no such other image": (
         "[evaluate]",
@@ -248,7 +248,7 @@ BAD = {
     "a zone as a mask": (
         'truth = "balls"',
         'truth = "balls"\nmask = "exclusion/balls"',
-        "is an exclusion zone, of which everything but 0 is ignored",
+        "is an exclusion zone, in which everything except 0 is ignored",
     ),
     "no mask to score in": ('truth = "balls"', 'truth = "balls"\nmask = "mask"', "@ evaluate: option 'mask': "),
     "no mask to predict in": (
@@ -294,7 +294,7 @@ def test_a_box_to_score_that_sticks_out_is_refused_before_training(project: Path
     (project / "recipe.toml").write_text(text)
     done = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
     assert done.exit_code == 1
-    assert "24:40,0:48,: sticks out of what truth and image share, [4:40, 8:48, 0:56]" in done.stderr
+    assert "24:40,0:48,: extends beyond the overlap of truth and image, [4:40, 8:48, 0:56]" in done.stderr
     assert not (project / "out" / "training").exists()
 
 

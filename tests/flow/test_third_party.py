@@ -200,7 +200,9 @@ def test_what_options_name_is_part_of_the_record(lab: Path) -> None:
 def test_a_layer_of_a_source_must_be_chosen_for_labels(lab: Path) -> None:
     """Of a source with several layers, the image is never taken for labels."""
     (lab / "recipe.toml").write_text(RECIPE.replace('layer = "truth"\n', ""))
-    with pytest.raises(RecipeError, match=r"@ labels.er: the source holds the layers image, truth. Say which: layer ="):
+    with pytest.raises(
+        RecipeError, match=r"@ labels.er: the source holds the layers image, truth. Choose one: layer ="
+    ):
         require_inputs(build_flow(read_recipe(lab / "recipe.toml"), catalog()), catalog())
 
 

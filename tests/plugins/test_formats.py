@@ -190,7 +190,7 @@ def test_what_else_an_mrc_header_says(tmp_path: Path) -> None:
     path.write_bytes(data)
     check_place(choose(path).open())
     foreign.write_mrc(tmp_path, IMAGE.astype(np.uint16), (0.1, 0.1, 0.1))
-    with pytest.raises(BadInput, match="gives 1 Å, as programs write where they do not know it"):
+    with pytest.raises(BadInput, match="gives 1 Å, which programs write if they do not know it"):
         choose(path).open()
     os.truncate(path, 5000)
     with pytest.raises(BadInput, match=r"is truncated: it has 5,000 bytes, but its header promises"):

@@ -85,9 +85,9 @@ class TestSession:
 
     def test_bad_names_and_boxes(self, cell: Path) -> None:
         """A name with a slash, or a box that sticks out, is refused."""
-        with pytest.raises(BadInput, match="is no name for an organelle"):
+        with pytest.raises(BadInput, match="cannot name an organelle"):
             Session.open(cell, "labels/golgi", BOX)
-        with pytest.raises(OutsideVolume, match="sticks out of"):
+        with pytest.raises(OutsideVolume, match="extends beyond"):
             Session.open(cell, "golgi", Box((0, 0, 0), (99, 9, 9)))
 
     def test_lists_what_can_be_chosen(self, cell: Path) -> None:
@@ -278,7 +278,7 @@ def test_cancel_ends_a_cut(window: Any, cell: Path) -> None:
     wait_for(lambda: window._cutter._process is not None and window._cutter._process.is_alive())
     window.stop()
     wait_for(lambda: not window.is_busy)
-    assert "was stopped before it was done" in window.status.text()
+    assert "was stopped before it finished" in window.status.text()
     assert not window.session.result.any()
     window.cut()
     wait_for(lambda: not window.is_busy)

@@ -44,7 +44,7 @@ def brute_force(labels: np.ndarray, mask: np.ndarray | None, box: Box) -> tuple[
 
 
 def test_boxes_may_be_drawn_inside_only() -> None:
-    """The published program's way: no box sticks out of a region that it fits into; by the text's rule some do."""
+    """The published program's way: no box extends beyond a region that it fits into; by the text's rule some do."""
     rng = np.random.default_rng(0)
     regions = [region(np.ones((20, 24, 8), np.uint8)), region(np.ones((30, 16, 16), np.uint8))]
     drawn = {way: list(islice(Balanced(inside=way).boxes(regions, (12, 12, 12), rng), 400)) for way in (True, False)}

@@ -223,7 +223,7 @@ def test_import_is_exact_and_repeatable(tmp_path: Path, workers: int) -> None:
     assert (target / "zarr.json").stat().st_mtime_ns == stamp
     tifffile.imwrite(folder / "cell_5.tif", IMAGE[1])
     os.utime(folder / "cell_5.tif", ns=(1, 1))
-    with pytest.raises(Exception, match="exists and was made by something else"):
+    with pytest.raises(Exception, match="exists and was made differently"):
         import_volume(TiffStack(str(folder), 5.0), target, run)
 
 
@@ -241,7 +241,7 @@ def test_a_changed_zarr_is_noticed(tmp_path: Path, layered: bool) -> None:
     import_volume(source, target, QUIET)
     import_volume(source, target, QUIET)
     array[8:] = 77
-    with pytest.raises(OutputExists, match="differs in: the input, which holds other data now"):
+    with pytest.raises(OutputExists, match="differs in: the input, which now contains other data"):
         import_volume(source, target, QUIET)
     assert (import_volume(source, target, QUIET, overwrite=True).read()[8:] == 77).all()
 

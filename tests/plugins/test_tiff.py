@@ -94,7 +94,7 @@ def test_values_as_a_viewer_shows_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TiffStack(str(wide), 5.0).open().read(), IMAGE.astype(np.uint16) * 9)
     mask = write(tmp_path / "mask", IMAGE <= 128, photometric="miniswhite")
     np.testing.assert_array_equal(TiffStack(str(mask), 5.0, kind="labels").open().read(), IMAGE > 128)
-    with pytest.raises(BadInput, match="floats of which 0 is white"):
+    with pytest.raises(BadInput, match="floating-point values in which 0 is white"):
         TiffStack(str(write(tmp_path / "f", IMAGE / np.float32(255), photometric="miniswhite")), 5.0).open()
 
 
@@ -185,7 +185,7 @@ def test_the_field_that_counts_planes(tmp_path: Path, name: str) -> None:
     (folder / "thumbnail.tif").write_bytes(b"small")
     volume = TiffStack(str(folder), 5.0).open()
     np.testing.assert_array_equal(volume.read(), IMAGE)
-    assert volume.told[1:] == ["passed over: thumbnail.tif"]
+    assert volume.told[1:] == ["skipped: thumbnail.tif"]
 
 
 def test_times_differ_too_but_have_gaps(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_units(words: tuple[str, ...], nm: float | None) -> None:
 
 def test_unknown_units_ask(tmp_path: Path) -> None:
     """Pixels are no length."""
-    for unit, told in (("pixel", "in 'pixel', which is no unit of length"), ("inch", "which cannot be meant")):
+    for unit, told in (("pixel", "in 'pixel', which is not a unit of length"), ("inch", "which is implausible")):
         tifffile.imwrite(
             tmp_path / "a.tif",
             IMAGE,

@@ -66,7 +66,7 @@ def test_mrc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import mrcfile
 
     path = written(tmp_path / "greys.mrc")
-    assert "MRC does not keep: origin (16, -8, 10 nm), names of the planes." in caplog.text
+    assert "MRC does not store: origin (16, -8, 10 nm), names of the planes." in caplog.text
     assert mrcfile.validate(path)
     with mrcfile.open(path) as file:
         np.testing.assert_array_equal(file.data, GREYS)

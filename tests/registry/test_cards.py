@@ -214,7 +214,7 @@ def test_one_card_by_its_address_and_a_dead_one(settings, server, make_card):
     assert library.find("small-1nm").name == "small-1nm"
     assert "Cannot connect" in library.broken[dead]
     offline = attrs.evolve(settings, cards=(server.url("/other.toml"),), offline=True)
-    assert "never fetched" in load_library(offline).broken[server.url("/other.toml")]
+    assert "never downloaded" in load_library(offline).broken[server.url("/other.toml")]
 
 
 def test_a_plugin_brings_cards(tmp_path, make_card):

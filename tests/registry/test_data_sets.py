@@ -105,7 +105,7 @@ def test_what_can_go_wrong(cell, tmp_path):
     with pytest.raises(NotReachable, match="ASEM_OFFLINE is set"):
         layers(cell_6, attrs.evolve(cell, offline=True))
     dead = attrs.evolve(cell, s3_endpoint="http://127.0.0.1:9", attempts=1)
-    with pytest.raises(NotReachable, match="Is the network away"):
+    with pytest.raises(NotReachable, match="Is there a network connection"):
         layers(cell_6, dead)
 
 

@@ -86,7 +86,7 @@ def test_list_and_show(asem, served):
         "F1         0.99",
     ]:
         assert words in page
-    assert "not published: the first download is trusted, checked ever after" in page
+    assert "not published: the first download is trusted, later ones are checked against it" in page
     pasted = tomllib.loads(page.partition("In a recipe,")[2].partition("\n")[2])
     assert [step["use"] for step in pasted["preprocess"]] == ["invert", "clahe"]
     assert pasted["model"] == {"use": "mitochondria", "weights": "mitochondria-hpfs-4nm"}
@@ -146,7 +146,7 @@ def test_add_and_remove_a_run(asem, run_folder, settings):
     assert (card.preparation, card.contrast) == ("CF, again", "dark membranes"), "what was stated stays"
     source.write_bytes(source.read_bytes()[:-4] + b"\0\0\0\0")
     refused = asem("models", "add", run_folder, "--name", "mito-mylab", code=1).stderr
-    assert "is of other weights, and a version never changes: add --version 2" in refused
+    assert "belongs to other weights, and a version never changes: add --version 2" in refused
     asem("models", "add", run_folder, "--name", "mito-mylab", "--version", "2", "--no-recipe")
     assert load_library(settings).find("mito-mylab").version == 2
     assert "and its weights" in asem("models", "remove", "mito-mylab").stdout
@@ -224,11 +224,11 @@ def test_bundle_and_unbundle(asem, served, run_folder, settings, tmp_path, monke
     assert "Add --sha256 with the checksum that `asem models bundle` printed" in refused
     other = asem("models", "unbundle", file, "--sha256", "0" * 16, code=1).stderr
     assert "it is not the bundle that was made. Expected sha256 0000000000000000, got" in other
-    assert "is no checksum: give 16 digits" in asem("models", "unbundle", file, "--sha256", "0", code=1).stderr
+    assert "is not a checksum: give 16 digits" in asem("models", "unbundle", file, "--sha256", "0", code=1).stderr
     assert not (tmp_path / "far" / "home").exists()
     said = asem("models", "unbundle", file, *command).stdout
-    assert "small-1nm@1 is here." in said
-    assert "mito-mylab@1 is here." in said
+    assert "small-1nm@1 is installed." in said
+    assert "mito-mylab@1 is installed." in said
     assert str(tmp_path / "far") in asem("models", "pull", "small-1nm", "mito-mylab").stdout
     asem("models", "unbundle", file)  # known now, each with its sum
 

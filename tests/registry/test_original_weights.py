@@ -71,7 +71,7 @@ def test_pull_finds_converts_and_remembers(bucket, checkpoint, caplog, sum_of):
     assert receipt.url == f"s3://asem-project/{PREFIX}/model_checkpoint_1847_mito_CF.pt"
     assert receipt.source_sha256 == sum_of(checkpoint)
     assert receipt.trusted_on_first_use
-    assert f"its authors publish no sum, so it was trusted when it was first pulled ({receipt.fetched})" in caplog.text
+    assert f"its authors publish no checksum, so the first download was trusted ({receipt.fetched})" in caplog.text
     model = read_metadata(path)["model"]
     assert (model["use"], model["dilate_vx"], model["exclusion_dilate_vx"]) == ("mitochondria", 3, 4), "as published"
     assert read_metadata(path)["voxel_size_nm"] == [5, 5, 5]
@@ -217,7 +217,7 @@ def test_from_pull_to_probabilities_in_two_commands(bucket, s3_server, tmp_path)
 
     pulled = asem("models", "pull", "mitochondria-cf-5nm", "-q")
     assert pulled.returncode == 0, pulled.stderr
-    assert "trusted when it was first pulled" in pulled.stderr
+    assert "so the first download was trusted" in pulled.stderr
     predicted = asem("predict", str(cell / "raw"), "--model", "mitochondria-cf-5nm", "-q")
     assert predicted.returncode == 0, predicted.stderr
     found = sorted(cell.glob("predictions/*/probability"))

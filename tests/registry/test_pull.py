@@ -134,7 +134,7 @@ def test_wrong_sum(served, settings, sum_of, weights_bytes):
     text = str(caught.value)
     assert f"expected sha256 {'0' * 64}" in text
     assert f"got      sha256 {sum_of(weights_bytes)}" in text
-    assert "What came was deleted. Likely causes: a proxy or login page" in text
+    assert "The download was deleted. Likely causes: a proxy or login page" in text
     assert {p.name for p in folder_of(card, settings).iterdir()} <= {"lock"}
 
 
@@ -182,11 +182,13 @@ def test_trust_on_first_use(served, settings, server, weights_bytes, caplog):
     """Without a published sum the first one is recorded, said, and held against every later download."""
     card = attrs.evolve(served, sha256=None)
     path = obtain(card, settings, progress=False)
-    assert "its authors publish no sum, so it was trusted when it was first pulled" in caplog.text
+    assert "its authors publish no checksum, so the first download was trusted" in caplog.text
     path.unlink()
     remove(card, settings)
     server.files["/w.safetensors"] = weights_bytes[:-4] + b"evil"
-    with pytest.raises(WrongSum, match=r"not the one that was first pulled.*\n?.*remove small-1nm@1 --forget"):
+    with pytest.raises(
+        WrongSum, match=r"differs from the one that was first downloaded.*\n?.*remove small-1nm@1 --forget"
+    ):
         obtain(card, settings, progress=False)
     assert not path.exists()
     remove(card, settings, forget=True)
@@ -214,7 +216,7 @@ def test_weights_of_another_architecture_are_refused(served, settings):
 def test_a_redirect_that_leaves_http_is_refused(served, settings, server, target):
     """A server may not send us to local files or other protocols."""
     server.redirects["/w.safetensors"] = target
-    with pytest.raises(Refused, match=r"sends us on to .*refused"):
+    with pytest.raises(Refused, match=r"redirects to .*refused"):
         obtain(served, settings, progress=False)
 
 
@@ -267,8 +269,8 @@ def test_a_redirect_from_https_to_http_is_refused(served, server, tls_server, se
     add_card(attrs.evolve(served, urls=(tls_server.url("/w.safetensors"),)))
     done = _pull_by_command(trusted)
     assert done.returncode == 1
-    assert f"sends us on to {server.url('/w.safetensors')}: refused" in done.stderr
-    assert "https never to http" in done.stderr
+    assert f"redirects to {server.url('/w.safetensors')}: refused" in done.stderr
+    assert "never from https to http" in done.stderr
     assert "Traceback" not in done.stderr
     assert server.requests == []
     assert not (folder_of(served, settings) / "weights.safetensors").exists()
@@ -340,8 +342,11 @@ def test_the_disk_is_full(served, settings, add_card, capfd):
     process.join(60)
     assert process.exitcode == 7
     said = capfd.readouterr().out
-    assert f"No room for the download in {folder_of(served, settings)}" in said
-    assert f"{served.size_bytes:,} bytes are needed; what had come was deleted. Free some, or set ASEM_CACHE" in said
+    assert f"No space for the download in {folder_of(served, settings)}" in said
+    assert (
+        f"{served.size_bytes:,} bytes are needed; the part downloaded was deleted. Free some space, or set ASEM_CACHE"
+        in said
+    )
     assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
 
 
@@ -374,8 +379,11 @@ def test_a_real_disk_fills_up_meanwhile(served, server, settings, add_card, smal
             file.write(bytes(4096))
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"No room for the download in {folder_of(served, settings)}: No space left on device" in said
-    assert f"{len(weights_bytes):,} bytes are needed; what had come was deleted. Free some, or set ASEM_CACHE" in said
+    assert f"No space for the download in {folder_of(served, settings)}: No space left on device" in said
+    assert (
+        f"{len(weights_bytes):,} bytes are needed; the part downloaded was deleted. Free some space, or set ASEM_CACHE"
+        in said
+    )
     assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
     hog.unlink()
     assert obtain(served, settings, progress=False).read_bytes() == weights_bytes

@@ -89,7 +89,10 @@ def test_what_is_no_report_of_the_kind_is_never_replaced(cell, tmp_path):
         assert asem(*plain, str(report)).exit_code == 0
     other = asem(*plain, str(report), "-s", "contact_nm=10.0")
     assert other.exit_code == 1
-    assert "holds a report that was made from something else. Choose another folder, or add --overwrite" in other.stderr
+    assert (
+        "contains a report that was made from other data or with other options. Choose another folder, or add --overwrite"
+        in other.stderr
+    )
     assert asem(*plain, str(report), "-s", "contact_nm=10.0", "--overwrite").exit_code == 0
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -98,7 +101,10 @@ def test_what_is_no_report_of_the_kind_is_never_replaced(cell, tmp_path):
     for folder, what in ((mine, "report.html"), (report, "checkpoints")):
         told = asem(*plain, str(folder), "--overwrite")
         assert told.exit_code == 1
-        assert f"holds other things than a report of this kind ({what}), which are never replaced" in told.stderr
+        assert (
+            f"contains files that do not belong to a report of this kind ({what}), which are never replaced"
+            in told.stderr
+        )
     assert (mine / "report.html").read_text() == "mine"
     (tmp_path / "t.toml").write_text("")
     assert "t.toml is a file; a report needs a folder" in asem(*plain, str(tmp_path / "t.toml")).stderr
@@ -160,7 +166,7 @@ def test_analyzer_that_returns_something_else_is_named(returned, message, tmp_pa
             "raw",
             None,
             "import",
-            "raw is an image; analyses measure a segmentation or labels. If it holds labels all the same",
+            "raw is an image; analyses measure a segmentation or labels. If it holds labels after all",
         ),
         ("raw_clahe", None, "preprocess", "raw_clahe is an image"),
         ("predictions/a/probability", "probability", "predict", "is a probability map; .* Segment it first"),

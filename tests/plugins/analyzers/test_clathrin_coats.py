@@ -218,7 +218,7 @@ def test_corrections_come_back_from_the_edited_table(drawn, tmp_path):
     assert column(analysis, "stage")[1] == "late"
     assert column(analysis, "class")[2] == "endocytic pit"
     assert column(analysis, "corrected") == [False, True, True, False, False]
-    assert "2 objects were corrected by a person" in analysis.notes[-1]
+    assert "2 objects were corrected by hand" in analysis.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -226,8 +226,8 @@ def test_corrections_come_back_from_the_edited_table(drawn, tmp_path):
     [
         ("id,class\n1,caveola\n", "has the columns id, class; it needs object_id"),
         ("object_id,class\n7,caveola\n", "line 2: there is no object '7'"),
-        ("object_id,class\n1,pit\n", "line 2: 'pit' is no class. They are: endocytic pit,"),
-        ("object_id,neck_nm\n1,\n1,wide\n", "line 3: neck_nm is 'wide', which is no number"),
+        ("object_id,class\n1,pit\n", "line 2: 'pit' is not a class. The classes are: endocytic pit,"),
+        ("object_id,neck_nm\n1,\n1,wide\n", "line 3: neck_nm is 'wide', which is not a number"),
     ],
 )
 def test_corrections_that_do_not_fit_are_refused(text, message, tmp_path):
