@@ -4,8 +4,8 @@
 
 SET is one of the sets of `plan_accuracy.py` whose training planes are a box of one image (fib25, vnc). The annotator sees only the plane
 that it is offered, suggested or random, of the planes to train on. In the first round it strokes object and background in turn at random places of
-that plane; later the largest errors of the map that is shown there. A stroke is 40 voxels around the deepest point of an error, moved by up to one
-voxel; one in twenty has the wrong class.
+that plane; later the largest errors of the map that is shown there. A stroke is 40 voxels that hang together, of one class, around the deepest point
+of an error, moved by up to one voxel; one in twenty has the wrong class.
 
 F1 is that of probability 0.5 on planes that were never painted, outlines left out as in `plan_accuracy.py`. Rounds have a number of iterations and no time, so that
 other work on the machine changes nothing; times are those of the processor. One thread computes: begin with OMP_NUM_THREADS=1. Prints a row per round,
@@ -67,17 +67,29 @@ def strokes_on(truth: np.ndarray, shown: np.ndarray | None, number: int, rng: np
     while len(centres) < number:  # nothing is shown, or nothing more is wrong
         places = np.argwhere(truth == bool(len(centres) % 2))
         centres.append(tuple(places[rng.integers(len(places))]))
-    y, x = np.indices(truth.shape)
     for row, column in centres:
         inside = truth[row, column]
-        away = np.where(truth == inside, (y - row) ** 2 + (x - column) ** 2, np.inf)
-        near = np.argsort(away, axis=None, kind="stable")[:STROKE_VX]
-        moved = np.stack(np.unravel_index(near, truth.shape)) + rng.integers(
-            -JITTER_VX, JITTER_VX, (2, 1), endpoint=True
-        )
+        near = connected(truth == inside, (int(row), int(column)))
+        moved = near + rng.integers(-JITTER_VX, JITTER_VX, (2, 1), endpoint=True)
         moved = np.clip(moved, 0, np.array(truth.shape)[:, None] - 1)
         painted[tuple(moved)] = 1 if inside != (rng.random() < WRONG) else 2
     return painted
+
+
+def connected(mask: np.ndarray, start: tuple[int, int]) -> np.ndarray:
+    """Follow a mask from a pixel to the nearest `STROKE_VX` that hang together with it: int (2, pixels)."""
+    seen, found = {start}, [start]
+    for row, column in found:
+        for step in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
+            other = (row + step[0], column + step[1])
+            if other in seen or not (0 <= other[0] < mask.shape[0] and 0 <= other[1] < mask.shape[1]):
+                continue
+            seen.add(other)
+            if mask[other]:
+                found.append(other)
+        if len(found) >= STROKE_VX:
+            break
+    return np.array(found[:STROKE_VX]).T
 
 
 def plane_to_paint(session: Session, box: Box, where: str, done: list[int], rng: np.random.Generator) -> int:
