@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
     from asem_core.cell.node import layers as layers
-    from asem_core.cell.place import notes_folder as notes_folder
+    from asem_core.cell.place import cell_work_folder as cell_work_folder
     from asem_core.cell.provenance import identity as identity
     from asem_core.cell.provenance import made_by as made_by
+    from asem_core.cell.pyramid import write_multiscale as write_multiscale
     from asem_core.cell.store import open_volume as open_volume
     from asem_core.engine.machine import available_cores as available_cores
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
@@ -72,6 +73,7 @@ PUBLIC = {
     "made_by": "cell.provenance",
     "layers": "cell.node",
     "open_volume": "cell.store",
+    "write_multiscale": "cell.pyramid",
     "available_cores": "engine.machine",
     "exclusion_of": "evaluation.scores",
     "score": "evaluation.scores",
@@ -88,7 +90,7 @@ PUBLIC = {
     "EvaluateOptions": "stages.evaluate",
     "Pair": "stages.evaluate",
     "evaluate": "stages.evaluate",
-    "notes_folder": "cell.place",
+    "cell_work_folder": "cell.place",
     "as_rgba": "viewing.colours",
     "open_layers": "viewing.scene",
     "Reading": "stages.foreign_labels",

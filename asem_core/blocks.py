@@ -23,7 +23,7 @@ import numpy as np
 from asem_core.engine.clusters import Cluster
 from asem_core.engine.crew import work_off
 from asem_core.engine.done import DoneBlocks, private_folder
-from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_told, raise_failures
+from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_in_words, raise_failures
 from asem_core.engine.machine import available_cores
 from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed
@@ -121,7 +121,7 @@ def run_blocks(
             f"limit is {MOST_BLOCKS:.0e}. Is its stated shape right? If so, choose larger blocks (--block)."
         )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(full_disk_told(name, run.scratch or Path(tempfile.gettempdir())))
+        stack.enter_context(full_disk_in_words(name, run.scratch or Path(tempfile.gettempdir())))
         folder = stack.enter_context(_notes_folder(run, name, box, block))
         job = Job(load, box, block, name)
         notes = DoneBlocks(folder / "done", box, block)

@@ -43,7 +43,7 @@ class Source(Protocol):
     def open(self, layer: str | None = None) -> Volume:
         """Open one layer (the first by default), lazily: no voxels are read beyond what is needed to check.
 
-        What a user should know of how it was read is in the volume's `told` and `questions`: an import says and records them.
+        What a user should know of how it was read is in the volume's `remarks` and `questions`: an import says and records them.
 
         Raises
         ------

@@ -205,7 +205,7 @@ class Spec:
 class Volume:
     """A lazy zyx array with its voxel size and origin, both in nm.
 
-    `planes` are the file names of the planes that a source read it from, where there is one file per plane; `told` is what the
+    `planes` are the file names of the planes that a source read it from, where there is one file per plane; `remarks` is what the
     source says of how it was read (where the voxel size stands), and `questions` is what is odd and should be looked at.
     """
 
@@ -214,7 +214,7 @@ class Volume:
     origin_nm: ZyxNm = attrs.field(default=(0.0, 0.0, 0.0), converter=_as_origin)
     path: str = "(in memory)"
     planes: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
-    told: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
+    remarks: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
     questions: Sequence[str] = attrs.field(default=(), repr=False, kw_only=True)
     attributes: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 

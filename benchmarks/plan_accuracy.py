@@ -287,7 +287,7 @@ def learn(case: Case, folder: Path, budget: float, seed: int, lines: Sequence[st
     watched = run.read_metrics("validate")
     options_ = recipe.options
     return {
-        "told": made.found.told(),
+        "told": made.found.in_words(),
         "template": made.settings.template,
         "downsample": list(options_.downsample),
         "block": list(options_.block),

@@ -58,7 +58,7 @@ def apply(
     block = run.block or DEFAULT_BLOCK
     notes = dict(fitted.attributes)
     # Most steps leave it what it is; others say what they make.
-    about = Record(notes.pop("kind", what_it_holds(volume)), notes=notes)
+    about = Record(notes.pop("kind", what_it_holds(volume)), findings=notes)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     known = known_after(volume, fitted.output, step.name)
     write_known(out, known, block, run)

@@ -56,7 +56,7 @@ def with_done(volume: Volume, done: Sequence[str] | None, catalog: Catalog) -> V
             "--done STEP,... or --done none (in a recipe, done = [...]).",
             volume.path,
             "attributes" if ATTRIBUTE in volume.attributes else "name",
-            ", ".join(_told(step) for step in steps),
+            ", ".join(_in_words(step) for step in steps),
         )
     return volume
 
@@ -67,7 +67,7 @@ def recognised(volume: Volume, catalog: Catalog) -> Volume:
     return attrs.evolve(volume, attributes={**volume.attributes, _NAMED: steps}) if steps else volume
 
 
-def _told(step: Mapping[str, Any]) -> str:
+def _in_words(step: Mapping[str, Any]) -> str:
     options = ", ".join(f"{key} = {value}" for key, value in step["options"].items())
     return f"{step['name']} ({options})" if options else str(step["name"])
 

@@ -19,7 +19,7 @@ import filelock
 
 from asem_core.cell.place import require_outside_cells
 from asem_core.cell.provenance import identity
-from asem_core.errors import OutputBusy
+from asem_core.errors import OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.locks import acquired
 from asem_core.temporary import replacing
@@ -99,6 +99,21 @@ def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
 def is_noted(output: Path) -> bool:
     """Tell whether a command of ours wrote an output, whatever became of it since."""
     return note_of(output).exists()
+
+
+def require_free(output: Path, *, overwrite: bool) -> None:
+    """Refuse a place where a folder of ours would replace other things.
+
+    Raises
+    ------
+    OutputExists
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not is_noted(output):
+        raise OutputExists(f"{output} contains other files, which are never replaced. Choose another output.")
+    if not overwrite:
+        raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add --overwrite.")
 
 
 def note_whole(

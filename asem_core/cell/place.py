@@ -112,7 +112,7 @@ def make_groups(folder: Path) -> None:
         ) from None
 
 
-def notes_folder(layer: str | Path) -> Path:
+def cell_work_folder(layer: str | Path) -> Path:
     """Where the notes of all layers of a cell lie, and what annotators prepared."""
     root = _root(Path(layer).resolve())
     return root.with_name(f".{root.name}-work")
@@ -187,7 +187,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 def _notes_of(layer: str | Path, ending: str) -> Path:
     real = Path(layer).resolve()
-    return notes_folder(real) / ("-".join(real.relative_to(_root(real)).parts) + ending)
+    return cell_work_folder(real) / ("-".join(real.relative_to(_root(real)).parts) + ending)
 
 
 def _root(real: Path) -> Path:

@@ -9,11 +9,11 @@ from typing import Any, Self
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, run_blocks
+from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.chunks import chunk_shape, create_array
-from asem_core.cell.metadata import ome_attributes
+from asem_core.cell.metadata import image_label, ome_attributes
 from asem_core.cell.provenance import kind_by_name, what_it_holds
-from asem_core.volume import Box, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 from asem_core.voxels.average import average
 
 SMALLEST_LEVEL = 64  # the pyramid ends when every edge is at most this many voxels
@@ -65,7 +65,46 @@ def build_pyramid(group: Any, volume: Volume, run: Run, *, halved: bool) -> None
             run_blocks(work, Box.of_shape(level.shape), BLOCK, quiet, name=f"pyramid-{name}")
         levels.append((name, level.voxel_size_nm, level.origin_nm))
         source = target
-    group.update_attributes(ome_attributes(Path(volume.path).name, levels, group.metadata.zarr_format))
+    label = image_label(volume.path) if labels and volume.dtype.kind in "ui" else None
+    group.update_attributes(ome_attributes(Path(volume.path).name, levels, group.metadata.zarr_format, label))
+
+
+def write_multiscale(path: Path, volume: Volume, block: Zyx, run: Run, *, zarr_format: int) -> None:
+    """Write a volume as an OME-Zarr image of its own, outside of any cell: 0.5 in Zarr v3, 0.4 in v2; blocks that `run.scratch` notes are kept.
+
+    Parameters
+    ----------
+    path : of the image's group
+    block : shape of what is read at a time, in whole chunks of 64 voxels along an edge
+    """
+    import zarr
+
+    group = zarr.open_group(str(path), mode="a", zarr_format=zarr_format)  # type: ignore[arg-type]
+    if "s0" not in group:
+        create_array(group, "s0", volume.shape, volume.dtype, block)
+    run_blocks(_CopyInto(volume, path), volume.box, block, run, name="export")
+    named = attrs.evolve(volume, path=str(path))
+    build_pyramid(group, named, run, halved=False)
+    group.update_attributes({"made_by": dict(volume.attributes.get("made_by", {}))})
+
+
+@attrs.frozen
+class _CopyInto:
+    """Blocks of a volume into the finest array of a group, which every process opens for itself."""
+
+    volume: Volume
+    group: Path
+
+    def __call__(self) -> Work:
+        import zarr
+
+        # An empty chunk, too, takes the place of one that an earlier run left.
+        array: Any = zarr.open_array(str(self.group / "s0"), mode="r+", config={"write_empty_chunks": True})
+
+        def copy(box: Box) -> None:
+            array[box.slices] = self.volume.read(box)
+
+        return copy
 
 
 def halve_alongside(group: Any, volume: Volume, block: Zyx, fill: float) -> bool:
@@ -127,7 +166,7 @@ class HalvedAlongside:
 
 def holds_labels(volume: Volume) -> bool:
     """Tell whether coarser levels must not mix values."""
-    return (what_it_holds(volume) or kind_by_name(volume.path)) == "labels"
+    return isinstance(volume, Labels) or (what_it_holds(volume) or kind_by_name(volume.path)) == "labels"
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ import attrs
 from asem_core.errors import BadInput
 from asem_core.volume import Box, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of what a record looks like; another one is refused."""
 
 KEY = "asem"
@@ -128,11 +128,11 @@ class Record:
         Of its finest array's files (see `files.fingerprint`): another one means that somebody else wrote into it. None
         while it is open for editing
     planes : file names of the planes that it was imported from, where there is one file per plane
-    told, questions : what the source that it was imported from said of it (see `Volume`)
+    remarks, questions : what the source that it was imported from said of it (see `Volume`)
     boxes : the boxes that were annotated
     layout : how a prediction was cut into blocks and computed
     num_objects : how many objects a segmentation has
-    notes : what a preprocessing step says of what it did (`Fitted.attributes`)
+    findings : what a preprocessing step says of what it did (`Fitted.attributes`)
     block : shape of the blocks that it is being written in; None once it is finished
     halved : whether its first coarser level is being written along with it
     object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
@@ -147,10 +147,10 @@ class Record:
     boxes: Sequence[AnnotatedBox] = ()
     layout: Mapping[str, Any] | None = None
     num_objects: int | None = None
-    notes: Mapping[str, Any] = attrs.field(factory=dict)
+    findings: Mapping[str, Any] = attrs.field(factory=dict)
     block: Zyx | None = None
     halved: bool = False
-    told: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     questions: Sequence[str] = ()
     object_sizes_vx: Sequence[int] = ()
 
@@ -188,10 +188,10 @@ class Record:
             tuple(AnnotatedBox.parse(b) for b in noted.get("boxes", ())),
             noted.get("layout"),
             noted.get("num_objects"),
-            noted.get("notes", {}),
+            noted.get("findings", {}),
             None if block is None else as_zyx(block),
             noted.get("halved", False),
-            tuple(noted.get("told", ())),
+            tuple(noted.get("remarks", ())),
             tuple(noted.get("questions", ())),
             tuple(noted.get("object_sizes_vx", ())),
         )
@@ -207,10 +207,10 @@ class Record:
             "boxes": [b.json() for b in self.boxes],
             "layout": self.layout and dict(self.layout),
             "num_objects": self.num_objects,
-            "notes": dict(self.notes),
+            "findings": dict(self.findings),
             "block": self.block and list(self.block),
             "halved": self.halved,
-            "told": list(self.told),
+            "remarks": list(self.remarks),
             "questions": list(self.questions),
             "object_sizes_vx": list(self.object_sizes_vx),
         }

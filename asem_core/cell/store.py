@@ -21,6 +21,7 @@ import filelock
 
 from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
+from asem_core.cell.label_list import list_labels
 from asem_core.cell.node import array_scales, layers, open_node
 from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, tidy, unlock
 from asem_core.cell.place import lock as take_lock
@@ -105,8 +106,8 @@ def open_volume(
     data = arrange(array, list(axes) if axes else names, address, choice)
     if not follow and "://" not in address:
         data = watched(data, address, inner, record, stamp)
-    told, questions = [f"voxel size: {settled.taken_from}"], settled.questions
-    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, told=told, questions=questions)
+    remarks, questions = [f"voxel size: {settled.taken_from}"], settled.questions
+    made = kind(data, settled.size_nm, settled.origin_nm, address, attributes, remarks=remarks, questions=questions)
     return _with_known(made, node, follow=follow)
 
 
@@ -330,6 +331,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
             del group["s1"]
         note(volume.build, block=None, halved=False, fingerprint=fingerprint(volume.build / "s0"))
         publish(volume.build, Path(volume.path))
+        list_labels(volume.path)
     if volume.lock is not None:
         remove_notes(volume.path)
     volume.release()

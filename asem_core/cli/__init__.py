@@ -130,7 +130,7 @@ def make_app(command: str | None = None) -> typer.Typer:
         level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
         logging.basicConfig(format="%(message)s")
         logging.getLogger("asem_core").setLevel(level)
-        logging.getLogger("asem_core.told").setLevel(min(level, logging.INFO))
+        logging.getLogger("asem_core.remarks").setLevel(min(level, logging.INFO))
 
     own = _OWN_MODULES.get(command or "")
     for module in [own] if own else sorted({m for m in _OWN_MODULES.values() if m}):

@@ -31,7 +31,7 @@ def export(
     use: Annotated[
         str | None,
         typer.Option(
-            help="Source plugin that writes the format; of a whole cell: neuroglancer.",
+            help="Source plugin that writes the format; of a whole cell: neuroglancer or mobie.",
             show_default="by the file extension",
         ),
     ] = None,
@@ -66,6 +66,8 @@ def export(
         asem export cell.zarr/predictions/a/segmentation --mesh ply -o surfaces/
 
         asem export cell.zarr --use neuroglancer -s at=https://my-lab.org/cells -o cell_neuroglancer/
+
+        asem export cell.zarr --use mobie -o cell_mobie/
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import what_it_holds
@@ -115,5 +117,15 @@ def _for_neuroglancer(cell: str, output: Path, options: dict[str, Any], run: "Ru
     return f"{output}: upload it beside the cell, then open\n{link}"
 
 
-CELL_FORMATS = {"neuroglancer": _for_neuroglancer}
+def _for_mobie(cell: str, output: Path, options: dict[str, Any], run: "Run", overwrite: bool) -> str:
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+    from asem_core.stages.mobie import Mobie, export_for_mobie
+
+    what = build(Mobie, options, "asem export @ mobie")
+    made = export_for_mobie(cell, output, what, load_catalog(), run, overwrite=overwrite)
+    return f"{made}: open this folder in Fiji, Plugins > MoBIE > Open > Open MoBIE Project..."
+
+
+CELL_FORMATS = {"neuroglancer": _for_neuroglancer, "mobie": _for_mobie}
 """What `--use` writes of a whole cell."""

@@ -105,5 +105,5 @@ def import_(
     z, y, x = made.shape
     told = " x ".join(f"{v:.6g}" for v in made.voxel_size_nm)
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {told} nm")
-    for line in Record.of(made).told:
+    for line in Record.of(made).remarks:
         typer.echo(f"  {line}")

@@ -68,7 +68,7 @@ def _lines(found: Inspection) -> list[tuple[str, str]]:
         lines.append(("planes", f"{len(found.planes)}, {found.planes[0]} to {found.planes[-1]}"))
     if found.greys is not None:
         lines += _about_greys(found.greys)
-    lines += [("", line) for line in found.told]
+    lines += [("", line) for line in found.remarks]
     lines += [("warning", question) for question in found.questions]
     lines += [("needs", ask) for ask in found.asks]
     if found.command:

@@ -109,4 +109,4 @@ def _require_same(project: Path, texts: Mapping[str, str]) -> None:
     for path, text in texts.items():
         file = project / path
         if not file.is_file() or file.read_text(encoding="utf-8", errors="replace") != text:
-            raise OutputExists(f"{project} is there already. Choose another name or folder.")
+            raise OutputExists(f"{project} already exists. Choose another name or folder.")

@@ -225,7 +225,7 @@ def preflight(
     """
     from asem_core.catalog import load_catalog
     from asem_core.stages.train import check, read_training_recipe
-    from asem_core.training.preflight import told_time
+    from asem_core.training.preflight import time_in_words
 
     catalog = load_catalog()
     training = read_training_recipe(recipe, catalog)
@@ -251,7 +251,7 @@ def preflight(
                 f"{'Refused' if finding.refused else 'Note'}: {finding.text}", fg="red" if finding.refused else None
             )
         if seconds is not None:
-            typer.echo(f"{training.options.iterations:,} iterations take about {told_time(seconds)} here.")
+            typer.echo(f"{training.options.iterations:,} iterations take about {time_in_words(seconds)} here.")
     if refused:
         raise typer.Exit(1)
 

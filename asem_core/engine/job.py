@@ -89,7 +89,7 @@ def raise_failures(name: str, folder: Path, failures: Sequence[Failure]) -> None
 
 
 @contextlib.contextmanager
-def full_disk_told(name: str, folder: Path) -> Iterator[None]:
+def full_disk_in_words(name: str, folder: Path) -> Iterator[None]:
     """Turn the system's error of a full disk into a `NoSpace`."""
     try:
         yield

@@ -60,9 +60,9 @@ def run_on(
             found = again()
             if found is None:
                 raise BadInput(
-                    f"{what}, and left nothing to go on with. Give it more time, or more memory: asem clusters list."
+                    f"{what}, and left nothing to resume from. Give it more time, or more memory: asem clusters list."
                 )
-            log.warning("%s; another goes on.", what)
+            log.warning("%s; another job resumes it.", what)
             words = found
 
 
@@ -96,7 +96,7 @@ def _attempt(on: Cluster, words: Sequence[str], nodes: int, folder: Path, say: C
             said = json.loads(line)
             if "refused" in said:
                 raise BadInput(
-                    f"'{on.name}' does not start jobs: {said['refused']}. Look at its settings: asem clusters list"
+                    f"'{on.name}' cannot start jobs: {said['refused']}. Check its settings: asem clusters list"
                 )
             read = _pass_on(log_file, read, say)
             if said.get("waiting") and time.monotonic() - told > WAITING_TOLD_S:

@@ -31,7 +31,7 @@ def question_map(probability: Volume, mask: Labels | None = None) -> str | None:
     elif (share := float(np.mean(values >= white / 2))) >= NEARLY_ALL:
         told = f"is foreground nearly everywhere ({share:.2%} of the sampled voxels)"
     elif share == 0 and not any((_within(probability, mask, box) >= white / 2).any() for box in _tiles(probability)):
-        told = "reaches 0.5 nowhere"
+        told = "never reaches 0.5"
     else:
         return None
     return (

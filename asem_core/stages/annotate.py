@@ -16,8 +16,8 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.cell.build import is_nobodys
+from asem_core.cell.place import cell_work_folder, unlock
 from asem_core.cell.place import lock as take_lock
-from asem_core.cell.place import notes_folder, unlock
 from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, new_revision, what_it_holds
 from asem_core.cell.record import AnnotatedBox, Record, note, record_at
 from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume
@@ -62,7 +62,7 @@ def annotate(annotator: Annotator, volume: Volume, box: Box, seeds: np.ndarray, 
         The annotator returned something else than labels of the box.
     """
     check_seeds(annotator, seeds, box)
-    run = attrs.evolve(run, scratch=run.scratch or notes_folder(output) / "annotate")
+    run = attrs.evolve(run, scratch=run.scratch or cell_work_folder(output) / "annotate")
     made = cut(annotator.prepare(volume, box, run), annotator.name, seeds)
     with Layer.open(output, volume) as layer:
         layer.accept(box, made, annotator)

@@ -143,7 +143,7 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        about=Record(kind, planes=volume.planes, told=volume.told, questions=questions),
+        about=Record(kind, planes=volume.planes, remarks=volume.remarks, questions=questions),
     )
     run = _within_memory(run, volume, block)
     if isinstance(volume, Labels):

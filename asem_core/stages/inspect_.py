@@ -57,7 +57,7 @@ class Inspection:
     voxel_size_nm: tuple[float, float, float] | None = None
     origin_nm: tuple[float, float, float] | None = None
     planes: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
     greys: Greys | None = None
@@ -124,7 +124,7 @@ def inspect(
         size,
         found.origin_nm,
         tuple(found.planes),
-        tuple(line for line in found.told if not (asked_size and line.startswith("voxel size"))),
+        tuple(line for line in found.remarks if not (asked_size and line.startswith("voxel size"))),
         (*found.questions, *([unlikely] if unlikely else []), *(_odd_greys(looked[0], found) if looked else [])),
         tuple(answers.asks),
         looked[0] if looked else None,

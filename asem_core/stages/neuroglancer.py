@@ -24,13 +24,12 @@ import attrs
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.node import layers as layers_of
 from asem_core.cell.node import open_node
-from asem_core.cell.outputs import Half, finished, is_noted, written_whole
+from asem_core.cell.outputs import Half, finished, require_free, written_whole
 from asem_core.cell.provenance import made_by
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import BadInput
 from asem_core.paths import FilePath
-from asem_core.stages.object_tables import ID, columns_of, object_tables, report_folders
+from asem_core.stages.object_tables import ID, columns_of, object_tables, report_folders, require_cell
 from asem_core.viewing.mesh import mesh_objects, require_mesher, write_meshes
 from asem_core.viewing.neuroglancer_state import Places, describe_view
 from asem_core.viewing.scene import Layer, open_layers
@@ -80,7 +79,7 @@ class Neuroglancer:
         at = self.at or (cell.rpartition("/")[0] if "://" in cell else "")
         if "://" not in at:
             raise BadInput(
-                f"Say at which address {cell} and what is written for it will lie, since a browser reads them there: "
+                f"Give the address at which {cell} and the files written for it will be published, because a browser reads them from there: "
                 "-s at=https://my-lab.org/cells, or s3://bucket/cells. To look at a cell on this computer: asem view."
             )
         return at.rstrip("/")
@@ -134,36 +133,6 @@ def export_for_neuroglancer(
         state = describe_view(layers, places, Path(cell).name)
         (half.path / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
     return link
-
-
-def require_cell(cell: str) -> None:
-    """Refuse what is no container of layers.
-
-    Raises
-    ------
-    BadInput
-    """
-    if not layers_of(cell):
-        raise BadInput(
-            f'{cell} is not a cell with layers. Give the whole cell, and choose layers by -s \'layers=["raw", "labels/*"]\'.'
-        )
-
-
-def require_free(output: Path, *, overwrite: bool) -> None:
-    """Refuse a place where a folder of ours would replace other things.
-
-    Raises
-    ------
-    OutputExists
-    """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not is_noted(output):
-        raise OutputExists(f"{output} holds other things, which are never replaced. Choose another output.")
-    if not overwrite:
-        raise OutputExists(
-            f"{output} exists and was made of something else. Choose another output, or add --overwrite."
-        )
 
 
 def _readable(layers: Sequence[Layer]) -> list[Layer]:

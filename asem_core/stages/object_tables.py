@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.cell.node import layers as layers_of
 from asem_core.cell.provenance import is_unchanged
 from asem_core.cell.record import Input, Record
+from asem_core.errors import BadInput
 from asem_core.report import read_tables
 from asem_core.viewing.scene import Layer
 from asem_core.volume import Volume
@@ -53,6 +55,19 @@ def object_tables(layers: Sequence[Layer], folders: Sequence[Path]) -> dict[str,
                     continue
                 found[layer.name] = table if layer.name not in found else _beside(found[layer.name], table)
     return found
+
+
+def require_cell(cell: str) -> None:
+    """Refuse what is no container of layers.
+
+    Raises
+    ------
+    BadInput
+    """
+    if not layers_of(cell):
+        raise BadInput(
+            f'{cell} is not a cell with layers. Give the whole cell, and choose layers by -s \'layers=["raw", "labels/*"]\'.'
+        )
 
 
 def report_folders(cell: Path) -> list[Path]:

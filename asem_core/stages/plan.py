@@ -304,7 +304,7 @@ def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> 
 
 def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> str:
     """Write TOML by hand: a reason stands behind its line, where people read it."""
-    head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.told())]
+    head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.in_words())]
     head.append(asked(model, list(dict.fromkeys(places)), options))
     head += ["# Edit what you like, and train with it: asem train THIS_FILE", ""]
     lines = [Setting("model", "use", model), *settings.lines, Setting("train", "seed", options.seed)]

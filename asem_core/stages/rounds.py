@@ -125,8 +125,8 @@ def learn_round(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Lo
     setup = set_up(recipe, catalog, folder, lesson.start, begun=folder.state.is_file())
     preflight(setup, folder.path).require()
     try:
-        with join_processes(options.device) as team:
-            learn(setup, folder, team, resume=True, progress=progress, go_on_from=_state_beside(lesson))
+        with join_processes(options.device) as processes:
+            learn(setup, folder, processes, resume=True, progress=progress, go_on_from=_state_beside(lesson))
     except TrainingStopped as error:
         return Learnt(None, number, str(error))
     return Learnt(folder.chosen(), number)

@@ -121,7 +121,7 @@ def segment(
     block = run.block or DEFAULT_BLOCK
     notes = dict(fitted.attributes)
     known = {key: notes.pop(key) for key in ("num_objects", "object_sizes_vx") if key in notes}
-    about = Record("labels", notes=notes, **known)
+    about = Record("labels", findings=notes, **known)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     fill_volume(out, ApplyTo(fitted, probability, out, name), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)

@@ -180,9 +180,9 @@ def train(
 
     folder = RunFolder(Path(output))
     resume = resume or (folder.is_run() and not overwrite)
-    with join_processes(device) as team, one_writer(folder.path) if team.leads else nullcontext():
-        if not team.leads:
-            team.wait()  # until the first process has prepared the labels
+    with join_processes(device) as processes, one_writer(folder.path) if processes.leads else nullcontext():
+        if not processes.leads:
+            processes.wait()  # until the first process has prepared the labels
         elif not resume:
             folder.require_own(recipe.path)
             folder.forget_prepared()
@@ -196,20 +196,20 @@ def train(
                 raise
             raise _begun_otherwise(folder, ["the labels, edited since"]) from None
         start = None if start_from is None else _describe_start(start_from, folder, begun=begun)
-        record = _record(recipe, setup, start, team.size)
-        if team.leads:
+        record = _record(recipe, setup, start, processes.size)
+        if processes.leads:
             preflight(setup, folder.path).require()
             _claim(folder, recipe, record, resume=resume)
-            team.wait()
+            processes.wait()
         if resume and _is_finished(folder, recipe.options):
             return folder
         try:
-            learn(setup, folder, team, resume=resume, progress=progress)
+            learn(setup, folder, processes, resume=resume, progress=progress)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
-        if team.leads:
+        if processes.leads:
             write_training_report(folder, setup, record)
-        team.wait()  # what follows may read what the first process wrote
+        processes.wait()  # what follows may read what the first process wrote
     return folder
 
 

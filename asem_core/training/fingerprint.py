@@ -64,7 +64,7 @@ class Fingerprint:
         """By how much planes lie further apart than pixels."""
         return self.voxel_size_nm[0] / self.voxel_size_nm[1]
 
-    def told(self) -> list[str]:
+    def in_words(self) -> list[str]:
         """Say it in sentences, for people."""
         z, y, x = (f"{v:g}" for v in self.voxel_size_nm)
         return [

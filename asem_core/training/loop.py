@@ -52,7 +52,7 @@ WORTH_EIGHT_TIMES = 0.005
 def learn(
     setup: TrainingSetup,
     folder: RunFolder,
-    team: Processes,
+    processes: Processes,
     *,
     resume: bool,
     progress: bool = True,
@@ -73,7 +73,7 @@ def learn(
     """
     import torch
 
-    options, device = setup.options, team.device
+    options, device = setup.options, processes.device
     half = half_precision(options, device)
     network = add_normalisation(setup.network) if options.normalise else setup.network
     network = to_device(network, device, half).train()
@@ -84,18 +84,18 @@ def learn(
         state = load_state(go_on_from, device)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-    if team.leads:
+    if processes.leads:
         if done:
             choose(folder, setup)  # what a run killed right after its state was saved did not come to
         else:
             folder.rewind(0)
-    learner = team.spread(torch.compile(network) if options.compile else network)
+    learner = processes.spread(torch.compile(network) if options.compile else network)
     tiles = tiles_of(setup.validation, options.block, options.validation_blocks)
-    shown = fullest_tile(tiles, setup.context) if tiles and team.leads else None
+    shown = fullest_tile(tiles, setup.context) if tiles and processes.leads else None
     forward = _forward(network, half, device)
 
     stream = BlockStream(
-        setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed, team.rank,
+        setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed, processes.rank,
         options.loss.ignore_exclusion, options.readers,
     )  # fmt: skip
     per_step = options.batch * options.accumulate
@@ -105,11 +105,13 @@ def learn(
         return _images(islice(unchanged.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
 
     if options.normalise and setup.fine_tuning and done == 0 and go_on_from is None:
-        keep_output(network, forward, images(0), team)
+        keep_output(network, forward, images(0), processes)
     cuts = stream.cuts(done * per_step)
     losses: deque[tuple[int, float, StepLoss]] = deque()
     with (
-        Progress(folder, done, options.iterations, shown_to_user=progress and team.leads, writes=team.leads) as log,
+        Progress(
+            folder, done, options.iterations, shown_to_user=progress and processes.leads, writes=processes.leads
+        ) as log,
         held_back() as stop_asked,
     ):
         for iteration in range(done + 1, options.iterations + 1):
@@ -117,9 +119,9 @@ def learn(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             blocks = list(islice(cuts, per_step))
-            loss, options = step_within_memory(learner, optimizer, blocks, options, half, team)
+            loss, options = step_within_memory(learner, optimizer, blocks, options, half, processes)
             losses.append((iteration, rate, loss))
-            stopping = team.size == 1 and stop_asked()
+            stopping = processes.size == 1 and stop_asked()
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
             # Read one step late, so that the device has work while it is read; at once, before weights are saved.
             while len(losses) > (0 if due else 1):
@@ -129,15 +131,15 @@ def learn(
                 log.step(number, loss.value, its_rate, flush=due and not losses)
             if due:
                 if options.normalise:
-                    measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), team)
+                    measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), processes)
                 network.eval()
-                mine = tiles[team.rank :: team.size]
-                found = summarise(*team.add_up(*validate(forward, mine, setup.context, options.loss, device)))
+                mine = tiles[processes.rank :: processes.size]
+                found = summarise(*processes.add_up(*validate(forward, mine, setup.context, options.loss, device)))
                 numbers = found.to_metrics()
                 if options.choose_mirrors and (iteration == options.iterations or stopping):
                     turned = validate(mirrored(forward), mine, setup.context, options.loss, device)
-                    numbers["mirrored"] = summarise(*team.add_up(*turned)).to_metrics()
-                if team.leads:
+                    numbers["mirrored"] = summarise(*processes.add_up(*turned)).to_metrics()
+                if processes.leads:
                     _require_finite(network, folder, iteration, found.loss)
                     if shown is not None:
                         log.validated(iteration, numbers)
@@ -273,7 +275,7 @@ def step_within_memory(
     cuts: Sequence[Cut],
     options: TrainOptions,
     half: bool,
-    team: Processes,
+    processes: Processes,
 ) -> tuple[StepLoss, TrainOptions]:
     """Change the weights once; where memory is short, with fewer blocks at a time and the same result.
 
@@ -291,25 +293,25 @@ def step_within_memory(
 
     while True:
         try:
-            return step(learner, optimizer, cuts, options, half, team.device), options
+            return step(learner, optimizer, cuts, options, half, processes.device), options
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             parts = next((p for p in range(2, options.batch + 1) if options.batch % p == 0), 0)
-            if not parts or team.size > 1:
+            if not parts or processes.size > 1:
                 raise TrainingStopped(
-                    f"There is not enough memory on {team.device} for {options.batch} blocks of {list(options.block)} voxels "
+                    f"There is not enough memory on {processes.device} for {options.batch} blocks of {list(options.block)} voxels "
                     "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; --resume "
                     "continues from the last checkpoint."
                 ) from error
         # Only now the exception, and with it every map that its frames held, is gone.
         optimizer.zero_grad(set_to_none=True)
-        if team.device.type == "cuda":
+        if processes.device.type == "cuda":
             torch.cuda.empty_cache()
         options = attrs.evolve(options, batch=options.batch // parts, accumulate=options.accumulate * parts)
         logger.warning(
             "Out of memory on %s: from here on blocks at a time: %d, gradients summed over: %d; the result is the same.",
-            team.device, options.batch, options.accumulate,
+            processes.device, options.batch, options.accumulate,
         )  # fmt: skip
 
 

@@ -40,7 +40,10 @@ def add_normalisation(network: nn.Module) -> nn.Module:
 
 
 def measure_normalisation(
-    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Processes
+    network: nn.Module,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    images: Iterable[torch.Tensor],
+    processes: Processes,
 ) -> None:
     """Measure the means and variances that evaluation uses over `images`, and average them over the processes."""
     import torch
@@ -57,12 +60,15 @@ def measure_normalisation(
         for norm in norms:
             for average in (norm.running_mean, norm.running_var):
                 assert average is not None
-                (total,) = team.add_up(average.cpu().numpy())
-                average.copy_(torch.from_numpy(total / team.size))
+                (total,) = processes.add_up(average.cpu().numpy())
+                average.copy_(torch.from_numpy(total / processes.size))
 
 
 def keep_output(
-    network: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor], images: Iterable[torch.Tensor], team: Processes
+    network: nn.Module,
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    images: Iterable[torch.Tensor],
+    processes: Processes,
 ) -> None:
     """Set the factors and offsets of normalisations so that `images` give what they gave without: the start of fine-tuning."""
     import torch
@@ -71,7 +77,7 @@ def keep_output(
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
     # Maps are passed on as they are, so that those of deeper layers are measured, too, as if nothing had been put between.
     passing = [norm.register_forward_hook(lambda _, maps, __: maps[0]) for norm in norms]
-    measure_normalisation(network, forward, images, team)
+    measure_normalisation(network, forward, images, processes)
     for hook in passing:
         hook.remove()
     with torch.no_grad():

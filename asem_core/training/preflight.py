@@ -132,23 +132,25 @@ def seconds_per_iteration(
     from asem_core.training.stream import BlockStream
 
     options = setup.options
-    with join_processes("auto") as team:
-        half = half_precision(options, team.device)
+    with join_processes("auto") as processes:
+        half = half_precision(options, processes.device)
         network = copy.deepcopy(setup.network)
-        network = to_device(add_normalisation(network) if options.normalise else network, team.device, half).train()
-        optimizer = make_optimizer(network, options.optimizer, team.device)
+        network = to_device(
+            add_normalisation(network) if options.normalise else network, processes.device, half
+        ).train()
+        optimizer = make_optimizer(network, options.optimizer, processes.device)
         stream = BlockStream(setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed)
         cuts = stream.cuts(0)
         times = []
         for _ in range(num_iterations):
             begun = clock()
             blocks = list(islice(cuts, options.batch * options.accumulate))
-            _ = step(network, optimizer, blocks, options, half, team.device).value  # waits until it is done
+            _ = step(network, optimizer, blocks, options, half, processes.device).value  # waits until it is done
             times.append(clock() - begun)
     return float(np.median(times[1:] or times))
 
 
-def told_time(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     """Say how long something takes, in a unit of which it is at least two: "41.7 minutes"."""
     for unit, length in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
@@ -229,7 +231,7 @@ def _greys(facts: RegionFacts) -> Iterator[Finding]:
         yield Finding(f"The image of region '{facts.name}' holds values that are not finite.", refused=True)
     elif facts.lowest_grey == facts.highest_grey:
         yield Finding(
-            f"The image of region '{facts.name}' is {facts.lowest_grey:g} all over: was it read from the right place?",
+            f"The image of region '{facts.name}' is {facts.lowest_grey:g} everywhere: was it read from the right place?",
             refused=True,
         )
     elif facts.dtype not in (np.uint8, np.uint16) and not (

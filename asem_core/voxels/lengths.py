@@ -13,7 +13,7 @@ from asem_core.volume import Zyx, ZyxNm, as_zyx
 
 UM3_PER_NM3 = 1e-9
 
-log = logging.getLogger("asem_core.told")
+log = logging.getLogger("asem_core.remarks")
 """What a command says unless it is told to be quiet by its caller; warnings are for what may be wrong."""
 
 

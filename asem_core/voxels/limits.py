@@ -64,5 +64,5 @@ def require_own_bytes(dataset: Any, where: str) -> None:
     if dataset.external or dataset.is_virtual:
         raise BadInput(
             f"{where} keeps its values in other files (HDF5 external or virtual storage), which are not followed. "
-            "Copy it into a file of its own: h5repack, or h5py."
+            "Copy the data into a single file: h5repack, or h5py."
         )

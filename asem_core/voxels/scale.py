@@ -53,13 +53,13 @@ class Settled:
         path: str,
         *,
         planes: Sequence[str] = (),
-        told: Sequence[str] = (),
+        remarks: Sequence[str] = (),
         questions: Sequence[str] = (),
     ) -> Volume:
         """Make the volume of an array that has this voxel size, with what else is to be told of it."""
-        said = [f"voxel size: {self.taken_from}", *told]
+        said = [f"voxel size: {self.taken_from}", *remarks]
         asked = [*self.questions, *questions]
-        return Volume(data, self.size_nm, self.origin_nm, path, planes=planes, told=said, questions=asked)
+        return Volume(data, self.size_nm, self.origin_nm, path, planes=planes, remarks=said, questions=asked)
 
 
 def in_units(

@@ -142,7 +142,7 @@ def ids_of_colours(pixels: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def shift_told(stored: np.dtype[Any]) -> str:
+def shift_in_words(stored: np.dtype[Any]) -> str:
     """Say that grey values are shifted."""
     return f"grey values are signed ({stored}): {2 ** (8 * stored.itemsize - 1)} is added to each"
 

@@ -272,7 +272,7 @@ def _notes(
     from asem_analyzers._coat_measures import LARGEST_NM
 
     if not len(found):
-        return [f"{segmentation.path} holds no object: the table is empty."]
+        return [f"{segmentation.path} contains no objects: the table is empty."]
     notes = []
     if source is None:
         notes.append(

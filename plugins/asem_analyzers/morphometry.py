@@ -272,7 +272,7 @@ def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, ob
 def _notes(segmentation: Labels, found: Objects, smallest_um3: float) -> list[str]:
     if not len(found):
         above = f" of at least {smallest_um3:g} um3" if smallest_um3 else ""
-        return [f"{segmentation.path} holds no object{above}: the tables are empty."]
+        return [f"{segmentation.path} contains no objects{above}: the tables are empty."]
     notes = []
     share = found.num_vx / found.num_vx.sum()
     if len(found) > 1 and share.max() > 0.9:

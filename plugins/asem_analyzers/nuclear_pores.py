@@ -360,7 +360,7 @@ def _table(found: Objects, reason: np.ndarray, results: _Results, origin_nm: np.
 
 def _notes(segmentation: Labels, found: Objects, reason: np.ndarray, num_measured: int) -> list[str]:
     if not len(found):
-        return [f"{segmentation.path} holds no object: the table is empty."]
+        return [f"{segmentation.path} contains no objects: the table is empty."]
     usable = int((reason == FEW).sum())
     if usable:
         return [f"Only {usable} objects look like pores, and an envelope needs four: no pore was measured."]

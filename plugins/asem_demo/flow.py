@@ -1,4 +1,4 @@
-"""The demo's flow: phantom -> normalize -> downsample -> predict -> segment -> analyze -> report, each stage as in a recipe."""
+"""The demo's flow: phantom -> downsample -> predict -> segment -> analyze -> report, each stage as in a recipe."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
     options = {**CELL, "size_nm": (size_nm,) * 3, "seed": seed, "look": look, "inverted": False}
     phantom: Any = build(catalog.get("source", "phantom"), options, "asem demo @ source")
     with _stage(say, f"Making a phantom cell of {' x '.join(str(n) for n in phantom.shape)} voxels"):
-        raw = import_volume(phantom, cell / "raw", run)
-    with _stage(say, "Normalizing grey values"):
-        image = apply(catalog.get("preprocessor", "normalize")(), raw, cell / "raw_normalize", run)
+        image = import_volume(phantom, cell / "raw", run)
     found = {organelle: _find(phantom, image, organelle, cell, catalog, run, say) for organelle in SOUGHT}
     with _stage(say, "Measuring mitochondria"):
         shapes = catalog.get("analyzer", "morphometry")()
@@ -91,7 +89,7 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
         picture = draw_picture(image, list(found.values()), pores)
         output.mkdir(parents=True, exist_ok=True)
         picture.savefig(output / "demo.png", dpi=100, bbox_inches="tight")
-        record = made_by("demo", inputs=[raw], source=phantom, predicted=list(SOUGHT))
+        record = made_by("demo", inputs=[image], source=phantom, predicted=list(SOUGHT))
         seconds = time.monotonic() - start
         page = write_report(
             output,

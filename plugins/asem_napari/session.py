@@ -8,7 +8,7 @@ from typing import Any, Self
 import attrs
 import numpy as np
 
-from asem_core import Cut, Layer, check_seeds, image_of, layers, notes_folder, open_for_painting
+from asem_core import Cut, Layer, cell_work_folder, check_seeds, image_of, layers, open_for_painting
 from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume
 
@@ -76,7 +76,7 @@ class Session:
     @property
     def scratch(self) -> Path:
         """Where annotators keep what they prepared."""
-        return notes_folder(self.seeds_layer.path) / "annotate"
+        return cell_work_folder(self.seeds_layer.path) / "annotate"
 
     def save_seeds(self) -> Saved:
         """Write the seeds that changed since the last time."""

@@ -126,7 +126,7 @@ class CellMask(Preprocessor, PartOfPreparation):
         if not kept.any():
             raise BadInput(
                 f"cell-mask finds nothing in {volume.path}: of the voxels between grey {limits.darkest:g} and "
-                f"{limits.brightest:g}, the largest piece has {voxels.max()} voxels, and smallest_vx is {smallest}. Look at the "
+                f"{limits.brightest:g}, the largest connected component has {voxels.max()} voxels, and smallest_vx is {smallest}. Look at the "
                 "histogram (asem prepare draws it) and set darkest, brightest or smallest_vx."
             )
         if found and kept.all():

@@ -127,7 +127,7 @@ class Folder:
     passed: tuple[str, ...]
 
     @property
-    def told(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Say what was passed over."""
         if not self.passed:
             return []

@@ -91,7 +91,7 @@ class DigitalMicrograph(Source):
         settled = settle(self.path, self.voxel_size_nm, [*scales, images[0].scale])
         planes = Planes(images, (len(images), *shape), conversion(stored, self.kind, self.grey_range))
         names = [image.label for image in images]
-        return settled.volume(planes, self.path, planes=names, told=folder.told, questions=questions)
+        return settled.volume(planes, self.path, planes=names, remarks=folder.remarks, questions=questions)
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum names, sizes and times of the files."""

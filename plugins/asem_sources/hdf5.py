@@ -120,8 +120,10 @@ class Hdf5(Source, WritesVolumes):
         array = arrange(stored, axes, where, {"c": self.channel, "t": self.time}, flat=True)
         settled = settle(where, self.voxel_size_nm, scales)
         others = f" (of {len(found)})" if len(found) > 1 else ""
-        told = [f"data set: {name}{others}, axes {''.join(axes)}"]
-        return settled.volume(converted(array, where, self.kind, self.grey_range), where, planes=planes, told=told)
+        remarks = [f"data set: {name}{others}, axes {''.join(axes)}"]
+        return settled.volume(
+            converted(array, where, self.kind, self.grey_range), where, planes=planes, remarks=remarks
+        )
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume as one data set, in chunks, with its place in nm as CREMI notes it, and in um as Fiji does."""

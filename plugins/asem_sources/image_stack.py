@@ -106,7 +106,7 @@ class ImageStack(Source, WritesVolumes):
         if any(page.file.suffix.lower().startswith(".jp") for page in pages):
             questions.append("JPEG changes grey values a little: where there is an original, import that")
         names = [page.label for page in pages]
-        return settled.volume(planes, self.path, planes=names, told=folder.told, questions=questions)
+        return settled.volume(planes, self.path, planes=names, remarks=folder.remarks, questions=questions)
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write one PNG a plane into a folder, named as the original's planes."""

@@ -18,7 +18,7 @@ from asem_core.volume import Volume
 from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import Scale, in_units, settle
-from asem_core.voxels.values import conversion, shift_told
+from asem_core.voxels.values import conversion, shift_in_words
 from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
 
 ENDINGS = (".dat",)
@@ -85,9 +85,9 @@ class JaneliaDat(Source):
         scales, questions = folder.z_scale()
         settled = settle(self.path, self.voxel_size_nm, [*scales, planes[0].scale])
         convert = conversion(stored, self.kind, self.grey_range, shifted=True)
-        told = [*folder.told, *([shift_told(stored)] if convert.shifts else [])]
+        remarks = [*folder.remarks, *([shift_in_words(stored)] if convert.shifts else [])]
         data = Planes(planes, (len(planes), *shape), convert)
-        return settled.volume(data, self.path, planes=[p.label for p in planes], told=told, questions=questions)
+        return settled.volume(data, self.path, planes=[p.label for p in planes], remarks=remarks, questions=questions)
 
     def fingerprint(self, layer: str | None = None) -> str:
         """Sum names, sizes and times of the planes."""

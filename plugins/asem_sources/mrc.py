@@ -19,7 +19,7 @@ from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.opening import is_file_of, require_one_volume
 from asem_core.voxels.scale import Scale, in_units, settle
-from asem_core.voxels.values import converted, shift_told
+from asem_core.voxels.values import converted, shift_in_words
 from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
 
 if TYPE_CHECKING:
@@ -95,11 +95,13 @@ class Mrc(Source, WritesVolumes):
         settled = settle(self.path, self.voxel_size_nm, [_scale(header)])
         shifted = stored.dtype.kind == "i" and (stored.dtype.itemsize == 1 or float(header.dmin) < 0)
         shifted = shifted and self.kind != "labels" and self.grey_range is None
-        told = [shift_told(stored.dtype)] if shifted else []
+        remarks = [shift_in_words(stored.dtype)] if shifted else []
         if not self.flip_y:
-            told.append("rows are in the order stored; IMOD and Fiji show the first at the bottom (--set flip_y=true)")
+            remarks.append(
+                "rows are in the order stored; IMOD and Fiji show the first at the bottom (--set flip_y=true)"
+            )
         values = converted(array, self.path, self.kind, self.grey_range, shifted)
-        return settled.volume(values, self.path, told=told)
+        return settled.volume(values, self.path, remarks=remarks)
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume section by section, with its voxel size, and the statistics that readers set their contrast by."""

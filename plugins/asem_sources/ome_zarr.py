@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
 from asem_core.errors import BadInput
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source
+from asem_core.interfaces import Source, WritesVolumes
 from asem_core.paths import FilePath
 from asem_core.volume import Labels, Volume
 from asem_core.voxels.known import KNOWN
 from asem_core.voxels.values import converted
 from asem_core.voxels.zarr_dialects import multiscale_of
+from asem_sources._writing import block_of, not_kept
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 
 
 @attrs.frozen
-class OmeZarr(Source):
+class OmeZarr(Source, WritesVolumes):
     """A Zarr container, group or array, on disk or at an `s3://`, `gs://` or `https://` address.
+
+    Written is an OME-Zarr image of its own, with a pyramid.
 
     Parameters
     ----------
@@ -38,9 +45,15 @@ class OmeZarr(Source):
         For float or signed data: the grey values that become 0 and 255.
     kind
         What the voxels are: whole floats of labels are ids.
+    version
+        Of OME-Zarr that is written: "0.5" (Zarr v3), or "0.4" (v2) for programs that do not read it yet.
     """
 
     name: ClassVar[str] = "ome-zarr"
+    dtypes: ClassVar[Sequence[str]] = (
+        *("uint8", "uint16", "uint32", "uint64"),
+        *("int8", "int16", "int32", "int64", "float32"),
+    )
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
     channel: int | None = None
@@ -48,12 +61,25 @@ class OmeZarr(Source):
     axes: str | None = None
     grey_range: tuple[float, float] | None = None
     kind: Literal["image", "labels"] | None = None
+    version: Literal["0.5", "0.4"] = "0.5"
 
     @classmethod
     def can_read(cls, path: str) -> bool:
         if "://" in path:
             return ".zarr" in path
         return any((Path(path) / mark).exists() for mark in _MARKS)
+
+    @classmethod
+    def can_write(cls, path: str) -> bool:
+        inside = any(folder.suffix == ".zarr" for folder in Path(path).parents)
+        return "://" not in path and Path(path).suffix == ".zarr" and not inside
+
+    def write(self, volume: Volume, run: Run) -> Sequence[str]:
+        """Write a volume as an image with a pyramid and its place in nm, and what made it."""
+        from asem_core import write_multiscale
+
+        write_multiscale(Path(self.path), volume, block_of(volume), run, zarr_format=3 if self.version == "0.5" else 2)
+        return not_kept(volume, "OME-Zarr", origin=False)
 
     def layers(self) -> list[str]:
         from asem_core import layers

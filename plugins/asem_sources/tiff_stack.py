@@ -116,8 +116,8 @@ class TiffStack(Source, WritesVolumes):
             questions += [*odd, *_different_pixels(contents)]
         settled = settle(self.path, self.voxel_size_nm, [*scales, *contents[0].stated.scales])
         planes = Planes(tuple(pages), (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
-        passed = folder.told if folder is not None else []
-        return settled.volume(planes, self.path, planes=[p.label for p in pages], told=passed, questions=questions)
+        passed = folder.remarks if folder is not None else []
+        return settled.volume(planes, self.path, planes=[p.label for p in pages], remarks=passed, questions=questions)
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write one file a plane, named as the original's, or, where the path ends in `.tif`, one file of many pages."""

@@ -104,7 +104,7 @@ def _describe(card: Card, trained: Any, sample: Sample, folder: Path, words: Wor
         gain, offset = gain * step_gain, gain * step_offset + offset
     if unsaid:
         notes.append(
-            f"The preprocessing {', then '.join(unsaid)} cannot be said in a model description: it is described in words, and "
+            f"The preprocessing {', then '.join(unsaid)} cannot be stated in a model description: it is described in words, and "
             "the sample is given after it."
         )
     np.save(folder / "input.npy", image[None, None])
@@ -302,7 +302,7 @@ def _licence(card: Card, words: Words) -> Any:
             continue
     raise BadInput(
         f"The licence of {card.key}, '{stated}', is not in the list of https://spdx.org/licenses, which bioimage.io asks for. "
-        "Give the one that is meant: --licence CC-BY-4.0"
+        "State the correct one: --licence CC-BY-4.0"
     )
 
 

@@ -184,7 +184,7 @@ def _bundled(card: Card) -> Path:
     if found != card.sha256:
         raise WrongSum(
             f"{path} is damaged: its sha256 is {found} but the card {card.origin} says {card.sha256}. "
-            "Install asem-core again, or copy the file anew from where the card came from."
+            "Install asem-core again, or copy the file again from where the card came from."
         )
     return path
 

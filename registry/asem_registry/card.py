@@ -223,7 +223,9 @@ def _check_source(card: Card, remote: bool) -> None:
         except ValueError as error:
             raise BadCard(f"{card.origin}: the address {url} is refused: {error}.") from None
         if remote and url.startswith("file:"):
-            raise BadCard(f"{card.origin}: the address {url} is refused: a card from afar may not name local files.")
+            raise BadCard(
+                f"{card.origin}: the address {url} is refused: a card from another machine may not name local files."
+            )
         if url.startswith("http:") and not card.sha256:
             raise BadCard(f"{card.origin}: {url} is not encrypted, so the card needs 'sha256', or an https address.")
 

@@ -124,7 +124,7 @@ def export(
         str | None,
         typer.Option(
             "--sample",
-            help="Image to take a piece of, as the sample; by default the published sample, or made-up greys.",
+            help="Image to take a piece of, as the sample; by default the published sample, or a synthetic image.",
         ),
     ] = None,
     sample_at: Annotated[

@@ -340,7 +340,7 @@ def _sorted(error: BaseException, url: str) -> Exception:
     if type(error).__name__ in ("NonHttpUrlRedirectClientError", "InvalidUrlRedirectClientError"):
         return Refused(f"{url} redirects to an address that is not http(s) ({error}): refused.")
     if isinstance(error, ssl.CertificateError):
-        return FetchError(f"{error}; where your network has a certificate of its own, name its file in SSL_CERT_FILE")
+        return FetchError(f"{error}; if your network has its own certificate, give its file in SSL_CERT_FILE")
     status = getattr(error, "status", None) or _status(error)
     if isinstance(error, FileNotFoundError) or status == 404:
         return NotThere("there is no such file (404)")

@@ -100,7 +100,7 @@ def add_run(card: Card, weights: Path, words: Mapping[str, Any], home: Path, els
         if other.version > card.version or (other.version == card.version and not card.is_same_model(other)):
             newer = max(c.version for c in elsewhere) + 1
             raise OutputExists(
-                f"{other.key} is there already ({other.origin}), and {card.name} means the newest version: "
+                f"{other.key} already exists ({other.origin}), and {card.name} means the newest version: "
                 f"add --version {newer}, or choose another name."
             )
     return keep(card, weights, home)

@@ -69,7 +69,7 @@ def test_segment_and_measure(cell: asem.Cell) -> None:
     before = report.page.stat().st_mtime_ns
     assert asem.measure(found, "morphometry", run=QUIET, smallest_um3=1e-5).page.stat().st_mtime_ns == before
     assert "table objects: 1 rows" in repr(report)
-    with pytest.raises(OutputExists, match="made from something else"):
+    with pytest.raises(OutputExists, match="made from other data or with other options"):
         asem.measure(found, "morphometry", run=QUIET, smallest_um3=2e-5)
     with pytest.raises(RecipeError, match="asem.segment: unknown option 'treshold'. Did you mean 'threshold'?"):
         asem.segment(cell["predictions/cube/probability"], treshold=0.4, run=QUIET)

@@ -196,7 +196,7 @@ def test_new_plugin_refuses_to_overwrite(tmp_path: Path) -> None:
     (tmp_path / "asem-lipid-droplets/README.md").write_text("mine")
     again = invoke("plugins", "new", "lipid-droplets", "-o", str(tmp_path))
     assert again.exit_code == 1
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     assert (tmp_path / "asem-lipid-droplets/README.md").read_text() == "mine"
 
 

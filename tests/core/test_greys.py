@@ -117,7 +117,7 @@ def test_an_image_of_12_bits_is_not_predicted_in_silence(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("share", "told"), [(1, "is foreground nearly everywhere (100"), (0, "reaches 0.5 nowhere"), (0.5, None)]
+    ("share", "told"), [(1, "is foreground nearly everywhere (100"), (0, "never reaches 0.5"), (0.5, None)]
 )
 def test_a_map_of_nearly_one_answer_is_questioned(share, told):
     """Also within a mask only; what a small map says is no question."""

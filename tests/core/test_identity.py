@@ -19,7 +19,7 @@ from asem_core.cell.apply import apply
 from asem_core.cell.node import layers
 from asem_core.cell.place import cell_of
 from asem_core.cell.provenance import describe_input, made_by
-from asem_core.cell.record import Record, note
+from asem_core.cell.record import SCHEMA, Record, note
 from asem_core.cell.store import create_volume, find_finished, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, InputChanged, OutputBusy, OutputExists
@@ -201,7 +201,7 @@ def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "cell.zarr/raw", 1)
     group = zarr.open_group(str(tmp_path / "cell.zarr/raw"), mode="r+")
     group.attrs["asem"] = {**group.attrs["asem"], "schema": 99}  # type: ignore[dict-item]
-    with pytest.raises(BadInput, match="its record has schema 99, and this version reads 1"):
+    with pytest.raises(BadInput, match=f"its record has schema 99, and this version reads {SCHEMA}"):
         open_volume(tmp_path / "cell.zarr/raw")
 
 

@@ -100,7 +100,7 @@ def test_it_is_found_again_and_never_replaces_other_things(cell: Path) -> None:
     before = (folder / "state.json").stat().st_mtime_ns
     assert export(cell, meshes=False) == (folder, link)
     assert (folder / "state.json").stat().st_mtime_ns == before
-    with pytest.raises(OutputExists, match="made of something else"):
+    with pytest.raises(OutputExists, match="made from other data"):
         export(cell, meshes=False, layers=("raw",))
     export(cell, meshes=False, layers=("raw",), overwrite=True)
     assert [p.name for p in folder.iterdir()] == ["state.json"]

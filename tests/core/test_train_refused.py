@@ -17,7 +17,7 @@ from asem_core.errors import AsemError, BadInput, OutputExists, RecipeError, Tra
 from asem_core.run_folder import RunFolder
 from asem_core.stages.train import read_training_recipe, set_up
 from asem_core.training.devices import join_processes
-from asem_core.training.preflight import preflight, seconds_per_iteration, told_time
+from asem_core.training.preflight import preflight, seconds_per_iteration, time_in_words
 from asem_core.voxels.greys import grey_percentiles
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,7 +44,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(recipe: Recipe, catalog: Cata
         ({"held_out": "at_border"}, {}, r"missing voxels: \d after z.*missing_context = \"reflect\""),
         ({"held_out": "empty"}, {}, r"no foreground at all in the regions to validate on \('validation 1'\)"),
         ({"train": "", "block": "[6, 13, 12]"}, {}, r"not \[6, 13, 12\]: set block = \["),
-        ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 all over: was it read from the right place"),
+        ({}, {"cell.zarr/raw": "cell.zarr/raw_empty"}, "is 0 everywhere: was it read from the right place"),
         ({}, {"cell.zarr/raw": "cell.zarr/raw_float"}, r"holds float32 from \d+ to 2\d\d; a network needs .* floats from 0 to 1. Use the step 'normalize'"),
         ({}, {"cell.zarr/raw": "cell.zarr/raw_signed"}, "'region 1' holds int16 from -"),
         ({}, {"[[train.validation]]": '[[train.regions]]\nraw = "coarse.zarr/raw"\nlabels = "coarse.zarr/labels/ball"\n\n[[train.validation]]'}, r"'region 2' has \[10.0, 10.0, 10.0\] nm"),
@@ -153,7 +153,7 @@ def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_pa
 )
 def test_times_are_told_in_a_unit_that_fits(seconds: float, told: str) -> None:
     """A run of minutes does not take 0.0 hours."""
-    assert told_time(seconds) == told
+    assert time_in_words(seconds) == told
 
 
 def test_commands(recipe: Recipe, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import threading
 import numpy as np
 import pytest
 
+from asem_core.cell.node import layers
+from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.viewing.scene import Layer
 from asem_core.viewing.virtual_zarr import VirtualZarr
@@ -34,6 +36,47 @@ def test_layers_pass_the_validator(layer):
     (image,) = found.attributes.ome.multiscales
     assert [axis.name for axis in image.axes] == ["z", "y", "x"]
     assert len(image.datasets) >= 3
+
+
+@pytest.mark.parametrize("zarr_format", [3, 2])
+def test_labels_are_listed_as_the_format_wants(tmp_path, zarr_format):
+    """In the cells' own version and in containers of v2: all labels, with the image that they lie on; removed ones go off the list."""
+    import shutil
+
+    import zarr
+
+    models = pytest.importorskip("ome_zarr_models")
+    cell = tmp_path / "cell.zarr"
+    zarr.open_group(str(cell), mode="w", zarr_format=zarr_format)
+    for name, kind in (("raw", "image"), ("labels/golgi", "labels"), ("labels/er", "labels")):
+        out = create_volume(
+            cell / name, Spec((20, 20, 20), np.uint8, 5), block=64, made_by={"of": name}, about=Record(kind)
+        )
+        finish_volume(out)
+    group = zarr.open_group(str(cell / "labels"), mode="r")
+    assert group.metadata.zarr_format == zarr_format
+    about = group.attrs["ome"] if zarr_format == 3 else group.attrs
+    assert about["labels"] == ["er", "golgi"]
+    version = "0.5" if zarr_format == 3 else "0.4"
+    found = models.open_ome_zarr(group, version=version)
+    assert type(found).__name__ == "Labels"
+    assert found.ome_zarr_version == version
+    golgi = group["er"].attrs.get("ome", group["er"].attrs)
+    assert golgi["image-label"]["source"] == {"image": "../../raw"}
+    assert (cell / "labels/er/../../raw").resolve() == cell / "raw"
+    assert layers(cell) == ["raw", "labels/er", "labels/golgi"]
+    shutil.rmtree(cell / "labels" / "er")
+    finish_volume(
+        create_volume(
+            cell / "labels/pores",
+            Spec((20, 20, 20), np.uint8, 5),
+            block=64,
+            made_by={"of": "pores"},
+            about=Record("labels"),
+        )
+    )
+    listed = dict(zarr.open_group(str(cell / "labels"), mode="r").attrs)
+    assert listed.get("ome", listed)["labels"] == ["golgi", "pores"]
 
 
 def test_served_layers_pass_the_validator(layer, tmp_path):

@@ -39,7 +39,6 @@ def test_the_demo_names_its_report(tmp_path: Path) -> None:
     assert json.loads((folder / "out" / "numbers.json").read_text())["What was found"]["F1 of mitochondria"] > 0.4
     for stage in (
         "Making a phantom",
-        "Normalizing",
         "Measuring nuclear pores",
         "Predicting mitochondria",
         "Segmenting mitochondria",

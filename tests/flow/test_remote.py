@@ -41,11 +41,11 @@ def test_what_was_cut_off_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     said: list[str] = []
     assert run_on(here(tmp_path), dies, 1, lambda: ["-c", "print('the rest')"], said.append) == 0
     assert said == ["not enough memory", "the rest"]
-    assert "here: the job was cut off (not enough memory); another goes on." in caplog.text
-    with pytest.raises(BadInput, match=r"cut off \(not enough memory\), and left nothing to go on with"):
+    assert "here: the job was cut off (not enough memory); another job resumes it." in caplog.text
+    with pytest.raises(BadInput, match=r"cut off \(not enough memory\), and left nothing to resume from"):
         run_on(here(tmp_path), dies, 1, lambda: None, said.append)
     wrong = Cluster("wrong", "command", options="/no/such/program", address="127.0.0.1", folder=str(tmp_path / "notes"))
-    with pytest.raises(BadInput, match=r"'wrong' does not start jobs: /no/such/program"):
+    with pytest.raises(BadInput, match=r"'wrong' cannot start jobs: /no/such/program"):
         run_on(wrong, dies, 1, never, said.append)
 
 

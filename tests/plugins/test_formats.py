@@ -128,7 +128,7 @@ def test_raw_planes_of_janelia(tmp_path: Path) -> None:
     for channel, sign in ((0, 1), (1, -1)):
         volume = choose(folder, channel=channel, voxel_size_nm=list(SIZE)).open()
         check_place(volume, (sign * SIGNED.astype(np.int32) + 32768).astype(np.uint16))
-        assert any("32768 is added to each" in line for line in volume.told)
+        assert any("32768 is added to each" in line for line in volume.remarks)
     ranged = choose(folder, channel=0, voxel_size_nm=list(SIZE), grey_range=[-100, 155]).open()
     check_place(ranged, IMAGE)
     cut = folder / "Merlin_24-11-15_000103_0-0-0.dat"
@@ -167,7 +167,7 @@ def test_modes_of_mrc(tmp_path: Path, dtype: type) -> None:
         return
     shift = {np.int8: 128, np.int16: 32768, np.uint16: 0}[dtype]
     check_place(volume, (stored.astype(int) + shift).astype(volume.dtype))
-    assert any("is added to each" in line for line in volume.told) == bool(shift)
+    assert any("is added to each" in line for line in volume.remarks) == bool(shift)
 
 
 def test_what_else_an_mrc_header_says(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_place_of_cremi(tmp_path: Path) -> None:
     foreign.write_hdf5(tmp_path, labels, "volumes/labels/clefts", resolution=SIZE, offset=(160.0, 40.0, 80.0))
     volume = choose(path).open()
     assert volume.origin_nm == (80, 0, 40)
-    assert "nm by the convention of CREMI" in volume.told[0]
+    assert "nm by the convention of CREMI" in volume.remarks[0]
     with pytest.raises(BadInput, match="holds 2 data sets: .* --source-layer volumes/"):
         import_volume(choose(path), tmp_path / "cell.zarr" / "labels" / "a", QUIET)
     made = import_volume(choose(path), tmp_path / "cell.zarr" / "labels" / "a", QUIET, layer="volumes/labels/clefts")

@@ -185,7 +185,7 @@ def test_the_field_that_counts_planes(tmp_path: Path, name: str) -> None:
     (folder / "thumbnail.tif").write_bytes(b"small")
     volume = TiffStack(str(folder), 5.0).open()
     np.testing.assert_array_equal(volume.read(), IMAGE)
-    assert volume.told[1:] == ["skipped: thumbnail.tif"]
+    assert volume.remarks[1:] == ["skipped: thumbnail.tif"]
 
 
 def test_times_differ_too_but_have_gaps(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def test_pixel_sizes_in_tags(tmp_path: Path, tag: Any, where: str) -> None:
     assert (y, x) == pytest.approx((8, 8) if where == "Fibics" else (5, 4), abs=1e-3)
     volume = TiffStack(str(folder), (z, y, x)).open()
     assert volume.voxel_size_nm == (z, y, x)
-    assert volume.told == ["voxel size: as given"]
-    (told,) = TiffStack(str(folder), (8.0, 6.0, 6.0)).open().told
+    assert volume.remarks == ["voxel size: as given"]
+    (told,) = TiffStack(str(folder), (8.0, 6.0, 6.0)).open().remarks
     assert "as given, instead of y" in told
     assert where in told
 
@@ -361,7 +361,7 @@ def test_a_real_run_of_atlas(real_data: Callable[[str], Path]) -> None:
     assert volume.shape == (3, 9600, 9600)
     assert volume.voxel_size_nm == pytest.approx((8.0, 7.9988, 7.9988), abs=1e-4)
     assert volume.voxel_size_nm[0] == 8.0
-    assert volume.told == ["voxel size: z from the names of the planes; y, x from tag 51023 (Fibics Atlas)"]
+    assert volume.remarks == ["voxel size: z from the names of the planes; y, x from tag 51023 (Fibics Atlas)"]
     assert volume.questions == ["the slices' own z positions have steps from 7.946 to 8.000 nm"]
 
 

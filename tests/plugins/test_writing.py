@@ -28,14 +28,43 @@ GREYS = RNG.integers(1, 255, SHAPE, np.uint8)
 IDS = RNG.integers(0, 2**63, SHAPE, np.uint64)
 
 
-def written(path: Path, values: np.ndarray = GREYS, use: str | None = None, run: Run = QUIET) -> Path:
+def written(
+    path: Path, values: np.ndarray = GREYS, use: str | None = None, run: Run = QUIET, **options: object
+) -> Path:
     kind = Labels if values.dtype == np.uint64 else Volume
     names = [f"slice_{i:04d}.tif" for i in range(len(values))]
     volume = kind(values, NM, ORIGIN, planes=names)
-    writer: Any = choose_writer(load_catalog(), str(path), use, {})
+    writer: Any = choose_writer(load_catalog(), str(path), use, options)
     from asem_core.stages.export import Original
 
     return export_volume(writer, volume, run, original=Original(volume.spec, names))
+
+
+@pytest.mark.parametrize(("version", "zarr_format"), [("0.5", 3), ("0.4", 2)])
+def test_ome_zarr(tmp_path: Path, version: str, zarr_format: int) -> None:
+    """The format's validator accepts image and labels in either version; the pyramid lies in place, and ids are not mixed."""
+    import zarr
+
+    models = pytest.importorskip("ome_zarr_models")
+    for name, values in (("greys.zarr", GREYS), ("ids.ome.zarr", IDS)):
+        path = written(tmp_path / name, values, version=version)
+        group = zarr.open_group(str(path), mode="r")
+        assert group.metadata.zarr_format == zarr_format
+        found = models.open_ome_zarr(group, version=version)
+        assert found.ome_zarr_version == version
+        about = found.attributes.ome if version == "0.5" else found.attributes
+        levels = about.multiscales[0].datasets
+        assert [d.path for d in levels] == ["s0", "s1", "s2"][: len(levels)]
+        assert len(levels) > 1
+        scale, place = levels[0].coordinateTransformations
+        assert (tuple(scale.scale), tuple(place.translation)) == (NM, ORIGIN)
+        np.testing.assert_array_equal(group["s0"][:], values)
+        assert ("image-label" in (group.attrs.get("ome", group.attrs))) == (values is IDS)
+        if values is IDS:
+            assert np.isin(group["s1"][:], values).all()
+        ours = read_again(path)
+        assert (ours.voxel_size_nm, ours.origin_nm) == (NM, ORIGIN)
+        np.testing.assert_array_equal(ours.read(), values)
 
 
 def read_again(path: Path, **options: Any) -> Volume:
@@ -132,6 +161,7 @@ def _formats() -> list[tuple[str, str]]:
         ("mrc", "v.mrc"),
         ("precomputed", "v.precomputed"),
         ("n5", "v.n5"),
+        ("ome-zarr", "v.zarr"),
         ("plain-zarr", "c.zarr/volumes/raw"),
         ("tiff-stack", "v.tif"),
         ("tiff-stack", "planes"),

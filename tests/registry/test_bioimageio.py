@@ -86,7 +86,7 @@ def test_what_a_package_cannot_say_is_said(asem, tmp_path):
     """CLAHE is no processing step: it is in the documentation, and the sample is given after it."""
     own_model(asem, tmp_path, steps=["clahe", "invert"])
     said = asem("models", "export", "small-5nm", "-o", tmp_path / "package.zip")
-    assert "The preprocessing clahe cannot be said in a model description" in said
+    assert "The preprocessing clahe cannot be stated in a model description" in said
     with zipfile.ZipFile(tmp_path / "package.zip") as archive:
         documentation = archive.read("README.md").decode()
         greys = np.load(archive.open("input.npy"))

@@ -131,7 +131,7 @@ def test_a_card_from_afar_names_no_local_files():
     """Neither `file` nor file: addresses."""
     local = VALID.replace("https://example.org/", "file:///etc/")
     parse_card(local, "lab.toml")
-    with pytest.raises(BadCard, match="a card from afar may not name local files"):
+    with pytest.raises(BadCard, match="a card from another machine may not name local files"):
         parse_card(local, "https://lab/card.toml", remote=True)
 
 

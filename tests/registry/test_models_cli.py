@@ -176,7 +176,7 @@ def test_add_refuses_a_name_that_goes_on_to_mean_another_model(asem, run_folder,
     """A shipped model of a newer version would still be the one that the name runs."""
     add = ("models", "add", run_folder, "--name", "membrane-fibsem-10nm")
     refused = asem(*add, code=1).stderr
-    assert "membrane-fibsem-10nm@2 is there already" in refused
+    assert "membrane-fibsem-10nm@2 already exists" in refused
     assert "membrane-fibsem-10nm means the newest version: add --version 3, or choose another name" in refused
     assert "add --version 3" in asem(*add, "--version", "2", code=1).stderr
     assert "Use it with --model membrane-fibsem-10nm." in asem(*add, "--version", "3").stdout

@@ -158,7 +158,7 @@ def test_empty_segmentation_gives_an_empty_table_and_a_sentence(drawn):
     """No crash, all columns, no figures."""
     empty = Labels(np.zeros(drawn["raw"].shape, np.uint8), SIZE, path="coats")
     analysis = ClathrinCoats().analyze(empty, drawn["raw"], RUN)
-    assert analysis.notes == ["coats holds no object: the table is empty."]
+    assert analysis.notes == ["coats contains no objects: the table is empty."]
     assert column(analysis, "height_nm") == []
     assert not analysis.figures
 

@@ -294,7 +294,7 @@ def test_object_at_the_border_is_marked_and_its_cut_is_not_surface():
 def test_empty_segmentation_gives_empty_tables_and_a_sentence():
     """No crash: zero rows, every column there."""
     analysis = Morphometry().analyze(volume_of(np.zeros((20, 20, 20), np.uint8)), None, RUN)
-    assert analysis.notes == ["test.zarr/labels/shapes holds no object: the tables are empty."]
+    assert analysis.notes == ["test.zarr/labels/shapes contains no objects: the tables are empty."]
     assert all(len(column.values) == 0 for column in analysis.tables["objects"].values())
     assert "length_nm" in analysis.tables["objects"]
     assert analysis.numbers["objects"] == 0

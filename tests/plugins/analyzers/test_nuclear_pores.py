@@ -171,7 +171,7 @@ def test_empty_segmentation_gives_an_empty_table_and_a_sentence():
     labels, raw = patch([80.0])
     empty = Labels(np.zeros(labels.shape, np.uint8), labels.voxel_size_nm, path="pores")
     analysis = NuclearPores().analyze(empty, raw, RUN)
-    assert analysis.notes == ["pores holds no object: the table is empty."]
+    assert analysis.notes == ["pores contains no objects: the table is empty."]
     assert len(analysis.tables["pores"]["diameter_nm"].values) == 0
     assert not analysis.figures
 

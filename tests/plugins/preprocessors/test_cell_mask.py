@@ -70,7 +70,9 @@ def test_holes_can_stay(cell: np.ndarray) -> None:
 
 def test_refuses_an_empty_mask(cell: np.ndarray) -> None:
     """Nothing between the thresholds, or only small pieces: says what there is and what to set."""
-    with pytest.raises(BadInput, match=r"finds nothing .* largest piece has 0 voxels.*Look at the histogram"):
+    with pytest.raises(
+        BadInput, match=r"finds nothing .* largest connected component has 0 voxels.*Look at the histogram"
+    ):
         apply_in_memory(CellMask(darkest=254, brightest=255), Volume(cell, 5))
     with pytest.raises(BadInput, match="smallest_vx is 100000000"):
         apply_in_memory(CellMask(2, 180, smallest_vx=100_000_000), Volume(cell, 5))

@@ -25,7 +25,7 @@ def test_crop_keeps_the_place_and_is_remembered(image: Callable[..., Volume], tm
     made = apply(Crop(box="2:12,:20,5:"), volume, tmp_path / "cell.zarr" / "raw_crop", run)
     np.testing.assert_array_equal(made.read(), volume.read()[2:12, :20, 5:])
     assert made.origin_nm == (96.0, 0.0, 60.0)
-    kept = Record.of(made).notes["crop"]
+    kept = Record.of(made).findings["crop"]
     assert kept == {"begin": [2, 0, 5], "end": [12, 20, 40], "source_shape": [20, 30, 40], "source": volume.path}
     back = np.zeros(volume.shape, np.uint8)
     back[volume.box_of(made).slices] = made.read()

@@ -63,7 +63,7 @@ def test_lengths_become_the_nearest_number_of_voxels_and_that_is_said(caplog: py
     mask = np.zeros((9, 9, 9), np.uint8)
     mask[4, 4, 4] = 1
     for size, reached in ((5, (3, 3, 3)), (8, (2, 2, 2)), (10, (1, 1, 1)), (16, (1, 1, 1)), ((30, 6, 5), (0, 2, 3))):
-        with caplog.at_level("INFO", "asem_core.told"):
+        with caplog.at_level("INFO", "asem_core.remarks"):
             made = apply_in_memory(DilateLabels(radius_nm=15.0), Labels(mask, size)).read()
         assert tuple((np.argwhere(made).max(axis=0) - 4).tolist()) == reached
     np.testing.assert_array_equal(
@@ -71,7 +71,7 @@ def test_lengths_become_the_nearest_number_of_voxels_and_that_is_said(caplog: py
     )
     assert "dilate-labels: radius 15 nm = 2 voxels of 8 nm" in caplog.text
     assert "dilate-labels: radius 15 nm = z, y, x = 0, 2, 3 voxels of 30 x 6 x 5 nm" in caplog.text
-    with caplog.at_level("INFO", "asem_core.told"):
+    with caplog.at_level("INFO", "asem_core.remarks"):
         apply_in_memory(CleanLabels(largest_hole_um3=0.0025), Labels(mask, (20, 10, 10)))
         apply_in_memory(ExclusionZone(dilate_nm=20.0, erode_nm=15.0), Labels(mask, 8))
     assert "clean-labels: largest hole 0.0025 um3 = 1,250 voxels of 20 x 10 x 10 nm" in caplog.text

@@ -53,7 +53,7 @@ def test_makes_all_layers_and_a_picture(cell: Path) -> None:
     assert layers(cell) == ["raw", "raw_clahe", "raw_crop", "mask"]
     cropped, mask, equalized = (open_volume(cell / name) for name in ("raw_crop", "mask", "raw_clahe"))
     assert cropped.shape < (70, 96, 96)
-    assert Record.of(cropped).notes["crop"]["source_shape"] == [70, 96, 96]
+    assert Record.of(cropped).findings["crop"]["source_shape"] == [70, 96, 96]
     assert mask.shape == cropped.shape == equalized.shape
     assert (equalized.read().min(), equalized.read().max()) == (0, 255)
     assert 0.4 < (mask.read() > 0).mean() < 1
