@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.engine.interrupt import held_back
-from asem_core.errors import TrainingStopped
+from asem_core.errors import BadInput, TrainingStopped
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.run_folder import RunFolder, load_state
 from asem_core.training.augment import UNCHANGED
@@ -166,9 +166,19 @@ def to_device(network: torch.nn.Module, device: torch.device, half: bool) -> tor
 
 
 def make_optimizer(network: torch.nn.Module, options: OptimizerOptions, device: torch.device) -> torch.optim.Adam:
-    """Build Adam with the recipe's numbers."""
+    """Build Adam with the recipe's numbers.
+
+    Raises
+    ------
+    BadInput
+        The network has no parameters.
+    """
     import torch
 
+    if not any(True for _ in network.parameters()):
+        raise BadInput(
+            "This model's network has nothing to train: it was trained in another program. Choose another model."
+        )
     return torch.optim.Adam(
         network.parameters(), options.learning_rate, weight_decay=options.weight_decay, fused=device.type == "cuda"
     )
