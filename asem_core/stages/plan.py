@@ -36,6 +36,7 @@ from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
 from asem_core.training.settings import (
     ENOUGH,
+    SPARSE,
     TEMPLATES,
     Setting,
     Settings,
@@ -283,7 +284,9 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
         )
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
-    wished = as_zyx([min(n, m) for n, m in zip(block(settings.template, settings.found), most, strict=True)])
+    wished = block(settings.template, settings.found)
+    if settings.found.share_annotated >= SPARSE:  # the image around strokes is there to be seen
+        wished = as_zyx([min(n, m) for n, m in zip(wished, most, strict=True)])
     fitting: Zyx = network.output_shape(network.input_shape(wished))
     return [
         Setting(

@@ -27,9 +27,6 @@ MOST_AVERAGED = 4
 
 BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
 
-BLOCKS_OF_STROKES: dict[Template, Zyx] = {**BLOCKS, "isotropic": (6, 94, 94)}
-"""Strokes lie in planes: a flat block holds more of them for the same work."""
-
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
 
@@ -124,8 +121,12 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
 
 
 def block(template: Template, found: Fingerprint) -> Zyx:
-    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen."""
-    return (BLOCKS_OF_STROKES if found.share_annotated < SPARSE else BLOCKS)[template]
+    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
+
+    Strokes lie in planes: a flat block holds more of them for the same work.
+    """
+    z, y, x = BLOCKS[template]
+    return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
 
 def schedule(few: bool) -> list[Setting]:
