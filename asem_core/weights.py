@@ -22,7 +22,7 @@ _KEY = "asem"
 
 
 def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[str, Any] | None = None) -> Path:
-    """Write a network's parameters as float32 safetensors; a reader never sees half a file.
+    """Write a network's parameters as safetensors (those of floating point as float32); a reader never sees half a file.
 
     Parameters
     ----------
@@ -41,7 +41,8 @@ def save_weights(path: str | Path, network: torch.nn.Module, metadata: Mapping[s
         raise BadInput(
             f"Weights are saved as safetensors; call the file {path.with_suffix('.safetensors')}, not {path}."
         )
-    tensors = {name: t.detach().to("cpu").float().contiguous().clone() for name, t in network.state_dict().items()}
+    state = {name: t.detach().to("cpu") for name, t in network.state_dict().items()}
+    tensors = {n: (t.float() if t.is_floating_point() else t).contiguous().clone() for n, t in state.items()}
     about = dict(metadata or {})
     if isinstance(network, DescribesItself):
         about["network"] = network.spec()

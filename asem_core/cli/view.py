@@ -27,10 +27,16 @@ def view(
     cell: Annotated[str, typer.Argument(help="A cell, for example cell.zarr, or one layer of it.")],
     layers: Layers = None,
     model: Annotated[
-        str | None, typer.Option(help="Show this model's prediction where you look: a name, or a weights file.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Show this model's prediction where you look: a name from `asem models list`; or a model plugin, with --weights.",
+        ),
     ] = None,
-    organelle: Annotated[
-        str | None, typer.Option(help="Model plugin, for weights that do not name it (the authors' .pt).")
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", "-w", help="Weights file: .safetensors, or the authors' .pt; or a run folder."),
     ] = None,
     image: Annotated[
         str | None, typer.Option(help="Layer to predict from.", show_default="what asem prepare made, or raw")
@@ -65,8 +71,8 @@ def view(
 
     catalog = load_catalog()
     shown = open_layers(cell, layers, catalog)
-    if model is not None:
-        live = _live_layer(cell, model, organelle, image, device)
+    if model is not None or weights is not None:
+        live = _live_layer(cell, model, weights, image, device)
         shown = [*(x for x in shown if x.name != live.name), live]
     shown = with_errors(shown, cell, catalog, truth, threshold)
     with serve(shown, title=Path(cell).name, bind=bind, port=port) as served:
@@ -81,7 +87,7 @@ def view(
         _wait()
 
 
-def _live_layer(cell: str, model: str, organelle: str | None, image: str | None, device: str) -> "Layer":
+def _live_layer(cell: str, model: str | None, weights: Path | None, image: str | None, device: str) -> "Layer":
     from asem_core.blocks import Run
     from asem_core.catalog import load_catalog
     from asem_core.prediction.trained import load_trained
@@ -91,9 +97,8 @@ def _live_layer(cell: str, model: str, organelle: str | None, image: str | None,
 
     catalog = load_catalog()
     container = container_of(Path(cell))
-    is_file = Path(model).exists()
-    trained = load_trained(catalog, organelle if is_file else model, model if is_file else None)
-    layer = f"predictions/live-{Path(model).stem}/probability"
+    trained = load_trained(catalog, model, weights)
+    layer = f"predictions/live-{Path(weights or model or '').stem}/probability"
     images = open_images_of(catalog, str(container), image)
     live = predict_live(trained, images, container / layer, Run(progress=False), catalog, device=device)
     return Layer(layer, "probability", [live], colour_of(trained.organelle, catalog))

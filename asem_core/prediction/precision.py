@@ -76,7 +76,11 @@ def choose_arithmetic(network: Any, images: Sequence[np.ndarray], wanted: Arithm
     BadInput
         The device is wrong even in float32.
     """
+    import torch
+
     candidates = _candidates(wanted.device, precision)
+    if precision == "auto" and isinstance(network, torch.nn.Module) and not any(True for _ in network.parameters()):
+        candidates = ["float32"]  # what computes by itself, as another program's network, cannot be told how
     if wanted.device == "cpu" and candidates == ["float32"]:
         return attrs.evolve(wanted, precision="float32")
     plain = Predictor(network, Arithmetic(output="float32"))

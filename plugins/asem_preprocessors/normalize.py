@@ -35,6 +35,9 @@ class Normalize(Preprocessor):
         Percentiles, 0 to 100: the lowest grey value that this percentage of voxels does not exceed.
     cut
         Largest z-score.
+    scaled
+        Write -`cut` .. `cut` as 0 .. 1, which networks take, in float32: of z-scores; or, of percentiles, of values that are 0 at
+        the lower and 1 at the upper one, neither rounded nor clipped there. For networks of other programs.
     ignore
         Grey values to ignore in the statistics. None ignores padding: the darkest or the brightest value, if it fills
         more than a tenth of the volume and far more than any other does.
@@ -48,6 +51,7 @@ class Normalize(Preprocessor):
     high: float = 99.9
     cut: float = 5.0
     ignore: tuple[float, ...] | None = None
+    scaled: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.method not in ("percentile", "zscore"):
@@ -69,6 +73,8 @@ class Normalize(Preprocessor):
         greys = grey_histogram(volume, run, self.name, self.ignore)
         about = {"normalize": {"ignored": list(greys.ignored)}} if greys.ignored else {}
         if self.method == "zscore":
+            if self.scaled:
+                return self._scaled(volume, greys.mean, greys.std, about)
             spec = attrs.evolve(volume.spec, dtype=np.float32)
             return FittedNormalize(spec, greys.mean, 1 / greys.std, -self.cut, self.cut, about)
         low, high = greys.percentile(self.low), greys.percentile(self.high)
@@ -77,7 +83,13 @@ class Normalize(Preprocessor):
                 f"{volume.path}: the percentiles {self.low} and {self.high} are both grey {low:g}, which leaves nothing "
                 "to stretch. Widen them, or name a padding value in 'ignore'."
             )
+        if self.scaled:
+            return self._scaled(volume, low, high - low, about)
         return FittedNormalize(attrs.evolve(volume.spec, dtype=np.uint8), low, 255 / (high - low), 0, 255, about)
+
+    def _scaled(self, volume: Volume, zero: float, one: float, about: Mapping[str, Any]) -> FittedNormalize:
+        spec = attrs.evolve(volume.spec, dtype=np.float32)
+        return FittedNormalize(spec, zero - self.cut * one, 1 / (2 * self.cut * one), 0, 1, about)
 
 
 @attrs.frozen

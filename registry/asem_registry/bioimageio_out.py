@@ -63,10 +63,13 @@ def export(card: Card, trained: Any, sample: Sample, output: Path, words: Words)
     with tempfile.TemporaryDirectory() as name, replacing(output) as half, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = Path(name)
-        with ValidationContext(root=folder, file_name="rdf.yaml"):
-            described = _describe(card, trained, sample, folder, words, notes)
         whole = folder / "package.zip"
-        save_bioimageio_package(described, output_path=whole)
+        try:
+            with ValidationContext(root=folder, file_name="rdf.yaml"):
+                described = _describe(card, trained, sample, folder, words, notes)
+            save_bioimageio_package(described, output_path=whole)
+        except ValueError as error:  # the specification's own rules
+            raise BadInput(f"The specification of bioimage.io does not allow this of {card.key}: {error}") from None
         _require_accepted(whole, card)
         shutil.move(whole, half)
     return notes

@@ -147,7 +147,13 @@ def verify(
 
 
 def add(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run, or a .safetensors file.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|PACKAGE|URL",
+            help="The folder of a training run, a .safetensors file, or a model of bioimage.io: its package, description or address.",
+        ),
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the model: lower-case letters, digits and hyphens.")],
     version: Annotated[
         int, typer.Option("--version", min=1, help="Version of the model; new weights need a new version.")
@@ -165,13 +171,45 @@ def add(
     licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "not stated",
     citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
     recipe: Annotated[bool, typer.Option(help="Include the run's recipe, with its paths, in the card.")] = True,
+    channel: Annotated[
+        str | None, typer.Option("--channel", help="Of a package: the output's channel, by name or number from 0.")
+    ] = None,
+    halo: Annotated[
+        str | None,
+        typer.Option(
+            "--halo", metavar="Z,Y,X", help="Of a package that states none: voxels around a block that are cut off."
+        ),
+    ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            "--tile",
+            metavar="Z,Y,X",
+            help="Of a package: voxels of the network's input; smaller ones take less memory.",
+        ),
+    ] = None,
+    grey_range: Annotated[
+        str | None,
+        typer.Option("--grey-range", metavar="BLACK,WHITE", help="Of a package that does not state its grey values."),
+    ] = None,
 ) -> None:
-    """Make a model from your own training run available by name.
+    """Make a model available by name: from your own training run, or from a package of bioimage.io.
 
-    Example: `asem models add runs/mito --name mitochondria-mylab --preparation "CF, OTO" --contrast "dark membranes"`
+    Of a package, the ONNX network is run by onnxruntime (extra `bioimageio`); what would run other code is refused. It must be a 3D
+    model of one image, and must predict its own sample here.
+
+    Examples:
+
+        asem models add runs/mito --name mitochondria-mylab --preparation "CF, OTO" --contrast "dark membranes"
+
+        asem models add package.zip --name boundaries-theirs --channel 0
     """
-    from asem_registry.library import load_library
-    from asem_registry.own import add_run, card_of_run
+    import tempfile
+
+    from asem_core.commands import read_voxel_size
+    from asem_registry.bioimageio_in import Choices, card_of_package, is_package
+    from asem_registry.cli_registries import read_numbers
+    from asem_registry.own import card_of_run
     from asem_registry.settings import Settings
 
     words = {
@@ -184,7 +222,27 @@ def add(
         "citation": citation,
     }
     settings = Settings.load()
-    card, weights = card_of_run(run, name, version, words, voxel_size, with_recipe=recipe)
+    if is_package(source):
+        choices = Choices(
+            channel,
+            read_numbers(halo, int, "--halo", 3),
+            read_numbers(tile, int, "--tile", 3),
+            read_numbers(grey_range, float, "--grey-range", 2),
+            read_voxel_size(voxel_size),
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            made = card_of_package(source, name, version, words, choices, Path(folder), settings)
+            _keep(*made, words, settings)
+    else:
+        _keep(*card_of_run(Path(source), name, version, words, voxel_size, with_recipe=recipe), words, settings)
+
+
+def _keep(card: Any, weights: Path, words: dict[str, Any], settings: Any) -> None:
+    """Give weights their name, and say how to use it."""
+    from asem_registry.library import load_library
+    from asem_registry.own import add_run
+
+    name = card.name
     same = [card for cards in load_library(settings).cards.values() for card in cards if card.name == name]
     elsewhere = [other for other in same if Path(other.origin).parent != settings.home / "cards"]
     card = add_run(card, weights, words, settings.home, elsewhere)

@@ -1,7 +1,7 @@
 """`asem models publish`, `registries` and `export`: models that travel from one user, or program, to others."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -105,7 +105,7 @@ def publish(
 
         card = attrs.evolve(card, sha256=sha256(weights), size_bytes=weights.stat().st_size)
     card = attrs.evolve(card, scores=(*scores_of_reports(scores or [], card), *card.scores))
-    made = make_sample(trained_of(card, weights), sample, _read_voxel(sample_at))
+    made = make_sample(trained_of(card, weights), sample, read_numbers(sample_at, int, "--sample-at", 3))
     published = publish(card, weights, made, to, settings)
     typer.echo(
         f"{published.key} is published: {published.origin}. Read back, it predicts its sample. "
@@ -149,7 +149,7 @@ def export(
     settings = Settings.load()
     card = load_library(settings).find(name)
     trained = trained_of(card, obtain(card, settings))
-    at = _read_voxel(sample_at)
+    at = read_numbers(sample_at, int, "--sample-at", 3)
     published = obtain_sample(card, settings) if sample is None else None
     piece = make_sample(trained, sample, at) if published is None else published
     for note in write(card, trained, piece, output, Words(author or (), licence)):
@@ -234,13 +234,21 @@ def _say_broken(found) -> None:  # type: ignore[no-untyped-def]
         typer.secho(f"Not usable: {where}: {why}", err=True, fg="yellow")
 
 
-def _read_voxel(text: str | None) -> tuple[int, int, int] | None:
+def read_numbers(text: str | None, kind: type, option: str, count: int) -> Any:
+    """Read `40,200,200`: so many numbers of a kind.
+
+    Raises
+    ------
+    BadInput
+    """
     from asem_core.errors import BadInput
 
     if text is None:
         return None
     try:
-        z, y, x = (int(part) for part in text.split(","))
+        found = tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--sample-at {text}: give a voxel as Z,Y,X, for example 40,200,200.") from None
-    return z, y, x
+        found = ()
+    if len(found) != count:
+        raise BadInput(f"{option} {text}: give {count} numbers, for example {','.join(['16', '32', '32'][:count])}.")
+    return found

@@ -110,7 +110,7 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr("asem_core.viewing.server.serve", serve)
-    arguments = ["--model", str(tmp_path / "small.safetensors"), "--device", "cpu", "--truth", "labels/membrane"]
+    arguments = ["--weights", str(tmp_path / "small.safetensors"), "--device", "cpu", "--truth", "labels/membrane"]
     result = CliRunner().invoke(make_app(), ["view", str(tmp_path / "cell.zarr"), "-l", "raw", *arguments])
     assert result.exit_code == 130, result.output
     names = [(x.name, x.kind) for x in shown]

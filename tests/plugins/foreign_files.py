@@ -193,3 +193,20 @@ def write_dm3(path: Path, image: np.ndarray, size: tuple[float, ...] = SIZE, uni
 def axistags(axes: str) -> str:
     """Name axes as ilastik does."""
     return json.dumps({"axes": [{"key": a, "typeFlags": 2, "resolution": 0, "description": ""} for a in axes]})
+
+
+def write_onnx(folder: Path, onnx: Any) -> Path:
+    """Write a network of one convolution of 3 x 3 x 3 voxels, which gives as many as it takes."""
+    weights = np.random.default_rng(0).standard_normal((1, 1, 3, 3, 3)).astype(np.float32)
+    free = ["b", 1, "z", "y", "x"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "w"], ["logits"], pads=[1] * 6)],
+        "one convolution",
+        [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, free)],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, free)],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    file = folder / "convolution.onnx"
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    file.write_bytes(made.SerializeToString())
+    return file

@@ -85,6 +85,13 @@ def _table(folder: Path) -> dict[str, Any]:
     return {"table": str(folder / "table.csv")}
 
 
+def _onnx(folder: Path) -> dict[str, Any]:
+    """Write a network of one convolution, filled up with zeros at its borders."""
+    onnx = pytest.importorskip("onnx", reason="pip install 'asem-core[bioimageio]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'asem-core[bioimageio]'")
+    return {"onnx": str(foreign.write_onnx(folder, onnx)), "tile": (12, 12, 12), "halo": (2, 2, 2)}
+
+
 # What a plugin cannot do without: files, mostly. Everything else runs on its defaults.
 OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("source", "tiff-stack"): _tiff_stack,
@@ -109,6 +116,7 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("source", "precomputed"): lambda folder: {
         "path": _once(folder / "example_precomputed", foreign.write_precomputed)
     },
+    ("model", "bioimage-io"): _onnx,
     ("annotator", "from-file"): _label_file,
     ("annotator", "threshold"): lambda _: {"high": 90.0},
     ("preprocessor", "cell-mask"): lambda _: {"darkest": 2.0, "brightest": 180.0, "smallest_vx": 50},
