@@ -320,6 +320,7 @@ def choose_settings(
     sampler: Callable[[Suited], str],
     *,
     watch: bool = True,
+    downsample: Sequence[int] | None = None,
 ) -> Settings:
     """Apply the rules.
 
@@ -329,8 +330,9 @@ def choose_settings(
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
     watch : whether a part is set aside to watch
+    downsample : instead of what the rule gives
     """
-    first = downsampling(found, boxes)
+    first = downsampling(found, boxes) if downsample is None else Setting("train", "downsample", list(downsample))
     factor = as_zyx(first.value)
     template, why_template = layout(found, factor)
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
