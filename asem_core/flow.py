@@ -37,9 +37,11 @@ from asem_core.stages.recipe_checks import (
     require_voxels_expected,
     require_whole,
     train_options,
+    train_table,
 )
 from asem_core.stages.segment import segment
-from asem_core.stages.train import model_table
+from asem_core.stages.train import TrainingRecipe, model_table, read_training_recipe
+from asem_core.training.options import is_open
 from asem_core.volume import Box, Labels, Volume
 
 T = TypeVar("T")
@@ -135,6 +137,9 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
 
     model_options = dict(recipe.model.options) if recipe.model else {}
     weights = model_options.pop("weights", None)
+    predict = dict(recipe.predict)
+    if recipe.train is not None and is_open(recipe.train, f"{name} @ train"):
+        predict.setdefault("resample", True)  # at which voxel size the network works is chosen with the rest
     flow = Flow(
         recipe,
         plugin("source", recipe.source, "source"),
@@ -146,7 +151,7 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         else None,
         weights,
         plugin("sampler", recipe.sampler or Choice(catalog.default("sampler")), "sampler"),
-        _table(PredictOptions, recipe.predict, recipe, f"{name} @ predict"),
+        _table(PredictOptions, predict, recipe, f"{name} @ predict"),
         None if recipe.evaluate is None else _table(EvaluateTable, recipe.evaluate, recipe, f"{name} @ evaluate"),
         [plugin("analyzer", c, f"analyze[{i}]") for i, c in enumerate(recipe.analyze)],
         build(ExportOptions, recipe.export, f"{name} @ export") if recipe.export is not None else None,
@@ -212,7 +217,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     if flow.model is None:
         return
     with stage("train" if flow.recipe.train is not None else "weights"):
-        trained = _trained(flow, catalog, image, labels, output, run, overwrite)
+        trained = _trained(flow, catalog, image, labels, output, run, say, overwrite)
     with stage("predict"):
         image, maps = _predict(flow, trained, catalog, image, mask, cell, run, overwrite)
     with stage("segment"):
@@ -309,6 +314,7 @@ def _trained(
     labels: Mapping[str, Volume],
     output: Path,
     run: Run,
+    say: Say,
     overwrite: bool,
 ) -> Trained:
     """Load the weights that the recipe names, or train them."""
@@ -316,15 +322,15 @@ def _trained(
     if flow.recipe.train is None:
         assert flow.weights is not None  # _check_whole
         return load_for(catalog, flow.model, flow.weights, flow.recipe.folder)
-    from asem_core.stages.train import TrainingRecipe, train
+    from asem_core.stages.train import train
 
     places = {n: str(Path(v.path).resolve()) for n, v in labels.items()}
-    options = train_options(flow.recipe, str(Path(image.path).resolve()), places)
+    training = _training(flow, catalog, str(Path(image.path).resolve()), places, output, say, overwrite)
     folder = output / "training"
     started = (folder / "provenance.json").exists() and not overwrite
     try:
         made = train(
-            TrainingRecipe(flow.model, flow.sampler, options, flow.recipe.folder, flow.recipe.path),
+            training,
             catalog,
             folder,
             start_from=find_weights(flow.weights, flow.recipe.folder, "finetune_from") if flow.weights else None,
@@ -339,6 +345,31 @@ def _trained(
             f"{folder} contains a training run with other settings. Add --overwrite to train again, or choose another folder with -o."
         ) from error
     return load_for(catalog, flow.model, made.chosen())
+
+
+def _training(
+    flow: Flow, catalog: Catalog, image: str, labels: Mapping[str, str], output: Path, say: Say, overwrite: bool
+) -> TrainingRecipe:
+    """Say what is trained; what the recipe leaves open is chosen from its labels."""
+    from asem_core.stages.planned import completed, plan_beside
+
+    recipe = flow.recipe
+    assert flow.model is not None
+    table, where = train_table(recipe, image, labels), recipe.path.name
+    if not is_open(table, f"{where} @ train"):
+        options = train_options(recipe, image, labels)
+        return TrainingRecipe(flow.model, flow.sampler, options, recipe.folder, recipe.path)
+    assert recipe.model is not None
+    model = _with_options_of(
+        flow.weights, recipe.model.use, {k: v for k, v in recipe.model.options.items() if k != "weights"}, recipe
+    )
+    tables: dict[str, Any] = {"model": {"use": model.use, **model.options}, "train": table}
+    if recipe.sampler is not None:
+        tables["sampler"] = {"use": recipe.sampler.use, **recipe.sampler.options}
+    target = plan_beside(output / "training")
+    return read_training_recipe(
+        completed(tables, recipe.folder, where, target, catalog, overwrite=overwrite, say=say), catalog
+    )
 
 
 def _predict(

@@ -153,20 +153,25 @@ class RunFolder:
         write_whole(self.state, lambda half: torch.save(dict(state), half))
 
     def load_state(self, device: torch.device) -> dict[str, Any]:
-        import torch
-
         if not self.state.is_file():
             raise BadInput(
                 f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without --resume."
             )
-        found: dict[str, Any] = torch.load(self.state, map_location=device, weights_only=True)
-        return found
+        return load_state(self.state, device)
 
     def prune(self, keep: set[int]) -> None:
         """Delete the checkpoints of all other iterations."""
         for iteration in self.saved_iterations():
             if iteration not in keep:
                 self.checkpoint(iteration).unlink()
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read what `RunFolder.save_state` saved."""
+    import torch
+
+    found: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return found
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def layers(container: str | Path) -> list[str]:
             else:
                 visit(member, address + "/")
 
-    visit(node, "")
+    with warnings.catch_warnings():  # what is no Zarr in a container (a session of the loop) is no layer
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized")
+        visit(node, "")
     return sorted(found, key=lambda name: (not name.split("/")[-1].startswith("raw"), name))
 
 

@@ -42,6 +42,7 @@ def mount(app: typer.Typer) -> None:
     group.command("import", no_args_is_help=True)(import_)
     group.command("export", no_args_is_help=True)(export)
     group.command("train", no_args_is_help=True)(train)
+    group.command("suggest", no_args_is_help=True)(suggest)
     app.add_typer(group, name="annotate")
 
 
@@ -251,6 +252,42 @@ def train(
     cell = container_of(layer)
     labels = str(layer.relative_to(cell))
     plan_and_train(output, [cell], labels, model, minutes, iterations, raw, 0, None, device, overwrite, quiet)
+
+
+def suggest(
+    cell: Cell,
+    labels: Annotated[
+        str, typer.Option("--labels", metavar="NAME", help="What `asem loop` learns: golgi for seeds/golgi.")
+    ],
+    number: Annotated[int, typer.Option(help="Number of places.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the places that are compared.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Suggest where to paint next: where the network is unsure, and places unlike what was painted; the best first.
+
+    Needs a round of `asem loop`. The places are spread over the image.
+
+    Example:
+
+        asem annotate suggest cell.zarr --labels mitochondria --number 5
+    """
+    from asem_core.catalog import load_catalog
+    from asem_core.stages.loop import Session
+    from asem_core.stages.suggest import suggest as find
+
+    session = Session.open(cell, labels, load_catalog(), to_learn=False)
+    places = find(session, number, seed)
+    if as_json:
+        import attrs
+
+        print_json([attrs.asdict(place) for place in places])
+        return
+    for place in places:
+        z, y, x = place.centre
+        typer.echo(
+            f"z {z}, y {y}, x {x}: score {place.score:.2f} (unsure {place.unsure:.2f}, mirror image differs by {place.differs:.2f}, "
+            f"unlike what was painted {place.unlike:.1f})"
+        )
 
 
 def _annotate(

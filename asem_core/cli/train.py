@@ -20,6 +20,10 @@ ModelName = Annotated[
     typer.Option("--model", help="Model plugin: see `asem plugins`.", show_default="by the name of the labels"),
 ]
 Minutes = Annotated[float, typer.Option(help="Total time to use on this machine.")]
+OwnMinutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="Total time to use on this machine.", show_default="10, or the recipe's"),
+]
 Iterations = Annotated[
     int | None, typer.Option(help="Number of iterations, instead of a time.", show_default="as many as the time allows")
 ]
@@ -52,7 +56,7 @@ def train(
     ] = None,
     labels: Labels = None,
     model: ModelName = None,
-    minutes: Minutes = 10.0,
+    minutes: OwnMinutes = None,
     iterations: Iterations = None,
     raw: RawLayer = None,
     weights: Annotated[
@@ -103,14 +107,15 @@ def train(
     if not given:
         raise typer.BadParameter("Name a CELL with --labels NAME, a RECIPE, or a run to resume: --resume RUN.")
     if len(given) == 1 and given[0].is_file():
-        if labels is not None or model is not None:
+        if any(value is not None for value in (labels, model, iterations, raw)):
             raise typer.BadParameter(
-                f"{given[0]} is a recipe, which says labels and model itself: leave these options out."
+                f"{given[0]} is a recipe, which says labels, model, image and iterations itself: leave these options out."
             )
-        _train(given[0], output, weights, device, overwrite, quiet)
+        _train(given[0], output, weights, device, overwrite, quiet, minutes)
         return
     folder = output or _run_of(given, labels)
-    plan_and_train(folder, given, labels, model, minutes, iterations, raw, seed, weights, device, overwrite, quiet)
+    time = 10.0 if minutes is None else minutes
+    plan_and_train(folder, given, labels, model, time, iterations, raw, seed, weights, device, overwrite, quiet)
 
 
 def plan_and_train(
@@ -224,11 +229,14 @@ def preflight(
         asem preflight mitochondria.toml
     """
     from asem_core.catalog import load_catalog
+    from asem_core.stages.planned import whole_recipe
     from asem_core.stages.train import check, read_training_recipe
+    from asem_core.temporary import temporary_folder
     from asem_core.training.preflight import time_in_words
 
     catalog = load_catalog()
-    training = read_training_recipe(recipe, catalog)
+    with temporary_folder() as scratch:
+        training = read_training_recipe(whole_recipe(recipe, scratch / "run", catalog), catalog)
     checked = check(training, catalog, output or _default_output(recipe), timed=time_it)
     result, seconds = checked.found, checked.seconds
     refused = result.is_refused
@@ -290,21 +298,40 @@ def _resume(run: Path, device: str, overwrite: bool, quiet: bool) -> None:
     _tell(resume(run, load_catalog(), device=device, overwrite=overwrite, progress=not quiet))
 
 
-def _train(recipe: Path, output: Path | None, weights: str | None, device: str, overwrite: bool, quiet: bool) -> None:
+def _train(
+    recipe: Path,
+    output: Path | None,
+    weights: str | None,
+    device: str,
+    overwrite: bool,
+    quiet: bool,
+    minutes: float | None = None,
+) -> None:
     from asem_core.catalog import load_catalog
+    from asem_core.stages.planned import whole_recipe
     from asem_core.stages.train import read_training_recipe, train
 
     catalog = load_catalog()
-    folder = train(
-        read_training_recipe(recipe, catalog, start_from=weights),
+    folder = output or _default_output(recipe)
+    whole = whole_recipe(
+        recipe,
+        folder,
         catalog,
-        output or _default_output(recipe),
+        start_from=weights,
+        minutes=minutes,
+        overwrite=overwrite,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    made = train(
+        read_training_recipe(whole, catalog, start_from=weights),
+        catalog,
+        folder,
         start_from=weights,
         overwrite=overwrite,
         device=device,
         progress=not quiet,
     )
-    _tell(folder)
+    _tell(made)
 
 
 def _tell(folder: "RunFolder") -> None:

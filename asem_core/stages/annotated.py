@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -23,13 +24,15 @@ from asem_core.voxels.strokes import apart, holds_strokes, parts_of
 class Annotated:
     """Where labels are: an image, its labels, and the boxes (in voxels of the labels) that were annotated.
 
-    `strokes` lie over the labels; the boxes are then in voxels of the strokes. Labels may be strokes themselves.
+    `strokes` lie over the labels; the boxes are then in voxels of the strokes. Labels may be strokes themselves. `more` are further
+    options of such a region, see `RegionOptions`.
     """
 
     raw: Path
     labels: Path
     boxes: tuple[Box, ...]
     strokes: Path | None = None
+    more: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
 
 
 def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> list[Annotated]:
@@ -93,7 +96,7 @@ def model_for(labels: str, catalog: Catalog) -> str:
     return near[0]
 
 
-def as_table(place: Annotated, box: Box) -> dict[str, str]:
+def as_table(place: Annotated, box: Box) -> dict[str, Any]:
     """Name a box with the layers that it lies in, as a recipe does: a table of `train.regions`."""
     layers = {"raw": place.raw, "labels": place.labels, "strokes": place.strokes}
-    return {**{k: str(v.resolve()) for k, v in layers.items() if v is not None}, "box": box_text(box)}
+    return {**{k: str(v.resolve()) for k, v in layers.items() if v is not None}, "box": box_text(box), **place.more}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -36,6 +36,7 @@ from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.regions import open_region
 from asem_core.training.settings import (
     ENOUGH,
+    SPARSE,
     TEMPLATES,
     Setting,
     Settings,
@@ -82,6 +83,38 @@ class PlanOptions:
 
 
 @attrs.frozen
+class Given:
+    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part."""
+
+    values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
+    validation: Sequence[Mapping[str, Any]] = ()
+
+    def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
+        """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""
+        whole = {"sampler"} if any(table == "sampler" for table, _ in self.values) else set()
+        if self.network(network):
+            whole.add("model")
+        return [
+            attrs.evolve(line, value=self.values[line.table, line.key], why="as the recipe says")
+            if (line.table, line.key) in self.values
+            else line
+            for line in lines
+            if line.table not in whole or (line.table, line.key) in self.values
+        ]
+
+    def others(self, lines: Sequence[Setting]) -> list[Setting]:
+        """List what is given beyond some lines."""
+        known = {(line.table, line.key) for line in lines}
+        return [
+            Setting(*place, value, "as the recipe says") for place, value in self.values.items() if place not in known
+        ]
+
+    def network(self, options: Collection[str]) -> bool:
+        """Tell whether any of the options that make a network is given."""
+        return any(table == "model" and key in options for table, key in self.values)
+
+
+@attrs.frozen
 class TrainingPlan:
     """A recipe, what it was made from, and what it says."""
 
@@ -97,8 +130,9 @@ def plan(
     options: PlanOptions,
     clock: Callable[[], float] = time.perf_counter,
     measure: Callable[[TrainingSetup], float] | None = None,
+    given: Given | None = None,
 ) -> TrainingPlan:
-    """Choose every setting of a training.
+    """Choose every setting of a training that is not given.
 
     Parameters
     ----------
@@ -113,7 +147,7 @@ def plan(
     BadInput
         There is nothing to learn (no object, no background), or no time.
     """
-    begun = clock()
+    begun, given = clock(), given or Given()
     regions = [
         (place, box, open_region(_stored(place, box), f"{place.labels.name} {box}", catalog, Path()))
         for place in places
@@ -129,23 +163,32 @@ def plan(
         templates,
         lambda kind: sampler_for(kind, catalog),
         watch=options.watch,
+        downsample=given.values.get(("train", "downsample")),
+    )
+    chosen = templates[settings.template]
+    lines = given.over(settings.lines, chosen)
+    settings = attrs.evolve(
+        settings, lines=[*lines, *given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])]
     )
     own = [place for place, *_ in regions]
     settings = attrs.evolve(settings, split=_apart(settings.split, own))
-    settings = attrs.evolve(settings, lines=[*settings.lines, *_block(settings, model)])
+    settings = attrs.evolve(settings, lines=[*settings.lines, *given.over(_block(settings, model), chosen)])
     if options.iterations is None:
         measure = measure or partial(seconds_per_iteration, num_iterations=5, clock=clock)
 
         def seconds_each(tried: Settings) -> float:
-            recipe = _recipe(_tables(tried, own, options), model, catalog)
+            recipe = _recipe(_tables(tried, own, options, given), model, catalog)
             with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
                 return measure(set_up(recipe, catalog, RunFolder(Path(scratch))))
 
-        settings, number, why = _in_time(settings, model, seconds_each, options.minutes * 60 + begun, clock)
+        may_grow = not given.network(chosen) and ("train", "batch") not in given.values
+        settings, number, why = _in_time(
+            settings, model if may_grow else None, seconds_each, options.minutes * 60 + begun, clock
+        )
     else:
         number, why = options.iterations, "as asked for"
-    settings = attrs.evolve(settings, lines=[*settings.lines, *_length(number, why)])
-    return TrainingPlan(found, settings, _recipe_text(model.name, settings, own, options))
+    settings = attrs.evolve(settings, lines=[*settings.lines, *given.over(_length(number, why), chosen)])
+    return TrainingPlan(found, settings, _recipe_text(model.name, settings, own, options, given))
 
 
 def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[str, Any]:
@@ -157,12 +200,14 @@ def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[
 
 def _in_time(
     settings: Settings,
-    model: type[Model],
+    model: type[Model] | None,
     seconds_each: Callable[[Settings], float],
     end: float,
     clock: Callable[[], float],
 ) -> tuple[Settings, int, str]:
     """Fit a training into the time until `end`: with a wider network, or more blocks an iteration, where there is enough of it.
+
+    Without a `model`, network and blocks stay as they are.
 
     Raises
     ------
@@ -182,7 +227,7 @@ def _in_time(
             f"Give more: --minutes {needed}."
         )
     for width, batch in uses_of_time(settings.few):
-        network = _network(model, settings.template, width)
+        network = {} if model is None else _network(model, settings.template, width)
         if not network or left() < 2 * ENOUGH * each:
             break
         larger = settings.with_more(network, batch)
@@ -239,7 +284,9 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
         )
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
-    wished = as_zyx([min(n, m) for n, m in zip(block(settings.template, settings.found), most, strict=True)])
+    wished = block(settings.template, settings.found)
+    if settings.found.share_annotated >= SPARSE:  # the image around strokes is there to be seen
+        wished = as_zyx([min(n, m) for n, m in zip(wished, most, strict=True)])
     fitting: Zyx = network.output_shape(network.input_shape(wished))
     return [
         Setting(
@@ -270,20 +317,21 @@ def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
     return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
 
 
-def _tables(settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> dict[str, Any]:
+def _tables(settings: Settings, places: Sequence[Annotated], options: PlanOptions, given: Given) -> dict[str, Any]:
     """Give the tables of a recipe, of any length."""
     tables = attrs.evolve(settings, lines=[*settings.lines, *_length(100, "")]).table()
-    tables["train"] |= _regions(settings, places) | {"seed": options.seed}
+    tables["train"] |= _regions(settings, places, given) | {"seed": options.seed}
     return tables
 
 
-def _regions(settings: Settings, places: Sequence[Annotated]) -> dict[str, list[dict[str, str]]]:
+def _regions(settings: Settings, places: Sequence[Annotated], given: Given) -> dict[str, list[dict[str, Any]]]:
     """Name each box with the layers that it lies in; `places` has one entry for each annotated box."""
 
-    def of(boxes: Sequence[tuple[int, Box]]) -> list[dict[str, str]]:
+    def of(boxes: Sequence[tuple[int, Box]]) -> list[dict[str, Any]]:
         return [as_table(places[i], box) for i, box in boxes]
 
-    return {"regions": of(settings.split.learnt), "validation": of(settings.split.watched)}
+    watched = [dict(region) for region in given.validation] or of(settings.split.watched)
+    return {"regions": of(settings.split.learnt), "validation": watched}
 
 
 def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> TrainingRecipe:
@@ -299,7 +347,9 @@ def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> 
 # --- the recipe ---------------------------------------------------------------------------------------------------
 
 
-def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions) -> str:
+def _recipe_text(
+    model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions, given: Given
+) -> str:
     """Write TOML by hand: a reason stands behind its line, where people read it."""
     head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.in_words())]
     head.append(asked(model, list(dict.fromkeys(places)), options))
@@ -314,8 +364,8 @@ def _recipe_text(model: str, settings: Settings, places: Sequence[Annotated], op
             if line.table == table
         ]
         text.append("")
-    for kind, boxes in _regions(settings, places).items():
-        if kind == "validation":
+    for kind, boxes in _regions(settings, places, given).items():
+        if kind == "validation" and not given.validation:
             told = "validation, never trained on: " if boxes else "no validation, the last weights are used: "
             text.append(f"# {told}{settings.split.why}")
         for box in boxes:

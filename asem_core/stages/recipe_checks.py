@@ -200,17 +200,24 @@ def _opened(source: Source, choice: Choice, where: str) -> Volume:
     return volume
 
 
-def train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> Any:
-    """Build the `[train]` table; its regions may name the recipe's labels, and take its image unless they name one."""
-    from asem_core.training.options import TrainOptions
+def train_options(recipe: Recipe, image: str, labels: Mapping[str, str]) -> TrainOptions:
+    """Build the `[train]` table (see `train_table`); what it leaves open is as published."""
+    from asem_core.training.options import TrainOptions, is_open, options_alone
 
+    where, table = f"{recipe.path.name} @ train", train_table(recipe, image, labels)
+    is_open(table, where)
+    return build(TrainOptions, options_alone(table), where)
+
+
+def train_table(recipe: Recipe, image: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Give the `[train]` table; its regions may name the recipe's labels, and take its image unless they name one."""
     where = f"{recipe.path.name} @ train"
     table = dict(recipe.train or {})
     for part in ("regions", "validation"):
         regions = table.get(part, [])
         if isinstance(regions, list) and all(isinstance(r, Mapping) for r in regions):
             table[part] = [_region(r, image, labels, recipe.folder, where) for r in regions]
-    return build(TrainOptions, table, where)
+    return table
 
 
 def planned_training(recipe: Recipe) -> Any:

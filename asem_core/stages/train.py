@@ -31,7 +31,7 @@ from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.temporary import temporary_folder
 from asem_core.training.classes import open_classes, with_class_labels
-from asem_core.training.options import TrainOptions
+from asem_core.training.options import TrainOptions, is_open, options_alone
 from asem_core.training.regions import file_names, hold
 from asem_core.training.setup import TrainingSetup
 from asem_core.training.targets import parts_of
@@ -84,9 +84,13 @@ def read_training_recipe(
         if not isinstance(use, str):
             raise RecipeError(f'{path.name}: {kind} does not name a plugin: add use = "...".')
         plugins[kind] = build_choice(catalog, kind, Choice(use, options), f"{path.name} @ {kind}")
-    return TrainingRecipe(
-        plugins["model"], plugins["sampler"], build(TrainOptions, table["train"], f"{path.name} @ train"), folder, path
-    )
+    where = f"{path.name} @ train"
+    numbers = build(TrainOptions, options_alone(table["train"]), where)
+    if is_open(table["train"], where):
+        raise RecipeError(
+            f"{where}: it does not say how long to train. Add iterations = 1000, or use `asem train`, which chooses."
+        )
+    return TrainingRecipe(plugins["model"], plugins["sampler"], numbers, folder, path)
 
 
 def model_table(table: Any, start_from: str | Path | Mapping[str, Any], folder: Path | None = None) -> Any:

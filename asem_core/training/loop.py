@@ -18,7 +18,7 @@ from asem_core.engine.interrupt import held_back
 from asem_core.errors import BadInput, TrainingStopped
 from asem_core.heads import Head
 from asem_core.prediction.inference import is_out_of_memory
-from asem_core.run_folder import RunFolder
+from asem_core.run_folder import RunFolder, load_state
 from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Processes, autocast, half_precision, memory_layout
 from asem_core.training.loss import total_loss
@@ -52,9 +52,19 @@ WORTH_EIGHT_TIMES = 0.005
 
 
 def learn(
-    setup: TrainingSetup, folder: RunFolder, processes: Processes, *, resume: bool, progress: bool = True
+    setup: TrainingSetup,
+    folder: RunFolder,
+    processes: Processes,
+    *,
+    resume: bool,
+    progress: bool = True,
+    go_on_from: Path | None = None,
 ) -> None:
     """Train until the last iteration; every `checkpoint_every` iterations validate, save, and choose; at Ctrl-C, too.
+
+    Parameters
+    ----------
+    go_on_from : the state of another run, whose network and optimizer are gone on with, from iteration 1
 
     Raises
     ------
@@ -72,6 +82,10 @@ def learn(
     optimizer = make_optimizer(network, options.optimizer, device)
     # Without a saved state the same run begins at its begin: the result is the same, too.
     done = _restore(network, optimizer, folder, device) if resume and folder.state.is_file() else 0
+    if done == 0 and go_on_from is not None:
+        state = load_state(go_on_from, device)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
     if processes.leads:
         if done:
             choose(folder, setup)  # what a run killed right after its state was saved did not come to
@@ -93,7 +107,7 @@ def learn(
     def images(first: int) -> Iterator[torch.Tensor]:
         return _images(islice(unchanged.cuts(max(0, first)), NUM_MEASURED), options.batch, device)
 
-    if options.normalise and setup.fine_tuning and done == 0:
+    if options.normalise and setup.fine_tuning and done == 0 and go_on_from is None:
         keep_output(network, forward, images(0), processes)
     cuts = stream.cuts(done * per_step)
     losses: deque[tuple[int, float, StepLoss]] = deque()

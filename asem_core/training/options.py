@@ -1,6 +1,7 @@
 """The `[train]` table of a recipe: which regions, for how long, and with which numbers.
 
-The defaults are those of Gallusser et al. 2022, "Training", except where a docstring says otherwise.
+The defaults are those of Gallusser et al. 2022, "Training", except where a docstring says otherwise; what a table without
+`iterations` leaves out is chosen by a plan instead (`asem_core.stages.planned`).
 """
 
 from __future__ import annotations
@@ -221,3 +222,28 @@ class TrainOptions:
             raise RecipeError(f"train: least_frequency is {self.loss.least_frequency}; it lies between 0 and 0.5.")
         if not self.loss.focus >= 0:
             raise RecipeError(f"train: focus is {self.loss.focus}; it must not be negative.")
+
+
+def is_open(train: Mapping[str, Any], where: str) -> bool:
+    """Tell whether a `[train]` table leaves its length to a plan.
+
+    Raises
+    ------
+    RecipeError
+        `plan` is something else than "data" or "published", or has no meaning beside `iterations`.
+    """
+    chosen = train.get("plan")
+    if chosen not in (None, "data", "published"):
+        raise RecipeError(
+            f'{where}: plan is "data" (settings from the labels) or "published" (the paper\'s), not {chosen!r}.'
+        )
+    if "iterations" in train and (chosen == "data" or "minutes" in train):
+        raise RecipeError(f"{where}: iterations says how long to train; leave {'plan' if chosen else 'minutes'} out.")
+    if chosen == "published" and "minutes" in train:
+        raise RecipeError(f"{where}: the published plan has a fixed length; leave minutes out.")
+    return "iterations" not in train and chosen != "published"
+
+
+def options_alone(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what says how to plan: the rest are options of a training."""
+    return {key: value for key, value in train.items() if key not in ("plan", "minutes")}

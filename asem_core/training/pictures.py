@@ -32,7 +32,7 @@ def write_picture(
 ) -> None:
     """Write the plane with the most foreground of a tile as PNG: image | truth | probability | error; a row for each map.
 
-    Error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone.
+    Truth: grey = not annotated. Error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone.
     """
     import torch
     from PIL import Image
@@ -48,7 +48,7 @@ def write_picture(
     rows = []
     for probability, need in maps:
         target = drawn[need]
-        panels = [np.clip((plane + 1) * 127.5, 0, 255), (target[z] == 1) * 255, probability[z]]
+        panels = [np.clip((plane + 1) * 127.5, 0, 255), _truth(target[z]), probability[z]]
         rows += [*(_rgb(p) for p in panels), _error(probability[z] >= 128, target[z], scored[need][z])]
     row = np.concatenate([np.concatenate(rows[n : n + 4], axis=1) for n in range(0, len(rows), 4)])
     scale = max(1, round(256 / shape[1]))
@@ -60,6 +60,11 @@ def _rgb(grey: np.ndarray) -> np.ndarray:
     """Turn a grey plane into RGB with a white line at its right."""
     result = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     return np.pad(result, ((0, 0), (0, 1), (0, 0)), constant_values=255)
+
+
+def _truth(target: np.ndarray) -> np.ndarray:
+    """Draw a target (uint8): object white, background black, what is not annotated grey."""
+    return np.where(target == IGNORE, _GREY[0], (target == 1) * 255)
 
 
 def _error(predicted: np.ndarray, target: np.ndarray, scored: np.ndarray) -> np.ndarray:

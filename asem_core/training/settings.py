@@ -27,9 +27,6 @@ MOST_AVERAGED = 4
 
 BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
 
-BLOCKS_OF_STROKES: dict[Template, Zyx] = {**BLOCKS, "isotropic": (6, 94, 94)}
-"""Strokes lie in planes: a flat block holds more of them for the same work."""
-
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
 
@@ -124,8 +121,12 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
 
 
 def block(template: Template, found: Fingerprint) -> Zyx:
-    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen."""
-    return (BLOCKS_OF_STROKES if found.share_annotated < SPARSE else BLOCKS)[template]
+    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
+
+    Strokes lie in planes: a flat block holds more of them for the same work.
+    """
+    z, y, x = BLOCKS[template]
+    return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
 
 def schedule(few: bool) -> list[Setting]:
@@ -319,6 +320,7 @@ def choose_settings(
     sampler: Callable[[Suited], str],
     *,
     watch: bool = True,
+    downsample: Sequence[int] | None = None,
 ) -> Settings:
     """Apply the rules.
 
@@ -328,8 +330,9 @@ def choose_settings(
     network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
     watch : whether a part is set aside to watch
+    downsample : instead of what the rule gives
     """
-    first = downsampling(found, boxes)
+    first = downsampling(found, boxes) if downsample is None else Setting("train", "downsample", list(downsample))
     factor = as_zyx(first.value)
     template, why_template = layout(found, factor)
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX

@@ -53,15 +53,20 @@ def filters(image: np.ndarray, spacing: Sequence[float], scales: Sequence[float]
     edges = np.asarray(spacing, np.float64)
     first = 1
     for scale in scales:
-        smooth = gaussian(image, [scale / s for s in spacing])
+        near = inner.grow(reach([scale], spacing)) & Box.of_shape(
+            image.shape
+        )  # small scales look at little around a thin box
+        part = np.ascontiguousarray(image[near.slices])
+        at = inner.shift([-b for b in near.begin]).begin
+        smooth = gaussian(part, [scale / s for s in spacing])
         maps = found[first : first + 6]
-        in_slabs(lambda a, b: kernels.derivatives(smooth, edges, inner.begin, maps, a, b), inner.shape[0])  # noqa: B023
-        tensor = np.empty((6, *image.shape), np.float32)
-        in_slabs(lambda a, b: kernels.gradient_products(smooth, edges, tensor, a, b), image.shape[0])  # noqa: B023
+        in_slabs(lambda a, b: kernels.derivatives(smooth, edges, at, maps, a, b), inner.shape[0])  # noqa: B023
+        tensor = np.empty((6, *part.shape), np.float32)
+        in_slabs(lambda a, b: kernels.gradient_products(smooth, edges, tensor, a, b), part.shape[0])  # noqa: B023
         for product in tensor:
             product[...] = gaussian(product, [scale / s for s in spacing])
         lines = found[first + 6 : first + PER_SCALE]
-        in_slabs(lambda a, b: kernels.tensor_eigenvalues(tensor, inner.begin, lines, a, b), inner.shape[0])  # noqa: B023
+        in_slabs(lambda a, b: kernels.tensor_eigenvalues(tensor, at, lines, a, b), inner.shape[0])  # noqa: B023
         first += PER_SCALE
     return found
 

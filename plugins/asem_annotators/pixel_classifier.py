@@ -14,10 +14,11 @@ import numpy as np
 from asem_annotators._boxes import honour, read_image, spacing_of
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Annotator
+from asem_core.interfaces import Annotator, LearnsVoxels
 from asem_core.volume import Box, Volume, as_zyx
 
 if TYPE_CHECKING:
+    from asem_annotators._pixel_learner import PixelLearner
     from asem_core.blocks import Run
 
 SLAB_VX = 2_000_000
@@ -27,7 +28,7 @@ BYTES_PER_VOXEL = 6  # the image as float32, and as it is read
 
 
 @attrs.frozen
-class PixelClassifier(Annotator):
+class PixelClassifier(Annotator, LearnsVoxels):
     """Classify each voxel by its surroundings, as learnt from the seeds (random forest, Breiman 2001; scikit-learn).
 
     Good for textures and outlines that look alike everywhere; it does not see the shape of an object. The filters
@@ -62,6 +63,19 @@ class PixelClassifier(Annotator):
             raise BadInput("pixel-classifier: trees, least_leaf and most_seeds must be at least 1.")
         if not 0 < self.threshold <= 1:
             raise BadInput(f"pixel-classifier: the threshold is a probability above 0, got {self.threshold:g}.")
+
+    def learner(self, volume: Volume) -> PixelLearner:
+        """Learn from strokes anywhere in an image (see `LearnsVoxels`).
+
+        Raises
+        ------
+        MissingExtra
+            scikit-learn is not installed.
+        """
+        from asem_annotators._pixel_learner import PixelLearner
+
+        _require_sklearn()
+        return PixelLearner(self, volume)
 
     def prepare(self, volume: Volume, box: Box, run: Run) -> PreparedPixelClassifier:
         """Filter the box, slab by slab, into a file in `run.scratch` (see `Annotator.prepare`).
@@ -110,25 +124,32 @@ class PreparedPixelClassifier:
         return result
 
     def _learn(self, seeds: np.ndarray) -> _Forest:
-        from sklearn.ensemble import RandomForestClassifier
-
         rng = np.random.default_rng(0)
         places = []
-        for value, what in ((1, "object"), (2, "background")):
+        for value in (1, 2):
             found = np.flatnonzero(seeds == value)
-            if not found.size:
-                raise BadInput(f"pixel-classifier needs strokes of both classes; none is {what}.")
             places.append(np.sort(rng.choice(found, min(found.size, self.options.most_seeds), replace=False)))
-        values = np.concatenate([self.maps.at_voxels(p) for p in places])
-        classes = np.repeat([1, 0], [p.size for p in places])
-        forest = RandomForestClassifier(
-            self.options.trees,
-            min_samples_leaf=self.options.least_leaf,
-            class_weight="balanced",
-            n_jobs=-1,
-            random_state=0,
-        )
-        return _Forest.of(forest.fit(values, classes))
+        return grow(self.options, *(self.maps.at_voxels(p) for p in places))
+
+
+def grow(options: PixelClassifier, inside: np.ndarray, outside: np.ndarray) -> _Forest:
+    """Grow the forest of an object's and a background's voxels: float32 (voxels, maps) each.
+
+    Raises
+    ------
+    BadInput
+        One of the two is empty.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    for values, what in ((inside, "object"), (outside, "background")):
+        if not len(values):
+            raise BadInput(f"pixel-classifier needs strokes of both classes; none is {what}.")
+    forest = RandomForestClassifier(
+        options.trees, min_samples_leaf=options.least_leaf, class_weight="balanced", n_jobs=-1, random_state=0
+    )
+    classes = np.repeat([1, 0], [len(inside), len(outside)])
+    return _Forest.of(forest.fit(np.concatenate([inside, outside]), classes))
 
 
 @attrs.frozen(eq=False)
@@ -190,7 +211,7 @@ class _Maps:
         folder.mkdir(parents=True, exist_ok=True)
         file, done = folder / "filters.npy", folder / "filters.json"
         with contextlib.suppress(FileNotFoundError, ValueError):
-            if json.loads(done.read_text())["shape"] == list(shape):
+            if json.loads(done.read_text(encoding="utf-8"))["shape"] == list(shape):
                 return cls(np.load(file, mmap_mode="r+"), done)
         done.unlink(missing_ok=True)
         return cls(np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape), done)
@@ -209,7 +230,7 @@ class _Maps:
         if self.done is not None:
             if isinstance(self.values, np.memmap):
                 self.values.flush()
-            self.done.write_text(json.dumps({"shape": list(self.values.shape)}))
+            self.done.write_text(json.dumps({"shape": list(self.values.shape)}), encoding="utf-8")
 
     def at_voxels(self, flat: np.ndarray) -> np.ndarray:
         """Take the maps of voxels: float32 (voxels, maps)."""

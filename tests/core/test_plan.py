@@ -155,7 +155,7 @@ def test_little_is_learnt_all_the_same(box: Box, template: str, watched: int, ce
     made = plan([place], catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=2))
     assert made.settings.template == template
     assert len(made.settings.split.watched) == watched
-    assert ("# nothing is watched" in made.text) == (not watched)
+    assert ("# no validation" in made.text) == (not watched)
     (tmp_path / "r.toml").write_text(made.text)
     run = train(read_training_recipe(tmp_path / "r.toml", catalog), catalog, tmp_path / "run", progress=False)
     assert run.chosen().is_file()

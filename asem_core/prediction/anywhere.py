@@ -1,0 +1,79 @@
+"""Predict any box of an image at its own voxels, whatever voxels the network works at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run
+from asem_core.catalog import Catalog
+from asem_core.cell.apply import apply_lazily
+from asem_core.interfaces import AveragesVoxels
+from asem_core.prediction.live import predictor_of_boxes
+from asem_core.prediction.trained import Trained
+from asem_core.volume import ArrayLike, Box, Volume, Zyx, as_zyx
+
+
+def predictor_anywhere(
+    trained: Trained, image: Volume, catalog: Catalog, device: str = "auto"
+) -> Callable[[Box], np.ndarray]:
+    """Return the function that predicts a box of an image: uint8 of the box's shape, 255 = 1.
+
+    If the network was trained at larger voxels, by whole factors, the image is averaged where it is read, and each of its
+    voxels gets the probability of the larger one that it lies in.
+    """
+    size = trained.voxel_size_nm or image.voxel_size_nm
+    factor = as_zyx([max(1, round(t / s)) for t, s in zip(size, image.voxel_size_nm, strict=True)])
+    if factor == (1, 1, 1):
+        return predictor_of_boxes(trained.network, image, device)
+    step = catalog.able("preprocessor", AveragesVoxels).by_factor(factor)
+    coarse = predictor_of_boxes(trained.network, apply_lazily(step, image, Run(progress=False)), device)
+    return lambda box: _enlarged(coarse, box, factor)
+
+
+def predictor_mirrored(
+    trained: Trained, image: Volume, catalog: Catalog, device: str = "auto"
+) -> Callable[[Box], np.ndarray]:
+    """Return the function that predicts a box as it is seen in a mirror, left and right exchanged.
+
+    Where this differs from `predictor_anywhere`, the network is not sure.
+    """
+    turned = attrs.evolve(image, data=_Mirror(image.data))
+    predict, last = predictor_anywhere(trained, turned, catalog, device), image.shape[2]
+
+    def found(box: Box) -> np.ndarray:
+        there = Box((*box.begin[:2], last - box.end[2]), (*box.end[:2], last - box.begin[2]))
+        return predict(there)[:, :, ::-1]
+
+    return found
+
+
+@attrs.frozen(eq=False)
+class _Mirror:
+    """A lazy array, left and right exchanged."""
+
+    array: ArrayLike
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        z, y, x = key
+        begin, end, _ = x.indices(self.shape[2])
+        return np.asarray(self.array[z, y, self.shape[2] - end : self.shape[2] - begin])[:, :, ::-1]
+
+
+def _enlarged(coarse: Callable[[Box], np.ndarray], box: Box, factor: Zyx) -> np.ndarray:
+    begin = as_zyx([b // f for b, f in zip(box.begin, factor, strict=True)])
+    end = as_zyx([-(-e // f) for e, f in zip(box.end, factor, strict=True)])
+    values = coarse(Box(begin, end))
+    index = [np.arange(b, e) // f - o for b, e, f, o in zip(box.begin, box.end, factor, begin, strict=True)]
+    return values[np.ix_(*index)]

@@ -1,0 +1,119 @@
+"""A session that keeps learning while somebody paints in another process: the map is refreshed where they look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from asem_core.blocks import Run
+from asem_core.errors import BadInput
+from asem_core.prediction.trained import load_trained
+from asem_core.stages.inputs import Images, open_images_of
+from asem_core.stages.loop import Session, folder_of
+from asem_core.stages.predict import PredictOptions, predict_image
+from asem_core.training.rounds import PredictBox, Round, box_of, last_weights, read_json, write_json
+from asem_core.volume import Box, Volume
+from asem_core.voxels.known import by_meaning
+from asem_core.voxels.strokes import MEANING, parts_of
+
+LOOK_EVERY_S = 0.5
+
+
+def look_at(cell: Path, name: str, box: Box) -> None:
+    """Say where somebody looks: there the map is refreshed first, after each round."""
+    write_json(folder_of(cell, name) / "looking.json", attrs.asdict(box))
+
+
+def looked_at(session: Session) -> Box | None:
+    """Say where somebody looks, as far as that is in the image; None where nobody said."""
+    path = session.folder / "looking.json"
+    if not path.exists():
+        return None
+    box = box_of(read_json(path)) & session.image.box
+    return None if box.is_empty else box
+
+
+def keep_learning(
+    session: Session,
+    seconds: float,
+    *,
+    told: Callable[[Round], None] = lambda made: None,
+    waiting: Callable[[str], None] = lambda why: None,
+    progress: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Learn round after round, each from what is painted when it begins; returns their number.
+
+    While strokes of a class are missing, it waits for them. A round that has begun is finished.
+
+    Parameters
+    ----------
+    told : is given each round
+    waiting : is told, once, what is waited for
+
+    Raises
+    ------
+    BadInput
+        Strokes are still missing at the end.
+    """
+    end, count, missing = clock() + seconds, 0, ""
+
+    def show(predict: PredictBox) -> None:
+        if (box := looked_at(session)) is not None:
+            session.look(box, predict)
+
+    while count == 0 or clock() < end:
+        try:
+            made = session.round(progress=progress, ready=show)
+        except BadInput as error:
+            if session.rounds() or clock() + LOOK_EVERY_S > end or not _lacks_strokes(session):
+                raise
+            if str(error) != missing:
+                missing = str(error)
+                waiting(missing)
+            sleep(LOOK_EVERY_S)
+            continue
+        count += 1
+        told(made)
+    return count
+
+
+def finish(session: Session, run: Run) -> tuple[Volume, Path]:
+    """Predict the whole image with the network of the last good round, as `asem predict` does.
+
+    Returns
+    -------
+    the map, `predictions/<name>/probability` of the cell, and the folder of the network's run, of which the registry makes a card
+
+    Raises
+    ------
+    BadInput
+        There is no network yet.
+    """
+    weights = last_weights(session.rounds())
+    if weights is None:
+        raise BadInput(
+            f"The session '{session.name}' has no network yet: asem loop {session.cell} --labels {session.name}."
+        )
+    folder = (session.folder / weights).parents[1]
+    trained = load_trained(session.catalog, None, session.folder / weights)
+    raw = session.options.raw
+    images = Images([session.image]) if raw is not None else open_images_of(session.catalog, str(session.cell))
+    output = session.cell / "predictions" / session.name / "probability"
+    options = PredictOptions(device=session.options.device, resample=True)
+    made = predict_image(trained, images, output, run, options, session.catalog, overwrite=True)
+    return made.probability, folder
+
+
+def _lacks_strokes(session: Session) -> bool:
+    """Tell whether there is nothing to learn from until more is painted."""
+    if not session.seeds.exists():
+        return True
+    painted = session.strokes()
+    found = {int(v) for box in parts_of(by_meaning(painted, MEANING)) for v in np.unique(painted.read(box))}
+    return session.dense() is None and not {1, 2} <= found
