@@ -121,6 +121,18 @@ def test_a_contrast_that_the_model_does_not_know_is_made_anew(cell: Path, model:
     assert steps_done(open_volume(cell / "raw_clahe"))[-1]["options"]["kernel_vx"] == 16
 
 
+def test_a_step_by_name_does_not_capture_the_cell(cell: Path, model: tuple[str, str]) -> None:
+    """A model takes the image that it knows, which is said; and the cell can be prepared again."""
+    prepared(cell)
+    asem("preprocess", cell, "--use", "normalize", "-q")
+    assert read_prepared(cell).image == "raw_normalize"
+    asem("predict", cell, *model, "-q", "--precision", "float32")
+    assert predicted_from(cell) == "raw_clahe"
+    prepared(cell)
+    assert read_prepared(cell).image == "raw_clahe"
+    assert "raw_normalize" in layers(cell)
+
+
 def test_an_image_that_changed_since_is_told(cell: Path, model: tuple[str, str]) -> None:
     """A cell whose raw image was imported anew is not predicted from what was prepared of the old one."""
     prepared(cell)
