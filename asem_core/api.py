@@ -222,7 +222,7 @@ def predict(
     from asem_core.prediction.expected import of_python
     from asem_core.prediction.trained import load_trained
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image
+    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image, require_voxels_before_fetching
 
     catalog = load_catalog()
     chosen = {"output": "float16"} if float16 else {}
@@ -230,6 +230,8 @@ def predict(
     source = _address(image)
     size = None if voxel_size_nm is None else as_zyx_nm(voxel_size_nm)
     images = open_images_of(catalog, source, layer, size)
+    if weights is None:
+        require_voxels_before_fetching(images, model, how, catalog, of_python)
     trained = load_trained(catalog, model, weights, model_options)
     target = layer_to_write(source, output, trained.details["model"])
     found = predict_image(

@@ -48,9 +48,7 @@ def mount(app: typer.Typer) -> None:
 
 def cut(
     cell: Cell,
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Layer of the cell to write: golgi, or labels/golgi.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write: golgi, or labels/golgi.")],
     seeds: Annotated[
         str | None, typer.Option(help="Layer (seeds/golgi), TIFF planes or stack, .npy, or strokes in .csv.")
     ] = None,
@@ -134,9 +132,7 @@ def open_(
 def import_(
     cell: Cell,
     path: Annotated[str, typer.Argument(help="A folder of planes (VAST), TIFF, HDF5 (ilastik), Zarr, ...")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Layer of the cell to write: golgi, or labels/golgi.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write: golgi, or labels/golgi.")],
     box: BoxText = None,
     offset: Annotated[
         str | None,

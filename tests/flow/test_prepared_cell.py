@@ -272,3 +272,13 @@ def test_a_cell_without_an_image_is_refused_with_what_to_do(cell: Path) -> None:
     done = CliRunner().invoke(make_app(), words)
     assert done.exit_code == 1
     assert "has labels but no image. Import one: asem import" in done.output
+
+
+def test_voxels_are_compared_before_weights_are_fetched(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered model of 5 nm on voxels of 10 nm: nothing is downloaded first."""
+    monkeypatch.setattr("asem_core.pretrained.find_weights", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    result = CliRunner().invoke(make_app(), ["predict", str(cell), "--model", "mitochondria-cf-5nm", "-q"])
+    said = " ".join(result.output.split())
+    assert "has voxels of 10 x 10 x 10 nm but mitochondria-cf-5nm" in said
+    assert "5 x 5 x 5 nm" in said
