@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from asem_core.engine.machine import available_cores as available_cores
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
     from asem_core.evaluation.scores import score as score
+    from asem_core.prediction.trained import trained_of_card as trained_of_card
     from asem_core.stages.analyze import analyze as analyze
     from asem_core.stages.annotate import BACKGROUND as BACKGROUND
     from asem_core.stages.annotate import OBJECT as OBJECT
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from asem_core.stages.segment import threshold_objects as threshold_objects
     from asem_core.stages.train import read_training_recipe as read_training_recipe
     from asem_core.stages.train import train as train
+    from asem_core.stages.trial import cut_piece as cut_piece
+    from asem_core.stages.trial import predict_piece as predict_piece
+    from asem_core.stages.trial import score_on as score_on
     from asem_core.viewing.colours import as_rgba as as_rgba
     from asem_core.viewing.scene import open_layers as open_layers
 
@@ -106,6 +110,10 @@ PUBLIC = {
     "threshold_objects": "stages.segment",
     "read_training_recipe": "stages.train",
     "train": "stages.train",
+    "cut_piece": "stages.trial",
+    "predict_piece": "stages.trial",
+    "score_on": "stages.trial",
+    "trained_of_card": "prediction.trained",
 }
 """What of the core's rooms anybody may use -> the module that holds it."""
 

@@ -45,6 +45,22 @@ def acquired(file: Path, timeout: float = 0) -> filelock.BaseFileLock:
     return lock
 
 
+def let_go(lock: filelock.BaseFileLock) -> None:
+    """Remove the file of a lock and let go of it.
+
+    The file goes first, so that nobody waits for one that is about to vanish; except where an open file cannot be removed
+    (Windows).
+    """
+    file = Path(lock.lock_file)
+    try:
+        file.unlink(missing_ok=True)
+        lock.release()
+    except PermissionError:
+        lock.release()
+        with contextlib.suppress(OSError):  # somebody else has taken it
+            file.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def held(file: Path) -> Iterator[None]:
     """Hold a lock for a while (see `acquired`)."""

@@ -33,6 +33,8 @@ Table = Mapping[str, Column]
 
 ROWS_SHOWN = 50
 """Rows of a table on the page; the files hold all of them."""
+INPUTS_SHOWN = 4
+"""Inputs named in the line over the record of what made a report."""
 LARGEST_SVG = 1_000_000
 """Bytes: a figure with more (a cloud of points) is embedded as PNG, so that the page stays quick to open."""
 DPI = 150
@@ -130,6 +132,7 @@ def write_report(folder: Path, title: str, sections: Sequence[Section], *, made_
     page = _page().render(
         title=title,
         sections=[_shown(section, sections, embedded) for section in sections],
+        summary=_summary(made_by),
         made_by=json.dumps(_plain(made_by), indent=2, ensure_ascii=False),
     )
     _write_whole(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
@@ -279,6 +282,19 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _summary(made_by: Mapping[str, Any]) -> str:
+    """Say in one line what made a report: the command, its inputs and ASEM's version."""
+    plugin = next((made_by[key]["name"] for key in ("step", "model") if "name" in (made_by.get(key) or {})), None)
+    command = f"asem {made_by['stage']}" + (f" ({plugin})" if plugin else "") if "stage" in made_by else ""
+    paths = [v["path"] for v in made_by.get("inputs") or made_by.get("reports") or () if "path" in v]
+    shown = list(dict.fromkeys(paths))
+    inputs = ", ".join(shown[:INPUTS_SHOWN]) + (
+        f" and {len(shown) - INPUTS_SHOWN} more" if len(shown) > INPUTS_SHOWN else ""
+    )
+    version = f"version {made_by['asem_version']}" if "asem_version" in made_by else ""
+    return "; ".join(filter(None, (command, inputs and f"from {inputs}", version))) or "The whole record"
+
+
 def _page() -> Any:
     import jinja2
 
@@ -308,6 +324,7 @@ _TEMPLATE = """\
   canvas { width: 100%; aspect-ratio: 16 / 10; background: #111; cursor: grab; touch-action: none; }
   figure { margin: 1rem 0; } figcaption, .note { color: #666; font-size: 13px; }
   img { max-width: 100%; height: auto; background: #fff; }
+  summary { cursor: pointer; overflow-wrap: anywhere; }
   pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; font-size: 12px; }
 </style>
 </head>
@@ -354,7 +371,10 @@ _TEMPLATE = """\
 {% endfor %}
 <section>
 <h2>How this was made</h2>
+<details>
+<summary>{{ summary }}</summary>
 <pre>{{ made_by }}</pre>
+</details>
 </section>
 </body>
 </html>

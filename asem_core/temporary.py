@@ -33,12 +33,16 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
         tempfile.mkdtemp(prefix=f".{_PREFIX}{_host()}-{os.getpid()}-", dir=base)
     )  # hidden until its lock is held
     folder = made.with_name(made.name.removeprefix("."))
-    with held(made / _LOCK):
-        made.rename(folder)
-        try:
+    try:
+        with held(made / _LOCK):
+            try:
+                made.rename(folder)
+            except PermissionError:  # Windows, where an open file, the lock, holds its folder: it stays hidden
+                folder = made
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def sweep(base: Path | None = None) -> None:

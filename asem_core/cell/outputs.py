@@ -21,7 +21,7 @@ from asem_core.cell.place import require_outside_cells
 from asem_core.cell.provenance import identity
 from asem_core.errors import OutputBusy, OutputExists
 from asem_core.files import fingerprint
-from asem_core.locks import acquired
+from asem_core.locks import acquired, let_go
 from asem_core.temporary import replacing
 
 
@@ -49,8 +49,7 @@ def one_writer(output: Path, part_of: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
-        lock.release()
+        let_go(lock)
 
 
 @attrs.define

@@ -20,7 +20,7 @@ import filelock
 
 from asem_core.cell.provenance import identity
 from asem_core.errors import BadInput, OutputBusy
-from asem_core.locks import acquired
+from asem_core.locks import acquired, let_go
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
@@ -153,8 +153,7 @@ def lock(layer: str | Path) -> filelock.BaseFileLock:
 
 def unlock(layer: str | Path, taken: filelock.BaseFileLock) -> None:
     """Let go of a layer's lock, and remove its file."""
-    Path(taken.lock_file).unlink(missing_ok=True)
-    taken.release()
+    let_go(taken)
     _remove_if_empty(_notes_of(layer, "").parent)
 
 

@@ -70,7 +70,7 @@ def analyze_(
     image = image_beside(labels) if raw is None else open_volume(raw)
     page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet, on), overwrite=overwrite)
     if as_json:
-        numbers = json.loads((folder / "numbers.json").read_text())
+        numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
         print_json({"report": str(page), "numbers": next(iter(numbers.values()))})
     else:
         typer.echo(f"Report: {page}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.commands import AsJson, Quiet, print_json
+from asem_core.commands import AsJson, Quiet, make_run, print_json
 
 if TYPE_CHECKING:
     from asem_core.training.rounds import Round
@@ -25,6 +25,9 @@ def loop(
         typer.Option(help="Keep learning for this long, from whatever is painted.", show_default="one round"),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Only show the rounds so far.")] = False,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Predict the whole cell with the network as it is now; nothing is learnt.")
+    ] = False,
     round_seconds: Annotated[float, typer.Option(help="Learning time of a round.")] = 45.0,
     iterations: Annotated[int | None, typer.Option(help="Iterations per round, instead of a time.")] = None,
     model: Annotated[
@@ -56,17 +59,26 @@ def loop(
 
         asem loop cell.zarr --labels mitochondria --minutes 10
 
+        asem loop cell.zarr --labels mitochondria --finish
+
         ssh gpu asem loop /mounted/cell.zarr --labels mitochondria --minutes 60
     """
     from asem_core.catalog import load_catalog
+    from asem_core.stages.learning import finish as predict_whole
     from asem_core.stages.learning import keep_learning
     from asem_core.stages.loop import Session
     from asem_core.stages.rounds import LoopOptions
 
     options = LoopOptions(model, raw, weights, round_seconds, iterations, seed, device)
-    with Session.open(cell, labels, load_catalog(), options, to_learn=not status) as session:
+    with Session.open(cell, labels, load_catalog(), options, to_learn=not (status or finish)) as session:
         if status:
             _tell(session.rounds(), as_json)
+            return
+        if finish:
+            probability, run = predict_whole(session, make_run(1, quiet=quiet))
+            typer.echo(
+                f"{probability.path}. Next: asem segment {probability.path}. To keep the model: asem models add {run} --name {labels}"
+            )
             return
         made: list[Round] = []
 

@@ -72,7 +72,7 @@ def _attempt(on: Cluster, words: Sequence[str], nodes: int, folder: Path, say: C
     command = [sys.executable, *_launcher(on, nodes, place), *words]
     orders = folder / "orders.json"
     orders.touch(mode=0o600)
-    orders.write_text(json.dumps({"folder": os.getcwd(), "command": command}))
+    orders.write_text(json.dumps({"folder": os.getcwd(), "command": command}), encoding="utf-8")
     for status in folder.glob("*.status"):
         status.unlink()
     guard = subprocess.Popen(
@@ -157,14 +157,14 @@ def _pass_on(file: Path, read: int, say: Callable[[str], None]) -> int:
 
 
 def _last_line(file: Path) -> str:
-    lines = file.read_text(errors="replace").split("\n") if file.exists() else []
+    lines = file.read_text(errors="replace", encoding="utf-8").split("\n") if file.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _status(folder: Path, index: int) -> int | None:
     """Read how a command ended; None where it was cut off."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return int((folder / f"{index}.status").read_text())
+        return int((folder / f"{index}.status").read_text(encoding="utf-8"))
     return None
 
 
@@ -180,7 +180,7 @@ def _main() -> None:
         require_own_file(file)
     except AsemError as error:
         sys.exit(str(error))
-    orders = json.loads(file.read_text())
+    orders = json.loads(file.read_text(encoding="utf-8"))
     asked_to_end = False
 
     def note(*_: object) -> None:  # the command is asked, too: signals go to all processes of a job
@@ -191,7 +191,7 @@ def _main() -> None:
     signal.signal(signal.SIGINT, note)
     code = subprocess.run(orders["command"], cwd=orders["folder"], stdin=subprocess.DEVNULL, check=False).returncode
     with replacing(file.with_name(f"{index}.status")) as half:
-        half.write_text("cut off" if asked_to_end or code < 0 else str(code))
+        half.write_text("cut off" if asked_to_end or code < 0 else str(code), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,14 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from asem_core.blocks import Run
 from asem_core.errors import BadInput
+from asem_core.prediction.trained import load_trained
+from asem_core.stages.inputs import Images, open_images_of
 from asem_core.stages.loop import Session, folder_of
-from asem_core.training.rounds import PredictBox, Round, box_of, read_json, write_json
-from asem_core.volume import Box
+from asem_core.stages.predict import PredictOptions, predict_image
+from asem_core.training.rounds import PredictBox, Round, box_of, last_weights, read_json, write_json
+from asem_core.volume import Box, Volume
 from asem_core.voxels.known import by_meaning
 from asem_core.voxels.strokes import MEANING, parts_of
 
@@ -77,6 +81,33 @@ def keep_learning(
         count += 1
         told(made)
     return count
+
+
+def finish(session: Session, run: Run) -> tuple[Volume, Path]:
+    """Predict the whole image with the network of the last good round, as `asem predict` does.
+
+    Returns
+    -------
+    the map, `predictions/<name>/probability` of the cell, and the folder of the network's run, of which the registry makes a card
+
+    Raises
+    ------
+    BadInput
+        There is no network yet.
+    """
+    weights = last_weights(session.rounds())
+    if weights is None:
+        raise BadInput(
+            f"The session '{session.name}' has no network yet: asem loop {session.cell} --labels {session.name}."
+        )
+    folder = (session.folder / weights).parents[1]
+    trained = load_trained(session.catalog, None, session.folder / weights)
+    raw = session.options.raw
+    images = Images([session.image]) if raw is not None else open_images_of(session.catalog, str(session.cell))
+    output = session.cell / "predictions" / session.name / "probability"
+    options = PredictOptions(device=session.options.device, resample=True)
+    made = predict_image(trained, images, output, run, options, session.catalog, overwrite=True)
+    return made.probability, folder
 
 
 def _lacks_strokes(session: Session) -> bool:

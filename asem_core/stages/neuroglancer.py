@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +121,6 @@ def export_for_neuroglancer(
     require_free(output, overwrite=overwrite)
     if how.meshes and any(layer.kind == "labels" for layer in layers):
         require_mesher("precomputed")
-        _require_colons(output)
     cell_at = cell if "://" in cell else f"{at}/{Path(cell).name}"
     with written_whole(output, record) as half:
         half.path.mkdir()
@@ -147,13 +145,6 @@ def _readable(layers: Sequence[Layer]) -> list[Layer]:
 
 
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float32")
-
-
-def _require_colons(output: Path) -> None:
-    if os.name == "nt":
-        raise BadInput(
-            f"{output}: the names of neuroglancer's surfaces have a colon, which Windows does not allow. Leave them out: -s meshes=false."
-        )
 
 
 def _written(

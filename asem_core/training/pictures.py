@@ -27,7 +27,7 @@ def fullest_tile(tiles: Sequence[Tile], context: Zyx) -> Tile:
 def write_picture(path: Path, forward: Forward, tile: Tile, context: Zyx, device: torch.device) -> None:
     """Write the plane with the most foreground of a tile as PNG: image | truth | probability | error.
 
-    Error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone.
+    Truth: grey = not annotated. Error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone.
     """
     import torch
     from PIL import Image
@@ -38,7 +38,7 @@ def write_picture(path: Path, forward: Forward, tile: Tile, context: Zyx, device
     z = int((target == 1).sum(axis=(1, 2)).argmax())
     begin = [(n - m) // 2 for n, m in zip(image.shape, target.shape, strict=True)]
     plane = image[begin[0] + z, begin[1] : begin[1] + target.shape[1], begin[2] : begin[2] + target.shape[2]]
-    panels = [np.clip((plane + 1) * 127.5, 0, 255), (target[z] == 1) * 255, probability[z]]
+    panels = [np.clip((plane + 1) * 127.5, 0, 255), _truth(target[z]), probability[z]]
     row = np.concatenate([*(_rgb(p) for p in panels), _error(probability[z] >= 128, target[z], scored[z])], axis=1)
     scale = max(1, round(256 / target.shape[1]))
     picture = Image.fromarray(row.repeat(scale, axis=0).repeat(scale, axis=1))
@@ -49,6 +49,11 @@ def _rgb(grey: np.ndarray) -> np.ndarray:
     """Turn a grey plane into RGB with a white line at its right."""
     result = np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
     return np.pad(result, ((0, 0), (0, 1), (0, 0)), constant_values=255)
+
+
+def _truth(target: np.ndarray) -> np.ndarray:
+    """Draw a target (uint8): object white, background black, what is not annotated grey."""
+    return np.where(target == IGNORE, _GREY[0], (target == 1) * 255)
 
 
 def _error(predicted: np.ndarray, target: np.ndarray, scored: np.ndarray) -> np.ndarray:

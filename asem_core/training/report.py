@@ -1,4 +1,4 @@
-"""The report of a training run: curves of loss and scores with the fit regime marked, and what the run was made from."""
+"""The report of a training run: curves of loss and scores, how the checkpoint was chosen, and what the run was made from."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def write_training_report(folder: RunFolder, setup: TrainingSetup, made_by: Mapp
         Section(
             "Training",
             f"{'Fine-tuning' if setup.fine_tuning else 'Training'} with blocks of {list(options.block)} voxels, "
-            f"{options.batch * options.accumulate} per iteration. {_regime_in_words(choice)}",
+            f"{options.batch * options.accumulate} per iteration. {how_chosen(choice, [v['iteration'] for v in validated])}",
             numbers,
             {"validation": _table(validated)} if validated else {},
-            {"curves": draw_curves(trained, validated, choice["fit_regime"]), **_pictures(folder)},
+            {"curves": draw_curves(trained, validated, used_regime(choice)), **_pictures(folder)},
         ),
         Section("Regions", "", {r.name: f"{r.labels.path}, {list(r.labels.shape)} voxels" for r in setup.regions}),
     ]
@@ -71,7 +71,7 @@ def _pictures(folder: RunFolder) -> dict[str, Figure]:
         axes.set_yticks([])
         axes.set_title(f"after {int(file[0].stem.split('_')[1]):,} iterations", fontsize="medium")
         axes.set_xlabel(
-            "error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone",
+            "truth: grey = not annotated\nerror: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone",
             fontsize="small",
         )
         shown[name] = figure
@@ -81,7 +81,7 @@ def _pictures(folder: RunFolder) -> dict[str, Figure]:
 def draw_curves(
     trained: Sequence[Mapping[str, Any]], validated: Sequence[Mapping[str, Any]], regime: Mapping[str, Any] | None
 ) -> Figure:
-    """Draw loss above and scores below, against iterations; the fit regime is shaded."""
+    """Draw loss above and scores below, against iterations; the fit regime is shaded where it was used."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
@@ -111,16 +111,29 @@ def draw_curves(
     return figure
 
 
-def _regime_in_words(choice: Mapping[str, Any]) -> str:
+def used_regime(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the fit regime where it chose the checkpoint; one validation alone is no regime."""
+    regime: Mapping[str, Any] | None = choice["fit_regime"]
+    return regime if choice["rule"] == "fit" and regime and regime["first"] < regime["last"] else None
+
+
+def how_chosen(choice: Mapping[str, Any], validated: Sequence[int]) -> str:
+    """Say which rule chose the checkpoint to predict from, of those validated at these iterations."""
+    if not validated:
+        return "There were no validations: the last checkpoint was chosen."
+    if len(validated) == 1:
+        return "There was one validation: its checkpoint was chosen."
+    if choice["rule"] == "last":
+        return "The last checkpoint was chosen (rule: last)."
+    if choice["rule"] == "best":
+        return "The checkpoint with the highest F1 on validation was chosen (rule: best)."
     regime = choice["fit_regime"]
-    if not regime:
-        return "There were no validations, so there is no fit regime."
-    kind = (
-        "The validation loss is stable"
-        if regime["stable"]
-        else "The validation loss never settled: train longer. It was calmest"
-    )
-    return f"{kind} from iteration {regime['first']} to {regime['last']} (the fit regime; middle {regime['middle']})."
+    first, last = regime["first"], regime["last"]
+    span = f"from iteration {first} to {last}" if first < last else f"at iteration {first}"
+    chosen = "the checkpoint in the middle of this fit regime was chosen (rule: fit)."
+    if regime["stable"]:
+        return f"The validation loss is stable {span}; {chosen}"
+    return f"The validation loss never settled: train longer. It was calmest {span}; {chosen}"
 
 
 def _table(validated: Sequence[Mapping[str, Any]]) -> dict[str, Column]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,8 @@ Form = Literal["ply", "obj", "glb", "precomputed"]
 BLOCK: Zyx = (192, 192, 192)
 REDUCE_TO = 100
 """Aim for this many times fewer triangles; the allowed error stops it long before that on a curved surface."""
+COLONS_ALLOWED = os.name != "nt"
+"""Whether the names of files may contain a colon."""
 LARGEST_SECOND_PASS = 2_000_000
 """Triangles of a joined object that are simplified once more, across the seams of its blocks."""
 
@@ -196,7 +199,14 @@ def require_mesher(form: Form) -> None:
     Raises
     ------
     MissingExtra
+    BadInput
+        The file system does not allow the names that neuroglancer wants.
     """
+    if form == "precomputed" and not COLONS_ALLOWED:
+        raise BadInput(
+            "The names of neuroglancer's surfaces contain a colon ('7:0'), which Windows does not allow. Export them on Linux or macOS "
+            "(WSL, too), or as ply, obj or glb."
+        )
     for package in ("zmesh",) if form == "precomputed" else ("zmesh", "trimesh"):
         _import(package)
 
@@ -218,11 +228,11 @@ def write_meshes(folder: Path, objects: Iterator[tuple[int, Surface]], form: For
         num += 1
         if form == "precomputed":
             (folder / f"{i}").write_bytes(precomputed_fragment(surface))
-            (folder / f"{i}:0").write_text(json.dumps({"fragments": [f"{i}"]}))
+            (folder / f"{i}:0").write_text(json.dumps({"fragments": [f"{i}"]}), encoding="utf-8")
         else:
             _trimesh(surface).export(folder / f"{i}.{form}")
     if form == "precomputed":
-        (folder / "info").write_text(json.dumps({"@type": "neuroglancer_legacy_mesh"}))
+        (folder / "info").write_text(json.dumps({"@type": "neuroglancer_legacy_mesh"}), encoding="utf-8")
     return num
 
 

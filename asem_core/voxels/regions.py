@@ -149,7 +149,7 @@ def find_regions(
         with half.open("wb") as file:
             np.savez(file, offsets=offsets, size_vx=sizes, edges=edges, into=into, of=of, mean=mean / 255)
         half.replace(folder / GRAPH)
-        (folder / "watershed.json").write_text(json.dumps(attrs.asdict(how)))
+        (folder / "watershed.json").write_text(json.dumps(attrs.asdict(how)), encoding="utf-8")
         for cell in box.blocks(how.lattice):
             _file(folder, cell).unlink()
     with np.load(folder / GRAPH, allow_pickle=False) as file:

@@ -211,7 +211,7 @@ class _Maps:
         folder.mkdir(parents=True, exist_ok=True)
         file, done = folder / "filters.npy", folder / "filters.json"
         with contextlib.suppress(FileNotFoundError, ValueError):
-            if json.loads(done.read_text())["shape"] == list(shape):
+            if json.loads(done.read_text(encoding="utf-8"))["shape"] == list(shape):
                 return cls(np.load(file, mmap_mode="r+"), done)
         done.unlink(missing_ok=True)
         return cls(np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape), done)
@@ -230,7 +230,7 @@ class _Maps:
         if self.done is not None:
             if isinstance(self.values, np.memmap):
                 self.values.flush()
-            self.done.write_text(json.dumps({"shape": list(self.values.shape)}))
+            self.done.write_text(json.dumps({"shape": list(self.values.shape)}), encoding="utf-8")
 
     def at_voxels(self, flat: np.ndarray) -> np.ndarray:
         """Take the maps of voxels: float32 (voxels, maps)."""

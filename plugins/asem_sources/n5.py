@@ -129,7 +129,7 @@ class N5(Source, WritesVolumes):
             "planes": list(volume.planes),
             "made_by": volume.attributes.get("made_by", {}),
         }
-        (folder / "attributes.json").write_text(json.dumps(about))
+        (folder / "attributes.json").write_text(json.dumps(about), encoding="utf-8")
         run_blocks(WriteBlocks(volume, _Into(self.path)), volume.box, block_of(volume), run, name="export")
         return []
 

@@ -63,7 +63,7 @@ class Precomputed(Source, WritesVolumes):
             return path.startswith(_PREFIX)
         info = Path(path) / "info"
         try:
-            return info.is_file() and "scales" in json.loads(info.read_text())
+            return info.is_file() and "scales" in json.loads(info.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
 
@@ -131,7 +131,7 @@ class Precomputed(Source, WritesVolumes):
         }
         folder = Path(self.path)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "info").write_text(json.dumps(info))
+        (folder / "info").write_text(json.dumps(info), encoding="utf-8")
         run_blocks(WriteBlocks(volume, _Into(self.path)), volume.box, block_of(volume), run, name="export")
         whole = all(abs(p - b) < 1e-3 for p, b in zip(place, begin, strict=True))
         return not_kept(volume, "Neuroglancer precomputed", origin=not whole)

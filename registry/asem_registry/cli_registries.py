@@ -9,6 +9,7 @@ import typer
 def mount(models: typer.Typer) -> None:
     models.command("publish", no_args_is_help=True)(publish)
     models.command("export", no_args_is_help=True)(export)
+    models.command("score", no_args_is_help=True)(score)
     group = typer.Typer(
         no_args_is_help=True,
         help="Registries: folders and buckets of models that others publish.\n\nExample: `asem models registries add s3://lab/asem`",
@@ -155,6 +156,53 @@ def export(
     for note in write(card, trained, piece, output, Words(author or (), licence)):
         typer.echo(note)
     typer.echo(f"{output} ({output.stat().st_size / 1e6:.1f} MB): bioimageio.core has tested it.")
+
+
+def score(
+    name: Annotated[str, typer.Argument(help="A name, NAME@VERSION or alias, as in `asem models list`.")],
+    on: Annotated[str, typer.Option("--on", metavar="CELL", help="Cell with an image and ground truth.")],
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="Labels to compare with.", show_default="those named like the model")
+    ] = None,
+    box: Annotated[str | None, typer.Option("--box", help="Only z0:z1,y0:y1,x0:x1, in voxels of the truth.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the report.", show_default="scores/NAME")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of processes.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was made of something else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")] = False,
+) -> None:
+    """Score a model on a cell with ground truth: predict where the truth is, and compare, with the model's exclusion zone.
+
+    The report can be stated in a card: `asem models publish NAME --scores REPORT`.
+
+    Example: `asem models score membrane-fibsem-10nm --on fib25.zarr --truth labels/membrane --box 120:150,:,:`
+    """
+    from asem_core import score_on
+    from asem_core.blocks import Run
+    from asem_core.catalog import load_catalog
+    from asem_registry.cache import obtain
+    from asem_registry.library import load_library
+    from asem_registry.sample import trained_of
+    from asem_registry.settings import Settings
+
+    settings = Settings.load()
+    card = load_library(settings).find(name)
+    trained = trained_of(card, obtain(card, settings))
+    run, folder = Run(workers=workers, progress=not quiet), output or Path("scores") / card.stem
+    layer, how = f"predictions/{card.name}/scored", {"truth": truth, "box": box, "device": device}
+    found = score_on(trained, on, layer, folder, run, load_catalog(), overwrite=overwrite, **how)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"scores": list(found.scores), "objects": list(found.objects)}, indent=2, default=str))
+        return
+    for row in found.scores:
+        ratios = ", ".join(f"{key} {row[key]:.4f}" for key in ("f1", "precision", "recall", "jaccard"))
+        typer.echo(f"{row['region']} at {row['threshold']:g}: {ratios}")
+    typer.echo(f"Report: {found.page}", err=True)
 
 
 def add(

@@ -45,8 +45,8 @@ def trained_of(card: Card, weights: Path) -> Any:
     UnknownName
         The card's model is a plugin that is not installed.
     """
+    from asem_core import trained_of_card
     from asem_core.catalog import load_catalog
-    from asem_core.prediction.trained import trained_of_card
 
     return trained_of_card(card, weights, load_catalog())
 
@@ -65,21 +65,15 @@ def make_sample(trained: Any, layer: str | None = None, at: tuple[int, int, int]
     BadInput
         The image is not what the network expects, or is smaller than the piece.
     """
+    from asem_core import cut_piece, predict_piece
+    from asem_core.catalog import load_catalog
+
     network = trained.network
-    edge = [max(a, -(-_EDGE // a) * a) for a in network.alignment]
+    shape = network.input_shape([max(a, -(-_EDGE // a) * a) for a in network.alignment])
     image = (
-        _made_up(network.input_shape(edge))
-        if layer is None
-        else _cut(trained, layer, at, network.output_shape(network.input_shape(edge)))
+        _made_up(shape) if layer is None else cut_piece(trained, layer, at, network.output_shape(shape), load_catalog())
     )
-    return Sample(image, predicted(network, image))
-
-
-def predicted(network: Any, image: np.ndarray) -> np.ndarray:
-    """Predict a piece on the CPU in float32, which is the same everywhere up to rounding."""
-    from asem_core.prediction.inference import Arithmetic, Predictor
-
-    return Predictor(network, Arithmetic(output="float32"))(image)
+    return Sample(image, predict_piece(network, image))
 
 
 def require_same(trained: Any, sample: Sample, what: str) -> float:
@@ -90,7 +84,9 @@ def require_same(trained: Any, sample: Sample, what: str) -> float:
     BadInput
         It does not: other weights, or a program that computes otherwise.
     """
-    found = predicted(trained.network, sample.image)
+    from asem_core import predict_piece
+
+    found = predict_piece(trained.network, sample.image)
     same_shape = found.shape == sample.probability.shape
     off = float(np.abs(found - sample.probability).max()) if same_shape else np.inf
     if not off <= LARGEST_DIFFERENCE:
@@ -192,27 +188,3 @@ def _made_up(shape: tuple[int, int, int]) -> np.ndarray:
     low, high = np.percentile(mixed, (1, 99))
     grey: np.ndarray = np.clip((mixed - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     return grey
-
-
-def _cut(trained: Any, layer: str, at: tuple[int, int, int] | None, shape: tuple[int, int, int]) -> np.ndarray:
-    from asem_core.blocks import Run
-    from asem_core.catalog import load_catalog
-    from asem_core.prediction.blockwise import aligned
-    from asem_core.prediction.expected import choose_image, require_voxel_size, with_missing_steps_lazily
-    from asem_core.stages.inputs import open_images_of
-    from asem_core.volume import Box, as_zyx
-
-    catalog = load_catalog()
-    images = open_images_of(catalog, layer)
-    given = choose_image(images.volumes, trained, images.usual)
-    require_voxel_size(given, trained)
-    image = with_missing_steps_lazily(given, trained, catalog, Run(progress=False))
-    middle = at or as_zyx([n // 2 for n in image.shape])
-    begin = [min(max(0, m - n // 2), max(0, whole - n)) for m, n, whole in zip(middle, shape, image.shape, strict=True)]
-    box = Box(as_zyx(begin), as_zyx([b + n for b, n in zip(begin, shape, strict=True)]))
-    if not image.box.contains(box):
-        raise BadInput(f"{layer} has {list(image.shape)} voxels; a sample of this model needs {list(shape)}.")
-    # The grid of shifts is the sample's own: it is predicted by itself.
-    needed = aligned(trained.network, box, [-b for b in box.begin])
-    found: np.ndarray = image.read(needed, outside="reflect")
-    return found

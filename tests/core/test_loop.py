@@ -336,3 +336,25 @@ def test_the_command_learns_where_somebody_looks(cell: Path) -> None:
     assert not kept.read(Box((12, 0, 0), (13, 64, 64))).any()
     status = CliRunner().invoke(make_app(), ["loop", str(cell), "--labels", NAME, "--status", "--json"])
     assert json.loads(status.output)[0]["strokes"] == [5, 6]
+
+
+def test_the_whole_cell_and_a_model_with_a_card(
+    cell: Path, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map of the whole image is the one that was shown; the registry makes a card of the network by the advice given."""
+    monkeypatch.setenv("ASEM_HOME", str(tmp_path / "home"))
+    words = ["loop", str(cell), "--labels", NAME, "--finish", "--device", "cpu", "--quiet"]
+    assert "has no session 'mito' yet" in CliRunner().invoke(make_app(), words).output
+    with opened(cell, catalog) as session:
+        session.round()
+        plane = Box((20, 0, 0), (21, 64, 64))
+        looked = session.map_of("network")(plane)
+    done = CliRunner().invoke(make_app(), words)
+    assert done.exit_code == 0, done.output
+    whole = open_volume(cell / "predictions" / NAME / "probability")
+    assert whole.shape == SHAPE
+    assert np.abs(whole.read(plane).astype(int) - looked).max() <= 3  # of 255: another arithmetic may be chosen
+    advice = done.output.split("To keep the model: asem ")[1].split()
+    kept = CliRunner().invoke(make_app(), advice)
+    assert kept.exit_code == 0, kept.output
+    assert (tmp_path / "home/cards" / f"{NAME}@1.toml").exists() or list((tmp_path / "home/cards").iterdir())

@@ -44,6 +44,21 @@ def test_a_report_is_one_page_with_its_figures_inside(tmp_path):
     assert "&#34;version&#34;: &#34;0.1&#34;" in html
 
 
+def test_how_a_report_was_made_is_one_line_that_opens(tmp_path):
+    made_by = {
+        "stage": "analyze",
+        "asem_version": "0.1.0",
+        "inputs": [{"path": f"cell.zarr/{name}", "shape": [9, 9, 9]} for name in ("mito", "raw", "raw", "a", "b", "c")],
+        "step": {"name": "morphometry", "options": {}},
+    }
+    html = write_report(tmp_path, "Cell", [], made_by=made_by).read_text()
+    assert (
+        "<summary>asem analyze (morphometry); from cell.zarr/mito, cell.zarr/raw, cell.zarr/a, cell.zarr/b and 1 more; "
+        "version 0.1.0</summary>" in html
+    )
+    assert re.search(r"<details>.*</summary>\n<pre>{.*&#34;shape&#34;.*</pre>\n</details>", html, re.DOTALL)
+
+
 def test_tables_are_csv_and_parquet_with_the_meaning_of_each_column(tmp_path):
     write_report(tmp_path, "Cell", [Section("Pores", tables={"pores": pores()})], made_by={})
 

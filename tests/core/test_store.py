@@ -190,7 +190,7 @@ def test_blocks_of_another_shape_begin_anew(tmp_path: Path, caplog: pytest.LogCa
     other = create_volume(path, SPEC, block=30, made_by=MADE)
     assert not other.read().any()
     assert other.data.chunks == (30, 30, 30)  # type: ignore[attr-defined]
-    assert "in blocks of (30, 30, 30) it begins anew" in caplog.text
+    assert "with blocks of (30, 30, 30) it starts from the beginning" in caplog.text
 
 
 def test_a_newer_version_finds_what_an_older_one_made(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from asem_core.errors import BadInput, NoSpace, RecipeError
 from asem_core.interfaces import Region
@@ -15,9 +17,11 @@ from asem_core.run_folder import RunFolder
 from asem_core.training.loop import learning_rate
 from asem_core.training.loss import class_weights, loss_of
 from asem_core.training.options import LossOptions, OptimizerOptions, TrainOptions
+from asem_core.training.pictures import write_picture
 from asem_core.training.regime import fit_regime
 from asem_core.training.regions import IGNORE, missing_context, read_target
-from asem_core.training.validate import summarise, tiles_of, validate
+from asem_core.training.report import how_chosen, used_regime
+from asem_core.training.validate import Tile, summarise, tiles_of, validate
 from asem_core.volume import Box, Labels, Volume
 
 # --- loss -------------------------------------------------------------------------------------------------------
@@ -108,6 +112,29 @@ def test_fit_regime_of_short_runs() -> None:
     assert regime is not None
     assert (regime.first, regime.last, regime.stable) == (10, 20, True)
     assert fit_regime([], [], 20_000) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "num_validations", "said"),
+    [
+        ("last", 0, "no validations: the last checkpoint"),
+        ("last", 1, "one validation: its checkpoint"),
+        ("fit", 1, "one validation: its checkpoint"),
+        ("last", 3, "The last checkpoint was chosen"),
+        ("best", 3, "highest F1"),
+        ("fit", 3, "stable from iteration 20 to 60; the checkpoint in the middle of this fit regime"),
+    ],
+)
+def test_the_report_tells_the_rule_that_was_used(rule: str, num_validations: int, said: str) -> None:
+    """The report speaks of the fit regime, and the curves shade it, only where it chose the checkpoint."""
+    at = [20 * (n + 1) for n in range(num_validations)]
+    regime = fit_regime(at, [1.0] * num_validations, 1000)
+    choice = {"rule": rule, "fit_regime": regime and attrs.asdict(regime)}
+    text = how_chosen(choice, at)
+    assert said in text
+    used = rule == "fit" and num_validations > 1
+    assert ("regime" in text) is used
+    assert (used_regime(choice) is not None) is used
 
 
 # --- options ----------------------------------------------------------------------------------------------------
@@ -217,6 +244,21 @@ def test_fewer_tiles_are_spread_evenly() -> None:
     """Of twelve tiles, three are the first, a middle and the last one."""
     tiles = tiles_of([region((6, 10, 12))], (6, 5, 2), 0)
     assert [t.box for t in tiles_of([region((6, 10, 12))], (6, 5, 2), 3)] == [tiles[i].box for i in (0, 6, 11)]
+
+
+def test_pictures_show_in_grey_what_is_not_annotated(tmp_path: Path) -> None:
+    """In the truth as in the error, so that it is not taken for background."""
+    mask = np.ones((6, 10, 12), np.uint8)
+    mask[:, :, 6:] = 0
+    tile = Tile(region(mask=mask), Box.of_shape((6, 10, 12)))
+    write_picture(tmp_path / "a.png", lambda image: torch.zeros(1, 2, 6, 10, 12), tile, (0, 0, 0), torch.device("cpu"))
+    with Image.open(tmp_path / "a.png") as image:
+        picture = np.asarray(image)
+    scale = picture.shape[0] // 10
+    _, truth, _, error = (picture[::scale, ::scale][:, 13 * n : 13 * n + 12] for n in range(4))
+    for panel in (truth, error):
+        assert (panel[:, 6:] == 128).all()
+        assert not (panel[:, :6] == 128).any()
 
 
 # --- the run's folder -------------------------------------------------------------------------------------------

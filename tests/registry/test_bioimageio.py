@@ -11,12 +11,13 @@ import torch
 from typer.testing import CliRunner
 
 import asem_registry
+from asem_core import predict_piece
 from asem_core.cli import make_app
 from asem_core.errors import BadInput
 from asem_core.training.loop import make_optimizer
 from asem_core.training.options import OptimizerOptions
 from asem_core.weights import save_weights
-from asem_registry.sample import _made_up, predicted, trained_of
+from asem_registry.sample import _made_up, trained_of
 
 pytest.importorskip("bioimageio.core", reason="pip install 'asem-core[bioimageio]'")
 pytest.importorskip("onnxruntime", reason="pip install 'asem-core[bioimageio]'")
@@ -79,7 +80,7 @@ def test_a_package_predicts_in_their_program_what_it_does_here(asem, tmp_path):
     assert np.array_equal(greys[0, 0], 255 - _made_up(greys.shape[2:])), "what the description does is inverted back"
     network = trained_of(asem_registry.find("small-5nm"), asem_registry.pull("small-5nm")).network
     voxels = np.random.default_rng(1).integers(0, 255, network.input_shape((20, 24, 33))).astype(np.uint8)
-    ours = predicted(network, 255 - voxels)
+    ours = predict_piece(network, 255 - voxels)
     model = load_model_description(package)
     assert str(model.license) == "CC0-1.0"
     assert [str(c.doi) for c in model.cite] == ["10.1083/jcb.202208005"]

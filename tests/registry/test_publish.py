@@ -203,7 +203,8 @@ def test_scores_have_their_commands(users, run_file, tmp_path):
     """An evaluation's scores are in the card with the command that measured them, if it was of these weights."""
     cell, lab = tmp_path / "cell.zarr", tmp_path / "lab"
     users("ann", "import", image(tmp_path), "--voxel-size", 5, "-o", cell, "-q", "-j", 1)
-    labels = (np.indices((24, 24, 24)).sum(0) % 7 == 0).astype(np.uint8)
+    labels = np.zeros((24, 24, 24), np.uint8)
+    labels[:, :, 12:] = 1
     tifffile.imwrite(tmp_path / "labels.tif", labels)
     words = ("--voxel-size", 5, "-o", cell, "--layer", "labels/mito", "--kind", "labels", "-q", "-j", 1)
     users("ann", "import", tmp_path / "labels.tif", *words)
@@ -212,6 +213,24 @@ def test_scores_have_their_commands(users, run_file, tmp_path):
     layers = (cell / "predictions/mine/probability", cell / "labels/mito")
     report = tmp_path / "scores"
     users("ann", "evaluate", *layers, "--zone-vx", "1,0", "-t", 0.4, "-o", report, "-j", 1, "-q")
+    again = (
+        "models",
+        "score",
+        "mine",
+        "--on",
+        cell,
+        "--truth",
+        "labels/mito",
+        "--box",
+        "4:20,:,:",
+        "-o",
+        tmp_path / "again",
+    )
+    assert "has no labels/mitochondria. Name the labels" in users("ann", *again[:5], code=1)
+    scored = json.loads(users("ann", *again, "--device", "cpu", "-q", "--json"))["scores"][0]
+    words = ("--model", "mine", "--box", "4:20,:,:", "-j", 1, "-q", "--json")
+    right = json.loads(users("ann", "evaluate", *layers, *words))["scores"][0]
+    assert {k: str(scored[k]) for k in right if k != "region"} == {k: str(right[k]) for k in right if k != "region"}
     publish(users, "mine", lab, "--scores", report, "--sample", cell)
     card = read_card(lab / "cards" / "mine.toml")
     score = card.scores[0]

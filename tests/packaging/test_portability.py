@@ -1,0 +1,146 @@
+"""What differs on Windows and macOS, as far as it can be told here: by reading the code, and by acting as they do."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [f for part in ("asem_core", "plugins", "registry") for f in sorted((ROOT / part).rglob("*.py"))]
+TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
+TEXT = {"read_text", "write_text"}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node.func.attr if isinstance(node.func, ast.Attribute) else "", node
+
+
+def test_text_is_utf_8_everywhere() -> None:
+    """Files of text name their encoding: Windows would take the one of its language."""
+    wrong = []
+    for file, tree in TREES.items():
+        for name, call in calls(tree):
+            if name in TEXT and not any(k.arg == "encoding" for k in call.keywords):
+                wrong.append(f"{file.relative_to(ROOT)}:{call.lineno}")
+    assert not wrong
+
+
+ONLY_UNIX = {
+    "fork",
+    "getuid",
+    "geteuid",
+    "killpg",
+    "setsid",
+    "sched_getaffinity",
+    "getpgid",
+    "statvfs",
+    "SIGKILL",
+    "SIGHUP",
+}
+GUARDS = ("hasattr", "_KNOWS_USERS", "sys.platform", "os.name")
+CLUSTERS = {"guard.py", "remote.py", "clusters.py"}
+"""Modules that hand work to a queue of a cluster or to machines reached by ssh, which Windows has not."""
+
+
+def test_what_only_unix_has_is_asked_for_first() -> None:
+    """Nothing of the system that Windows lacks is used without a question whether it is there."""
+    wrong = []
+    for file in (f for f in FILES if f.name not in CLUSTERS):
+        text = file.read_text(encoding="utf-8")
+        used = {
+            node.attr
+            for node in ast.walk(TREES[file])
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("os", "signal")
+        }
+        if used & ONLY_UNIX and not any(guard in text for guard in GUARDS):
+            wrong.append(f"{file.relative_to(ROOT)}: {used & ONLY_UNIX}")
+    assert not wrong
+    for file in FILES:
+        modules = [
+            name
+            for node in ast.walk(TREES[file])
+            for name in (
+                [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+            )
+        ]
+        assert not {"fcntl", "resource", "pwd", "grp", "termios"} & {m for m in modules if m}, file
+
+
+@pytest.fixture
+def as_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is open, as the file of a lock is, can be neither removed nor moved with its folder."""
+    unlink, rename = Path.unlink, Path.rename
+
+    def is_open(file: Path) -> bool:
+        if not file.is_file() or file.suffix != ".lock":
+            return False
+        try:
+            with filelock.FileLock(file, timeout=0):
+                return False
+        except filelock.Timeout:
+            return True
+
+    def unlink_closed(self: Path, missing_ok: bool = False) -> None:
+        if is_open(self):
+            raise PermissionError(13, "used by another process", str(self))
+        unlink(self, missing_ok)
+
+    def rename_closed(self: Path, target: Any) -> Path:
+        if self.is_dir() and any(is_open(file) for file in self.rglob("*.lock")):
+            raise PermissionError(5, "Access is denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "unlink", unlink_closed)
+    monkeypatch.setattr(Path, "rename", rename_closed)
+
+
+def test_locks_and_temporary_folders_where_open_files_stay(as_on_windows: None, tmp_path: Path) -> None:
+    """Outputs, layers and temporary folders come and go, and leave no lock behind."""
+    from asem_core.cell.outputs import one_writer
+    from asem_core.cell.place import lock, unlock
+    from asem_core.errors import OutputBusy
+    from asem_core.temporary import sweep, temporary_folder
+
+    with one_writer(tmp_path / "planes"), pytest.raises(OutputBusy), one_writer(tmp_path / "planes"):
+        pass
+    with one_writer(tmp_path / "planes"):
+        pass
+    with temporary_folder(tmp_path) as folder:
+        (folder / "part.npy").write_bytes(b"1")
+        sweep(tmp_path)
+        assert (folder / "part.npy").exists()
+    assert not folder.exists()
+    layer = tmp_path / "cell.zarr" / "raw"
+    layer.parent.mkdir()
+    held = lock(layer)
+    with pytest.raises(OutputBusy):
+        lock(layer)
+    unlock(layer, held)
+    unlock(layer, lock(layer))
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_surfaces_for_neuroglancer_say_why_windows_cannot_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from asem_core.errors import BadInput
+    from asem_core.viewing import mesh
+
+    monkeypatch.setattr(mesh, "COLONS_ALLOWED", False)
+    with pytest.raises(BadInput, match="a colon"):
+        mesh.require_mesher("precomputed")
+    mesh.require_mesher("glb")
+
+
+def test_cores_are_counted_where_there_is_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows."""
+    from asem_core.engine.machine import available_cores
+
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert available_cores() == os.cpu_count()
