@@ -92,7 +92,7 @@ def read_recipe(path: str | Path) -> Recipe:
     known = {a.name for a in attrs.fields(Recipe)} - {"path"}
     for key in table:
         if key not in known:
-            raise RecipeError(f"{path.name}: unknown table [{key}].{_nearest(key, known)}")
+            raise RecipeError(f"{path.name}: unknown table [{key}].{nearest(key, known)}")
     if "source" not in table:
         raise RecipeError(
             f'{path.name}: [source] is missing. Begin with: [source]  use = "tiff-stack"  path = "cell_6/".'
@@ -181,7 +181,7 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]
     if isinstance(error, ForbiddenExtraKeysError):
         known = [a.name for a in attrs.fields(error.cl) if a.init]
         inside = f" in {name}" if name else ""
-        return [f": unknown option '{k}'{inside}{suffix}.{_nearest(k, known)}" for k in sorted(error.extra_fields)]
+        return [f": unknown option '{k}'{inside}{suffix}.{nearest(k, known)}" for k in sorted(error.extra_fields)]
     if isinstance(error, ClassValidationError | IterableValidationError):
         found = []
         for child in error.exceptions:
@@ -196,7 +196,8 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]
     return [f": option '{name}'{suffix}: {error}" if name else f"{suffix}: {error}"]
 
 
-def _nearest(key: str, known: Any) -> str:
+def nearest(key: str, known: Any) -> str:
+    """Say which known name was probably meant, or all of them."""
     near = difflib.get_close_matches(key, list(known), 1)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(known))}."
 

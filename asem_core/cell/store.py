@@ -91,7 +91,7 @@ def open_volume(
     elif hasattr(node, "members"):
         found = layers(address)
         what = (
-            f"It holds the layers {', '.join(found)}: name one, as in {address}/{found[0]}"
+            f"It holds the layers {', '.join(found)}. Name the one you mean: {address}/NAME"
             if found
             else "It holds no image"
         )

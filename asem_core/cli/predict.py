@@ -104,7 +104,12 @@ def predict(
     from asem_core.prediction.trained import load_trained
     from asem_core.recipe import build
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image
+    from asem_core.stages.predict import (
+        PredictOptions,
+        layer_to_write,
+        predict_image,
+        require_voxels_before_fetching,
+    )
 
     catalog = load_catalog()
     chosen = {
@@ -122,6 +127,8 @@ def predict(
     }
     how = build(PredictOptions, chosen, "asem predict")
     images = open_images_of(catalog, source, layer, read_voxel_size(voxel_size))
+    if weights is None:
+        require_voxels_before_fetching(images, model, how, catalog)
     trained = load_trained(catalog, model, weights, read_options(options))
     target = layer_to_write(source, output, trained.details["model"])
     found = predict_image(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
@@ -27,7 +28,8 @@ from asem_core.prediction.expected import (
     warn_of_greys,
     with_missing_steps_lazily,
 )
-from asem_core.prediction.trained import Trained
+from asem_core.prediction.trained import Trained, expected_by
+from asem_core.pretrained import registry
 from asem_core.stages.inputs import Images
 from asem_core.volume import Box, Labels, Volume, as_zyx
 from asem_core.voxels.resample import box_covering
@@ -77,6 +79,26 @@ class Predicted:
     def probability(self) -> Volume:
         """The map of a network of one; of several classes the first one's."""
         return next(iter(self.maps.values()))
+
+
+def require_voxels_before_fetching(
+    images: Images, model: str | None, options: PredictOptions, catalog: Catalog, spell: Spelling = of_command
+) -> None:
+    """Refuse an image of other voxels than a registered model was trained on, before its weights are downloaded.
+
+    Raises
+    ------
+    VoxelSizeMismatch
+        None of the cell's images has them, and they were not asked to be resampled or taken as they are.
+    """
+    if model is None or options.resample or options.allow_voxel_size or model not in registry().names():
+        return
+    expected = expected_by(catalog, model)
+    for volume in images.volumes[1:]:
+        with contextlib.suppress(VoxelSizeMismatch):
+            require_voxel_size(volume, expected)
+            return
+    require_voxel_size(images.volumes[0], expected, spell=spell)
 
 
 def predict_image(
