@@ -9,8 +9,9 @@ made, and a call that was made before finds its result.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +29,7 @@ from asem_core.cell.store import open_labels, open_volume
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.interfaces import Model
-from asem_core.recipe import build
+from asem_core.recipe import build, nearest
 from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.known import Meaning
 
@@ -198,6 +199,8 @@ def predict(
 ) -> Volume:
     """Predict a probability map with a trained network, as `asem predict` does: uint8 (255 = 1), or float16.
 
+    A network of several classes writes a map of each, `predictions/MODEL/CLASS/probability`; the first is returned.
+
     Parameters
     ----------
     image : a cell, whose prepared image and mask are used; or a layer, planes, a file
@@ -222,20 +225,31 @@ def predict(
     from asem_core.prediction.expected import of_python
     from asem_core.prediction.trained import load_trained
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image
+    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image, require_voxels_before_fetching
 
     catalog = load_catalog()
     chosen = {"output": "float16"} if float16 else {}
+    _require_known(options, predict, PredictOptions)
     how = build(PredictOptions, options | chosen, "asem.predict")
     source = _address(image)
     size = None if voxel_size_nm is None else as_zyx_nm(voxel_size_nm)
     images = open_images_of(catalog, source, layer, size)
+    if weights is None:
+        require_voxels_before_fetching(images, model, how, catalog, of_python)
     trained = load_trained(catalog, model, weights, model_options)
     target = layer_to_write(source, output, trained.details["model"])
     found = predict_image(
         trained, images, target, run or _usual_run(), how, catalog, box=box, overwrite=overwrite, spell=of_python
     )
     return found.probability
+
+
+def _require_known(options: Mapping[str, Any], function: Callable[..., Any], cls: type[attrs.AttrsInstance]) -> None:
+    """Refuse an option that neither a function has nor the options that it passes on."""
+    known = {*inspect.signature(function).parameters, *(a.name for a in attrs.fields(cls) if a.init)} - {"options"}
+    for name in options:
+        if name not in known:
+            raise BadInput(f"asem.{function.__name__}: unknown option '{name}'.{nearest(name, known)}")
 
 
 def segment(

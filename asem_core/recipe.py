@@ -35,13 +35,15 @@ T = TypeVar("T")
 class Choice:
     """A plugin by name, with its options.
 
-    Of a source also the layer that is taken, where it holds several, and the preprocessing that the image has had already.
+    Of a source also the layer that is taken, where it holds several, and the preprocessing that the image has had already. Of an
+    analyzer the class whose objects it measures, where the model has several; None: of every class.
     """
 
     use: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
     layer: str | None = None
     done: tuple[str, ...] | None = None
+    of: str | None = None
 
 
 @attrs.frozen
@@ -90,7 +92,7 @@ def read_recipe(path: str | Path) -> Recipe:
     known = {a.name for a in attrs.fields(Recipe)} - {"path"}
     for key in table:
         if key not in known:
-            raise RecipeError(f"{path.name}: unknown table [{key}].{_nearest(key, known)}")
+            raise RecipeError(f"{path.name}: unknown table [{key}].{nearest(key, known)}")
     if "source" not in table:
         raise RecipeError(
             f'{path.name}: [source] is missing. Begin with: [source]  use = "tiff-stack"  path = "cell_6/".'
@@ -129,7 +131,10 @@ def _choice(value: Any, path: Path, where: str) -> Choice:
         raise RecipeError(
             f"{path.name}: option 'done' @ {where}: expected a list of preprocessing steps, got {done!r}."
         )
-    return Choice(use, options, layer, None if done is None else tuple(done))
+    of = options.pop("of", None) if where.startswith("analyze") else None
+    if of is not None and not isinstance(of, str):
+        raise RecipeError(f"{path.name}: option 'of' @ {where}: expected the name of a class in quotes, got {of!r}.")
+    return Choice(use, options, layer, None if done is None else tuple(done), of)
 
 
 def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder: Path | None = None) -> Any:
@@ -176,7 +181,7 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]
     if isinstance(error, ForbiddenExtraKeysError):
         known = [a.name for a in attrs.fields(error.cl) if a.init]
         inside = f" in {name}" if name else ""
-        return [f": unknown option '{k}'{inside}{suffix}.{_nearest(k, known)}" for k in sorted(error.extra_fields)]
+        return [f": unknown option '{k}'{inside}{suffix}.{nearest(k, known)}" for k in sorted(error.extra_fields)]
     if isinstance(error, ClassValidationError | IterableValidationError):
         found = []
         for child in error.exceptions:
@@ -191,7 +196,8 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]
     return [f": option '{name}'{suffix}: {error}" if name else f"{suffix}: {error}"]
 
 
-def _nearest(key: str, known: Any) -> str:
+def nearest(key: str, known: Any) -> str:
+    """Say which known name was probably meant, or all of them."""
     near = difflib.get_close_matches(key, list(known), 1)
     return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(sorted(known))}."
 

@@ -48,9 +48,7 @@ def mount(app: typer.Typer) -> None:
 
 def cut(
     cell: Cell,
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Layer of the cell to write, for example labels/golgi.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write: golgi, or labels/golgi.")],
     seeds: Annotated[
         str | None, typer.Option(help="Layer (seeds/golgi), TIFF planes or stack, .npy, or strokes in .csv.")
     ] = None,
@@ -87,7 +85,7 @@ def cut(
         found = Seeds(_no_seeds(where))
     if found.repainted:
         typer.echo(f"Note: {found.repainted} voxels are painted as both classes; the last stroke counts.", err=True)
-    _annotate(annotator, image, where, found.values, cell / output, quiet, as_json)
+    _annotate(annotator, image, where, found.values, _layer_of(cell, output), quiet, as_json)
 
 
 def open_(
@@ -134,9 +132,7 @@ def open_(
 def import_(
     cell: Cell,
     path: Annotated[str, typer.Argument(help="A folder of planes (VAST), TIFF, HDF5 (ilastik), Zarr, ...")],
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Layer of the cell to write, for example labels/golgi.")
-    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Layer of the cell to write: golgi, or labels/golgi.")],
     box: BoxText = None,
     offset: Annotated[
         str | None,
@@ -185,7 +181,7 @@ def import_(
     reading = Reading(place, wanted, Meaning.parse(ignore, background))
     labels = labels_in(image, source, source_layer, where if box else None, reading)
     require_ids(labels, wanted)
-    layer = write_labels(labels, image, source, cell / output)
+    layer = write_labels(labels, image, source, _layer_of(cell, output))
     covered = image.box_of(labels)
     count = sum(int(labels.read(b).sum()) for b in labels.box.blocks((64, 512, 512)))
     _tell(layer.path, covered, count, image, time.perf_counter() - begun, as_json)
@@ -288,6 +284,14 @@ def suggest(
             f"z {z}, y {y}, x {x}: score {place.score:.2f} (unsure {place.unsure:.2f}, mirror image differs by {place.differs:.2f}, "
             f"unlike what was painted {place.unlike:.1f})"
         )
+
+
+def _layer_of(cell: Path, output: str) -> Path:
+    """Say which layer is meant: a name alone is one of `labels`, where training and scoring look; a path through the cell is understood."""
+    from asem_core.cell.node import layers
+
+    name = output.removeprefix(f"{cell}/")
+    return cell / (name if "/" in name or name in layers(cell) else f"labels/{name}")
 
 
 def _annotate(

@@ -69,7 +69,7 @@ def import_(
 
         asem import s3://bucket/cell.zarr --source-layer volumes/raw -o cell.zarr
 
-        asem import --use phantom --set size_nm=[800,1200,1200] --set seed=7 -o phantom.zarr
+        asem import --use phantom --set 'size_nm=[800,1200,1200]' --set seed=7 -o phantom.zarr
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.elsewhere import parse_done, require_steps

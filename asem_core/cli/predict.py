@@ -86,8 +86,8 @@ def predict(
     """Predict a probability map with a trained network.
 
     Given a cell, it uses the image and the mask that `asem prepare` made. Preprocessing that the model expects (see `asem
-    models show NAME`) is done first, unless it has been done. The map goes to `predictions/MODEL/probability`. If
-    interrupted, run the same command again to resume.
+    models show NAME`) is done first, unless it has been done. The map goes to `predictions/MODEL/probability`; a model of several
+    organelles makes all maps in one pass, `predictions/MODEL/CLASS/probability`. If interrupted, run the same command again to resume.
 
     Examples:
 
@@ -104,7 +104,12 @@ def predict(
     from asem_core.prediction.trained import load_trained
     from asem_core.recipe import build
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image
+    from asem_core.stages.predict import (
+        PredictOptions,
+        layer_to_write,
+        predict_image,
+        require_voxels_before_fetching,
+    )
 
     catalog = load_catalog()
     chosen = {
@@ -122,17 +127,20 @@ def predict(
     }
     how = build(PredictOptions, chosen, "asem predict")
     images = open_images_of(catalog, source, layer, read_voxel_size(voxel_size))
+    if weights is None:
+        require_voxels_before_fetching(images, model, how, catalog)
     trained = load_trained(catalog, model, weights, read_options(options))
     target = layer_to_write(source, output, trained.details["model"])
     found = predict_image(
         trained, images, target, make_run(DEFAULT_WORKERS, block, quiet, on), how, catalog, box=box, overwrite=overwrite
     )
-    made, image = found.probability, found.image
+    image, first = found.image, next(iter(found.maps.values()))
     made_of = "" if image.path in (v.path for v in images.volumes) else f", made of {images.volumes[0].path}"
     expected = "" if as_is or other_steps(steps_done(image), trained) else " as the model expects"
     why = made_of + expected if made_of else f",{expected}" if expected else ""
     where = "" if found.mask is None else f"; only inside {found.mask.path}"
-    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {image.path}{why}{where}")
+    paths = ", ".join(made.path for made in found.maps.values())
+    typer.echo(f"{paths}: {' x '.join(map(str, first.shape))} voxels, {first.dtype}, from {image.path}{why}{where}")
 
 
 def segment(

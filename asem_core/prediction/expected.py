@@ -245,8 +245,9 @@ def choose_image(
 ) -> Volume:
     """Choose which image of a cell a network takes.
 
-    That is the last one, except where its last steps are part of every preparation and are not what the network was trained
-    on: then it is the image before them.
+    That is the last one, except where its last steps are part of every preparation, or change grey values only, and are not
+    what the network was trained on: then it is the image before them that the network knows, if there is one. Going back behind
+    a step that somebody asked for by name is said.
 
     Parameters
     ----------
@@ -264,11 +265,23 @@ def choose_image(
             f"{images[0].path} holds {'labels' if held == 'labels' else 'a probability map'}; a network needs an "
             "image. If it holds an image after all, import it as such: asem import ... --kind image."
         )
+    by_name: list[str] = []
     for volume in images:
         if _has_what_is_expected(volume, trained, resampled):
+            if by_name:
+                log.warning(
+                    "%s is used, not %s, because %s was trained on images prepared like that. For the other one, name it instead of the cell.",
+                    volume.path,
+                    by_name[0],
+                    trained.title,
+                )
             return volume
-        if Path(volume.path).name not in usual:
+        if Path(volume.path).name in usual:
+            continue
+        step = Record.of(volume).made.step
+        if step is None or step.get("changes", "greys") != "greys":
             break
+        by_name.append(volume.path)
     return images[0]
 
 

@@ -23,7 +23,9 @@ from asem_core.voxels.scale import unlikely_size
 SECONDS = 4.0  # spent on reading sample planes
 MOST_PLANES = 48
 _EDGE = 512  # pixels of a thumbnail's side
-_FLAG = re.compile(r"--(voxel-size|source-layer|kind) ([^\s.;,)]+(?:[.,][^\s.;,)]+)*)|--set (\w+)=([^\s;)]*[^\s;).,])")
+_FLAG = re.compile(
+    r"--(voxel-size|source-layer|kind) ([^\s.;,)]+(?:[.,][^\s.;,)]+)*)|--set '?(\w+)=([^\s;)']*[^\s;).,'])"
+)
 _RANGE = re.compile(r"from (-?[\d.e+]+) to (-?[\d.e+]+)")
 
 

@@ -3,7 +3,7 @@
     project/
         project.json
         cell/dataset.json                       sources and views
-        cell/images/ome-zarr/raw.ome.zarr       OME-Zarr 0.4, which every released MoBIE reads
+        cell/images/raw.ome.zarr                OME-Zarr 0.4, which every released MoBIE reads
         cell/tables/labels-golgi/default.tsv    one row per object: place, box, colour, columns of the analyzers' tables
 
 Written by the description of the format (https://github.com/mobie/mobie.github.io, specification 0.3); a test checks it with
@@ -250,7 +250,7 @@ def _display(layer: Layer, surfaces: Sequence[int] = (), *, shown: bool = False)
 
 
 def _image_of(layer: Layer) -> str:
-    return f"images/ome-zarr/{_named(layer.name)}.ome.zarr"
+    return f"images/{_named(layer.name)}.ome.zarr"
 
 
 def _tables_of(layer: Layer) -> str:

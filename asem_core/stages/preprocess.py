@@ -6,6 +6,7 @@ raw -> crop -> raw_crop -> clahe -> raw_clahe      each step works on the image 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,8 @@ from asem_core.errors import BadInput, NothingToDo
 from asem_core.interfaces import PartOfPreparation, Preprocessor
 from asem_core.recipe import build
 from asem_core.volume import Volume
+
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -187,4 +190,15 @@ def layer_names(steps: Sequence[Preprocessor]) -> list[str]:
 
 
 def _before_preparation(cell: Path, known: Prepared) -> Volume:
-    return next((v for v in open_images(cell) if layer_name(v) not in known.usual), open_volume(cell / "raw"))
+    """Open what the last preparation began with; what was made of its result is left, which is said."""
+    chain = open_images(cell)
+    prepared = [i for i, volume in enumerate(chain) if layer_name(volume) in known.usual]
+    if not prepared:
+        return chain[0]
+    if prepared[0] > 0:
+        log.warning(
+            "%s was made from the last preparation of %s; it stays, but later commands use what is prepared now.",
+            chain[0].path,
+            cell,
+        )
+    return chain[prepared[-1] + 1] if prepared[-1] + 1 < len(chain) else open_volume(cell / "raw")

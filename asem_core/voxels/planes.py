@@ -72,7 +72,7 @@ def number_planes(
         return {place: planes[i] for place, i in enumerate(order)}
     unnumbered = next((file for file, found in zip(planes, fields, strict=True) if not found), None)
     if unnumbered is not None:
-        raise BadInput(f"{unnumbered} has no plane number in its name. Move it out of the folder, or {advice}.")
+        raise _without_number(unnumbered, advice)
     numbers = _counting_field(fields, sparse)
     return _unique(planes, numbers, fields, folder, advice)
 
@@ -88,9 +88,16 @@ def _by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advice: str)
     for file in planes:
         found = re.match(pattern, file.name)
         if found is None or not found[1].isdigit():
-            raise BadInput(f"{file} has no plane number in its name. Move it out of the folder, or {advice}.")
+            raise _without_number(file, advice)
         numbers.append(int(found[1]))
     return _unique(planes, numbers, [[n] for n in numbers], folder, advice)
+
+
+def _without_number(file: Path, advice: str) -> BadInput:
+    return BadInput(
+        f"{file} has no plane number in its name. If the files are separate images, import one by its own name; otherwise move this "
+        f"one out of the folder, or {advice}."
+    )
 
 
 def _counting_field(fields: Sequence[Sequence[int]], sparse: bool) -> list[int]:

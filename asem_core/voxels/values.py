@@ -11,7 +11,7 @@ import numpy as np
 from asem_core.errors import BadInput
 from asem_core.volume import ArrayLike, Box, as_zyx
 
-GREY_RANGE = "--set grey_range=[LOW,HIGH] (in a recipe: grey_range = [LOW, HIGH])."
+GREY_RANGE = "--set 'grey_range=[LOW,HIGH]' (in a recipe: grey_range = [LOW, HIGH])."
 _BLOCK_BYTES = 64e6
 _LAST_WHOLE = {
     4: 2**24,

@@ -154,7 +154,7 @@ def _in_vx(option: str) -> str:
 def _all_is_cell(volume: Volume) -> NothingToDo:
     return NothingToDo(
         f"No mask: {volume.path} has neither padding nor empty resin around the cell, so all of it is used. If there is some, set the "
-        "grey values that the cell lies between: darkest, brightest."
+        "grey values that the cell lies between, darkest and brightest (asem prepare: --set mask.darkest=... --set mask.brightest=...)."
     )
 
 

@@ -330,6 +330,15 @@ def explained_once(url: str) -> Iterator[None]:
         raise type(error)(f"{url}: {error}") from None
 
 
+_OFFLINE = (
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ClientConnectorError",
+    "ClientConnectorDNSError",
+    "gaierror",
+)
+
+
 def _sorted(error: BaseException, url: str) -> Exception:
     import ssl
 
@@ -348,6 +357,8 @@ def _sorted(error: BaseException, url: str) -> Exception:
         return FetchError("the server denies access (403)")
     if status is not None and status < 500 and status not in (408, 425, 429):
         return FetchError(f"the server answered {status}")
+    if type(error).__name__ in _OFFLINE:
+        return _Passing(f"the server cannot be reached: is this computer online? ({type(error).__name__}: {error})")
     return _Passing(f"the server answered {status}" if status else f"{type(error).__name__}: {error}".strip(": "))
 
 

@@ -73,6 +73,8 @@ def test_segment_and_measure(cell: asem.Cell) -> None:
         asem.measure(found, "morphometry", run=QUIET, smallest_um3=2e-5)
     with pytest.raises(RecipeError, match="asem.segment: unknown option 'treshold'. Did you mean 'threshold'?"):
         asem.segment(cell["predictions/cube/probability"], treshold=0.4, run=QUIET)
+    with pytest.raises(BadInput, match="asem.predict: unknown option 'boxx'. Did you mean 'box'?"):
+        asem.predict(cell, "membrane-fibsem-10nm", boxx="0:8,:,:", run=QUIET)
 
 
 def test_what_is_measured_has_the_image_of_its_own_voxels(cell: asem.Cell) -> None:

@@ -121,6 +121,18 @@ def test_a_contrast_that_the_model_does_not_know_is_made_anew(cell: Path, model:
     assert steps_done(open_volume(cell / "raw_clahe"))[-1]["options"]["kernel_vx"] == 16
 
 
+def test_a_step_by_name_does_not_capture_the_cell(cell: Path, model: tuple[str, str]) -> None:
+    """A model takes the image that it knows, which is said; and the cell can be prepared again."""
+    prepared(cell)
+    asem("preprocess", cell, "--use", "normalize", "-q")
+    assert read_prepared(cell).image == "raw_normalize"
+    asem("predict", cell, *model, "-q", "--precision", "float32")
+    assert predicted_from(cell) == "raw_clahe"
+    prepared(cell)
+    assert read_prepared(cell).image == "raw_clahe"
+    assert "raw_normalize" in layers(cell)
+
+
 def test_an_image_that_changed_since_is_told(cell: Path, model: tuple[str, str]) -> None:
     """A cell whose raw image was imported anew is not predicted from what was prepared of the old one."""
     prepared(cell)
@@ -260,3 +272,13 @@ def test_a_cell_without_an_image_is_refused_with_what_to_do(cell: Path) -> None:
     done = CliRunner().invoke(make_app(), words)
     assert done.exit_code == 1
     assert "has labels but no image. Import one: asem import" in done.output
+
+
+def test_voxels_are_compared_before_weights_are_fetched(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registered model of 5 nm on voxels of 10 nm: nothing is downloaded first."""
+    monkeypatch.setattr("asem_core.pretrained.find_weights", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    result = CliRunner().invoke(make_app(), ["predict", str(cell), "--model", "mitochondria-cf-5nm", "-q"])
+    said = " ".join(result.output.split())
+    assert "has voxels of 10 x 10 x 10 nm but mitochondria-cf-5nm" in said
+    assert "5 x 5 x 5 nm" in said

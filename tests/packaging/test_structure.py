@@ -82,6 +82,7 @@ ROOMS = [
         "recipe",
         "interfaces",
         "hookspecs",
+        "heads",
         "catalog",
     },
     {"engine"},
@@ -176,6 +177,7 @@ OTHER_MEANINGS = {
     "hdf5": "an extra",
     "downsample": "an option of [train]",
     "n5": "an ending of names",
+    "ome-zarr": "a folder of a MoBIE project, by MoBIE's rules",
     "watershed": "a file of results between two passes",
 }
 """Words of the core that are also names of plugins."""
