@@ -359,16 +359,16 @@ def _readme(card: Card, unsaid: Sequence[str]) -> str:
 
 
 def _draw_cover(sample: Sample, path: Path) -> None:
-    """Draw the sample's middle plane, and beside it the same with the foreground in colour."""
+    """Draw the sample's plane with most foreground, and beside it the same with the foreground in colour."""
     from PIL import Image
 
     cut = [(a - b) // 2 for a, b in zip(sample.image.shape, sample.probability.shape, strict=True)]
     inner = sample.image[tuple(slice(c, c + n) for c, n in zip(cut, sample.probability.shape, strict=True))]
-    middle = len(inner) // 2
-    grey = inner[middle].astype(np.float32) / _white(sample.image)
+    shown = int(sample.probability.sum(axis=(1, 2)).argmax())
+    grey = inner[shown].astype(np.float32) / _white(sample.image)
     plain = np.repeat(grey[..., None], 3, axis=2)
     colour = np.array([0.9, 0.62, 0.0], np.float32)
-    part = 0.6 * sample.probability[middle][..., None]
+    part = 0.6 * sample.probability[shown][..., None]
     both = np.concatenate([plain, plain * (1 - part) + colour * part], axis=1)
     picture = Image.fromarray((255 * both).astype(np.uint8))
     scale = max(1, -(-256 // picture.height))
