@@ -79,6 +79,17 @@ class Made:
         return model.get("name") if isinstance(model, Mapping) else model
 
     @property
+    def model_options(self) -> Mapping[str, Any]:
+        """The options of the model of a prediction, as its weights had them; empty where that is not known."""
+        found: Mapping[str, Any] = self.noted.get("model_options", {})
+        return found
+
+    @property
+    def of(self) -> str:
+        """The class of a prediction of several; "" where there is one."""
+        return str(self.noted.get("of", ""))
+
+    @property
     def inputs(self) -> list[Input]:
         return [Input.parse(noted) for noted in self.noted.get("inputs", [])]
 

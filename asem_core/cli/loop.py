@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.commands import AsJson, Quiet, make_run, print_json
+from asem_core.commands import AsJson, Quiet, make_run, print_json, read_numbers
 
 if TYPE_CHECKING:
     from asem_core.training.rounds import Round
@@ -25,6 +25,16 @@ def loop(
         typer.Option(help="Keep learning for this long, from whatever is painted.", show_default="one round"),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Only show the rounds so far.")] = False,
+    accept: Annotated[
+        str | None,
+        typer.Option(metavar="Z,Y,X", help="Paint the predicted object at this voxel as object; nothing is learnt."),
+    ] = None,
+    reject: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Z,Y,X", help="Paint the predicted object at this voxel as background; nothing is learnt."
+        ),
+    ] = None,
     finish: Annotated[
         bool, typer.Option("--finish", help="Predict the whole cell with the network as it is now; nothing is learnt.")
     ] = False,
@@ -59,20 +69,32 @@ def loop(
 
         asem loop cell.zarr --labels mitochondria --minutes 10
 
+        asem loop cell.zarr --labels mitochondria --reject 60,120,88
+
         asem loop cell.zarr --labels mitochondria --finish
 
         ssh gpu asem loop /mounted/cell.zarr --labels mitochondria --minutes 60
     """
     from asem_core.catalog import load_catalog
+    from asem_core.stages.correct import correct_object
     from asem_core.stages.learning import finish as predict_whole
     from asem_core.stages.learning import keep_learning
     from asem_core.stages.loop import Session
     from asem_core.stages.rounds import LoopOptions
+    from asem_core.volume import as_zyx
 
     options = LoopOptions(model, raw, weights, round_seconds, iterations, seed, device)
-    with Session.open(cell, labels, load_catalog(), options, to_learn=not (status or finish)) as session:
+    place = accept or reject
+    with Session.open(cell, labels, load_catalog(), options, to_learn=not (status or finish or place)) as session:
         if status:
             _tell(session.rounds(), as_json)
+            return
+        if place is not None:
+            voxel = as_zyx(read_numbers(place, int, "--accept" if accept else "--reject"))
+            count = correct_object(session, voxel, accept=accept is not None)
+            typer.echo(
+                f"{count:,} voxels were painted as {'object' if accept else 'background'}. The next round learns from them."
+            )
             return
         if finish:
             probability, run = predict_whole(session, make_run(1, quiet=quiet))

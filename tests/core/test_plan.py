@@ -183,7 +183,9 @@ def test_mirrors_are_noted_where_the_watched_part_gains(
             Run(progress=False),
             PredictOptions(mirrors=m, resample=True),
             catalog,
-        ).probability.read()
+        )
+        .maps[""]
+        .read()
         for n, m in enumerate((None, worth < 0))
     ]
     assert np.array_equal(*maps)
