@@ -120,7 +120,9 @@ def inspect(
     remarks = tuple(line for line in found.remarks if not (asked_size and line.startswith("voxel size")))
     ours = is_cell(path) and bool(Record.of(found).id)
     if ours:
-        remarks += (f"a cell already, which every command takes as it is; to look at it: asem snapshot {shlex.quote(path)}",)
+        remarks += (
+            f"a cell already, which every command takes as it is; to look at it: asem snapshot {shlex.quote(path)}",
+        )
     return Inspection(
         path,
         source.name,
