@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from asem_core.stages.foreign_labels import require_ids as require_ids
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
+    from asem_core.stages.instances import ByAffinities as ByAffinities
     from asem_core.stages.instances import Enclosed as Enclosed
     from asem_core.stages.instances import PartedByShape as PartedByShape
     from asem_core.stages.segment import Segmentation as Segmentation
@@ -102,6 +103,7 @@ PUBLIC = {
     "require_ids": "stages.foreign_labels",
     "choose_source": "stages.import_",
     "import_volume": "stages.import_",
+    "ByAffinities": "stages.instances",
     "Enclosed": "stages.instances",
     "PartedByShape": "stages.instances",
     "apply": "cell.apply",

@@ -199,6 +199,8 @@ def predict(
 ) -> Volume:
     """Predict a probability map with a trained network, as `asem predict` does: uint8 (255 = 1), or float16.
 
+    A network of several classes writes a map of each, `predictions/MODEL/CLASS/probability`; the first is returned.
+
     Parameters
     ----------
     image : a cell, whose prepared image and mask are used; or a layer, planes, a file

@@ -19,7 +19,7 @@ from asem_core.errors import AsemError, NothingToDo, OutputExists
 from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source, WritesVolumes
 from asem_core.paths import path_options, resolved, with_paths
 from asem_core.prediction.expected import of_recipe
-from asem_core.prediction.trained import Trained, load_for
+from asem_core.prediction.trained import Trained, load_for, model_of_class
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, Recipe, build, build_choice
 from asem_core.stages.evaluate import EvaluateOptions, Pair, evaluate, part_in_common
@@ -28,6 +28,7 @@ from asem_core.stages.inputs import Images
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.preprocess import layer_name, layer_names
 from asem_core.stages.recipe_checks import (
+    classes_made,
     place_of,
     planned_training,
     require_apart,
@@ -50,17 +51,31 @@ Say = Callable[[str], None]
 
 @attrs.frozen(kw_only=True)
 class EvaluateTable(EvaluateOptions):
-    """The `[evaluate]` table: compare the prediction with one of the recipe's labels.
+    """The `[evaluate]` table: compare the prediction with the recipe's labels.
 
     What is trained on is refused; an open side of the box ends where truth and image do.
 
     Attributes
     ----------
     truth
-        A name of `[labels]`.
+        A name of `[labels]`; of a model of several classes a table with one for each class that is compared.
+    values
+        Values of the truth that are the object, where it holds others, too; of several classes a table as in `[[train.regions]]`.
     """
 
-    truth: str
+    truth: str | Mapping[str, str]
+    values: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None
+
+    @property
+    def truths(self) -> Mapping[str, str]:
+        """The labels that each class is compared with; "" is a model's only one."""
+        if not isinstance(self.truth, str):
+            return self.truth
+        return dict.fromkeys(self.values, self.truth) if isinstance(self.values, Mapping) else {"": self.truth}
+
+    def values_of(self, name: str) -> tuple[int, ...] | None:
+        """The label values of a class; None where all but 0 are."""
+        return self.values.get(name) if isinstance(self.values, Mapping) else self.values
 
 
 @attrs.frozen
@@ -70,7 +85,8 @@ class ExportOptions:
     Attributes
     ----------
     layers
-        Which results: "segmentation", "probability", or a layer of the run's cell such as "raw_clahe".
+        Which results: "segmentation", "probability", of several classes "mitochondria/segmentation"; or a layer of the run's cell
+        such as "raw_clahe".
     ending
         Of the files' names, which says the format: ".h5", ".mrc". Without one, planes named as the original's.
     use
@@ -145,7 +161,8 @@ def build_flow(recipe: Recipe, catalog: Catalog) -> Flow:
         training = planned_training(recipe)
         require_apart(training, name)
         if flow.evaluate is not None:
-            require_unseen(flow.evaluate, place_of(flow.evaluate.truth), training, name)
+            for truth in flow.evaluate.truths.values():
+                require_unseen(flow.evaluate, place_of(truth), training, name)
     return flow
 
 
@@ -202,9 +219,9 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     with stage("train" if flow.recipe.train is not None else "weights"):
         trained = _trained(flow, catalog, image, labels, output, run, say, overwrite)
     with stage("predict"):
-        image, probability = _predict(flow, trained, catalog, image, mask, cell, run, overwrite)
+        image, maps = _predict(flow, trained, catalog, image, mask, cell, run, overwrite)
     with stage("segment"):
-        segmentation = _segment(flow, probability, cell, run, overwrite)
+        segmentations = _segment(flow, catalog, maps, run, overwrite)
     for name, source in flow.others.items():
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
@@ -220,24 +237,34 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
             )
             unseen, inside = _preprocessed(flow, unseen, other, run, say, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
-            say(f"{name}: {_segment(flow, found, other, run, overwrite).path}")
-    if scored is not None:
+            for made in _segment(flow, catalog, found, run, overwrite).values():
+                say(f"{name}: {made.path}")
+    if scored:
         with stage("evaluate"):
-            _evaluate(flow, catalog, probability, cell, scored, output / "reports" / "evaluation", run, say, overwrite)
+            for of, part in scored.items():
+                _evaluate(
+                    flow, catalog, maps, of, cell, part, output / "reports" / "evaluation" / of, run, say, overwrite
+                )
     if flow.analyzers:
         with stage("analyze"):
-            for analyzer in (_with_own_layers(a, cell) for a in flow.analyzers):
-                page = _analyze(analyzer, segmentation, image, output / "reports" / analyzer.name, run, overwrite)
-                say(f"{analyzer.name}: {page}")
+            for choice, plugin in zip(flow.recipe.analyze, flow.analyzers, strict=True):
+                analyzer = _with_own_layers(plugin, cell)
+                for of in [choice.of] if choice.of is not None else segmentations:
+                    folder = output / "reports" / analyzer.name / of
+                    page = _analyze(analyzer, segmentations[of], image, folder, run, overwrite)
+                    say(f"{analyzer.name}{of and ', '}{of}: {page}")
     if flow.export is not None:
         from asem_core.stages.export import export_volume
 
         with stage("export"):
+            results: dict[str, Volume] = {str(Path(of, "probability")): found for of, found in maps.items()}
+            results |= {str(Path(of, "segmentation")): found for of, found in segmentations.items()}
             for layer in flow.export.layers:
-                chosen = {"segmentation": segmentation, "probability": probability}.get(layer)
+                chosen = results.get(layer)
                 chosen = chosen if chosen is not None else open_volume(cell / layer)
-                made = output / "export" / f"{Path(layer).name}{flow.export.ending}"
-                writer = flow.export.writer(catalog, str(made))
+                name = layer.replace("/", "_") if layer in results else Path(layer).name
+                target = output / "export" / f"{name}{flow.export.ending}"
+                writer = flow.export.writer(catalog, str(target))
                 say(f"{layer}: {export_volume(writer, chosen, run, overwrite=True)}")
 
 
@@ -354,10 +381,11 @@ def _predict(
     cell: Path,
     run: Run,
     overwrite: bool,
-) -> tuple[Volume, Volume]:
-    """Predict an image; returns it as the network saw it, and the probability."""
+) -> tuple[Volume, Mapping[str, Volume]]:
+    """Predict an image; returns it as the network saw it, and the map of each class."""
     assert flow.model is not None
     details = {
+        **{key: trained.details[key] for key in ("model_options",) if key in trained.details},
         "model": flow.model.name,
         "weights": flow.weights or "trained here",
         "weights_sha256": trained.details["weights_sha256"],
@@ -375,7 +403,7 @@ def _predict(
         overwrite=overwrite,
         spell=of_recipe,
     )
-    return found.image, found.probability
+    return found.image, {of: found.maps[of] for of in classes_made(flow.model)}
 
 
 def _own_layer(layer: str, cell: Path) -> str:
@@ -383,23 +411,36 @@ def _own_layer(layer: str, cell: Path) -> str:
     return layer if ".zarr" in layer or layer == "none" else str(cell / layer)
 
 
-def _segment(flow: Flow, probability: Volume, cell: Path, run: Run, overwrite: bool) -> Labels:
+def _segment(
+    flow: Flow, catalog: Catalog, maps: Mapping[str, Volume], run: Run, overwrite: bool
+) -> Mapping[str, Labels]:
+    """Segment each map, beside it, as the model of its class says."""
     assert flow.model is not None
-    target = cell / "predictions" / flow.model.name / "segmentation"
-    return segment(probability, target, run, flow.model, overwrite=overwrite)
+    return {
+        of: segment(
+            probability,
+            Path(probability.path).with_name("segmentation"),
+            run,
+            model_of_class(catalog, flow.model, of),
+            overwrite=overwrite,
+        )
+        for of, probability in maps.items()
+    }
 
 
-def _scored(flow: Flow, image: Volume, cell: Path) -> Box | None:
-    """Say which part of the truth `[evaluate]` compares, before anything is trained or predicted."""
+def _scored(flow: Flow, image: Volume, cell: Path) -> Mapping[str, Box]:
+    """Say which part of each truth `[evaluate]` compares, before anything is trained or predicted."""
     if flow.evaluate is None:
-        return None
-    return part_in_common(flow.evaluate, open_labels(cell / "labels" / flow.evaluate.truth), image)
+        return {}
+    truths = {of: open_labels(cell / "labels" / name) for of, name in flow.evaluate.truths.items()}
+    return {of: part_in_common(flow.evaluate, truth, image) for of, truth in truths.items()}
 
 
 def _evaluate(
     flow: Flow,
     catalog: Catalog,
-    probability: Volume,
+    maps: Mapping[str, Volume],
+    of: str,
     cell: Path,
     part: Box,
     folder: Path,
@@ -408,8 +449,11 @@ def _evaluate(
     overwrite: bool,
 ) -> None:
     assert flow.evaluate is not None
-    truth = flow.evaluate.truth
-    pair = Pair(truth, probability, open_labels(cell / "labels" / truth), part)
+    assert flow.model is not None
+    name = flow.evaluate.truths[of]
+    truth, values = of or name, flow.evaluate.values_of(of)
+    labels = open_labels(cell / "labels" / name, values=values)
+    pair = Pair(truth, maps[of], labels, part, values=values)
     options = _with_own_layers(flow.evaluate, cell)
     # Reports in the output are the recipe's own: one of other things is replaced.
     found = evaluate(
@@ -417,7 +461,7 @@ def _evaluate(
         options,
         run,
         catalog,
-        model=flow.model,
+        model=model_of_class(catalog, flow.model, of),
         folder=folder,
         title=f"Evaluation: {truth}",
         overwrite=True,

@@ -342,7 +342,8 @@ class Region:
     """One annotated box: image, labels and what to leave out; all on one grid (`labels` may be smaller than `raw`).
 
     `raw` may reach beyond `labels`: that is context. `mask` (nonzero = annotated) and `exclusion` (nonzero = not
-    scored) lie on the grid of `labels`.
+    scored) lie on the grid of `labels`. For a network of several classes, `classes` holds each annotated one as a region of
+    its own, and `labels` is nonzero where any of them is.
     """
 
     name: str
@@ -350,6 +351,7 @@ class Region:
     labels: Labels
     mask: Labels | None = None
     exclusion: Labels | None = None
+    classes: Mapping[str, Region] = attrs.field(factory=dict)
 
 
 @runtime_checkable
@@ -374,7 +376,7 @@ class Network(Protocol):
     """What the core must know about a network, a `torch.nn.Module`, besides calling it.
 
     Called with float (1, 1, z, y, x), grey values scaled to [-1, 1], it returns (1, c, z', y', x'): for c = 2 the logits
-    of background and foreground, for c = 1 the log-odds of the foreground. Other numbers of channels are refused.
+    of background and foreground, for c = 1 the log-odds of the foreground, or what its `heads` state (see `asem_core.heads`).
     """
 
     @property

@@ -35,13 +35,15 @@ T = TypeVar("T")
 class Choice:
     """A plugin by name, with its options.
 
-    Of a source also the layer that is taken, where it holds several, and the preprocessing that the image has had already.
+    Of a source also the layer that is taken, where it holds several, and the preprocessing that the image has had already. Of an
+    analyzer the class whose objects it measures, where the model has several; None: of every class.
     """
 
     use: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
     layer: str | None = None
     done: tuple[str, ...] | None = None
+    of: str | None = None
 
 
 @attrs.frozen
@@ -129,7 +131,10 @@ def _choice(value: Any, path: Path, where: str) -> Choice:
         raise RecipeError(
             f"{path.name}: option 'done' @ {where}: expected a list of preprocessing steps, got {done!r}."
         )
-    return Choice(use, options, layer, None if done is None else tuple(done))
+    of = options.pop("of", None) if where.startswith("analyze") else None
+    if of is not None and not isinstance(of, str):
+        raise RecipeError(f"{path.name}: option 'of' @ {where}: expected the name of a class in quotes, got {of!r}.")
+    return Choice(use, options, layer, None if done is None else tuple(done), of)
 
 
 def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder: Path | None = None) -> Any:

@@ -283,7 +283,7 @@ def learn(case: Case, folder: Path, budget: float, seed: int, lines: Sequence[st
     how = PredictOptions(resample=True, device="cpu")
     found = predict_image(trained, open_images_of(catalog, str(scored)), scored / "p", QUIET, how, catalog, box=text)
     threshold = float(trained.model.threshold)  # type: ignore[union-attr]
-    counts = compare(case, found.probability)
+    counts = compare(case, found.maps[""])
     watched = run.read_metrics("validate")
     options_ = recipe.options
     return {

@@ -15,12 +15,13 @@ from typing import Any
 import attrs
 
 from asem_core.cell.chunks import create_array
+from asem_core.cell.edits import read_edits
 from asem_core.cell.metadata import ome_attributes
 from asem_core.cell.place import ZARR_MARKS, work_folder, work_folders, zarr_format_of
 from asem_core.cell.provenance import identity, kind_by_name, new_identity, new_revision
 from asem_core.cell.pyramid import halve_alongside
 from asem_core.cell.record import Kind, Made, Record, record_at
-from asem_core.errors import AsemError, BadInput
+from asem_core.errors import AsemError, BadInput, OutputExists
 from asem_core.volume import Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
@@ -133,6 +134,11 @@ def require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | 
     if before.id and any(read.id == before.id for read in made.ancestors()):
         raise BadInput(
             f"{found.path} would be replaced by a result that is made from it, by way of other layers. Choose another output."
+        )
+    if edits := read_edits(found.attributes):
+        raise OutputExists(
+            f"{found.path} was proofread: its {len(edits)} edits would be lost. Write to another layer, or take them back first: "
+            f"asem proofread undo {found.path} --all."
         )
     if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
         raise BadInput(

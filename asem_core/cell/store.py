@@ -33,7 +33,7 @@ from asem_core.errors import BadInput, NoSpace, OutputExists
 from asem_core.files import fingerprint
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.axes import arrange
-from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, understood
+from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, of_values, understood
 from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.scale import settle
 from asem_core.voxels.strokes import MEANING as STROKES
@@ -111,8 +111,10 @@ def open_volume(
     return _with_known(made, node, follow=follow)
 
 
-def open_labels(path: str | Path, meaning: Meaning | None = None) -> Labels:
+def open_labels(path: str | Path, meaning: Meaning | None = None, values: Sequence[int] | None = None) -> Labels:
     """Open labels with what they say of where they are annotated; those from elsewhere are asked what their values mean.
+
+    Given `values`, only these are objects, and the others background.
 
     Raises
     ------
@@ -121,18 +123,20 @@ def open_labels(path: str | Path, meaning: Meaning | None = None) -> Labels:
     """
     plain: Volume = open_volume(path)
     if meaning is None and Record.of(plain).id:
-        return open_volume(path, kind=Labels)
-    return understood(Labels.of(plain), meaning or Meaning())
+        return of_values(open_volume(path, kind=Labels), values)
+    return of_values(
+        understood(Labels.of(plain), meaning or Meaning(background=None if values is None else ())), values
+    )
 
 
-def open_annotation(path: str | Path, meaning: Meaning | None = None) -> Labels:
+def open_annotation(path: str | Path, meaning: Meaning | None = None, values: Sequence[int] | None = None) -> Labels:
     """Open what somebody annotated, to learn from or to score against: labels (see `open_labels`), or strokes (`seeds/<name>`).
 
     Of strokes, object is 1 and background 0; what was not painted is not known.
     """
     if meaning is None and holds_strokes(path):
         meaning = STROKES
-    return open_labels(path, meaning)
+    return open_labels(path, meaning, values)
 
 
 def _with_known(volume: V, node: Any, *, follow: bool) -> V:

@@ -30,7 +30,7 @@ from asem_core.temporary import sweep
 _OWN_MODULES = {
     "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
     "annotate": "annotate", "loop": "loop", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
-    "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
+    "proofread": "proofread", "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
     "clusters": "clusters", "doctor": "doctor",
 }  # fmt: skip

@@ -68,6 +68,10 @@ def evaluate(
     segmentation: Annotated[
         bool, typer.Option("--segmentation", help="The prediction has 0 and 1, or ids, instead of probabilities.")
     ] = False,
+    values: Annotated[
+        str | None,
+        typer.Option(metavar="3,4", help="Label values of the truth that are the object; others are background."),
+    ] = None,
     ignore: Ignore = None,
     background: Background = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for a report with curves.")] = None,
@@ -112,13 +116,15 @@ def evaluate(
     }
     options = build(EvaluateOptions, chosen, "asem evaluate")
     meaning = Meaning.parse(ignore, background) if ignore or background else None
+    numbers = read_values(values)
     truths = layers[1::2]
     pairs = [
         Pair(
             t if truths.count(t) == 1 else f"{t} by {p}",
             open_prediction(p, segmentation=segmentation),
-            open_truth(t, meaning=meaning),
+            open_truth(t, meaning=meaning, values=numbers),
             meaning=meaning,
+            values=numbers,
         )
         for p, t in zip(layers[::2], truths, strict=True)
     ]
@@ -139,6 +145,19 @@ def evaluate(
     for name, each in counts.items():
         typer.echo(f"{name}: " + ", ".join(f"{n} objects {what}" for what, n in each.items()))
         typer.echo(f"{name}: " + ", ".join(f"{key.replace('_', ' ')} {n:.4f}" for key, n in apart[name].items()))
+
+
+def read_values(text: str | None) -> tuple[int, ...] | None:
+    """Read `3,4`, label values."""
+    from asem_core.errors import BadInput
+
+    try:
+        numbers = tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError:
+        numbers = (0,)
+    if numbers is not None and min(numbers) < 1:
+        raise BadInput(f"--values takes label values from 1 on, as in 3,4; not '{text}'.")
+    return numbers
 
 
 def read_widths(text: str | None, option: str) -> list[float] | None:

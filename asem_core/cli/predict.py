@@ -86,8 +86,8 @@ def predict(
     """Predict a probability map with a trained network.
 
     Given a cell, it uses the image and the mask that `asem prepare` made. Preprocessing that the model expects (see `asem
-    models show NAME`) is done first, unless it has been done. The map goes to `predictions/MODEL/probability`. If
-    interrupted, run the same command again to resume.
+    models show NAME`) is done first, unless it has been done. The map goes to `predictions/MODEL/probability`; a model of several
+    organelles makes all maps in one pass, `predictions/MODEL/CLASS/probability`. If interrupted, run the same command again to resume.
 
     Examples:
 
@@ -134,12 +134,13 @@ def predict(
     found = predict_image(
         trained, images, target, make_run(DEFAULT_WORKERS, block, quiet, on), how, catalog, box=box, overwrite=overwrite
     )
-    made, image = found.probability, found.image
+    image, first = found.image, next(iter(found.maps.values()))
     made_of = "" if image.path in (v.path for v in images.volumes) else f", made of {images.volumes[0].path}"
     expected = "" if as_is or other_steps(steps_done(image), trained) else " as the model expects"
     why = made_of + expected if made_of else f",{expected}" if expected else ""
     where = "" if found.mask is None else f"; only inside {found.mask.path}"
-    typer.echo(f"{made.path}: {' x '.join(map(str, made.shape))} voxels, {made.dtype}, from {image.path}{why}{where}")
+    paths = ", ".join(made.path for made in found.maps.values())
+    typer.echo(f"{paths}: {' x '.join(map(str, first.shape))} voxels, {first.dtype}, from {image.path}{why}{where}")
 
 
 def segment(
@@ -200,7 +201,7 @@ def segment(
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
-    from asem_core.stages.segment import choose_segmentation
+    from asem_core.stages.segment import advice_on_tiny, choose_segmentation
     from asem_core.stages.segment import segment as segment_volume
 
     volume: Volume = open_volume(probability)
@@ -224,3 +225,5 @@ def segment(
             f"Median volume {um3[1]:.3g} µm³ ({sizes[1]:,} voxels); smallest {um3[0]:.3g} µm³ ({sizes[0]:,} voxels), "
             f"largest {um3[2]:.3g} µm³ ({sizes[2]:,} voxels)."
         )
+    if advice := advice_on_tiny(made, by):
+        typer.echo(advice)

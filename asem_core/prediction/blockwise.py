@@ -23,9 +23,11 @@ from asem_core.blocks import Run, Work
 from asem_core.cell.build import begun
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
-from asem_core.cell.store import Output, create_volume, fill_volume, find_finished
+from asem_core.cell.store import find_finished
+from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
+from asem_core.heads import has_direction, maps_of, stated_by
 from asem_core.interfaces import DescribesItself, EstimatesMemory
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
 from asem_core.prediction.outcome import question_map
@@ -81,7 +83,29 @@ def predict(
     details: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Volume:
-    """Write the probability map of a volume to the layer `output`.
+    """Write the probability map of a volume to the layer `output`; of a network of several maps, see `predict_maps`."""
+    made = predict_maps(network, volume, output, run, how, box=box, mask=mask, details=details, overwrite=overwrite)
+    return next(iter(made.values()))
+
+
+def map_path(output: str | Path, name: str) -> Path:
+    """Say where a map of a prediction to `output` lies: `predictions/NAME/CLASS/probability`, or `output` itself for ""."""
+    return Path(output).parent / name / Path(output).name
+
+
+def predict_maps(
+    network: Any,
+    volume: Volume,
+    output: str | Path,
+    run: Run,
+    how: Prediction | None = None,
+    *,
+    box: Box | None = None,
+    mask: Labels | None = None,
+    details: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Volume]:
+    """Write every map of a network in one pass, each to the layer that `map_path` says.
 
     Parameters
     ----------
@@ -101,8 +125,8 @@ def predict(
 
     Returns
     -------
-    uint8 (255 = 1), float16 or float32, on the volume's grid. If an equal run has finished it, it is returned as it is; if one
-    was interrupted, its finished blocks are kept.
+    By name ("" the only one): uint8 (255 = 1), float16 or float32, on the volume's grid. If an equal run has finished them, they are
+    returned as they are; if one was interrupted, its finished blocks are kept.
 
     Raises
     ------
@@ -112,6 +136,11 @@ def predict(
     """
     how = how or Prediction()
     how = attrs.evolve(how, mirrors=bool(how.mirrors))
+    stated = stated_by(network)
+    if how.mirrors and has_direction(stated):
+        raise BadInput(
+            "mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: leave it out."
+        )
     _check_greys(volume)
     part = volume if box is None else volume.crop(box)
     box = volume.box if box is None else box
@@ -125,11 +154,17 @@ def predict(
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
         **dict(details or {}),
     )
-    if (finished := find_finished(output, record, kind="probability", overwrite=overwrite)) is not None:
-        return finished
+    records = {name: {**record, "of": name} if name else record for name in maps_of(stated)}
+    paths = {name: map_path(output, name) for name in records}
+    finished = {
+        name: find_finished(paths[name], noted, kind="probability", overwrite=overwrite)
+        for name, noted in records.items()
+    }
+    if None not in finished.values():
+        return {name: made for name, made in finished.items() if made is not None}
     device = choose_device(how.device) if run.on is None else how.device.replace("auto", run.on.device)
     run = attrs.evolve(run, workers=_num_workers(run, how, device))
-    layout = _earlier_layout(output, record)
+    layout = next((found for n in records if (found := _earlier_layout(paths[n], records[n]))), None)
     if layout is not None and run.block not in (None, as_zyx(layout["block"])):
         if overwrite:
             layout = None
@@ -148,25 +183,30 @@ def predict(
     layout = layout or _choose_layout(network, volume, box, mask, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     block = as_zyx(layout["block"])
-    out = create_volume(
-        output, spec, block=block, made_by=record, overwrite=overwrite, about=Record("probability", layout=layout)
+    outs = create_volumes(
+        {str(paths[name]): noted for name, noted in records.items()},
+        spec,
+        block=block,
+        overwrite=overwrite,
+        about=Record("probability", layout=layout),
     )
     arithmetic = Arithmetic(device, layout["precision"], bool(how.mirrors), how.output, how.compiled)
-    work = _Work(network, volume, out, box.begin, mask, arithmetic, block)
+    work = _Work(network, volume, outs, [out.finished for out in outs], box.begin, mask, arithmetic, block)
     threads = 3 if device.startswith("cuda") else 2
-    num_blocks = math.prod(-(-n // b) for n, b in zip(out.shape, block, strict=True))
-    made = fill_volume(
-        out,
+    num_blocks = math.prod(-(-n // b) for n, b in zip(spec.shape, block, strict=True))
+    made = fill_volumes(
+        outs,
         work,
         block,
         run,
-        name=f"predict-{Path(out.path).parent.name}",
+        name=f"predict-{Path(output).parent.name}",
         skip=None if mask is None else work.lies_outside,
         threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
     )
-    if question := question_map(made, mask):
-        log.warning("%s", question)
-    return made
+    for one in made:
+        if question := question_map(one, mask):
+            log.warning("%s", question)
+    return dict(zip(records, made, strict=True))
 
 
 def choose_block(network: Any, shape: Zyx, device: str, itemsize: int, memory: float, workers: int = 1) -> Zyx:
@@ -213,7 +253,8 @@ class _Work:
 
     network: Any
     volume: Volume
-    output: Output
+    outputs: Sequence[Volume]
+    finished: Sequence[bool]  # which of them are there already
     begin: Zyx
     mask: Labels | None
     arithmetic: Arithmetic
@@ -222,13 +263,18 @@ class _Work:
     def __call__(self) -> Work:
         predictor = Predictor(self.network, self.arithmetic)
         # Plain float32 on a CPU has nothing to be compared with; every other arithmetic is checked at its first whole block.
-        largest = math.prod(min(b, n) for b, n in zip(self.block, self.output.shape, strict=True))
+        largest = math.prod(min(b, n) for b, n in zip(self.block, self.outputs[0].shape, strict=True))
         unchecked = [not (self.arithmetic.device == "cpu" and self.arithmetic.precision == "float32")]
 
         def process(block: Box) -> None:
             # Blocks at the far border are smaller, and would show nothing; several threads take blocks at once.
             check = block.size == largest and bool(unchecked) and unchecked.pop()
-            self.output.data[block.slices] = self.predict(predictor, block.shift(self.begin), check=check)  # type: ignore[index]
+            found = self.predict(predictor, block.shift(self.begin), check=check)
+            for output, there, values in zip(
+                self.outputs, self.finished, found if found.ndim == 4 else [found], strict=True
+            ):
+                if not there:
+                    output.data[block.slices] = values  # type: ignore[index]
 
         return process
 
@@ -249,7 +295,7 @@ class _Work:
 
 
 def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool = False) -> np.ndarray:
-    """Predict a box of a volume, whatever its place and size: the same values as if the whole volume was predicted.
+    """Predict a box of a volume, whatever its place and size: the same values as if the whole volume was predicted (see `Predictor`).
 
     `check` compares its corner with a smaller box's (`check_large`).
     """
@@ -260,7 +306,9 @@ def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool =
     found = predictor(image)
     if check:
         check_large(predictor, image, found)
-    return found[tuple(slice(f, f + n) for f, n in zip(first, box.shape, strict=True))]
+    inside: tuple[Any, ...] = (..., *(slice(f, f + n) for f, n in zip(first, box.shape, strict=True)))
+    result: np.ndarray = found[inside]
+    return result
 
 
 def aligned(network: Any, box: Box, begin: Sequence[int] = (0, 0, 0)) -> Box:

@@ -13,6 +13,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
+from asem_core.heads import log_odds, stated_by
 from asem_core.interfaces import ArrangedForInference
 from asem_core.volume import Zyx, as_zyx, full_range
 
@@ -81,7 +82,7 @@ class Predictor:
     def __init__(self, network: Any, arithmetic: Arithmetic) -> None:
         import torch
 
-        self.arithmetic, self.geometry = arithmetic, network
+        self.arithmetic, self.geometry, self.stated = arithmetic, network, stated_by(network)
         self.device = torch.device(_own_gpu(arithmetic.device))
         self.dtype = torch.float32 if arithmetic.precision == "tf32" else getattr(torch, arithmetic.precision)
         fast = network.for_inference() if isinstance(network, ArrangedForInference) else copy.deepcopy(network)
@@ -108,7 +109,8 @@ class Predictor:
 
         Returns
         -------
-        uint8 (255 = 1), float16 or float32, of `network.output_shape(image.shape)`
+        uint8 (255 = 1), float16 or float32, of `network.output_shape(image.shape)`; of a network of several maps, these one after
+        the other along a first axis
 
         Raises
         ------
@@ -129,8 +131,8 @@ class Predictor:
         rest = shape[axis] - first
         lines = (slice(0, self._input_edge(first, axis)), slice(first, first + self._input_edge(rest, axis)))
         head, tail = (self(image[(slice(None),) * axis + (line,)]) for line in lines)
-        parts = [part.take(range(n), axis) for part, n in ((head, first), (tail, rest))]
-        return np.concatenate(parts, axis)
+        parts = [part.take(range(n), axis - 3) for part, n in ((head, first), (tail, rest))]
+        return np.concatenate(parts, axis - 3)
 
     def _try(self, image: np.ndarray, shape: Zyx) -> np.ndarray | None:
         """Predict whole, or say that the memory does not suffice and return None."""
@@ -221,9 +223,9 @@ class Predictor:
         total = torch.zeros(())
         for axes in sides:
             result = self.network(image.flip([a + 2 for a in axes]) if axes else image)[0].float()
-            odds = result[1] - result[0] if len(result) == 2 else result[0]
-            probability = odds.sigmoid_()
-            probability = probability.flip(list(axes)) if axes else probability
+            maps = log_odds(result, self.stated)
+            probability = (maps[0] if len(maps) == 1 else torch.stack(maps)).sigmoid_()
+            probability = probability.flip([a - 3 for a in axes]) if axes else probability
             total = probability if axes == () else total.add_(probability)
         if len(sides) > 1:
             total /= len(sides)

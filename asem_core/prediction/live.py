@@ -17,6 +17,8 @@ import numpy as np
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
+from asem_core.errors import BadInput
+from asem_core.heads import maps_of, stated_by
 from asem_core.volume import Box, Computed, Labels, Spec, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (64, 64, 64)
@@ -76,6 +78,10 @@ def predictor_of_boxes(
     from asem_core.prediction.blockwise import predict_box
     from asem_core.prediction.inference import Arithmetic, Predictor, choose_device
 
+    if len(maps := maps_of(stated_by(network))) > 1:
+        raise BadInput(
+            f"The network predicts several maps ({', '.join(maps)}), and a live layer shows one: predict them first, with asem predict."
+        )
     predictor = Predictor(network, Arithmetic(choose_device(device), mirrors=mirrors))
     if mask is None:
         return functools.partial(predict_box, predictor, volume)

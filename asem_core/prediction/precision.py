@@ -126,10 +126,10 @@ def check_large(predictor: Predictor, image: np.ndarray, found: np.ndarray) -> N
     BadInput
         They differ by more than rounding in this precision explains.
     """
-    network, step = predictor.geometry, predictor.geometry.alignment
-    edges = [min(n, -(-24 // s) * s) for n, s in zip(found.shape, step, strict=True)]
+    network, step, shape = predictor.geometry, predictor.geometry.alignment, found.shape[-3:]
+    edges = [min(n, -(-24 // s) * s) for n, s in zip(shape, step, strict=True)]
     needed = network.input_shape(edges)
-    begin = [max(0, (n - e) // s * s) for n, e, s in zip(found.shape, edges, step, strict=True)]
+    begin = [max(0, (n - e) // s * s) for n, e, s in zip(shape, edges, step, strict=True)]
     # The corner that is computed last; where the input of a small block would reach beyond, one that lies further in.
     begin = [
         b - max(0, -(-(b + n - have) // s) * s) for b, n, have, s in zip(begin, needed, image.shape, step, strict=True)
@@ -137,15 +137,17 @@ def check_large(predictor: Predictor, image: np.ndarray, found: np.ndarray) -> N
     if min(begin) < 0:
         return
     small = predictor(image[tuple(slice(b, b + n) for b, n in zip(begin, needed, strict=True))])
-    there = tuple(slice(b, min(b + n, e)) for b, n, e in zip(begin, small.shape, found.shape, strict=True))
-    piece = small[tuple(slice(0, s.stop - s.start) for s in there)].astype(np.float32)
+    ends = zip(begin, small.shape[-3:], shape, strict=True)
+    there: tuple[Any, ...] = (..., *(slice(b, min(b + n, e)) for b, n, e in ends))
+    same: tuple[Any, ...] = (..., *(slice(0, s.stop - s.start) for s in there[1:]))
+    piece = small[same].astype(np.float32)
     white = 255 if found.dtype == np.uint8 else 1
     off = float(np.abs(piece - found[there].astype(np.float32)).max()) / white
     if not off <= LARGEST_ERROR / 2 + (0.5 / white if white > 1 else 0):
         import torch
 
         raise BadInput(
-            f"{predictor.device} predicts a block of {list(found.shape)} voxels differently (by up to {off:.3f}) from a piece "
+            f"{predictor.device} predicts a block of {list(shape)} voxels differently (by up to {off:.3f}) from a piece "
             f"of it: this version of its libraries errs for large shapes (PyTorch {torch.__version__}, "
             f"cuDNN {torch.backends.cudnn.version()}; see pytorch issue 163539). Update PyTorch, or use "
             "--precision float32 or a smaller --block."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ import attrs
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
-from asem_core.errors import BadInput, MissingExtra, PluginError, UnknownName
+from asem_core.errors import BadInput, MissingExtra, PluginError, RecipeError, UnknownName
 from asem_core.files import sha256
+from asem_core.heads import Foreground, LogOdds, SeveralClasses, stated_by
 from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
@@ -76,6 +78,10 @@ def network_of(model: Model) -> Any:
         ]
         raise PluginError(
             f"The network of the model '{model.name}' does not say its {', '.join(lacking)}; see `Network`."
+        )
+    if (stated := stated_by(network)) and not any(isinstance(head, (Foreground, LogOdds)) for head in stated):
+        raise PluginError(
+            f"The network of the model '{model.name}' predicts no class: add a head `Foreground` or `LogOdds`."
         )
     for name in ("context", "alignment"):
         numbers = tuple(network.context if name == "context" else network.alignment)
@@ -160,14 +166,36 @@ def find_model(catalog: Catalog, name: str) -> Model:
     return plugin
 
 
+def model_of_class(catalog: Catalog, model: Model, name: str) -> Model:
+    """Say whose rules hold for a class of a model of several (see `SeveralClasses`), or for a model of one ("").
+
+    Raises
+    ------
+    RecipeError
+        An option for the class is none of that model's.
+    """
+    if not name or not isinstance(model, SeveralClasses):
+        return model
+    chosen = dict(model.per_class.get(name, {}))
+    plugin = catalog.get("model", name)() if name in catalog.names("model") else model
+    found: Model = with_options(plugin, chosen, f"class {name}")
+    return found
+
+
 def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
-    """Build the model that made a probability map, as its record names it; None where it names none that is known."""
+    """Build the model that made a probability map, as its record names it; None where it names none that is known.
+
+    Of a map of one of several classes, that is the model of the class.
+    """
     made = Record.of(probability).made
     name = made.model if made.stage in ("predict", "live-prediction") else None
     if name is None:
         return None
     try:
-        return find_model(catalog, name)
+        model = find_model(catalog, name)
+        with contextlib.suppress(RecipeError):  # the plugin of today may not know an option of then
+            model = with_options(model, made.model_options, "the map's record")
+        return model_of_class(catalog, model, made.of)
     except (UnknownName, MissingExtra):  # a plugin or weights of another computer
         return None
 
@@ -269,10 +297,16 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     """Load a model's weights, with what the file says of the images behind them."""
     about = read_metadata(weights)
     size = about.get("voxel_size_nm")
-    details = {"model": model.name, "weights": str(weights), "weights_sha256": sha256(weights)}
+    details = {**_described_model(model), "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, network_of(model))
     steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
     return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()), mirrors)
+
+
+def _described_model(model: Model) -> dict[str, Any]:
+    """Say which model predicts, with which options: its maps are segmented as it would."""
+    options = describe_plugin(model)["options"]
+    return {"model": model.name, "model_options": {key: value for key, value in options.items() if value is not None}}
 
 
 def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:
@@ -306,7 +340,7 @@ def trained_of_card(card: Any, weights: Path, catalog: Catalog) -> Trained:
     """
     model = _model_of(card, catalog)
     network = load_weights(weights, network_of(model))
-    details = {"model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
+    details = {**_described_model(model), "model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
     greys = read_metadata(weights).get("greys", ())
     return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details, greys)
 

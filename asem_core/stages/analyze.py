@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.report import Section, find_finished_report, write_report
+from asem_core.stages.proofread import edits_told, warn_of_edits
 from asem_core.viewing.object_pictures import pictures_of
 from asem_core.volume import Labels, Volume
 from asem_core.voxels.lengths import tell_in_voxels
+
+log = logging.getLogger("asem_core")
 
 
 def analyze(
@@ -53,11 +57,15 @@ def analyze(
     require_labels(segmentation, "analyses measure a segmentation or labels")
     if raw is not None:
         _check_raw(raw, segmentation)
+    if question := warn_of_edits(segmentation):
+        log.warning("%s", question)
     tell_in_voxels(analyzer, segmentation.voxel_size_nm, units=("um3",))  # lengths are measured in nm
     analysis = analyzer.analyze(segmentation, raw, run)
     check_analysis(analyzer.name, analysis)
     title = f"{analyzer.name}: {segmentation.path}"
     section = Section.of(analyzer.name, analysis)
+    if told := edits_told(segmentation):
+        section = attrs.evolve(section, text="\n\n".join(filter(None, [section.text, told])))
     if "objects" in analysis.tables:
         figures, scenes, notes = pictures_of(analysis.objects or segmentation, analysis.tables["objects"], raw)
         text = "\n\n".join([section.text, *notes])

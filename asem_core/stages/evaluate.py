@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +22,13 @@ from asem_core.evaluation.scores import exclusion_of, matched, score
 from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Preprocessor, ZoneShape
 from asem_core.paths import LayerPath
 from asem_core.report import find_finished_report, write_report
+from asem_core.stages.proofread import warn_of_edits
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.components import value_range
 from asem_core.voxels.known import Meaning
 from asem_core.voxels.resample import on_grid_of, whole_factors
+
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -83,7 +87,7 @@ class Pair:
     prediction : probabilities or labels, see `open_prediction`
     truth : may lie on another grid, if that is coarser or finer by whole factors
     part : compare no more of the truth than this, and only where the prediction is; by default all that the options say
-    meaning : how the values of the truth were understood, for the record
+    meaning, values : how the values of the truth were understood, and which were taken for object, for the record
     """
 
     name: str
@@ -91,6 +95,7 @@ class Pair:
     truth: Labels
     part: Box | None = None
     meaning: Meaning | None = None
+    values: Sequence[int] | None = None
 
 
 @attrs.frozen
@@ -149,6 +154,7 @@ def evaluate(
         zone=step,
         box=[pair.part or options.box for pair in pairs],
         meaning=[pair.meaning for pair in pairs],
+        values=[pair.values and list(pair.values) for pair in pairs],
         thresholds=options.thresholds,
         objects=count,
     )
@@ -158,6 +164,8 @@ def evaluate(
             return _read(folder, page)
     scores, counted = {}, {}
     for pair in pairs:
+        if isinstance(pair.prediction, Labels) and (question := warn_of_edits(pair.prediction)):
+            log.warning("%s", question)
         part = pair.part or (Box.parse(options.box, pair.truth.shape) if options.box else pair.truth.box)
         prediction, truth, within, zone, part = matched(pair.prediction, pair.truth, mask, exclusion, part)
         if pair.part is not None:
@@ -203,7 +211,9 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
     return found
 
 
-def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -> Labels:
+def open_truth(
+    path: str, role: str = "truth", meaning: Meaning | None = None, values: Sequence[int] | None = None
+) -> Labels:
     """Open the labels to compare with, or a mask or zone; `role` says which in messages.
 
     Raises
@@ -212,7 +222,7 @@ def open_truth(path: str, role: str = "truth", meaning: Meaning | None = None) -
         It is an image or a probability map.
     """
     require_labels(open_volume(path), f"the {role} is made of labels, and the order is PREDICTION TRUTH")
-    return open_annotation(path, meaning)
+    return open_annotation(path, meaning, values)
 
 
 def part_in_common(options: EvaluateOptions, truth: Labels, image: Volume) -> Box:

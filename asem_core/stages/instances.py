@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,11 +12,15 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.cell.place import lock, unlock, work_folder
 from asem_core.cell.provenance import made_by
+from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
+from asem_core.heads import affinity_map
 from asem_core.interfaces import Fitted
 from asem_core.temporary import temporary_folder
-from asem_core.volume import Box, Outside, Spec, Volume
-from asem_core.voxels.regions import Regions, Watershed, find_regions
+from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.components import facts_of_sizes
+from asem_core.voxels.regions import Divisions, Regions, Watershed, find_regions
+from asem_core.voxels.thresholds import at_least
 
 
 @attrs.frozen
@@ -78,31 +82,122 @@ class PartedByShape:
         return _merged(probability, run, how, self.merge_below, self.smallest_vx)
 
 
-def _merged(probability: Volume, run: Run, how: Watershed, merge_below: float, smallest_vx: int) -> Fitted:
+@attrs.frozen
+class ByAffinities:
+    """How objects are found from the affinities that a network predicted beside its map.
+
+    Fragments come from a watershed of the largest 1 - affinity between a voxel and its neighbours. Two that touch are merged while the mean of
+    1 - affinity over all pairs of voxels in either, at every offset, is below `merge_below`.
+
+    Parameters
+    ----------
+    of, offsets
+        Class and offsets of the affinities (see `heads.Affinities`).
+    threshold
+        Only voxels of at least this probability belong to objects; None: all do.
+    """
+
+    of: str
+    offsets: tuple[Zyx, ...]
+    merge_below: float = 0.5
+    threshold: float | None = None
+    smallest_vx: int = 0
+
+    def segment(self, probability: Volume, run: Run) -> Fitted:
+        """Find the objects of a map (see `Model.segment`); errors as of `Enclosed.segment`.
+
+        Raises
+        ------
+        BadInput
+            The affinities do not lie beside the map, or none of them is between neighbours.
+        """
+        beside = Path(probability.path)
+        own = beside.parent if beside.parent.name == self.of else beside.parent / self.of
+        maps: list[tuple[Zyx, Volume]] = []
+        for offset in self.offsets:
+            place = own / affinity_map("", as_zyx(offset)) / beside.name
+            if not place.exists():
+                raise BadInput(
+                    f"{probability.path} has no affinities beside it ({place} is missing): predict it anew with the network "
+                    "that has them, or segment it without."
+                )
+            maps.append((as_zyx(offset), open_volume(place)))
+        near = [(offset, made) for offset, made in maps if np.abs(offset).sum() == 1]
+        if not near:
+            raise BadInput(
+                "None of the affinities is between neighbours, so there is no boundary: train with offsets such as [-1, 0, 0]."
+            )
+        how = Watershed(outside_above=1.0 if self.threshold is None else 254 / 255)
+        boundary = _Divided([(o, _Boundary(v, of_objects=True)) for o, v in near], probability, self.threshold)
+        divisions = [(offset, _Boundary(made, of_objects=True)) for offset, made in maps]
+        about = {"offsets": [list(offset) for offset, _ in maps], "threshold": self.threshold}
+        extra = _Extra(boundary, divisions, [made for _, made in maps], about)
+        return _merged(probability, run, how, self.merge_below, self.smallest_vx, extra)
+
+
+@attrs.frozen
+class _Divided:
+    """How surely a voxel is divided from any of its neighbours, as a boundary; certain where there is no object at all."""
+
+    near: Divisions
+    probability: Volume
+    threshold: float | None
+
+    def __call__(self, box: Box) -> np.ndarray:
+        result = np.zeros(box.shape, np.uint8)
+        volume = self.probability.box
+        for offset, division_of in self.near:
+            known = volume & volume.shift([-o for o in offset])  # elsewhere the other voxel lies outside
+            for step in ((0, 0, 0), offset):  # a division is seen alike from both voxels
+                inside = box.shift([-s for s in step]) & known
+                if not inside.is_empty:
+                    place = inside.shift(step).shift([-b for b in box.begin]).slices
+                    result[place] = np.maximum(result[place], division_of(inside))
+        if self.threshold is None:
+            return result
+        inside_object = at_least(self.probability.read(box), self.threshold)
+        return np.where(inside_object, np.minimum(result, 254), 255).astype(np.uint8)
+
+
+@attrs.frozen(eq=False)
+class _Extra:
+    """What fragments are made of besides the map itself."""
+
+    boundary: Callable[[Box], np.ndarray]
+    divisions: Divisions
+    inputs: Sequence[Volume]
+    about: Mapping[str, Any]
+
+
+def _merged(
+    probability: Volume, run: Run, how: Watershed, merge_below: float, smallest_vx: int, extra: _Extra | None = None
+) -> Fitted:
     for name, value in (("merge_below", merge_below), ("seeds_below", how.seeds_below)):
         if not 0 <= value <= 1:
             raise BadInput(f"{name} is a probability, between 0 and 1, not {value:g}.")
-    regions = regions_of(probability, run, how)
+    regions = regions_of(probability, run, how, extra)
     table = regions.objects(merge_below, smallest_vx)
     table = table.astype(np.uint32 if table.max(initial=0) < 2**32 else np.uint64)
     sizes = np.bincount(table[1:], regions.size_vx, int(table.max(initial=0)) + 1)[1:]
-    quantiles = np.percentile(sizes, [0, 50, 100], method="nearest").astype(int).tolist() if len(sizes) else ()
-    about = {"num_objects": len(sizes), "object_sizes_vx": quantiles}
-    return _FittedMerged(attrs.evolve(probability.spec, dtype=table.dtype), regions, table, about)
+    return Fragments(attrs.evolve(probability.spec, dtype=table.dtype), regions, table, facts_of_sizes(sizes))
 
 
-def regions_of(probability: Volume, run: Run, watershed: Watershed) -> Regions:
+def regions_of(probability: Volume, run: Run, watershed: Watershed, extra: _Extra | None = None) -> Regions:
     """Find the fragments of a map again, in the notes of its cell, or make them."""
-    read = _Boundary(probability, watershed.by_shape)
+    read = _Boundary(probability, watershed.by_shape) if extra is None else extra.boundary
+    divisions = () if extra is None else extra.divisions
     if ".zarr" not in probability.path or "://" in probability.path:  # nothing can be kept there
         with temporary_folder() as scratch:
-            return find_regions(read, probability.box, run.scratch or Path(scratch), run, watershed)
+            folder = run.scratch or Path(scratch)
+            return find_regions(read, probability.box, folder, run, watershed, divisions=divisions)
     beside = Path(probability.path).with_name("regions")
-    folder = work_folder(beside, made_by("fragment", inputs=[probability], watershed=attrs.asdict(watershed)))
+    inputs, about = ([], {}) if extra is None else (extra.inputs, extra.about)
+    made = made_by("fragment", inputs=[probability, *inputs], watershed=attrs.asdict(watershed), **about)
+    folder = work_folder(beside, made)
     folder.parent.mkdir(parents=True, exist_ok=True)
     taken = lock(beside)
     try:
-        return find_regions(read, probability.box, folder, run, watershed)
+        return find_regions(read, probability.box, folder, run, watershed, divisions=divisions)
     finally:
         unlock(beside, taken)
 
@@ -121,7 +216,7 @@ class _Boundary:
 
 
 @attrs.frozen(eq=False)
-class _FittedMerged(Fitted):
+class Fragments(Fitted):
     """The objects of one map: the table says which fragments make one up."""
 
     output: Spec

@@ -16,7 +16,7 @@ from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
 from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.paths import LayerPath
-from asem_core.prediction.blockwise import Prediction, predict
+from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
     Spelling,
     as_expected,
@@ -34,7 +34,7 @@ from asem_core.stages.inputs import Images
 from asem_core.volume import Box, Labels, Volume, as_zyx
 from asem_core.voxels.resample import box_covering
 
-__all__ = ["PredictOptions", "Predicted", "Prediction", "predict", "predict_image", "predict_live"]
+__all__ = ["PredictOptions", "Predicted", "Prediction", "map_path", "predict", "predict_image", "predict_live"]
 
 
 @attrs.frozen
@@ -69,11 +69,16 @@ class PredictOptions(Prediction):
 
 @attrs.frozen
 class Predicted:
-    """A probability map, the image as the network saw it, and the mask that it was predicted within."""
+    """Probability maps by class ("" for a network of one), the image as the network saw it, and the mask they were predicted within."""
 
-    probability: Volume
+    maps: Mapping[str, Volume]
     image: Volume
     mask: Labels | None
+
+    @property
+    def probability(self) -> Volume:
+        """The map of a network of one; of several classes the first one's."""
+        return next(iter(self.maps.values()))
 
 
 def require_voxels_before_fetching(
@@ -113,7 +118,7 @@ def predict_image(
 
     Parameters
     ----------
-    output : the layer to write; images that are made for it lie in the same cell
+    output : the layer to write, of several maps see `map_path`; images that are made for it lie in the same cell
     box : only this part, in voxels of the image as it was given (see `Box.parse`)
     details : what to record of the network; by default what `trained` says of itself
 
@@ -146,7 +151,7 @@ def predict_image(
     )
     covering = None if part is None else box_covering(image, part)
     warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
-    made = predict(
+    made = predict_maps(
         trained.network,
         image,
         output,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError
-from asem_core.interfaces import Source
+from asem_core.heads import SeveralClasses
+from asem_core.interfaces import Model, Source
 from asem_core.paths import expand, named_paths
 from asem_core.prediction.expected import of_recipe, require_voxel_size, warn_of_other_steps
 from asem_core.prediction.trained import expected_by, network_of, require_weights_of
@@ -60,14 +61,40 @@ def require_whole(flow: Flow, name: str) -> None:
         )
     if flow.weights is not None and not isinstance(flow.weights, str):
         raise RecipeError(f"{name}: option 'weights' @ model: expected text in quotes, got {flow.weights!r}")
-    if flow.evaluate is not None and flow.evaluate.truth not in flow.labels:
-        known = ", ".join(flow.labels) or "none"
-        raise RecipeError(f"{name}: evaluate.truth is '{flow.evaluate.truth}', but [labels] has: {known}.")
+    classes = classes_made(flow.model)
+    if flow.evaluate is not None:
+        for of, truth in flow.evaluate.truths.items():
+            if of not in classes:
+                raise RecipeError(f"{name}: {_classes_to_evaluate(flow.model, classes)}")
+            if truth not in flow.labels:
+                known = ", ".join(flow.labels) or "none"
+                raise RecipeError(f"{name}: evaluate.truth is '{truth}', but [labels] has: {known}.")
+    for number, choice in enumerate(recipe.analyze):
+        if choice.of is not None and choice.of not in classes:
+            known = ", ".join(filter(None, classes)) or "no classes"
+            raise RecipeError(f"{name}: analyze[{number}]: of is '{choice.of}', but the model has: {known}.")
     if flow.export is not None:
-        made = ["segmentation", "probability", "raw", *layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
+        results = [str(Path(of, kind)) for of in classes for kind in ("segmentation", "probability")]
+        made = [*results, "raw", *layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
         for layer in flow.export.layers:
             if layer not in made:
                 raise RecipeError(f"{name}: export.layers names '{layer}', but the run makes: {', '.join(made)}.")
+
+
+def classes_made(model: Model | None) -> tuple[str, ...]:
+    """Name the classes that a model predicts a map of, each; ("",) where it is one organelle's."""
+    return tuple(model.classes) if isinstance(model, SeveralClasses) else ("",)
+
+
+def _classes_to_evaluate(model: Model | None, classes: Sequence[str]) -> str:
+    """Say how `[evaluate]` names what is compared."""
+    if classes == ("",):
+        assert model is not None
+        return f'the model {model.name} has no classes: [evaluate] takes one of [labels], truth = "NAME".'
+    return (
+        f"the model has the classes {', '.join(classes)}: in [evaluate], say which labels are the truth of each, "
+        f'truth = {{ {classes[0]} = "NAME" }}, or the values of each in one of [labels], values = {{ {classes[0]} = [1] }}.'
+    )
 
 
 def require_inputs(flow: Flow, catalog: Catalog) -> None:
@@ -154,7 +181,8 @@ def _layers_made(flow: Flow) -> list[str]:
     """Name the layers that a run makes in the recipe's own cell."""
     made = ["raw", *layer_names(flow.steps), *(f"labels/{n}" for n in flow.labels)]
     if flow.model is not None:
-        made += [f"predictions/{flow.model.name}/{layer}" for layer in ("probability", "segmentation")]
+        folders = [Path("predictions", flow.model.name, of) for of in classes_made(flow.model)]
+        made += [str(folder / layer) for folder in folders for layer in ("probability", "segmentation")]
     return made
 
 
@@ -205,15 +233,18 @@ def place_of(labels: str) -> str:
 def _region(
     region: Mapping[str, Any], image: str, labels: Mapping[str, str], folder: Path, where: str
 ) -> dict[str, Any]:
-    chosen = {"raw": image, **region}
-    for key in ("labels", "mask", "exclusion"):
-        place = chosen.get(key)
+    def found(place: Any, key: str) -> Any:
+        if isinstance(place, Mapping) and "use" not in place:  # a volume for each class
+            return {name: found(one, f"{key}.{name}") for name, one in place.items()}
         if isinstance(place, str) and place in labels:
-            chosen[key] = labels[place]
-        elif isinstance(place, str) and not (folder / expand(place, where)).exists():
+            return labels[place]
+        if isinstance(place, str) and not (folder / expand(place, where)).exists():
             known = ", ".join(labels) or "none"
             raise RecipeError(f"{where}: {key} = '{place}' is neither a name of [labels] ({known}) nor a path.")
-    return chosen
+        return place
+
+    own = {key: found(region[key], key) for key in ("labels", "mask", "exclusion") if key in region}
+    return {"raw": image, **region, **own}
 
 
 def require_unseen(options: EvaluateTable, truth: str, training: TrainOptions, name: str) -> None:

@@ -22,16 +22,20 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, ste
 from asem_core.cell.store import open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
+from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import CutsByThreshold, Model, Region, Sampler
 from asem_core.paths import expand
-from asem_core.prediction.trained import network_of, options_of, require_steps
+from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
+from asem_core.progress import say
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.temporary import temporary_folder
+from asem_core.training.classes import open_classes, with_class_labels
 from asem_core.training.options import TrainOptions, is_open, options_alone
-from asem_core.training.regions import file_names, hold, is_painted, open_region, with_training_labels
+from asem_core.training.regions import file_names, hold
 from asem_core.training.setup import TrainingSetup
+from asem_core.training.targets import parts_of
 from asem_core.volume import Volume
 from asem_core.voxels.greys import grey_percentiles
 
@@ -212,6 +216,8 @@ def train(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
         if processes.leads:
+            if progress:
+                say("train: Writing the report")
             write_training_report(folder, setup, record)
         processes.wait()  # what follows may read what the first process wrote
     return folder
@@ -276,7 +282,8 @@ def set_up(
 
     options = recipe.options
     network = network_of(recipe.model)
-    require_steps(recipe.model)
+    for name in classes_of(stated_by(network)):
+        require_steps(model_of_class(catalog, recipe.model, name))
     if start_from is None:
         initialise(network, options)
     elif not begun:
@@ -286,15 +293,21 @@ def set_up(
     def open_all(kind: str, *, clean: bool) -> list[Region]:
         places = getattr(options, "regions" if kind == "region" else kind)
         regions = [
-            open_region(place, f"{kind} {number}", catalog, recipe.folder, options.downsample)
+            open_classes(
+                place,
+                f"{kind} {number}",
+                catalog,
+                recipe.folder,
+                options.downsample,
+                classes_of(stated_by(network)),
+                recipe.model,
+            )
             for number, place in enumerate(places, 1)
         ]
         containers = [folder.prepared / f"{name}.zarr" for name in file_names([r.name for r in regions])]
         return [
             hold(
-                with_training_labels(
-                    region, recipe.model, container, Run(progress=False), clean=clean, painted=is_painted(place)
-                ),
+                with_class_labels(region, place, recipe.model, catalog, container, Run(progress=False), clean=clean),
                 reach,
             )
             for region, container, place in zip(regions, containers, places, strict=True)
@@ -333,12 +346,17 @@ def _record(
     regions = [*setup.regions, *setup.validation]
     places = [*recipe.options.regions, *recipe.options.validation]
     read = [
-        (r.raw, r.labels, r.mask, r.exclusion if place.exclusion else None)  # else it follows from labels and model
-        for r, place in zip(regions, places, strict=True)
+        (r.raw, *(v for p in parts_of(r) for v in (p.labels, p.mask, p.exclusion if place.exclusion else None)))
+        for r, place in zip(
+            regions, places, strict=True
+        )  # without a layer of its own, exclusion follows from labels and model
     ]
     settings = {a.name: getattr(recipe.options, a.name) for a in attrs.fields(type(recipe.options))}
     for kind in ("regions", "validation"):  # where their volumes lie is no matter: they are inputs
-        settings[kind] = [{"name": place.name, "box": place.box} for place in settings[kind]]
+        settings[kind] = [
+            {"name": place.name, "box": place.box, **({} if place.values is None else {"values": dict(place.values)})}
+            for place in settings[kind]
+        ]
     painted: list[Volume] = [
         open_volume(recipe.folder / expand(p.strokes, "train @ strokes")) for p in places if p.strokes
     ]

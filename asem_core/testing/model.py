@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from asem_core.cell.apply import apply_in_memory
+from asem_core.heads import settled, stated_by
 from asem_core.prediction.trained import network_of, require_steps
 from asem_core.stages.segment import segment
 from asem_core.testing.examples import QUIET, example_labels
@@ -21,11 +22,11 @@ class ModelKit(PluginKit):
     kind = "model"
 
     def test_network_says_its_shapes(self, tmp_path: Path) -> None:
-        """One or two channels, in the shape that `output_shape` foretells, with `context` voxels around it."""
+        """The channels of its heads, or one or two, in the shape that `output_shape` foretells, with `context` voxels around it."""
         network = self._network(tmp_path)
         shape = network.input_shape(network.alignment)
         result = _run(network, np.zeros(shape, np.float32))
-        assert result.shape[0] in (1, 2), f"the network gives {result.shape[0]} channels; it must give one or two"
+        settled(stated_by(network), result.shape[0])
         foretold = tuple(network.output_shape(shape))
         assert result.shape[1:] == foretold, f"output_shape says {foretold}, but the output is {result.shape[1:]}"
         around = tuple((n - m) / 2 for n, m in zip(shape, foretold, strict=True))

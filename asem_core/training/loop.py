@@ -16,11 +16,12 @@ import numpy as np
 
 from asem_core.engine.interrupt import held_back
 from asem_core.errors import BadInput, TrainingStopped
+from asem_core.heads import Head
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.run_folder import RunFolder, load_state
 from asem_core.training.augment import UNCHANGED
 from asem_core.training.devices import Processes, autocast, half_precision, memory_layout
-from asem_core.training.loss import loss_of
+from asem_core.training.loss import total_loss
 from asem_core.training.normalise import (
     NUM_MEASURED,
     add_normalisation,
@@ -34,6 +35,7 @@ from asem_core.training.progress import Progress
 from asem_core.training.regime import fit_regime
 from asem_core.training.setup import TrainingSetup
 from asem_core.training.stream import BlockStream, Cut
+from asem_core.training.targets import needs_of
 from asem_core.training.validate import Forward, mirrored, summarise, tiles_of, validate
 from asem_core.weights import copy_weights, read_metadata, save_weights
 
@@ -91,12 +93,13 @@ def learn(
             folder.rewind(0)
     learner = processes.spread(torch.compile(network) if options.compile else network)
     tiles = tiles_of(setup.validation, options.block, options.validation_blocks)
-    shown = fullest_tile(tiles, setup.context) if tiles and processes.leads else None
+    stated = setup.heads
+    shown = fullest_tile(tiles) if tiles and processes.leads else None
     forward = _forward(network, half, device)
 
     stream = BlockStream(
         setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed, processes.rank,
-        options.loss.ignore_exclusion, options.readers,
+        options.loss.ignore_exclusion, options.readers, needs_of(stated),
     )  # fmt: skip
     per_step = options.batch * options.accumulate
     unchanged = attrs.evolve(stream, augment=UNCHANGED)
@@ -119,7 +122,7 @@ def learn(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             blocks = list(islice(cuts, per_step))
-            loss, options = step_within_memory(learner, optimizer, blocks, options, half, processes)
+            loss, options = step_within_memory(learner, optimizer, blocks, options, half, processes, stated)
             losses.append((iteration, rate, loss))
             stopping = processes.size == 1 and stop_asked()
             due = iteration % options.checkpoint_every == 0 or iteration == options.iterations or stopping
@@ -129,24 +132,34 @@ def learn(
                 if not math.isfinite(loss.value):
                     raise TrainingStopped(_why_stopped(folder, number, loss))
                 log.step(number, loss.value, its_rate, flush=due and not losses)
+            ends = iteration == options.iterations or stopping
             if due:
+                if ends and tiles:
+                    log.phase("Validating")
                 if options.normalise:
                     measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), processes)
                 network.eval()
                 mine = tiles[processes.rank :: processes.size]
-                found = summarise(*processes.add_up(*validate(forward, mine, setup.context, options.loss, device)))
+                found = summarise(
+                    *processes.add_up(*validate(forward, mine, setup.context, options.loss, device, stated)),
+                    stated=stated,
+                )
                 numbers = found.to_metrics()
-                if options.choose_mirrors and (iteration == options.iterations or stopping):
-                    turned = validate(mirrored(forward), mine, setup.context, options.loss, device)
-                    numbers["mirrored"] = summarise(*processes.add_up(*turned)).to_metrics()
+                if options.choose_mirrors and ends:
+                    log.phase("Validating with mirror images")
+                    turned = validate(mirrored(forward, stated), mine, setup.context, options.loss, device, stated)
+                    numbers["mirrored"] = summarise(*processes.add_up(*turned), stated=stated).to_metrics()
                 if processes.leads:
                     _require_finite(network, folder, iteration, found.loss)
                     if shown is not None:
                         log.validated(iteration, numbers)
-                        write_picture(folder.picture(iteration), forward, shown, setup.context, device)
+                        write_picture(folder.picture(iteration), forward, shown, setup.context, device, stated)
                     plain = without_normalisation(network)
                     save_weights(folder.checkpoint(iteration), plain, {**setup.metadata, "iteration": iteration})
                     folder.save_state(_state(network, optimizer, iteration))
+                    if ends:
+                        by_threshold = options.choose_threshold and setup.by_threshold
+                        log.phase(f"Choosing the {'threshold' if by_threshold else 'checkpoint'}")
                     choose(folder, setup)
                 if stopping:
                     raise KeyboardInterrupt
@@ -246,12 +259,23 @@ def _as_watched(folder: RunFolder, scores: Mapping[str, Any], choose_threshold: 
     turned = scores.get("mirrored")
     if turned and (turned["best_f1"] or 0) - (scores["best_f1"] or 0) >= WORTH_EIGHT_TIMES:
         changed["mirrors"], scores = True, turned
-    gain = (scores["best_f1"] or 0) - (scores["f1"] or 0)
-    if choose_threshold and gain >= WORTH_IT:
-        changed["model"] = {**about["model"], "threshold": scores["best_threshold"]}
+    model = about.get("model", {})
+    if choose_threshold and "maps" in scores:
+        chosen = {name: own["best_threshold"] for name, own in scores["maps"].items() if _is_worth_it(own)}
+        if chosen and "per_class" in model:
+            noted = dict(model["per_class"])
+            noted |= {name: {**noted.get(name, {}), "threshold": best} for name, best in chosen.items()}
+            changed["model"] = {**model, "per_class": noted}
+    elif choose_threshold and _is_worth_it(scores):
+        changed["model"] = {**model, "threshold": scores["best_threshold"]}
     if not changed:
         return checkpoint
     return copy_weights(checkpoint, folder.path / "weights.safetensors", {**about, **changed})
+
+
+def _is_worth_it(scores: Mapping[str, Any]) -> bool:
+    """Tell whether another threshold than the model's own gains enough."""
+    return (scores["best_f1"] or 0) - (scores["f1"] or 0) >= WORTH_IT
 
 
 @attrs.frozen(eq=False)
@@ -286,6 +310,7 @@ def step_within_memory(
     options: TrainOptions,
     half: bool,
     processes: Processes,
+    stated: Sequence[Head] = (),
 ) -> tuple[StepLoss, TrainOptions]:
     """Change the weights once; where memory is short, with fewer blocks at a time and the same result.
 
@@ -303,7 +328,7 @@ def step_within_memory(
 
     while True:
         try:
-            return step(learner, optimizer, cuts, options, half, processes.device), options
+            return step(learner, optimizer, cuts, options, half, processes.device, stated), options
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -332,6 +357,7 @@ def step(
     options: TrainOptions,
     half: bool,
     device: torch.device,
+    stated: Sequence[Head] = (),
 ) -> StepLoss:
     """Change the weights once."""
     import torch
@@ -343,8 +369,9 @@ def step(
         image = torch.stack([image for image, _ in part]).contiguous(memory_format=memory_layout(half, device))
         with _without_sync(learner, last=n == options.accumulate - 1):
             with autocast(half, device):
-                logits = learner(image)
-            loss = loss_of(logits, torch.stack([target for _, target in part]), options.loss)
+                output = learner(image)
+            labels = {need: torch.stack([own[need] for _, own in part]) for need in part[0][1]}
+            loss = total_loss(output, labels, stated, options.loss)
             (loss / options.accumulate).backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     if options.optimizer.clip_norm:

@@ -1,11 +1,16 @@
-"""The loss: cross-entropy, its classes weighted against their frequency, over the annotated voxels only."""
+"""The loss: cross-entropy, its classes weighted against their frequency, over the annotated voxels only; summed over heads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from asem_core.heads import Affinities, Foreground, Head, LogOdds, settled
+from asem_core.training.descriptors import local_shape_descriptors
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE
+from asem_core.training.targets import Need, affinity_targets, need_of
+from asem_core.volume import as_zyx
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +34,60 @@ def class_weights(target: torch.Tensor, num_classes: int, least_frequency: float
     counts = torch.stack([(flat == c).sum(1) for c in range(num_classes)], 1).float()
     frequency = counts / counts.sum(1, keepdim=True).clamp(min=1)
     return 1 / frequency.clamp(least_frequency, 1 - least_frequency)
+
+
+def total_loss(
+    output: torch.Tensor, labels: Mapping[Need, torch.Tensor], stated: Sequence[Head], options: LossOptions
+) -> torch.Tensor:
+    """Add up the losses of a network's heads; a class that is unknown in a block adds nothing for it.
+
+    Parameters
+    ----------
+    output : float (n, channels, z, y, x)
+    labels : what the heads need, each int64 (n, z, y, x); ids reach beyond the output, alike at both sides
+    stated : the network's heads; empty where the number of channels tells them
+    """
+    losses = [_loss_of_head(head, part, labels[need_of(head)], options) for head, part in split(output, stated)]
+    return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0])
+
+
+def _loss_of_head(head: Head, part: torch.Tensor, labels: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    import torch
+
+    if isinstance(head, (Foreground, LogOdds)):
+        return loss_of(as_logits(part, head), labels, options)
+    margin = as_zyx([(n - m) // 2 for n, m in zip(labels.shape[1:], part.shape[2:], strict=True)])
+    if isinstance(head, Affinities):
+        target = torch.stack([affinity_targets(ids, head.offsets, margin) for ids in labels])
+        odds = part.flatten(0, 1)[:, None]  # each offset is learnt as a map of its own
+        return head.weight * loss_of(as_logits(odds, head), target.flatten(0, 1), options)
+    wanted = torch.stack([local_shape_descriptors(ids, head.sigma_vx, margin) for ids in labels])
+    inside = labels[(slice(None), *(slice(m, n - m) for m, n in zip(margin, labels.shape[1:], strict=True)))] > 0
+    errors = (part.float().sigmoid() - wanted).square().mean(1) * inside
+    result: torch.Tensor = head.weight * errors.sum() / inside.sum().clamp(min=1)
+    return result
+
+
+def split(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Head, torch.Tensor]]:
+    """Yield each head with its channels of a network's result (n, channels, z, y, x)."""
+    first = 0
+    for head in settled(stated, output.shape[1]):
+        yield head, output[:, first : first + head.num_channels]
+        first += head.num_channels
+
+
+def class_parts(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Foreground | LogOdds, torch.Tensor]]:
+    """Yield each head that predicts where a class is, with its channels."""
+    for head, part in split(output, stated):
+        if isinstance(head, (Foreground, LogOdds)):
+            yield head, part
+
+
+def as_logits(part: torch.Tensor, head: Head) -> torch.Tensor:
+    """Turn the channels of a head of two classes into logits of background and foreground (n, 2, z, y, x)."""
+    import torch
+
+    return part if isinstance(head, Foreground) else torch.cat([torch.zeros_like(part), part], 1)
 
 
 def loss_of(logits: torch.Tensor, target: torch.Tensor, options: LossOptions) -> torch.Tensor:

@@ -28,10 +28,13 @@ class RegionOptions:
     raw, labels, mask, exclusion
         Volumes (see `Place`). `raw` may be a cell ("cell.zarr"): its prepared image is meant, and its mask, if it has one and
         none is given. `mask` is nonzero where the labels can be trusted, `exclusion` where nothing is scored;
-        without `exclusion` the model's own rule makes it.
+        without `exclusion` the model's own rule makes it. For a network of several classes, `labels` is a table with a volume for
+        each class; one that is left out is unknown in this region.
     strokes
         A layer of strokes (`seeds/<name>`) over the labels: what was painted counts, as it was painted. `box` is then in voxels of the
         strokes. Such labels, and `labels` that are strokes themselves, are neither cleaned nor thickened.
+    values
+        Instead, for labels whose values are classes: a table with the values of each class, `{ mitochondria = [3, 4, 5] }`.
     ignore, background
         Label values that mean "not annotated", and those that are background besides 0, in labels from elsewhere; by default
         those of known conventions (see `asem_core.voxels.known`). A layer that was annotated or imported here knows them.
@@ -51,6 +54,7 @@ class RegionOptions:
     strokes: str | None = None
     mask: Place | None = None
     exclusion: Place | None = None
+    values: Mapping[str, tuple[int, ...]] | None = None
     ignore: tuple[int, ...] | None = None
     background: tuple[int, ...] | None = None
     done: tuple[str, ...] | None = None
@@ -61,6 +65,9 @@ class RegionOptions:
     def __attrs_post_init__(self) -> None:
         if self.box is not None:
             Box.parse(self.box)
+        for name, values in (self.values or {}).items():
+            if not values or min(values) < 1:
+                raise RecipeError(f"values: {name} = {list(values)}; give label values from 1 on, as in [3, 4, 5].")
 
 
 @attrs.frozen

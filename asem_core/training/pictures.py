@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asem_core.heads import Head
 from asem_core.run_folder import write_whole
-from asem_core.training.regions import IGNORE
+from asem_core.training.loss import as_logits, class_parts
+from asem_core.training.regions import IGNORE, read_target
+from asem_core.training.targets import Need, needs_of
 from asem_core.training.validate import Forward, Tile, read_tile, to_probability
 from asem_core.volume import Zyx
 
@@ -19,28 +22,36 @@ if TYPE_CHECKING:
 _GREEN, _RED, _BLUE, _GREY = (0, 150, 80), (210, 40, 40), (30, 110, 220), (128, 128, 128)
 
 
-def fullest_tile(tiles: Sequence[Tile], context: Zyx) -> Tile:
+def fullest_tile(tiles: Sequence[Tile]) -> Tile:
     """Choose the tile with the most foreground: there is something to see."""
-    return max(tiles, key=lambda tile: int((read_tile(tile, context)[1] == 1).sum()))
+    return max(tiles, key=lambda tile: int((read_target(tile.region, tile.box, exclude=False) == 1).sum()))
 
 
-def write_picture(path: Path, forward: Forward, tile: Tile, context: Zyx, device: torch.device) -> None:
-    """Write the plane with the most foreground of a tile as PNG: image | truth | probability | error.
+def write_picture(
+    path: Path, forward: Forward, tile: Tile, context: Zyx, device: torch.device, stated: Sequence[Head] = ()
+) -> None:
+    """Write the plane with the most foreground of a tile as PNG: image | truth | probability | error; a row for each map.
 
     Truth: grey = not annotated. Error: green = found, red = false, blue = missed, grey = not annotated or in the exclusion zone.
     """
     import torch
     from PIL import Image
 
-    image, target, scored = read_tile(tile, context)
+    image, drawn, scored = read_tile(tile, context, needs_of(stated))
     with torch.no_grad():
-        probability = to_probability(forward(torch.from_numpy(image).to(device)[None, None]).float())
-    z = int((target == 1).sum(axis=(1, 2)).argmax())
-    begin = [(n - m) // 2 for n, m in zip(image.shape, target.shape, strict=True)]
-    plane = image[begin[0] + z, begin[1] : begin[1] + target.shape[1], begin[2] : begin[2] + target.shape[2]]
-    panels = [np.clip((plane + 1) * 127.5, 0, 255), _truth(target[z]), probability[z]]
-    row = np.concatenate([*(_rgb(p) for p in panels), _error(probability[z] >= 128, target[z], scored[z])], axis=1)
-    scale = max(1, round(256 / target.shape[1]))
+        output = forward(torch.from_numpy(image).to(device)[None, None]).float()
+    maps = [(to_probability(as_logits(part, head)), Need(head.of)) for head, part in class_parts(output, stated)]
+    z = int(sum((drawn[need] == 1).sum(axis=(1, 2)) for _, need in maps).argmax())
+    shape = drawn[maps[0][1]].shape
+    begin = [(n - m) // 2 for n, m in zip(image.shape, shape, strict=True)]
+    plane = image[begin[0] + z, begin[1] : begin[1] + shape[1], begin[2] : begin[2] + shape[2]]
+    rows = []
+    for probability, need in maps:
+        target = drawn[need]
+        panels = [np.clip((plane + 1) * 127.5, 0, 255), _truth(target[z]), probability[z]]
+        rows += [*(_rgb(p) for p in panels), _error(probability[z] >= 128, target[z], scored[need][z])]
+    row = np.concatenate([np.concatenate(rows[n : n + 4], axis=1) for n in range(0, len(rows), 4)])
+    scale = max(1, round(256 / shape[1]))
     picture = Image.fromarray(row.repeat(scale, axis=0).repeat(scale, axis=1))
     write_whole(path, lambda half: picture.save(half, format="png"))
 

@@ -15,6 +15,7 @@ import numpy as np
 from asem_core.errors import AsemError, BadInput
 from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
+from asem_core.heads import class_heads, has_direction
 from asem_core.interfaces import Region
 from asem_core.training.regions import (
     IGNORE,
@@ -25,6 +26,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.training.setup import TrainingSetup
+from asem_core.training.targets import need_of, needs_of, part_of, parts_of
 from asem_core.volume import Box, Zyx
 from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
@@ -82,14 +84,20 @@ class Preflight:
 
 def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
     """Check a training whose run would be written to `folder`; reads every label once, and a part of every image."""
-    facts = [facts_of(region) for region in setup.regions]
-    tested = [facts_of(region) for region in setup.validation]
+    names = [head.of for head in class_heads(setup.heads)]
+    learnt, watched = (
+        {c: [facts_of(part) for region in regions if (part := part_of(region, c))] for c in names}
+        for regions in (setup.regions, setup.validation)
+    )
+    facts, tested = ([f for each in known.values() for f in each] for known in (learnt, watched))
     findings = [
         *_geometry(setup),
-        *_labels(facts, "train on"),
-        *(_labels(tested, "validate on") if tested else [_NO_VALIDATION]),
+        *(finding for c, each in learnt.items() for finding in _labels(each, "train on", c)),
+        *([] if setup.validation else [_NO_VALIDATION]),
+        *(finding for c, each in watched.items() if tested for finding in _labels(each, "validate on", c)),
         *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
+        *_instances(setup),
         *_other_greys(setup),
         *_roles(setup),
         *_room(setup, folder),
@@ -102,7 +110,7 @@ def facts_of(region: Region) -> RegionFacts:
     """Look at all labels of a region, and at the image in their middle planes."""
     annotated = foreground = scored = 0
     ids: set[int] = set()
-    for slab in region.labels.box.blocks((32, *region.labels.shape[1:])):
+    for slab in _slabs(region):
         target = read_target(region, slab, exclude=False)
         annotated += int((target != IGNORE).sum())
         foreground += int((target == 1).sum())
@@ -139,13 +147,18 @@ def seconds_per_iteration(
             add_normalisation(network) if options.normalise else network, processes.device, half
         ).train()
         optimizer = make_optimizer(network, options.optimizer, processes.device)
-        stream = BlockStream(setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed)
+        stream = BlockStream(
+            setup.sampler, setup.regions, options.block, setup.context, options.augment, options.seed,
+            needs=needs_of(setup.heads),
+        )  # fmt: skip
         cuts = stream.cuts(0)
         times = []
         for _ in range(num_iterations):
             begun = clock()
             blocks = list(islice(cuts, options.batch * options.accumulate))
-            _ = step(network, optimizer, blocks, options, half, processes.device).value  # waits until it is done
+            _ = step(
+                network, optimizer, blocks, options, half, processes.device, setup.heads
+            ).value  # waits until it is done
             times.append(clock() - begun)
     return float(np.median(times[1:] or times))
 
@@ -200,7 +213,11 @@ def wrong_block(network: Any, block: Zyx) -> str | None:
     return f"The network gives blocks of {list(fitting)} voxels, not {list(block)}: set block = {list(fitting)}."
 
 
-def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:
+def _labels(facts: Sequence[RegionFacts], purpose: str, of: str) -> Iterator[Finding]:
+    if not facts:
+        consequence = "it cannot be learnt" if purpose == "train on" else "nobody will know how good it is"
+        yield Finding(f"'{of}' is annotated in no region to {purpose}: {consequence}.", refused=purpose == "train on")
+        return
     annotated, foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
     names = ", ".join(f"'{f.name}'" for f in facts)
     if not foreground:
@@ -218,6 +235,34 @@ def _labels(facts: Sequence[RegionFacts], purpose: str) -> Iterator[Finding]:
             yield Finding(f"Region '{f.name}' holds no foreground.")
         if f.num_ids > 1:
             yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
+
+
+def _instances(setup: TrainingSetup) -> Iterator[Finding]:
+    """Look at the ids that tell objects apart: all regions together need two objects."""
+    if has_direction(setup.heads) and setup.options.choose_mirrors:
+        yield Finding(
+            "choose_mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: set it to false.",
+            refused=True,
+        )
+    for name in dict.fromkeys(head.of for head in setup.heads if need_of(head).ids):
+        parts = [part for region in setup.regions if (part := part_of(region, name))]
+        ids = {
+            (n, int(i))
+            for n, part in enumerate(parts)
+            for slab in _slabs(part)
+            for i in np.unique(part.labels.read(slab))
+            if i
+        }
+        if len(ids) < 2:
+            yield Finding(
+                f"The labels{name and ' of '}{name} hold {len(ids)} objects, so there is nothing to tell apart: give labels with an id for "
+                "each object, or leave out affinities and descriptors_vx.",
+                refused=True,
+            )
+
+
+def _slabs(region: Region) -> Iterator[Box]:
+    return region.labels.box.blocks((32, *region.labels.shape[1:]))
 
 
 def _zone(facts: RegionFacts) -> Iterator[Finding]:
@@ -257,7 +302,7 @@ def _other_greys(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _roles(setup: TrainingSetup) -> Iterator[Finding]:
-    for region in (*setup.regions, *setup.validation):
+    for region in (part for whole in (*setup.regions, *setup.validation) for part in parts_of(whole)):
         if question := question_roles(region.labels, region.exclusion, region.mask, region.labels.box):
             yield Finding(f"Region '{region.name}': {question}")
 
@@ -282,7 +327,8 @@ def _memory(setup: TrainingSetup) -> Iterator[Finding]:
 
     need = 0
     for region in (*setup.regions, *setup.validation):
-        volumes = [v for v in (region.raw, region.labels, region.mask, region.exclusion) if v is not None]
+        layers = [v for part in parts_of(region) for v in (part.labels, part.mask, part.exclusion)]
+        volumes = [v for v in (region.raw, *layers) if v is not None]
         need += sum(n for v in volumes if (n := v.box.size * v.dtype.itemsize) <= LARGEST_HELD_BYTES)
         need += 4 * region.labels.box.size  # the sampler's table
     free = psutil.virtual_memory().available

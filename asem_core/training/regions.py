@@ -27,7 +27,7 @@ from asem_core.prediction.expected import mask_for
 from asem_core.recipe import Choice, build_choice
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
-from asem_core.voxels.known import Meaning, both_known, extent_of_known, understood
+from asem_core.voxels.known import Meaning, both_known, extent_of_known, of_values, understood
 from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
 from asem_core.voxels.strokes import at_larger_voxels, holds_strokes, painted_over
 
@@ -39,13 +39,20 @@ LARGEST_HELD_BYTES = 512 * 2**20
 
 
 def open_region(
-    options: RegionOptions, name: str, catalog: Catalog, folder: Path, downsample: Zyx = (1, 1, 1)
+    options: RegionOptions,
+    name: str,
+    catalog: Catalog,
+    folder: Path,
+    downsample: Zyx = (1, 1, 1),
+    *,
+    values: Sequence[int] | None = None,
 ) -> Region:
     """Open what a recipe says about a region; relative paths are relative to `folder`.
 
     Parameters
     ----------
     downsample : so many voxels (zyx) become one, in every volume of the region
+    values : of the labels, that are objects; the others are background. None: all but 0
 
     Raises
     ------
@@ -60,7 +67,7 @@ def open_region(
     require_steps(options.done, catalog)
     require_roles(_address(options.exclusion), _address(options.mask))
     raw = _downsampled(with_done(opened(options.raw, "raw"), options.done, catalog), downsample, catalog)
-    stored = _labels(opened(options.labels, "labels"), options)
+    stored = of_values(_labels(opened(options.labels, "labels"), options, values), values)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
     if options.strokes is not None:
         strokes = open_annotation(opened(options.strokes, "strokes").path)
@@ -101,7 +108,7 @@ def open_region(
     known = both_known(labels.known, others.get("mask"))
     if known is not None:
         others["mask"] = Labels.of(known)
-    return Region(name, raw, labels, **others)
+    return Region(name, raw, labels, others.get("mask"), others.get("exclusion"))
 
 
 def is_painted(options: RegionOptions) -> bool:
@@ -114,13 +121,13 @@ def _address(place: Place | None) -> str | None:
     return place if place is None or isinstance(place, str) else f"{place.get('path', '')}/{place.get('layer') or ''}"
 
 
-def _labels(volume: Volume, options: RegionOptions) -> Labels:
-    """Read the labels by what their values mean; a layer of ours knows."""
+def _labels(volume: Volume, options: RegionOptions, values: Sequence[int] | None) -> Labels:
+    """Read the labels by what their values mean; a layer of ours knows, and of `values` the recipe says it."""
     require_labels(volume, "a network learns from labels")
     meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
     if meaning is None and Record.of(volume).made.noted:
         return open_annotation(volume.path)
-    return understood(Labels.of(volume), meaning or Meaning())
+    return understood(Labels.of(volume), meaning or Meaning(background=None if values is None else ()))
 
 
 def _annotated_part(labels: Labels, name: str) -> Labels:
@@ -154,7 +161,7 @@ def with_training_labels(
 
     Labels that were `painted` stay as they are: cleaning would remove strokes, and where they end is no outline.
 
-    New labels are written to `container`, or taken from there; the exclusion zone is worked out where it is read, from the labels as drawn.
+    New labels are written to the group `container`, or taken from there; the exclusion zone is worked out where it is read, from the labels as drawn.
     """
     if painted:
         return region
@@ -163,7 +170,7 @@ def with_training_labels(
     if exclusion is None and zone is not None:
         exclusion = exclusion_of(labels, zone, run)
     for number, step in enumerate(model.label_steps() if clean else []):
-        labels = Labels.of(apply(step, labels, container / "labels" / f"{number}_{step.name}", run))
+        labels = Labels.of(apply(step, labels, container / f"{number}_{step.name}", run))
     return attrs.evolve(region, labels=labels, exclusion=exclusion)
 
 
@@ -180,14 +187,14 @@ def file_names(names: Sequence[str]) -> list[str]:
 def hold(region: Region, reach: Zyx) -> Region:
     """Read a small region into memory; a large one stays on disk, and only its image is cropped to `reach` around it."""
     place = region.raw.box_of(region.labels)
-    raw = region.raw.crop(place.grow(reach) & region.raw.box)
-    return Region(
-        region.name,
-        _hold(raw),
-        _hold(region.labels),
-        None if region.mask is None else _hold(region.mask),
-        None if region.exclusion is None else _hold(region.exclusion),
-    )
+    raw = _hold(region.raw.crop(place.grow(reach) & region.raw.box))
+
+    def held(part: Region) -> Region:
+        mask, exclusion = (None if v is None else _hold(v) for v in (part.mask, part.exclusion))
+        inner = {name: held(one) for name, one in part.classes.items()}
+        return Region(part.name, raw, _hold(part.labels), mask, exclusion, inner)
+
+    return held(region)
 
 
 def require_apart(regions: Sequence[Region], validation: Sequence[Region], options: TrainOptions) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from asem_core.heads import Head, stated_by
 from asem_core.interfaces import Region, Sampler
 from asem_core.training.options import TrainOptions
 from asem_core.volume import Zyx
@@ -29,6 +30,11 @@ class TrainingSetup:
     by_threshold: bool = False  # whether the model has a threshold, to be chosen by what is watched
     metadata: Mapping[str, Any] = attrs.field(factory=dict)  # travels with every checkpoint
     greys_before: Sequence[float] = ()  # of the images behind the weights that it starts from (see `grey_percentiles`)
+
+    @property
+    def heads(self) -> Sequence[Head]:
+        """What the network states of its channels; empty where their number tells it."""
+        return stated_by(self.network)
 
     @property
     def context(self) -> Zyx:

@@ -7,7 +7,7 @@ very blocks that an unbroken one would have seen.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,21 @@ import numpy as np
 from asem_core.errors import PluginError
 from asem_core.interfaces import Region, Sampler
 from asem_core.training.augment import Augment, Shade, Warp
-from asem_core.training.regions import input_box, labels_box, read_target
+from asem_core.training.regions import input_box, labels_box
+from asem_core.training.targets import Need, read_need
 from asem_core.volume import Box, Zyx, full_range
 
 if TYPE_CHECKING:
     import torch
+
+
+@attrs.frozen(eq=False)
+class Drawn:
+    """Labels as read, and what of them will be shown, both in voxels of the region's image."""
+
+    values: np.ndarray  # uint8, or int32 of ids
+    box: Box
+    shown: Box
 
 
 @attrs.frozen(eq=False)
@@ -33,33 +43,33 @@ class Cut:
     box: Box  # of the network's result, in voxels of the region's labels
     image: np.ndarray
     image_box: Box  # in voxels of the region's image
-    target: np.ndarray  # uint8
-    target_box: Box  # in voxels of the region's image
+    labels: Mapping[Need, Drawn]
     warp: Warp
     shade: Shade
-    result_box: Box  # of the network's result, in voxels of the region's image
 
     @property
     def place(self) -> str:
         """Where the block lies, for messages."""
         return f"{self.box} of region '{self.region.name}' ({self.region.labels.path})"
 
-    def to_tensors(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def to_tensors(self, device: torch.device) -> tuple[torch.Tensor, dict[Need, torch.Tensor]]:
         """Warp and shade the block on a device.
 
         Returns
         -------
         image : float32 (1, z, y, x) from -1 to 1, of the network's input shape
-        target : int64 (z, y, x), of the network's output shape
+        labels : what the heads need, each int64 (z, y, x), of the network's output shape, ids by `Need.margin` larger
         """
         import torch
 
         white = full_range(self.image.dtype)
         image = torch.from_numpy(self.image).to(device)
         image = self.shade(self.warp.sample(image, self.image_box, self.warp.box, "bilinear").div_(white))
-        target = torch.from_numpy(self.target).to(device)
-        target = self.warp.sample(target, self.target_box, self.result_box, "nearest")
-        return image.mul_(2).sub_(1)[None], target.round().long()
+        labels = {
+            need: self.warp.sample(torch.from_numpy(drawn.values).to(device), drawn.box, drawn.shown, "nearest")
+            for need, drawn in self.labels.items()
+        }
+        return image.mul_(2).sub_(1)[None], {need: values.round().long() for need, values in labels.items()}
 
 
 @attrs.frozen
@@ -75,6 +85,7 @@ class BlockStream:
     rank: int = 0
     exclude: bool = False
     readers: int = 0
+    needs: Sequence[Need] = (Need(),)
 
     def cuts(self, first: int) -> Iterator[Cut]:
         """Yield the blocks from number `first` on, for ever."""
@@ -117,7 +128,12 @@ class BlockStream:
         result = whole.grow([-c for c in self.context])
         warp = self.augment.draw_warp(whole, region.raw.voxel_size_nm, rng)
         shade = self.augment.draw_shade(whole.shape[0], rng)
-        image_box, target_box = warp.needs(whole), warp.needs(result)
+        image_box = warp.needs(whole)
         image = region.raw.read(image_box, outside="reflect")
-        target = read_target(region, labels_box(region, target_box), exclude=self.exclude)
-        return Cut(region, box, image, image_box, target, target_box, warp, shade, result)
+        labels = {}
+        for need in self.needs:
+            shown = result.grow(need.margin(self.context))
+            place = warp.needs(shown)
+            values = read_need(region, need, labels_box(region, place), exclude=self.exclude)
+            labels[need] = Drawn(values, place, shown)
+        return Cut(region, box, image, image_box, labels, warp, shade)

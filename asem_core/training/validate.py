@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
 from asem_core.evaluation.scores import Scores
+from asem_core.heads import Foreground, Head, class_heads
 from asem_core.interfaces import Region
-from asem_core.training.loss import loss_of
+from asem_core.training.loss import as_logits, class_parts, split, total_loss
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE, input_box, read_target
+from asem_core.training.targets import Need, needs_of, read_need
 from asem_core.volume import Box, Zyx, full_range
 
 if TYPE_CHECKING:
@@ -34,14 +36,28 @@ class Validation:
     """What one validation found."""
 
     loss: float
-    scores: Scores
+    by_map: Mapping[str, Scores]
 
     def to_metrics(self) -> dict[str, Any]:
-        """Turn into plain numbers: scores at probability 0.5, and the best F1 of any threshold."""
-        half, threshold = self.scores.at(0.5), self.scores.best()
-        numbers = {"precision": half.precision, "recall": half.recall, "f1": half.f1, "jaccard": half.jaccard}
-        numbers |= {"best_f1": self.scores.at(threshold).f1, "best_threshold": threshold}
-        return {"loss": self.loss, **{k: None if np.isnan(v) else round(v, 5) for k, v in numbers.items()}}
+        """Turn into plain numbers: scores at probability 0.5, and the best F1 of any threshold.
+
+        Of several maps, the mean over those that were annotated, and the numbers of each by its name.
+        """
+        each = {name: _numbers(scores) for name, scores in self.by_map.items()}
+        if len(each) == 1:
+            return {"loss": self.loss, **next(iter(each.values()))}
+        means = {}
+        for key in next(iter(each.values())):
+            known = [value for numbers in each.values() if (value := numbers[key]) is not None]
+            means[key] = round(float(np.mean(known)), 5) if known else None
+        return {"loss": self.loss, **means, "maps": each}
+
+
+def _numbers(scores: Scores) -> dict[str, float | None]:
+    half, threshold = scores.at(0.5), scores.best()
+    numbers = {"precision": half.precision, "recall": half.recall, "f1": half.f1, "jaccard": half.jaccard}
+    numbers |= {"best_f1": scores.at(threshold).f1, "best_threshold": threshold}
+    return {k: None if np.isnan(v) else round(v, 5) for k, v in numbers.items()}
 
 
 def tiles_of(regions: Sequence[Region], shape: Zyx, most: int) -> list[Tile]:
@@ -57,66 +73,85 @@ def tiles_of(regions: Sequence[Region], shape: Zyx, most: int) -> list[Tile]:
     return tiles
 
 
-def read_tile(tile: Tile, context: Zyx) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read a tile: image (float32 from -1 to 1, of the network's input), target, target without the exclusion zone."""
+def read_tile(
+    tile: Tile, context: Zyx, needs: Sequence[Need] = (Need(),)
+) -> tuple[np.ndarray, dict[Need, np.ndarray], dict[Need, np.ndarray]]:
+    """Read a tile: image (float32 from -1 to 1, of the network's input), labels, labels without the exclusion zone."""
     image = tile.region.raw.read(input_box(tile.region, tile.box, context), outside="reflect")
     scaled = image.astype(np.float32) * (2 / full_range(image.dtype)) - 1
-    return scaled, read_target(tile.region, tile.box, exclude=False), read_target(tile.region, tile.box, exclude=True)
+    boxes = {need: tile.box.grow(need.margin(context)) for need in needs}
+    drawn, scored = (
+        {need: read_need(tile.region, need, box, exclude=exclude) for need, box in boxes.items()}
+        for exclude in (False, True)
+    )
+    return scaled, drawn, scored
 
 
 def validate(
-    forward: Forward, tiles: Sequence[Tile], context: Zyx, options: LossOptions, device: torch.device
+    forward: Forward,
+    tiles: Sequence[Tile],
+    context: Zyx,
+    options: LossOptions,
+    device: torch.device,
+    stated: Sequence[Head] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure the network on tiles.
+
+    Parameters
+    ----------
+    stated : the network's heads; empty where the number of channels tells them
 
     Returns
     -------
     sums : float64 (2,): sum of the tiles' losses, and their number
-    counts : int64 (2, 256): background and foreground voxels by probability (255 = 1), the exclusion zone left out
+    counts : int64 (classes, 2, 256): background and foreground voxels by probability (255 = 1), the exclusion zone left out
     """
     import torch
 
-    sums, counts = np.zeros(2), np.zeros((2, 256), np.int64)
-    for probability, logits, target, scored in _predictions(forward, tiles, context, device):
-        trained = scored if options.ignore_exclusion else target
-        expected = torch.from_numpy(trained).to(device).long()[None]
-        sums += loss_of(logits, expected, options).item(), 1
-        known = scored != IGNORE
-        levels = probability[known] + 256 * scored[known].astype(np.int64)
-        counts += np.bincount(levels, minlength=512).reshape(2, 256)
+    sums, counts = np.zeros(2), np.zeros((len(class_heads(stated)), 2, 256), np.int64)
+    for tile in tiles:
+        image, drawn, scored = read_tile(tile, context, needs_of(stated))
+        with torch.no_grad():
+            output = forward(torch.from_numpy(image).to(device)[None, None]).float()
+        learnt = scored if options.ignore_exclusion else drawn
+        expected = {need: torch.from_numpy(values).to(device).long()[None] for need, values in learnt.items()}
+        sums += total_loss(output, expected, stated, options).item(), 1
+        for number, (head, part) in enumerate(class_parts(output, stated)):
+            target = scored[Need(head.of)]
+            known = target != IGNORE
+            levels = to_probability(as_logits(part, head))[known] + 256 * target[known].astype(np.int64)
+            counts[number] += np.bincount(levels, minlength=512).reshape(2, 256)
     return sums, counts
 
 
-def mirrored(forward: Forward) -> Forward:
-    """Average the probabilities of the eight mirror images, as prediction does; returns their logarithms as logits."""
+def mirrored(forward: Forward, stated: Sequence[Head] = ()) -> Forward:
+    """Average the probabilities of the eight mirror images, as prediction does; returns what gives them, as a network would."""
+    import torch
+
+    def probabilities(image: torch.Tensor) -> torch.Tensor:
+        heads = split(forward(image).float(), stated)
+        return torch.cat(
+            [part.softmax(1) if isinstance(head, Foreground) else part.sigmoid() for head, part in heads], 1
+        )
 
     def averaged(image: torch.Tensor) -> torch.Tensor:
         total: Any = 0
         for number in range(8):
             axes = [a + 2 for a in range(3) if number >> a & 1]
-            total = total + forward(image.flip(axes)).float().softmax(1).flip(axes)
-        result: torch.Tensor = (total / 8).clamp(min=1e-9).log()
-        return result
+            total = total + probabilities(image.flip(axes)).flip(axes)
+        mean = (total / 8).clamp(min=1e-9)
+        parts = [part.log() if isinstance(head, Foreground) else part.logit(1e-6) for head, part in split(mean, stated)]
+        return torch.cat(parts, 1)
 
     return averaged
 
 
-def summarise(sums: np.ndarray, counts: np.ndarray) -> Validation:
+def summarise(sums: np.ndarray, counts: np.ndarray, *, stated: Sequence[Head] = ()) -> Validation:
     """Turn what `validate` gathered (perhaps added up over processes) into a loss and scores."""
-    return Validation(float(sums[0] / max(sums[1], 1)), Scores(np.arange(256) / 255, counts[1], counts[0]))
-
-
-def _predictions(
-    forward: Forward, tiles: Sequence[Tile], context: Zyx, device: torch.device
-) -> Iterator[tuple[np.ndarray, torch.Tensor, np.ndarray, np.ndarray]]:
-    """Yield each tile's probability (uint8), logits, target, and target without the exclusion zone."""
-    import torch
-
-    for tile in tiles:
-        image, target, scored = read_tile(tile, context)
-        with torch.no_grad():
-            logits = forward(torch.from_numpy(image).to(device)[None, None]).float()
-        yield to_probability(logits), logits, target, scored
+    levels = np.arange(256) / 255
+    names = [head.of for head in class_heads(stated)]
+    by_map = {name: Scores(levels, own[1], own[0]) for name, own in zip(names, counts, strict=True)}
+    return Validation(float(sums[0] / max(sums[1], 1)), by_map)
 
 
 def to_probability(logits: torch.Tensor) -> np.ndarray:

@@ -122,6 +122,13 @@ def by_meaning(labels: Labels, meaning: Meaning) -> Labels:
     return attrs.evolve(labels, data=data, known=known)
 
 
+def of_values(labels: Labels, values: Collection[int] | None) -> Labels:
+    """Keep the objects whose label has one of `values`; the others become background. None keeps all."""
+    if values is None:
+        return labels
+    return attrs.evolve(labels, data=_OfValues(labels.data, tuple(v for v in values if _fits(v, labels.dtype))))
+
+
 def _ignored(labels: Labels, meaning: Meaning, values: Collection[int]) -> tuple[int, ...]:
     """Choose the values of voxels that nobody annotated, and say so where a convention is followed."""
     if meaning.ignore is not None:
@@ -227,6 +234,17 @@ class _Objects(_Lazy):
         if values.dtype.kind == "i":
             nothing |= values < 0
         return np.where(nothing, values.dtype.type(0), values).astype(self.dtype, copy=False)
+
+
+@attrs.frozen(eq=False)
+class _OfValues(_Lazy):
+    """Labels of some values; 0 elsewhere."""
+
+    values: tuple[int, ...]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        found = np.asarray(self.array[key])
+        return np.where(np.isin(found, np.array(self.values, found.dtype)), found, found.dtype.type(0))
 
 
 @attrs.frozen(eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ import numpy as np
 
 from asem_core.blocks import Run, run_blocks
 from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.voxels._divisions import added, divided, division_file, read_fragments
 
 BoundaryOf = Callable[[Box], np.ndarray]
+Divisions = Sequence[tuple[Zyx, BoundaryOf]]
+"""Offsets, each with a map of how surely a voxel and the one at the offset belong to different objects: uint8, 255 = surely."""
 LATTICE: Zyx = (128, 128, 128)
 """Cells in which fragments are made, from the first voxel of the volume on."""
 GRAPH = "graph.npz"
@@ -97,20 +100,7 @@ class Regions:
 
     def read(self, box: Box, values: np.ndarray) -> np.ndarray:
         """Give each voxel of a box the entry of `values` (n + 1,) for its fragment, counted from 1; 0 for none."""
-        import zarr
-
-        fragments: Any = zarr.open_array(str(self.folder / "fragments"), mode="r")
-        result = np.zeros(box.shape, values.dtype)
-        grid = _grid(self.box, self.lattice)
-        begin = [o + (b - o) // n * n for o, b, n in zip(self.box.begin, box.begin, self.lattice, strict=True)]
-        for cell in Box(as_zyx(begin), box.end).blocks(self.lattice):
-            place = [(b - o) // n for b, o, n in zip(cell.begin, self.box.begin, self.lattice, strict=True)]
-            offset = int(self.offsets[np.ravel_multi_index(place, grid)])
-            part = Box(cell.begin, as_zyx(np.add(cell.begin, self.lattice).tolist())) & box
-            local = np.asarray(fragments[_within(part, self.box).slices])
-            table = np.concatenate([values[:1], values[offset + 1 : offset + 1 + int(local.max(initial=0))]])
-            result[_within(part, box).slices] = table[local]
-        return result
+        return read_fragments(self.folder, self.box, self.lattice, self.offsets, box, values)
 
 
 def find_regions(
@@ -120,6 +110,7 @@ def find_regions(
     run: Run,
     watershed: Watershed | None = None,
     *,
+    divisions: Divisions = (),
     name: str = "regions",
 ) -> Regions:
     """Make fragments, their graph and its mergers in a folder; what is there already is not made again.
@@ -131,6 +122,9 @@ def find_regions(
         give the same answer.
     folder
         Belongs to this map and these options: the caller chooses it by what it holds.
+    divisions
+        Instead of the boundary at their faces, fragments that touch are divided by the mean of these over all pairs of voxels
+        at their offsets of which one lies in either.
     """
     from asem_core.voxels._region_kernels import agglomerate
 
@@ -141,6 +135,8 @@ def find_regions(
         load = functools.partial(_Fragment, boundary_of, box, folder, how)
         run_blocks(load, box, how.lattice, attrs.evolve(run, scratch=folder), name=name)
         offsets, sizes, peaks, edges = _graph(box, how.lattice, folder)
+        if divisions:
+            edges = divided(box, how.lattice, folder, offsets, divisions, run, name=name)
         if how.by_shape:
             into, of, mean = _by_shape(edges, peaks)
         else:
@@ -152,6 +148,7 @@ def find_regions(
         (folder / "watershed.json").write_text(json.dumps(attrs.asdict(how)), encoding="utf-8")
         for cell in box.blocks(how.lattice):
             _file(folder, cell).unlink()
+            division_file(folder, cell).unlink(missing_ok=True)
     with np.load(folder / GRAPH, allow_pickle=False) as file:
         return Regions(folder, box, how.lattice, **{name: file[name] for name in file.files})
 
@@ -267,23 +264,8 @@ def _graph(box: Box, lattice: Zyx, folder: Path) -> tuple[np.ndarray, np.ndarray
             value = np.maximum(own[f"last{axis}_boundary"], theirs[f"first{axis}_boundary"])
             met = (low > 0) & (high > 0)
             low, high = low[met] + start[cell.begin] - 1, high[met] + start[other.begin] - 1
-            edges.append(_added(np.stack([low, high, value[met], np.ones(len(low), np.int64)], axis=1)))
+            edges.append(added(np.stack([low, high, value[met], np.ones(len(low), np.int64)], axis=1)))
     return offsets, np.concatenate(sizes).astype(np.int64), np.concatenate(peaks), np.concatenate(edges)
-
-
-def _added(rows: np.ndarray) -> np.ndarray:
-    """Add up sum and number of rows of the same pair."""
-    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
-    new = np.ones(len(rows), bool)
-    new[1:] = (rows[1:, :2] != rows[:-1, :2]).any(axis=1)
-    begins = np.flatnonzero(new)
-    if not len(begins):
-        return rows
-    return np.concatenate([rows[begins, :2], np.add.reduceat(rows[:, 2:], begins, axis=0)], axis=1)
-
-
-def _grid(box: Box, lattice: Zyx) -> Zyx:
-    return as_zyx([-(-n // b) for n, b in zip(box.shape, lattice, strict=True)])
 
 
 def _within(part: Box, whole: Box) -> Box:

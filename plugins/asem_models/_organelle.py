@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
+from asem_core.heads import Affinities, Descriptors, Foreground, Head
 from asem_core.interfaces import Fitted, Model, OffersTemplates, Preprocessor, Template
 from asem_core.volume import Volume
 from asem_core.voxels.lengths import voxels_in
@@ -46,8 +47,19 @@ class Organelle(Model, OffersTemplates):
         Voxels of one object share a face (6), or also an edge (18), or also a corner (26).
     smallest_segment_um3, smallest_segment_vx
         Segmented objects smaller than either are removed.
+    affinities
+        Offsets (z, y, x, voxels) at which the network also predicts whether two voxels are of one object, [[-1, 0, 0], ...]; those of
+        length 1 are boundaries between neighbours, longer ones see farther. Labels must have an id for each object.
+    descriptors_vx
+        Standard deviation (z, y, x, voxels) of the window of local shape descriptors (Sheridan et al. 2022), which the network
+        then learns besides, to learn the rest better; None: none.
+    instances_of
+        The labels whose ids these tell apart, by their name in the table of a region's labels; "": the organelle's own.
     split
-        Separate touching objects where they are narrow, although no boundary was predicted between them.
+        Separate touching objects: by the affinities, if the network predicts them; else where objects are narrow, although no boundary
+        was predicted between them.
+    merge_below
+        Where affinities separate objects: fragments are merged while the mean of 1 - affinity between them is below this.
     split_below
         Two parts stay one object if the neck between them is at most this much narrower than the thinner part: 0 separates
         everywhere, 1 nowhere.
@@ -78,8 +90,12 @@ class Organelle(Model, OffersTemplates):
     connectivity: Literal[6, 18, 26] = 26
     smallest_segment_um3: float = 0.0
     smallest_segment_vx: int = 0
+    affinities: tuple[Triple, ...] = ()
+    descriptors_vx: tuple[float, float, float] | None = None
+    instances_of: str = ""
     split: bool = False
     split_below: float = 0.6
+    merge_below: float = 0.5
 
     @classmethod
     def network_options(cls, template: Template, width: int = 1) -> Mapping[str, Any]:
@@ -96,8 +112,22 @@ class Organelle(Model, OffersTemplates):
         from asem_models._unet import UNet
 
         return UNet(
-            features=self.features, feature_factor=self.feature_factor, factors=self.factors, kernels=self.kernels
+            features=self.features,
+            feature_factor=self.feature_factor,
+            factors=self.factors,
+            kernels=self.kernels,
+            heads=self.heads(),
         )
+
+    def heads(self) -> Sequence[Head]:
+        """State what the network's channels mean; none: background and foreground, as published."""
+        more = self.instance_heads()
+        return [Foreground(), *more] if more else []
+
+    def instance_heads(self) -> list[Head]:
+        """State the heads that tell objects apart."""
+        found: list[Head] = [Affinities(self.instances_of, self.affinities)] if self.affinities else []
+        return found + ([] if self.descriptors_vx is None else [Descriptors(self.instances_of, self.descriptors_vx)])
 
     def label_steps(self) -> list[Preprocessor]:
         """Clean annotations up, then thicken them; a step without effect is left out."""
@@ -125,10 +155,13 @@ class Organelle(Model, OffersTemplates):
         return ExclusionZone(**outwards, **inwards, shape=self.exclusion_shape)
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
-        """Threshold a probability map, and number its objects if `objects` is set; part them if `split` is."""
-        from asem_core import PartedByShape, threshold_objects
+        """Threshold a probability map, and number its objects if `objects` is set; separate them if `split` is."""
+        from asem_core import ByAffinities, PartedByShape, threshold_objects
 
         smallest = self.smallest_segment(probability)
+        if self.split and self.affinities:
+            by = ByAffinities(self.instances_of, self.affinities, self.merge_below, self.threshold, smallest)
+            return by.segment(probability, run)
         if self.split:
             how = PartedByShape(threshold=self.threshold, merge_below=self.split_below, smallest_vx=smallest)
             return how.segment(probability, run)

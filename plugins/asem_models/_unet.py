@@ -8,7 +8,7 @@ as they are. Anisotropic images want `factors` such as (1, 2, 2) and `kernels` s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from asem_core.errors import BadInput
+from asem_core.heads import Head, from_json, to_json
 from asem_core.volume import Zyx, as_zyx
 from asem_models._convolution import Convolution
 
@@ -30,13 +31,14 @@ class UNet(nn.Module):
     Parameters
     ----------
     in_channels, out_channels : int
-        Channels of the image and of the result; channel 0 of the result is background, 1 is foreground.
+        Channels of the image and of the result; without `heads`, channel 0 of the result is background, 1 is foreground.
     features, feature_factor : int
         Feature maps at full resolution, and what they are multiplied by at each level.
     factors : one zyx triple per halving
         By how much each level is downsampled from the one above.
     kernels : one zyx triple per convolution of a level, or one such list per level (`len(factors) + 1` of them)
         The decoder uses the kernels of its level, too; the last convolution uses the last kernel of level 0.
+    heads : what the channels of the result mean, instead of `out_channels`; or the same as `spec` writes them
 
     Raises
     ------
@@ -52,8 +54,12 @@ class UNet(nn.Module):
         feature_factor: int = 2,
         factors: Sequence[Sequence[int]] = ((2, 2, 2),) * 3,
         kernels: Kernels = ((3, 3, 3), (3, 3, 3)),
+        heads: Sequence[Head | Mapping[str, Any]] = (),
     ) -> None:
         super().__init__()
+        self.heads = from_json([h if isinstance(h, Mapping) else to_json([h])[0] for h in heads])
+        if heads:
+            out_channels = sum(head.num_channels for head in self.heads)
         if features < 1 or feature_factor < 1:
             raise BadInput(
                 f"A U-Net has at least 1 feature and a factor of at least 1, not {features} and {feature_factor}."
@@ -75,7 +81,7 @@ class UNet(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """Say what `UNet(**spec)` needs to build this network again; plain JSON values."""
-        return {
+        spec: dict[str, Any] = {
             "in_channels": self.in_channels,
             "out_channels": self.out_channels,
             "features": self.features,
@@ -83,6 +89,7 @@ class UNet(nn.Module):
             "factors": [list(f) for f in self.factors],
             "kernels": [[list(k) for k in level] for level in self.kernels],
         }
+        return {**spec, "heads": to_json(self.heads)} if self.heads else spec
 
     @property
     def alignment(self) -> Zyx:
@@ -122,7 +129,7 @@ class UNet(nn.Module):
 
         Returns
         -------
-        float32 (n, out_channels, z', y', x'), without the activation: softmax over the channels gives probabilities
+        float32 (n, out_channels, z', y', x'), without the activation (see `asem_core.heads`)
         """
         self.output_shape(image.shape[2:])
         skips = []
@@ -140,13 +147,21 @@ class UNet(nn.Module):
         return result
 
     def for_inference(self) -> nn.Module:
-        """Return an equal network arranged for prediction: maps the same input to the foreground's log-odds."""
+        """Return an equal network arranged for prediction: maps the same input to the log-odds of its maps."""
         from asem_models._unet_inference import InferenceUNet
 
         return InferenceUNet(self) if InferenceUNet.fits(self) else self
 
     def plain_source(self) -> tuple[Path, str, dict[str, Any]]:
-        """Return the same network as a file that needs nothing but torch."""
+        """Return the same network as a file that needs nothing but torch.
+
+        Raises
+        ------
+        BadInput
+            It has heads: what its channels mean is known here only.
+        """
+        if self.heads:
+            raise BadInput("A network of several classes, or with affinities, cannot be exported for other programs.")
         return Path(__file__).with_name("_unet_plain.py"), "PlainUNet", self.spec()
 
     def num_values(self, shape: Sequence[int]) -> int:

@@ -9,8 +9,8 @@ Three rearrangements, all exact:
 - Of the encoder's maps only what the decoder will read is kept.
 - The full resolution is worked through in slabs of planes, on a CPU in pieces, so that its wide maps never exist as a whole.
 
-The result is the log-odds of the foreground, one channel: softmax over two channels is the logistic function of their
-difference, and the last convolution can compute that difference itself.
+The result is the log-odds of each map, a channel each: softmax over two channels is the logistic function of their difference,
+and the last convolution can compute that difference itself. Of auxiliary heads nothing is computed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from asem_core.heads import Foreground, settled
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_models._convolution import Convolution
 
@@ -38,7 +39,7 @@ PIECE = (40, 72, 72)
 
 
 class InferenceUNet(nn.Module):
-    """A trained `UNet` with the same geometry, whose result is the foreground's log-odds.
+    """A trained `UNet` with the same geometry, whose result is the log-odds of its maps.
 
     Parameters
     ----------
@@ -56,11 +57,11 @@ class InferenceUNet(nn.Module):
             _Decoder(decoder.convolutions, factor, [c // 2 % f for c, f in zip(network.crop(i), factor, strict=True)])
             for i, (decoder, factor) in enumerate(zip(self.geometry.unet.decoders, network.factors, strict=True))
         )
-        self.last = _difference(self.geometry.final_conv_pass.convolutions[0])
+        self.last = _log_odds(self.geometry)
 
     @staticmethod
     def fits(network: UNet) -> bool:
-        """Tell whether the network can be arranged: two classes, and the maps below reach as far as they are read."""
+        """Tell whether the network can be arranged: it states its heads, and the maps below reach as far as they are read."""
         for level, factor in enumerate(network.factors):
             for axis, f in enumerate(factor):
                 kernel, removed = network.kernels[level][0][axis], network.removed(level)[axis]
@@ -68,7 +69,7 @@ class InferenceUNet(nn.Module):
                 reach = (kept + crop) // f - crop // 2 // f
                 if _low_edge(kept - kernel + 1, crop // 2 % f, f, kernel) > reach:
                     return False
-        return network.out_channels == 2 and len(network.factors) > 0
+        return (bool(network.heads) or network.out_channels == 2) and len(network.factors) > 0
 
     @property
     def context(self) -> Zyx:
@@ -93,7 +94,7 @@ class InferenceUNet(nn.Module):
 
         Returns
         -------
-        (1, 1, z', y', x')
+        (1, maps, z', y', x')
         """
         kept = self.geometry.skip_shapes(image.shape[2:])
         skips = []
@@ -141,7 +142,7 @@ class InferenceUNet(nn.Module):
         if level == 0:
             removed = as_zyx([r + k - 1 for r, k in zip(removed, as_zyx(self.last.kernel_size), strict=True)])
         full = as_zyx([n - r for n, r in zip(skip.shape[2:], removed, strict=True)])
-        made = _empty_like(skip, self.widths[level] if level else 1, full)
+        made = _empty_like(skip, self.widths[level] if level else self.last.out_channels, full)
         for piece in self._pieces(level, full, factor, skip.device):
             begin = [b // f for b, f in zip(piece.begin, factor, strict=True)]
             low = _cut(below, begin, [n - b for n, b in zip(below.shape[2:], begin, strict=True)])
@@ -243,12 +244,23 @@ def _merge_weights(weight: torch.Tensor, factor: Zyx) -> torch.Tensor:
     return result.flatten(0, 3).contiguous()
 
 
-def _difference(convolution: nn.Conv3d) -> nn.Conv3d:
-    """Turn a convolution to (background, foreground) into one to foreground minus background."""
+def _log_odds(network: UNet) -> nn.Conv3d:
+    """Turn the last convolution into one to the log-odds of each map: foreground minus background, or as they are."""
+    convolution = network.final_conv_pass.convolutions[0]
     assert convolution.bias is not None
-    result = nn.Conv3d(convolution.in_channels, 1, as_zyx(convolution.kernel_size))
     weight, bias = convolution.weight.detach(), convolution.bias.detach()
-    result.load_state_dict({"weight": weight[1:] - weight[:1], "bias": bias[1:] - bias[:1]})
+    weights, biases, first = [], [], 0
+    for head in settled(network.heads, network.out_channels):
+        part = slice(first, first + head.num_channels)
+        first += head.num_channels
+        if isinstance(head, Foreground):
+            weights.append(weight[part][1:] - weight[part][:1])
+            biases.append(bias[part][1:] - bias[part][:1])
+        elif head.maps:
+            weights.append(weight[part])
+            biases.append(bias[part])
+    result = nn.Conv3d(convolution.in_channels, sum(map(len, weights)), as_zyx(convolution.kernel_size))
+    result.load_state_dict({"weight": torch.cat(weights), "bias": torch.cat(biases)})
     return result
 
 

@@ -25,10 +25,11 @@ class Membrane(Organelle):
     ----------
     cells
         `segment` writes the cells that membranes enclose (for example neurites), each with an id, instead of the membranes:
-        fragments of a seeded watershed, merged in order of the mean membrane probability between them.
+        fragments of a seeded watershed, merged in order of the mean membrane probability between them, or of the mean of
+        1 - affinity, if the network predicts affinities of the cells (`affinities`, `instances_of`).
     merge_below
-        Fragments are merged while the mean membrane probability between them is below this (0 to 1); a larger value merges more.
-        Fragments are cached, so trying another value takes seconds.
+        Fragments are merged while that mean is below this (0 to 1); a larger value merges more. Fragments are cached, so trying
+        another value takes seconds.
     """
 
     name: ClassVar[str] = "membrane"
@@ -43,8 +44,13 @@ class Membrane(Organelle):
         """Threshold a probability map; or find the cells that membranes enclose."""
         if not self.cells:
             return Organelle.segment(self, probability, run)
-        from asem_core import Enclosed
+        from asem_core import ByAffinities, Enclosed
 
+        if self.affinities:
+            by = ByAffinities(
+                self.instances_of, self.affinities, self.merge_below, None, self.smallest_segment(probability)
+            )
+            return by.segment(probability, run)
         return Enclosed(self.merge_below, self.smallest_segment(probability)).segment(probability, run)
 
 

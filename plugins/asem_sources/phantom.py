@@ -46,6 +46,11 @@ def _check_density(_instance: Any, attribute: Any, value: float) -> None:
         raise BadInput(f"{attribute.name} must not be negative, got {value}.")
 
 
+def _check_fraction(_instance: Any, attribute: Any, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise BadInput(f"{attribute.name} is a fraction from 0 to 1, got {value}.")
+
+
 def _check_diameters(_instance: Any, _attribute: Any, value: tuple[float, float]) -> None:
     if not 20 <= value[0] <= value[1] <= 300:
         raise BadInput(
@@ -79,6 +84,8 @@ class Phantom(Source):
     pore_diameters_nm : smallest and largest diameter; uniformly distributed (equal numbers: a single size).
     pores_per_um2, pits_per_um2, caveolae_per_um2 : on the envelope and the plasma membrane; fewer if they would touch.
     mitochondria_fraction : fraction of the cytoplasm's volume. The other densities are per um3 of cytoplasm.
+    mitochondria_touching : fraction of the mitochondria that are placed against the one before, membrane against membrane, where
+        there is room (0 to 1).
     er_sheets : fraction of the ER's nodes that widen into a sheet.
     noise : scales the artefacts of the microscope; 1 is normal for the look, 0 none.
     trace_nm : half thickness of labels that trace a membrane (pores, coats, caveolae, membranes).
@@ -103,6 +110,7 @@ class Phantom(Source):
     vesicles_per_um3: float = _density(2.0)
     mitochondria_fraction: float = _density(0.1)
     mitochondrion_radius_nm: float = _density(150.0)
+    mitochondria_touching: float = attrs.field(default=0.0, validator=_check_fraction)
     golgi_per_um3: float = _density(0.3)
     endosomes_per_um3: float = _density(1.0)
     er_per_um3: float = _density(12.0)

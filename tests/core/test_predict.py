@@ -234,9 +234,9 @@ def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypat
     network, volume, out = small_unet(), noise((16, 16, 16)), tmp_path / "a.zarr/p"
     blocks = []
 
-    def stopped(output, work, block, *args, **options):
-        blocks.append((block, output.data.chunks))
-        output.release()
+    def stopped(outputs, work, block, *args, **options):
+        blocks.append((block, outputs[0].data.chunks))
+        outputs[0].release()
         raise KeyboardInterrupt
 
     def begin(block, **options):
@@ -245,7 +245,7 @@ def test_an_unfinished_map_keeps_its_blocks_or_is_begun_anew(tmp_path, monkeypat
         return blocks[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr("asem_core.prediction.blockwise.fill_volume", stopped)
+        patch.setattr("asem_core.prediction.blockwise.fill_volumes", stopped)
         assert begin(16) == ((16, 16, 16), (16, 16, 16))
         assert begin(16) == begin(None) == blocks[0]
         assert not caplog.text

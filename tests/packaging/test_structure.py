@@ -82,6 +82,7 @@ ROOMS = [
         "recipe",
         "interfaces",
         "hookspecs",
+        "heads",
         "catalog",
     },
     {"engine"},

@@ -153,6 +153,31 @@ def test_objects_do_not_overlap() -> None:
     assert taken.max() == 1
 
 
+def test_mitochondria_touch_where_asked() -> None:
+    """Most that were placed against another share faces of voxels with it, with ids of their own; without the option none does."""
+
+    def pairs(share: float) -> tuple[int, int]:
+        phantom = Phantom(
+            scene="cytoplasm", seed=5, size_nm=(700, 1200, 1200), voxel_size_nm=10.0, mitochondria_fraction=0.3,
+            mitochondrion_radius_nm=90.0, mitochondria_touching=share, er_per_um3=0.0,
+        )  # fmt: skip
+        ids, truth = phantom.open("instances/mitochondria").read(), phantom.truth("mitochondria")
+        met = [(a := np.moveaxis(ids, axis, 0), (a[:-1] > 0) & (a[1:] > 0) & (a[:-1] != a[1:])) for axis in range(3)]
+        found = {
+            tuple(sorted(pair)) for a, m in met for pair in zip(a[:-1][m].tolist(), a[1:][m].tolist(), strict=True)
+        }
+        wanted = {
+            tuple(sorted(pair))
+            for pair in zip(truth["id"].tolist(), truth["touches"].astype(int).tolist(), strict=True)
+        }
+        assert found <= wanted
+        return len(found), int((truth["touches"] > 0).sum())
+
+    assert pairs(0.0) == (0, 0)
+    touching, asked = pairs(1.0)
+    assert 0 < touching <= asked
+
+
 def test_contrast_follows_the_look() -> None:
     """Membranes are dark in `cf`, bright in `hpfs` as the public cells are, and `inverted` overrules both."""
     for look, inverted, dark in (("cf", None, True), ("hpfs", None, False), ("hpfs", False, True)):

@@ -179,14 +179,22 @@ def _holes(rng: np.random.Generator, radius: float) -> np.ndarray:
 
 
 def _place_mitochondria(options: Phantom, space: Space) -> _Part:
-    """Bent tubes of slowly changing width, grown step by step where there is room."""
+    """Bent tubes of slowly changing width, grown step by step where there is room; some against the one before."""
     rng = np.random.default_rng([options.seed, 4])
+    beside = np.random.default_rng(
+        [options.seed, 4, 1]
+    )  # so that without touching ones all others stay where they were
+    last: tuple[np.ndarray, np.ndarray] | None = None
     wanted = options.mitochondria_fraction * space.cytoplasm_um3
     tubes, rows, have, failures = [], [], 0.0, 0
     while have < wanted and failures < 150:
         radius = float(np.clip(rng.lognormal(np.log(options.mitochondrion_radius_nm), 0.2), 70, 320))
         length = float(np.clip(rng.lognormal(np.log(5.5 * radius), 0.6), 0.3 * radius, 6000))
-        path = _grow(rng, space, radius, length)
+        path, touches = np.zeros((0, 3)), 0
+        if last is not None and beside.random() < options.mitochondria_touching:
+            path, touches = _grow_beside(beside, space, *last, radius, length), len(rows)
+        if len(path) < 2:
+            path, touches = _grow(rng, space, radius, length), 0
         if len(path) < 2:
             failures += 1
             continue
@@ -194,8 +202,9 @@ def _place_mitochondria(options: Phantom, space: Space) -> _Part:
         step = np.linalg.norm(np.diff(path, axis=0), axis=1)
         arc = np.concatenate([[0.0], np.cumsum(step)])
         wave = 1 + 0.12 * np.sin(arc / rng.uniform(100, 250) + rng.uniform(0, 6.3))
-        radii = radius * wave
+        radii = radius * (np.ones_like(wave) if touches else wave)
         space.occupy(path, radii)
+        last = path, radii
         number = len(rows) + 1
         period, side = rng.uniform(48, 75), unit(rng.normal(size=3))
         tubes += [
@@ -205,8 +214,8 @@ def _place_mitochondria(options: Phantom, space: Space) -> _Part:
         volume = (np.pi * radius**2 * arc[-1] + 4 / 3 * np.pi * radius**3) / 1e9
         have += volume
         middle = path[len(path) // 2]
-        rows.append([number, *middle, *unit(path[-1] - path[0]), arc[-1] + 2 * radius, 2 * radius])
-    names = "id z_nm y_nm x_nm nz ny nx length_nm diameter_nm"
+        rows.append([number, *middle, *unit(path[-1] - path[0]), arc[-1] + 2 * radius, 2 * radius, touches])
+    names = "id z_nm y_nm x_nm nz ny nx length_nm diameter_nm touches"
     return _Part(tubes=_rows(tubes, 15), truth={"mitochondria": space.table(names, rows, reach=0.0)})
 
 
@@ -227,6 +236,55 @@ def _grow(rng: np.random.Generator, space: Space, radius: float, length: float) 
         heading = turns[free[0]]
         path.append(there[free[0]])
     return np.array(path)
+
+
+def _grow_beside(
+    rng: np.random.Generator, space: Space, path: np.ndarray, radii: np.ndarray, radius: float, length: float
+) -> np.ndarray:
+    """Walk along the tube that was placed last, outer membrane against outer membrane, and then on freely."""
+    contact = radius + rng.uniform(-2.0, 3.0)
+    place = int(rng.integers(len(path)))
+    along = unit(path[min(place + 1, len(path) - 1)] - path[max(place - 1, 0)]) * rng.choice([-1.0, 1.0])
+    side = unit(np.cross(along, unit(rng.normal(size=3))))
+    start = _against(path[place] + side * (radii[place] + contact), path, radii, contact)
+    gap, step, num_beside = radius * 1.12 + 25, min(0.8 * radius, length), int(rng.integers(2, 6))
+    if space.clearance(start[None], ignore=len(path))[0] < gap or _tube_clearance(start, path, radii)[0] < contact - 1:
+        return start[None]
+    found, heading = [start], along
+    while (len(found) - 1) * step < length:
+        turns = [unit(heading + rng.normal(size=3) * s) for s in (0.1, 0.2, 0.3, 0.45)]
+        there = [found[-1] + step * t for t in turns]
+        if len(found) <= num_beside:
+            there = [_against(p, path, radii, contact) for p in there]
+        free = [
+            p for p in there
+            if space.clearance(p[None], ignore=len(path))[0] > gap and _tube_clearance(p, path, radii)[0] >= contact - 1
+        ]  # fmt: skip
+        if not free:
+            break
+        heading = unit(free[0] - found[-1])
+        found.append(free[0])
+    return np.array(found)
+
+
+def _against(point: np.ndarray, path: np.ndarray, radii: np.ndarray, contact: float) -> np.ndarray:
+    """Move a point straight away from a tube, or to it, until it is `contact` nm from its surface."""
+    for _ in range(4):  # at a bend, another part of the tube may then be the nearest
+        clear, away = _tube_clearance(point, path, radii)
+        point = point + away * (contact - clear)
+    return point
+
+
+def _tube_clearance(point: np.ndarray, path: np.ndarray, radii: np.ndarray) -> tuple[float, np.ndarray]:
+    """Measure from a point to the surface of a tube, in nm, and say which way leads away from it."""
+    begin, end = path[:-1], path[1:]
+    span = end - begin
+    t = np.clip(((point - begin) * span).sum(1) / (span**2).sum(1), 0, 1)
+    offset = point - (begin + t[:, None] * span)
+    distance = np.linalg.norm(offset, axis=1)
+    clear = distance - (radii[:-1] + t * (radii[1:] - radii[:-1]))
+    nearest = int(clear.argmin())
+    return float(clear[nearest]), offset[nearest] / (distance[nearest] + 1e-12)
 
 
 def _place_endosomes(options: Phantom, space: Space) -> _Part:

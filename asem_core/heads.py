@@ -1,0 +1,242 @@
+"""What the channels of a network's result mean: its heads, in the order of their channels.
+
+A network that states no heads has one: two channels are a `Foreground`, one is a `LogOdds` (see `Network`). Each head but an
+auxiliary one gives maps, which prediction writes to a layer each.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import attrs
+
+from asem_core.errors import BadInput, PluginError
+from asem_core.volume import Zyx, ZyxNm, as_zyx
+
+
+@attrs.frozen
+class Foreground:
+    """Two channels: the logits of background and foreground, as in the published network.
+
+    Parameters
+    ----------
+    of : the class whose labels it learns; "" is the network's only one
+    """
+
+    of: str = ""
+    num_channels: ClassVar[int] = 2
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return (self.of,)
+
+
+@attrs.frozen
+class LogOdds:
+    """One channel: the log-odds of a class, whatever else a voxel belongs to.
+
+    Parameters
+    ----------
+    of : as of `Foreground`
+    """
+
+    of: str = ""
+    num_channels: ClassVar[int] = 1
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return (self.of,)
+
+
+def _as_offsets(value: Sequence[Sequence[int]]) -> tuple[Zyx, ...]:
+    return tuple(as_zyx(offset) for offset in value)
+
+
+@attrs.frozen
+class Affinities:
+    """A channel for each offset: the log-odds that a voxel and the one at the offset belong to one object.
+
+    Background belongs to none. Where either of the two is not annotated, nothing is learnt.
+
+    Parameters
+    ----------
+    of : the class whose ids tell objects apart
+    offsets : zyx, in voxels; those of length 1 are the boundaries between neighbours
+    weight : of the mean loss over the offsets, beside the other heads' losses
+    """
+
+    of: str = ""
+    offsets: tuple[Zyx, ...] = attrs.field(default=((-1, 0, 0), (0, -1, 0), (0, 0, -1)), converter=_as_offsets)
+    weight: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.offsets or (0, 0, 0) in self.offsets or len(set(self.offsets)) != len(self.offsets):
+            raise BadInput(
+                f"affinities is {[list(o) for o in self.offsets]}; give each offset once, in voxels (z, y, x), none of them "
+                "[0, 0, 0], as in [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]."
+            )
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return tuple(affinity_map(self.of, offset) for offset in self.offsets)
+
+
+@attrs.frozen
+class Descriptors:
+    """Ten channels of local shape descriptors (Sheridan et al. 2022), an auxiliary head: learnt, never predicted.
+
+    See `asem_core.training.descriptors` for what they are.
+
+    Parameters
+    ----------
+    of : the class whose ids tell objects apart
+    sigma_vx : standard deviation of the Gaussian window, zyx, in voxels
+    weight : of the mean squared error, beside the other heads' losses
+    """
+
+    of: str = ""
+    sigma_vx: ZyxNm = attrs.field(default=(8.0, 8.0, 8.0), converter=tuple)
+    weight: float = 1.0
+    num_channels: ClassVar[int] = 10
+    maps: ClassVar[tuple[str, ...]] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.sigma_vx) != 3 or not all(0 < s < 1000 for s in self.sigma_vx):
+            raise BadInput(f"descriptors_vx is {list(self.sigma_vx)}; give three lengths in voxels (z, y, x), above 0.")
+
+
+Head = Foreground | LogOdds | Affinities | Descriptors
+_KINDS: Mapping[str, type[Head]] = {
+    "foreground": Foreground, "log-odds": LogOdds, "affinities": Affinities, "descriptors": Descriptors,
+}  # fmt: skip
+
+
+def affinity_map(of: str, offset: Zyx) -> str:
+    """Name the map of an offset: `affinity_-1_0_0`, below the name of its class."""
+    name = "affinity_" + "_".join(map(str, offset))
+    return f"{of}/{name}" if of else name
+
+
+@runtime_checkable
+class StatesHeads(Protocol):
+    """What a network can do besides: state what its channels mean. One that is arranged for inference may give the log-odds of its
+    maps alone, a channel each."""
+
+    @property
+    @abstractmethod
+    def heads(self) -> Sequence[Head]:
+        """The heads in the order of their channels; empty where the number of channels tells it."""
+
+
+@runtime_checkable
+class SeveralClasses(Protocol):
+    """What a model can do besides: tell several organelles apart, with a map each.
+
+    A class that has the name of a model plugin has its labels prepared, is scored and is segmented as that model says, with
+    the options of `per_class`; another one as this model says.
+    """
+
+    classes: Sequence[str]
+    per_class: Mapping[str, Mapping[str, Any]]
+
+
+def stated_by(network: Any) -> tuple[Head, ...]:
+    """Give the heads that a network states; none where the number of its channels tells them."""
+    return tuple(network.heads) if isinstance(network, StatesHeads) else ()
+
+
+def settled(stated: Sequence[Head], num_channels: int) -> tuple[Head, ...]:
+    """Say what the channels of a network's result mean, from the heads that it states and their number.
+
+    Raises
+    ------
+    PluginError
+        Its heads have another number of channels; or it states none, and its result has not one or two.
+    """
+    if not stated and num_channels in (1, 2):
+        return (Foreground(),) if num_channels == 2 else (LogOdds(),)
+    if sum(head.num_channels for head in stated) != num_channels:
+        raise PluginError(
+            f"The network gives {num_channels} channels, but states heads of {sum(head.num_channels for head in stated)} "
+            f"({', '.join(map(str, stated)) or 'none'}); see `asem_core.heads`. This is a fault of the plugin."
+        )
+    return tuple(stated)
+
+
+def log_odds(result: Any, stated: Sequence[Head]) -> list[Any]:
+    """Give the log-odds of each map, (z, y, x), from a network's result (channels, z, y, x), whether arranged for inference or not."""
+    if len(result) == len(maps_of(stated)):
+        return list(result)
+    found, first = [], 0
+    for head in settled(stated, len(result)):
+        part = result[first : first + head.num_channels]
+        first += head.num_channels
+        found += [part[1] - part[0]] if isinstance(head, Foreground) else list(part) if head.maps else []
+    return found
+
+
+def maps_of(stated: Sequence[Head]) -> tuple[str, ...]:
+    """Name the maps that a network predicts; ("",) is the one of a network that states no heads."""
+    return tuple(name for head in stated for name in head.maps) or ("",)
+
+
+def class_heads(stated: Sequence[Head]) -> list[Foreground | LogOdds]:
+    """List the heads that predict where a class is; that of a network that states none."""
+    return [head for head in stated if isinstance(head, (Foreground, LogOdds))] or [Foreground()]
+
+
+def classes_of(stated: Sequence[Head]) -> tuple[str, ...]:
+    """Name the classes whose labels a network learns from, each once, in order of its heads."""
+    return tuple(dict.fromkeys(head.of for head in stated)) or ("",)
+
+
+def require_class_names(names: Sequence[str]) -> None:
+    """Refuse names of classes that cannot be names of layers.
+
+    Raises
+    ------
+    BadInput
+    """
+    if not names or len(set(names)) != len(names):
+        raise BadInput(f"classes is {list(names)}; give each class once, as in ['mitochondria', 'membrane'].")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise BadInput(f"A class is named by letters, digits, - and _, as its layers are; not '{name}'.")
+
+
+def require_classes(named: Iterable[str], classes: Sequence[str], what: str) -> None:
+    """Refuse names that are none of a model's classes; `what` says in messages where they stand.
+
+    Raises
+    ------
+    BadInput
+    """
+    for name in named:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, 1)
+            advice = f"Did you mean '{near[0]}'?" if near else f"Its classes: {', '.join(classes)}."
+            raise BadInput(f"{what} names the class '{name}', which the model does not have. {advice}")
+
+
+def has_direction(stated: Sequence[Head]) -> bool:
+    """Tell whether maps look otherwise in a mirror than the mirror image of them: affinities do."""
+    return any(isinstance(head, Affinities) for head in stated)
+
+
+def to_json(heads: Sequence[Head]) -> list[dict[str, Any]]:
+    """Write heads as plain JSON."""
+    names = {cls: kind for kind, cls in _KINDS.items()}
+    return [{"kind": names[type(head)], **attrs.asdict(head)} for head in heads]
+
+
+def from_json(noted: Sequence[Mapping[str, Any]]) -> tuple[Head, ...]:
+    """Read what `to_json` wrote."""
+    return tuple(_KINDS[head["kind"]](**{k: v for k, v in head.items() if k != "kind"}) for head in noted)

@@ -1,0 +1,53 @@
+"""Several organelles in one network: a probability map for each, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+
+from asem_core.errors import BadInput
+from asem_core.heads import Head, LogOdds, SeveralClasses, require_class_names, require_classes
+from asem_core.hookspecs import hookimpl
+from asem_models._organelle import Organelle
+
+
+@attrs.frozen(kw_only=True)
+class Organelles(Organelle, SeveralClasses):
+    """Several organelles in one network, a map each; classes are independent: a voxel may belong to several.
+
+    A class that was not annotated in a region is unknown there, not background, and is not learnt there. The other options hold for classes
+    that have no model of their name; those of the network for all.
+
+    Parameters
+    ----------
+    classes
+        Names of the classes, in the order of the network's channels. A class with the name of a model (`mitochondria`) has
+        its labels prepared, is scored and is segmented as that model says.
+    per_class
+        Options of such a model, by class: `per_class.membrane = { cells = true }`.
+    """
+
+    name: ClassVar[str] = "organelles"
+
+    classes: tuple[str, ...] = ("organelle",)
+    per_class: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        require_class_names(self.classes)
+        require_classes(self.per_class, self.classes, "per_class")
+        if self.instance_heads() and not self.instances_of:
+            raise BadInput(
+                "affinities and descriptors_vx tell the objects of one class apart: say of which, instances_of = "
+                f'"{self.classes[0]}".'
+            )
+
+    def heads(self) -> Sequence[Head]:
+        """State a channel for each class."""
+        return [*(LogOdds(name) for name in self.classes), *self.instance_heads()]
+
+
+@hookimpl
+def register_models() -> list[type[Organelles]]:
+    return [Organelles]
