@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -88,8 +89,6 @@ def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -
 @functools.cache
 def _lines_class() -> Any:
     """Make the display for where there is no terminal; rich is loaded only when something is shown."""
-    import sys
-
     from rich.progress import Progress
 
     class Lines(Progress):
@@ -123,9 +122,14 @@ def _lines_class() -> Any:
                     self._write(self._numbers(self.tasks[0]))
 
         def _write(self, text: str) -> None:
-            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+            say(f"{self._name}: {text}")
 
     return Lines
+
+
+def say(text: str) -> None:
+    """Write a line on standard error; a bar that is shown stays below it."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _end_of(task: Task, error: BaseException | None) -> str:
@@ -138,7 +142,9 @@ def _end_of(task: Task, error: BaseException | None) -> str:
 
 
 def times(task: Task) -> str:
-    """Say how long a task has run and how long it will: "elapsed 0:01:02, left 0:00:10"."""
+    """Say how long a task has run and how long it will: "elapsed 0:01:02, left 0:00:10"; of a finished one no time left."""
+    if task.finished:
+        return f"elapsed {_clock(task.elapsed or 0)}"
     left = task.time_remaining
     return f"elapsed {_clock(task.elapsed or 0)}, left {'-:--:--' if left is None else _clock(left)}"
 

@@ -147,6 +147,7 @@ class Record:
     block : shape of the blocks that it is being written in; None once it is finished
     halved : whether its first coarser level is being written along with it
     object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
+    num_tiny : how many of its objects are below a hundredth of the median
     """
 
     kind: Kind | None = None
@@ -164,6 +165,7 @@ class Record:
     remarks: Sequence[str] = ()
     questions: Sequence[str] = ()
     object_sizes_vx: Sequence[int] = ()
+    num_tiny: int = 0
 
     @classmethod
     def of(cls, volume: Volume) -> Self:
@@ -205,6 +207,7 @@ class Record:
             tuple(noted.get("remarks", ())),
             tuple(noted.get("questions", ())),
             tuple(noted.get("object_sizes_vx", ())),
+            noted.get("num_tiny", 0),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -224,6 +227,7 @@ class Record:
             "remarks": list(self.remarks),
             "questions": list(self.questions),
             "object_sizes_vx": list(self.object_sizes_vx),
+            "num_tiny": self.num_tiny,
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
         return {KEY: {"schema": SCHEMA, "made_by": dict(self.made.noted), **told}}

@@ -201,7 +201,7 @@ def segment(
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
-    from asem_core.stages.segment import choose_segmentation
+    from asem_core.stages.segment import advice_on_tiny, choose_segmentation
     from asem_core.stages.segment import segment as segment_volume
 
     volume: Volume = open_volume(probability)
@@ -225,3 +225,5 @@ def segment(
             f"Median volume {um3[1]:.3g} µm³ ({sizes[1]:,} voxels); smallest {um3[0]:.3g} µm³ ({sizes[0]:,} voxels), "
             f"largest {um3[2]:.3g} µm³ ({sizes[2]:,} voxels)."
         )
+    if advice := advice_on_tiny(made, by):
+        typer.echo(advice)

@@ -154,8 +154,9 @@ def plan(
     from asem_core.stages.plan import PlanOptions, write_plan
 
     def say(line: str) -> None:
-        if not (quiet and line.startswith("Training ")):
-            typer.echo(line, err=line.startswith("Training "))
+        is_progress = line.startswith(("Training ", "Measuring "))
+        if not (quiet and is_progress):
+            typer.echo(line, err=is_progress)
 
     text = write_plan(
         cells,

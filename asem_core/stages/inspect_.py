@@ -14,6 +14,8 @@ import attrs
 import numpy as np
 
 from asem_core.catalog import Catalog
+from asem_core.cell.prepared import is_cell
+from asem_core.cell.record import Record
 from asem_core.errors import AsemError, BadInput
 from asem_core.interfaces import Source
 from asem_core.stages.import_ import choose_source
@@ -115,6 +117,12 @@ def inspect(
     assert found is not None  # it was opened above
     unlikely = None if asked_size else unlikely_size(found.voxel_size_nm)
     size = None if asked_size else found.voxel_size_nm
+    remarks = tuple(line for line in found.remarks if not (asked_size and line.startswith("voxel size")))
+    ours = is_cell(path) and bool(Record.of(found).id)
+    if ours:
+        remarks += (
+            f"a cell already, which every command takes as it is; to look at it: asem snapshot {shlex.quote(path)}",
+        )
     return Inspection(
         path,
         source.name,
@@ -126,11 +134,11 @@ def inspect(
         size,
         found.origin_nm,
         tuple(found.planes),
-        tuple(line for line in found.remarks if not (asked_size and line.startswith("voxel size"))),
+        remarks,
         (*found.questions, *([unlikely] if unlikely else []), *(_odd_greys(looked[0], found) if looked else [])),
         tuple(answers.asks),
         looked[0] if looked else None,
-        answers.command(),
+        "" if ours else answers.command(),
     ), looked[1] if looked else None
 
 

@@ -18,6 +18,7 @@ from asem_core.heads import affinity_map
 from asem_core.interfaces import Fitted
 from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.components import facts_of_sizes
 from asem_core.voxels.regions import Divisions, Regions, Watershed, find_regions
 from asem_core.voxels.thresholds import at_least
 
@@ -178,9 +179,7 @@ def _merged(
     table = regions.objects(merge_below, smallest_vx)
     table = table.astype(np.uint32 if table.max(initial=0) < 2**32 else np.uint64)
     sizes = np.bincount(table[1:], regions.size_vx, int(table.max(initial=0)) + 1)[1:]
-    quantiles = np.percentile(sizes, [0, 50, 100], method="nearest").astype(int).tolist() if len(sizes) else ()
-    about = {"num_objects": len(sizes), "object_sizes_vx": quantiles}
-    return Fragments(attrs.evolve(probability.spec, dtype=table.dtype), regions, table, about)
+    return Fragments(attrs.evolve(probability.spec, dtype=table.dtype), regions, table, facts_of_sizes(sizes))
 
 
 def regions_of(probability: Volume, run: Run, watershed: Watershed, extra: _Extra | None = None) -> Regions:

@@ -130,6 +130,7 @@ def plan(
     options: PlanOptions,
     clock: Callable[[], float] = time.perf_counter,
     measure: Callable[[TrainingSetup], float] | None = None,
+    say: Callable[[str], None] = lambda line: None,
     given: Given | None = None,
 ) -> TrainingPlan:
     """Choose every setting of a training that is not given.
@@ -141,6 +142,7 @@ def plan(
         keeps its own
     clock : what time is measured by, in seconds; that of the processor makes a plan independent of other work
     measure : seconds that an iteration takes; by default some are run and timed
+    say : is told what is done
 
     Raises
     ------
@@ -181,6 +183,7 @@ def plan(
             with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
                 return measure(set_up(recipe, catalog, RunFolder(Path(scratch))))
 
+        say("Measuring how long an iteration takes")
         may_grow = not given.network(chosen) and ("train", "batch") not in given.values
         settings, number, why = _in_time(
             settings, model if may_grow else None, seconds_each, options.minutes * 60 + begun, clock
@@ -430,8 +433,9 @@ def write_plan(
         recipe.rename(kept)
         say(f"{kept}: the previous recipe")
     for place in places:
-        say(f"Training {name} on {place.labels} ({len(place.boxes)} boxes) and {place.raw}")
-    text = plan(places, catalog.get("model", name), catalog, options).text
+        boxes = "1 box" if len(place.boxes) == 1 else f"{len(place.boxes)} boxes"
+        say(f"Training {name} on {place.labels} ({boxes}) and {place.raw}")
+    text = plan(places, catalog.get("model", name), catalog, options, say=say).text
     if recipe is not None:
         with replacing(recipe) as half:
             half.write_text(text, encoding="utf-8")

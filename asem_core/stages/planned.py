@@ -73,7 +73,7 @@ def completed(
         raise RecipeError(f"{where}: there is no region to learn from: add [[train.regions]] with raw and labels.")
     places = [_annotated(region, folder, where) for region in train["regions"]]
     say(f"Choosing what {where} leaves open from its labels, for {time:g} minutes")
-    text = plan(places, catalog.get("model", tables["model"]["use"]), catalog, options, given=given).text
+    text = plan(places, catalog.get("model", tables["model"]["use"]), catalog, options, given=given, say=say).text
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as half:
         half.write_text(f"{mark}\n{text}", encoding="utf-8")

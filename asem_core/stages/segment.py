@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -21,11 +23,13 @@ from asem_core.interfaces import Fitted, Model, RemovesSmallSegments
 from asem_core.prediction.trained import find_model, model_behind, with_options
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
-from asem_core.voxels.components import Components, Connectivity, components
+from asem_core.voxels.components import Components, Connectivity, components, facts_of_sizes, tiny_below
 from asem_core.voxels.lengths import voxels_in
 from asem_core.voxels.thresholds import at_least
 
 DEFAULT_BLOCK = as_zyx(192)
+MANY = 0.1
+"""Of the objects: so many tiny ones are worth a hint."""
 
 
 @attrs.frozen
@@ -120,11 +124,29 @@ def segment(
     _require_labels_of(probability, fitted, name)
     block = run.block or DEFAULT_BLOCK
     notes = dict(fitted.attributes)
-    known = {key: notes.pop(key) for key in ("num_objects", "object_sizes_vx") if key in notes}
+    known = {key: notes.pop(key) for key in ("num_objects", "object_sizes_vx", "num_tiny") if key in notes}
     about = Record("labels", findings=notes, **known)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     fill_volume(out, ApplyTo(fitted, probability, out, name), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)
+
+
+def advice_on_tiny(made: Labels, by: Model | Segments) -> str:
+    """Say how to remove the tiny objects of a segmentation, where they are many; "" elsewhere."""
+    about = Record.of(made)
+    if not about.num_objects or about.num_tiny < MANY * about.num_objects:
+        return ""
+    if isinstance(by, Model) and not isinstance(by, RemovesSmallSegments):
+        return ""
+    below = tiny_below(about.object_sizes_vx[1])
+    um3 = (below - 0.5) * math.prod(made.voxel_size_nm) * 1e-9
+    # The shortest number that stands for as many voxels.
+    texts = (f"{um3:.{digits}g}" for digits in count(1))
+    option = next(text for text in texts if voxels_in(float(text), made.voxel_size_nm) == below)
+    return (
+        f"{about.num_tiny:,} of {about.num_objects:,} objects have fewer than {below:,} voxels; remove them with "
+        f"--smallest-um3 {option} --overwrite"
+    )
 
 
 def _require_labels_of(probability: Volume, fitted: Any, name: str) -> None:
@@ -193,8 +215,7 @@ def threshold_objects(
         mask = _AtLeast(probability, threshold)
         found = components(mask, probability.box, run.block or DEFAULT_BLOCK, run, connectivity, name="objects")
         found = found.select(found.voxels >= smallest_vx)
-        sizes = np.percentile(found.voxels, [0, 50, 100], method="nearest").tolist() if len(found) else ()
-        about = {"num_objects": len(found), "object_sizes_vx": sizes}
+        about = facts_of_sizes(found.voxels)
     dtype: np.dtype[Any] = found.dtype if found is not None and objects else np.dtype(np.uint8)
     return _Thresholded(attrs.evolve(probability.spec, dtype=dtype), threshold, found, objects, about)
 

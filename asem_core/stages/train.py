@@ -27,6 +27,7 @@ from asem_core.interfaces import CutsByThreshold, Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
 from asem_core.pretrained import find_weights
+from asem_core.progress import say
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.temporary import temporary_folder
@@ -215,6 +216,8 @@ def train(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
         if processes.leads:
+            if progress:
+                say("train: Writing the report")
             write_training_report(folder, setup, record)
         processes.wait()  # what follows may read what the first process wrote
     return folder

@@ -132,7 +132,10 @@ def learn(
                 if not math.isfinite(loss.value):
                     raise TrainingStopped(_why_stopped(folder, number, loss))
                 log.step(number, loss.value, its_rate, flush=due and not losses)
+            ends = iteration == options.iterations or stopping
             if due:
+                if ends and tiles:
+                    log.phase("Validating")
                 if options.normalise:
                     measure_normalisation(network, forward, images(iteration * per_step - NUM_MEASURED), processes)
                 network.eval()
@@ -142,7 +145,8 @@ def learn(
                     stated=stated,
                 )
                 numbers = found.to_metrics()
-                if options.choose_mirrors and (iteration == options.iterations or stopping):
+                if options.choose_mirrors and ends:
+                    log.phase("Validating with mirror images")
                     turned = validate(mirrored(forward, stated), mine, setup.context, options.loss, device, stated)
                     numbers["mirrored"] = summarise(*processes.add_up(*turned), stated=stated).to_metrics()
                 if processes.leads:
@@ -153,6 +157,9 @@ def learn(
                     plain = without_normalisation(network)
                     save_weights(folder.checkpoint(iteration), plain, {**setup.metadata, "iteration": iteration})
                     folder.save_state(_state(network, optimizer, iteration))
+                    if ends:
+                        by_threshold = options.choose_threshold and setup.by_threshold
+                        log.phase(f"Choosing the {'threshold' if by_threshold else 'checkpoint'}")
                     choose(folder, setup)
                 if stopping:
                     raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from asem_core.progress import open_bar, times
+from asem_core.progress import open_bar, say, times
 from asem_core.run_folder import RunFolder
 
 LINES_PER_RUN = 2000
@@ -53,6 +53,13 @@ class Progress:
             line = {"loss": round(mean, 6), "learning_rate": learning_rate, "iterations_per_s": round(rate, 4)}
             self._write(iteration, "train", line)
             self._losses, self._begun = [], now
+
+    def phase(self, text: str) -> None:
+        """Say what is done now, after the iterations."""
+        if self._bar is not None:
+            say(f"train: {text}")
+            bar, task = self._bar
+            bar.update(task, description=text)
 
     def validated(self, iteration: int, numbers: Mapping[str, Any]) -> None:
         """Note a validation."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,6 +25,24 @@ from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 MaskOf = Callable[[Box], np.ndarray]
 Connectivity = Literal[6, 18, 26]
+
+
+TINY = 0.01
+"""An object below this part of the median is tiny: more likely a fragment than an organelle."""
+
+
+def tiny_below(median_vx: int) -> int:
+    """Say below how many voxels an object is tiny."""
+    return math.ceil(median_vx * TINY)
+
+
+def facts_of_sizes(voxels: np.ndarray) -> dict[str, Any]:
+    """Summarise the sizes of objects, as a segmentation's record has them: how many, smallest, median, largest, how many tiny."""
+    if not len(voxels):
+        return {"num_objects": 0, "object_sizes_vx": (), "num_tiny": 0}
+    sizes = [int(n) for n in np.percentile(voxels, [0, 50, 100], method="nearest")]
+    num_tiny = int(np.count_nonzero(voxels < tiny_below(sizes[1])))
+    return {"num_objects": len(voxels), "object_sizes_vx": sizes, "num_tiny": num_tiny}
 
 
 @attrs.frozen(eq=False)

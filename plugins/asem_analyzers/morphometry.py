@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SMALLEST_WITH_SURFACE_VX = 34
 """A ball 4 voxels across; surfaces of smaller objects fall short (docs/accuracy/analyses.md)."""
 
+FEWEST_DRAWN = 3
+"""Whole objects with a value: fewer are no distribution."""
+
 METHOD = """\
 Objects are {objects}. Volume: number of voxels times the volume of one. Surface: marching cubes on the mask, smoothed so that curved
 surfaces stay in place; where the border of the volume cuts an object, the cut face is not counted. Sphericity: surface of the ball of the
@@ -107,15 +110,17 @@ class Morphometry(Analyzer):
         tables = {"objects": table, "cell": _cell_table(found, table, mask, run)}
         if others:
             tables["contacts"] = _contact_table(found, others, self.contact_nm, run)
+        numbers = _numbers(tables, mask is not None)
+        figures = _figures(table)
         kind = "connected pieces" if found.labels is not segmentation else "the ids of the segmentation"
         return Analysis(
             tables=tables,
-            figures=_figures(table) if len(found) else {},
-            numbers=_numbers(tables, mask is not None),
+            figures=figures,
+            numbers=numbers,
             method=METHOD.format(objects=kind) + (_contact_method(self.contact_nm) if others else ""),
-            notes=_notes(segmentation, found, self.smallest_um3),
+            notes=[*_notes(segmentation, found, self.smallest_um3), *_notes_on_whole(found, figures)],
             objects=found.labels,
-            about=ABOUT,
+            about=ABOUT | _about_medians(table, numbers),
         )
 
 
@@ -253,6 +258,7 @@ def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, ob
     numbers: dict[str, object] = {
         "objects": int(cell["num_objects"].values[0]),
         "of these at the border": int(cell["num_at_border"].values[0]),
+        "whole objects": int(whole.sum()),
         "total volume, um3": float(cell["volume_um3"].values[0]),
         "total surface, um2": float(cell["surface_um2"].values[0]),
         f"fraction of the {'cell' if masked else 'image'}": float(cell["fraction"].values[0]),
@@ -286,13 +292,40 @@ def _notes(segmentation: Labels, found: Objects, smallest_um3: float) -> list[st
             f"{small} of {len(found)} objects have fewer than {SMALLEST_WITH_SURFACE_VX} voxels (a ball 4 voxels across), too few to "
             "measure a surface: their surface and sphericity are empty and not counted in totals and medians."
         )
-    if found.touches_border.all():
-        notes.append("Every object touches the border of the volume: no medians are given.")
     return notes
 
 
+def _notes_on_whole(found: Objects, figures: dict[str, Figure]) -> list[str]:
+    """Say what the medians and figures speak of, where that is few of the objects."""
+    num_whole = int((~found.touches_border).sum())
+    if not len(found):
+        return []
+    if not num_whole:
+        return ["Every object touches the border of the volume: no medians are given, and no figures are drawn."]
+    notes = []
+    if 2 * num_whole < len(found):
+        notes.append(
+            f"Only {num_whole} of {len(found)} objects are whole; the others touch the border. The medians are of the "
+            "whole ones, which may be smaller than the organelles cut by the border."
+        )
+    if not figures:
+        notes.append(f"Figures are left out: too few whole objects ({num_whole}).")
+    return notes
+
+
+def _about_medians(table: dict[str, Column], numbers: dict[str, object]) -> dict[str, str]:
+    """Say of how many whole objects each median is."""
+    whole = ~table["touches_border"].values.astype(bool)
+    told = {}
+    for name in (name for name in numbers if name.startswith("median ")):
+        num = int(np.isfinite(table[name.removeprefix("median ")].values[whole]).sum())
+        of = f"of {num} whole object{'s' if num != 1 else ''}"
+        told[name] = f"{of}; {ABOUT[name]}" if name in ABOUT else of
+    return told
+
+
 def _figures(table: dict[str, Column]) -> dict[str, Figure]:
-    """Draw the distributions over whole objects."""
+    """Draw the distributions over whole objects; what too few have a value of is left out."""
     from matplotlib.figure import Figure
 
     whole = ~table["touches_border"].values.astype(bool)
@@ -302,25 +335,26 @@ def _figures(table: dict[str, Column]) -> dict[str, Figure]:
         "sphericity": "sphericity",
         "length_nm": "length of the centreline (nm)",
     }
-    columns = {name: label for name, label in shown.items() if name in table}
-    figure = Figure(figsize=(3.2 * len(columns), 2.8), layout="constrained")
-    for axes, (name, label) in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns.items(), strict=True):
-        values = table[name].values[whole]
-        values = values[np.isfinite(values)]
-        axes.hist(values, bins=_bins(values, log=name == "volume_um3"), color="#4878a8")
-        if name == "volume_um3":
-            axes.set_xscale("log")
-        axes.set(xlabel=label, ylabel="objects")
-    scatter = Figure(figsize=(4.2, 3.6), layout="constrained")
-    axes = scatter.subplots()
-    axes.loglog(
-        table["volume_um3"].values[whole], table["surface_um2"].values[whole], ".", color="#4878a8", label="objects"
-    )
-    volume = np.geomspace(*_span(table["volume_um3"].values[whole]), 50)
-    axes.plot(volume, np.cbrt(np.pi) * np.cbrt(6 * volume) ** 2, "k--", linewidth=1, label="ball")
-    axes.set(xlabel="volume (µm³)", ylabel="surface (µm²)")
-    axes.legend(frameon=False)
-    return {"distributions": figure, "surface against volume": scatter}
+    values = {name: table[name].values[whole] for name in shown if name in table}
+    values = {name: v[np.isfinite(v)] for name, v in values.items() if np.isfinite(v).sum() >= FEWEST_DRAWN}
+    figures = {}
+    if values:
+        figure = figures["distributions"] = Figure(figsize=(3.2 * len(values), 2.8), layout="constrained")
+        for axes, (name, found) in zip(figure.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True):
+            axes.hist(found, bins=_bins(found, log=name == "volume_um3"), color="#4878a8")
+            if name == "volume_um3":
+                axes.set_xscale("log")
+            axes.set(xlabel=shown[name], ylabel="whole objects")
+    volume, surface = table["volume_um3"].values[whole], table["surface_um2"].values[whole]
+    if np.isfinite(surface).sum() >= FEWEST_DRAWN:
+        figure = figures["surface against volume"] = Figure(figsize=(4.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.loglog(volume, surface, ".", color="#4878a8", label="whole objects")
+        ball = np.geomspace(*_span(volume), 50)
+        axes.plot(ball, np.cbrt(np.pi) * np.cbrt(6 * ball) ** 2, "k--", linewidth=1, label="ball")
+        axes.set(xlabel="volume (µm³)", ylabel="surface (µm²)")
+        axes.legend(frameon=False)
+    return figures
 
 
 def _bins(values: np.ndarray, log: bool) -> np.ndarray | int:
@@ -329,8 +363,6 @@ def _bins(values: np.ndarray, log: bool) -> np.ndarray | int:
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
-    if not len(values):
-        return (0.1, 1.0)
     low, high = float(values.min()), float(values.max())
     return (low, high) if low < high else (low / 2, high * 2)
 

@@ -108,7 +108,7 @@ def test_an_image_of_12_bits_is_not_predicted_in_silence(tmp_path, caplog):
 
     asem("import", tmp_path / "a.tif", "--voxel-size", 5, "-o", cell)
     told = asem("predict", cell, "--weights", weights)
-    assert "% of white, those of the images behind golgi between" in told
+    assert "% of white, those of the training images of golgi between" in told
     assert "--use normalize" in told
     asem("preprocess", cell, "--use", "normalize")
     assert "behind golgi between" not in asem(

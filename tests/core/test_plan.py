@@ -74,8 +74,11 @@ def test_a_plan_on_a_full_disk_is_made_again(cell: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.usefixtures("small")
 def test_plan_prints_a_recipe(cell: Path) -> None:
-    done = CliRunner().invoke(make_app(), ["plan", str(cell), "--labels", "mito", "--minutes", "1", "-q"])
+    done = CliRunner().invoke(make_app(), ["plan", str(cell), "--labels", "mito", "--minutes", "1"])
     assert done.exit_code == 0, done.output
+    assert "Measuring how long an iteration takes" in done.stderr
+    assert "(1 box)" in done.stderr or "boxes)" in done.stderr.replace("(1 boxes)", "")
+    assert "Measuring" not in done.stdout
     assert "[train]" in done.stdout
     assert "minutes are there to train" in done.stdout or "by heart" in done.stdout
 

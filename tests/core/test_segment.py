@@ -6,14 +6,17 @@ import attrs
 import cc3d
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, Offer, load_catalog
 from asem_core.cell.record import Made, Record
+from asem_core.cell.store import create_volume, finish_volume
+from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, RecipeError
 from asem_core.interfaces import CutsByThreshold, Model
 from asem_core.stages.segment import Segmentation, choose_segmentation, segment
-from asem_core.volume import Volume
+from asem_core.volume import Spec, Volume
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,31 @@ def test_small_objects_are_dropped(blobs, tmp_path, objects, smallest):
     assert Record.of(made).num_objects == cc3d.connected_components(right).max()
     if objects:
         assert len(np.unique(made.read())) == Record.of(made).num_objects + 1
+
+
+def test_many_tiny_objects_are_told_with_what_removes_them(tmp_path):
+    """The printed options remove as many objects as they say, and then there is nothing left to advise."""
+    grey = np.zeros((20, 20, 60), np.uint8)
+    for x in (1, 21, 41):
+        grey[2:17, 2:17, x : x + 15] = 255  # 3375 voxels
+    grey[19, 19, 3], grey[19, 19, 8:41] = 255, 255  # one voxel, and just below a hundredth
+    out = create_volume(
+        tmp_path / "a.zarr/p", Spec(grey.shape, grey.dtype, 5.0), block=64, made_by={"stage": "predict"}
+    )
+    out.data[:] = grey
+    finish_volume(out)
+
+    def asem(*words):
+        done = CliRunner().invoke(make_app(), ["segment", str(tmp_path / "a.zarr/p"), "-q", "-j", "1", *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    text = asem()
+    advice = "2 of 5 objects have fewer than 34 voxels; remove them with "
+    assert advice in text
+    text = asem(*text.partition(advice)[2].split())
+    assert "3 objects" in text
+    assert "remove them" not in text
 
 
 def test_objects_that_touch_in_a_corner_are_one_or_two_as_asked(tmp_path):

@@ -37,6 +37,19 @@ class Killed(Exception):
 # --- what a run leaves ------------------------------------------------------------------------------------------
 
 
+def test_after_the_last_iteration_each_phase_is_said_once(
+    recipe: Recipe, catalog: Catalog, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a terminal, too: nobody waits for "left 0:00:00"."""
+    few = read_training_recipe(
+        recipe("choose_mirrors = true\nvalidation_blocks = 1", iterations="2", checkpoint_every="1"), catalog
+    )
+    train(few, catalog, tmp_path / "run", device="cpu", progress=True)
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("train: ")]
+    phases = ["Validating", "Validating with mirror images", "Choosing the checkpoint", "Writing the report"]
+    assert said == [f"train: {phase}" for phase in phases]
+
+
 def test_a_run_is_one_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """Recipe, provenance, metrics, checkpoints, pictures, choice and report are there; weights know their model."""
     folder = run(recipe(), catalog, tmp_path / "run")

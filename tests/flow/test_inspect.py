@@ -46,6 +46,9 @@ def test_says_what_is_there_and_what_to_type(tmp_path: Path) -> None:
     words[-1] = str(tmp_path / words[-1])
     run(*words[1:], "--quiet")
     np.testing.assert_array_equal(open_volume(tmp_path / "two.zarr" / "raw").read(), IMAGE)
+    of_cell = run("inspect", str(tmp_path / "two.zarr"))
+    assert "a cell already" in of_cell
+    assert "asem import" not in of_cell
 
 
 @pytest.mark.parametrize(

@@ -42,15 +42,16 @@ def test_report_has_page_tables_and_figures(tmp_path):
     """One page that needs no other file; CSV and Parquet with units in the names; SVG and PNG."""
     import pyarrow.parquet as parquet
 
-    array = np.zeros((32, 32, 32), np.uint8)
-    array[4:12, 4:12, 4:12] = 1
+    array = np.zeros((16, 16, 44), np.uint8)
+    for x in (4, 16, 28):
+        array[4:12, 4:12, x : x + 8] = 1
     page = analyze(Morphometry(), Labels(array, 5.0), None, tmp_path / "report", RUN)
     text = page.read_text()
     assert 'src="data:image/svg+xml;base64,' in text
     assert "http://" not in text.replace("http://www.w3.org", "")
     rows = list(csv.DictReader((tmp_path / "report/tables/objects.csv").open()))
     assert float(rows[0]["volume_um3"]) == pytest.approx(64e-6)
-    assert parquet.read_table(tmp_path / "report/tables/objects.parquet")["num_vx"].to_pylist() == [512]
+    assert parquet.read_table(tmp_path / "report/tables/objects.parquet")["num_vx"].to_pylist() == [512] * 3
     assert (tmp_path / "report/figures/distributions.svg").exists()
     assert (tmp_path / "report/figures/distributions.png").exists()
     made_by = json.loads((tmp_path / "report/made_by.json").read_text())

@@ -384,6 +384,26 @@ def test_contact_distance_must_be_positive():
         Morphometry(contact_nm=0.0)
 
 
+@pytest.mark.parametrize(("num_crumbs", "figures"), [(3, ["distributions"]), (2, [])])
+def test_medians_say_of_how_many_whole_objects_they_are(num_crumbs, figures):
+    """Large objects cut by the border and a few crumbs: the report says so, and no empty axes are drawn."""
+    array = np.zeros((20, 20, 80), np.uint8)
+    for x in range(4, 68, 16):
+        array[:12, 4:16, x : x + 12] = 1
+    for n in range(num_crumbs):
+        array[16, 16, 10 * n + 4 : 10 * n + 6] = 1
+    made = Morphometry(skeleton=False).analyze(Labels(array, 5.0), None, Run(progress=False))
+    assert made.numbers["whole objects"] == num_crumbs
+    assert made.about["median volume_um3"] == f"of {num_crumbs} whole objects"
+    assert "median sphericity" not in made.numbers
+    assert list(made.figures) == figures
+    if figures:
+        assert len(made.figures["distributions"].axes) == 1  # of volumes: crumbs have no surface
+    notes = " ".join(made.notes)
+    assert f"Only {num_crumbs} of {num_crumbs + 4} objects are whole" in notes
+    assert (f"too few whole objects ({num_crumbs})" in notes) is not bool(figures)
+
+
 def test_crumbs_have_no_surface_and_parts_no_sphericity():
     """A surface of a few voxels falls short, and an open one makes a part seem rounder than a ball: both stay empty."""
     array = np.zeros((40, 40, 40), np.uint8)
@@ -396,4 +416,4 @@ def test_crumbs_have_no_surface_and_parts_no_sphericity():
     assert np.isnan(table["sphericity"].values).tolist() == [True, False, True]
     assert made.numbers["median sphericity"] == pytest.approx(table["sphericity"].values[1])
     assert made.numbers["total surface, um2"] == pytest.approx(table["surface_um2"].values[1:].sum())
-    assert "Of the 3 objects, 1 have fewer than 34 voxels" in made.notes[0]
+    assert "1 of 3 objects have fewer than 34 voxels" in made.notes[0]
