@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 
 import attrs
 
+from asem_core.abilities import WritesVolumes
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import AsemError, NothingToDo, OutputExists
-from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source, WritesVolumes
+from asem_core.interfaces import Analyzer, Model, Preprocessor, Sampler, Source
 from asem_core.paths import path_options, resolved, with_paths
 from asem_core.prediction.expected import of_recipe
 from asem_core.prediction.trained import Trained, load_for, model_of_class

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.abilities import DescribesItself
 from asem_core.errors import BadInput
-from asem_core.interfaces import DescribesItself
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import attrs
 import typer.main
 
-from asem_core import hookspecs, interfaces
+from asem_core import abilities, hookspecs
 from asem_core.catalog import KINDS, load_catalog
 from asem_core.cli import make_app
 from asem_core.cli.new_plugin import write_project
@@ -106,20 +106,16 @@ def hooks_page() -> str:
     return "\n".join([*lines, *_abilities()])
 
 
-CONTRACTS = {*KINDS.values(), interfaces.Fitted, interfaces.PreparedAnnotator, interfaces.Network}
-"""What a plugin, or what it makes, must be; all other protocols are abilities that it may have."""
-
-
 def _abilities() -> list[str]:
     """Give the source of each optional ability: it is short, and says all."""
     lines = [
         "## Optional abilities",
         "",
-        "Abilities that a plugin, or an object that it makes, may have in addition to its kind: small protocols in `asem_core.interfaces` to derive from.",
+        "Abilities that a plugin, or an object that it makes, may have in addition to its kind: small protocols in `asem_core.abilities` to derive from.",
         "",
     ]
-    for name, found in vars(interfaces).items():
-        if Protocol in getattr(found, "__bases__", ()) and found not in CONTRACTS:
+    for name, found in vars(abilities).items():
+        if Protocol in getattr(found, "__bases__", ()):
             lines += [f"### {name}", "", "```text", inspect.getsource(found).rstrip(), "```", ""]
     return lines
 

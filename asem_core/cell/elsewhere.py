@@ -12,9 +12,9 @@ from typing import Any
 
 import attrs
 
+from asem_core.abilities import RecognisedByName
 from asem_core.catalog import Catalog
 from asem_core.cell.record import Made, Record
-from asem_core.interfaces import RecognisedByName
 from asem_core.volume import Volume
 
 log = logging.getLogger("asem_core")

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 import numpy as np
 
+from asem_core.abilities import AveragesVoxels
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply_lazily
-from asem_core.interfaces import AveragesVoxels
 from asem_core.prediction.live import predictor_of_boxes
 from asem_core.prediction.trained import Trained
 from asem_core.volume import ArrayLike, Box, Volume, Zyx, as_zyx

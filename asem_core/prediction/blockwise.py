@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import DescribesItself, EstimatesMemory
 from asem_core.blocks import Run, Work
 from asem_core.cell.build import begun
 from asem_core.cell.provenance import made_by
@@ -28,7 +29,6 @@ from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.engine.machine import available_cores
 from asem_core.errors import BadInput
 from asem_core.heads import has_direction, maps_of, stated_by
-from asem_core.interfaces import DescribesItself, EstimatesMemory
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
 from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asem_core.abilities import AveragesVoxels
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily, layer_for
@@ -14,7 +15,7 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import steps_done, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, VoxelSizeMismatch
-from asem_core.interfaces import AveragesVoxels, Preprocessor
+from asem_core.interfaces import Preprocessor
 from asem_core.prediction.trained import Trained
 from asem_core.recipe import build
 from asem_core.volume import Labels, Volume, Zyx

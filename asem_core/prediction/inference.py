@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import ArrangedForInference
 from asem_core.errors import BadInput
 from asem_core.heads import log_odds, stated_by
-from asem_core.interfaces import ArrangedForInference
 from asem_core.volume import Zyx, as_zyx, full_range
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import attrs
 import filelock
 import numpy as np
 
+from asem_core.abilities import SaysWhatIsKnown
 from asem_core.blocks import Run
 from asem_core.cell.build import is_nobodys
 from asem_core.cell.place import cell_work_folder, unlock
@@ -23,7 +24,7 @@ from asem_core.cell.record import AnnotatedBox, Record, note, record_at
 from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
 from asem_core.files import fingerprint
-from asem_core.interfaces import Annotator, PreparedAnnotator, SaysWhatIsKnown
+from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
+from asem_core.abilities import FindsObjects, MakesZones, ZoneShape
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, made_by, require_labels, what_it_holds
@@ -19,7 +20,7 @@ from asem_core.evaluation.objects import number_objects, score_objects
 from asem_core.evaluation.report import sections
 from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of, matched, score
-from asem_core.interfaces import Column, FindsObjects, MakesZones, Model, Preprocessor, ZoneShape
+from asem_core.interfaces import Column, Model, Preprocessor
 from asem_core.paths import LayerPath
 from asem_core.report import find_finished_report, write_report
 from asem_core.stages.proofread import warn_of_edits

@@ -20,6 +20,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from asem_core.abilities import WritesVolumes
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import finished, is_noted, note_of, note_whole, one_writer, remove
@@ -28,7 +29,6 @@ from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
-from asem_core.interfaces import WritesVolumes
 from asem_core.paths import address_option
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx

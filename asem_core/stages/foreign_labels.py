@@ -8,8 +8,9 @@ from typing import Any
 import attrs
 import numpy as np
 
+from asem_core.abilities import ReadsByKind, TakesVoxelSize
 from asem_core.errors import BadInput, NoVoxelSize, ShapeMismatch, VoxelSizeMismatch
-from asem_core.interfaces import ReadsByKind, Source, TakesVoxelSize
+from asem_core.interfaces import Source
 from asem_core.stages.annotate import CHUNK, Layer
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, understood

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.abilities import Checked, ReadsByKind, TellsChanges
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.chunks import create_array
@@ -19,7 +20,7 @@ from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_n
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, write_known
 from asem_core.errors import BadInput
-from asem_core.interfaces import Checked, ReadsByKind, Source, TellsChanges
+from asem_core.interfaces import Source
 from asem_core.paths import address_option
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx

@@ -22,6 +22,7 @@ import attrs
 import filelock
 import numpy as np
 
+from asem_core.abilities import LearnsVoxels, VoxelLearner
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import lock as take_lock
@@ -30,7 +31,6 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, MissingExtra, TrainingStopped
-from asem_core.interfaces import LearnsVoxels, VoxelLearner
 from asem_core.prediction.anywhere import predictor_anywhere, predictor_mirrored
 from asem_core.prediction.expected import require_voxel_size
 from asem_core.prediction.trained import expected_by, load_trained

@@ -20,10 +20,11 @@ import attrs
 import numpy as np
 import tomlkit
 
+from asem_core.abilities import OffersTemplates
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.errors import BadInput, OutputExists
-from asem_core.interfaces import Model, OffersTemplates, Region, Suited, Template
+from asem_core.interfaces import Model, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
@@ -138,7 +139,7 @@ def plan(
     Parameters
     ----------
     places : all of one voxel size
-    model : the plugin to train; one that offers templates (`interfaces.OffersTemplates`) gets the network that fits, another
+    model : the plugin to train; one that offers templates (`abilities.OffersTemplates`) gets the network that fits, another
         keeps its own
     clock : what time is measured by, in seconds; that of the processor makes a plan independent of other work
     measure : seconds that an iteration takes; by default some are run and timed

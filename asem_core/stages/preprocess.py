@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 
+from asem_core.abilities import PartOfPreparation
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, layer_for
@@ -22,7 +23,7 @@ from asem_core.cell.provenance import kind_by_name, require_labels, what_it_hold
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import BadInput, NothingToDo
-from asem_core.interfaces import PartOfPreparation, Preprocessor
+from asem_core.interfaces import Preprocessor
 from asem_core.recipe import build
 from asem_core.volume import Volume
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import attrs
 import numpy as np
 
+from asem_core.abilities import RemovesSmallSegments
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import ApplyTo
@@ -19,7 +20,7 @@ from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
 from asem_core.errors import BadInput, PluginError
-from asem_core.interfaces import Fitted, Model, RemovesSmallSegments
+from asem_core.interfaces import Fitted, Model
 from asem_core.prediction.trained import find_model, model_behind, with_options
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx

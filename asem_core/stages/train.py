@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from asem_core.abilities import CutsByThreshold
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
@@ -23,7 +24,7 @@ from asem_core.cell.store import open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.heads import classes_of, stated_by
-from asem_core.interfaces import CutsByThreshold, Model, Region, Sampler
+from asem_core.interfaces import Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
 from asem_core.pretrained import find_weights

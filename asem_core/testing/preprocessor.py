@@ -9,8 +9,8 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from asem_core.abilities import RecognisedByName
 from asem_core.cell.apply import apply_in_memory
-from asem_core.interfaces import RecognisedByName
 from asem_core.testing.examples import QUIET, example_image, example_labels
 from asem_core.testing.plugin import PluginKit
 from asem_core.volume import Volume

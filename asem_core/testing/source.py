@@ -8,7 +8,7 @@ from typing import ClassVar
 import attrs
 import numpy as np
 
-from asem_core.interfaces import WritesVolumes
+from asem_core.abilities import WritesVolumes
 from asem_core.paths import address_option
 from asem_core.stages.export import as_is, export_volume
 from asem_core.testing.examples import QUIET

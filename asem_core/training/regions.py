@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from asem_core.abilities import AveragesVoxels
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily
@@ -21,7 +22,7 @@ from asem_core.cell.store import open_annotation, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
 from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of
-from asem_core.interfaces import AveragesVoxels, Model, Region
+from asem_core.interfaces import Model, Region
 from asem_core.paths import expand
 from asem_core.prediction.expected import mask_for
 from asem_core.recipe import Choice, build_choice

@@ -327,7 +327,7 @@ def choose_settings(
     Parameters
     ----------
     boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
-    network : a model's options for each template (see `interfaces.OffersTemplates`); empty where it offers none
+    network : a model's options for each template (see `abilities.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
     watch : whether a part is set aside to watch
     downsample : instead of what the rule gives

@@ -167,7 +167,7 @@ class Converted:
         return self.convert(np.asarray(self.array[key]), self.where)
 
     def check(self, box: Box) -> None:
-        """Look through the values of a box, see `asem_core.interfaces.Checked`."""
+        """Look through the values of a box, see `asem_core.abilities.Checked`."""
         if self.convert.must_check:
             _, y, x = self.shape
             thick = max(1, min(64, int(_BLOCK_BYTES / max(1, math.prod((y, x)) * self.convert.stored.itemsize))))

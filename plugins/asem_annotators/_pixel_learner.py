@@ -10,7 +10,7 @@ import numpy as np
 from asem_annotators._boxes import spacing_of
 from asem_annotators._filters import filters, num_filters, reach, slabs
 from asem_annotators.pixel_classifier import PixelClassifier, grow
-from asem_core.interfaces import VoxelLearner
+from asem_core.abilities import VoxelLearner
 from asem_core.volume import Box, Labels, Volume, as_zyx, full_range
 
 FILTERED_VX = 500_000

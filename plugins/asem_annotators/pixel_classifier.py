@@ -12,9 +12,10 @@ import attrs
 import numpy as np
 
 from asem_annotators._boxes import honour, read_image, spacing_of
+from asem_core.abilities import LearnsVoxels
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Annotator, LearnsVoxels
+from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume, as_zyx
 
 if TYPE_CHECKING:

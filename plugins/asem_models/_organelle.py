@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
+from asem_core.abilities import OffersTemplates
 from asem_core.heads import Affinities, Descriptors, Foreground, Head
-from asem_core.interfaces import Fitted, Model, OffersTemplates, Preprocessor, Template
+from asem_core.interfaces import Fitted, Model, Preprocessor, Template
 from asem_core.volume import Volume
 from asem_core.voxels.lengths import voxels_in
 

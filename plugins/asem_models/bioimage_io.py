@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
+from asem_core.abilities import CutsByThreshold, FindsObjects
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import CutsByThreshold, FindsObjects, Fitted, Model, Preprocessor
+from asem_core.interfaces import Fitted, Model, Preprocessor
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 

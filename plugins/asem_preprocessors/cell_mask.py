@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import numpy as np
 
+from asem_core.abilities import PartOfPreparation
 from asem_core.errors import BadInput, NothingToDo
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, PartOfPreparation, Preprocessor
+from asem_core.interfaces import Changes, Preprocessor
 from asem_core.volume import Box, Volume, as_zyx
 from asem_core.voxels.lengths import tell_in_voxels, voxels_in
 from asem_preprocessors._greys import finite

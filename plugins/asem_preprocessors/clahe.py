@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
+from asem_core.abilities import PartOfPreparation, RecognisedByName
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor, RecognisedByName
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
 from asem_preprocessors._greys import Greys, find_padding, finite, grey_histogram, grey_range, require_contrast
 from asem_preprocessors._scratch import own_scratch

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 import numpy as np
 
+from asem_core.abilities import PartOfPreparation
 from asem_core.errors import BadInput, OutsideVolume
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, PartOfPreparation, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK
 from asem_preprocessors._outside import Cubes, cube_greys, given_limits

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import AveragesVoxels
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import AveragesVoxels, Changes, Fitted, Preprocessor
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx, as_zyx, as_zyx_nm
 from asem_preprocessors._greys import finite
 

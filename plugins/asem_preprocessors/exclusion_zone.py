@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import MakesZones, ZoneShape
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, MakesZones, Preprocessor, ZoneShape
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.lengths import tell_in_voxels
 from asem_preprocessors._labels import require_labels

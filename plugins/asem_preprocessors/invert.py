@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import numpy as np
 
+from asem_core.abilities import LinearInGreys, RecognisedByName
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Changes, Fitted, LinearInGreys, Preprocessor, RecognisedByName
+from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
 from asem_preprocessors._greys import finite, grey_range
 from asem_preprocessors._scratch import own_scratch

@@ -80,7 +80,7 @@ class Planes:
         return self.convert(page.read(), page.file)
 
     def check(self, box: Box) -> None:
-        """Look through the values of a box, see `asem_core.interfaces.Checked`."""
+        """Look through the values of a box, see `asem_core.abilities.Checked`."""
         if self.convert.must_check:
             at_once(lambda page: self._read(page).size, self.pages[box.slices[0]])
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import WritesVolumes
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source, WritesVolumes
+from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import WritesVolumes
 from asem_core.errors import BadInput, MissingExtra, UnknownName
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source, WritesVolumes
+from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Box, Volume, as_zyx
 from asem_core.voxels.limits import require_chunk_fits

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
 
+from asem_core.abilities import WritesVolumes
 from asem_core.errors import BadInput
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source, WritesVolumes
+from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Labels, Volume
 from asem_core.voxels.known import KNOWN

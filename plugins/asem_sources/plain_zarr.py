@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from asem_core.abilities import WritesVolumes
 from asem_core.hookspecs import hookimpl
-from asem_core.interfaces import Source, WritesVolumes
+from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.opening import require_one_volume

@@ -182,7 +182,7 @@ def _weights(network: Any, sample: Sample, folder: Path, notes: list[str]) -> An
     import torch
     from bioimageio.spec.model import v0_5 as v
 
-    from asem_core.interfaces import TravelsAsSource
+    from asem_core.abilities import TravelsAsSource
 
     plain, described = network, {}
     if isinstance(network, TravelsAsSource):
@@ -262,8 +262,8 @@ def _is_two_channels(network: Any) -> bool:
 
 def _linear_steps(card: Card, dtype: np.dtype) -> tuple[list[tuple[float, float]], list[str]]:
     """Split a card's preprocessing: the last steps, as far as they are linear (gain, offset), and the others in words."""
+    from asem_core.abilities import LinearInGreys
     from asem_core.catalog import load_catalog
-    from asem_core.interfaces import LinearInGreys
     from asem_core.recipe import build
 
     catalog, linear, unsaid = load_catalog(), [], []

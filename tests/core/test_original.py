@@ -13,6 +13,7 @@ import zarr
 from scipy import ndimage
 from typer.testing import CliRunner
 
+from asem_core.abilities import RecognisedByName
 from asem_core.catalog import Catalog, Offer, load_catalog
 from asem_core.cell.elsewhere import ATTRIBUTE, done_elsewhere, recognised, with_done
 from asem_core.cell.node import layers
@@ -21,7 +22,7 @@ from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, RecipeError
 from asem_core.evaluation.roles import question_roles
-from asem_core.interfaces import Preprocessor, RecognisedByName
+from asem_core.interfaces import Preprocessor
 from asem_core.recipe import build_choice, read_recipe
 from asem_core.training.options import RegionOptions
 from asem_core.training.regions import open_region

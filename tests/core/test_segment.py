@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from asem_core.abilities import CutsByThreshold
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, Offer, load_catalog
 from asem_core.cell.record import Made, Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, RecipeError
-from asem_core.interfaces import CutsByThreshold, Model
+from asem_core.interfaces import Model
 from asem_core.stages.segment import Segmentation, choose_segmentation, segment
 from asem_core.volume import Spec, Volume
 

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from asem_core import open_volume
+from asem_core.abilities import WritesVolumes
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
@@ -25,7 +26,6 @@ from asem_core.interfaces import (
     Region,
     Sampler,
     Source,
-    WritesVolumes,
 )
 from asem_core.paths import FilePath, LayerPath
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, Zyx

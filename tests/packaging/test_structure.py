@@ -81,6 +81,7 @@ ROOMS = [
         "progress",
         "recipe",
         "interfaces",
+        "abilities",
         "hookspecs",
         "heads",
         "catalog",
@@ -117,7 +118,7 @@ def test_nothing_in_the_core_points_up() -> None:
     assert not wrong
 
 
-NAMED_AS_TYPES = {("interfaces", "asem_core.blocks"), ("stages", "asem_core.flow")}
+NAMED_AS_TYPES = {("interfaces", "asem_core.blocks"), ("abilities", "asem_core.blocks"), ("stages", "asem_core.flow")}
 """What only the type checker reads: the contracts name the `Run` that every stage passes on."""
 
 

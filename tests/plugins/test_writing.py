@@ -11,10 +11,11 @@ import attrs
 import numpy as np
 import pytest
 
+from asem_core.abilities import WritesVolumes
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.errors import BadInput, OutputExists
-from asem_core.interfaces import Source, WritesVolumes
+from asem_core.interfaces import Source
 from asem_core.stages.export import choose_writer, export_volume
 from asem_core.stages.import_ import choose_source
 from asem_core.volume import Box, Labels, Volume
