@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from asem_core.cell.node import layers
 from asem_core.cell.place import cell_of
+from asem_core.voxels.zarr_dialects import multiscale_of
 
 GROUP = "labels"
 
@@ -24,5 +26,13 @@ def list_labels(layer: str | Path) -> None:
         return
     group = zarr.open_group(str(folder), mode="r+")
     direct = [name for name in layers(folder) if "/" not in name]  # readers look no deeper
-    found = [name for name in direct if group[name]["s0"].dtype.kind in "ui"]  # type: ignore[index, union-attr]
-    group.attrs.update({GROUP: found} if group.metadata.zarr_format == 2 else {"ome": {"version": "0.5", GROUP: found}})
+    found = [name for name in direct if _is_labels(group[name])]
+    group.update_attributes(
+        {GROUP: found} if group.metadata.zarr_format == 2 else {"ome": {"version": "0.5", GROUP: found}}
+    )
+
+
+def _is_labels(node: Any) -> bool:
+    """Tell whether a node is an image of whole numbers with OME-Zarr metadata; a plain array is not, as some programs write it."""
+    multiscale = multiscale_of(dict(node.attrs))
+    return multiscale is not None and node[multiscale["datasets"][0]["path"]].dtype.kind in "ui"
