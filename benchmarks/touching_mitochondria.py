@@ -128,7 +128,8 @@ def main() -> None:
         if options.run:
             ways += [("run", "connected components", {"split": False})]
             ways += [
-                ("run", f"affinities, merge_below {m}", {"split": True, "merge_below": m}) for m in (0.3, 0.5, 0.7)
+                ("run", f"affinities, merge_below {m}", {"split": True, "merge_below": m})
+                for m in (0.05, 0.1, 0.2, 0.3)
             ]
         maps: dict[str, Any] = {}
         for name, told, chosen in ways:

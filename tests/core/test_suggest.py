@@ -119,8 +119,9 @@ def test_the_mirror_shows_what_a_network_is_not_sure_of() -> None:
         assert np.array_equal(plain, mirrored) == same
 
 
-def test_the_command_ranks_places(cell: Path) -> None:  # noqa: F811
+def test_the_command_ranks_places(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """After a round, it prints places of the image, the best first; before, what to do."""
+    monkeypatch.setattr("asem_core.stages.suggest.LOOKED_AT", 4)
     words = ["annotate", "suggest", str(cell), "--labels", NAME, "--number", "3"]
     before = CliRunner().invoke(make_app(), words)
     assert "asem loop" in before.output
