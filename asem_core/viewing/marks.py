@@ -122,7 +122,7 @@ def ticks_of(ruler: Ruler, length: int, apart_px: float) -> list[tuple[int, floa
 
 def _unit(picture: np.ndarray) -> int:
     """Return the size that all that is drawn on a picture follows, in pixels."""
-    return max(10, round(min(picture.shape[:2]) / 32))
+    return max(10, round(min(int(n) for n in picture.shape[:2]) / 32))
 
 
 def _font(unit: int) -> Any:
