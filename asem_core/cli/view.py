@@ -146,17 +146,24 @@ def snapshot(
             min=64,
             max=20000,
             help="Width of the picture in pixels; can also enlarge.",
-            show_default="that of the image, at most 1500",
+            show_default="that of the image, at least 800, at most 1600",
         ),
     ] = None,
+    axes: Annotated[
+        bool, typer.Option("--axes", help="Draw axes around each plane, in voxels of the image, to read positions.")
+    ] = False,
 ) -> None:
     """Draw planes of a cell, with layers overlaid on the image and a scale bar.
+
+    Dashes show where a layer ends inside the plane, for example the box that was predicted.
 
     Examples:
 
         asem snapshot cell.zarr --plane z=120 -l raw -l labels/mito -o mito.png
 
         asem snapshot cell.zarr --plane z=40 --plane y=100 --montage -o overview.png
+
+        asem snapshot cell.zarr --plane z=40 -l raw -l seeds/mito --axes -o strokes.png
     """
     from asem_core.catalog import load_catalog
     from asem_core.viewing.scene import open_layers, with_errors
@@ -165,7 +172,7 @@ def snapshot(
     require_picture(output)
     catalog = load_catalog()
     shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
-    picture = draw_planes(shown, planes or (), montage=montage, box=box, width=width)
+    picture = draw_planes(shown, planes or (), montage=montage, box=box, width=width, axes=axes)
     typer.echo(str(write_picture(picture, output)))
 
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from asem_core.interfaces import Column
 from asem_core.viewing.colours import ObjectColours, colours_of_boxes, object_colours
+from asem_core.viewing.marks import with_scale_bar
 from asem_core.viewing.mesh import surfaces
 from asem_core.viewing.scene import Layer
-from asem_core.viewing.snapshot import Plane, draw, frame_of, with_scale_bar
+from asem_core.viewing.snapshot import Plane, draw, frame_of
 from asem_core.viewing.turning import Solid, turning_html
 from asem_core.volume import Box, Labels, Volume, as_zyx
 

@@ -25,7 +25,11 @@ from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.known import Meaning, by_meaning, settled
 from asem_core.voxels.resample import on_grid_of
+from asem_core.voxels.strokes import holds_strokes
 from asem_core.voxels.thresholds import at_least
+
+STROKE_COLOURS = ObjectColours({1: 7, 2: 6, 3: 7, 4: 6})
+"""Of a layer of strokes: object, background, and both again where they are set aside; told apart by everybody's eyes."""
 
 Kind = Literal["image", "labels", "probability", "errors"]
 
@@ -125,7 +129,8 @@ def _open(address: str, name: str, catalog: Catalog) -> Layer:
         finest = _open_level(address, Labels)
     datasets = (finest.attributes.get("ome", finest.attributes).get("multiscales") or [{}])[0].get("datasets", [])
     levels = [finest] + [_open_level(f"{address}/{d['path']}", type(finest)) for d in datasets[1:]]
-    return Layer(name, kind, levels, colour_of(_organelle(name, finest), catalog))
+    chosen = STROKE_COLOURS if holds_strokes(finest.path) else None
+    return Layer(name, kind, levels, colour_of(_organelle(name, finest), catalog), chosen_colours=chosen)
 
 
 def _open_level(address: str, kind: type[Volume] = Volume) -> Volume:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutsideVolume
 from asem_core.viewing.colours import rgb
-from asem_core.viewing.scene import Layer
+from asem_core.viewing.marks import Ruler, with_axes, with_border, with_scale_bar
+from asem_core.viewing.scene import STROKE_COLOURS, Layer
 from asem_core.volume import Box, Volume, as_zyx
+from asem_core.voxels.strokes import holds_strokes
 
 AXES = "zyx"
 FILL, LINE = 0.3, 0.9
@@ -54,9 +55,23 @@ class Frame:
     cols_nm: np.ndarray
     pixel_nm: float
 
+    def enlarged(self, factor: int) -> Frame:
+        """Show each pixel as `factor` pixels along rows and columns."""
+        inner = ((np.arange(factor) + 0.5) / factor - 0.5) * self.pixel_nm
+        rows, cols = ((nm[:, None] + inner).ravel() for nm in (self.rows_nm, self.cols_nm))
+        return attrs.evolve(self, rows_nm=rows, cols_nm=cols, pixel_nm=self.pixel_nm / factor)
 
-WIDEST = 1500
-"""Pixels across a picture whose width nobody gave."""
+    def rulers(self, image: Volume) -> tuple[Ruler, Ruler]:
+        """Say where the image's voxels lie along the rows and the columns."""
+        found = []
+        for axis, nm in zip((a for a in range(3) if a != self.plane.axis), (self.rows_nm, self.cols_nm), strict=True):
+            first = (image.origin_nm[axis] - nm[0]) / self.pixel_nm + 0.5
+            found.append(Ruler(AXES[axis], first, image.voxel_size_nm[axis] / self.pixel_nm))
+        return found[0], found[1]
+
+
+LEAST, WIDEST = 800, 1600
+"""Pixels across a picture whose width nobody gave: a smaller plane is enlarged by a whole factor, a larger one reduced."""
 
 
 def frame_of(image: Volume, plane: Plane, *, box: Box | None = None, width: int | None = None) -> Frame:
@@ -102,15 +117,10 @@ def draw(layers: Sequence[Layer], frame: Frame) -> np.ndarray:
 
 def _sample(layer: Layer, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Read the voxel under each pixel, and say which pixels the layer covers."""
-    axes = [frame.plane.axis, *(a for a in range(3) if a != frame.plane.axis)]
+    axes = _axes(frame)
     fine_enough = [v for v in layer.levels if all(v.voxel_size_nm[a] <= frame.pixel_nm * 1.01 for a in axes[1:])]
     volume = fine_enough[-1] if fine_enough else layer.volume
-    places = [np.array([frame.depth_nm]), frame.rows_nm, frame.cols_nm]
-    index = [
-        np.rint((nm - volume.origin_nm[a]) / volume.voxel_size_nm[a]).astype(int)
-        for a, nm in zip(axes, places, strict=True)
-    ]
-    there = [(i >= 0) & (i < volume.shape[a]) for a, i in zip(axes, index, strict=True)]
+    index, there = _index(volume, frame), _covered(volume, frame)
     covered = there[0][0] & there[1][:, None] & there[2][None, :]
     values = np.zeros(covered.shape, volume.dtype)
     if covered.any():
@@ -121,6 +131,25 @@ def _sample(layer: Layer, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         rows, cols = (i[t] - begin[a] for a, i, t in list(zip(axes, index, there, strict=True))[1:])
         values[covered] = block[np.ix_(rows, cols)].ravel()
     return values, covered
+
+
+def _axes(frame: Frame) -> list[int]:
+    """List the axes of depth, rows and columns."""
+    return [frame.plane.axis, *(a for a in range(3) if a != frame.plane.axis)]
+
+
+def _index(volume: Volume, frame: Frame) -> list[np.ndarray]:
+    """Find the voxels of a volume at the depth, the rows and the columns of a picture; they may lie outside."""
+    places = [np.array([frame.depth_nm]), frame.rows_nm, frame.cols_nm]
+    return [
+        np.rint((nm - volume.origin_nm[a]) / volume.voxel_size_nm[a]).astype(int)
+        for a, nm in zip(_axes(frame), places, strict=True)
+    ]
+
+
+def _covered(volume: Volume, frame: Frame) -> list[np.ndarray]:
+    """Tell which depth, rows and columns of a picture a volume covers."""
+    return [(i >= 0) & (i < volume.shape[a]) for a, i in zip(_axes(frame), _index(volume, frame), strict=True)]
 
 
 def _painted(layer: Layer, values: np.ndarray, covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,37 +174,29 @@ def _painted(layer: Layer, values: np.ndarray, covered: np.ndarray) -> tuple[np.
 # --- the finished picture -----------------------------------------------------------------------------------------
 
 
-def with_scale_bar(picture: np.ndarray, pixel_nm: float, caption: str = "") -> np.ndarray:
-    """Add a scale bar, about a fifth of the width, and a caption at the top."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    height, width = picture.shape[:2]
-    if min(height, width) < 48:
-        return picture
-    image = Image.fromarray(picture)
-    pen = ImageDraw.Draw(image)
-    unit = max(10, round(min(height, width) / 32))
-    font = ImageFont.load_default(unit * 1.4)
-    length_nm = nice_length(width * pixel_nm / 5)
-    length, thick = round(length_nm / pixel_nm), max(2, unit // 3)
-    x, y = width - unit - length, height - unit - thick
-    pen.rectangle((x - 1, y - 1, x + length, y + thick), fill="white", outline="black")
-    text = f"{length_nm / 1000:g} µm" if length_nm >= 1000 else f"{length_nm:g} nm"
-    stroke: dict[str, Any] = {"fill": "white", "stroke_width": max(1, unit // 8), "stroke_fill": "black", "font": font}
-    pen.text((x + length / 2, y - unit * 0.3), text, anchor="mb", **stroke)
-    if caption:
-        pen.text((unit, unit * 0.7), caption, anchor="lt", **stroke)
-    return np.asarray(image)
-
-
-def nice_length(nm: float) -> float:
-    """Round down to 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** np.floor(np.log10(nm))
-    return float(next(m for m in (5, 2, 1) if m * power <= nm * (1 + 1e-9)) * power)
+def finished(
+    layers: Sequence[Layer], frame: Frame, image: Volume, caption: str = "", *, axes: bool = False
+) -> np.ndarray:
+    """Draw layers with all that explains them: where they end, a scale bar, what strokes mean, and `axes` in voxels of the image."""
+    picture = draw(layers, frame)
+    over = [layer for layer in layers if layer.kind != "image"]
+    for layer in over:
+        depth, rows, cols = _covered(layer.volume, frame)
+        if depth.all():
+            picture = with_border(picture, (rows, cols), rgb(layer.colour))
+    legend = [(name, rgb(STROKE_COLOURS.of(n))) for n, name in ((1, "object"), (2, "background"))]
+    strokes = any(holds_strokes(layer.volume.path) for layer in over)
+    picture = with_scale_bar(picture, frame.pixel_nm, caption, legend if strokes else ())
+    return with_axes(picture, *frame.rulers(image)) if axes else picture
 
 
 def panels(
-    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int | None = None
+    layers: Sequence[Layer],
+    planes: Sequence[Plane],
+    *,
+    box: Box | None = None,
+    width: int | None = None,
+    axes: bool = False,
 ) -> np.ndarray:
     """Draw a montage: a row for each plane; the image alone, then each other layer over it."""
     images, others = _split(layers)
@@ -184,21 +205,29 @@ def panels(
     for plane in planes:
         frame = _frame(images[0].volume, plane, box, width, len(columns))
         captions = [f"{plane}", *(layer.name for layer in others)]
-        pictures = [with_scale_bar(draw(c, frame), frame.pixel_nm, t) for c, t in zip(columns, captions, strict=True)]
+        pictures = [
+            finished(column, frame, images[0].volume, text, axes=axes)
+            for column, text in zip(columns, captions, strict=True)
+        ]
         rows.append(_side_by_side(pictures, axis=1))
     return _side_by_side(rows, axis=0)
 
 
 def overlays(
-    layers: Sequence[Layer], planes: Sequence[Plane], *, box: Box | None = None, width: int | None = None
+    layers: Sequence[Layer],
+    planes: Sequence[Plane],
+    *,
+    box: Box | None = None,
+    width: int | None = None,
+    axes: bool = False,
 ) -> np.ndarray:
     """Draw each plane with all layers, one beside the other."""
     images, others = _split(layers)
     pictures = []
     for plane in planes:
         frame = _frame(images[0].volume, plane, box, width, len(planes))
-        caption = f"{plane}" if len(planes) > 1 else ""
-        pictures.append(with_scale_bar(draw([*images, *others], frame), frame.pixel_nm, caption))
+        caption = f"{plane}" if len(planes) > 1 or axes else ""
+        pictures.append(finished([*images, *others], frame, images[0].volume, caption, axes=axes))
     return _side_by_side(pictures, axis=1)
 
 
@@ -209,8 +238,11 @@ def draw_planes(
     montage: bool = False,
     box: str | None = None,
     width: int | None = None,
+    axes: bool = False,
 ) -> np.ndarray:
     """Draw planes, `z=120`, of the middle one if none is named: with all layers over the image, or as a montage.
+
+    `axes` in voxels of the image stand around each plane; a `width` is that of the planes without them.
 
     Raises
     ------
@@ -221,7 +253,7 @@ def draw_planes(
     """
     ground = ground_of(layers)
     chosen = [Plane.parse(text) for text in planes or [f"z={ground.shape[0] // 2}"]]
-    return (panels if montage else overlays)(layers, chosen, box=box_in(box, ground), width=width)
+    return (panels if montage else overlays)(layers, chosen, box=box_in(box, ground), width=width, axes=axes)
 
 
 def ground_of(layers: Sequence[Layer]) -> Volume:
@@ -250,7 +282,10 @@ def _frame(image: Volume, plane: Plane, box: Box | None, width: int | None, num_
         return frame_of(image, plane, box=box, width=max(64, width // num_beside))
     frame = frame_of(image, plane, box=box)
     share = max(64, WIDEST // num_beside)
-    return frame if len(frame.cols_nm) <= share else frame_of(image, plane, box=box, width=share)
+    if len(frame.cols_nm) > share:
+        return frame_of(image, plane, box=box, width=share)
+    wanted = -(-LEAST // (num_beside * len(frame.cols_nm)))
+    return frame.enlarged(min(wanted, max(1, 2 * WIDEST // len(frame.rows_nm))))  # a narrow plane may be high
 
 
 def movie_frames(
@@ -262,7 +297,7 @@ def movie_frames(
     part = volume.box if box is None else box & volume.box
     for index in range(part.begin[axis], part.end[axis], step):
         frame = frame_of(volume, Plane(axis, index), box=part, width=width)
-        yield with_scale_bar(draw([*images, *others], frame), frame.pixel_nm)
+        yield finished([*images, *others], frame, volume)
 
 
 def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> Path:

@@ -98,9 +98,9 @@ def asem_step(name: str, **options: object) -> object:
 def test_pictures(cell: asem.Cell, tmp_path: Path) -> None:
     """A layer is drawn over its cell's image; a notebook gets a PNG."""
     picture = asem.show(cell["labels/cube"], plane="z=10")
-    assert picture.pixels.shape == (32, 40, 3)
-    assert np.ptp(picture.pixels[10, 10].astype(int)) > 30  # coloured
-    assert np.ptp(picture.pixels[2, 30].astype(int)) == 0  # grey
+    assert picture.pixels.shape == (32 * 20, 40 * 20, 3)  # enlarged to 800 pixels
+    assert np.ptp(picture.pixels[210, 210].astype(int)) > 30  # coloured
+    assert np.ptp(picture.pixels[50, 610].astype(int)) == 0  # grey
     assert picture._repr_png_().startswith(b"\x89PNG")
     assert picture.save(tmp_path / "cube.png").stat().st_size > 100
     alone = asem.show(cell, "raw", plane="z=10").pixels

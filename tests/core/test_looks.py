@@ -54,9 +54,9 @@ def test_objects_are_drawn_in_their_colours_and_a_binary_map_in_one() -> None:
     assert several["title"] == "cell.zarr - ASEM"
 
 
-@pytest.mark.parametrize(("given", "width"), [(None, 20), (400, 400), (64, 64)])
+@pytest.mark.parametrize(("given", "width"), [(None, 800), (400, 400), (64, 64)])
 def test_a_width_enlarges_and_reduces(given: int | None, width: int) -> None:
-    """A small image can fill a slide; without a width it stays as it is."""
+    """A small image can fill a slide; without a width it is enlarged to 800 pixels."""
     image = Layer("raw", "image", [Volume(np.zeros((4, 10, 20), np.uint8), (10, 5, 5))])
     assert overlays([image], [Plane(0, 1)], width=given).shape == (width // 2, width, 3)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,16 +11,16 @@ from typer.testing import CliRunner
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.viewing.scene import Layer, errors_layer
+from asem_core.viewing.colours import rgb
+from asem_core.viewing.marks import Ruler, nice_length, ticks_of, with_scale_bar
+from asem_core.viewing.scene import STROKE_COLOURS, Layer, errors_layer
 from asem_core.viewing.snapshot import (
     Plane,
     draw,
     frame_of,
     movie_frames,
-    nice_length,
     overlays,
     panels,
-    with_scale_bar,
     write_movie,
     write_picture,
 )
@@ -95,9 +96,62 @@ def test_the_scale_bar_is_as_long_as_it_says():
 
 def test_a_montage_has_a_row_for_each_plane_and_a_column_for_each_layer():
     shown = [image(), labels()]
-    assert panels(shown, [Plane(0, 5), Plane(0, 13)]).shape == (60 * 2 + 6, 80 * 2 + 6, 3)
-    assert overlays(shown, [Plane(0, 5), Plane(0, 13)]).shape == (60, 80 * 2 + 6, 3)
-    assert overlays(shown, [Plane(0, 5)], box=Box((0, 0, 0), (40, 30, 80))).shape == (30, 80, 3)
+    assert panels(shown, [Plane(0, 5), Plane(0, 13)]).shape == (300 * 2 + 6, 400 * 2 + 6, 3)
+    assert overlays(shown, [Plane(0, 5), Plane(0, 13)]).shape == (300, 400 * 2 + 6, 3)
+    assert overlays(shown, [Plane(0, 5)], box=Box((0, 0, 0), (40, 30, 80))).shape == (300, 800, 3)
+
+
+def test_small_planes_are_enlarged_by_whole_factors():
+    """Every voxel becomes a square of equal pixels, of its own grey value."""
+    layer = Layer("raw", "image", [Volume(np.arange(40 * 45, dtype=np.uint16).reshape(1, 40, 45), 5.0)])
+    frame = frame_of(layer.volume, Plane(0, 0))
+    plain, large = draw([layer], frame), draw([layer], frame.enlarged(18))
+    np.testing.assert_array_equal(large, plain.repeat(18, 0).repeat(18, 1))
+    assert overlays([layer], [Plane(0, 0)]).shape == (40 * 18, 45 * 18, 3)
+
+
+@pytest.mark.parametrize(("first", "voxel", "ticks"), [(2.0, 4.0, [0, 20, 40]), (-398.0, 4.0, [100, 120, 140])])
+def test_ticks_are_round_voxels_where_they_lie(first, voxel, ticks):
+    found = ticks_of(Ruler("x", first, voxel), 200, 50)
+    assert [value for value, _ in found] == ticks
+    assert [at for _, at in found] == [first + value * voxel for value in ticks]
+
+
+def test_axes_stand_around_the_plane_that_stays_as_it_is():
+    """The plane is where it was, in a white margin; its voxels are counted in the whole image, whatever the box."""
+    box = Box((0, 10, 20), (40, 40, 60))
+    frame = frame_of(image().volume, Plane(0, 5), box=box).enlarged(20)
+    rows, cols = frame.rulers(image().volume)
+    assert (rows.name, cols.name) == ("y", "x")
+    assert rows.first_px + 10 * rows.voxel_px == pytest.approx(10)  # the centre of voxel 10 in its 20 pixels
+    assert cols.first_px + 20 * cols.voxel_px == pytest.approx(10)
+    plain = overlays([image()], [Plane(0, 5)], box=box)
+    seen = overlays([image()], [Plane(0, 5)], box=box, axes=True)
+    more = np.array(seen.shape) - plain.shape
+    assert (more[:2] > 20).all()
+    assert (seen[-1] == 255).all()
+    assert (seen[:, 0] == 255).all()
+    assert (seen[:, : more[1]] < 100).any()  # ticks and numbers
+
+
+def test_dashes_show_where_a_prediction_ends():
+    """Of a box that ends inside the plane, the border is dashed; at the image's own edge it isn't."""
+    part = np.zeros((40, 30, 80), np.uint8)
+    prediction = Layer("p", "probability", [Volume(part, (10, 5, 5))], "#00ff00")
+    seen = overlays([image(), prediction], [Plane(0, 5)])  # 10 pixels a voxel
+    green = (seen == (0, 255, 0)).all(axis=2)
+    assert set(np.flatnonzero(green.any(axis=1))) == {299}
+    assert 0.4 < green[299].mean() < 0.6
+    whole = Layer("p", "probability", [Volume(np.zeros((40, 60, 80), np.uint8), (10, 5, 5))], "#00ff00")
+    assert not (overlays([image(), whole], [Plane(0, 5)]) == (0, 255, 0)).all(axis=2).any()
+
+
+def test_a_legend_says_which_strokes_are_object():
+    strokes = Labels(np.zeros((40, 60, 80), np.uint8), (10, 5, 5), path="cell.zarr/seeds/mito")
+    colours = {tuple(rgb(STROKE_COLOURS.of(n))) for n in (1, 2)}
+    for volume, expected in ((strokes, colours), (attrs.evolve(strokes, path="cell.zarr/labels/mito"), set())):
+        seen = overlays([image(), Layer("s", "labels", [volume])], [Plane(0, 5)])
+        assert colours & set(map(tuple, seen.reshape(-1, 3).tolist())) == expected
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".jpg", ".pdf"])
@@ -147,7 +201,7 @@ def test_the_commands_draw_and_film_a_cell(tmp_path):
     def asem(*arguments):
         return CliRunner().invoke(make_app(), [str(a) for a in arguments])
 
-    shown = asem("snapshot", cell, "--plane", "z=12", "--plane", "x=4", "--montage", "-o", tmp_path / "a.png")
+    shown = asem("snapshot", cell, "--plane", "z=12", "--plane", "x=4", "--montage", "--axes", "-o", tmp_path / "a.png")
     assert shown.exit_code == 0, shown.output
     assert Image.open(tmp_path / "a.png").size[0] > 80 * 2
     shown = asem("movie", cell, "-l", "raw", "--step", 20, "-o", tmp_path / "a.gif")
