@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asem_core.api import Cell as Cell
-    from asem_core.api import Measured as Measured
-    from asem_core.api import Picture as Picture
     from asem_core.api import measure as measure
     from asem_core.api import open as open
     from asem_core.api import predict as predict
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from asem_core.evaluation.scores import exclusion_of as exclusion_of
     from asem_core.evaluation.scores import score as score
     from asem_core.prediction.trained import trained_of_card as trained_of_card
+    from asem_core.results import Measured as Measured
+    from asem_core.results import Picture as Picture
     from asem_core.stages.analyze import analyze as analyze
     from asem_core.stages.annotate import BACKGROUND as BACKGROUND
     from asem_core.stages.annotate import OBJECT as OBJECT
@@ -71,8 +71,8 @@ PUBLIC = {
     "measure": "api",
     "show": "api",
     "Cell": "api",
-    "Measured": "api",
-    "Picture": "api",
+    "Measured": "results",
+    "Picture": "results",
     "Run": "blocks",
     "identity": "cell.provenance",
     "made_by": "cell.provenance",

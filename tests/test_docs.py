@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from asem_core.built import build_flow
 from asem_core.catalog import load_catalog
-from asem_core.flow import build_flow
 from asem_core.recipe import read_recipe
 
 ROOT = Path(__file__).parents[1]

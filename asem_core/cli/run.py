@@ -34,8 +34,9 @@ def run(
 
         asem run recipe.toml --check
     """
+    from asem_core.built import build_flow
     from asem_core.catalog import load_catalog
-    from asem_core.flow import build_flow, run_flow
+    from asem_core.flow import run_flow
     from asem_core.recipe import read_recipe
     from asem_core.stages.recipe_checks import require_inputs
 

@@ -21,8 +21,8 @@ from asem_core.stages.preprocess import layer_names
 from asem_core.volume import Box, Volume
 
 if TYPE_CHECKING:
+    from asem_core.built import EvaluateTable, Flow
     from asem_core.catalog import Catalog
-    from asem_core.flow import EvaluateTable, Flow
     from asem_core.training.options import RegionOptions, TrainOptions
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes.util
-import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +26,11 @@ from qtpy.QtWidgets import (
 from asem_core import BACKGROUND, OBJECT, Cut, image_of
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
-from asem_core.errors import AsemError, BadInput
+from asem_core.errors import AsemError
 from asem_core.volume import Box, Volume
 from asem_napari._cutter import Cutter
 from asem_napari._panel import OptionsForm
+from asem_napari._screen import require_screen
 from asem_napari._three_views import ThreeViews
 from asem_napari.reader import contrast, place
 from asem_napari.session import Session, images_in, names_in
@@ -68,26 +66,6 @@ def show(cell: Path, image: Volume, box: Box | None, name: str, use: str) -> Non
     panel.annotators.setCurrentText(use)
     panel.open(cell, name, box, Path(image.path).relative_to(cell).as_posix())
     napari.run()
-
-
-QT_LIBRARIES = {"xcb-cursor": "libxcb-cursor0", "xkbcommon-x11": "libxkbcommon-x11-0", "EGL": "libegl1", "GL": "libgl1"}
-
-
-def require_screen() -> None:
-    """Check what Qt needs of a Linux system and name what is missing."""
-    if not sys.platform.startswith("linux") or os.environ.get("QT_QPA_PLATFORM", "xcb") != "xcb":
-        return
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise BadInput(
-            "There is no screen for the annotation window (DISPLAY is not set). On a server, connect with ssh -X, or annotate on "
-            "your own computer; in WSL, update it (wsl --update)."
-        )
-    missing = [package for name, package in QT_LIBRARIES.items() if ctypes.util.find_library(name) is None]
-    if missing and not os.environ.get("WAYLAND_DISPLAY"):
-        raise BadInput(
-            f"The annotation window needs system libraries that are missing here. Debian, Ubuntu and WSL: sudo apt install "
-            f"{' '.join(missing)}; Fedora: sudo dnf install xcb-util-cursor libxkbcommon-x11 mesa-libEGL mesa-libGL"
-        )
 
 
 class AnnotatePanel(QWidget):

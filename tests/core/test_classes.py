@@ -10,13 +10,14 @@ import torch
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.built import build_flow
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, PluginError, RecipeError
-from asem_core.flow import build_flow, run_flow
+from asem_core.flow import run_flow
 from asem_core.heads import Foreground, LogOdds, settled
 from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.prediction.trained import model_behind

@@ -12,13 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.built import build_flow
 from asem_core.catalog import load_catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import open_image, open_mask, read_prepared
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
-from asem_core.flow import build_flow, run_flow
+from asem_core.flow import run_flow
 from asem_core.recipe import read_recipe
 from asem_core.stages.preprocess import prepare, usual_steps
 from asem_core.training.options import RegionOptions

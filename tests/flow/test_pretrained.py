@@ -9,12 +9,13 @@ import pytest
 import tifffile
 
 from asem_core.blocks import Run
+from asem_core.built import build_flow
 from asem_core.catalog import load_catalog
 from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
-from asem_core.flow import build_flow, run_flow
+from asem_core.flow import run_flow
 from asem_core.prediction.expected import of_recipe, require_voxel_size
 from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe

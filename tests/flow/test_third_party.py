@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 import asem_core
 from asem_core.blocks import Run
+from asem_core.built import build_flow
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.provenance import describe_plugin, identity, steps_done
 from asem_core.cell.store import open_labels
 from asem_core.cli import make_app
 from asem_core.errors import PluginError, RecipeError
-from asem_core.flow import build_flow, run_flow
+from asem_core.flow import run_flow
 from asem_core.interfaces import Region
 from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe
