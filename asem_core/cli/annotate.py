@@ -288,10 +288,8 @@ def suggest(
 
 def _layer_of(cell: Path, output: str) -> Path:
     """Say which layer is meant: a name alone is one of `labels`, where training and scoring look; a path through the cell is understood."""
-    from asem_core.cell.node import layers
-
     name = output.removeprefix(f"{cell}/")
-    return cell / (name if "/" in name or name in layers(cell) else f"labels/{name}")
+    return cell / (name if "/" in name or name == "labels" or (cell / name).exists() else f"labels/{name}")
 
 
 def _annotate(

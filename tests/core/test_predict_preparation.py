@@ -250,7 +250,7 @@ def test_segment_takes_the_choices_of_a_registry_name_or_of_the_model_behind_the
     result = asem("segment", probability(cell, model="membrane-fibsem-10nm@2"), *words)
     assert result.output.strip().endswith("segmentation: uint8")
     told = asem("segment", path, *words, "--model", "membranne").output
-    assert "Did you mean 'membrane'? Known: clathrin-coats, " in told
+    assert "Did you mean 'membrane'? Known: bioimage-io, clathrin-coats, " in told
     assert "asem models list" in told
 
 
