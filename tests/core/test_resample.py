@@ -72,7 +72,7 @@ def test_equal_voxels_are_left_alone():
 
 
 def test_voxels_that_do_not_divide_are_refused():
-    with pytest.raises(VoxelSizeMismatch, match=r"no whole multiples of the \[4.0, 4.0, 4.0\] nm of fine"):
+    with pytest.raises(VoxelSizeMismatch, match=r"not whole multiples of the \[4.0, 4.0, 4.0\] nm of fine"):
         on_grid_of(Volume(np.zeros((2, 2, 2)), 4.0, path="fine"), Volume(np.zeros((2, 2, 2)), 10.0))
     with pytest.raises(VoxelSizeMismatch):  # finer than the grid asked for
         on_grid_of(Volume(np.zeros((2, 2, 2)), 8.0), Volume(np.zeros((2, 2, 2)), 4.0))

@@ -37,7 +37,7 @@ def test_constant_outside() -> None:
 
 def test_outside_is_an_error_unless_allowed() -> None:
     """Without a policy, a box that sticks out is refused, with both shapes in the message."""
-    with pytest.raises(OutsideVolume, match=r"\[-1:1, 0:1, 0:1\] sticks out .* \[3, 4, 5\]"):
+    with pytest.raises(OutsideVolume, match=r"\[-1:1, 0:1, 0:1\] extends beyond .* \[3, 4, 5\]"):
         volume().read(Box((-1, 0, 0), (1, 1, 1)))
 
 

@@ -112,7 +112,7 @@ def test_waiting_is_said(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("asem_core.engine.crew.WAITING_TOLD_S", 0.5)
     late = Cluster("late", "command", workers=1, options="sh -c 'sleep 2; exec \"$@\"' --", address="127.0.0.1")
     run_blocks(Slow(tmp_path, 0), BOX, 8, Run(progress=False, on=late, scratch=tmp_path / "s"), name="late")
-    assert "late: no worker of 'late' has come yet" in caplog.text
+    assert "late: no worker of 'late' has started yet" in caplog.text
 
 
 def test_no_worker_outlives_a_run_that_is_killed(tmp_path):
@@ -354,7 +354,7 @@ def test_cancelled_jobs_and_lost_nodes_are_replaced(slurm, tmp_path, caplog):
     )
     troubles.join()
     assert len(list(tmp_path.glob("done-*"))) == 24
-    assert caplog.text.count("another takes its place") >= 2
+    assert caplog.text.count("and is replaced") >= 2
     assert not in_queue()
 
 

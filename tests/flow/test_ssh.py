@@ -160,7 +160,7 @@ def test_a_lost_connection_is_replaced(options: str, tmp_path: Path, caplog: pyt
     troubles.join()
     assert len(list(tmp_path.glob("done-*"))) == 16
     assert len({p.name.split("-")[3] for p in tmp_path.glob("begun-*")}) == 2
-    assert "another takes its place" in caplog.text
+    assert "and is replaced" in caplog.text
 
 
 def test_no_worker_is_left_when_a_run_is_killed(options: str, tmp_path: Path) -> None:
