@@ -158,7 +158,12 @@ def test_segmentations_are_compared_as_they_are():
         (Volume(np.full((4, 4, 4), 2.5), NM), {}, AsemError, "values from 2.5 to 2.5.*logits"),
         (Volume(np.full((4, 4, 4), np.nan), NM), {}, AsemError, "values from nan to nan"),
         (Volume(np.zeros((4, 4, 4), np.uint8), NM), {"thresholds": [128]}, BadInput, "at most 1, got 128"),
-        (Volume(np.zeros((4, 4, 4), np.uint8), NM), {"box": Box((0, 0, 0), (4, 4, 5))}, OutsideVolume, "extends beyond"),
+        (
+            Volume(np.zeros((4, 4, 4), np.uint8), NM),
+            {"box": Box((0, 0, 0), (4, 4, 5))},
+            OutsideVolume,
+            "extends beyond",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused(prediction, options, error, words):

@@ -148,6 +148,7 @@ def test_the_better_map_is_shown() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_round_goes_on_to_equal_weights(
     cell: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

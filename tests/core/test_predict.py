@@ -315,6 +315,7 @@ def chunks_of_build(target):
     return sum(len(list(work.glob("build-*/layer/s0/c/*/*/*"))) for work in work_folders(target))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_run_goes_on_bit_identically(stored, tmp_path):
     """SIGKILL to the run and all its workers amid writing; then the same command again."""
     target = tmp_path / "out.zarr/p"

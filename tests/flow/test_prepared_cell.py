@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,7 @@ def predicted_from(cell: Path) -> str:
     return str(about["made_by"]["inputs"][0]["path"]).rpartition(".zarr/")[2]
 
 
-@pytest.mark.parametrize(
-    "skipped", [s for n in range(4) for s in itertools.combinations(("crop", "mask", "clahe"), n)], ids="-".join
-)
+@pytest.mark.parametrize("skipped", [(), ("crop",), ("mask",), ("clahe",), ("crop", "mask", "clahe")], ids="-".join)
 def test_prediction_takes_what_was_prepared(cell: Path, model: tuple[str, str], skipped: tuple[str, ...]) -> None:
     """The steps that the model expects are never done twice, and outside of the mask nothing is predicted."""
     prepared(cell, *skipped)

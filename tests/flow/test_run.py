@@ -112,6 +112,7 @@ def run(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_whole_recipe(project: Path) -> None:
     """Planes in, planes out, in place; reports written; the second run repeats nothing; a swap is one line."""
     done = asem("run", "recipe.toml", "-o", "out", "-q", "-j", "2")
