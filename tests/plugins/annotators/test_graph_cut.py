@@ -340,7 +340,7 @@ def test_mixture_keeps_the_dark_part() -> None:
 def test_refuses_a_constant_image() -> None:
     """An image of one value says so and names the box."""
     flat = Volume(np.full((20, 20, 20), 7, np.uint8), 10)
-    with pytest.raises(BadInput, match=r"one value 7 in all of \[0:20, 0:20, 0:20\]"):
+    with pytest.raises(BadInput, match=r"the value 7 everywhere in \[0:20, 0:20, 0:20\]"):
         GraphCut().prepare(flat, flat.box, QUIET)
 
 
