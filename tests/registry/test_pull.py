@@ -120,7 +120,7 @@ def test_no_mirror_works(served, settings, server):
     with pytest.raises(NotCached) as caught:
         obtain(card, settings, progress=False)
     text = str(caught.value)
-    assert "127.0.0.1:9/w.safetensors: ClientConnectorError: Cannot connect to host" in text
+    assert "127.0.0.1:9/w.safetensors: the server cannot be reached: is this computer online?" in text
     assert "gone.safetensors: there is no such file (404)" in text
     assert "asem models pull small-1nm@1" in text
     assert "asem models unbundle" in text
