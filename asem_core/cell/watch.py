@@ -59,8 +59,8 @@ class Watched:
     def __getitem__(self, key: Any) -> np.ndarray:
         try:
             values = np.asarray(self.array[key])
-        except Exception:
-            self.require_unchanged()  # which is then the reason
+        except Exception:  # whatever the store raises where a file was replaced meanwhile; it is raised again
+            self.require_unchanged()
             raise
         # A writer changes the description before the voxels: if it is the old one now, so is all that was read.
         self.require_unchanged()

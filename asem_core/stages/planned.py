@@ -22,10 +22,13 @@ from asem_core.stages.annotated import Annotated
 from asem_core.stages.plan import Given, PlanOptions, plan
 from asem_core.stages.train import model_table
 from asem_core.temporary import replacing
-from asem_core.training.options import RegionOptions, is_open, options_alone
+from asem_core.training.options import OpenOptions, is_open, options_alone
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import holds_strokes, parts_of
+
+WATCHES = ("choose", "choose_threshold", "choose_mirrors")
+"""Options that need a part to validate on, which the plan may set aside."""
 
 TABLES = ("optimizer", "loss", "augment")
 
@@ -57,9 +60,10 @@ def completed(
         A region is no layer, holds nothing to learn, or there is no time.
     """
     train = dict(tables["train"])
+    said_of = build(OpenOptions, {k: v for k, v in train.items() if k not in WATCHES}, f"{where} @ train")
     given = _given(tables, folder, where)
-    time = float(train.get("minutes", 10.0) if minutes is None else minutes)
-    options = PlanOptions(time, seed=int(train.get("seed", 0)), watch=not train.get("validation"))
+    time = said_of.minutes if minutes is None else minutes
+    options = PlanOptions(time, seed=said_of.seed, watch=not said_of.validation)
     said = json.dumps([tables, str(folder), time], sort_keys=True, default=str)
     mark = f"# Completed from: {where} ({zlib.crc32(said.encode()):08x})"
     if target.exists() and not overwrite:
@@ -69,10 +73,8 @@ def completed(
         raise OutputExists(
             f"{target} holds settings that were chosen for another recipe. Choose another output, or add --overwrite."
         )
-    if not train.get("regions"):
-        raise RecipeError(f"{where}: there is no region to learn from: add [[train.regions]] with raw and labels.")
     places = [_annotated(region, folder, where) for region in train["regions"]]
-    say(f"Choosing what {where} leaves open from its labels, for {time:g} minutes")
+    say(f"Choosing what {where} leaves open from its labels, for {time:g} minute{'s' * (time != 1)}")
     text = plan(places, catalog.get("model", tables["model"]["use"]), catalog, options, given=given, say=say).text
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as half:
@@ -103,7 +105,6 @@ def _resolved(region: Mapping[str, Any], folder: Path, where: str) -> dict[str, 
 
 def _annotated(region: Mapping[str, Any], folder: Path, where: str) -> Annotated:
     """Read a region's table as layers and the boxes in them that were annotated."""
-    build(RegionOptions, dict(region), f"{where} @ train.regions")
     found = _resolved(region, folder, where)
     raw, labels, strokes = (found.pop(key, None) for key in ("raw", "labels", "strokes"))
     if not isinstance(raw, str) or not isinstance(labels, str):

@@ -142,7 +142,7 @@ def edited(table: np.ndarray, edit: Edit, units: Units) -> np.ndarray:
     """
     for one in edit.ids:
         if one < 1 or not (table == one).any():
-            raise BadInput(f"There is no object {one} (after the edits before).")
+            raise BadInput(f"There is no object {one} now: ids are those after the earlier edits (asem proofread log).")
     if edit.kind == "merge":
         if len(edit.ids) < 2:
             raise BadInput("To merge, give two or more ids.")

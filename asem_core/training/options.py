@@ -244,6 +244,14 @@ def is_open(train: Mapping[str, Any], where: str) -> bool:
     return "iterations" not in train and chosen != "published"
 
 
+@attrs.frozen
+class OpenOptions(TrainOptions):
+    """A `[train]` table that leaves its length to a plan: what it says, and how it is to be planned."""
+
+    plan: Literal["data"] | None = None
+    minutes: float = 10.0
+
+
 def options_alone(train: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out what says how to plan: the rest are options of a training."""
     return {key: value for key, value in train.items() if key not in ("plan", "minutes")}

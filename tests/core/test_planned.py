@@ -160,6 +160,8 @@ box = "0:30,:,:"
         ("minutes = 1", "minutes = 1\niterations = 5", "iterations says how long to train; leave minutes out"),
         ("minutes = 1", 'minutes = 1\nplan = "published"', "the published plan has a fixed length"),
         ("minutes = 1", "minutes = -1", "it must be above 0"),
+        ("minutes = 1", 'minutes = "ten"', "option 'minutes' @ train"),
+        ("minutes = 1", "minuts = 1", "unknown option 'minuts' @ train. Did you mean 'minutes'?"),
         (
             'raw = "cell.zarr"',
             'raw = { use = "tiff-stack", path = "grey.tif", voxel_size_nm = 8 }',
