@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 
 from asem_core.abilities import Checked, ReadsByKind, TellsChanges
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.cell.chunks import create_array
 from asem_core.cell.elsewhere import done_elsewhere, with_done
+from asem_core.cell.place import cell_of
+from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
-from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, write_known
+from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, open_volume, write_known
 from asem_core.errors import BadInput
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
@@ -152,7 +155,25 @@ def import_volume(
     made = fill_volume(out, Copy(volume, out), block, run, name=f"import-{Path(out.path).name}")
     if kind == "image" and (question := question_greys(made.path, *greys_used(made), made.dtype)):
         log.warning(question)
+    if kind == "labels":
+        _question_place(made)
     return made
+
+
+def _question_place(labels: Volume) -> None:
+    """Warn where labels have the shape of the cell's image and lie elsewhere, as those of a cropped image that say nothing of it."""
+    cell = cell_of(labels.path)
+    image = cell / read_prepared(cell).image
+    if not image.is_dir():
+        return
+    raw: Volume = open_volume(image)
+    same = raw.shape == labels.shape and np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-3)
+    if same and not np.allclose(raw.origin_nm, labels.origin_nm, rtol=0, atol=max(raw.voxel_size_nm) / 2):
+        log.warning(
+            "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, import it by "
+            "asem annotate import %s FILE -o NAME, which takes the image's place.",
+            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), cell,
+        )  # fmt: skip
 
 
 def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:

@@ -335,3 +335,19 @@ def test_finer_labels_are_resampled_where_asked(tmp_path: Path) -> None:
     region = open_region(RegionOptions(raw, labels, resample_labels=True), "r", load_catalog(), tmp_path)
     np.testing.assert_array_equal(region.labels.read(), fine[::2, ::2, ::2])
     assert region.raw.box_of(region.labels) == region.raw.box
+
+
+def test_labels_of_a_cropped_image_that_say_no_place_are_questioned(tmp_path, caplog):
+    """They have the image's shape and begin at 0; the advice puts them onto the image."""
+    grey = np.random.default_rng(0).integers(50, 200, (12, 30, 40)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", grey)
+    tifffile.imwrite(tmp_path / "mine.tif", (grey[2:10, 5:25, 8:38] > 120).astype(np.uint8))
+    cell = tmp_path / "cell.zarr"
+    at = ("--voxel-size", 5, "-o", cell, "-q")
+    assert asem("import", tmp_path / "a.tif", "--box", "2:10,5:25,8:38", *at)[0] == 0
+    assert "not its place" not in caplog.text
+    assert asem("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at)[0] == 0
+    assert "has the shape of" in caplog.text
+    assert f"asem annotate import {cell} FILE -o NAME" in caplog.text
+    assert asem("annotate", "import", cell, tmp_path / "mine.tif", "-o", "placed")[0] == 0
+    assert open_volume(cell / "labels/placed").origin_nm == open_volume(cell / "raw").origin_nm
