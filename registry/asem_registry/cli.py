@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from asem_registry import cli_registries
+from asem_registry.card_options import About, Aliases, Citation, Contrast, Preparation, TrainingData, VoxelSize
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
 Name = Annotated[str, typer.Argument(help="A name, NAME@VERSION or alias, as in `asem models list`.")]
@@ -158,18 +159,14 @@ def add(
     version: Annotated[
         int, typer.Option("--version", min=1, help="Version of the model; new weights need a new version.")
     ] = 1,
-    about: Annotated[str, typer.Option("--about", help="One line: what it finds, and in which samples.")] = "",
-    alias: Annotated[list[str] | None, typer.Option("--alias", help="Another name; may be repeated.")] = None,
-    voxel_size: Annotated[
-        str | None, typer.Option("--voxel-size", help="Voxel size in nm, if the weights do not state it: 5,5,5.")
-    ] = None,
-    preparation: Annotated[str, typer.Option("--preparation", help="How the samples were prepared.")] = "not stated",
-    contrast: Annotated[str, typer.Option("--contrast", help="What is dark and what is bright.")] = "not stated",
-    training_data: Annotated[
-        str, typer.Option("--training-data", help="Description of the training data; by default the run's regions.")
-    ] = "",
+    about: About = "",
+    alias: Aliases = None,
+    voxel_size: VoxelSize = None,
+    preparation: Preparation = "not stated",
+    contrast: Contrast = "not stated",
+    training_data: TrainingData = "",
     licence: Annotated[str, typer.Option("--licence", help="Licence of the weights.")] = "not stated",
-    citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
+    citation: Citation = "not stated",
     recipe: Annotated[bool, typer.Option(help="Include the run's recipe, with its paths, in the card.")] = True,
     channel: Annotated[
         str | None, typer.Option("--channel", help="Of a package: the output's channel, by name or number from 0.")

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from asem_registry.card_options import About, Aliases, Citation, Contrast, Preparation, TrainingData, VoxelSize
+
 
 def mount(models: typer.Typer) -> None:
     models.command("publish", no_args_is_help=True)(publish)
@@ -31,18 +33,14 @@ def publish(
     version: Annotated[
         int | None, typer.Option("--version", min=1, help="Version; new weights need a new one.", show_default="1")
     ] = None,
-    about: Annotated[str, typer.Option("--about", help="One line: what it finds, and in which samples.")] = "",
-    alias: Annotated[list[str] | None, typer.Option("--alias", help="Another name; may be repeated.")] = None,
-    voxel_size: Annotated[
-        str | None, typer.Option("--voxel-size", help="Voxel size in nm, if the weights do not state it: 5,5,5.")
-    ] = None,
-    preparation: Annotated[str, typer.Option("--preparation", help="How the samples were prepared.")] = "not stated",
-    contrast: Annotated[str, typer.Option("--contrast", help="What is dark and what is bright.")] = "not stated",
-    training_data: Annotated[
-        str, typer.Option("--training-data", help="Description of the training data; by default the run's regions.")
-    ] = "",
+    about: About = "",
+    alias: Aliases = None,
+    voxel_size: VoxelSize = None,
+    preparation: Preparation = "not stated",
+    contrast: Contrast = "not stated",
+    training_data: TrainingData = "",
     licence: Annotated[str, typer.Option("--licence", help="Licence of the weights; needed.")] = "not stated",
-    citation: Annotated[str, typer.Option("--citation", help="What users should cite.")] = "not stated",
+    citation: Citation = "not stated",
     scores: Annotated[
         list[Path] | None,
         typer.Option(
