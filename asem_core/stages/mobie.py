@@ -26,10 +26,9 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import finished, require_free, written_whole
-from asem_core.cell.provenance import made_by
 from asem_core.cell.pyramid import write_multiscale
 from asem_core.paths import FilePath
-from asem_core.stages.object_tables import ID, columns_of, object_tables, report_folders, require_cell
+from asem_core.stages.object_tables import ID, columns_of, object_tables, record_of, report_folders, require_cell
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.scene import Layer, open_layers
 from asem_core.volume import Labels, Volume, as_zyx
@@ -84,12 +83,7 @@ def export_for_mobie(
     layers = [_as_stored(layer) for layer in open_layers(cell, what.layers or None, catalog)]
     folders = [Path(f) for f in what.reports] or ([] if "://" in cell else report_folders(Path(cell)))
     tables = object_tables(layers, folders)
-    record = made_by(
-        "export",
-        inputs=[layer.volume for layer in layers],
-        format={"name": "mobie", "options": attrs.asdict(what)},
-        tables=[str(folder) for folder in folders],
-    )
+    record = record_of("mobie", what, layers, folders)
     if finished(output, record) is not None and not overwrite:
         return output
     require_free(output, overwrite=overwrite)

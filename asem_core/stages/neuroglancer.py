@@ -25,10 +25,9 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.node import open_node
 from asem_core.cell.outputs import Half, finished, require_free, written_whole
-from asem_core.cell.provenance import made_by
 from asem_core.errors import BadInput
 from asem_core.paths import FilePath
-from asem_core.stages.object_tables import ID, columns_of, object_tables, report_folders, require_cell
+from asem_core.stages.object_tables import ID, columns_of, object_tables, record_of, report_folders, require_cell
 from asem_core.viewing.mesh import mesh_objects, require_mesher, write_meshes
 from asem_core.viewing.neuroglancer_state import Places, describe_view
 from asem_core.viewing.scene import Layer, open_layers
@@ -110,12 +109,7 @@ def export_for_neuroglancer(
     folders = [Path(f) for f in how.reports] or ([] if "://" in cell else report_folders(Path(cell)))
     tables = object_tables(layers, folders)
     link = f"{how.viewer.rstrip('/')}/#!{at}/{output.name}/{STATE}"
-    record = made_by(
-        "export",
-        inputs=[layer.volume for layer in layers],
-        format={"name": "neuroglancer", "options": attrs.asdict(how)},
-        tables=[str(folder) for folder in folders],
-    )
+    record = record_of("neuroglancer", how, layers, folders)
     if finished(output, record) is not None and not overwrite:
         return link
     require_free(output, overwrite=overwrite)

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from asem_core.cell.node import layers as layers_of
-from asem_core.cell.provenance import is_unchanged
+from asem_core.cell.provenance import is_unchanged, made_by
 from asem_core.cell.record import Input, Record
 from asem_core.errors import BadInput
 from asem_core.report import read_tables
@@ -74,6 +76,18 @@ def report_folders(cell: Path) -> list[Path]:
     """List the reports that lie beside a cell: of `asem analyze` (`CELL_reports/`) and of a recipe (`reports/`)."""
     beside = (cell.with_name(f"{cell.stem}_reports"), cell.parent / "reports")
     return [page.parent for place in beside for page in sorted(place.glob("*/made_by.json"))]
+
+
+def record_of(
+    name: str, options: attrs.AttrsInstance, layers: Sequence[Layer], folders: Sequence[Path]
+) -> dict[str, Any]:
+    """Describe an export of layers with their tables: what must be equal for it to be found again."""
+    return made_by(
+        "export",
+        inputs=[layer.volume for layer in layers],
+        format={"name": name, "options": attrs.asdict(options)},
+        tables=[str(folder) for folder in folders],
+    )
 
 
 def columns_of(table: pyarrow.Table) -> Iterator[tuple[str, str, Any]]:
