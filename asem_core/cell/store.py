@@ -31,6 +31,7 @@ from asem_core.cell.record import Kind, Made, Record, note
 from asem_core.cell.watch import stamp_of, watched
 from asem_core.errors import BadInput, NoSpace, OutputExists
 from asem_core.files import fingerprint
+from asem_core.temporary import sweep_zarr
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, of_values, understood
@@ -328,6 +329,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     import zarr
 
     if not volume.finished:
+        sweep_zarr(volume.build, deep=True)
         group = zarr.open_group(volume.build, mode="r+")
         if pyramid:
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))

@@ -25,6 +25,7 @@ from asem_core.cell.store import create_known, create_volume, finish_volume, ope
 from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
 from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
+from asem_core.temporary import sweep_zarr
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
@@ -191,6 +192,7 @@ class Layer:
             finish_volume(out, pyramid=False)
         lock = take_lock(target)
         try:
+            sweep_zarr(target, deep=True)
             volume = open_volume(target, kind=Labels, follow=True)
             if (held := what_it_holds(volume) or kind_by_name(target)) in ("image", "probability"):
                 raise BadInput(

@@ -8,7 +8,6 @@ The recipe is a file like any other: `asem train` takes it, people edit it.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -30,7 +29,7 @@ from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotated import Annotated, as_table, model_for, places_of
 from asem_core.stages.train import TrainingRecipe, set_up
-from asem_core.temporary import replacing
+from asem_core.temporary import replacing, temporary_folder
 from asem_core.training.fingerprint import Fingerprint, fingerprint
 from asem_core.training.options import RegionOptions, TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
@@ -181,8 +180,8 @@ def plan(
 
         def seconds_each(tried: Settings) -> float:
             recipe = _recipe(_tables(tried, own, options, given), model, catalog)
-            with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-                return measure(set_up(recipe, catalog, RunFolder(Path(scratch))))
+            with temporary_folder() as scratch:
+                return measure(set_up(recipe, catalog, RunFolder(scratch)))
 
         say("Measuring how long an iteration takes")
         may_grow = not given.network(chosen) and ("train", "batch") not in given.values

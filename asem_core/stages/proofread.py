@@ -176,7 +176,7 @@ def edited(table: np.ndarray, edit: Edit, units: Units) -> np.ndarray:
 
 
 def edit_layer(layer: str | Path, edit: Edit, catalog: Catalog, run: Run) -> Proofread:
-    """Check an edit against a segmentation, and add it to its log; returns what is there then.
+    """Check an edit against a segmentation, and add it to its log, unless it is the last one there; returns what is there then.
 
     Raises
     ------
@@ -189,6 +189,8 @@ def edit_layer(layer: str | Path, edit: Edit, catalog: Catalog, run: Run) -> Pro
     try:
         now = open_proofread(layer, catalog, run)
         units = now.units
+        if now.edits and edit == attrs.evolve(now.edits[-1], **({"new": None} if edit.kind == "split" else {})):
+            return now
         if edit.kind == "split":
             units = _units_of(now.layer, catalog, run, needed=True)
             now = attrs.evolve(now, units=units, table=_replayed(now.edits, units))
