@@ -118,18 +118,10 @@ COMMANDS = {
     "demo": "demo -o demo --size-nm 600 -j 1 -q",
 }  # fmt: skip
 LONG = (
-    "annotate train",
-    "loop",
-    "train",
-    "finetune",
-    "models export",
-    "models score",
-    "predict",
-    "analyze",
-    "compare",
-    "run",
-    "demo",
-)
+    "prepare", "preprocess", "segment", "export planes", "evaluate", "analyze", "compare", "predict", "models score", "train", "finetune",
+    "loop", "annotate train", "models export", "run", "demo",
+)  # fmt: skip
+"""Those that take seconds, most of them because they start workers or run a network."""
 LOADED = [
     *(m.name for m in pkgutil.walk_packages(asem_core.__path__, "asem_core.") if "__main__" not in m.name),
     *(point.value for group in ("asem", "asem.cli", "asem.registry") for point in entry_points(group=group)),

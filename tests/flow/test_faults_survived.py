@@ -105,7 +105,8 @@ def test_undisturbed(name: str, unbroken: Callable[[str], Unbroken]) -> None:
 def interruptions() -> list[tuple[str, tuple[tuple[str, signal.Signals], ...]]]:
     """For each command, three signals one after the other: every way to send each; to commands that take long, three ways."""
     turned = [list(zip(TARGETS[i:] + TARGETS[:i], SIGNALS, strict=True)) for i in range(3)]
-    return [(name, tuple(ways)) for name in COMMANDS for ways in (turned[:1] if name in LONG else turned)]
+    names = [*(name for name in COMMANDS if name not in LONG), *LONG]
+    return [(name, tuple(ways)) for name in names for ways in (turned[:1] if name in LONG else turned)]
 
 
 @pytest.mark.parametrize(("name", "ways"), interruptions(), ids=lambda v: v if isinstance(v, str) else v[0][0])
