@@ -22,6 +22,7 @@ import tomlkit
 from asem_core.abilities import OffersTemplates
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
+from asem_core.cell.place import require_outside_cells
 from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Model, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
@@ -419,6 +420,9 @@ def write_plan(
         raise BadInput(f"Name the labels to train on: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
     name = model or model_for(labels, catalog)
     places = places_of(cells, labels, raw)
+    kept = None
+    if recipe is not None:
+        require_outside_cells(recipe)
     if recipe is not None and recipe.exists():
         text = recipe.read_text(encoding="utf-8")
         if not overwrite:
@@ -430,13 +434,14 @@ def write_plan(
                 "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
-        recipe.rename(kept)
-        say(f"{kept}: the previous recipe")
     for place in places:
         boxes = "1 box" if len(place.boxes) == 1 else f"{len(place.boxes)} boxes"
         say(f"Training {name} on {place.labels} ({boxes}) and {place.raw}")
     text = plan(places, catalog.get("model", name), catalog, options, say=say).text
     if recipe is not None:
+        if kept is not None:
+            recipe.rename(kept)
+            say(f"{kept}: the previous recipe")
         with replacing(recipe) as half:
             half.write_text(text, encoding="utf-8")
         say(f"{recipe}: the plan, each line with its reason")

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.cell.place import require_outside_cells
 from asem_core.errors import BadInput, OutputExists
 from asem_core.temporary import replacing, temporary_folder
 from asem_registry.cache import obtain
@@ -205,7 +206,9 @@ def _open(to: str, settings: Settings) -> _Folder | _Bucket:
         return _Bucket(to.rstrip("/"), open_s3(to, settings, signed=True))
     if "://" in to:
         raise BadInput(f"{to} cannot be written to: publish into a folder or an s3:// address.")
-    return _Folder(Path(to).expanduser().resolve())
+    folder = Path(to).expanduser().resolve()
+    require_outside_cells(folder)
+    return _Folder(folder)
 
 
 def _index_of(place: _Folder | _Bucket) -> dict[str, Entry]:
