@@ -25,7 +25,9 @@ def mount(app: typer.Typer) -> None:
 
 
 def analyze_(
-    use: Annotated[str, typer.Argument(metavar="ANALYZER", help="morphometry, contacts, nuclear-pores, clathrin-coats, ...")],
+    use: Annotated[
+        str, typer.Argument(metavar="ANALYZER", help="morphometry, contacts, nuclear-pores, clathrin-coats, ...")
+    ],
     segmentation: Annotated[Path, typer.Argument(help="What to measure, for example cell.zarr/labels/golgi.")],
     raw: Annotated[
         Path | None,
