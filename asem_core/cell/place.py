@@ -171,13 +171,9 @@ def remove_notes(layer: str | Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def tidy(layer: str | Path) -> None:
-    """Remove what a process that was killed in its last moments left of a layer that it had finished."""
-    if _notes_of(layer, ".lock").exists() or work_folders(layer):
-        with contextlib.suppress(OutputBusy):
-            held = lock(layer)
-            remove_notes(layer)
-            unlock(layer, held)
+def has_notes(layer: str | Path) -> bool:
+    """Tell whether there are notes of a run into a layer: it is being made, or its process was killed."""
+    return _notes_of(layer, ".lock").exists() or bool(work_folders(layer))
 
 
 def forget(layer: str | Path, made_by: Mapping[str, Any]) -> None:

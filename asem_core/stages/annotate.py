@@ -21,7 +21,7 @@ from asem_core.cell.place import cell_work_folder, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, new_revision, what_it_holds
 from asem_core.cell.record import AnnotatedBox, Record, note, record_at
-from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume
+from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume, tidy
 from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
 from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
@@ -190,6 +190,7 @@ class Layer:
             if target.parent.name != "seeds":  # of which 0 says that nothing is known
                 finish_volume(create_known(out, block=CHUNK), pyramid=False)
             finish_volume(out, pyramid=False)
+        tidy(target)
         lock = take_lock(target)
         try:
             sweep_zarr(target, deep=True)

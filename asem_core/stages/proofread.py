@@ -201,7 +201,8 @@ def edit_layer(
     try:
         now = open_proofread(layer, catalog, run, before=before)
         units = now.units
-        if now.edits and edit == attrs.evolve(now.edits[-1], **({"new": None} if edit.kind == "split" else {})):
+        last = now.edits[-1] if now.edits else None
+        if last is not None and edit == (attrs.evolve(last, new=None) if edit.kind == "split" else last):
             return now
         if edit.kind == "split":
             units = _units_of(now.layer, catalog, run, now, needed=True)

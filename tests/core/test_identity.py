@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -354,6 +356,33 @@ def test_what_a_killed_process_was_writing_goes(stack: Path, tmp_path: Path) -> 
     young.touch()
     with Layer.open(cell / "seeds/b", image):
         assert list(cell.rglob("*.partial")) == [young]
+
+
+@pytest.mark.parametrize("how", ["annotate", "import"])
+def test_a_layer_whose_run_was_killed_in_its_last_moment(
+    how: str, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole; the same command lists it among the labels, and removes the notes."""
+    cell = tmp_path / "cell.zarr"
+    source = TiffStack(str(stack), 5.0)
+    image = import_volume(source, cell / "raw", QUIET)
+
+    def make() -> None:
+        if how == "annotate":
+            Layer.open(cell / "labels/a", image).close()
+        else:
+            import_volume(source, cell / "labels/a", QUIET, kind="labels")
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(
+            "asem_core.cell.store.list_labels", lambda _: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)
+        )
+        make()
+    assert (cell / "labels/a").exists()
+    assert (tmp_path / ".cell.zarr-work").exists()
+    make()
+    assert zarr.open_group(cell / "labels", mode="r").attrs["ome"]["labels"] == ["a"]
+    assert not (tmp_path / ".cell.zarr-work").exists()
 
 
 def test_a_cell_that_is_a_disk_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

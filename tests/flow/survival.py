@@ -281,8 +281,8 @@ def send(process: Any, target: str, sent: signal.Signals) -> list[psutil.Process
 
 
 def require_gone(family: list[psutil.Process]) -> None:
-    """No process outlives a command by more than a second."""
-    deadline = time.monotonic() + 1
+    """No process outlives a command by more than a second; on a loaded machine, where ending takes longer, by more than ten."""
+    deadline = time.monotonic() + (1 if os.getloadavg()[0] < (os.cpu_count() or 1) else 10)
     while (orphans := [p for p in family if lives(p)]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not orphans
