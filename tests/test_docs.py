@@ -85,6 +85,9 @@ def test_recipes_are_right(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     from asem_core.stages.train import read_training_recipe
 
     monkeypatch.setenv("ASEM_TEST_DATA", os.environ.get("ASEM_TEST_DATA", str(tmp_path)))
+    monkeypatch.setenv("COSEM_CROPS", str(tmp_path))  # what `asem data pull` would write there
+    for layer in ("mitochondria", "er"):
+        (tmp_path / "crop1.zarr" / "labels" / layer).mkdir(parents=True)
     table = tomllib.loads(recipe.read_text())
     if "source" in table:
         build_flow(read_recipe(recipe), load_catalog())

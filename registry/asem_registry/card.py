@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from asem_core.errors import AsemError
+from asem_core.paths import is_reserved
 
 
 class BadCard(AsemError):
@@ -237,7 +238,7 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    if not _NAME.fullmatch(value) or len(value) > 80:
+    if not _NAME.fullmatch(value) or len(value) > 80 or is_reserved(value):
         raise ValueError
     return str(value)
 
@@ -297,7 +298,7 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[Any], str]:
     return check
 
 
-_NAME_RULE = "small letters, digits and single hyphens (at most 80)"
+_NAME_RULE = "small letters, digits and single hyphens (at most 80), and no name of a device of Windows (con, nul)"
 _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": (_NAME_RULE, _name),
     "version": ("a whole number from 1", _whole),

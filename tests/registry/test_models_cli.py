@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -261,6 +262,20 @@ def _as_link(info):
     return info
 
 
+def weights_of(file):
+    with zipfile.ZipFile(file) as archive:
+        return next(archive.read(i) for i in archive.infolist() if "weights" in i.filename)
+
+
+def with_sums(info, data, sums):
+    """Put other sums into the receipt of a bundle, and leave its card as it is."""
+    if "receipt" not in info.filename:
+        return data
+    for old, new in sums.items():
+        data = data.replace(old.encode(), new.encode())
+    return data
+
+
 def test_a_bad_bundle_is_refused(served, settings, tmp_path):
     """Members that climb out, links, foreign or missing members, damage: nothing is installed, and it is said."""
     good = bundle([served], tmp_path / "good.zip", settings)
@@ -285,6 +300,12 @@ def test_a_bad_bundle_is_refused(served, settings, tmp_path):
     )
     with pytest.raises(WrongSum, match="Nothing was installed"):
         unbundle(forged, far)
+    sums = {hashlib.sha256(d).hexdigest(): hashlib.sha256(d[:-4] + b"evil").hexdigest() for d in [weights_of(good)]}
+    consistent = _rewritten(forged, tmp_path / "consistent.zip", lambda i, d: (i.filename, with_sums(i, d, sums)))
+    with pytest.raises(
+        WrongSum, match="Nothing was installed"
+    ):  # the receipt says what the weights are; the card known here does not
+        unbundle(consistent, far)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(good.read_bytes()[:-200])
     with pytest.raises(BadBundle, match="is not a bundle, or is damaged"):
