@@ -111,10 +111,20 @@ def models_page(cards: Iterable[Card]) -> str:
         if card.scores:
             lines += ["", "| metric | value | data | note |", "|---|---|---|---|"]
             lines += [f"| {s.metric} | {s.value:.2f} | {s.data} | {s.note} |" for s in card.scores]
-            lines += [line for command in _commands(card) for line in ("", f"Measured by `{command}`.")]
+            commands = _commands(card)
+            lines += [line for command in commands for line in ("", f"Measured by `{command}`.")]
         else:
-            lines += ["", "No scores are published for it."]
+            commands, lines = [], [*lines, "", "No scores are published for it."]
+        if not commands:
+            lines += ["", _not_measured_here(card)]
     return "\n".join(lines) + "\n"
+
+
+def _not_measured_here(card: Card) -> str:
+    """Say why no command measures a model, and which does with ground truth of one's own."""
+    why = "Stated by its authors, on cells with ground truth that are not at hand here, so not measured again."
+    yours = f"`asem models score {card.name} --on CELL --truth labels/NAME` measures it on a cell of yours."
+    return f"{why} {yours}" if card.scores else yours
 
 
 def _commands(card: Card) -> list[str]:
