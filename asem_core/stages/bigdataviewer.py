@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -29,7 +30,10 @@ from asem_core.volume import Volume
 
 XML = "dataset.xml"
 DATA = "dataset.n5"
-_TYPES = {np.dtype(np.float16): np.dtype(np.float32), np.dtype(bool): np.dtype(np.uint8)}
+_TYPES: Mapping[np.dtype[Any], np.dtype[Any]] = {
+    np.dtype(np.float16): np.dtype(np.float32),
+    np.dtype(bool): np.dtype(np.uint8),
+}
 """What BigDataViewer does not read, and what is written in its place."""
 
 
@@ -104,15 +108,15 @@ def _as_read(volume: Volume) -> Volume:
 class _Cast:
     """An array whose values are read as another type."""
 
-    array: object
-    dtype: np.dtype
+    array: Any
+    dtype: np.dtype[Any]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)  # type: ignore[attr-defined]
+        return tuple(self.array.shape)
 
-    def __getitem__(self, key: object) -> np.ndarray:
-        return np.asarray(self.array[key], self.dtype)  # type: ignore[index]
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.asarray(self.array[key], self.dtype)
 
 
 def _described(layers: Sequence[Layer]) -> ET.Element:
