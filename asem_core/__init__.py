@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run as Run
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
+    from asem_core.cell.apply import apply_lazily as apply_lazily
     from asem_core.cell.node import layers as layers
     from asem_core.cell.place import cell_work_folder as cell_work_folder
     from asem_core.cell.provenance import identity as identity
@@ -108,6 +109,7 @@ PUBLIC = {
     "PartedByShape": "stages.instances",
     "apply": "cell.apply",
     "apply_in_memory": "cell.apply",
+    "apply_lazily": "cell.apply",
     "Segmentation": "stages.segment",
     "threshold_objects": "stages.segment",
     "read_training_recipe": "stages.train",

@@ -1,7 +1,7 @@
 """Options that name a file or a layer: their types say so, and the core resolves and checks them before any work.
 
 path: FilePath                          a file, a folder, or a URL
-contacts: tuple[LayerPath, ...] = ()    layers of a cell, "cell.zarr/labels/er"; in a recipe also "labels/er" of its own cell
+others: tuple[LayerPath, ...] = ()      layers of a cell, "cell.zarr/labels/er"; in a recipe also "labels/er" of its own cell
 """
 
 from __future__ import annotations

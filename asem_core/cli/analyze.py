@@ -25,7 +25,9 @@ def mount(app: typer.Typer) -> None:
 
 
 def analyze_(
-    use: Annotated[str, typer.Argument(metavar="ANALYZER", help="morphometry, nuclear-pores, clathrin-coats, ...")],
+    use: Annotated[
+        str, typer.Argument(metavar="ANALYZER", help="morphometry, contacts, nuclear-pores, clathrin-coats, ...")
+    ],
     segmentation: Annotated[Path, typer.Argument(help="What to measure, for example cell.zarr/labels/golgi.")],
     raw: Annotated[
         Path | None,
@@ -55,7 +57,7 @@ def analyze_(
 
         asem analyze clathrin-coats cell.zarr/labels/coats -s cell_mask=cell.zarr/mask
 
-        asem analyze morphometry cell.zarr/labels/golgi -s 'contacts=["cell.zarr/labels/er"]' -s contact_nm=25.0
+        asem analyze contacts cell.zarr/labels/golgi -s 'others=["cell.zarr/labels/er"]' -s contact_nm=25.0
     """
     import json
 

@@ -95,6 +95,7 @@ def import_volume(
     kind: Kind | None = None,
     meaning: Meaning | None = None,
     done: Sequence[str] | None = None,
+    remarks: Sequence[str] = (),
     overwrite: bool = False,
     anew: bool = False,
     catalog: Catalog | None = None,
@@ -104,6 +105,7 @@ def import_volume(
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
     `done` names the preprocessing that an image has had already; None goes by its attributes and its name, in which the steps
     of the `catalog` are recognised (None: of what is installed).
+    `remarks` are kept beside those of the source: a licence, where it was published.
     `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
@@ -149,7 +151,7 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        about=Record(kind, planes=volume.planes, remarks=volume.remarks, questions=questions),
+        about=Record(kind, planes=volume.planes, remarks=[*volume.remarks, *remarks], questions=questions),
     )
     run = _within_memory(run, volume, block)
     if isinstance(volume, Labels):

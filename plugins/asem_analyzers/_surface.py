@@ -105,7 +105,7 @@ def facet_tiles(labels: Labels, object_id: int, box: Box, margin: int = 0) -> It
         mask = read_mask(labels, around, object_id)
         if not mask.any():
             continue
-        yield around, facets(_continue_outside(mask, around, labels), labels.voxel_size_nm, tile.shift(_minus(around)))
+        yield around, facets(continue_outside(mask, around, labels), labels.voxel_size_nm, tile.shift(_minus(around)))
 
 
 def _minus(box: Box) -> tuple[int, int, int]:
@@ -113,7 +113,7 @@ def _minus(box: Box) -> tuple[int, int, int]:
     return (-z, -y, -x)
 
 
-def _continue_outside(mask: np.ndarray, box: Box, labels: Labels) -> np.ndarray:
+def continue_outside(mask: np.ndarray, box: Box, labels: Labels) -> np.ndarray:
     """Repeat the volume's outermost voxels beyond its border."""
     inside = (box & labels.box).shift(_minus(box))
     pad = [(b, n - e) for b, e, n in zip(inside.begin, inside.end, box.shape, strict=True)]

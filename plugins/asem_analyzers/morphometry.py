@@ -1,10 +1,9 @@
-"""Morphometry: volume, surface, length, branches and contacts of the objects of any segmentation."""
+"""Morphometry: volume, surface, length and branches of the objects of any segmentation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import PurePath
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import attrs
@@ -54,14 +53,9 @@ def _not_negative(_instance: object, attribute: attrs.Attribute[float], value: f
         raise BadInput(f"{attribute.name} is {value:g}; it must not be negative.")
 
 
-def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value > 0:
-        raise BadInput(f"{attribute.name} must be a length above 0 nm, got {value}.")
-
-
 @attrs.frozen(kw_only=True)
 class Morphometry(Analyzer):
-    """Volume, surface, length, branches, sphericity and contacts of every object.
+    """Volume, surface, length, branches and sphericity of every object.
 
     Parameters
     ----------
@@ -73,10 +67,6 @@ class Morphometry(Analyzer):
     skeleton
         Tell tubes from sheets and measure them: length and branches, or area, thickness and extent. This takes most of
         the time.
-    contacts
-        Paths of other segmentations on the same grid, for example "cell.zarr/labels/endoplasmic-reticulum".
-    contact_nm
-        Surfaces this close, in nm, are in contact.
     cell_mask
         Path of a segmentation of the cell; fractions then refer to its volume instead of that of the whole image.
     """
@@ -86,8 +76,6 @@ class Morphometry(Analyzer):
     objects: Literal["auto", "components", "ids"] = "auto"
     smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
     skeleton: bool = True
-    contacts: tuple[LayerPath, ...] = ()
-    contact_nm: float = attrs.field(default=30.0, validator=_positive)
     cell_mask: LayerPath | None = None
 
     def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:
@@ -96,11 +84,10 @@ class Morphometry(Analyzer):
         Raises
         ------
         BadInput
-            A layer named in `contacts` or `cell_mask` cannot be opened.
+            The layer named in `cell_mask` cannot be opened.
         ShapeMismatch, VoxelSizeMismatch
-            Such a layer lies on another grid.
+            It lies on another grid.
         """
-        others = {_short_name(path, self.contacts): _open_on_grid(path, segmentation) for path in self.contacts}
         mask = None if self.cell_mask is None else _open_on_grid(self.cell_mask, segmentation)
         connected = {"auto": None, "components": True, "ids": False}[self.objects]
         found = find_objects(segmentation, run, connected=connected)
@@ -108,8 +95,6 @@ class Morphometry(Analyzer):
         _, shapes = measure_each(found, partial(_load_shape, found, self.skeleton), run, name="shapes")
         table = _object_table(found, shapes, self.skeleton)
         tables = {"objects": table, "cell": _cell_table(found, table, mask, run)}
-        if others:
-            tables["contacts"] = _contact_table(found, others, self.contact_nm, run)
         numbers = _numbers(tables, mask is not None)
         figures = _figures(table)
         kind = "connected pieces" if found.labels is not segmentation else "the ids of the segmentation"
@@ -117,17 +102,11 @@ class Morphometry(Analyzer):
             tables=tables,
             figures=figures,
             numbers=numbers,
-            method=METHOD.format(objects=kind) + (_contact_method(self.contact_nm) if others else ""),
+            method=METHOD.format(objects=kind),
             notes=[*_notes(segmentation, found, self.smallest_um3), *_notes_on_whole(found, figures)],
             objects=found.labels,
             about=ABOUT | _about_medians(table, numbers),
         )
-
-
-def _short_name(path: str, paths: Sequence[str]) -> str:
-    """Name a layer by the end of its address, or by all of it where two end alike."""
-    name = PurePath(path).name
-    return name if sum(PurePath(p).name == name for p in paths) == 1 else path
 
 
 def _open_on_grid(path: str, segmentation: Labels) -> Labels:
@@ -225,33 +204,6 @@ def _cell_table(objects: Objects, table: dict[str, Column], mask: Labels | None,
     }
 
 
-def _contact_table(objects: Objects, others: dict[str, Labels], within_nm: float, run: Run) -> dict[str, Column]:
-    from asem_analyzers._contacts import load_contacts
-
-    parts, names = [np.zeros((0, 4))], []
-    for number, (name, other) in enumerate(others.items()):
-        load = partial(load_contacts, objects, other, within_nm)
-        indices, rows = measure_each(objects, load, run, name=f"contacts-{number}")
-        if len(indices):
-            parts.append(np.column_stack([indices, rows]))
-            names += [name] * len(indices)
-    rows = np.concatenate(parts)
-    return {
-        "object_id": Column(objects.ids[rows[:, 0].astype(np.int64)], "id of the object"),
-        "other": Column(np.array(names, dtype=str), "segmentation that the other object belongs to"),
-        "other_id": Column(rows[:, 1].astype(np.int64), "id of the other object"),
-        "distance_nm": Column(rows[:, 2], "smallest distance between the surfaces; 0 where they overlap"),
-        "area_um2": Column(rows[:, 3] * 1e-6, "area of the object's surface in contact"),
-    }
-
-
-def _contact_method(within_nm: float) -> str:
-    return (
-        f"\n\nContact: the part of the object's surface that is at most {within_nm:g} nm from the other's, or inside it; "
-        "each piece of surface counts for the nearest object only."
-    )
-
-
 def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, object]:
     table, cell = tables["objects"], tables["cell"]
     whole = ~table["touches_border"].values.astype(bool)
@@ -266,12 +218,6 @@ def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, ob
     for column in ("volume_um3", "surface_um2", "sphericity", "length_nm"):
         if column in table and np.isfinite(table[column].values[whole]).any():
             numbers[f"median {column}"] = float(np.nanmedian(table[column].values[whole]))
-    if "contacts" in tables:
-        contacts = tables["contacts"]
-        for name in sorted(set(contacts["other"].values.tolist())):
-            rows = contacts["other"].values == name
-            numbers[f"objects in contact with {name}"] = len(np.unique(contacts["object_id"].values[rows]))
-            numbers[f"contact area with {name}, um2"] = float(contacts["area_um2"].values[rows].sum())
     return numbers
 
 

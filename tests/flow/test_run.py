@@ -14,6 +14,7 @@ import tifffile
 from typer.testing import CliRunner
 
 from asem_analyzers.clathrin_coats import ClathrinCoats
+from asem_analyzers.contacts import Contacts
 from asem_analyzers.morphometry import Morphometry
 from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
@@ -320,5 +321,5 @@ def test_misspelt_command_and_option() -> None:
 def test_an_analysis_that_may_read_further_files_is_made_again() -> None:
     """A table of corrections has no mark that tells whether it was edited; options that are numbers read nothing."""
     assert not any(named_paths(Morphometry(smallest_um3=0.5)))
-    assert any(named_paths(Morphometry(contacts=("labels/er",))))
+    assert any(named_paths(Contacts(others=("labels/er",))))
     assert any(named_paths(ClathrinCoats(corrections="corrections.csv")))

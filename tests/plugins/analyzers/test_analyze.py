@@ -56,7 +56,7 @@ def test_report_has_page_tables_and_figures(tmp_path):
     assert (tmp_path / "report/figures/distributions.png").exists()
     made_by = json.loads((tmp_path / "report/made_by.json").read_text())
     assert made_by["step"]["name"] == "morphometry"
-    assert made_by["step"]["options"]["contact_nm"] == 30.0
+    assert made_by["step"]["options"]["smallest_um3"] == 0.0
 
 
 def test_command_writes_the_report_beside_the_cell(cell):
@@ -88,13 +88,13 @@ def test_what_is_no_report_of_the_kind_is_never_replaced(cell, tmp_path):
     plain, report = ("-s", "skeleton=false", "-o"), tmp_path / "report"
     for _ in range(2):
         assert asem(*plain, str(report)).exit_code == 0
-    other = asem(*plain, str(report), "-s", "contact_nm=10.0")
+    other = asem(*plain, str(report), "-s", "smallest_um3=1e-6")
     assert other.exit_code == 1
     assert (
         "contains a report that was made from other data or with other options. Choose another folder, or add --overwrite"
         in other.stderr
     )
-    assert asem(*plain, str(report), "-s", "contact_nm=10.0", "--overwrite").exit_code == 0
+    assert asem(*plain, str(report), "-s", "smallest_um3=1e-6", "--overwrite").exit_code == 0
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "report.html").write_text("mine")

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from asem_analyzers.morphometry import Morphometry
 from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume
-from asem_core.errors import BadInput, VoxelSizeMismatch
+from asem_core.errors import VoxelSizeMismatch
 from asem_core.interfaces import Analysis
 from asem_core.volume import Box, Labels, ZyxNm
 
@@ -350,18 +350,6 @@ def plates(gap_nm: float, tmp_path) -> tuple[Labels, str]:
     return volume_of(first), str(path)
 
 
-def test_contacts_have_their_distance_and_area(tmp_path):
-    """Two plates 20 nm apart touch over their face; with a smaller reach they do not."""
-    labels, er = plates(20, tmp_path)
-    analysis = Morphometry(contacts=(er,), contact_nm=25.0).analyze(labels, None, RUN)
-    table = {name: column.values.tolist() for name, column in analysis.tables["contacts"].items()}
-    assert (table["object_id"], table["other"], table["other_id"]) == ([1], ["er"], [5])
-    assert table["distance_nm"][0] == pytest.approx(20, abs=2.5)
-    assert table["area_um2"][0] == pytest.approx(0.2 * 0.2, rel=0.08)
-    apart = Morphometry(contacts=(er,), contact_nm=15.0).analyze(labels, None, RUN)
-    assert len(apart.tables["contacts"]["object_id"].values) == 0
-
-
 def test_fraction_is_of_the_cell_where_a_mask_is_given(tmp_path):
     """The mask (the other plate) has the same volume as the object."""
     labels, mask = plates(50, tmp_path)
@@ -370,18 +358,12 @@ def test_fraction_is_of_the_cell_where_a_mask_is_given(tmp_path):
     assert Morphometry().analyze(labels, None, RUN).numbers["fraction of the image"] == pytest.approx(16000 / 60**3)
 
 
-def test_contacts_on_another_grid_are_refused(tmp_path):
+def test_cell_mask_on_another_grid_is_refused(tmp_path):
     """The message names both voxel sizes."""
     labels, er = plates(20, tmp_path)
     coarse = Labels(labels.data, (10.0, 10.0, 10.0), path="coarse")
     with pytest.raises(VoxelSizeMismatch, match=r"has voxels of \[5\.0, 5\.0, 5\.0\] nm but coarse has \[10\.0"):
-        Morphometry(contacts=(er,)).analyze(coarse, None, RUN)
-
-
-def test_contact_distance_must_be_positive():
-    """The message names the option."""
-    with pytest.raises(BadInput, match="contact_nm must be a length above 0 nm, got 0"):
-        Morphometry(contact_nm=0.0)
+        Morphometry(cell_mask=er).analyze(coarse, None, RUN)
 
 
 @pytest.mark.parametrize(("num_crumbs", "figures"), [(3, ["distributions"]), (2, [])])
