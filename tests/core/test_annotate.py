@@ -306,7 +306,8 @@ class TestCommands:
         assert annotated_boxes(open_volume(cell / "labels/all")) == [Box.of_shape(shape)]
         done = CliRunner().invoke(make_app(), [*words, "-o", "stated", "--box", ":,:,:"])
         assert (done.exit_code, "--box" in done.stderr) == (0, False)
-        monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
+        streams = vars(sys.modules[CliRunner.isolation.__module__])["_NamedTextIOWrapper"]
+        monkeypatch.setattr(streams, "isatty", lambda self: True, raising=False)
         for answer, code in (("n\n", 1), ("y\n", 0)):
             done = CliRunner().invoke(make_app(), [*words, "-o", "asked"], input=answer)
             assert done.exit_code == code, done.output
