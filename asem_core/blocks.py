@@ -55,6 +55,8 @@ class Run:
         Show a bar with rate and time left on standard error.
     on
         The cluster whose machines work; its number of workers counts, not `workers`. None: this machine.
+    told
+        Is told after each block: the name of the work, blocks done, blocks in all.
     """
 
     workers: int = 1
@@ -68,6 +70,7 @@ class Run:
     scratch: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
     progress: bool = True
     on: Cluster | None = None
+    told: Callable[[str, int, int], None] | None = attrs.field(default=None, eq=False)
 
     def within(self, name: str) -> Self:
         """Return the same run with its scratch folder one level deeper."""
@@ -138,7 +141,13 @@ def run_blocks(
             Bar(name, box, block, shown=run.progress, unit=unit, done=leave_out.size - num_blocks)
         )
         patience = GIVE_UP_AFTER + (workers if run.on else 0)  # of many machines some may be lost at once
-        schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), bar.advance, patience)
+
+        def advance() -> None:
+            bar.advance()
+            if run.told is not None:
+                run.told(name, leave_out.size - num_blocks + schedule.num_done, leave_out.size)
+
+        schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), advance, patience)
         try:
             if workers == 1 and threads == 1 and run.on is None:
                 _work_inline(job, schedule)
