@@ -22,7 +22,7 @@ HALF_NM = 17.0
 def patch(
     diameters: list[float], voxel_nm: ZyxNm = (5.0, 5.0, 5.0), bright: bool = False, noise: float = 6.0
 ) -> tuple[Labels, Volume]:
-    """Draw an envelope; the same one is drawn once for all tests, so its arrays are read only."""
+    """Draw an envelope, or find it: each is drawn once for all tests, which copy what they change."""
     return _patch(tuple(diameters), voxel_nm, bright, noise)
 
 
@@ -50,7 +50,6 @@ def _patch(
         mask[(wall < 6) & (rho < rim + 25)] = 1
     image = 180 - 110 * stain + np.random.default_rng(0).normal(0, noise, mask.shape)
     image = np.clip(255 - image if bright else image, 0, 255).astype(np.uint8)
-    mask.flags.writeable = image.flags.writeable = False
     return Labels(mask, voxel_nm, path="pores"), Volume(image, voxel_nm, path="raw")
 
 
