@@ -192,9 +192,9 @@ def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:
     made = [row for row in rows if row.after is not None]
     figure = Figure(figsize=(5.4 * (1 + len(made)), 8), layout="constrained")
     axes = figure.subplots(2, 1 + len(made), squeeze=False, height_ratios=(2, 1))
-    _show(*axes[:, 0], "before", _plane(first, z_nm), first)
-    for pair, row in zip(axes.T[1:], made, strict=True):
-        _show_made(*pair, row, z_nm)
+    _show(axes[0, 0], axes[1, 0], "before", _plane(first, z_nm), first)
+    for column, row in enumerate(made, start=1):
+        _show_made(axes[0, column], axes[1, column], row, z_nm)
     idle = "".join(f"; {row.step}: nothing to do" for row in rows if row.after is None and row.why)
     figure.suptitle(f"{container_of(Path(first.path)).name}, plane at z = {z_nm:g} nm{idle}")
     FigureCanvasAgg(figure).print_png(str(path))
