@@ -68,6 +68,14 @@ def test_reference_pages_are_fresh(page: str, monkeypatch: pytest.MonkeyPatch) -
     assert written == generator().PAGES[page]().rstrip() + "\n", "run: python docs/generate.py"
 
 
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    """Once; what the site leaves out, and the start page, which is the README, are no pages of its own."""
+    menu = re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])
+    outside = {"recipes", "examples", "notebooks", "release"}
+    pages = [p.relative_to(ROOT / "docs") for p in (ROOT / "docs").rglob("*.md")]
+    assert sorted(menu) == sorted(["index.md", *(p.as_posix() for p in pages if p.parts[0] not in outside)])
+
+
 def test_links_lead_somewhere() -> None:
     """Relative links and pictures of the docs exist."""
     broken = []

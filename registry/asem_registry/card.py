@@ -164,7 +164,9 @@ def card_toml(card: Card) -> str:
 def near_names(name: str, known: Iterable[str]) -> str:
     """Say which known names are nearest to a wrong one, and list them all."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, 3, 0.5)
+    typed = name.lower().replace("_", "-")
+    near = [n for n in known if f"-{typed}" in f"-{n}"][:4] if typed else []  # the begin of a word: mito
+    near = near or difflib.get_close_matches(typed, known, 3, 0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return hint + (f"Known: {', '.join(known)}." if known else "None is known.")
 

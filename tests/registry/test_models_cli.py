@@ -18,7 +18,8 @@ from asem_core.files import sha256
 from asem_registry.bundle import BadBundle, bundle, unbundle
 from asem_registry.cache import WrongSum, obtain
 from asem_registry.card import BadCard, card_toml, read_card
-from asem_registry.library import load_library
+from asem_registry.library import SHIPPED, load_library, read_folder
+from asem_registry.pages import models_table
 
 
 @pytest.fixture
@@ -99,6 +100,23 @@ def test_list_and_show(asem, served):
     listed = json.loads(asem("models", "list", "--json").stdout)
     assert "small-1nm" in [m["name"] for m in listed["models"]]
     assert "Did you mean 'er-cf-5nm'" in asem("models", "show", "er-cf-5", code=1).stderr
+    for typed in ("mito", "Mitochondria", "mitochondira"):
+        assert "Did you mean 'mitochondria-cf-5nm'" in asem("models", "pull", typed, code=1).stderr
+
+
+def test_the_list_fits_a_terminal():
+    """In 80 columns a model has a few lines, with all that one has in a wide terminal or for another program."""
+    cards = read_folder(SHIPPED)
+    states = {card.key: "not cached" for card in cards}
+    wide = models_table(cards, states)
+    assert models_table(cards, states, max(map(len, wide))) == wide
+    assert len(wide) == 1 + len(cards)
+    narrow = models_table(cards, states, 80)
+    assert max(map(len, narrow)) <= 80
+    said = " ".join(" ".join(narrow).split())
+    for card in cards:
+        assert card.preparation in said
+        assert card.name in said
 
 
 def test_pull_verify_remove(asem, served, settings):
