@@ -57,8 +57,8 @@ from asem_core.volume import Box, Zyx, as_zyx
 TRAINING_SHARE = 0.95
 """Part of the time that is left after planning and goes into iterations and validation; the rest opens and reports."""
 
-TIMED = 16
-"""Iterations that are timed: the first few are slower than the rest."""
+TIMED, TIMING_SHARE = 16, 0.04
+"""Iterations that are timed, as the first few are slower than the rest; and the part of the time after which three are enough."""
 
 
 @attrs.frozen
@@ -154,7 +154,8 @@ def plan(
     asked_for = given.values.get(("train", "downsample"))
     settings = chosen_at(asked_for)
     if options.iterations is None:
-        measure = measure or partial(seconds_per_iteration, num_iterations=TIMED, clock=clock)
+        enough_s = TIMING_SHARE * 60 * options.minutes
+        measure = measure or partial(seconds_per_iteration, num_iterations=TIMED, clock=clock, enough_s=enough_s)
 
         def seconds_each(tried: Settings) -> float:
             recipe = _recipe(_tables(tried, own, options, given), model, catalog)

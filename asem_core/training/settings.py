@@ -161,12 +161,10 @@ def block(template: Template, found: Fingerprint) -> Zyx:
     return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
 
-def schedule(found: Fingerprint, template: Template, few: bool) -> list[Setting]:
-    """Choose step size and schedule: planes and strokes hold little object, so one block differs much from the next."""
+def schedule(template: Template, few: bool) -> list[Setting]:
+    """Choose step size and schedule: planes of a sparse series differ more than blocks of a volume."""
     step, why = 2e-3, "with normalised maps, large steps are stable"
-    if found.share_annotated < SPARSE:
-        step, why = 5e-4, "little is painted in each block, so blocks differ: smaller steps"
-    elif template == "planes":
+    if template == "planes":
         step, why = 5e-4, "planes differ: smaller steps"
     return [
         Setting("train.optimizer", "learning_rate", step, why),
@@ -410,7 +408,7 @@ def choose_settings(
         Setting("train.loss", "least_frequency", 0.4, "classes weighted 1.5 : 1 at most: probabilities near 0.5 stay meaningful"),
         Setting("train.loss", "ignore_exclusion", factor[1] == 1, "outlines are drawn one or two pixels off" if factor[1] == 1 else
                 "a working pixel is as large as the error of the outlines"),
-        *schedule(found, template, few),
+        *schedule(template, few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
     kind, why = suited_to(found, template)
