@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.commands import container_of, require_picture
+from asem_core.commands import Quiet, container_of, require_picture
 
 if TYPE_CHECKING:
     from asem_core.viewing.scene import Layer
@@ -198,6 +198,7 @@ def movie(
             min=64, max=20000, help="Width in pixels; can also enlarge.", show_default="that of the image, at most 1500"
         ),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make a movie of a cell, plane by plane, with layers overlaid on the image and a scale bar.
 
@@ -213,5 +214,6 @@ def movie(
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
     catalog = load_catalog()
     shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
-    frames = movie_frames(shown, AXES.index(axis), step=step, box=box_in(box, ground_of(shown)), width=width)
+    part = box_in(box, ground_of(shown))
+    frames = movie_frames(shown, AXES.index(axis), step=step, box=part, width=width, progress=not quiet)
     typer.echo(str(write_movie(frames, output, fps)))
