@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run as Run
     from asem_core.cell.apply import apply as apply
     from asem_core.cell.apply import apply_in_memory as apply_in_memory
+    from asem_core.cell.apply import apply_lazily as apply_lazily
     from asem_core.cell.node import layers as layers
     from asem_core.cell.place import cell_work_folder as cell_work_folder
     from asem_core.cell.provenance import identity as identity
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from asem_core.stages.annotate import cut as cut
     from asem_core.stages.annotate import image_of as image_of
     from asem_core.stages.annotate import open_for_painting as open_for_painting
+    from asem_core.stages.correct import object_at as object_at
     from asem_core.stages.evaluate import EvaluateOptions as EvaluateOptions
     from asem_core.stages.evaluate import Pair as Pair
     from asem_core.stages.evaluate import evaluate as evaluate
@@ -53,13 +55,26 @@ if TYPE_CHECKING:
     from asem_core.stages.instances import ByAffinities as ByAffinities
     from asem_core.stages.instances import Enclosed as Enclosed
     from asem_core.stages.instances import PartedByShape as PartedByShape
+    from asem_core.stages.learning import finish_cell as finish_cell
+    from asem_core.stages.learning import keep_learning as keep_learning
+    from asem_core.stages.learning import look_at as look_at
+    from asem_core.stages.loop import Session as Session
+    from asem_core.stages.proofread import Edit as Edit
+    from asem_core.stages.proofread import apply_edits as apply_edits
+    from asem_core.stages.proofread import edit_layer as edit_layer
+    from asem_core.stages.proofread import open_proofread as open_proofread
+    from asem_core.stages.proofread import undo_edits as undo_edits
+    from asem_core.stages.rounds import LoopOptions as LoopOptions
     from asem_core.stages.segment import Segmentation as Segmentation
     from asem_core.stages.segment import threshold_objects as threshold_objects
+    from asem_core.stages.suggest import Place as Place
+    from asem_core.stages.suggest import suggest as suggest
     from asem_core.stages.train import read_training_recipe as read_training_recipe
     from asem_core.stages.train import train as train
     from asem_core.stages.trial import cut_piece as cut_piece
     from asem_core.stages.trial import predict_piece as predict_piece
     from asem_core.stages.trial import score_on as score_on
+    from asem_core.training.rounds import Round as Round
     from asem_core.viewing.colours import as_rgba as as_rgba
     from asem_core.viewing.scene import open_layers as open_layers
 
@@ -92,6 +107,7 @@ PUBLIC = {
     "cut": "stages.annotate",
     "image_of": "stages.annotate",
     "open_for_painting": "stages.annotate",
+    "object_at": "stages.correct",
     "EvaluateOptions": "stages.evaluate",
     "Pair": "stages.evaluate",
     "evaluate": "stages.evaluate",
@@ -108,6 +124,20 @@ PUBLIC = {
     "PartedByShape": "stages.instances",
     "apply": "cell.apply",
     "apply_in_memory": "cell.apply",
+    "finish_cell": "stages.learning",
+    "keep_learning": "stages.learning",
+    "look_at": "stages.learning",
+    "LoopOptions": "stages.rounds",
+    "Place": "stages.suggest",
+    "Round": "training.rounds",
+    "Session": "stages.loop",
+    "suggest": "stages.suggest",
+    "Edit": "stages.proofread",
+    "apply_edits": "stages.proofread",
+    "edit_layer": "stages.proofread",
+    "open_proofread": "stages.proofread",
+    "undo_edits": "stages.proofread",
+    "apply_lazily": "cell.apply",
     "Segmentation": "stages.segment",
     "threshold_objects": "stages.segment",
     "read_training_recipe": "stages.train",

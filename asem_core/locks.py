@@ -62,9 +62,9 @@ def let_go(lock: filelock.BaseFileLock) -> None:
 
 
 @contextlib.contextmanager
-def held(file: Path) -> Iterator[None]:
+def held(file: Path, timeout: float = 0) -> Iterator[None]:
     """Hold a lock for a while (see `acquired`)."""
-    lock = acquired(file)
+    lock = acquired(file, timeout)
     try:
         yield
     finally:

@@ -77,8 +77,7 @@ def loop(
     """
     from asem_core.catalog import load_catalog
     from asem_core.stages.correct import correct_object
-    from asem_core.stages.learning import finish as predict_whole
-    from asem_core.stages.learning import keep_learning
+    from asem_core.stages.learning import finish_cell, keep_learning
     from asem_core.stages.loop import Session
     from asem_core.stages.rounds import LoopOptions
     from asem_core.volume import as_zyx
@@ -97,7 +96,7 @@ def loop(
             )
             return
         if finish:
-            probability, run = predict_whole(session, make_run(1, quiet=quiet))
+            probability, run = finish_cell(session, make_run(1, quiet=quiet))
             typer.echo(
                 f"{probability.path}. Next: asem segment {probability.path}. To keep the model: asem models add {run} --name {labels}"
             )
@@ -107,7 +106,7 @@ def loop(
         def told(one: "Round") -> None:
             made.append(one)
             if not as_json:
-                typer.echo(sentence(one))
+                typer.echo(str(one))
 
         keep_learning(
             session,
@@ -127,17 +126,6 @@ def _tell(rounds: "list[Round]", as_json: bool) -> None:
         print_json([attrs.asdict(one) for one in rounds])
         return
     for one in rounds:
-        typer.echo(sentence(one))
+        typer.echo(str(one))
     if not rounds:
         typer.echo("No round is finished yet.")
-
-
-def sentence(made: "Round") -> str:
-    """Say what came of a round, in a line."""
-    scores = ", ".join(
-        f"{name} {found.right:.3f}" for name in ("network", "classifier") if (found := getattr(made, name)) is not None
-    )
-    about = f"right about the strokes set aside: {scores}" if scores else "too few strokes are set aside to compare"
-    learnt = "{} strokes of object and {} of background".format(*made.strokes)
-    gone = f" {made.stopped}." if made.stopped else ""
-    return f"Round {made.number}, {learnt}, {made.iterations} iterations: {about}; the {made.shown} is shown.{gone}"

@@ -121,9 +121,9 @@ def undo_(
     """
     from asem_core.cell.edits import read_edits
     from asem_core.cell.store import open_volume
-    from asem_core.stages.proofread import undo
+    from asem_core.stages.proofread import undo_edits
 
-    for edit in undo(layer, len(read_edits(open_volume(layer).attributes)) if every else num):
+    for edit in undo_edits(layer, len(read_edits(open_volume(layer).attributes)) if every else num):
         typer.echo(f"Undone: {edit}")
 
 

@@ -15,23 +15,19 @@ REACH = 64
 """Voxels around the given one in which an object is looked for; what lies beyond is not painted."""
 
 
-def correct_object(session: Session, voxel: Zyx, *, accept: bool) -> int:
-    """Paint the object of the shown map that a voxel lies in, as object or, if it is rejected, as background.
-
-    Strokes that are there already stay. Only the object's part within `REACH` voxels is painted.
+def object_at(session: Session, voxel: Zyx) -> tuple[Box, np.ndarray]:
+    """Find the object of the shown map that a voxel lies in, as far as `REACH` voxels from it.
 
     Returns
     -------
-    how many voxels were painted
+    a box, in voxels of the image, and the object in it: bool
 
     Raises
     ------
     BadInput
-        The voxel is in no object, or no round was finished yet.
+        The voxel is in no object, or no round was begun yet.
     OutsideVolume
         It lies outside of the image.
-    OutputBusy
-        A window has the strokes open: correct there.
     """
     import cc3d
 
@@ -46,8 +42,30 @@ def correct_object(session: Session, voxel: Zyx, *, accept: bool) -> int:
         raise BadInput(
             f"The map shows no object at {list(voxel)}: give a voxel inside of one, z,y,x in voxels of the image."
         )
+    return around, marks == marks[at]
+
+
+def correct_object(session: Session, voxel: Zyx, *, accept: bool) -> int:
+    """Paint the object of the shown map that a voxel lies in, as object or, if it is rejected, as background.
+
+    Strokes that are there already stay. Only the object's part within `REACH` voxels is painted.
+
+    Returns
+    -------
+    how many voxels were painted
+
+    Raises
+    ------
+    BadInput
+        The voxel is in no object, or no round was begun yet.
+    OutsideVolume
+        It lies outside of the image.
+    OutputBusy
+        A window has the strokes open: correct there.
+    """
+    around, found = object_at(session, voxel)
     with Layer.open(session.seeds, session.image) as layer:
         there = layer.read(around)
-        new = (marks == marks[at]) & (there == 0)
+        new = found & (there == 0)
         layer.write(around, np.where(new, OBJECT if accept else BACKGROUND, there).astype(np.uint8))
     return int(new.sum())

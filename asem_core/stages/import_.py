@@ -25,6 +25,7 @@ from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished
 from asem_core.errors import BadInput
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
+from asem_core.progress import tell_reused
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.greys import greys_used, question_greys
@@ -94,6 +95,7 @@ def import_volume(
     kind: Kind | None = None,
     meaning: Meaning | None = None,
     done: Sequence[str] | None = None,
+    remarks: Sequence[str] = (),
     overwrite: bool = False,
     anew: bool = False,
     catalog: Catalog | None = None,
@@ -103,6 +105,7 @@ def import_volume(
     `kind` says what the voxels are; None takes it from the source, or from the name of the layer, as far as they tell.
     `done` names the preprocessing that an image has had already; None goes by its attributes and its name, in which the steps
     of the `catalog` are recognised (None: of what is installed).
+    `remarks` are kept beside those of the source: a licence, where it was published.
     `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
@@ -130,6 +133,7 @@ def import_volume(
         volume = volume.crop(part)
     finished = find_finished(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
+        tell_reused(output, shown=run.progress)
         return finished
     if isinstance(checked, Checked):
         checked.check(part or Box.of_shape(checked.shape))
@@ -147,7 +151,7 @@ def import_volume(
         made_by=record,
         overwrite=overwrite,
         anew=finished is not None,
-        about=Record(kind, planes=volume.planes, remarks=volume.remarks, questions=questions),
+        about=Record(kind, planes=volume.planes, remarks=[*volume.remarks, *remarks], questions=questions),
     )
     run = _within_memory(run, volume, block)
     if isinstance(volume, Labels):

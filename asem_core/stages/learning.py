@@ -10,6 +10,8 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run
+from asem_core.cell.edits import read_edits
+from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
 from asem_core.prediction.trained import load_trained
 from asem_core.stages.inputs import Images, open_images_of
@@ -42,6 +44,7 @@ def keep_learning(
     seconds: float,
     *,
     told: Callable[[Round], None] = lambda made: None,
+    looked: Callable[[Box], None] = lambda box: None,
     waiting: Callable[[str], None] = lambda why: None,
     progress: bool = False,
     clock: Callable[[], float] = time.monotonic,
@@ -54,6 +57,7 @@ def keep_learning(
     Parameters
     ----------
     told : is given each round
+    looked : is given each box where the map was refreshed because somebody looks there (see `look_at`)
     waiting : is told, once, what is waited for
 
     Raises
@@ -66,6 +70,7 @@ def keep_learning(
     def show(predict: PredictBox) -> None:
         if (box := looked_at(session)) is not None:
             session.look(box, predict)
+            looked(box)
 
     while count == 0 or clock() < end:
         try:
@@ -83,7 +88,7 @@ def keep_learning(
     return count
 
 
-def finish(session: Session, run: Run) -> tuple[Volume, Path]:
+def finish_cell(session: Session, run: Run) -> tuple[Volume, Path]:
     """Predict the whole image with the network of the last good round, as `asem predict` does.
 
     Returns
@@ -93,18 +98,24 @@ def finish(session: Session, run: Run) -> tuple[Volume, Path]:
     Raises
     ------
     BadInput
-        There is no network yet.
+        There is no network yet; or objects of the map that it would replace were proofread.
     """
     weights = last_weights(session.rounds())
     if weights is None:
         raise BadInput(
             f"The session '{session.name}' has no network yet: asem loop {session.cell} --labels {session.name}."
         )
+    output = session.cell / "predictions" / session.name / "probability"
+    objects = output.with_name("segmentation")
+    if objects.exists() and (edits := read_edits(open_volume(objects).attributes)):
+        raise BadInput(
+            f"{objects} has {len(edits)} proofreading edits, which belong to the map that would be replaced. To keep them, rename "
+            f"{output.parent}; to drop them: asem proofread undo {objects} --all."
+        )
     folder = (session.folder / weights).parents[1]
     trained = load_trained(session.catalog, None, session.folder / weights)
     raw = session.options.raw
     images = Images([session.image]) if raw is not None else open_images_of(session.catalog, str(session.cell))
-    output = session.cell / "predictions" / session.name / "probability"
     options = PredictOptions(device=session.options.device, resample=True)
     made = predict_image(trained, images, output, run, options, session.catalog, overwrite=True)
     return made.probability, folder

@@ -30,7 +30,8 @@ from asem_core.cell.place import unlock
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.errors import BadInput, MissingExtra, TrainingStopped
+from asem_core.errors import BadInput, MissingExtra, OutputBusy, TrainingStopped
+from asem_core.locks import held as held_lock
 from asem_core.prediction.anywhere import predictor_anywhere, predictor_mirrored
 from asem_core.prediction.expected import require_voxel_size
 from asem_core.prediction.trained import expected_by, load_trained
@@ -45,6 +46,7 @@ from asem_core.training.rounds import (
     agreement,
     better,
     box_of,
+    collapsed,
     last_weights,
     read_json,
     read_round,
@@ -216,7 +218,7 @@ class Session:
 
         if weights is not None:
             take(weights)
-            stopped = _collapse(before, scores["network"])
+            stopped = collapsed(before, scores["network"])
         if stopped is not None:
             weights = None if last is None else self.folder / last
             if weights is not None:
@@ -267,11 +269,10 @@ class Session:
 
     def _contradicted(self, snapshot: Snapshot, place: Path) -> list[Box]:
         """List the new strokes that contradict the map where it was shown."""
-        shown = self.folder / "map.zarr/probability"
-        if not shown.exists():
+        if not self._map.exists():
             return []
         found: list[Box] = []
-        probability: Volume = open_volume(shown, follow=True)
+        probability: Volume = open_volume(self._map, follow=True)
         strokes: Labels = open_volume(self._copy(place), kind=Labels)
         for box in snapshot.new:
             values, p = strokes.read(box), probability.read(box)
@@ -330,27 +331,29 @@ class Session:
     def predictor(self) -> PredictBox:
         """Return the map that is shown: box in voxels of the image -> uint8, 255 = object.
 
+        While the first round learns, it is the classifier's, of the strokes that the round began with.
+
         Raises
         ------
         BadInput
-            No round was finished yet.
+            No round was begun yet.
         """
         rounds = self.rounds()
-        if not rounds:
+        if not rounds and not (self._place(1) / "begun.json").exists():
             raise BadInput(
                 f"The session '{self.name}' has finished no round yet: asem loop {self.cell} --labels {self.name}."
             )
-        last = rounds[-1]
-        if self._shown is None or self._shown[:2] != (last.number, last.shown):
-            self._shown = (last.number, last.shown, self.map_of(last.shown))
+        now = (rounds[-1].number, rounds[-1].shown) if rounds else (0, "classifier")
+        if self._shown is None or self._shown[:2] != now:
+            self._shown = (*now, self.map_of(now[1]))
         return self._shown[2]
 
     def map_of(self, what: str) -> PredictBox:
         """Return the map of the last round's "network" or "classifier"."""
-        last = self.rounds()[-1]
-        if what == "network" and last.weights is not None:
-            return self._predictor(self.folder / last.weights)
-        place = self._place(last.number)
+        rounds = self.rounds()
+        if what == "network" and rounds and rounds[-1].weights is not None:
+            return self._predictor(self.folder / rounds[-1].weights)
+        place = self._place(max(1, len(rounds)))
         found = self._classify(place, read_snapshot(place / "begun.json"))
         if found is None:
             raise BadInput(f"The session '{self.name}' has no {what} to show.")
@@ -359,19 +362,40 @@ class Session:
     def look(self, box: Box, predict: PredictBox | None = None) -> np.ndarray:
         """Predict a box with the map that is shown, and keep it in the layer `probability` of the session.
 
-        A stroke that contradicts what is kept there is a correction.
+        A stroke that contradicts what is kept there is a correction. Several processes may look.
+
+        Raises
+        ------
+        OutputBusy
+            Another process has been writing there for a minute.
         """
         import zarr
 
         found = (predict or self.predictor())(box)
-        path = self.folder / "map.zarr/probability"
-        if not path.exists():
-            spec = Spec(self.image.shape, "uint8", self.image.voxel_size_nm, self.image.origin_nm)
-            out = create_volume(path, spec, block=64, made_by={"stage": "loop"}, about=Record("probability"))
-            finish_volume(out, pyramid=False)
-        array: Any = zarr.open_array(str(path / "s0"), mode="r+")
-        array[box.slices] = np.maximum(found, 1)
+        waits = self.folder / "map.lock"
+        try:
+            with held_lock(waits, timeout=60):  # two that write to one chunk would undo what the other wrote
+                if not self._map.exists():
+                    spec = Spec(self.image.shape, "uint8", self.image.voxel_size_nm, self.image.origin_nm)
+                    out = create_volume(
+                        self._map, spec, block=64, made_by={"stage": "loop"}, about=Record("probability")
+                    )
+                    finish_volume(out, pyramid=False)
+                array: Any = zarr.open_array(str(self._map / "s0"), mode="r+")
+                array[box.slices] = np.maximum(found, 1)
+        except filelock.Timeout:
+            raise OutputBusy(
+                f"{self._map} is being written by another process. If there is none, delete {waits}."
+            ) from None
         return found
+
+    def kept(self, box: Box) -> np.ndarray | None:
+        """Read what is kept of the map in a box: uint8, 0 where nobody looked yet; None where nobody looked anywhere."""
+        return open_volume(self._map, follow=True).read(box) if self._map.exists() else None
+
+    @property
+    def _map(self) -> Path:
+        return self.folder / "map.zarr/probability"
 
     def opinions(self) -> list[PredictBox]:
         """Return maps to compare: the network's and that of the mirror image; of a session without a network, the classifier's.
@@ -395,20 +419,8 @@ class Session:
         return predictor_anywhere(trained, self.image, self.catalog, self.options.device)
 
 
-WORSE = 0.15
-"""A network that is right about so much less of what is set aside than before has gone wrong."""
-
-
 def _what_is_kept(weights: str | None) -> str:
     return "the last good weights are kept" if weights else "there are no weights yet"
-
-
-def _collapse(before: Sequence[Round], now: MapScore | None) -> str | None:
-    """Tell whether the network forgot what it knew: much worse on what is set aside than after the round before."""
-    good = before[-1].network if before else None
-    if now is None or good is None or now.right > good.right - WORSE:
-        return None
-    return f"the network became worse on what is set aside ({good.right:.2f} before, {now.right:.2f} now): its last good weights are kept"
 
 
 _KEPT = ("model", "raw", "start_from", "seed")

@@ -24,17 +24,17 @@ from asem_core.abilities import OffersTemplates
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.errors import BadInput, OutputExists
+from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
-from asem_core.stages.annotated import Annotated, as_table, model_for, places_of
+from asem_core.stages.annotated import Annotated, as_table, classes_together, model_for, open_part, places_of
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import replacing
-from asem_core.training.fingerprint import Fingerprint, fingerprint
-from asem_core.training.options import RegionOptions, TrainOptions
+from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes
+from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
-from asem_core.training.regions import open_region
 from asem_core.training.settings import (
     ENOUGH,
     SPARSE,
@@ -125,12 +125,9 @@ def plan(
         There is nothing to learn (no object, no background), or no time.
     """
     begun, given = clock(), given or Given()
-    regions = [
-        (place, box, open_region(_stored(place, box), f"{place.labels.name} {box}", catalog, Path()))
-        for place in places
-        for box in place.boxes
-    ]
-    found = fingerprint([region for *_, region in regions])
+    said = {key: value for (table, key), value in given.values.items() if table == "model"}
+    regions = [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
+    found = fingerprint_of_classes([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
     own = [place for place, *_ in regions]
@@ -235,10 +232,6 @@ def _in_time(
     return settings, iterations(left(), each, annotated, math.prod(train["block"]) * train.get("batch", 1))
 
 
-def _stored(place: Annotated, box: Box) -> RegionOptions:
-    return build(RegionOptions, as_table(place, box), "plan @ region")
-
-
 def _profiles(region: Region) -> list[np.ndarray]:
     """Count object voxels by plane along z, y and x."""
     counts = [np.zeros(n, np.int64) for n in region.labels.shape]
@@ -299,7 +292,7 @@ def _length(number: int, why: str) -> list[Setting]:
 def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
     """Say in one comment what a plan was made for: the same again finds it, another is another plan."""
     what = [
-        f"{p.labels.resolve()}{' and strokes' if p.strokes else ''} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}"
+        f"{p.told}{' and strokes' if p.strokes else ''} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}"
         for p in places
     ]
     length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
@@ -348,7 +341,7 @@ def _recipe_text(
     for table in ("model", "sampler", "train", "train.optimizer", "train.loss", "train.augment"):
         text.append(f"[{table}]")
         text += [
-            f"{line.key} = {tomlkit.item(line.value).as_string()}" + (f"  # {line.why}" if line.why else "")
+            f"{line.key} = {_inline(line.value)}" + (f"  # {line.why}" if line.why else "")
             for line in lines
             if line.table == table
         ]
@@ -358,8 +351,15 @@ def _recipe_text(
             told = "validation, never trained on: " if boxes else "no validation, the last weights are used: "
             text.append(f"# {told}{settings.split.why}")
         for box in boxes:
-            text += [f"[[train.{kind}]]", *(f"{k} = {tomlkit.item(v).as_string()}" for k, v in box.items()), ""]
+            text += [f"[[train.{kind}]]", *(f"{k} = {_inline(v)}" for k, v in box.items()), ""]
     return "\n".join(text)
+
+
+def _inline(value: Any) -> str:
+    """Write a value in one line, also a table."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{tomlkit.item(k).as_string()} = {_inline(v)}" for k, v in value.items()) + " }"
+    return str(tomlkit.item(value).as_string())
 
 
 # --- what a person names ------------------------------------------------------------------------------------------
@@ -387,9 +387,9 @@ def write_plan(
 
     Parameters
     ----------
-    labels : the layer `labels/<this>`, or its whole name
+    labels : the layer `labels/<this>`, or its whole name; several, "mito,er", are learnt by one network, a class each
     recipe : None writes nothing
-    model : by default the one that the labels are named after
+    model : by default the one that the labels are named after; of several, the first that learns several classes
     overwrite : keep another recipe of that name under a new one
     say : is told what is done
 
@@ -403,8 +403,12 @@ def write_plan(
     if labels is None:
         known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
         raise BadInput(f"Name the labels to train on: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
-    name = model or model_for(labels, catalog)
-    places = places_of(cells, labels, raw)
+    several = {Path(n).name: places_of(cells, n, raw) for n in labels.split(",")}
+    if len(several) > 1:
+        name = model or catalog.all_able("model", SeveralClasses)[0].name
+        places, given = classes_together(several), Given({("model", "classes"): list(several)})
+    else:
+        name, places, given = model or model_for(labels, catalog), *several.values(), Given()
     if recipe is not None and recipe.exists():
         text = recipe.read_text(encoding="utf-8")
         if not overwrite:
@@ -421,7 +425,7 @@ def write_plan(
     for place in places:
         boxes = "1 box" if len(place.boxes) == 1 else f"{len(place.boxes)} boxes"
         say(f"Training {name} on {place.labels} ({boxes}) and {place.raw}")
-    text = plan(places, catalog.get("model", name), catalog, options, say=say).text
+    text = plan(places, catalog.get("model", name), catalog, options, given=given, say=say).text
     if recipe is not None:
         with replacing(recipe) as half:
             half.write_text(text, encoding="utf-8")

@@ -113,8 +113,14 @@ class Proofread:
         return int(np.count_nonzero(np.unique(self.table)))
 
 
-def open_proofread(layer: str | Path, catalog: Catalog, run: Run, upto: int | None = None) -> Proofread:
+def open_proofread(
+    layer: str | Path, catalog: Catalog, run: Run, upto: int | None = None, *, before: Proofread | None = None
+) -> Proofread:
     """Open a segmentation and replay its edits (the first `upto` of them).
+
+    Parameters
+    ----------
+    before : the same segmentation, opened earlier: its fragments are used again
 
     Raises
     ------
@@ -127,9 +133,8 @@ def open_proofread(layer: str | Path, catalog: Catalog, run: Run, upto: int | No
             f"{layer} was not made here, so it cannot be proofread: import it into a cell first, with asem import."
         )
     edits = [Edit.parse(noted) for noted in read_edits(labels.attributes)][:upto]
-    units = _units_of(labels, catalog, run, needed=any(edit.kind == "split" for edit in edits))
-    table = functools.reduce(lambda table, edit: edited(table, edit, units), edits, units.table)
-    return Proofread(labels, edits, units, table)
+    units = _units_of(labels, catalog, run, before, needed=any(edit.kind == "split" for edit in edits))
+    return Proofread(labels, edits, units, _replayed(edits, units))
 
 
 def edited(table: np.ndarray, edit: Edit, units: Units) -> np.ndarray:
@@ -175,8 +180,14 @@ def edited(table: np.ndarray, edit: Edit, units: Units) -> np.ndarray:
     return result
 
 
-def edit_layer(layer: str | Path, edit: Edit, catalog: Catalog, run: Run) -> Proofread:
+def edit_layer(
+    layer: str | Path, edit: Edit, catalog: Catalog, run: Run, *, before: Proofread | None = None
+) -> Proofread:
     """Check an edit against a segmentation, and add it to its log; returns what is there then.
+
+    Parameters
+    ----------
+    before : see `open_proofread`
 
     Raises
     ------
@@ -187,10 +198,10 @@ def edit_layer(layer: str | Path, edit: Edit, catalog: Catalog, run: Run) -> Pro
     """
     taken = lock(Path(layer))
     try:
-        now = open_proofread(layer, catalog, run)
+        now = open_proofread(layer, catalog, run, before=before)
         units = now.units
         if edit.kind == "split":
-            units = _units_of(now.layer, catalog, run, needed=True)
+            units = _units_of(now.layer, catalog, run, now, needed=True)
             now = attrs.evolve(now, units=units, table=_replayed(now.edits, units))
             # An id that no edit before has used, so that the log reads the same whatever is undone.
             used = [n for e in now.edits for n in (*e.ids, e.new or 0)]
@@ -231,7 +242,7 @@ def strokes_of(seeds: str | Path, labels: Volume) -> tuple[tuple[Zyx, ...], tupl
     return tuple(found[1]), tuple(found[2])
 
 
-def undo(layer: str | Path, num: int = 1) -> list[Edit]:
+def undo_edits(layer: str | Path, num: int = 1) -> list[Edit]:
     """Take the last edits of a segmentation back; returns them, the last first.
 
     Raises
@@ -332,8 +343,11 @@ class _Write:
 # --- what objects are made of ---------------------------------------------------------------------------------------
 
 
-def _units_of(labels: Labels, catalog: Catalog, run: Run, *, needed: bool) -> Units:
-    """Find the fragments of a segmentation, if cuts need them; its objects as they are, if not."""
+def _units_of(labels: Labels, catalog: Catalog, run: Run, before: Proofread | None, *, needed: bool) -> Units:
+    """Find the fragments of a segmentation, if cuts need them; its objects as they are, if not; those of `before`, if they will do."""
+    same = before is not None and Record.of(before.layer).revision == Record.of(labels).revision
+    if before is not None and same and (not needed or isinstance(before.units, _OfFragments)):
+        return before.units
     if not needed:
         return _Objects.of(labels)
     record = Record.of(labels)

@@ -57,6 +57,15 @@ class Round:
         found = self.network if self.shown == "network" else self.classifier
         return None if found is None else found.right
 
+    def __str__(self) -> str:
+        """Say what came of it, in a line."""
+        found = {name: score for name in ("network", "classifier") if (score := getattr(self, name)) is not None}
+        scores = ", ".join(f"{name} {score.right:.3f}" for name, score in found.items())
+        about = f"right about the strokes set aside: {scores}" if scores else "too few strokes are set aside to compare"
+        learnt = "{} strokes of object and {} of background".format(*self.strokes)
+        gone = f" {self.stopped}." if self.stopped else ""
+        return f"Round {self.number}, {learnt}, {self.iterations} iterations: {about}; the {self.shown} is shown.{gone}"
+
 
 def agreement(predict: PredictBox, held: Labels, boxes: Sequence[Box]) -> MapScore | None:
     """Compare a map with strokes that were set aside; None where those of a class are missing."""
@@ -83,6 +92,18 @@ def better(scores: Mapping[str, MapScore | None], maps: Sequence[str]) -> str:
         return (-1.0, 0.0) if found is None else (found.right, -found.error)
 
     return max(maps, key=worth)
+
+
+WORSE = 0.15
+"""A network that is right about so much less of what is set aside than before has gone wrong."""
+
+
+def collapsed(before: Sequence[Round], now: MapScore | None) -> str | None:
+    """Tell whether the network forgot what it knew: much worse on what is set aside than after the round before."""
+    good = before[-1].network if before else None
+    if now is None or good is None or now.right > good.right - WORSE:
+        return None
+    return f"the network became worse on what is set aside ({good.right:.2f} before, {now.right:.2f} now): its last good weights are kept"
 
 
 def last_weights(rounds: Sequence[Round]) -> str | None:

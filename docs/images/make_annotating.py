@@ -45,8 +45,8 @@ def main() -> None:
         panel.open(cell, "neuron", BOX)
         panel.seeds.data[:] = first_strokes(ids[BOX.slices] == NEURON)
         panel.seeds.refresh()
-        panel.cut()
-        while panel.is_busy:
+        panel.cutting.cut()
+        while panel.cutting.is_busy:
             QApplication.processEvents()
             time.sleep(0.1)
         viewer.dims.set_current_step(0, PLANE)

@@ -8,28 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFormLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
-from asem_core import BACKGROUND, OBJECT, Cut, image_of
-from asem_core.blocks import Run
+from asem_core import BACKGROUND, OBJECT, image_of
 from asem_core.catalog import load_catalog
 from asem_core.errors import AsemError
-from asem_core.volume import Box, Volume
-from asem_napari._cutter import Cutter
-from asem_napari._panel import OptionsForm
+from asem_core.volume import Box, Volume, Zyx, as_zyx
+from asem_napari._colours import result_colours, stroke_colours
+from asem_napari._cut_section import CutSection
+from asem_napari._loop_section import LoopSection
 from asem_napari._screen import require_screen
 from asem_napari._three_views import ThreeViews
 from asem_napari.reader import contrast, place
@@ -39,11 +27,10 @@ if TYPE_CHECKING:
     import napari
 
 SAVE_EVERY_MS = 400
-COLOURS = {0: (0, 0, 0, 0), OBJECT: (0.1, 0.75, 0.3, 1), BACKGROUND: (0.85, 0.2, 0.2, 1), None: (0, 0, 0, 0)}
-RESULT_COLOURS = {0: (0, 0, 0, 0), 1: (0.15, 0.55, 1.0, 1), None: (0, 0, 0, 0)}
 KEYS = (
     "q object   w background   e erase   [ ] brush size\n1 2 3 look along z, y, x   n p next, previous painted plane\n"
-    "h hide or show the overlays   r reset this plane\nc cut   Ctrl+Z undo"
+    "h hide or show the overlays   r reset this plane   c cut   Ctrl+Z undo\n"
+    "l learn   j next place   a accept, x reject the object under the cursor"
 )
 BRUSHES = {"q": ("object", OBJECT), "w": ("background", BACKGROUND), "e": ("erase", 0)}
 AXES = {"1": (0, 1, 2), "2": (1, 0, 2), "3": (2, 0, 1)}
@@ -63,7 +50,7 @@ def show(cell: Path, image: Volume, box: Box | None, name: str, use: str) -> Non
     viewer = napari.Viewer(title=f"{cell.name}: {name}")
     panel = AnnotatePanel(viewer)
     viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
-    panel.annotators.setCurrentText(use)
+    panel.cutting.annotators.setCurrentText(use)
     panel.open(cell, name, box, Path(image.path).relative_to(cell).as_posix())
     napari.run()
 
@@ -76,29 +63,14 @@ class AnnotatePanel(QWidget):
         self.viewer = napari_viewer
         self.session: Session | None = None
         self.catalog = load_catalog()
-        self._cutter = Cutter()
-        self._work: Any = None
+        self.cutting, self.loop = CutSection(self), LoopSection(self)
         self._shown: list[Any] = []
 
         self.cell, self.raw, self.organelle, self.box = QLineEdit(), QComboBox(), QComboBox(), QLineEdit()
         self.organelle.setEditable(True)
         self.box.setPlaceholderText("z0:z1,y0:y1,x0:x1, or all")
-        self.annotators = QComboBox()
-        self.annotators.addItems(self.catalog.names("annotator"))
-        self.status, self.progress = QLabel(), QProgressBar()
+        self.status, self._open = QLabel(), QPushButton("Open")
         self.status.setWordWrap(True)
-        self.progress.hide()
-        self._open, self._cut, self._stop = QPushButton("Open"), QPushButton("Cut (c)"), QPushButton("Cancel")
-        self._stop.setEnabled(False)
-        self._form_place = QScrollArea()
-        self._form_place.setWidgetResizable(True)
-        self._form_place.hide()
-        self.advanced = QToolButton()
-        self.advanced.setText("Advanced")
-        self.advanced.setCheckable(True)
-        self.advanced.setArrowType(Qt.ArrowType.RightArrow)
-        self.advanced.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.advanced.toggled.connect(self._fold)
         self.three_views = QCheckBox("Three views")
         self.three_views.toggled.connect(self._show_three_views)
         self._views: ThreeViews | None = None
@@ -119,35 +91,26 @@ class AnnotatePanel(QWidget):
         layout.addLayout(form)
         layout.addWidget(self._open)
         layout.addWidget(QLabel(KEYS))
-        for widget in (self._cut, self._stop, self.progress, self.status, self.three_views):
+        for widget in (self.status, self.loop, self.three_views):
             layout.addWidget(widget)
-        layout.addWidget(QLabel("Annotator"))
-        layout.addWidget(self.annotators)
-        layout.addWidget(self.advanced)
-        layout.addWidget(self._form_place, 1)
-        layout.addStretch()
+        layout.addWidget(self.cutting, 1)
 
-        self.annotators.currentTextChanged.connect(self._choose)
-        self.annotators.setCurrentText(self.catalog.default("annotator"))
-        self._choose(self.annotators.currentText())
         self.cell.editingFinished.connect(self._list_layers)
         self._open.clicked.connect(self._open_from_form)
-        self._cut.clicked.connect(self.cut)
-        self._stop.clicked.connect(self.stop)
         self._timer = QTimer(self)  # for what is no stroke: undo, fill, a layer edited by a script
         self._timer.setInterval(SAVE_EVERY_MS)
         self._timer.timeout.connect(self.save)
-        self.destroyed.connect(self._cutter.stop)
 
     # --- opening and saving
 
     def open(self, cell: Path, name: str, box: Box | None = None, raw: str = "raw") -> None:
         """Show a box of a cell with what was painted there before; faults are told in the panel."""
-        self.close_session()
+        self._leave()
         try:
             session = Session.open(Path(cell), name, box, raw)
         except AsemError as error:
-            self._tell(str(error))
+            self.loop.stop()
+            self.tell(str(error))
             return
         self.session = session
         self.cell.setText(str(cell))
@@ -155,23 +118,28 @@ class AnnotatePanel(QWidget):
         self.raw.setCurrentText(raw)
         self.organelle.setCurrentText(name)
         self.box.setText(str(session.box)[1:-1].replace(" ", ""))
-        self._show(session)
+        self._show(Path(cell), session)
         self._timer.start()
-        self._tell(f"{name}, box {session.box}. Paint object (q) and background (w), then cut (c).")
+        self.tell(f"{name}, box {session.box}. Paint object (q) and background (w), then cut (c).")
 
     def save(self) -> None:
         """Write the strokes that are not on disk yet."""
         if self.session is not None:
             saved = self.session.save_seeds()
             if saved.changed:
-                self._draw_views()
+                self.draw_views()
             if saved.repainted:
-                self._tell(f"{saved.repainted} voxels had the other class; the last stroke counts.")
+                self.tell(f"{saved.repainted} voxels had the other class; the last stroke counts.")
 
     def close_session(self) -> None:
-        """Save, let go of the cell, and clear the view of it."""
+        """Save, let go of the cell, clear the view of it, and stop what runs beside."""
+        self._leave()
+        self.loop.stop()
+
+    def _leave(self) -> None:
+        self.loop.leave()
         self._timer.stop()
-        self.stop()
+        self.cutting.stop()
         if self.session is not None:
             self.session.close()
             self.session = None
@@ -183,98 +151,29 @@ class AnnotatePanel(QWidget):
     def closeEvent(self, event: Any) -> None:
         """Qt's own: the panel is closed."""
         self.close_session()
-        self._cutter.stop()
+        self.cutting.close()
         super().closeEvent(event)
-
-    # --- cutting
-
-    def cut(self) -> None:
-        """Start a cut with the seeds as painted; the result appears when it is ready."""
-        from napari.qt.threading import create_worker
-
-        if self.session is None:
-            self._tell("Open a cell first.")
-            return
-        if self._work is not None:
-            self._tell("A cut is running: wait for it, or cancel it.")
-            return
-        try:
-            annotator = self._form.annotator()
-            self.session.check(annotator)
-        except AsemError as error:
-            self._tell(str(error))
-            return
-        self.save()
-        session, cutter = self.session, self._cutter
-        seeds, before = session.seeds.copy(), session.previous
-        run = Run(scratch=session.scratch, progress=False)
-
-        def work() -> Cut:
-            return cutter.cut(annotator, session.image, session.box, run, seeds, before)
-
-        def done(made: Cut) -> None:
-            if session is not self.session:
-                return
-            try:
-                session.accept(made, annotator)
-            except AsemError as error:
-                self._failed(error)
-                return
-            self._result.refresh()
-            self._draw_views()
-            self._tell(
-                f"{annotator.name}: {int(made.values.sum()):,} voxels are object. Paint where it is wrong, then cut again."
-            )
-
-        self._busy(True)
-        self._tell(f"{annotator.name} is running. The first cut of a box takes longest.")
-        self._work = create_worker(work, _start_thread=False, _ignore_errors=True)  # they are told in the panel
-        self._work.returned.connect(done)
-        self._work.errored.connect(self._failed)
-        self._work.finished.connect(lambda: self._busy(False))
-        self._work.start()
-
-    def stop(self) -> None:
-        """Cancel the cut under way; nothing changes."""
-        if self._work is not None:
-            self._cutter.stop()
-
-    @property
-    def is_busy(self) -> bool:
-        return self._work is not None
-
-    def _failed(self, error: Exception) -> None:
-        self._tell(str(error) if isinstance(error, AsemError) else f"{type(error).__name__}: {error}")
-
-    def _busy(self, busy: bool) -> None:
-        if not busy:
-            self._work = None
-        self._cut.setEnabled(not busy)
-        self._stop.setEnabled(busy)
-        self.progress.setRange(0, 0 if busy else 1)  # a bar without an end: annotators do not say how far they are
-        self.progress.setVisible(busy)
 
     # --- the view
 
-    def _show(self, session: Session) -> None:
-        from napari.utils.colormaps import DirectLabelColormap
-
+    def _show(self, cell: Path, session: Session) -> None:
         where = place(session.part)
         greys = contrast(session.part, session.greys)
         image = self.viewer.add_image(session.greys, name=f"{session.name}: image", contrast_limits=greys, **where)
-        self._result = self.viewer.add_labels(
+        map_ = self.loop.open(cell, session)
+        self.result = self.viewer.add_labels(
             session.result, name=f"{session.name}: result", opacity=0.35,
-            colormap=DirectLabelColormap(color_dict=RESULT_COLOURS), **where,
+            colormap=result_colours(), **where,
         )  # fmt: skip
         self.seeds = self.viewer.add_labels(
             session.seeds, name=f"{session.name}: seeds", opacity=0.7,
-            colormap=DirectLabelColormap(color_dict=COLOURS), **where,
+            colormap=stroke_colours(), **where,
         )  # fmt: skip
-        self._result.editable = False
+        self.result.editable = False
         self.seeds.brush_size = 8
         self.seeds.n_edit_dimensions = 2
         self.seeds.events.paint.connect(lambda _: self.save())  # at the end of each stroke
-        self._shown = [image, self._result, self.seeds]
+        self._shown = [image, map_, self.result, self.seeds]
         self.viewer.scale_bar.visible = True
         self._hide_steps()
         self._sizes = dict.fromkeys((seed for _, seed in BRUSHES.values()), 8.0)
@@ -293,11 +192,12 @@ class AnnotatePanel(QWidget):
             yield key, lambda _, seed=seed: self.brush(seed)
         for key, order in AXES.items():
             yield key, lambda _, order=order: self.look_along(order)
-        yield "c", lambda _: self.cut()
+        yield "c", lambda _: self.cutting.cut()
         yield "n", lambda _: self.go_to_painted(+1)
         yield "p", lambda _: self.go_to_painted(-1)
         yield "h", lambda _: self.hide_overlay()
         yield "r", lambda _: self.reset_plane()
+        yield from self.loop.keys()
 
     def brush(self, seed: int) -> None:
         """Paint with object (1), background (2) or erase (0); each has a brush size of its own."""
@@ -331,12 +231,13 @@ class AnnotatePanel(QWidget):
         if len(found):
             self.viewer.dims.set_current_step(axis, int(found[0]))
         else:
-            self._tell(f"There are no strokes {'beyond' if step > 0 else 'before'} this plane.")
+            self.tell(f"There are no strokes {'beyond' if step > 0 else 'before'} this plane.")
 
     def hide_overlay(self) -> None:
-        """Hide strokes and result, or show them again."""
+        """Hide strokes, result and map, or show them again."""
         shown = not self.seeds.visible
-        self.seeds.visible = self._result.visible = shown
+        for layer in self._shown[1:]:
+            layer.visible = shown
 
     def reset_plane(self) -> None:
         """Take all strokes off the plane that is shown; Ctrl+Z brings them back."""
@@ -350,7 +251,7 @@ class AnnotatePanel(QWidget):
         if len(where[0]):
             self.seeds.data_setitem(tuple(index), 0)
             self.save()
-        self._tell(f"{len(where[0]):,} stroke voxels were removed from this plane.")
+        self.tell(f"{len(where[0]):,} stroke voxels were removed from this plane.")
 
     def _hide_steps(self) -> None:
         """Hide the sliders' own numbers, which count from the corner of the box: their labels say the cell's planes."""
@@ -366,9 +267,9 @@ class AnnotatePanel(QWidget):
         self._place[self.along] = int(self.viewer.dims.current_step[self.along])
         planes = [b + p for b, p in zip(self.session.box.begin, self._place, strict=True)]
         self.viewer.dims.axis_labels = tuple(f"{a} {p}" for a, p in zip("zyx", planes, strict=True))
-        self._draw_views()
+        self.draw_views()
 
-    def _draw_views(self) -> None:
+    def draw_views(self) -> None:
         if self._views is not None and self.session is not None:
             z, y, x = self._place
             self._views.show_place(self.session, self.along, (z, y, x))
@@ -379,7 +280,22 @@ class AnnotatePanel(QWidget):
             self._views_dock = self.viewer.window.add_dock_widget(self._views, name="Other views", area="left")
         if self._views_dock is not None:
             self._views_dock.setVisible(shown)
-        self._draw_views()
+        self.draw_views()
+
+    def go_to(self, voxel: Zyx) -> None:
+        """Show the plane of a voxel of the image, which is in the middle of the view then; in another box if it must be."""
+        if self.session is None:
+            return
+        old = self.session.box
+        if not old.contains(Box(voxel, as_zyx([c + 1 for c in voxel]))):
+            image, name, cell = self.session.image, self.session.name, Path(self.cell.text())
+            begin = [min(max(0, c - n // 2), m - n) for c, n, m in zip(voxel, old.shape, image.shape, strict=True)]
+            box = Box(as_zyx(begin), as_zyx([b + n for b, n in zip(begin, old.shape, strict=True)]))
+            self.open(cell, name, box, Path(image.path).relative_to(cell).as_posix())
+        self._place = [c - b for c, b in zip(voxel, self.session.box.begin, strict=True)]
+        self.viewer.dims.set_current_step(self.along, self._place[self.along])
+        world = self.seeds.data_to_world(self._place)
+        self.viewer.camera.center = (0, *(world[axis] for axis in self.viewer.dims.order[1:]))
 
     def _go(self, axis: int, index: int) -> None:
         self._place[axis] = index
@@ -387,20 +303,12 @@ class AnnotatePanel(QWidget):
             self.viewer.dims.set_current_step(axis, index)
         self._tell_place()
 
-    def _fold(self, shown: bool) -> None:
-        self.advanced.setArrowType(Qt.ArrowType.DownArrow if shown else Qt.ArrowType.RightArrow)
-        self._form_place.setVisible(shown)
-
     def look_along(self, order: tuple[int, int, int]) -> None:
         """Show planes across another axis: the first of `order`."""
         self.viewer.dims.order = order
         self._tell_place()
 
     # --- the panel
-
-    def _choose(self, name: str) -> None:
-        self._form = OptionsForm(self.catalog, name)
-        self._form_place.setWidget(self._form)  # which deletes the form before
 
     def _list_layers(self) -> None:
         cell = Path(self.cell.text())
@@ -410,7 +318,7 @@ class AnnotatePanel(QWidget):
             try:
                 menu.addItems(names(cell))
             except AsemError as error:
-                self._tell(str(error))
+                self.tell(str(error))
                 return
             if before:
                 menu.setCurrentText(before)
@@ -420,10 +328,10 @@ class AnnotatePanel(QWidget):
         try:
             box = image_of(cell, raw, text)[1] if text and text != "all" else None
         except AsemError as error:
-            self._tell(str(error))
+            self.tell(str(error))
             return
         self.open(cell, self.organelle.currentText().strip(), box, raw)
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         self.status.setText(text)
         self.viewer.status = text

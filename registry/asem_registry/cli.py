@@ -1,11 +1,13 @@
-"""`asem models` and `asem data`: pretrained weights and public data sets by name."""
+"""`asem models`: pretrained weights by name."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from asem_registry import cli_registries
+from asem_registry import cli_data, cli_registries
 from asem_registry.card_options import About, Aliases, Citation, Contrast, Preparation, TrainingData, VoxelSize
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")]
@@ -30,13 +32,7 @@ def mount(app: typer.Typer) -> None:
     models.command("where")(where)
     cli_registries.mount(models)
     app.add_typer(models, name="models")
-    data = typer.Typer(
-        no_args_is_help=True,
-        help="Public data sets by name: list them, or copy a box of one.\n\nExample: `asem data list`",
-    )
-    data.command("list")(list_data)
-    data.command("pull", no_args_is_help=True)(pull_data)
-    app.add_typer(data, name="data")
+    cli_data.mount(app)
 
 
 def list_models(
@@ -57,7 +53,7 @@ def list_models(
         typer.echo(models_page(read_folder(SHIPPED)), nl=False)
         return
     from asem_registry.cache import state_of
-    from asem_registry.pages import HEADINGS, card_json, table_rows
+    from asem_registry.pages import card_json, models_table
 
     settings = Settings.load()
     library = load_library(settings, refresh=refresh)
@@ -72,10 +68,9 @@ def list_models(
             }
         )
         return
-    rows = [list(HEADINGS), *table_rows(cards, states)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # for other programs, a line a model
+    for line in models_table(cards, states, width):
+        typer.echo(line)
     for key, origins in library.conflicts().items():
         typer.secho(f"Not usable: {key} is offered twice, by {origins}.", err=True, fg="yellow")
     for place, why in library.broken.items():
@@ -322,51 +317,6 @@ def where() -> None:
     typer.echo(f"own models     {settings.home}")
     for place in settings.cards:
         typer.echo(f"cards          {place}")
-
-
-def list_data(as_json: AsJson = False) -> None:
-    """List the public data sets.
-
-    Example: `asem data list`
-    """
-    from asem_registry.datasets import load_data_sets
-
-    sets = load_data_sets()
-    if as_json:
-        import attrs
-
-        _print_json({"data_sets": [attrs.asdict(found) for found in sets.values()]})
-        return
-    width = max(len(name) for name in sets)
-    for name, found in sets.items():
-        typer.echo(f"{name.ljust(width)}  {found.about}")
-
-
-def pull_data(
-    name: Annotated[str, typer.Argument(help="A name, as in `asem data list`.")],
-    layer: Annotated[str | None, typer.Argument(help="Volume to copy; if left out, the volumes are listed.")] = None,
-    box: Annotated[str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the volume.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Layer to write: cell.zarr/raw.")] = None,
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of downloading processes.")] = 4,
-    quiet: Quiet = False,
-) -> None:
-    """Copy a volume of a public data set, or a box of it: only the chunks of the box are downloaded.
-
-    Example: `asem data pull asem-cell-6 volumes/raw_equalized_0.02 --box 400:641,926:1402,2512:3040 -o cell_6.zarr/raw`
-    """
-    from asem_core.blocks import Run
-    from asem_registry.datasets import find_data_set, layers, pull
-    from asem_registry.settings import Settings
-
-    settings = Settings.load()
-    data_set = find_data_set(name)
-    if layer is None or output is None:
-        for found in layers(data_set, settings):
-            typer.echo(found)
-        typer.echo(f"Next: asem data pull {name} LAYER --box z0:z1,y0:y1,x0:x1 -o {name}.zarr/raw", err=True)
-        return
-    made = pull(data_set, layer, box, output, Run(workers=workers, progress=not quiet), settings)
-    typer.echo(f"{made.path}  {list(made.shape)} voxels of {list(made.voxel_size_nm)} nm. {data_set.licence}")
 
 
 def _print_json(value: Any) -> None:

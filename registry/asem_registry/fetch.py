@@ -121,6 +121,21 @@ def read_text(address: str, settings: Settings) -> str:
     return text
 
 
+def read_page(address: str, settings: Settings) -> str:
+    """Read what a web server answers at an address, as text; a folder's listing may be long.
+
+    Raises
+    ------
+    FetchError, NotThere, Refused
+    """
+    fs, path = _filesystem(address, settings)
+    try:
+        content: bytes = _retry(functools.partial(_read, Remote(fs, path, address, None, ""), 0, None, None), settings)
+    except _Passing as error:
+        raise FetchError(str(error)) from None
+    return content.decode("utf-8", errors="replace")
+
+
 def listing(address: str, settings: Settings) -> list[str]:
     """List what matches an `s3://bucket/prefix/name*` address, anonymously, as addresses.
 

@@ -38,6 +38,10 @@ class Settings:
     offline: bool = False
     s3_endpoint: str | None = None  # ASEM_S3_ENDPOINT: another server than Amazon's for s3:// addresses
     s3_signed: bool = False  # ASEM_S3_SIGNED: read s3:// with the user's credentials; publishing always does
+    empiar_entries: str = (
+        "https://www.ebi.ac.uk/empiar/api/entry"  # ASEM_EMPIAR_ENTRIES: another server that describes them
+    )
+    empiar_files: str = "https://ftp.ebi.ac.uk/empiar/world_availability"  # ASEM_EMPIAR_FILES: a mirror of their files
     attempts: int = 5  # per mirror, for faults that may pass
     first_wait_s: float = 0.5  # before the second attempt; doubles with each further one
 
@@ -60,6 +64,11 @@ class Settings:
             offline=_is_set(environ, "ASEM_OFFLINE"),
             s3_endpoint=environ.get("ASEM_S3_ENDPOINT") or None,
             s3_signed=_is_set(environ, "ASEM_S3_SIGNED"),
+            **{
+                key: environ[name].rstrip("/")
+                for key, name in (("empiar_entries", "ASEM_EMPIAR_ENTRIES"), ("empiar_files", "ASEM_EMPIAR_FILES"))
+                if environ.get(name)
+            },
         )
 
 

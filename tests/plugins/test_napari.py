@@ -27,6 +27,8 @@ from asem_core.volume import Box, Spec, Volume
 from asem_napari.reader import get_reader, read
 from asem_napari.session import Saved, Session, default_box, images_in, names_in
 
+from .in_thread import scripted
+
 BOX = Box((4, 0, 0), (40, 44, 48))
 MIDDLE = 14  # a plane through one of the balls
 
@@ -150,19 +152,28 @@ def display() -> Iterator[None]:
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@pytest.fixture
-def window(display: None) -> Iterator[Any]:
-    """A napari window with the panel, closed at the end."""
+@pytest.fixture(scope="module")
+def viewer(display: None) -> Iterator[Any]:
+    """A napari window, which takes ten seconds to open: one for all tests, closed at the end."""
     import napari
 
+    viewer = napari.Viewer()
+    yield viewer
+    viewer.close()
+
+
+@pytest.fixture
+def window(viewer: Any) -> Iterator[Any]:
+    """A new panel in the window."""
     from asem_napari.window import AnnotatePanel
 
-    viewer = napari.Viewer()
     panel = AnnotatePanel(viewer)
-    viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
+    dock = viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
     yield panel
     panel.close_session()
-    viewer.close()
+    viewer.window.remove_dock_widget(dock)
+    viewer.layers.clear()
+    viewer.dims.order = (0, 1, 2)
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 240) -> None:
@@ -173,7 +184,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 240) -> None:
     while not true():
         assert time.monotonic() < end, "this did not happen in time"
         QApplication.processEvents()
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def press(panel: Any, key: str) -> None:
@@ -193,7 +204,12 @@ def stroke(panel: Any, points: list[tuple[int, int, int]]) -> None:
 def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
     """The whole round: strokes by keys, one key to cut, an overlay, everything on disk, and back at the next start."""
     window.open(cell, "golgi", BOX)
-    assert [layer.name for layer in window.viewer.layers] == ["golgi: image", "golgi: result", "golgi: seeds"]
+    assert [layer.name for layer in window.viewer.layers] == [
+        "golgi: image",
+        "golgi: map",
+        "golgi: result",
+        "golgi: seeds",
+    ]
     assert tuple(window.seeds.scale) == (10, 5, 5)
     assert tuple(window.seeds.translate) == (140, 200, 300)
     truth = example_labels().read()[BOX.slices]
@@ -202,12 +218,13 @@ def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
     window.seeds.brush_size = 5
     press(window, "q")
     assert (window.seeds.selected_label, window.seeds.mode) == (1, "paint")
+    assert "c cut" in window.viewer.help  # our keys, not napari's own
     stroke(window, [(MIDDLE - 4, middle[0], x) for x in (middle[1] - 3, middle[1] + 3)])
     press(window, "w")
     assert window.seeds.selected_label == 2
     for z in (0, MIDDLE - 4, 35):
-        stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 2)])
-        stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 2)])
+        stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 6)])
+        stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 6)])
 
     started = time.monotonic()
     wait_for(lambda: bool((open_volume(cell / "seeds/golgi").read(BOX) == window.session.seeds).all()))
@@ -215,9 +232,9 @@ def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
     assert (window.session.seeds == 1).any()
     assert (window.session.seeds == 2).any()
 
-    window.annotators.setCurrentText("watershed")
+    window.cutting.annotators.setCurrentText("watershed")
     press(window, "c")
-    wait_for(lambda: not window.is_busy)
+    wait_for(lambda: not window.cutting.is_busy)
     shown = window.viewer.layers["golgi: result"].data
     assert "voxels are object" in window.status.text()
     assert shown.sum() > 0
@@ -248,19 +265,19 @@ def test_undo_takes_a_stroke_back_on_disk_too(window: Any, cell: Path) -> None:
 
 def test_faults_are_told_in_the_panel(window: Any, cell: Path) -> None:
     """No seeds, one class, repainting, a wrong option, a missing cell: a sentence, never a traceback."""
-    window.cut()
+    window.cutting.cut()
     assert window.status.text() == "Open a cell first."
     window.open(cell, "golgi", BOX)
-    window.cut()
+    window.cutting.cut()
     assert "There are no seeds in the box" in window.status.text()
     stroke(window, [(10, 20, 20)])
-    window.cut()
+    window.cutting.cut()
     assert "paint some background too" in window.status.text()
     press(window, "w")
     stroke(window, [(10, 20, 20)])
     assert "the last stroke counts" in window.status.text()
-    window._form.findChild(object, "lam").setText("-3")
-    window.cut()
+    window.cutting.form.findChild(object, "lam").setText("-3")
+    window.cutting.cut()
     assert "lam must be at least 0, got -3" in window.status.text()
     window.open(cell.with_name("other.zarr"), "golgi")
     assert "does not exist" in window.status.text()
@@ -272,27 +289,27 @@ def test_cancel_ends_a_cut(window: Any, cell: Path) -> None:
     stroke(window, [(10, 20, 20)])
     press(window, "w")
     stroke(window, [(0, 2, 2)])
-    window.annotators.setCurrentText("watershed")
-    window.cut()
-    assert window.is_busy
-    wait_for(lambda: window._cutter._process is not None and window._cutter._process.is_alive())
-    window.stop()
-    wait_for(lambda: not window.is_busy)
+    window.cutting.annotators.setCurrentText("watershed")
+    window.cutting.cut()
+    assert window.cutting.is_busy
+    wait_for(lambda: window.cutting.cutter._process is not None and window.cutting.cutter._process.is_alive())
+    window.cutting.stop()
+    wait_for(lambda: not window.cutting.is_busy)
     assert "was stopped before it finished" in window.status.text()
     assert not window.session.result.any()
-    window.cut()
-    wait_for(lambda: not window.is_busy)
+    window.cutting.cut()
+    wait_for(lambda: not window.cutting.is_busy)
     assert window.session.result.any()
 
 
 def test_every_annotator_has_its_form(window: Any) -> None:
     """All annotators of the catalog, other distributions' too, are in the panel with their options."""
-    names = [window.annotators.itemText(i) for i in range(window.annotators.count())]
+    names = [window.cutting.annotators.itemText(i) for i in range(window.cutting.annotators.count())]
     assert names == load_catalog().names("annotator")
     for name in names:
-        window.annotators.setCurrentText(name)
+        window.cutting.annotators.setCurrentText(name)
         try:
-            made = window._form.annotator()
+            made = window.cutting.form.annotator()
         except AsemError as error:
             assert name == "from-file"
             assert "path" in str(error)  # noqa: PT017
@@ -315,7 +332,7 @@ def test_command_opens_the_window(display: None, cell: Path, monkeypatch: pytest
     viewer = napari.current_viewer()
     panel = viewer.window.dock_widgets["Annotate organelles"]
     assert panel.session.box == BOX
-    assert panel.annotators.currentText() == "watershed"
+    assert panel.cutting.annotators.currentText() == "watershed"
     panel.close_session()
     viewer.close()
 
@@ -391,9 +408,48 @@ class TestKeys:
 
         red, green, _ = plane_of(window.session, 1, 5)[4, 6].astype(int)
         assert green > red + 50
-        assert not window._form_place.isVisible()
-        window.advanced.setChecked(True)
-        assert window._form_place.isVisibleTo(window)
+        assert not window.cutting.form_place.isVisible()
+        window.cutting.advanced.setChecked(True)
+        assert window.cutting.form_place.isVisibleTo(window)
+
+
+def test_the_loop_is_shown_and_driven_by_keys(window: Any, cell: Path) -> None:
+    """Learning by a key; the map and the score of rounds, a place to go to, an accepted object as strokes that undo takes back."""
+    from asem_core import Place, Round
+    from asem_core.training.rounds import MapScore
+
+    window.open(cell, "mito", BOX)
+    score = MapScore(0.8, 0.1)
+    made = Round(1, 9, (5, 6), (9, 9), (2, 2), 0, score, score, "network", "w", 60.0)
+    seen = Box((14, 8, 8), (15, 20, 20))
+    found = np.ones((1, 4, 4), bool)
+    window.loop.loop._start = scripted(
+        ("rounds", [made]),
+        ("values", seen, np.full(seen.shape, 200, np.uint8)),
+        ("object", Box((14, 10, 10), (15, 14, 14)), found, True),
+        ("places", [Place((30, 12, 13), 0.5, 0.1, 2.0, 0.9)], 1),
+    )
+    stroke(window, [(10, 32, 34)])
+    painted = int((window.session.seeds != 0).sum())
+    assert window.loop._visible(window.session).shape[0] == 1
+    press(window, "l")
+    assert window.loop.learn.isChecked()
+    wait_for(lambda: bool(window.viewer.layers["mito: map"].data[10, 8:20, 8:20].all()), 60)
+    wait_for(lambda: int((window.session.seeds != 0).sum()) > painted, 60)
+    assert window.loop.state.text().startswith("Round 1: right about 80.0%")
+    assert window.loop.curve.rounds == [made]
+    assert window.session.seeds[10, 10:14, 10:14].all()
+    np.testing.assert_array_equal(open_volume(cell / "seeds/mito").read(BOX), window.session.seeds)
+    window.seeds.undo()
+    assert int((window.session.seeds != 0).sum()) == painted
+    press(window, "j")
+    assert window.viewer.dims.current_step[0] == 30 - BOX.begin[0]
+    assert "z 30, y 12, x 13: unsure 0.50" in window.status.text()
+    window.viewer.cursor.position = tuple(window.seeds.data_to_world((26, 8, 9)))
+    assert window.loop.voxel_under_cursor() == (30, 8, 9)
+    press(window, "l")
+    assert not window.loop.learn.isChecked()
+    window.loop.grab()  # the curve is drawn, too
 
 
 def test_strokes_from_a_file_are_strokes(cell: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
+        self.listings: dict[str, str] = {}  # of folders; else links to the files in them
         self.faults: deque[str] = deque()
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.ranges = True
@@ -105,7 +106,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(piece)
 
     def _content(self) -> bytes | None:
-        if self.path.endswith("/"):
+        if self.path in self.server.listings:
+            return self.server.listings[self.path].encode()
+        if self.path.endswith("/") and self.path not in self.server.files:
             inside = [p for p in self.server.files if p.startswith(self.path)]
             return "".join(f'<a href="{p.removeprefix(self.path)}">file</a>\n' for p in inside).encode()
         return self.server.files.get(self.path)

@@ -15,7 +15,7 @@ from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutsideVolume, UnknownName
 from asem_core.volume import Box
 from asem_registry import datasets
-from asem_registry.datasets import DataSet, NotReachable, find_data_set, layers, load_data_sets, pull
+from asem_registry.datasets import DataSet, NotReachable, find_data_set, load_data_sets, outline, pull
 
 QUIET = Run(progress=False)
 
@@ -42,6 +42,10 @@ def cell(s3, s3_server, settings, image, tmp_path, monkeypatch):
     return attrs.evolve(settings, s3_endpoint=s3_server)
 
 
+def layers(data_set, settings):
+    return [entry.path for entry in outline(data_set, settings)]
+
+
 def test_every_data_set_is_described():
     """Name, words, address, licence and citation."""
     sets = load_data_sets()
@@ -62,7 +66,7 @@ def test_names():
 
 def test_layers_of_a_remote_cell(cell):
     """The volumes of the container, without knowing them beforehand."""
-    assert layers(find_data_set("asem-cell-6"), cell) == ["volumes/raw_equalized_0.02", "volumes/labels/er"]
+    assert layers(find_data_set("asem-cell-6"), cell) == ["volumes/labels/er", "volumes/raw_equalized_0.02"]
 
 
 def test_a_box_is_copied_in_its_place_and_only_its_chunks_are_read(cell, image, s3, tmp_path):

@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import itertools
 import json
-import lzma
-import math
 import pickle
-import struct
-import zlib
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from published import COMPRESSIONS, write_n5
 
 from asem_core.errors import AsemError, BadInput, UnknownName
 from asem_core.testing import SourceKit
 from asem_core.volume import Box
 from asem_sources.n5 import N5
-
-
-def _lz4(data):
-    """Frames as Java's LZ4BlockOutputStream writes them: one compressed, one stored, one empty at the end."""
-    from numcodecs import lz4
-
-    half = len(data) // 2
-    packed = lz4.compress(data[:half])[4:]
-    frames = struct.pack("<8sBiiI", b"LZ4Block", 0x26, len(packed), half, 0) + packed
-    frames += struct.pack("<8sBiiI", b"LZ4Block", 0x16, len(data) - half, len(data) - half, 0) + data[half:]
-    return frames + struct.pack("<8sBiiI", b"LZ4Block", 0x16, 0, 0, 0)
-
-
-def _numcodec(codec):
-    def encode(data):
-        import numcodecs
-
-        return bytes(numcodecs.get_codec(codec).encode(data))
-
-    return encode
-
-
-COMPRESSIONS = {
-    "raw": ({"type": "raw"}, lambda data: data),
-    "gzip": ({"type": "gzip", "level": -1}, gzip.compress),
-    "zlib": ({"type": "gzip", "useZlib": True}, zlib.compress),
-    "bzip2": ({"type": "bzip2", "blockSize": 9}, bz2.compress),
-    "xz": ({"type": "xz", "preset": 6}, lzma.compress),
-    "lz4": ({"type": "lz4", "blockSize": 65536}, _lz4),
-    "blosc": ({"type": "blosc", "cname": "zstd"}, _numcodec({"id": "blosc", "cname": "zstd"})),
-    "zstd": ({"type": "zstd", "level": 3}, _numcodec({"id": "zstd"})),
-}
-
-
-def write_n5(folder, array, block=(16, 20, 24), compression="gzip", leave_out=(), **attributes):
-    """Write a zyx array by the N5 specification; blocks whose zyx index is in `leave_out` are not written."""
-    about, compress = COMPRESSIONS[compression]
-    folder.mkdir(parents=True)
-    meta = {
-        "dimensions": list(array.shape[::-1]),
-        "blockSize": list(block[::-1]),
-        "dataType": array.dtype.name,
-        "compression": about,
-        **attributes,
-    }
-    (folder / "attributes.json").write_text(json.dumps(meta))
-    for index in itertools.product(*(range(math.ceil(n / b)) for n, b in zip(array.shape, block, strict=True))):
-        if index in leave_out:
-            continue
-        part = array[tuple(slice(i * b, (i + 1) * b) for i, b in zip(index, block, strict=True))]
-        header = struct.pack(">HH3I", 0, 3, *part.shape[::-1])
-        path = folder.joinpath(*map(str, index[::-1]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header + compress(part.astype(part.dtype.newbyteorder(">")).tobytes()))
-    return folder
 
 
 @pytest.fixture
