@@ -148,6 +148,10 @@ class SeveralClasses(Protocol):
     classes: Sequence[str]
     per_class: Mapping[str, Mapping[str, Any]]
 
+    @abstractmethod
+    def shared_with(self, name: str) -> Sequence[str]:
+        """Name the options of this model that hold for a class's own model, too, where it has them and `per_class` says nothing else."""
+
 
 def stated_by(network: Any) -> tuple[Head, ...]:
     """Give the heads that a network states; none where the number of its channels tells them."""

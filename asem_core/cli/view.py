@@ -72,8 +72,8 @@ def view(
     catalog = load_catalog()
     shown = open_layers(cell, layers, catalog)
     if model is not None or weights is not None:
-        live = _live_layer(cell, model, weights, image, device)
-        shown = [*(x for x in shown if x.name != live.name), live]
+        live = _live_layers(cell, model, weights, image, device)
+        shown = [*(x for x in shown if x.name not in {layer.name for layer in live}), *live]
     shown = with_errors(shown, cell, catalog, truth, threshold)
     with serve(shown, title=Path(cell).name, bind=bind, port=port) as served:
         typer.echo(served.url)
@@ -87,12 +87,14 @@ def view(
         _wait()
 
 
-def _live_layer(cell: str, model: str | None, weights: Path | None, image: str | None, device: str) -> "Layer":
+def _live_layers(cell: str, model: str | None, weights: Path | None, image: str | None, device: str) -> "list[Layer]":
+    """Open a layer for each class of a network; what tells objects apart is computed with them and not shown."""
     from asem_core.blocks import Run
     from asem_core.catalog import load_catalog
+    from asem_core.heads import class_heads, stated_by
     from asem_core.prediction.trained import load_trained
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import predict_live
+    from asem_core.stages.predict import map_path, predict_live
     from asem_core.viewing.scene import Layer, colour_of
 
     catalog = load_catalog()
@@ -101,7 +103,11 @@ def _live_layer(cell: str, model: str | None, weights: Path | None, image: str |
     layer = f"predictions/live-{Path(weights or model or '').stem}/probability"
     images = open_images_of(catalog, str(container), image)
     live = predict_live(trained, images, container / layer, Run(progress=False), catalog, device=device)
-    return Layer(layer, "probability", [live], colour_of(trained.organelle, catalog))
+    classes = [head.of for head in class_heads(stated_by(trained.network))]
+    return [
+        Layer(map_path(layer, of).as_posix(), "probability", [live[of]], colour_of(of or trained.organelle, catalog))
+        for of in classes
+    ]
 
 
 def _open_page(url: str) -> None:
