@@ -409,6 +409,9 @@ def write_plan(
         places, given = classes_together(several), Given({("model", "classes"): list(several)})
     else:
         name, places, given = model or model_for(labels, catalog), *several.values(), Given()
+    kept = None
+    if recipe is not None:
+        require_outside_cells(recipe)
     if recipe is not None and recipe.exists():
         text = recipe.read_text(encoding="utf-8")
         if not overwrite:
