@@ -23,6 +23,7 @@ import numpy as np
 from asem_core.engine.clusters import Cluster
 from asem_core.engine.crew import work_off
 from asem_core.engine.done import DoneBlocks, private_folder
+from asem_core.engine.interrupt import STOPPED, stopped_at
 from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_in_words, raise_failures
 from asem_core.engine.machine import available_cores
 from asem_core.engine.schedule import Schedule
@@ -129,6 +130,7 @@ def run_blocks(
         job = Job(load, box, block, name)
         notes = DoneBlocks(folder / "done", box, block)
         leave_out = notes.read()
+        num_before = int(np.count_nonzero(leave_out))
         if skip is not None:
             leave_out |= np.array([skip(tile) for tile in box.blocks(block)], bool).reshape(notes.grid)
         num_blocks = int(np.count_nonzero(~leave_out))
@@ -146,19 +148,25 @@ def run_blocks(
                 run.told(name, leave_out.size - num_blocks + schedule.num_done, leave_out.size)
 
         schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), advance, patience)
-        if workers == 1 and threads == 1 and run.on is None:
-            _work_inline(job, schedule)
-        else:
-            stack.enter_context(_shared_cores(workers))
-            work_off(
-                job,
-                schedule,
-                workers=workers,
-                threads=threads,
-                on=run.on,
-                folder=folder,
-            )
-        raise_failures(name, folder, schedule.failures)
+        try:
+            if workers == 1 and threads == 1 and run.on is None:
+                _work_inline(job, schedule)
+            else:
+                stack.enter_context(_shared_cores(workers))
+                work_off(
+                    job,
+                    schedule,
+                    workers=workers,
+                    threads=threads,
+                    on=run.on,
+                    folder=folder,
+                )
+        except KeyboardInterrupt:
+            finished = num_before + schedule.num_done
+            left = num_blocks - schedule.num_done
+            raise KeyboardInterrupt(stopped_at(finished, finished + left) if run.scratch else STOPPED) from None
+        kept = "Finished blocks are kept. " if run.scratch and num_before + schedule.num_done else ""
+        raise_failures(name, folder, schedule.failures, kept)
         if undone := num_blocks - schedule.num_done:
             blocks = "1 block is" if undone == 1 else f"{undone} blocks are"
             what = "with fewer workers (-j) or smaller blocks (--block)"
@@ -166,7 +174,7 @@ def run_blocks(
                 what = f"with more memory for each worker of '{run.on.name}' or smaller blocks; their log files are in {folder / 'workers'}"
             raise BlockFailed(
                 f"{name}: {blocks} not done, because worker processes ended early ({schedule.deaths[-1]}). Was there too little "
-                f"memory? Finished blocks are kept: run the same command again, {what}."
+                f"memory? {kept}Run the same command again, {what}."
             )
 
 
@@ -180,12 +188,21 @@ def map_blocks(
     block = as_zyx(block)
     with contextlib.ExitStack() as stack:
         if run.scratch is None:
+            stack.enter_context(_nothing_kept())
             run = attrs.evolve(run, scratch=stack.enter_context(_temporary(run)))
         results = stack.enter_context(_notes_folder(run, name, box, block)) / "results"
         results.mkdir(exist_ok=True)
         run_blocks(_SaveResults(load, results), box, block, run, name=name, unit=unit)
         for tile in box.blocks(block):
             yield tile, np.load(_result_file(results, tile), allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _nothing_kept() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(STOPPED) from None
 
 
 def worker_index() -> int:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import attrs
 
 from asem_core.errors import BadInput, PluginError
+from asem_core.paths import is_reserved
 from asem_core.volume import Zyx, ZyxNm, as_zyx
 
 
@@ -147,6 +148,10 @@ class SeveralClasses(Protocol):
     classes: Sequence[str]
     per_class: Mapping[str, Mapping[str, Any]]
 
+    @abstractmethod
+    def shared_with(self, name: str) -> Sequence[str]:
+        """Name the options of this model that hold for a class's own model, too, where it has them and `per_class` says nothing else."""
+
 
 def stated_by(network: Any) -> tuple[Head, ...]:
     """Give the heads that a network states; none where the number of its channels tells them."""
@@ -205,11 +210,15 @@ def require_class_names(names: Sequence[str]) -> None:
     ------
     BadInput
     """
-    if not names or len(set(names)) != len(names):
+    if not names or len({name.lower() for name in names}) != len(
+        names
+    ):  # of folders that differ by case, macOS has one
         raise BadInput(f"classes is {list(names)}; give each class once, as in ['mitochondria', 'membrane'].")
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise BadInput(f"A class is named by letters, digits, - and _, as its layers are; not '{name}'.")
+        if is_reserved(name):
+            raise BadInput(f"A class cannot be called '{name}': Windows allows no folder of this name.")
 
 
 def require_classes(named: Iterable[str], classes: Sequence[str], what: str) -> None:

@@ -25,6 +25,23 @@ def config_path(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(named).expanduser() if named else platformdirs.user_config_path("asem") / "config.toml"
 
 
+SEPARATOR = os.sep
+
+
+def slashed(path: str | os.PathLike[str]) -> str:
+    """Spell a path with slashes on every system, so that the place of a layer in its cell can be read from it; a URL stays as it is."""
+    text = os.fspath(path)
+    return text if SEPARATOR == "/" or "://" in text else text.replace(SEPARATOR, "/")
+
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def is_reserved(name: str) -> bool:
+    """Tell a name that Windows keeps for devices, with or without an ending: a folder that holds it cannot be copied there."""
+    return bool(_RESERVED.fullmatch(name))
+
+
 What = Literal["file", "layer"]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from asem_core.volume import Box, Zyx
 
 if TYPE_CHECKING:
     from rich.progress import Progress, Task
+
+T = TypeVar("T")
 
 NUMBERS_WIDTH = 58
 """Characters that counts, rate and times take, as a rule at most; name and bar share the rest of a line."""
@@ -86,6 +89,27 @@ def open_bar(name: str, numbers: Callable[[Task], str], *, shown: bool = True) -
     )
 
 
+@contextlib.contextmanager
+def still_at(name: str, *, shown: bool = True) -> Iterator[None]:
+    """Show, as long as it is under way, that work of unknown length goes on, and since when."""
+    with open_bar(name, lambda task: f"elapsed {_clock(task.elapsed or 0)}", shown=shown) as bar:
+        bar.add_task(name, total=None)
+        yield
+
+
+def counted(name: str, items: Sequence[T], what: str, *, shown: bool = True) -> Iterator[T]:
+    """Go through items, and show how many are done and the time left."""
+
+    def numbers(task: Task) -> str:
+        return f"{task.completed:.0f}/{task.total:.0f} {what} {times(task)}"
+
+    with open_bar(name, numbers, shown=shown) as bar:
+        task = bar.add_task(name, total=len(items))
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
 @functools.cache
 def _lines_class() -> Any:
     """Make the display for where there is no terminal; rich is loaded only when something is shown."""
@@ -132,13 +156,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def tell_reused(what: object, *, shown: bool = True) -> None:
+    """Say that a repeated command has nothing to do, lest somebody takes its short work for a failure."""
+    if shown:
+        say(f"{what} is there already, made of the same input with the same options: nothing to do.")
+
+
 def _end_of(task: Task, error: BaseException | None) -> str:
     """Say how long a task took, or what ended it and where."""
     took = _clock(task.elapsed or 0)
     if error is None:
         return f"done in {took}"
     why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"ended by an error ({type(error).__name__})"
-    return f"{why} after {took}, at {task.completed:.0f}/{task.total or 0:.0f}"
+    return f"{why} after {took}" + (f", at {task.completed:.0f}/{task.total:.0f}" if task.total else "")
 
 
 def times(task: Task) -> str:

@@ -68,6 +68,14 @@ def test_reference_pages_are_fresh(page: str, monkeypatch: pytest.MonkeyPatch) -
     assert written == generator().PAGES[page]().rstrip() + "\n", "run: python docs/generate.py"
 
 
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    """Once; what the site leaves out, and the start page, which is the README, are no pages of its own."""
+    menu = re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])
+    outside = {"recipes", "examples", "notebooks", "release"}
+    pages = [p.relative_to(ROOT / "docs") for p in (ROOT / "docs").rglob("*.md")]
+    assert sorted(menu) == sorted(["index.md", *(p.as_posix() for p in pages if p.parts[0] not in outside)])
+
+
 def test_links_lead_somewhere() -> None:
     """Relative links and pictures of the docs exist."""
     broken = []
@@ -85,6 +93,9 @@ def test_recipes_are_right(recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
     from asem_core.stages.train import read_training_recipe
 
     monkeypatch.setenv("ASEM_TEST_DATA", os.environ.get("ASEM_TEST_DATA", str(tmp_path)))
+    monkeypatch.setenv("COSEM_CROPS", str(tmp_path))  # what `asem data pull` would write there
+    for layer in ("mitochondria", "er"):
+        (tmp_path / "crop1.zarr" / "labels" / layer).mkdir(parents=True)
     table = tomllib.loads(recipe.read_text())
     if "source" in table:
         build_flow(read_recipe(recipe), load_catalog())

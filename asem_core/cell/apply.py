@@ -19,6 +19,7 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume, fill_volume, find_finished, write_known
 from asem_core.errors import BadInput, OutputExists, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Fitted, Preprocessor
+from asem_core.progress import tell_reused
 from asem_core.volume import ArrayLike, Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.resample import on_spec
 
@@ -42,6 +43,7 @@ def apply(
     record = made_by("preprocess", step=step, inputs=[volume])
     finished = find_finished(output, record, overwrite=overwrite)
     if finished is not None:
+        tell_reused(output, shown=run.progress)
         return finished
     here = {done["name"] for done in steps_here(Record.of(volume).made)}
     if step.name in {done["name"] for done in steps_done(volume)} - here:

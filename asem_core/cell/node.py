@@ -10,6 +10,7 @@ from asem_core.cell.build import begun
 from asem_core.cell.place import cell_of
 from asem_core.errors import BadInput, MissingExtra, UnknownName
 from asem_core.files import storage_options
+from asem_core.paths import slashed
 from asem_core.voxels.scale import Scale
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
 
@@ -63,7 +64,7 @@ def open_node(address: str) -> Any:
 
 def layers(container: str | Path) -> list[str]:
     """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
-    node = open_node(str(container).rstrip("/"))
+    node = open_node(slashed(container).rstrip("/"))
     if not hasattr(node, "members"):
         return []
     if multiscale_of(dict(node.attrs)) is not None:
@@ -93,7 +94,7 @@ def layers(container: str | Path) -> list[str]:
 
 def container_attributes(container: str | Path) -> dict[str, Any]:
     """Read what a container says of itself, beside its layers."""
-    return dict(open_node(str(container).rstrip("/")).attrs)
+    return dict(open_node(slashed(container).rstrip("/")).attrs)
 
 
 def array_scales(array: Any, address: str) -> tuple[list[Scale], list[str]]:

@@ -18,7 +18,7 @@ from asem_core.cell.elsewhere import done_elsewhere, steps_of
 from asem_core.cell.record import Input, Kind, Record, record_at
 from asem_core.errors import BadInput
 from asem_core.interfaces import Preprocessor
-from asem_core.paths import address_option, named_paths
+from asem_core.paths import address_option, named_paths, slashed
 from asem_core.volume import Box, Volume
 
 
@@ -238,7 +238,7 @@ def require_labels(volume: Volume, needs: str) -> None:
 
 def kind_by_name(path: str | Path) -> Kind | None:
     """Say what a layer holds by its place in the container, if that tells: `raw_clahe`, `labels/golgi`, ..."""
-    *folders, name = str(path).rpartition(".zarr/")[2].split("/")
+    *folders, name = slashed(path).rpartition(".zarr/")[2].split("/")
     if name == "probability":
         return "probability"
     if _FOLDERS_OF_LABELS & {*folders} or name in ("mask", "segmentation"):

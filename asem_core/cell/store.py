@@ -31,6 +31,7 @@ from asem_core.cell.record import Kind, Made, Record, note
 from asem_core.cell.watch import stamp_of, watched
 from asem_core.errors import BadInput, NoSpace, OutputExists
 from asem_core.files import fingerprint
+from asem_core.paths import slashed
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, of_values, understood
@@ -77,7 +78,7 @@ def open_volume(
     BadInput
         Nothing is there, it is not an image, it has no voxel size, it was never finished, or its record has another schema.
     """
-    address = str(path).rstrip("/")
+    address = slashed(path).rstrip("/")
     stamp = stamp_of(address)
     node = open_node(address)
     attributes = dict(node.attrs)

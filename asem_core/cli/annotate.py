@@ -61,14 +61,15 @@ def cut(
 ) -> None:
     """Turn seeds into labels in one box of a cell.
 
-    Seeds are 0 (unknown), 1 (object) and 2 (background). Everything that does not depend on the seeds is cached beside the
-    cell, so a second cut is fast.
+    Seeds are 0 (unknown), 1 (object) and 2 (background). The box then counts as annotated: training and scoring take all of
+    it that is not object for background. Everything that does not depend on the seeds is cached beside the cell, so a second
+    cut is fast.
 
     Examples:
 
         asem annotate cut cell.zarr --seeds strokes.csv --box 100:300,200:400,200:400 -o labels/golgi
 
-        asem annotate cut cell.zarr --seeds seeds/golgi --use watershed -o labels/golgi
+        asem annotate cut cell.zarr --seeds seeds/golgi --use watershed --box :,:,: -o labels/golgi
     """
     from asem_core.errors import BadInput
     from asem_core.stages.annotate import image_of
@@ -85,6 +86,8 @@ def cut(
         found = Seeds(_no_seeds(where))
     if found.repainted:
         typer.echo(f"Note: {found.repainted} voxels are painted as both classes; the last stroke counts.", err=True)
+    if box is None:
+        _tell_that_all_counts(image)
     _annotate(annotator, image, where, found.values, _layer_of(cell, output), quiet, as_json)
 
 
@@ -181,7 +184,7 @@ def import_(
     reading = Reading(place, wanted, Meaning.parse(ignore, background))
     labels = labels_in(image, source, source_layer, where if box else None, reading)
     require_ids(labels, wanted)
-    layer = write_labels(labels, image, source, _layer_of(cell, output))
+    layer = write_labels(labels, image, source, _layer_of(cell, output), progress=not quiet)
     covered = image.box_of(labels)
     count = sum(int(labels.read(b).sum()) for b in labels.box.blocks((64, 512, 512)))
     _tell(layer.path, covered, count, image, time.perf_counter() - begun, as_json)
@@ -290,6 +293,21 @@ def _layer_of(cell: Path, output: str) -> Path:
     """Say which layer is meant: a name alone is one of `labels`, where training and scoring look; a path through the cell is understood."""
     name = output.removeprefix(f"{cell}/")
     return cell / (name if "/" in name or name == "labels" or (cell / name).exists() else f"labels/{name}")
+
+
+def _tell_that_all_counts(image: "Volume") -> None:
+    """Say what a cut without a box makes of places that nobody looked at; in a terminal, ask."""
+    import sys
+
+    size = " x ".join(map(str, image.shape))
+    told = (
+        f"there is no --box, so the whole image ({size} voxels) will count as annotated: training and scoring take all of it "
+        "that is not object for background, also where nobody looked. To annotate a part, give --box; for all of it, --box :,:,:."
+    )
+    if not sys.stdin.isatty():
+        typer.echo(f"Note: {told}", err=True)
+    elif not typer.confirm(f"{told[0].upper()}{told[1:]}\nCut the whole image?", err=True):
+        raise typer.Exit(1)
 
 
 def _annotate(

@@ -31,7 +31,7 @@ def export(
     use: Annotated[
         str | None,
         typer.Option(
-            help="Source plugin that writes the format; of a whole cell: neuroglancer or mobie.",
+            help="Source plugin that writes the format; of a whole cell: neuroglancer, mobie or bigdataviewer.",
             show_default="by the file extension",
         ),
     ] = None,
@@ -68,6 +68,8 @@ def export(
         asem export cell.zarr --use neuroglancer -s at=https://my-lab.org/cells -o cell_neuroglancer/
 
         asem export cell.zarr --use mobie -o cell_mobie/
+
+        asem export cell.zarr --use bigdataviewer -o cell_bdv/
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.provenance import what_it_holds
@@ -127,5 +129,15 @@ def _for_mobie(cell: str, output: Path, options: dict[str, Any], run: "Run", ove
     return f"{made}: open this folder in Fiji, Plugins > MoBIE > Open > Open MoBIE Project..."
 
 
-CELL_FORMATS = {"neuroglancer": _for_neuroglancer, "mobie": _for_mobie}
+def _for_bigdataviewer(cell: str, output: Path, options: dict[str, Any], run: "Run", overwrite: bool) -> str:
+    from asem_core.catalog import load_catalog
+    from asem_core.recipe import build
+    from asem_core.stages.bigdataviewer import BigDataViewer, export_for_bigdataviewer
+
+    what = build(BigDataViewer, options, "asem export @ bigdataviewer")
+    made = export_for_bigdataviewer(cell, output, what, load_catalog(), run, overwrite=overwrite)
+    return f"{made}: open it in Fiji, Plugins > BigDataViewer > Open XML/HDF5"
+
+
+CELL_FORMATS = {"neuroglancer": _for_neuroglancer, "mobie": _for_mobie, "bigdataviewer": _for_bigdataviewer}
 """What `--use` writes of a whole cell."""

@@ -58,7 +58,7 @@ def prepare(
     """Crop to the cell, mask it, and equalize its contrast (CLAHE): layers raw_crop, mask and raw_clahe.
 
     Later commands (predict, annotate train, train, view) use the result when you give them the cell. Each step works on
-    the result of the step before. The picture shows a plane before and after each step with its histogram, so that you
+    the result of the step before. The picture shows one plane as it was and after each step, with histograms, so that you
     can check the options by eye. Set options by step: --set clahe.clip_limit=0.01.
 
     Examples:
@@ -181,8 +181,7 @@ def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:
-    """Draw a plane before and after each step, each with its histogram; the same place in all of them."""
-    import numpy as np
+    """Draw a plane of the image as it was and after each step, side by side, with the histogram of each below it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -190,25 +189,28 @@ def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:
     of = last if plane is None else first
     z = of.shape[0] // 2 if plane is None else plane
     z_nm = of.origin_nm[0] + z * of.voxel_size_nm[0]
-    figure = Figure(figsize=(16, 4.2 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 4, squeeze=False, width_ratios=(2, 1.5, 2, 1.5))
-    for (before, before_greys, after, after_greys), row in zip(axes, rows, strict=True):
-        old = _plane(row.before, z_nm)
-        _show(before, before_greys, f"before {row.step}", old, row.before)
-        if row.after is None:
-            after.set_axis_off()
-            after_greys.set_axis_off()
-            if row.why:
-                after.text(0.5, 0.5, f"{row.step}: nothing to do", ha="center")
-            continue
-        new = _plane(row.after, z_nm)
-        if row.step == "mask" and new is not None:
-            title = f"after {row.step}: {np.count_nonzero(new) / new.size:.0%} of the plane"
-            _show(after, after_greys, title, old, row.before, new > 0)
-        else:
-            _show(after, after_greys, f"after {row.step}", new, row.after)
-    figure.suptitle(f"{container_of(Path(first.path)).name}, plane at z = {z_nm:g} nm")
+    made = [row for row in rows if row.after is not None]
+    figure = Figure(figsize=(5.4 * (1 + len(made)), 8), layout="constrained")
+    axes = figure.subplots(2, 1 + len(made), squeeze=False, height_ratios=(2, 1))
+    _show(axes[0, 0], axes[1, 0], "before", _plane(first, z_nm), first)
+    for column, row in enumerate(made, start=1):
+        _show_made(axes[0, column], axes[1, column], row, z_nm)
+    idle = "".join(f"; {row.step}: nothing to do" for row in rows if row.after is None and row.why)
+    figure.suptitle(f"{container_of(Path(first.path)).name}, plane at z = {z_nm:g} nm{idle}")
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _show_made(axis: "Axes", greys: "Axes", row: "Made", z_nm: float) -> None:
+    """Draw what a step made; a mask over the image that it was made of."""
+    import numpy as np
+
+    assert row.after is not None  # others have nothing to show
+    new = _plane(row.after, z_nm)
+    if row.step != "mask" or new is None:
+        _show(axis, greys, f"after {row.step}", new, row.after)
+        return
+    title = f"{row.step}: {np.count_nonzero(new) / new.size:.0%} of the plane"
+    _show(axis, greys, title, _plane(row.before, z_nm), row.before, new > 0)
 
 
 def _plane(volume: "Volume", z_nm: float) -> "np.ndarray | None":

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 Recipe = Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file with [model] and [train].")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Run folder.", show_default="runs/RECIPE")]
 Labels = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Labels of the cell to train on: mito for labels/mito.")
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Labels of the cell to train on: mito for labels/mito; several, mito,er, for one network."
+    ),
 ]
 ModelName = Annotated[
     str | None,
@@ -149,6 +152,8 @@ def plan(
         asem plan cell.zarr --labels mitochondria
 
         asem plan cell.zarr --labels mitochondria --minutes 30 -o mitochondria.toml
+
+        asem plan cell.zarr --labels mitochondria,membrane
     """
     from asem_core.catalog import load_catalog
     from asem_core.stages.plan import PlanOptions, write_plan

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.commands import container_of, require_picture
+from asem_core.commands import Quiet, container_of, require_picture
 
 if TYPE_CHECKING:
     from asem_core.viewing.scene import Layer
@@ -72,8 +72,8 @@ def view(
     catalog = load_catalog()
     shown = open_layers(cell, layers, catalog)
     if model is not None or weights is not None:
-        live = _live_layer(cell, model, weights, image, device)
-        shown = [*(x for x in shown if x.name != live.name), live]
+        live = _live_layers(cell, model, weights, image, device)
+        shown = [*(x for x in shown if x.name not in {layer.name for layer in live}), *live]
     shown = with_errors(shown, cell, catalog, truth, threshold)
     with serve(shown, title=Path(cell).name, bind=bind, port=port) as served:
         typer.echo(served.url)
@@ -87,12 +87,14 @@ def view(
         _wait()
 
 
-def _live_layer(cell: str, model: str | None, weights: Path | None, image: str | None, device: str) -> "Layer":
+def _live_layers(cell: str, model: str | None, weights: Path | None, image: str | None, device: str) -> "list[Layer]":
+    """Open a layer for each class of a network; what tells objects apart is computed with them and not shown."""
     from asem_core.blocks import Run
     from asem_core.catalog import load_catalog
+    from asem_core.heads import class_heads, stated_by
     from asem_core.prediction.trained import load_trained
     from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import predict_live
+    from asem_core.stages.predict import map_path, predict_live
     from asem_core.viewing.scene import Layer, colour_of
 
     catalog = load_catalog()
@@ -101,7 +103,11 @@ def _live_layer(cell: str, model: str | None, weights: Path | None, image: str |
     layer = f"predictions/live-{Path(weights or model or '').stem}/probability"
     images = open_images_of(catalog, str(container), image)
     live = predict_live(trained, images, container / layer, Run(progress=False), catalog, device=device)
-    return Layer(layer, "probability", [live], colour_of(trained.organelle, catalog))
+    classes = [head.of for head in class_heads(stated_by(trained.network))]
+    return [
+        Layer(map_path(layer, of).as_posix(), "probability", [live[of]], colour_of(of or trained.organelle, catalog))
+        for of in classes
+    ]
 
 
 def _open_page(url: str) -> None:
@@ -192,6 +198,7 @@ def movie(
             min=64, max=20000, help="Width in pixels; can also enlarge.", show_default="that of the image, at most 1500"
         ),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Make a movie of a cell, plane by plane, with layers overlaid on the image and a scale bar.
 
@@ -207,5 +214,6 @@ def movie(
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
     catalog = load_catalog()
     shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
-    frames = movie_frames(shown, AXES.index(axis), step=step, box=box_in(box, ground_of(shown)), width=width)
+    part = box_in(box, ground_of(shown))
+    frames = movie_frames(shown, AXES.index(axis), step=step, box=part, width=width, progress=not quiet)
     typer.echo(str(write_movie(frames, output, fps)))

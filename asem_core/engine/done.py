@@ -49,7 +49,8 @@ class DoneBlocks:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Callable[[Box], None]]:
         """Give a function that notes a tile as done; it raises OSError where the disk is full."""
-        file = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        binary = getattr(os, "O_BINARY", 0)  # Windows would put a carriage return before each byte 10
+        file = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | binary, 0o600)
         try:
             half = os.fstat(file).st_size % _NOTE_BYTES
             if half:

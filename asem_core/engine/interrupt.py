@@ -10,7 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-STOPPED = "Interrupted. Finished blocks are kept: run the same command again to resume."
+STOPPED = "Interrupted. Run the same command again."
+
+
+def stopped_at(finished: int, total: int) -> str:
+    """Say what Ctrl-C left of a run over blocks whose finished ones stay on disk."""
+    if not finished:
+        return "Interrupted before the first block was finished: run the same command again."
+    return f"Interrupted. Finished blocks ({finished} of {total}) are kept: run the same command again to resume."
 
 
 def leave(code: int) -> None:

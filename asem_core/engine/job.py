@@ -63,8 +63,8 @@ class Job:
         return None
 
 
-def raise_failures(name: str, folder: Path, failures: Sequence[Failure]) -> None:
-    """Raise what failed, in one sentence.
+def raise_failures(name: str, folder: Path, failures: Sequence[Failure], kept: str) -> None:
+    """Raise what failed, in one sentence; `kept` says what of the run is kept ("" for nothing).
 
     Raises
     ------
@@ -73,7 +73,7 @@ def raise_failures(name: str, folder: Path, failures: Sequence[Failure]) -> None
     if not failures:
         return
     if any(failure.no_space for failure in failures):
-        raise _full(name, folder)
+        raise _full(name, folder, kept)
     first = failures[0]
     where = f" (block {first.box})" if first.box else ""
     ours = getattr(errors, first.type, None)  # an AsemError says itself what to do
@@ -84,7 +84,7 @@ def raise_failures(name: str, folder: Path, failures: Sequence[Failure]) -> None
     more = f" {len(failures) - 1} more blocks failed too." if len(failures) > 1 else ""
     raise BlockFailed(
         f"{name}: block {first.box} failed {ATTEMPTS} times: {first.type}: {first.message.rstrip('.')}.{more} "
-        "Finished blocks are kept; run the same command again to retry the rest."
+        f"{kept}Run the same command again to retry the rest."
     ) from _cause(first)
 
 
@@ -99,10 +99,8 @@ def full_disk_in_words(name: str, folder: Path) -> Iterator[None]:
         raise
 
 
-def _full(name: str, folder: Path) -> NoSpace:
-    return NoSpace(
-        f"{name}: the disk is full ({folder}). Finished blocks are kept: free some space, then run the same command again to resume."
-    )
+def _full(name: str, folder: Path, kept: str = "") -> NoSpace:
+    return NoSpace(f"{name}: the disk is full ({folder}). {kept}Free some space, then run the same command again.")
 
 
 def _cause(failure: Failure) -> RuntimeError:

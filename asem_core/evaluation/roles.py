@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from asem_core.errors import BadInput
+from asem_core.paths import slashed
 from asem_core.volume import Box, Labels, Zyx
 
 BLOCK: Zyx = (128, 128, 128)
@@ -24,11 +25,11 @@ def require_roles(exclusion: str | None, mask: str | None) -> None:
     ------
     BadInput
     """
-    if exclusion is not None and "metric_masks" in exclusion.split("/"):
+    if exclusion is not None and "metric_masks" in slashed(exclusion).split("/"):
         raise BadInput(
             f"{exclusion} is a metric mask, in which 0 is ignored; in an exclusion layer everything except 0 is ignored. Give it as mask (--mask)."
         )
-    if mask is not None and "exclusion" in mask.split("/"):
+    if mask is not None and "exclusion" in slashed(mask).split("/"):
         raise BadInput(
             f"{mask} is an exclusion zone, in which everything except 0 is ignored; in a mask 0 is ignored. Give it as exclusion (--exclusion)."
         )

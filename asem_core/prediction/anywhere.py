@@ -12,6 +12,8 @@ from asem_core.abilities import AveragesVoxels
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply_lazily
+from asem_core.errors import BadInput
+from asem_core.heads import maps_of, stated_by
 from asem_core.prediction.live import predictor_of_boxes
 from asem_core.prediction.trained import Trained
 from asem_core.volume import ArrayLike, Box, Volume, Zyx, as_zyx
@@ -24,7 +26,16 @@ def predictor_anywhere(
 
     If the network was trained at larger voxels, by whole factors, the image is averaged where it is read, and each of its
     voxels gets the probability of the larger one that it lies in.
+
+    Raises
+    ------
+    BadInput
+        The network predicts several maps.
     """
+    if len(maps := maps_of(stated_by(trained.network))) > 1:
+        raise BadInput(
+            f"The network predicts several maps ({', '.join(maps)}), and this takes one: predict them first, with asem predict."
+        )
     size = trained.voxel_size_nm or image.voxel_size_nm
     factor = as_zyx([max(1, round(t / s)) for t, s in zip(size, image.voxel_size_nm, strict=True)])
     if factor == (1, 1, 1):

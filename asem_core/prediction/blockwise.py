@@ -32,6 +32,7 @@ from asem_core.heads import has_direction, maps_of, stated_by
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
 from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic
+from asem_core.progress import tell_reused
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def predict_maps(
         for name, noted in records.items()
     }
     if None not in finished.values():
+        for path in paths.values():
+            tell_reused(path, shown=run.progress)
         return {name: made for name, made in finished.items() if made is not None}
     device = choose_device(how.device) if run.on is None else how.device.replace("auto", run.on.device)
     run = attrs.evolve(run, workers=_num_workers(run, how, device))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import numpy as np
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
-from asem_core.errors import BadInput
 from asem_core.heads import maps_of, stated_by
 from asem_core.volume import Box, Computed, Labels, Spec, Volume, Zyx, as_zyx
 
@@ -26,13 +25,36 @@ BLOCK: Zyx = (64, 64, 64)
 
 
 @attrs.frozen(eq=False)
+class _Maps:
+    """The layers of a network's maps, which are computed together."""
+
+    outputs: Sequence[Output]
+    predict: Callable[[Box], np.ndarray]
+    computing: threading.Lock = attrs.field(factory=threading.Lock)  # one block at a time: it takes all cores
+
+    def ensure(self, tile: Box) -> None:
+        """Compute a block of every map, unless it is there."""
+        done = [output.work / "done" / "-".join(map(str, tile.begin)) for output in self.outputs]
+        if all(note.exists() for note in done):
+            return
+        with self.computing:
+            if all(note.exists() for note in done):
+                return
+            inside = tile & self.outputs[0].box
+            found = self.predict(inside)
+            for output, note, part in zip(self.outputs, done, found[None] if found.ndim == 3 else found, strict=True):
+                output.data[inside.slices] = part  # type: ignore[index]
+                note.parent.mkdir(parents=True, exist_ok=True)
+                note.touch()
+
+
+@attrs.frozen(eq=False)
 class LivePrediction(Computed):
     """A lazy array of probabilities (uint8, 255 = 1) that computes the blocks it is asked for."""
 
-    output: Output
-    predict: Callable[[Box], np.ndarray]
+    maps: _Maps
+    output: Output  # one of those of `maps`
     block: Zyx
-    computing: threading.Lock = attrs.field(factory=threading.Lock)  # one block at a time: it takes all cores
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,20 +73,8 @@ class LivePrediction(Computed):
         box = Box(as_zyx([b for b, _ in ends]), as_zyx([e for _, e in ends]))
         first = as_zyx([b // n * n for b, n in zip(box.begin, self.block, strict=True)])
         for tile in Box(first, box.end).blocks(self.block):
-            self._ensure(Box(tile.begin, as_zyx([b + n for b, n in zip(tile.begin, self.block, strict=True)])))
+            self.maps.ensure(Box(tile.begin, as_zyx([b + n for b, n in zip(tile.begin, self.block, strict=True)])))
         return np.asarray(self.output.data[box.slices])
-
-    def _ensure(self, tile: Box) -> None:
-        done = self.output.work / "done" / "-".join(map(str, tile.begin))
-        if done.exists():
-            return
-        with self.computing:
-            if done.exists():
-                return
-            inside = tile & self.output.box
-            self.output.data[inside.slices] = self.predict(inside)  # type: ignore[index]
-            done.parent.mkdir(parents=True, exist_ok=True)
-            done.touch()
 
     def stop_computing(self) -> None:
         """Let go of the layer, so that another process may write to it."""
@@ -74,14 +84,14 @@ class LivePrediction(Computed):
 def predictor_of_boxes(
     network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None, *, mirrors: bool = False
 ) -> Callable[[Box], np.ndarray]:
-    """Load a network onto its device, and return the function that predicts one box of an image; 0 outside of a mask."""
+    """Load a network onto its device, and return the function that predicts one box of an image; 0 outside of a mask.
+
+    Of a network of several maps (`maps_of`), the function gives all of them: uint8 (maps, z, y, x).
+    """
     from asem_core.prediction.blockwise import predict_box
     from asem_core.prediction.inference import Arithmetic, Predictor, choose_device
 
-    if len(maps := maps_of(stated_by(network))) > 1:
-        raise BadInput(
-            f"The network predicts several maps ({', '.join(maps)}), and a live layer shows one: predict them first, with asem predict."
-        )
+    num_maps = len(maps_of(stated_by(network)))
     predictor = Predictor(network, Arithmetic(choose_device(device), mirrors=mirrors))
     if mask is None:
         return functools.partial(predict_box, predictor, volume)
@@ -90,7 +100,9 @@ def predictor_of_boxes(
 
     def predict(box: Box) -> np.ndarray:
         known = inside.read(box.shift([-b for b in begin]), outside=0) != 0
-        return predict_box(predictor, volume, box) * known if known.any() else np.zeros(box.shape, np.uint8)
+        if not known.any():
+            return np.zeros(box.shape if num_maps == 1 else (num_maps, *box.shape), np.uint8)
+        return np.asarray(predict_box(predictor, volume, box) * known)
 
     return predict
 
@@ -123,7 +135,37 @@ def live_prediction(
     OutputBusy
         Another viewer computes this layer.
     """
+    return live_predictions(predict, volume, {"": output}, block=block, made_of=made_of, details=details)[""]
+
+
+def live_predictions(
+    predict: Callable[[Box], np.ndarray],
+    volume: Volume,
+    outputs: Mapping[str, str | Path],
+    *,
+    block: Zyx = BLOCK,
+    made_of: Volume | None = None,
+    details: Mapping[str, Any],
+) -> dict[str, LivePrediction]:
+    """Open (or go on with) the live layers of a network's maps, by their names; a block of all is computed at once.
+
+    Parameters
+    ----------
+    predict : box in voxels of `volume` -> uint8 probabilities (maps, z, y, x), or (z, y, x) of one
+    outputs : where each map lies, in the order of the network's
+    made_of, details : see `live_prediction`, whose errors are raised, too
+    """
     spec = Spec(volume.shape, np.uint8, volume.voxel_size_nm, volume.origin_nm)
-    record = made_by("live-prediction", inputs=[made_of or volume], **details)
-    out = create_volume(output, spec, block=block, made_by=record, overwrite=True, about=Record("probability"))
-    return LivePrediction(out, predict, block)
+    opened: dict[str, Output] = {}
+    try:
+        for name, path in outputs.items():
+            record = made_by("live-prediction", inputs=[made_of or volume], **details, **({"of": name} if name else {}))
+            opened[name] = create_volume(
+                path, spec, block=block, made_by=record, overwrite=True, about=Record("probability")
+            )
+    except BaseException:
+        for output in opened.values():
+            output.release()
+        raise
+    maps = _Maps(tuple(opened.values()), predict)
+    return {name: LivePrediction(maps, output, block) for name, output in opened.items()}

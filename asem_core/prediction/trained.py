@@ -177,7 +177,11 @@ def model_of_class(catalog: Catalog, model: Model, name: str) -> Model:
     if not name or not isinstance(model, SeveralClasses):
         return model
     chosen = dict(model.per_class.get(name, {}))
-    plugin = catalog.get("model", name)() if name in catalog.names("model") else model
+    plugin = model
+    if name in catalog.names("model"):
+        plugin = catalog.get("model", name)()
+        said, known = (describe_plugin(m)["options"] for m in (model, plugin))
+        chosen = {option: said[option] for option in model.shared_with(name) if option in known} | chosen
     found: Model = with_options(plugin, chosen, f"class {name}")
     return found
 

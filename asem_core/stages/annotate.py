@@ -25,6 +25,7 @@ from asem_core.cell.store import create_known, create_volume, finish_volume, ope
 from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
 from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
+from asem_core.progress import still_at
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
@@ -64,7 +65,9 @@ def annotate(annotator: Annotator, volume: Volume, box: Box, seeds: np.ndarray, 
     """
     check_seeds(annotator, seeds, box)
     run = attrs.evolve(run, scratch=run.scratch or cell_work_folder(output) / "annotate")
-    made = cut(annotator.prepare(volume, box, run), annotator.name, seeds)
+    prepared = annotator.prepare(volume, box, run)
+    with still_at(f"cut ({annotator.name})", shown=run.progress):
+        made = cut(prepared, annotator.name, seeds)
     with Layer.open(output, volume) as layer:
         layer.accept(box, made, annotator)
     if seeds.any() and Path(output).parent.name == "labels":

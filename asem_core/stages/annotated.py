@@ -13,8 +13,14 @@ from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_annotation, open_volume
 from asem_core.errors import BadInput, UnknownName
+from asem_core.heads import SeveralClasses
+from asem_core.interfaces import Model, Region
+from asem_core.recipe import build
 from asem_core.stages.annotate import annotated_boxes
+from asem_core.training.classes import open_classes
 from asem_core.training.fingerprint import box_text
+from asem_core.training.options import RegionOptions
+from asem_core.training.regions import open_region
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, holds_strokes, parts_of
@@ -33,6 +39,12 @@ class Annotated:
     boxes: tuple[Box, ...]
     strokes: Path | None = None
     more: Mapping[str, Any] = attrs.field(factory=dict, eq=False)
+
+    @property
+    def told(self) -> str:
+        """Name the labels, of several classes each."""
+        classes = self.more.get("labels", {})
+        return ", ".join(f"{name} {path}" for name, path in classes.items()) or str(self.labels.resolve())
 
 
 def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> list[Annotated]:
@@ -75,6 +87,27 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
     return found
 
 
+def classes_together(places: Mapping[str, Sequence[Annotated]]) -> list[Annotated]:
+    """Put the labels of several classes together, cell by cell; a box in which any was annotated is one, boxes that overlap are joined.
+
+    Raises
+    ------
+    BadInput
+        A class is annotated by strokes.
+    """
+    found = []
+    for same in zip(*places.values(), strict=True):
+        if any(p.strokes is not None or holds_strokes(p.labels) for p in same):
+            raise BadInput(
+                f"Strokes tell one organelle from the background, and a network of several ({', '.join(places)}) needs labels of each: "
+                "asem annotate fill, or train a network of one."
+            )
+        labels = {name: str(p.labels.resolve()) for name, p in zip(places, same, strict=True)}
+        boxes = apart(box for p in same for box in p.boxes)
+        found.append(Annotated(same[0].raw, same[0].labels, tuple(boxes), None, {"labels": labels}))
+    return found
+
+
 def _outermost(boxes: Sequence[Box]) -> list[Box]:
     """Leave out boxes that lie in others."""
     return [b for i, b in enumerate(boxes) if not any(o.contains(b) and (o != b or i > n) for n, o in enumerate(boxes))]
@@ -100,3 +133,17 @@ def as_table(place: Annotated, box: Box) -> dict[str, Any]:
     """Name a box with the layers that it lies in, as a recipe does: a table of `train.regions`."""
     layers = {"raw": place.raw, "labels": place.labels, "strokes": place.strokes}
     return {**{k: str(v.resolve()) for k, v in layers.items() if v is not None}, "box": box_text(box), **place.more}
+
+
+def open_part(place: Annotated, box: Box, model: type[Model], said: Mapping[str, Any], catalog: Catalog) -> Region:
+    """Open a box with the labels of one class, or of each that a model of several learns.
+
+    Parameters
+    ----------
+    said : options of the model
+    """
+    options, name = build(RegionOptions, as_table(place, box), "plan @ region"), f"{place.labels.name} {box}"
+    if SeveralClasses not in model.__mro__:
+        return open_region(options, name, catalog, Path())
+    whole: Any = build(model, said, "plan @ model")
+    return open_classes(options, name, catalog, Path(), (1, 1, 1), tuple(whole.classes), whole)

@@ -30,6 +30,7 @@ from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
 from asem_core.paths import address_option
+from asem_core.progress import tell_reused
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range
@@ -162,6 +163,7 @@ def export_volume(
         with one_writer(output, writer.part_of):
             _publish(partial, output)
     if finished(output, record) is not None:
+        tell_reused(output, shown=run.progress)
         return output
     _require_free(output, original, overwrite)
     dtype = _stored_type(volume, threshold, run, writer)

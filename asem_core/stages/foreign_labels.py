@@ -11,6 +11,7 @@ import numpy as np
 from asem_core.abilities import ReadsByKind, TakesVoxelSize
 from asem_core.errors import BadInput, NoVoxelSize, ShapeMismatch, VoxelSizeMismatch
 from asem_core.interfaces import Source
+from asem_core.progress import counted
 from asem_core.stages.annotate import CHUNK, Layer
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, understood
@@ -92,14 +93,14 @@ def labels_in(
     return Labels(data, image.voxel_size_nm, placed, found.path, known=known)
 
 
-def write_labels(labels: Labels, image: Volume, maker: Any, output: str | Path) -> Layer:
+def write_labels(labels: Labels, image: Volume, maker: Any, output: str | Path, *, progress: bool = False) -> Layer:
     """Write labels into a layer of the image's grid, block by block; `maker` is the plugin that they come from.
 
     Voxels of the layer outside them stay as they are.
     """
     box = image.box_of(labels)
     with Layer.open(output, image) as layer:
-        for block in box.blocks(BLOCK):
+        for block in counted("import", list(box.blocks(BLOCK)), "blocks", shown=progress):
             own = block.shift([-b for b in box.begin])
             layer.write(block, labels.read(own), None if labels.known is None else labels.known_in(own))
         layer.note_box(box, maker)

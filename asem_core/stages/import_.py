@@ -25,6 +25,7 @@ from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished
 from asem_core.errors import BadInput
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
+from asem_core.progress import tell_reused
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Volume, Zyx, ZyxNm, as_zyx
 from asem_core.voxels.greys import greys_used, question_greys
@@ -132,6 +133,7 @@ def import_volume(
         volume = volume.crop(part)
     finished = find_finished(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
+        tell_reused(output, shown=run.progress)
         return finished
     if isinstance(checked, Checked):
         checked.check(part or Box.of_shape(checked.shape))

@@ -23,6 +23,7 @@ from asem_core.volume import Volume, ZyxNm, as_zyx_nm, full_range
 from asem_core.voxels.scale import unlikely_size
 
 SECONDS = 4.0  # spent on reading sample planes
+SECONDS_IF_EMPTY = 20.0  # as long as all that was read is one value: of a padded stack, most planes may be
 MOST_PLANES = 48
 _EDGE = 512  # pixels of a thumbnail's side
 _FLAG = re.compile(
@@ -214,18 +215,19 @@ def _toml(text: str) -> Any:
 
 
 def _look(volume: Volume) -> tuple[Greys, Views]:
-    """Read planes spread evenly over the volume, the middle one first, for a few seconds."""
+    """Read planes spread evenly over the volume, the middle one first, for a few seconds; longer if all are of one value."""
     depth, height, width = volume.shape
     every = [max(1, -(-n // _EDGE)) for n in (height, width)]
     planes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    samples, xy, begin = [], None, time.monotonic()
+    samples, xy, begin, shows_nothing = [], None, time.monotonic(), True
     for z in _spread(min(depth, MOST_PLANES), depth):
         plane = np.asarray(volume.data[z : z + 1, :, :])[0]
         thin = plane[:: every[0], :: every[1]]
         xy = thin.copy() if xy is None else xy
         planes[z] = (plane[height // 2, :: every[1]].copy(), plane[:: every[0], width // 2].copy())
         samples.append(thin.ravel().copy())
-        if time.monotonic() - begin > SECONDS:
+        shows_nothing = shows_nothing and bool((thin == samples[0][0]).all())
+        if time.monotonic() - begin > (SECONDS_IF_EMPTY if shows_nothing else SECONDS):
             break
     order = sorted(planes)
     assert xy is not None  # a volume has a plane
@@ -258,7 +260,8 @@ def _greys(values: np.ndarray, num_planes: int) -> Greys:
 
 def _odd_greys(greys: Greys, volume: Volume) -> Iterator[str]:
     if greys.lowest == greys.highest:
-        yield f"every sampled voxel is {greys.lowest:g}"
+        planes = "the plane" if greys.num_planes == 1 else f"the {greys.num_planes} planes"
+        yield f"every voxel is {greys.lowest:g} in {planes} sampled, of {volume.shape[0]}"
     elif greys.most_frequent_share > 0.3 and greys.most_frequent in (greys.lowest, greys.highest, 0):
         yield (
             f"{greys.most_frequent_share:.0%} of the sampled voxels are {greys.most_frequent:g}: background of labels, or padding "

@@ -19,13 +19,15 @@ from asem_core.paths import expand
 from asem_core.recipe import build, read_toml
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.annotated import Annotated
-from asem_core.stages.plan import Given, PlanOptions, plan
+from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import model_table
 from asem_core.temporary import replacing
+from asem_core.training.classes import has_classes
 from asem_core.training.options import OpenOptions, is_open, options_alone
+from asem_core.training.settings import Given
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
-from asem_core.voxels.strokes import holds_strokes, parts_of
+from asem_core.voxels.strokes import apart, holds_strokes, parts_of
 
 WATCHES = ("choose", "choose_threshold", "choose_mirrors")
 """Options that need a part to validate on, which the plan may set aside."""
@@ -97,16 +99,26 @@ def _given(tables: Mapping[str, Any], folder: Path, where: str) -> Given:
 
 def _resolved(region: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:
     found = dict(region)
-    for key in ("raw", "labels", "strokes", "mask", "exclusion"):
-        if isinstance(found.get(key), str) and "://" not in found[key]:
-            found[key] = str((folder / expand(found[key], where)).resolve())
-    return found
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, Mapping) and "use" not in value:  # the labels of each class
+            return {name: resolved(place) for name, place in value.items()}
+        return (
+            str((folder / expand(value, where)).resolve()) if isinstance(value, str) and "://" not in value else value
+        )
+
+    keys = {"raw", "labels", "strokes", "mask", "exclusion"} & found.keys()
+    return found | {key: resolved(found[key]) for key in keys}
 
 
 def _annotated(region: Mapping[str, Any], folder: Path, where: str) -> Annotated:
     """Read a region's table as layers and the boxes in them that were annotated."""
     found = _resolved(region, folder, where)
     raw, labels, strokes = (found.pop(key, None) for key in ("raw", "labels", "strokes"))
+    layers = [labels]
+    if has_classes(labels) and all(isinstance(place, str) for place in labels.values()) and labels:
+        found["labels"], layers = labels, list(labels.values())
+        labels = layers[0]
     if not isinstance(raw, str) or not isinstance(labels, str):
         raise RecipeError(
             f"{where}: settings are chosen from labels in a cell. Import image and labels first (asem import), or say how long to "
@@ -114,6 +126,10 @@ def _annotated(region: Mapping[str, Any], folder: Path, where: str) -> Annotated
         )
     box, painted = found.pop("box", None), strokes or (labels if holds_strokes(labels) else None)
     layer = open_volume(painted or labels, kind=Labels)
+    if box is None and len(layers) > 1:
+        each = [open_volume(place, kind=Labels) for place in layers]
+        boxes = apart(b for volume in each for b in annotated_boxes(volume) or [extent_of_known(volume)])
+        return Annotated(Path(raw), Path(labels), tuple(boxes), None, found)
     if box is not None:
         boxes = [Box.parse(box, layer.shape)]
     elif painted is not None:

@@ -15,6 +15,7 @@ from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
 from asem_core.errors import BadInput, VoxelSizeMismatch
+from asem_core.heads import maps_of, stated_by
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
@@ -185,10 +186,10 @@ def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:
 
 def predict_live(
     trained: Trained, images: Images, output: Path, run: Run, catalog: Catalog, *, device: str = "auto"
-) -> Volume:
-    """Open a layer that is predicted where somebody looks; the image is the one that `predict_image` takes.
+) -> dict[str, Volume]:
+    """Open layers that are predicted where somebody looks, one for each map, by name; the image is the one that `predict_image` takes.
 
-    What the network expects of it is done where it is read. Where the cell has a mask, the map is 0 outside.
+    `output` is the layer of a single map, "", see `map_path`. What the network expects of it is done where it is read. Where the cell has a mask, the map is 0 outside.
 
     Raises
     ------
@@ -197,7 +198,7 @@ def predict_live(
     OutputBusy
         Another viewer computes this layer.
     """
-    from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
+    from asem_core.prediction.live import block_for, live_predictions, predictor_of_boxes
 
     volumes = [recognised(volume, catalog) for volume in images.volumes]
     given = with_done(choose_image(volumes, trained, images.usual), None, catalog)
@@ -207,10 +208,11 @@ def predict_live(
     if not missing:  # what is done where it is read would be done for nothing
         warn_of_greys(image, trained)
     mask = None if images.mask is None else mask_for(given, images.mask, catalog, run)
-    array = live_prediction(
+    places = {name: map_path(output, name) for name in maps_of(stated_by(trained.network))}
+    arrays = live_predictions(
         predictor_of_boxes(trained.network, image, device, mask, mirrors=trained.mirrors),
         image,
-        output,
+        places,
         block=block_for(as_zyx(trained.network.context)),
         made_of=given,
         details={
@@ -221,7 +223,9 @@ def predict_live(
             "mirrors": trained.mirrors,
         },
     )
-    return Volume(array, image.voxel_size_nm, image.origin_nm, str(output))
+    return {
+        name: Volume(array, image.voxel_size_nm, image.origin_nm, str(places[name])) for name, array in arrays.items()
+    }
 
 
 def _predict_first(option: str) -> str:

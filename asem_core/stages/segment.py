@@ -22,6 +22,7 @@ from asem_core.cell.store import create_volume, fill_volume, find_finished, open
 from asem_core.errors import BadInput, PluginError
 from asem_core.interfaces import Fitted, Model
 from asem_core.prediction.trained import find_model, model_behind, with_options
+from asem_core.progress import tell_reused
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
 from asem_core.voxels.components import Components, Connectivity, components, facts_of_sizes, tiny_below
@@ -119,6 +120,7 @@ def segment(
     how: Any = {"model": by} if isinstance(by, Model) else {"by": by}
     record = made_by("segment", inputs=[probability], **how)
     if find_finished(output, record, kind="labels", overwrite=overwrite) is not None:
+        tell_reused(output, shown=run.progress)
         return open_volume(output, kind=Labels)
     name = by.name if isinstance(by, Model) else type(by).__name__.lower()
     fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))

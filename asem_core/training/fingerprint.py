@@ -46,6 +46,8 @@ class Fingerprint:
         averaged away: near 1 = the next plane shows the same, near 0 = nothing of it; 1 where there is one plane.
     contrast
         Difference of the mean grey values inside and outside, in standard deviations of all.
+    thinnest
+        Of several classes, the one that `thickness_nm` is of; else "".
     """
 
     voxel_size_nm: ZyxNm
@@ -58,6 +60,7 @@ class Fingerprint:
     num_objects: int
     plane_correlation: float
     contrast: float
+    thinnest: str = ""
 
     @property
     def anisotropy(self) -> float:
@@ -69,10 +72,27 @@ class Fingerprint:
         z, y, x = (f"{v:g}" for v in self.voxel_size_nm)
         return [
             f"voxels of {z} x {y} x {x} nm; {self.num_annotated_vx:,} are annotated, in {self.num_planes} planes",
-            f"{self.foreground:.1%} are object, in {self.num_objects} pieces; the thinnest tenth is {self.thickness_nm:.0f} nm thick",
+            f"{self.foreground:.1%} are object, in {self.num_objects} pieces; the thinnest tenth {f'of {self.thinnest}, the thinnest class, ' if self.thinnest else ''}is {self.thickness_nm:.0f} nm thick",
             f"neighbouring planes correlate by {self.plane_correlation:.2f}; object and background differ by "
             f"{self.contrast:.1f} standard deviations of the grey values",
         ]
+
+
+def fingerprint_of_classes(regions: Sequence[Region]) -> Fingerprint:
+    """Measure regions of one class or of several: of several all together, but as thick as the thinnest, which decides how large pixels may be.
+
+    Raises
+    ------
+    BadInput
+        See `fingerprint`; also of any class alone.
+    """
+    names = sorted({name for region in regions for name in region.classes})
+    found = fingerprint(regions)
+    if len(names) < 2:
+        return found
+    each = {c: fingerprint([r.classes[c] for r in regions if c in r.classes]).thickness_nm for c in names}
+    thinnest = min(names, key=lambda c: each[c])
+    return attrs.evolve(found, thickness_nm=each[thinnest], thinnest=thinnest)
 
 
 @attrs.frozen(eq=False)

@@ -22,6 +22,7 @@ from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.outputs import finished, written_whole
 from asem_core.cell.provenance import made_by, require_labels
 from asem_core.errors import BadInput, MissingExtra, OutputExists
+from asem_core.progress import tell_reused
 from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Labels, Zyx, ZyxNm
 
@@ -180,6 +181,7 @@ def export_meshes(
     require_labels(labels, "surfaces are made from labels")
     record = made_by("mesh", inputs=[labels], form=form, max_error_nm=max_error_nm)
     if (facts := finished(output, record)) is not None:
+        tell_reused(output, shown=run.progress)
         return int(facts["objects"])
     if output.exists() and not overwrite:
         raise OutputExists(f"{output} exists. Choose another output, or add --overwrite.")

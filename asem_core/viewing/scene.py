@@ -21,6 +21,7 @@ from asem_core.cell.provenance import kind_by_name, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, UnknownName
+from asem_core.paths import slashed
 from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.known import Meaning, by_meaning, settled
@@ -92,7 +93,7 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
     BadInput
         There is no image in the container.
     """
-    address = str(cell).rstrip("/")
+    address = slashed(cell).rstrip("/")
     found = layers_of(address)
     if not found:
         if not names:

@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, OutsideVolume
+from asem_core.progress import counted
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.marks import Ruler, with_axes, with_border, with_scale_bar
 from asem_core.viewing.scene import STROKE_COLOURS, Layer
@@ -289,13 +290,20 @@ def _frame(image: Volume, plane: Plane, box: Box | None, width: int | None, num_
 
 
 def movie_frames(
-    layers: Sequence[Layer], axis: int, *, step: int = 1, box: Box | None = None, width: int | None = None
+    layers: Sequence[Layer],
+    axis: int,
+    *,
+    step: int = 1,
+    box: Box | None = None,
+    width: int | None = None,
+    progress: bool = False,
 ) -> Iterator[np.ndarray]:
     """Draw one plane after the other along an axis."""
     images, others = _split(layers)
     volume = images[0].volume
     part = volume.box if box is None else box & volume.box
-    for index in range(part.begin[axis], part.end[axis], step):
+    planes = range(part.begin[axis], part.end[axis], step)
+    for index in counted("movie", planes, "planes", shown=progress):
         frame = frame_of(volume, Plane(axis, index), box=part, width=width)
         yield finished([*images, *others], frame, volume)
 

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from asem_core.paths import slashed
 from asem_core.volume import Box, Labels, Spec, Volume, as_zyx
 from asem_core.voxels.known import Meaning
 from asem_core.voxels.resample import on_spec
@@ -24,7 +25,7 @@ TILE = 64  # voxels along an edge: as the chunks of layers that are painted in
 
 def holds_strokes(path: str | Path) -> bool:
     """Tell a layer of strokes by its place in the cell: `seeds/<name>`."""
-    return "seeds" in str(path).rpartition(".zarr/")[2].split("/")[:-1]
+    return "seeds" in slashed(path).rpartition(".zarr/")[2].split("/")[:-1]
 
 
 def painted_over(labels: Labels, strokes: Labels) -> Labels:

@@ -97,7 +97,7 @@ def find_objects(segmentation: Labels, run: Run, *, connected: bool | None = Non
     listed = None if connected else list_ids(segmentation, run)
     if listed is not None and (connected is False or len(listed) != 1):
         return listed
-    return list_ids(connect(segmentation, run), run)
+    return list_ids(connect(segmentation, run), run.within("connected"))  # beside what was listed of the ids
 
 
 def connect(segmentation: Labels, run: Run) -> Labels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -23,11 +23,7 @@ OFF_CORE = 1.5
 def sheet_area_nm2(
     tiles: Callable[[], Iterator[tuple[np.ndarray, Facets]]], shape_nm: np.ndarray, thickness_nm: float
 ) -> float:
-    """Measure the area of the surface midway between the two faces of a sheet.
-
-    That is half the area of both faces, each facet counted by how much it faces along the sheet's normal there: a rim
-    counts nothing, a bulging face as its shadow on the middle surface. The normal is the main direction of the facets
-    around.
+    """Measure the area of the surface midway between the two faces of a sheet; see `Directions.area_nm2`.
 
     Parameters
     ----------
@@ -36,32 +32,50 @@ def sheet_area_nm2(
     shape_nm : float64 (3,), the object's bounding box
     thickness_nm : about how thick the sheet is
     """
-    from scipy.ndimage import gaussian_filter
+    directions = Directions(tiles(), shape_nm, thickness_nm)
+    return sum(directions.area_nm2(begin, facets) for begin, facets in tiles())
 
-    cell = max(thickness_nm / 2, float(np.prod(shape_nm + 2 * thickness_nm) / LARGEST_GRID) ** (1 / 3))
-    shape = tuple(np.ceil((shape_nm + 2 * thickness_nm) / cell).astype(int))
-    tensor = np.zeros((*shape, 6))
-    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
 
-    def cells(at_nm: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(np.clip((at_nm + thickness_nm) // cell, 0, np.array(shape) - 1).astype(np.intp).T)
+class Directions:
+    """The normal of a sheet at every place: the main direction of the facets of its surface around.
 
-    for begin, facets in tiles():
-        n, flat = facets.normal, np.ravel_multi_index(cells(facets.centre_nm + begin), shape)
-        for k, (i, j) in enumerate(pairs):
-            weight = facets.area_nm2 * n[:, i] * n[:, j]
-            tensor[..., k] += np.bincount(flat, weight, math.prod(shape)).reshape(shape)
-    for k in range(6):
-        tensor[..., k] = gaussian_filter(tensor[..., k], NEIGHBOURHOOD * thickness_nm / cell, mode="constant")
-    area = 0.0
-    for begin, facets in tiles():
-        local = tensor[cells(facets.centre_nm + begin)]
+    Parameters are those of `sheet_area_nm2`.
+    """
+
+    def __init__(self, tiles: Iterable[tuple[np.ndarray, Facets]], shape_nm: np.ndarray, thickness_nm: float) -> None:
+        from scipy.ndimage import gaussian_filter
+
+        self._margin = thickness_nm
+        self._cell = max(thickness_nm / 2, float(np.prod(shape_nm + 2 * thickness_nm) / LARGEST_GRID) ** (1 / 3))
+        self._shape = tuple(np.ceil((shape_nm + 2 * thickness_nm) / self._cell).astype(int))
+        self._tensor = np.zeros((*self._shape, 6))
+        for begin, facets in tiles:
+            n, flat = facets.normal, np.ravel_multi_index(self._cells(facets.centre_nm + begin), self._shape)
+            for k, (i, j) in enumerate(_PAIRS):
+                weight = facets.area_nm2 * n[:, i] * n[:, j]
+                self._tensor[..., k] += np.bincount(flat, weight, math.prod(self._shape)).reshape(self._shape)
+        for k in range(6):
+            sigma = NEIGHBOURHOOD * thickness_nm / self._cell
+            self._tensor[..., k] = gaussian_filter(self._tensor[..., k], sigma, mode="constant")
+
+    def _cells(self, at_nm: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(np.clip((at_nm + self._margin) // self._cell, 0, np.array(self._shape) - 1).astype(np.intp).T)
+
+    def area_nm2(self, begin_nm: np.ndarray, facets: Facets) -> float:
+        """Measure the area of the middle surface between facets.
+
+        That is half the area of both faces, each facet counted by how much it faces along the sheet's normal there: a rim
+        counts nothing, a bulging face as its shadow on the middle surface.
+        """
+        local = self._tensor[self._cells(facets.centre_nm + begin_nm)]
         matrix = np.empty((len(local), 3, 3))
-        for k, (i, j) in enumerate(pairs):
+        for k, (i, j) in enumerate(_PAIRS):
             matrix[:, i, j] = matrix[:, j, i] = local[:, k]
         normal = np.linalg.eigh(matrix)[1][:, :, 2]
-        area += float((facets.area_nm2 * np.abs((facets.normal * normal).sum(axis=1))).sum()) / 2
-    return area
+        return float((facets.area_nm2 * np.abs((facets.normal * normal).sum(axis=1))).sum()) / 2
+
+
+_PAIRS = [(i, j) for i in range(3) for j in range(i, 3)]
 
 
 def extent_vx(mask: np.ndarray, core: np.ndarray) -> float:

@@ -65,6 +65,65 @@ def skeleton(mask: np.ndarray, edge_nm: float) -> Skeleton:
     edge_nm
         Edge of its voxels, which are cubes.
     """
+    graph, at_nm, radius_nm, solid = _centreline(mask, edge_nm)
+    while len(corners := _corners(graph, at_nm, radius_nm)):
+        at_nm, radius_nm = np.delete(at_nm, corners, axis=0), np.delete(radius_nm, corners)
+        graph = _graph(np.rint(at_nm / edge_nm).astype(np.intp), at_nm)
+    return _measure(graph, _tips_nm(graph, solid, at_nm, radius_nm, edge_nm), radius_nm)
+
+
+def junctions(mask: np.ndarray, edge_nm: float) -> np.ndarray:
+    """Find where the tubes of a network meet.
+
+    Two nodes whose connection is shorter than the radius there are one junction: of tubes that cross, thinning makes two.
+
+    Parameters
+    ----------
+    mask, edge_nm : see `skeleton`; several objects are several networks
+
+    Returns
+    -------
+    float64 (n, 5): place from the first face of the mask, zyx in nm; radius of the largest ball there, in nm; number of tubes
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if not mask.any():
+        return np.zeros((0, 5))
+    graph, at_nm, radius_nm, _ = _centreline(mask, edge_nm)
+    num, node = graph.num_nodes, graph.node_of
+    counted = np.bincount(node[node >= 0], minlength=num)[:, None]
+    centre = (
+        np.stack([np.bincount(node[node >= 0], at_nm[node >= 0, axis], num) for axis in range(3)], axis=1) / counted
+    )
+    radius = np.zeros(num)
+    np.maximum.at(radius, node[node >= 0], radius_nm[node >= 0])
+    degree = graph.degree
+    short = [
+        b.nodes
+        for b in graph.branches
+        if b.nodes[0] != b.nodes[1] and min(degree[list(b.nodes)]) > 2 and b.length_nm < radius[list(b.nodes)].max()
+    ]
+    links = np.array(short, np.intp).reshape(-1, 2)
+    _, group = connected_components(coo_array((np.ones(len(links)), links.T), (num, num)), directed=False)
+    tubes = np.bincount(group, degree) - 2 * np.bincount(group[links[:, 0]], minlength=group.max() + 1)
+    found = []
+    for g in np.flatnonzero(tubes > 2).tolist():
+        members = np.flatnonzero((group == g) & (degree > 2))
+        if len(members):
+            place = centre[members].mean(axis=0) - edge_nm / 2  # the mask was padded by a voxel
+            found.append((*place, radius[members].max(), tubes[g]))
+    return np.array(found, np.float64).reshape(-1, 5)
+
+
+def _centreline(mask: np.ndarray, edge_nm: float) -> tuple[_Graph, np.ndarray, np.ndarray, np.ndarray]:
+    """Thin a mask and remove short side branches.
+
+    Returns
+    -------
+    the graph; place (nm, from the middle of the first voxel of the padding of one voxel) and radius (nm) of its voxels; the mask with this
+    padding and without cavities
+    """
     import edt
     import fill_voids
 
@@ -80,12 +139,7 @@ def skeleton(mask: np.ndarray, edge_nm: float) -> Skeleton:
         spurs = _spurs(graph, at_nm, radius_nm)
         lines[tuple(at[spurs].T)] = False
         if not len(spurs):
-            break
-    while len(corners := _corners(graph, at_nm, radius_nm)):
-        at, at_nm = np.delete(at, corners, axis=0), np.delete(at_nm, corners, axis=0)
-        radius_nm = np.delete(radius_nm, corners)
-        graph = _graph(at, at_nm)
-    return _measure(graph, _tips_nm(graph, solid, at_nm, radius_nm, edge_nm), radius_nm)
+            return graph, at_nm, radius_nm, solid
 
 
 def _graph(at: np.ndarray, at_nm: np.ndarray) -> _Graph:

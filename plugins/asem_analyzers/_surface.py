@@ -28,6 +28,10 @@ class Facets:
     area_nm2: np.ndarray  # float64 (n,)
     normal: np.ndarray  # float64 (n, 3), of unit length; 0 where a triangle has no area
 
+    def take(self, keep: np.ndarray) -> Facets:
+        """Keep some triangles: a bool array, or indices."""
+        return Facets(self.centre_nm[keep], self.area_nm2[keep], self.normal[keep])
+
 
 def smoothing_vx(voxel_size_nm: ZyxNm) -> tuple[float, float, float]:
     """Say by how many voxels `smooth` smooths along each axis."""

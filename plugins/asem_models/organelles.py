@@ -12,6 +12,8 @@ from asem_core.heads import Head, LogOdds, SeveralClasses, require_class_names, 
 from asem_core.hookspecs import hookimpl
 from asem_models._organelle import Organelle
 
+INSTANCE_OPTIONS = ("instances_of", "affinities", "descriptors_vx", "split", "split_below", "merge_below")
+
 
 @attrs.frozen(kw_only=True)
 class Organelles(Organelle, SeveralClasses):
@@ -26,7 +28,8 @@ class Organelles(Organelle, SeveralClasses):
         Names of the classes, in the order of the network's channels. A class with the name of a model (`mitochondria`) has
         its labels prepared, is scored and is segmented as that model says.
     per_class
-        Options of such a model, by class: `per_class.membrane = { cells = true }`.
+        Options of such a model, by class: `per_class.membrane = { cells = true }`. Those that tell objects apart (`affinities`, `split`, ...) need
+        not be repeated for the class of `instances_of`.
     """
 
     name: ClassVar[str] = "organelles"
@@ -42,6 +45,13 @@ class Organelles(Organelle, SeveralClasses):
                 "affinities and descriptors_vx tell the objects of one class apart: say of which, instances_of = "
                 f'"{self.classes[0]}".'
             )
+
+    def shared_with(self, name: str) -> Sequence[str]:
+        """Name what was said of how objects are told apart, for the class whose objects these are."""
+        if name != self.instances_of:
+            return ()
+        usual = {a.name: a.default for a in attrs.fields(type(self))}
+        return [option for option in INSTANCE_OPTIONS if getattr(self, option) != usual[option]]
 
     def heads(self) -> Sequence[Head]:
         """State a channel for each class."""

@@ -15,7 +15,7 @@ import attrs
 from asem_core.errors import AsemError
 from asem_core.files import sha256
 from asem_core.temporary import replacing
-from asem_registry.cache import Receipt, obtain, place, receipt_of
+from asem_registry.cache import Receipt, has_sum_of_weights, obtain, place, receipt_of
 from asem_registry.card import BadCard, Card, card_toml, parse_card
 from asem_registry.fetch import check_room
 from asem_registry.library import load_library
@@ -127,18 +127,13 @@ def _checked_card(
             f"{file}: its card of {key} differs from the one known here ({known[0].origin}). A version never changes: "
             "one of the two needs another version or name."
         )
-    if not is_vouched_for and (same is None or not _has_sum_of_weights(card)):
+    if not is_vouched_for and (same is None or not has_sum_of_weights(card)):
         why = "its card is not known here" if same is None else "its authors publish no checksum of these weights"
         raise BadBundle(
             f"{file}: only the bundle itself says what {key} is ({why}), so it could have been changed on the way. Add --sha256 "
             "with the checksum that `asem models bundle` printed where it was made. Nothing was installed."
         )
     return card, same
-
-
-def _has_sum_of_weights(card: Card) -> bool:
-    """Tell whether a card's sum is of the weights as a bundle holds them, not of a checkpoint that they were converted from."""
-    return card.sha256 is not None and (bool(card.file) or card.urls[0].endswith(".safetensors"))
 
 
 def _without_place(card: Card) -> Card:

@@ -145,8 +145,8 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
         expected = card.sha256 or (known.source_sha256 if known else receipt.source_sha256)
         if receipt.source_sha256 != expected:
             raise WrongSum(_wrong(card, "the bundle", expected, receipt.source_sha256, "Nothing was installed."))
-        served_as_is = card.urls[0].endswith(".safetensors")  # else converted here, and the bundle's word is taken
-        if (found := sha256(source)) != (expected if served_as_is else receipt.weights_sha256):
+        # Of what is converted here, the bundle's word is taken.
+        if (found := sha256(source)) != (expected if has_sum_of_weights(card) else receipt.weights_sha256):
             raise WrongSum(_wrong(card, "the bundle", receipt.weights_sha256, found, "Nothing was installed."))
         check_room(weights.parent, source.stat().st_size)
         half = weights.with_name("half.safetensors")
@@ -195,7 +195,12 @@ def _is_good(card: Card, weights: Path, settings: Settings) -> bool:
         return False
     if card.sha256 and receipt.source_sha256 != card.sha256:
         return False
-    return sha256(weights) == receipt.weights_sha256
+    return sha256(weights) == (card.sha256 if has_sum_of_weights(card) else receipt.weights_sha256)
+
+
+def has_sum_of_weights(card: Card) -> bool:
+    """Tell whether a card's sum is of the weights as they are kept, not of a checkpoint that they were converted from."""
+    return card.sha256 is not None and (bool(card.file) or card.urls[0].endswith(".safetensors"))
 
 
 def _renew(card: Card, weights: Path, settings: Settings, progress: bool) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from asem_core.errors import AsemError
+from asem_core.paths import is_reserved
 
 
 class BadCard(AsemError):
@@ -163,7 +164,9 @@ def card_toml(card: Card) -> str:
 def near_names(name: str, known: Iterable[str]) -> str:
     """Say which known names are nearest to a wrong one, and list them all."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, 3, 0.5)
+    typed = name.lower().replace("_", "-")
+    near = [n for n in known if f"-{typed}" in f"-{n}"][:4] if typed else []  # the begin of a word: mito
+    near = near or difflib.get_close_matches(typed, known, 3, 0.5)
     hint = f"Did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return hint + (f"Known: {', '.join(known)}." if known else "None is known.")
 
@@ -237,7 +240,7 @@ def _text(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    if not _NAME.fullmatch(value) or len(value) > 80:
+    if not _NAME.fullmatch(value) or len(value) > 80 or is_reserved(value):
         raise ValueError
     return str(value)
 
@@ -297,7 +300,7 @@ def _matches(pattern: re.Pattern[str]) -> Callable[[Any], str]:
     return check
 
 
-_NAME_RULE = "small letters, digits and single hyphens (at most 80)"
+_NAME_RULE = "small letters, digits and single hyphens (at most 80), and no name of a device of Windows (con, nul)"
 _CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": (_NAME_RULE, _name),
     "version": ("a whole number from 1", _whole),

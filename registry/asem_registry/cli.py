@@ -1,5 +1,7 @@
 """`asem models`: pretrained weights by name."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +53,7 @@ def list_models(
         typer.echo(models_page(read_folder(SHIPPED)), nl=False)
         return
     from asem_registry.cache import state_of
-    from asem_registry.pages import HEADINGS, card_json, table_rows
+    from asem_registry.pages import card_json, models_table
 
     settings = Settings.load()
     library = load_library(settings, refresh=refresh)
@@ -66,10 +68,9 @@ def list_models(
             }
         )
         return
-    rows = [list(HEADINGS), *table_rows(cards, states)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None  # for other programs, a line a model
+    for line in models_table(cards, states, width):
+        typer.echo(line)
     for key, origins in library.conflicts().items():
         typer.secho(f"Not usable: {key} is offered twice, by {origins}.", err=True, fg="yellow")
     for place, why in library.broken.items():

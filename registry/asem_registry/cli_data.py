@@ -179,13 +179,14 @@ def _class_rows(classes: Mapping[str, Any]) -> list[str]:
 
 
 def _names(classes: str) -> dict[str, str]:
-    """Read `mitochondria=mito,er`: layer -> class."""
+    """Read `mitochondria=mito,er`: layer -> class; layers are folders, also where letters' case does not count."""
     from asem_core.errors import BadInput
+    from asem_core.paths import is_reserved
 
     names: dict[str, str] = {}
     for part in classes.split(","):
         layer, _, of = (word.strip() for word in part.partition("="))
-        if not layer or layer in names or "/" in layer:
+        if not layer or layer.lower() in {name.lower() for name in names} or "/" in layer or is_reserved(layer):
             raise BadInput(
                 f"--classes {classes}: give each class once, with commas between, as in mitochondria=mito,er."
             )

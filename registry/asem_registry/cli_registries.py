@@ -181,6 +181,7 @@ def score(
     from asem_core import score_on
     from asem_core.blocks import Run
     from asem_core.catalog import load_catalog
+    from asem_core.errors import BadInput
     from asem_registry.cache import obtain
     from asem_registry.library import load_library
     from asem_registry.sample import trained_of
@@ -188,6 +189,8 @@ def score(
 
     settings = Settings.load()
     card = load_library(settings).find(name)
+    if "://" not in on and not Path(on).exists():  # said before weights are downloaded
+        raise BadInput(f"{on} does not exist. Name a cell with an image and ground truth: --on cell.zarr.")
     trained = trained_of(card, obtain(card, settings))
     run, folder = Run(workers=workers, progress=not quiet), output or Path("scores") / card.stem
     layer, how = f"predictions/{card.name}/scored", {"truth": truth, "box": box, "device": device}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -69,6 +70,25 @@ def table_rows(cards: Iterable[Card], states: Mapping[str, str]) -> list[list[st
 
 
 HEADINGS = ("name", "model", "voxel nm", "preparation", "state", "checksum")
+_PREPARATION, _CHECKSUM = HEADINGS.index("preparation"), HEADINGS.index("checksum")
+
+
+def models_table(cards: Iterable[Card], states: Mapping[str, str], width: int | None = None) -> list[str]:
+    """Write the lines of `asem models list`: one a model; in a terminal too narrow for that (`width`), two or three."""
+    rows = table_rows(cards, states)
+    lines = _columns([list(HEADINGS), *rows])
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    kept = [i for i in range(len(HEADINGS)) if i not in (_PREPARATION, _CHECKSUM)]
+    heading, *lines = _columns([[row[i] for i in kept] for row in (list(HEADINGS), *rows)])
+    indent = {"width": width, "initial_indent": "    ", "subsequent_indent": "    "}
+    more = [textwrap.wrap(f"{row[_PREPARATION]}; checksum: {row[_CHECKSUM]}", **indent) for row in rows]
+    return [heading, *(line for first, rest in zip(lines, more, strict=True) for line in (first, *rest))]
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def models_page(cards: Iterable[Card]) -> str:
@@ -111,10 +131,20 @@ def models_page(cards: Iterable[Card]) -> str:
         if card.scores:
             lines += ["", "| metric | value | data | note |", "|---|---|---|---|"]
             lines += [f"| {s.metric} | {s.value:.2f} | {s.data} | {s.note} |" for s in card.scores]
-            lines += [line for command in _commands(card) for line in ("", f"Measured by `{command}`.")]
+            commands = _commands(card)
+            lines += [line for command in commands for line in ("", f"Measured by `{command}`.")]
         else:
-            lines += ["", "No scores are published for it."]
+            commands, lines = [], [*lines, "", "No scores are published for it."]
+        if not commands:
+            lines += ["", _not_measured_here(card)]
     return "\n".join(lines) + "\n"
+
+
+def _not_measured_here(card: Card) -> str:
+    """Say why no command measures a model, and which does with ground truth of one's own."""
+    why = "Stated by its authors, on cells with ground truth that are not at hand here, so not measured again."
+    yours = f"`asem models score {card.name} --on CELL --truth labels/NAME` measures it on a cell of yours."
+    return f"{why} {yours}" if card.scores else yours
 
 
 def _commands(card: Card) -> list[str]:

@@ -93,6 +93,11 @@ def forget(place: str, settings: Settings) -> None:
     _Memory.of(place, settings).file.unlink(missing_ok=True)
 
 
+def seen_at(place: str, settings: Settings) -> Mapping[str, str]:
+    """Say which weights (sha256) each `name@version` of a place had when it was first read here."""
+    return _Memory.of(place, settings).seen
+
+
 @attrs.define
 class _Memory:
     """What the cache keeps of one place; an unreadable file counts as none."""

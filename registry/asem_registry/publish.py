@@ -20,7 +20,8 @@ from asem_core.errors import BadInput, OutputExists
 from asem_core.temporary import replacing
 from asem_registry.cache import obtain
 from asem_registry.card import Card, Score, card_toml, parse_card
-from asem_registry.index import NAME, Entry, card_path, read_index, write_index
+from asem_registry.index import NAME, Entry, card_path, read_index, require_unchanged, write_index
+from asem_registry.places import seen_at
 from asem_registry.sample import from_bytes, require_same, to_bytes, trained_of
 from asem_registry.settings import Settings
 
@@ -47,7 +48,7 @@ def publish(card: Card, weights: Path, sample: Any, to: str, settings: Settings)
     OutputExists
         This version is there with other weights.
     Tampered
-        The registry's index was edited.
+        The registry's index was edited, or gives a version other weights than before.
     FetchError
         The bucket cannot be written.
     """
@@ -60,7 +61,9 @@ def publish(card: Card, weights: Path, sample: Any, to: str, settings: Settings)
     text = card_toml(card)
     place = _open(to, settings)
     with place.locked():
-        _require_new(_index_of(place), card, to)
+        before = _index_of(place)
+        require_unchanged(before, seen_at(place.address, settings), f"{place.address}/{NAME}")
+        _require_new(before, card, to)
         place.write(f"weights/{name}", weights.read_bytes())
         place.write(f"samples/{name}", data)
         place.write(card_path(card.key), text.encode())

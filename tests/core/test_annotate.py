@@ -293,6 +293,27 @@ class TestCommands:
             assert code == 0, output
             assert json.loads(output)["object_vx"] == open_volume(cell / f"labels/{use}").read().sum() > 0
 
+    def test_a_cut_without_a_box_says_that_all_counts_as_annotated(
+        self, cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Unknown is not background: what nobody looked at becomes truth only after a word; in a terminal, after a yes."""
+        shape = open_volume(cell / "raw").shape
+        np.save(tmp_path / "seeds.npy", seeds_of(Box.of_shape(shape)))
+        words = ["annotate", "cut", str(cell), "--seeds", str(tmp_path / "seeds.npy"), "--use", "watershed", "-q"]
+        done = CliRunner().invoke(make_app(), [*words, "-o", "all"])
+        assert done.exit_code == 0, done.output
+        assert f"there is no --box, so the whole image ({' x '.join(map(str, shape))} voxels)" in done.stderr
+        assert annotated_boxes(open_volume(cell / "labels/all")) == [Box.of_shape(shape)]
+        done = CliRunner().invoke(make_app(), [*words, "-o", "stated", "--box", ":,:,:"])
+        assert (done.exit_code, "--box" in done.stderr) == (0, False)
+        streams = vars(sys.modules[CliRunner.isolation.__module__])["_NamedTextIOWrapper"]
+        monkeypatch.setattr(streams, "isatty", lambda self: True, raising=False)
+        for answer, code in (("n\n", 1), ("y\n", 0)):
+            done = CliRunner().invoke(make_app(), [*words, "-o", "asked"], input=answer)
+            assert done.exit_code == code, done.output
+            assert "Cut the whole image? [y/N]" in done.output
+            assert (cell / "labels/asked").exists() == (code == 0)
+
     def test_cut_needs_seeds_and_a_box_inside(self, cell: Path) -> None:
         """Without seeds, or with a box that sticks out, the command says what is wrong."""
         code, output = asem("annotate", "cut", cell, "-o", "labels/a")

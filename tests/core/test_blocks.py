@@ -20,7 +20,7 @@ import pytest
 from asem_core.blocks import Run, Work, map_blocks, run_blocks, worker_index
 from asem_core.engine.clusters import Cluster
 from asem_core.errors import BadInput, BlockFailed, NoSpace
-from asem_core.progress import Bar, rate_of
+from asem_core.progress import Bar, counted, rate_of, still_at
 from asem_core.volume import Box
 
 BOX = Box((2, 0, 1), (12, 11, 13))
@@ -51,6 +51,8 @@ class Touch:
                 raise ValueError("too dark")
             if self.how == "input":
                 raise BadInput("The plane is torn.")
+            if self.how == "interrupt":
+                raise KeyboardInterrupt
             if self.how == "space":
                 raise OSError(28, "No space left on device")
             if self.how == "kill once" and calls(self.folder).count(str(box)) > 1:
@@ -132,9 +134,23 @@ def test_error_for_people_keeps_its_type(tmp_path: Path, workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_full_disk(tmp_path: Path, workers: int) -> None:
-    """No space stops the run at once and says that finished blocks are kept."""
+    """No space stops the run at once and says that finished blocks are kept, where there are any and they are."""
+    run = Run(workers=workers, progress=False, scratch=tmp_path / "scratch")
     with pytest.raises(NoSpace, match="disk is full.*Finished blocks are kept"):
-        run_blocks(Touch(tmp_path, (2, 0, 1), "space"), BOX, 4, Run(workers=workers, progress=False), name="bad")
+        run_blocks(Touch(tmp_path, (6, 4, 5), "space"), BOX, 4, run, name="bad")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_nothing_that_is_not_there_is_said_to_be_kept(tmp_path: Path, kept: bool) -> None:
+    """Neither before the first block is finished, nor where results lie in a temporary folder."""
+    run = Run(progress=False, scratch=tmp_path / "scratch" if kept else None)
+    at = (2, 0, 1) if kept else (6, 4, 5)
+    with pytest.raises(NoSpace, match="disk is full") as full:
+        run_blocks(Touch(tmp_path, at, "space"), BOX, 4, run, name="bad")
+    assert "kept" not in str(full.value)
+    with pytest.raises(KeyboardInterrupt, match="^Interrupted.*un the same command again.$") as stop:
+        run_blocks(Touch(tmp_path, at, "interrupt"), BOX, 4, run, name="stopped")
+    assert "kept" not in str(stop.value)
 
 
 def test_dying_worker(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +226,11 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
     _, said = process.communicate(timeout=30)
     assert time.monotonic() - sent < 2
     assert process.returncode == 130
-    assert said == "Interrupted. Finished blocks are kept: run the same command again to resume.\n"
+    kept = re.fullmatch(
+        r"Interrupted. Finished blocks \((\d+) of 27\) are kept: run the same command again to resume.\n", said
+    )
+    assert kept, said
+    assert int(kept[1]) <= len(set(calls(tmp_path)))
     assert not living(family)
     before = calls(tmp_path)
     run = Run(workers=workers, progress=False, scratch=tmp_path / "scratch")
@@ -247,7 +267,7 @@ def test_a_program_that_ends_slowly_after_ctrl_c_is_quiet(tmp_path: Path) -> Non
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert said.count("Traceback") == 1
-    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert said.rstrip().splitlines()[-1].startswith("KeyboardInterrupt: Interrupted")
     assert not living(family)
 
 
@@ -348,6 +368,28 @@ def test_a_log_has_plain_lines(
     first, *_, last = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"predict: 3/1000 blocks [\d.]+ Mvoxel/s elapsed 0:00:00, left \d:\d\d:\d\d", first)
     assert re.fullmatch(end, last)
+
+
+def test_work_of_unknown_length_says_that_it_goes_on(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal: since when, now and then, and at last that it is done."""
+    monkeypatch.setattr("asem_core.progress.LINE_EVERY_S", 0.1)
+    with still_at("cut"):
+        time.sleep(0.25)
+    first, *_, last = capfd.readouterr().err.splitlines()
+    assert (first, last) == ("cut: elapsed 0:00:00", "cut: done in 0:00:00")
+
+
+def test_counted_work_says_how_much_is_done(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal: how many of how many, and the time left; every item is gone through."""
+    monkeypatch.setattr("asem_core.progress.LINE_EVERY_S", 0.1)
+    for plane in (went := counted("movie", range(3), "planes")):
+        time.sleep(0.25 if plane == 1 else 0)
+    assert list(went) == []
+    first, *_, last = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"movie: 1/3 planes elapsed 0:00:00, left .*", first)
+    assert last == "movie: done in 0:00:00"
 
 
 def test_short_work_leaves_a_log_alone(capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from asem_core.errors import AsemError, BadInput, PluginError, RecipeError
 from asem_core.flow import run_flow
 from asem_core.heads import Foreground, LogOdds, settled
 from asem_core.prediction.inference import Arithmetic, Predictor
-from asem_core.prediction.trained import model_behind
+from asem_core.prediction.trained import model_behind, model_of_class
 from asem_core.recipe import read_recipe
 from asem_core.training.classes import open_classes
 from asem_core.training.loss import loss_of, total_loss
@@ -278,6 +278,19 @@ def test_a_recipe_of_two_organelles(cell: Path, tmp_path: Path, catalog: Catalog
     scored = app.invoke(make_app(), ["evaluate", again.path, f"{cell}/labels/all", "--values", "7", "--quiet"])
     assert scored.exit_code == 0, scored.output
     assert "F1" in scored.output or "f1" in scored.output
+
+
+def test_how_objects_are_told_apart_is_said_once(catalog: Catalog) -> None:
+    """The class whose objects are split takes it from the whole model, unless its own options say otherwise; other classes do not."""
+    offsets = ((-1, 0, 0), (0, -1, 0))
+    model = catalog.get("model", "organelles")(
+        classes=("mitochondria", "membrane"), affinities=offsets, instances_of="mitochondria", split=True, merge_below=0.3,
+        threshold=0.7, per_class={"mitochondria": {"merge_below": 0.4}},
+    )  # fmt: skip
+    split, other = (model_of_class(catalog, model, name) for name in ("mitochondria", "membrane"))
+    assert (split.name, split.split, split.affinities, split.merge_below) == ("mitochondria", True, offsets, 0.4)
+    assert split.threshold == catalog.get("model", "mitochondria")().threshold
+    assert (other.split, other.affinities) == (False, ())
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def asem_import(planes: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    words = ["import", str(planes), "--voxel-size", "5", "-o", str(output), "-q", "--block", "64"]
+    words = ["import", str(planes), "--voxel-size", "5", "-o", str(output), "-q", "--block", "64", "-j", "1"]
     return subprocess.run([sys.executable, "-m", "asem_core", *words], capture_output=True, text=True, check=False)
 
 

@@ -15,11 +15,16 @@ from asem_core.cli.new_plugin import write_project
 from asem_core.errors import BadInput
 from asem_core.hookspecs import CONTRACT
 
+# Those that load torch take most of the time; their kits run over our own plugins, too: tests/plugins/test_conformance.py.
+LIGHT = ("source", "preprocessor")
+OTHERS = tuple(kind for kind in KINDS if kind not in LIGHT)
 
-def test_a_project_of_each_kind_passes_its_kit(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("kinds", [LIGHT, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=" ".join)
+def test_a_project_of_each_kind_passes_its_kit(kinds: tuple[str, ...], tmp_path: Path) -> None:
     """Written, put on the path as an installation would, and tested by the tests that it brings."""
     tests = []
-    for kind in KINDS:
+    for kind in kinds:
         project = write_project(f"new-{kind}", tmp_path, kind)
         about = tomllib.loads((project / "pyproject.toml").read_text())["project"]
         info = tmp_path / f"asem_new_{kind}-0.1.dist-info"
@@ -31,7 +36,7 @@ def test_a_project_of_each_kind_passes_its_kit(tmp_path: Path) -> None:
         assert f"new-{kind}" in (project / "README.md").read_text()
         module = (project / f"asem_new_{kind}/__init__.py").read_text()
         assert f"\nASEM_CONTRACT = {CONTRACT}\n" in module
-    path = os.pathsep.join([str(tmp_path), *(str(tmp_path / f"asem-new-{kind}") for kind in KINDS)])
+    path = os.pathsep.join([str(tmp_path), *(str(tmp_path / f"asem-new-{kind}") for kind in kinds)])
     words = [
         sys.executable,
         "-m",

@@ -177,3 +177,32 @@ def test_bad_recipes(project: Path, before: str, after: str, said: str) -> None:
     assert (code, said in printed) == (1, True), printed
     assert not (project / "run").exists()
     assert not (project / "run.plan.toml").exists()
+
+
+def test_several_classes_are_planned_for_together(project: Path) -> None:
+    """The thinnest class decides how large pixels may be, and the plan says which; by command and from an open recipe, both can be trained."""
+    imported(project)
+    _, y, x = np.indices((40, 64, 64))
+    tifffile.imwrite(project / "rods.tif", (np.hypot(y % 16 - 8, x % 16 - 8) < 1.5).astype(np.uint8))
+    assert asem("import", "rods.tif", "-o", "cell.zarr", "--layer", "labels/rods", "--voxel-size", "8", "-q")[0] == 0
+    code, said = asem("plan", "cell.zarr", "--labels", "mito,rods", "--iterations", "3", "-o", "both.toml")
+    assert code == 0, said
+    text = (project / "both.toml").read_text()
+    assert "the thinnest tenth of rods, the thinnest class, is 2" in text
+    tables = tomllib.loads(text)
+    assert tables["model"]["use"] == "organelles"
+    assert tables["model"]["classes"] == ["mito", "rods"]
+    assert tables["train"]["downsample"] == [1, 1, 1]
+    assert set(tables["train"]["regions"][0]["labels"]) == {"mito", "rods"}
+    read_training_recipe(project / "both.toml", load_catalog())
+
+    regions = 'labels = { mito = "cell.zarr/labels/mito", rods = "cell.zarr/labels/rods" }'
+    recipe = RECIPE.replace('labels = "cell.zarr/labels/mito"', regions).replace(
+        'use = "mitochondria"', 'use = "organelles"'
+    )
+    (project / "open.toml").write_text(recipe.replace("threshold = 0.6", 'classes = ["mito", "rods"]'))
+    found = whole_recipe(project / "open.toml", project / "run", load_catalog())
+    whole = tomllib.loads(found.read_text())
+    assert "the thinnest tenth of rods" in found.read_text()
+    assert whole["train"]["regions"][0]["labels"]["rods"] == str(project / "cell.zarr/labels/rods")
+    assert whole["model"]["classes"] == ["mito", "rods"]

@@ -75,30 +75,35 @@ def test_tiled_equals_untiled(scene, tmp_path, block, workers):
 def test_uint8_differs_at_rounding_ties_only(scene, tmp_path):
     network, volume, right = scene
     how = attrs.evolve(EXACT, output="uint8")
-    for name, block in (("a", (24, 24, 24)), ("b", (44, 40, 32))):
-        made = predict(network, volume, tmp_path / f"{name}.zarr/p", Run(block=block, progress=False), how)
-        assert made.dtype == np.uint8
-        assert at_ties_only(made.read(), right)
+    made = predict(network, volume, tmp_path / "a.zarr/p", Run(block=(44, 40, 32), progress=False), how)
+    assert made.dtype == np.uint8
+    assert at_ties_only(made.read(), right)
 
 
 def test_a_box_alone_equals_its_part_of_the_whole(scene, tmp_path):
     """Also a box that begins off the network's grid; it lies in its place."""
     network, volume, right = scene
     box = Box((3, 17, 21), (40, 37, 52))
-    made = predict(network, volume, tmp_path / "a.zarr/p", Run(block=(20, 20, 16), progress=False), EXACT, box=box)
+    made = predict(network, volume, tmp_path / "a.zarr/p", Run(block=(40, 20, 16), progress=False), EXACT, box=box)
     assert made.shape == box.shape
     assert made.origin_nm == (15, 85, 105)
     assert np.abs(made.read() - right[box.slices]).max() <= 1e-5
 
 
-@pytest.mark.parametrize("cut", [(5, 5, 5), (3, 1, 6)])
-def test_a_crop_changes_no_voxel_that_sees_the_same(tmp_path, cut):
-    """Three poolings, a shift of 8: the network's grid lies where the image lies, not where its crop begins."""
+@pytest.fixture(scope="module")
+def deep_scene(tmp_path_factory):
+    """A network with three poolings, a shift of 8, an image off the origin, and what is predicted of it."""
     network = small_unet(features=2, factors=((2, 2, 2),) * 3)
     assert network.alignment == (8, 8, 8)
     whole = attrs.evolve(noise((80, 72, 72)), origin_nm=(10, 0, -35))
+    return network, whole, predict(network, whole, tmp_path_factory.mktemp("deep") / "a.zarr/p", QUIET, EXACT)
+
+
+@pytest.mark.parametrize("cut", [(5, 5, 5), (3, 1, 6)])
+def test_a_crop_changes_no_voxel_that_sees_the_same(deep_scene, tmp_path, cut):
+    """The network's grid lies where the image lies, not where its crop begins."""
+    network, whole, right = deep_scene
     part = whole.crop(Box(cut, whole.shape))
-    right = predict(network, whole, tmp_path / "a.zarr/p", QUIET, EXACT)
     made = predict(network, part, tmp_path / "b.zarr/p", QUIET, EXACT, box=Box((1, 0, 2), part.shape))
     begin = [
         c + n + 7 for c, n in zip(cut, network.context, strict=True)
@@ -144,7 +149,7 @@ def test_tiled_equals_untiled_on_260_cubed(tmp_path):
 def test_every_voxel_keeps_its_place(shape, tmp_path):
     """A network that copies its input gives the image, to the border, also of volumes smaller than its context."""
     volume = noise(shape)
-    made = predict(Copy(), volume, tmp_path / "a.zarr/p", Run(block=(8, 12, 10), progress=False), Prediction())
+    made = predict(Copy(), volume, tmp_path / "a.zarr/p", Run(block=(16, 12, 10), progress=False), Prediction())
     np.testing.assert_array_equal(made.read(), volume.read())
 
 
@@ -186,7 +191,7 @@ def test_only_the_mask_is_predicted(tmp_path):
     mask = Labels(inside, 5.0, (50, 50, 50), "mask")
     expected = np.zeros((30, 30, 30), np.uint8)
     expected[14:19, 15:22, 16:26] = volume.read()[14:19, 15:22, 16:26]
-    for block in (5, 16):
+    for block in (10, 16):
         run = Run(block=(block,) * 3, progress=False)
         made = predict(Copy(), volume, tmp_path / f"{block}.zarr/p", run, mask=mask)
         np.testing.assert_array_equal(made.read(), expected)
@@ -347,7 +352,7 @@ def test_ctrl_c_stops_at_once_and_quietly_and_the_run_goes_on_bit_identically(st
         _, errors = process.communicate(timeout=60)
         assert time.monotonic() - sent < 10  # the program `asem` need not wait for daisy: see test_blocks
         assert errors.count("Traceback") == 1
-        assert errors.rstrip().endswith("KeyboardInterrupt")
+        assert errors.rstrip().splitlines()[-1].startswith("KeyboardInterrupt: Interrupted. Finished blocks (")
         living = [p for p in psutil.process_iter(["cmdline", "status"]) if p.info["status"] != psutil.STATUS_ZOMBIE]
         groups = [os.getpgid(p.pid) for p in living if "asem_core.engine.local_worker" in (p.info["cmdline"] or [])]
         assert process.pid not in groups

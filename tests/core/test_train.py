@@ -27,11 +27,17 @@ from asem_core.voxels.greys import PERCENTILES
 from asem_core.weights import load_weights, read_metadata
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_cell import Recipe, catalog, cell, lines, recipe, run, write  # noqa: F401 - fixtures
+from training_cell import Recipe, catalog, cell, lines, recipe, run, write, write_recipe  # noqa: F401 - fixtures
 
 
 class Killed(Exception):
     """Stands for a power cut."""
+
+
+@pytest.fixture(scope="module")
+def plain(cell: Path, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Train the recipe as it is, once; nobody may change the run."""
+    return run(write_recipe(cell / "plain.toml"), catalog, tmp_path_factory.mktemp("plain") / "run")
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------
@@ -50,9 +56,9 @@ def test_after_the_last_iteration_each_phase_is_said_once(
     assert said == [f"train: {phase}" for phase in phases]
 
 
-def test_a_run_is_one_folder(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_run_is_one_folder(recipe: Recipe, plain: RunFolder) -> None:
     """Recipe, provenance, metrics, checkpoints, pictures, choice and report are there; weights know their model."""
-    folder = run(recipe(), catalog, tmp_path / "run")
+    folder = plain
     assert folder.saved_iterations() == [2, 4, 6]
     assert [v["iteration"] for v in folder.read_metrics("validate")] == [2, 4, 6]
     assert len(folder.read_metrics("train")) == 6
@@ -95,10 +101,10 @@ def several_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("several_threads")
 def test_equal_seeds_give_equal_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """Two runs of one recipe are equal to the bit, with threads that read ahead or without; another seed differs."""
-    path = recipe()
-    runs = [run(path, catalog, tmp_path / "a"), run(recipe(readers="0"), catalog, tmp_path / "b")]
-    runs.append(run(recipe(train="seed = 1"), catalog, tmp_path / "c"))
-    a, b, c = (load_file(r.checkpoint(6)) for r in runs)
+    few = {"iterations": "3", "checkpoint_every": "3"}
+    runs = [run(recipe(**few), catalog, tmp_path / "a"), run(recipe(readers="0", **few), catalog, tmp_path / "b")]
+    runs.append(run(recipe(train="seed = 1", **few), catalog, tmp_path / "c"))
+    a, b, c = (load_file(r.checkpoint(3)) for r in runs)
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert not all(torch.equal(a[k], c[k]) for k in a)
 
@@ -107,11 +113,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     recipe: Recipe, catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at any iteration and resumed, the run ends with the same weights and metrics, to the bit."""
-    path = recipe(train="keep_last = 2\nnormalise = true")
+    path = recipe(train="keep_last = 1\nnormalise = true", iterations="4")
     whole = run(path, catalog, tmp_path / "whole")
-    expected = load_file(whole.checkpoint(6))
+    expected = load_file(whole.checkpoint(4))
     step = Progress.step
-    for at in (1, 4):  # before any state is saved, and right at one
+    for at in (1, 2):  # before any state is saved, and right at one
 
         def dies(self: Progress, iteration: int, *args: Any, at: int = at, **kwargs: Any) -> None:
             if iteration == at:
@@ -124,7 +130,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
             run(path, catalog, killed.path)
         training = resumed_recipe(killed.path, catalog)
         train(training, catalog, killed.path, resume=True, device="cpu", progress=False)
-        weights = load_file(killed.checkpoint(6))
+        weights = load_file(killed.checkpoint(4))
         assert all(torch.equal(expected[k], weights[k]) for k in expected), at
         assert lines(whole) == lines(killed)
         assert whole.saved_iterations() == killed.saved_iterations()
@@ -198,11 +204,10 @@ def test_one_process_trains_into_a_folder(recipe: Recipe, catalog: Catalog, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_accumulating_equals_a_larger_batch(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+def test_accumulating_equals_a_larger_batch(recipe: Recipe, plain: RunFolder, catalog: Catalog, tmp_path: Path) -> None:
     """Two steps of one block add up to one step of two blocks."""
-    a = run(recipe(), catalog, tmp_path / "a")
-    b = run(recipe(batch="1", train="accumulate = 2"), catalog, tmp_path / "b")
-    first, second = load_file(a.checkpoint(2)), load_file(b.checkpoint(2))
+    b = run(recipe(batch="1", train="accumulate = 2", iterations="2"), catalog, tmp_path / "b")
+    first, second = load_file(plain.checkpoint(2)), load_file(b.checkpoint(2))
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=1e-3)
 
@@ -232,11 +237,12 @@ def test_larger_voxels(recipe: Recipe, catalog: Catalog, cell: Path, tmp_path: P
     assert read_metadata(folder.chosen())["voxel_size_nm"] == [5.0, 10.0, 10.0]
 
 
-def test_normalisation_leaves_no_trace_in_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+def test_normalisation_leaves_no_trace_in_weights(
+    recipe: Recipe, plain: RunFolder, catalog: Catalog, tmp_path: Path
+) -> None:
     """Weights learnt with normalisation are those of the same network, and load into it."""
-    with_it = run(recipe(train="normalise = true"), catalog, tmp_path / "with")
-    without = run(recipe(), catalog, tmp_path / "without")
-    a, b = (load_file(folder.checkpoint(6)) for folder in (with_it, without))
+    with_it = run(recipe(train="normalise = true", iterations="2"), catalog, tmp_path / "with")
+    a, b = (load_file(folder.checkpoint(2)) for folder in (with_it, plain))
     assert {k: v.shape for k, v in a.items()} == {k: v.shape for k, v in b.items()}
     load_weights(with_it.chosen())
 
@@ -271,10 +277,10 @@ def test_labels_outside_the_mask_do_not_matter(recipe: Recipe, catalog: Catalog,
     for name, array in (("right", labels), ("wrong", wrong)):
         write(tmp_path / f"copy/cell.zarr/labels/{name}", array.astype(np.uint8), origin=(30, 50, 50))
         write(tmp_path / f"copy/cell.zarr/labels/mask_{name}", mask, origin=(30, 50, 50))
-        text = recipe(region=f'mask = "cell.zarr/labels/mask_{name}"').read_text()
+        text = recipe(region=f'mask = "cell.zarr/labels/mask_{name}"', iterations="2").read_text()
         path = tmp_path / "copy" / f"{name}.toml"
         path.write_text(text.replace("labels/ball", f"labels/{name}"))
-        found.append(load_file(run(path, catalog, tmp_path / name).checkpoint(6)))
+        found.append(load_file(run(path, catalog, tmp_path / name).checkpoint(2)))
     assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
 
 
@@ -342,12 +348,13 @@ def test_training_into_the_folder_of_its_own_recipe(recipe: Recipe, catalog: Cat
     assert path.read_text() == text
 
 
-def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_given_weights(
+    recipe: Recipe, plain: RunFolder, catalog: Catalog, tmp_path: Path
+) -> None:
     """At a step size of almost nothing the weights stay those that were given; the best checkpoint is chosen."""
-    first = run(recipe(), catalog, tmp_path / "first")
-    path = recipe(learning_rate="1e-12", train="prepare_labels = false")
-    second = run(path, catalog, tmp_path / "second", start_from=first.chosen("finetune_from"))
-    a, b = load_file(first.chosen("finetune_from")), load_file(second.checkpoint(6))
+    path = recipe(learning_rate="1e-12", train="prepare_labels = false", iterations="4")
+    second = run(path, catalog, tmp_path / "second", start_from=plain.chosen("finetune_from"))
+    a, b = load_file(plain.chosen("finetune_from")), load_file(second.checkpoint(4))
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-8, rtol=0)
     assert second.read_json("choice.json")["rule"] == "best"
@@ -355,11 +362,10 @@ def test_fine_tuning_starts_from_given_weights(recipe: Recipe, catalog: Catalog,
 
 
 def test_fine_tuning_goes_on_without_the_weights_it_started_from(
-    recipe: Recipe, catalog: Catalog, tmp_path: Path
+    recipe: Recipe, plain: RunFolder, catalog: Catalog, tmp_path: Path
 ) -> None:
     """A stopped run holds its weights itself: those of the first run may have been replaced or pruned."""
-    first = run(recipe(iterations="2"), catalog, tmp_path / "first")
-    start = first.chosen()
+    start = Path(shutil.copy(plain.chosen(), tmp_path))
     second = run(recipe(iterations="2"), catalog, tmp_path / "second", start_from=start)
     start.unlink()
     (second.path / "report.html").unlink()  # as if it had been stopped before the end

@@ -192,7 +192,8 @@ def test_a_missing_extra_says_how_to_install_it(cell, monkeypatch):
 
 
 def test_the_first_view_shows_the_image_whole(cell):
-    state = state_of(open_layers(cell, None, NOTHING), "http://x")
+    state = state_of(open_layers(cell, None, NOTHING), "http://x", cell.name)
+    assert state["title"] == f"{cell.name} - ASEM"  # what the browser's tab says
     assert state["position"] == [31.5, 31.5, 31.5]
     assert [x["type"] for x in state["layers"]] == ["image", "segmentation", "image"]
     assert "range=[40, 200]" in state["layers"][0]["shader"]

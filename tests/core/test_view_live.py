@@ -13,9 +13,10 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.build import begun
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.record import Record
-from asem_core.cell.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputBusy, VoxelSizeMismatch
+from asem_core.prediction.blockwise import predict_maps
 from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 from asem_core.prediction.trained import load_trained
 from asem_core.stages.inputs import open_images_of
@@ -24,6 +25,7 @@ from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Computed, Spec, Volume
 from asem_core.weights import save_weights
 from asem_models.membrane import Membrane
+from asem_models.organelles import Organelles
 
 SMALL = {"features": 2, "factors": [[2, 2, 2]], "kernels": [[[3, 3, 3]]]}
 
@@ -119,6 +121,37 @@ def test_asem_view_adds_the_layer_of_a_model_and_its_errors(tmp_path, monkeypatc
     assert begun(tmp_path / "cell.zarr" / "predictions" / "live-small" / "probability") is not None
 
 
+def test_asem_view_shows_each_class_of_a_network_in_its_colour(tmp_path, monkeypatch):
+    """Both maps equal a whole prediction; what tells objects apart is not shown."""
+    cell = tmp_path / "cell.zarr"
+    raw = write_raw(cell / "raw", (20, 24, 28))
+    options = {"classes": ["mitochondria", "membrane"], "affinities": [[-1, 0, 0]], "instances_of": "mitochondria"}
+    torch.manual_seed(0)
+    network = Organelles(
+        classes=("mitochondria", "membrane"), affinities=((-1, 0, 0),), instances_of="mitochondria",
+        features=2, factors=((2, 2, 2),), kernels=(((3, 3, 3),),),
+    ).network().eval()  # fmt: skip
+    save_weights(tmp_path / "both.safetensors", network, {"model": {"use": "organelles", **SMALL, **options}})
+    predict_maps(network, raw, cell / "whole/probability", Run(progress=False), Prediction("cpu", "float32"))
+    shown = []
+
+    def serve(layers, **_options):
+        for layer in layers[1:]:
+            shown.append((layer.name, layer.colour, layer.volume.read()))
+            layer.volume.data.stop_computing()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asem_core.viewing.server.serve", serve)
+    arguments = ["view", str(cell), "-l", "raw", "--weights", str(tmp_path / "both.safetensors"), "--device", "cpu"]
+    result = CliRunner().invoke(make_app(), arguments)
+    assert result.exit_code == 130, result.output
+    assert [name for name, *_ in shown] == [f"predictions/live-both/{c}/probability" for c in options["classes"]]
+    assert len({colour for _, colour, _ in shown}) == 2
+    for c, (*_, found) in zip(options["classes"], shown, strict=True):
+        np.testing.assert_array_equal(found, open_volume(cell / f"whole/{c}/probability").read())
+        assert found.std() > 0
+
+
 def test_networks_with_much_context_get_larger_blocks():
     assert block_for((47, 47, 47)) == (128, 128, 128)
     assert block_for((5, 8, 22)) == (64, 64, 128)
@@ -154,7 +187,7 @@ def both_doors(cell, **about):
     )
     yield lambda: predict_live(
         trained, open_images_of(catalog, str(cell)), cell / "predictions/live/probability", run, catalog, device="cpu"
-    )
+    )[""]
 
 
 def test_a_live_layer_equals_the_prediction_with_mask_mirrors_and_steps(tmp_path):

@@ -104,19 +104,23 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(cell: Path, tmp_path: Path) -> Recipe:
     """Write a recipe beside the cell, with changes."""
 
-    def make(
-        train: str = "", region: str = "", held_out: str = "held_out", validation: str = "", **changes: str
-    ) -> Path:
-        text = RECIPE.format(train=train, region=region, held_out=held_out, validation=validation)
-        for old, new in changes.items():
-            assert f"\n{old} = " in text, f"the recipe has no {old}"
-            lines = [f"{old} = {new}" if line.startswith(f"{old} = ") else line for line in text.splitlines()]
-            text = "\n".join(lines)
-        path = cell / f"{tmp_path.name}.toml"
-        path.write_text(text)
-        return path
+    def make(*train: str, **changes: str) -> Path:
+        return write_recipe(cell / f"{tmp_path.name}.toml", *train, **changes)
 
     return make
+
+
+def write_recipe(
+    path: Path, train: str = "", region: str = "", held_out: str = "held_out", validation: str = "", **changes: str
+) -> Path:
+    """Write a recipe of the cell, with lines added or changed."""
+    text = RECIPE.format(train=train, region=region, held_out=held_out, validation=validation)
+    for old, new in changes.items():
+        assert f"\n{old} = " in text, f"the recipe has no {old}"
+        lines = [f"{old} = {new}" if line.startswith(f"{old} = ") else line for line in text.splitlines()]
+        text = "\n".join(lines)
+    path.write_text(text)
+    return path
 
 
 def run(path: Path, catalog: Catalog, output: Path, **options: Any) -> RunFolder:

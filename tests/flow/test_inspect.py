@@ -56,7 +56,7 @@ def test_says_what_is_there_and_what_to_type(tmp_path: Path) -> None:
     [
         (np.where(np.arange(30)[:, None] < 20, 0, IMAGE), "67% of the sampled voxels are 0: .* padding"),
         (IMAGE.astype(np.uint16) * 16, "12 bits in uint16"),
-        (np.full_like(IMAGE, 7), "every sampled voxel is 7"),
+        (np.full_like(IMAGE, 7), "every voxel is 7 in the 12 planes sampled, of 12"),
     ],
 )
 def test_what_is_odd(tmp_path: Path, values: np.ndarray, odd: str) -> None:
@@ -93,6 +93,18 @@ def test_of_many_planes_a_few_are_read(tmp_path: Path) -> None:
     found = json.loads(run("inspect", str(tmp_path), "--voxel-size", "5", "--json"))
     assert found["planes"] == {"num": 300, "first": "a_0000.tif", "last": "a_0299.tif"}
     assert found["greys"]["num_planes"] <= 48
+
+
+def test_one_empty_plane_is_not_taken_for_an_empty_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow a plane is to read, more are read while all that was seen is one value."""
+    monkeypatch.setattr("asem_core.stages.inspect_.SECONDS", -1.0)
+    padded = IMAGE.copy()
+    padded[3:9] = 0  # the middle one, which is read first, among them
+    for name, stack, num in (("padded.tif", padded, (2, 11)), ("full.tif", IMAGE, (1, 1))):
+        tifffile.imwrite(tmp_path / name, stack)
+        found = json.loads(run("inspect", str(tmp_path / name), "--voxel-size", "5", "--json"))
+        assert num[0] <= found["greys"]["num_planes"] <= num[1]
+        assert not any("every voxel" in question for question in found["questions"])
 
 
 def test_what_a_large_import_takes(tmp_path: Path) -> None:

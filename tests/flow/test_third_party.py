@@ -143,7 +143,7 @@ def test_every_door_gives_the_same(lab: Path, caplog: pytest.LogCaptureFixture) 
     trained = load_trained(catalog(), None, "lab.safetensors")
     images = open_images_of(catalog(), "cell.zarr")
     live = predict_live(trained, images, Path("cell.zarr/predictions/live/probability"), QUIET, catalog(), device="cpu")
-    np.testing.assert_array_equal(live.read(), probability.read())
+    np.testing.assert_array_equal(live[""].read(), probability.read())
 
     asem(
         "segment",

@@ -144,3 +144,73 @@ def test_cores_are_counted_where_there_is_no_affinity(monkeypatch: pytest.Monkey
 
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert available_cores() == os.cpu_count()
+
+
+def test_binary_files_are_opened_as_such() -> None:
+    """Windows changes bytes 10 of files that are opened by number without `O_BINARY`."""
+    for file, tree in TREES.items():
+        if any(name == "open" and ast.unparse(call.func) == "os.open" for name, call in calls(tree)):
+            assert '"O_BINARY"' in file.read_text(encoding="utf-8"), file
+
+
+def test_done_marks_are_written_as_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The number of a tile may hold the byte 10."""
+    from asem_core.engine.done import DoneBlocks
+    from asem_core.volume import Box
+
+    flags, opened, binary = [], os.open, 1 << 30
+
+    def open_(path: Any, flag: int, mode: int = 0o777) -> int:
+        flags.append(flag)
+        return opened(path, flag & ~binary, mode)
+
+    monkeypatch.setattr(os, "O_BINARY", binary, raising=False)
+    monkeypatch.setattr(os, "open", open_)
+    done = DoneBlocks(tmp_path / "done", Box((0, 0, 0), (1, 1, 24)), (1, 1, 1))
+    with done.writing() as note:
+        note(Box((0, 0, 10), (1, 1, 11)))
+    assert all(flag & binary for flag in flags)
+    assert done.read().reshape(-1).nonzero()[0].tolist() == [10]
+
+
+def test_layers_are_told_by_their_place_with_backslashes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from asem_core import paths
+    from asem_core.cell.provenance import kind_by_name
+    from asem_core.errors import BadInput
+    from asem_core.evaluation.roles import require_roles
+    from asem_core.voxels.strokes import holds_strokes
+
+    monkeypatch.setattr(paths, "SEPARATOR", "\\")
+    cell = "C:\\data\\cell.zarr"
+    assert kind_by_name(cell + r"\labels\er") == "labels"
+    assert kind_by_name(cell + r"\raw_clahe") == "image"
+    assert holds_strokes(cell + r"\seeds\golgi")
+    with pytest.raises(BadInput, match="is a metric mask"):
+        require_roles(cell + r"\volumes\metric_masks\er", None)
+    assert paths.slashed("s3://bucket/a\\b") == "s3://bucket/a\\b"
+
+
+@pytest.mark.parametrize("name", ["nul", "aux", "com1"])
+def test_names_that_windows_reserves_are_refused_everywhere(name: str) -> None:
+    """A registry or a cell can be copied to any system."""
+    from asem_core.errors import BadInput
+    from asem_core.heads import require_class_names
+    from asem_core.paths import is_reserved
+    from asem_registry.card import BadCard, parse_card
+
+    card = (ROOT / "registry/asem_registry/cards/mitochondria-phantom.toml").read_text(encoding="utf-8")
+    with pytest.raises(BadInput, match="Windows allows no folder"):
+        require_class_names([name])
+    with pytest.raises(BadCard, match="device of Windows"):
+        parse_card(card.replace('name = "mitochondria-phantom"', f'name = "{name}"', 1), "nul.toml")
+    assert is_reserved(f"{name.upper()}.toml")
+    assert not is_reserved(f"{name}-er")
+
+
+def test_classes_that_differ_by_case_only_are_refused() -> None:
+    """On macOS and Windows they would be one folder."""
+    from asem_core.errors import BadInput
+    from asem_core.heads import require_class_names
+
+    with pytest.raises(BadInput, match="give each class once"):
+        require_class_names(["ER", "er"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -19,13 +20,24 @@ PLUGIN_PACKAGES = sorted(p for p in (ROOT / "plugins").iterdir() if p.name.start
 KINDS = ("sources", "preprocessors", "annotators", "samplers", "models", "analyzers")
 
 
-def imports(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield every module that the Python files below a folder import, wherever in the file, in functions too.
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    """Read a module once for all tests."""
+    return ast.parse(file.read_text())
+
+
+@functools.cache
+def imports(folder: Path) -> list[tuple[Path, str]]:
+    """List every module that the Python files below a folder import, wherever in the file, in functions too.
 
     Of `from asem_core import cell`, that is `asem_core.cell`. An import that only the type checker sees counts.
     """
+    return list(_imports(folder))
+
+
+def _imports(folder: Path) -> Iterator[tuple[Path, str]]:
     for file in folder.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(parsed(file)):
             if isinstance(node, ast.Import):
                 yield from ((file, alias.name) for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
@@ -149,7 +161,7 @@ def test_no_modules_of_the_core_import_each_other_in_a_circle() -> None:
 
 
 def imports_at_run_time(file: Path) -> Iterator[str]:
-    nodes: list[ast.AST] = [ast.parse(file.read_text())]
+    nodes: list[ast.AST] = [parsed(file)]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -195,7 +207,7 @@ def test_the_core_names_no_plugin() -> None:
     assert {"balanced", "graph-cut", "clahe", "exclusion-zone"} <= names
     wrong = []
     for file in (ROOT / "asem_core").rglob("*.py"):
-        tree = ast.parse(file.read_text())
+        tree = parsed(file)
         shown = {
             id(keyword.value)
             for node in ast.walk(tree)
@@ -218,7 +230,7 @@ def words_of(value: object) -> set[str]:
 
 
 def plugin_names(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         if (
             isinstance(node, ast.AnnAssign)
             and ast.unparse(node.target) == "name"
@@ -340,7 +352,7 @@ def test_every_public_function_has_a_docstring() -> None:
     missing = []
     for folder in (ROOT / "asem_core", ROOT / "plugins", ROOT / "registry"):
         for file in folder.rglob("*.py"):
-            tree = ast.parse(file.read_text())
+            tree = parsed(file)
             if not ast.get_docstring(tree):
                 missing.append(str(file))
             for node in tree.body:

@@ -83,6 +83,7 @@ def test_installed_wheel_works(fresh: Path) -> None:
     assert "clahe" in asem(fresh, "plugins", "list")
 
 
+@pytest.mark.slow  # that it is found once installed and passes its tests: tests/core/test_new_plugin.py, of all kinds
 def test_example_plugin_by_pip(fresh: Path, tmp_path: Path) -> None:
     """`docs/examples/asem-lipid-droplets` installs, is found, passes its own test, and leaves no name behind."""
     project = ROOT / "docs" / "examples" / "asem-lipid-droplets"

@@ -153,19 +153,28 @@ def display() -> Iterator[None]:
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@pytest.fixture
-def window(display: None) -> Iterator[Any]:
-    """A napari window with the panel, closed at the end."""
+@pytest.fixture(scope="module")
+def viewer(display: None) -> Iterator[Any]:
+    """A napari window, which takes ten seconds to open: one for all tests, closed at the end."""
     import napari
 
+    viewer = napari.Viewer()
+    yield viewer
+    viewer.close()
+
+
+@pytest.fixture
+def window(viewer: Any) -> Iterator[Any]:
+    """A new panel in the window."""
     from asem_napari.window import AnnotatePanel
 
-    viewer = napari.Viewer()
     panel = AnnotatePanel(viewer)
-    viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
+    dock = viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
     yield panel
     panel.close_session()
-    viewer.close()
+    viewer.window.remove_dock_widget(dock)
+    viewer.layers.clear()
+    viewer.dims.order = (0, 1, 2)
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 240) -> None:
@@ -176,7 +185,7 @@ def wait_for(true: Callable[[], bool], seconds: float = 240) -> None:
     while not true():
         assert time.monotonic() < end, "this did not happen in time"
         QApplication.processEvents()
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def press(panel: Any, key: str) -> None:
@@ -210,12 +219,13 @@ def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
     window.seeds.brush_size = 5
     press(window, "q")
     assert (window.seeds.selected_label, window.seeds.mode) == (1, "paint")
+    assert "c cut" in window.viewer.help  # our keys, not napari's own
     stroke(window, [(MIDDLE - 4, middle[0], x) for x in (middle[1] - 3, middle[1] + 3)])
     press(window, "w")
     assert window.seeds.selected_label == 2
     for z in (0, MIDDLE - 4, 35):
-        stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 2)])
-        stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 2)])
+        stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 6)])
+        stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 6)])
 
     started = time.monotonic()
     wait_for(lambda: bool((open_volume(cell / "seeds/golgi").read(BOX) == window.session.seeds).all()))

@@ -181,7 +181,7 @@ def test_mitochondria_touch_where_asked() -> None:
 def test_contrast_follows_the_look() -> None:
     """Membranes are dark in `cf`, bright in `hpfs` as the public cells are, and `inverted` overrules both."""
     for look, inverted, dark in (("cf", None, True), ("hpfs", None, False), ("hpfs", False, True)):
-        phantom = Phantom(size_nm=(300, 800, 800), look=look, inverted=inverted, seed=1)
+        phantom = Phantom(size_nm=(200, 500, 500), look=look, inverted=inverted, seed=1)
         raw, membrane = phantom.open().read().astype(float), phantom.open("labels/membrane").read() > 0
         assert (raw[membrane].mean() < raw[~membrane].mean()) == dark
 

@@ -19,13 +19,13 @@ import zarr
 SCALE = (5.24, 4.0, 4.0)  # nm, of the image of jrc_hela-2
 
 
-def cell_and_truth(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def cell_and_truth(seed: int = 0, shape: tuple[int, ...] = (20, 40, 48)) -> tuple[np.ndarray, np.ndarray]:
     """Make an image of 20 x 40 x 48 voxels, and COSEM ids at half its voxel size in 8:12, 10:22, 20:36 of it.
 
     A mitochondrion (ids 3 and 4) beside cytosol (35); a slab in front was not annotated (0).
     """
     rng = np.random.default_rng(seed)
-    image = rng.integers(1000, 60000, (20, 40, 48), np.uint16)
+    image = rng.integers(1000, 60000, shape, np.uint16)
     ids = np.full((8, 24, 32), 35, np.uint64)
     ids[:, 4:16, 6:20] = 3
     ids[:, 6:14, 8:18] = 4
@@ -98,7 +98,12 @@ def write_cosem(folder: Path, image: np.ndarray, ids: np.ndarray) -> Path:
     )
     labels = folder / "volumes" / "groundtruth" / "0003" / "Crop7" / "labels"
     write_n5(labels / "all", ids, ids.shape, **place)
-    write_n5(labels / "ribosomes", (ids == 35).astype(np.uint64) * np.arange(32, dtype=np.uint64), ids.shape, **place)
+    write_n5(
+        labels / "ribosomes",
+        (ids == 35).astype(np.uint64) * np.arange(ids.shape[2], dtype=np.uint64),
+        ids.shape,
+        **place,
+    )
     (folder / "attributes.json").write_text(json.dumps({"n5": "2.0.0"}))
     return folder
 

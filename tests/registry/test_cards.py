@@ -9,10 +9,12 @@ from pathlib import Path
 import attrs
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import asem_registry
 from asem_core.catalog import load_catalog
 from asem_core.cell.apply import apply_in_memory
+from asem_core.cli import make_app
 from asem_core.errors import PluginError, UnknownName
 from asem_core.recipe import build
 from asem_core.volume import Labels
@@ -65,6 +67,30 @@ def test_published_weights_keep_the_published_voxels(name, dilated, zone):
     assert left_out.tolist() == [0] * (12 - zone[0]) + [1] * sum(zone) + [0] * (9 - 2 * zone[1]) + [1] * sum(zone) + [
         0
     ] * (12 - zone[0])
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda p: p.stem)
+def test_scores_have_the_command_that_measures_them(path):
+    """Of weights that come with asem-core there are scores on data that chose nothing; of others the page says why there is no command."""
+    card = read_card(path)
+    if card.file is None:
+        assert not any(score.command for score in card.scores)
+        assert f"asem models score {card.name} --on CELL" in models_page([card])
+        return
+    blind = [score for score in card.scores if not score.note.startswith("not blind")]
+    assert blind
+    assert all(score.command for score in card.scores)
+    assert all("validation" not in score.data for score in blind)
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda p: p.stem)
+def test_score_without_a_cell(path, monkeypatch, tmp_path):
+    """Of every shipped model, before anything is downloaded: the cell is named that is missing."""
+    monkeypatch.setenv("ASEM_CACHE", str(tmp_path / "cache"))
+    result = CliRunner().invoke(make_app(), ["models", "score", path.stem, "--on", str(tmp_path / "nowhere.zarr")])
+    assert result.exit_code == 1
+    assert "nowhere.zarr does not exist. Name a cell with an image and ground truth" in result.stderr
+    assert not (tmp_path / "cache").exists()
 
 
 def test_models_page_is_up_to_date():

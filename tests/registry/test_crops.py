@@ -221,3 +221,33 @@ def test_the_commands(reach, tmp_path):
     assert "give each class once" in asem(*pull, "--classes", "mito,mito", "-o", out, code=1)
     assert "becomes a cell" in asem(*pull, "--classes", "mito", "-o", out / "raw", code=1)
     assert "cannot be used for a crop" in asem(*pull, "--box", "0:1,0:1,0:1", code=1)
+
+
+@pytest.mark.slow
+def test_the_recipe_from_containers_to_scores(tmp_path, monkeypatch):
+    """The recipe of the docs, as it is but for the size of its training: crops of two cells become scores of both classes."""
+    classes = "mitochondria=mito,er"
+    for number in (1, 3):
+        image, _ = cell_and_truth(number, (40, 64, 64))
+        ids = np.full((40, 64, 64), 35, np.uint64)
+        ids[4:36, 8:40, 8:40] = 4
+        ids[4:36, 44:60, 8:56] = 17
+        where = image[8:28, 10:42, 20:52]
+        where[:] = where // 4 + np.where(ids[::2, ::2, ::2] == 4, 40000, np.where(ids[::2, ::2, ::2] == 17, 20000, 0))
+        published = write_cosem(tmp_path / f"{number}.n5", image, ids)
+        words = ["data", "pull", published, "volumes/groundtruth/0003/Crop7", "--classes", classes, "-q", "-j", "1"]
+        words += ["--margin-nm", "40", "-o", tmp_path / f"crop{number}.zarr"]
+        assert CliRunner().invoke(make_app(), [str(w) for w in words]).exit_code == 0
+    monkeypatch.setenv("COSEM_CROPS", str(tmp_path))
+    text = (Path(__file__).parents[2] / "docs" / "recipes" / "cosem-crops.toml").read_text()
+    network = "features = 4\nfactors = [[2, 2, 2]]\nkernels = [[[3, 3, 3]], [[3, 3, 3]]]\n"
+    text = text.replace(
+        "[train]\nminutes = 60", f"{network}\n[train]\niterations = 60\nblock = [12, 12, 12]\ncheckpoint_every = 60"
+    )
+    assert "iterations = 60" in text
+    (tmp_path / "recipe.toml").write_text(text)
+    result = CliRunner().invoke(make_app(), ["run", str(tmp_path / "recipe.toml"), "-o", str(tmp_path / "out"), "-q"])
+    assert result.exit_code == 0, result.output
+    scores = list((tmp_path / "out").rglob("*.json"))
+    assert scores, [str(p.relative_to(tmp_path)) for p in (tmp_path / "out").glob("*/*")]
+    assert {"mitochondria", "er"} <= set(" ".join(result.output.split()).replace("/", " ").split()), result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from asem_core.files import sha256
 from asem_registry.bundle import BadBundle, bundle, unbundle
 from asem_registry.cache import WrongSum, obtain
 from asem_registry.card import BadCard, card_toml, read_card
-from asem_registry.library import load_library
+from asem_registry.library import SHIPPED, load_library, read_folder
+from asem_registry.pages import models_table
 
 
 @pytest.fixture
@@ -98,6 +100,23 @@ def test_list_and_show(asem, served):
     listed = json.loads(asem("models", "list", "--json").stdout)
     assert "small-1nm" in [m["name"] for m in listed["models"]]
     assert "Did you mean 'er-cf-5nm'" in asem("models", "show", "er-cf-5", code=1).stderr
+    for typed in ("mito", "Mitochondria", "mitochondira"):
+        assert "Did you mean 'mitochondria-cf-5nm'" in asem("models", "pull", typed, code=1).stderr
+
+
+def test_the_list_fits_a_terminal():
+    """In 80 columns a model has a few lines, with all that one has in a wide terminal or for another program."""
+    cards = read_folder(SHIPPED)
+    states = {card.key: "not cached" for card in cards}
+    wide = models_table(cards, states)
+    assert models_table(cards, states, max(map(len, wide))) == wide
+    assert len(wide) == 1 + len(cards)
+    narrow = models_table(cards, states, 80)
+    assert max(map(len, narrow)) <= 80
+    said = " ".join(" ".join(narrow).split())
+    for card in cards:
+        assert card.preparation in said
+        assert card.name in said
 
 
 def test_pull_verify_remove(asem, served, settings):
@@ -261,6 +280,20 @@ def _as_link(info):
     return info
 
 
+def weights_of(file):
+    with zipfile.ZipFile(file) as archive:
+        return next(archive.read(i) for i in archive.infolist() if "weights" in i.filename)
+
+
+def with_sums(info, data, sums):
+    """Put other sums into the receipt of a bundle, and leave its card as it is."""
+    if "receipt" not in info.filename:
+        return data
+    for old, new in sums.items():
+        data = data.replace(old.encode(), new.encode())
+    return data
+
+
 def test_a_bad_bundle_is_refused(served, settings, tmp_path):
     """Members that climb out, links, foreign or missing members, damage: nothing is installed, and it is said."""
     good = bundle([served], tmp_path / "good.zip", settings)
@@ -285,6 +318,12 @@ def test_a_bad_bundle_is_refused(served, settings, tmp_path):
     )
     with pytest.raises(WrongSum, match="Nothing was installed"):
         unbundle(forged, far)
+    sums = {hashlib.sha256(d).hexdigest(): hashlib.sha256(d[:-4] + b"evil").hexdigest() for d in [weights_of(good)]}
+    consistent = _rewritten(forged, tmp_path / "consistent.zip", lambda i, d: (i.filename, with_sums(i, d, sums)))
+    with pytest.raises(
+        WrongSum, match="Nothing was installed"
+    ):  # the receipt says what the weights are; the card known here does not
+        unbundle(consistent, far)
     cut = tmp_path / "cut.zip"
     cut.write_bytes(good.read_bytes()[:-200])
     with pytest.raises(BadBundle, match="is not a bundle, or is damaged"):

@@ -165,6 +165,9 @@ def test_a_folder_is_a_registry_too(users, run_file, tmp_path):
     path.write_text(text)
     (lab / NAME).write_text(index.replace("mine@1", "mine@2"))
     assert "was damaged or edited" in publish(users, "mine", lab, code=1)
+    found = json.loads(index)["models"]["mine@1"]
+    (lab / NAME).write_text(write_index({"mine@1": Entry(found["card_sha256"], "0" * 64)}))
+    assert "gives mine@1 other weights than it had" in publish(users, "mine", lab, code=1)
     (lab / NAME).write_text(index)
     (lab / "weights/mine.safetensors").write_bytes(b"x")
     assert "is damaged: its sha256 is" in users("bob", "models", "pull", "mine", code=1)

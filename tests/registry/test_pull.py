@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 import asem_registry
 from asem_core.errors import BadInput, NoSpace
 from asem_registry import fetch
-from asem_registry.cache import NotCached, WrongSum, folder_of, obtain, receipt_of, remove
+from asem_registry.cache import NotCached, WrongSum, check, folder_of, obtain, receipt_of, remove
 from asem_registry.fetch import Refused
 
 
@@ -166,6 +167,20 @@ def test_a_damaged_cached_file_is_not_used_offline(served, settings, weights_byt
     obtain(served, settings, progress=False).write_bytes(weights_bytes[:-1])
     with pytest.raises(NotCached):
         obtain(served, attrs.evolve(settings, offline=True))
+
+
+def test_a_cached_file_is_checked_by_its_card_not_by_its_receipt(served, settings, weights_bytes, sum_of, make_card):
+    """Whoever changes weights in the cache can change the receipt beside them; the card's sum still tells, also offline."""
+    path = obtain(served, settings, progress=False)
+    forged = weights_bytes[:-4] + b"evil"
+    path.write_bytes(forged)
+    receipt = path.with_name("receipt.json")
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "weights_sha256": sum_of(forged)}))
+    assert check(served, settings).startswith("damaged")
+    path.write_bytes(forged)
+    with pytest.raises(NotCached):
+        obtain(served, attrs.evolve(settings, offline=True))
+    assert obtain(served, settings, progress=False).read_bytes() == weights_bytes
 
 
 def test_a_card_with_another_sum_makes_the_cached_file_stale(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from asem_core.blocks import Run
 from asem_core.cell.apply import apply, apply_in_memory, apply_to_block
-from asem_core.cell.store import create_volume, finish_volume
+from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.interfaces import Preprocessor
 from asem_core.volume import Labels, Volume
 from asem_preprocessors.align import Align, FittedAlign
@@ -97,39 +98,40 @@ def test_aligning_does_not_depend_on_blocks(
 def cell(
     image: Callable[..., Volume], objects: Callable[..., Labels], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Write an image and labels, (130, 100, 140), as layers of a cell."""
+    """Write an image and labels, (66, 50, 70), as layers of a cell."""
     folder = tmp_path_factory.mktemp("seamless") / "cell.zarr"
-    for layer, volume in (("raw", image((130, 100, 140))), ("labels/things", objects((130, 100, 140), num_ids=3))):
-        out = create_volume(folder / layer, volume.spec, block=64, made_by={"test": layer})
+    for layer, volume in (("raw", image((66, 50, 70))), ("labels/things", objects((66, 50, 70), num_ids=3))):
+        out = create_volume(folder / layer, volume.spec, block=32, made_by={"test": layer})
         out.data[:] = volume.read()  # type: ignore[index]
         finish_volume(out)
     return folder
 
 
-@pytest.mark.parametrize("step", [*IMAGE_STEPS, Align(), MatchHistogram(reference="")], ids=str)
-def test_images_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
-    """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
-    import attrs
+ON_DISK: list[Preprocessor] = [*IMAGE_STEPS, Align(), MatchHistogram(reference=""), *LABEL_STEPS]
+# A worker is a process, which takes seconds to start; that each fitted step works in another one, its kit tests.
+FIRST = (IMAGE_STEPS[0], LABEL_STEPS[0])
+BY_WORKERS = [pytest.param(step, marks=[] if step in FIRST else pytest.mark.slow) for step in ON_DISK]
 
-    from asem_core.cell.store import open_volume
 
+@pytest.mark.parametrize("step", ON_DISK, ids=str)
+def test_layers_on_disk_are_the_same_for_blocks(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
+    """Blocks of 32, 48 and 64: the same voxels as in memory."""
+    check_on_disk(step, cell, tmp_path / "made.zarr", {32: 1, 48: 1, 64: 1})
+
+
+@pytest.mark.parametrize("step", BY_WORKERS, ids=str)
+def test_layers_on_disk_are_the_same_for_workers(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
+    """By two workers: the same voxels as in memory."""
+    check_on_disk(step, cell, tmp_path / "made.zarr", {32: 2})
+
+
+def check_on_disk(step: Preprocessor, cell: Path, folder: Path, workers_by_block: dict[int, int]) -> None:
     if isinstance(step, MatchHistogram):
         step = attrs.evolve(step, reference=str(cell / "raw"))
-    volume = open_volume(cell / "raw")
-    check_on_disk(step, volume, tmp_path / "made.zarr")
-
-
-@pytest.mark.parametrize("step", LABEL_STEPS, ids=str)
-def test_labels_on_disk_are_the_same_for_blocks_and_workers(cell: Path, tmp_path: Path, step: Preprocessor) -> None:
-    """Blocks of 64, 96 and 128, inline and with two workers: the same voxels as in memory."""
-    from asem_core.cell.store import open_volume
-
-    check_on_disk(step, open_volume(cell / "labels/things", kind=Labels), tmp_path / "made.zarr")
-
-
-def check_on_disk(step: Preprocessor, volume: Volume, folder: Path) -> None:
+    of_labels = step in LABEL_STEPS
+    volume = open_volume(cell / ("labels/things" if of_labels else "raw"), kind=Labels if of_labels else Volume)
     whole = apply_in_memory(step, volume, block=256)
-    for block, workers in ((64, 2), (96, 1), (128, 1)):
+    for block, workers in workers_by_block.items():
         run = Run(workers=workers, block=block, progress=False)
         made = apply(step, volume, folder / f"{block}_{workers}", run)
         np.testing.assert_array_equal(made.read(), whole.read(), err_msg=f"blocks of {block}, {workers} workers")
