@@ -288,7 +288,11 @@ class Loop:
 
     def _eyes(self) -> Child | None:
         """Return the process that looks; start it as soon as somebody has learnt in this session."""
-        if self._looker is None and not self._blind and (self.learns or (self.cell / "loop" / self.name / "session.json").exists()):
+        if (
+            self._looker is None
+            and not self._blind
+            and (self.learns or (self.cell / "loop" / self.name / "session.json").exists())
+        ):
             self._looker = self._start(_beside.look, self.cell, self.name)
         return self._looker
 
