@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -39,11 +39,14 @@ from asem_core.training.settings import (
     ENOUGH,
     SPARSE,
     TEMPLATES,
+    Given,
+    Length,
     Setting,
     Settings,
     Split,
     block,
     choose_settings,
+    finer,
     iterations,
     num_checkpoints,
     uses_of_time,
@@ -53,6 +56,9 @@ from asem_core.volume import Box, Zyx, as_zyx
 
 TRAINING_SHARE = 0.95
 """Part of the time that is left after planning and goes into iterations and validation; the rest opens and reports."""
+
+TIMED, TIMING_SHARE = 16, 0.04
+"""Iterations that are timed, as the first few are slower than the rest; and the part of the time after which three are enough."""
 
 
 @attrs.frozen
@@ -81,38 +87,6 @@ class PlanOptions:
             raise BadInput(f"--minutes is {self.minutes:g}; it must be above 0.")
         if self.iterations is not None and self.iterations < 1:
             raise BadInput(f"--iterations is {self.iterations}; it must be at least 1.")
-
-
-@attrs.frozen
-class Given:
-    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part."""
-
-    values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
-    validation: Sequence[Mapping[str, Any]] = ()
-
-    def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
-        """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""
-        whole = {"sampler"} if any(table == "sampler" for table, _ in self.values) else set()
-        if self.network(network):
-            whole.add("model")
-        return [
-            attrs.evolve(line, value=self.values[line.table, line.key], why="as the recipe says")
-            if (line.table, line.key) in self.values
-            else line
-            for line in lines
-            if line.table not in whole or (line.table, line.key) in self.values
-        ]
-
-    def others(self, lines: Sequence[Setting]) -> list[Setting]:
-        """List what is given beyond some lines."""
-        known = {(line.table, line.key) for line in lines}
-        return [
-            Setting(*place, value, "as the recipe says") for place, value in self.values.items() if place not in known
-        ]
-
-    def network(self, options: Collection[str]) -> bool:
-        """Tell whether any of the options that make a network is given."""
-        return any(table == "model" and key in options for table, key in self.values)
 
 
 @attrs.frozen
@@ -156,38 +130,50 @@ def plan(
     found = fingerprint_of_classes([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
-    settings = choose_settings(
-        found,
-        [box for _, box, _ in regions],
-        profiles,
-        templates,
-        lambda kind: sampler_for(kind, catalog),
-        watch=options.watch,
-        downsample=given.values.get(("train", "downsample")),
-    )
-    chosen = templates[settings.template]
-    lines = given.over(settings.lines, chosen)
-    settings = attrs.evolve(
-        settings, lines=[*lines, *given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])]
-    )
     own = [place for place, *_ in regions]
-    settings = attrs.evolve(settings, split=_apart(settings.split, own))
-    settings = attrs.evolve(settings, lines=[*settings.lines, *given.over(_block(settings, model), chosen)])
+
+    def chosen_at(downsample: Sequence[int] | None) -> Settings:
+        settings = choose_settings(
+            found,
+            [box for _, box, _ in regions],
+            profiles,
+            templates,
+            lambda kind: sampler_for(kind, catalog),
+            watch=options.watch,
+            downsample=downsample,
+        )
+        network = templates[settings.template]
+        lines = given.over(settings.lines, network)
+        lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
+        settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
+        return attrs.evolve(settings, lines=[*lines, *given.over(_block(settings, model), network)])
+
+    asked_for = given.values.get(("train", "downsample"))
+    settings = chosen_at(asked_for)
     if options.iterations is None:
-        measure = measure or partial(seconds_per_iteration, num_iterations=5, clock=clock)
+        enough_s = TIMING_SHARE * 60 * options.minutes
+        measure = measure or partial(seconds_per_iteration, num_iterations=TIMED, clock=clock, enough_s=enough_s)
 
         def seconds_each(tried: Settings) -> float:
             recipe = _recipe(_tables(tried, own, options, given), model, catalog)
             with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
                 return measure(set_up(recipe, catalog, RunFolder(Path(scratch))))
 
+        def in_time(tried: Settings) -> tuple[Settings, Length]:
+            network = templates[tried.template]
+            may_grow = not given.network(network) and ("train", "batch") not in given.values
+            return _in_time(tried, model if may_grow else None, seconds_each, options.minutes * 60 + begun, clock)
+
         say("Measuring how long an iteration takes")
-        may_grow = not given.network(chosen) and ("train", "batch") not in given.values
-        settings, number, why = _in_time(
-            settings, model if may_grow else None, seconds_each, options.minutes * 60 + begun, clock
-        )
+        settings, length = in_time(settings)
+        while length.time_is_left and asked_for is None and (step := finer(found, settings.downsample)):
+            smaller, its = in_time(chosen_at(step))
+            if its.iterations < length.iterations:
+                break
+            settings, length = smaller, its
     else:
-        number, why = options.iterations, "as asked for"
+        length = Length(options.iterations, "as asked for")
+    number, why, chosen = length.iterations, length.why, templates[settings.template]
     settings = attrs.evolve(settings, lines=[*settings.lines, *given.over(_length(number, why), chosen)])
     return TrainingPlan(found, settings, _recipe_text(model.name, settings, own, options, given))
 
@@ -205,7 +191,7 @@ def _in_time(
     seconds_each: Callable[[Settings], float],
     end: float,
     clock: Callable[[], float],
-) -> tuple[Settings, int, str]:
+) -> tuple[Settings, Length]:
     """Fit a training into the time until `end`: with a wider network, or more blocks an iteration, where there is enough of it.
 
     Without a `model`, network and blocks stay as they are.
@@ -243,8 +229,7 @@ def _in_time(
         settings, each = larger, its
     train = settings.table()["train"]
     annotated = settings.found.num_annotated_vx // math.prod(settings.downsample)
-    number, why = iterations(left(), each, annotated, math.prod(train["block"]) * train.get("batch", 1))
-    return settings, number, why
+    return settings, iterations(left(), each, annotated, math.prod(train["block"]) * train.get("batch", 1))
 
 
 def _profiles(region: Region) -> list[np.ndarray]:

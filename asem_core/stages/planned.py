@@ -19,11 +19,12 @@ from asem_core.paths import expand
 from asem_core.recipe import build, read_toml
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.annotated import Annotated
-from asem_core.stages.plan import Given, PlanOptions, plan
+from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import model_table
 from asem_core.temporary import replacing
 from asem_core.training.classes import has_classes
 from asem_core.training.options import OpenOptions, is_open, options_alone
+from asem_core.training.settings import Given
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, holds_strokes, parts_of

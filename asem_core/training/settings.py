@@ -7,7 +7,7 @@ measurement behind each. None knows a data set. What follows from them is a reci
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -63,6 +63,38 @@ class Setting:
     key: str
     value: Any
     why: str = ""
+
+
+@attrs.frozen
+class Given:
+    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part."""
+
+    values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
+    validation: Sequence[Mapping[str, Any]] = ()
+
+    def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
+        """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""
+        whole = {"sampler"} if any(table == "sampler" for table, _ in self.values) else set()
+        if self.network(network):
+            whole.add("model")
+        return [
+            attrs.evolve(line, value=self.values[line.table, line.key], why="as the recipe says")
+            if (line.table, line.key) in self.values
+            else line
+            for line in lines
+            if line.table not in whole or (line.table, line.key) in self.values
+        ]
+
+    def others(self, lines: Sequence[Setting]) -> list[Setting]:
+        """List what is given beyond some lines."""
+        known = {(line.table, line.key) for line in lines}
+        return [
+            Setting(*place, value, "as the recipe says") for place, value in self.values.items() if place not in known
+        ]
+
+    def network(self, options: Collection[str]) -> bool:
+        """Tell whether any of the options that make a network is given."""
+        return any(table == "model" and key in options for table, key in self.values)
 
 
 @attrs.frozen
@@ -129,10 +161,13 @@ def block(template: Template, found: Fingerprint) -> Zyx:
     return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
 
-def schedule(few: bool) -> list[Setting]:
-    """Choose step size and schedule."""
+def schedule(template: Template, few: bool) -> list[Setting]:
+    """Choose step size and schedule: planes of a sparse series differ more than blocks of a volume."""
+    step, why = 2e-3, "with normalised maps, large steps are stable"
+    if template == "planes":
+        step, why = 5e-4, "planes differ: smaller steps"
     return [
-        Setting("train.optimizer", "learning_rate", 2e-3, "with normalised maps, large steps are stable"),
+        Setting("train.optimizer", "learning_rate", step, why),
         Setting("train.optimizer", "schedule", "cosine", "the last steps are the smallest"),
         Setting(
             "train.optimizer",
@@ -254,20 +289,37 @@ def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
     return Box(as_zyx(first), as_zyx(last))
 
 
-def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx: int) -> tuple[int, str]:
+@attrs.frozen
+class Length:
+    """How many iterations, and why; whether labels ended it before the time did."""
+
+    iterations: int
+    why: str
+    time_is_left: bool = False
+
+
+def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx: int) -> Length:
     """Use the time there is, but pass no voxel more often than there is something to learn from it."""
     fitting = max(20, int(seconds / seconds_each))
     by_time = max(20, fitting - num_checkpoints(fitting) * CHECKPOINT_COST - MIRRORS_COST)
     by_labels = max(600, 250 * annotated_vx // block_vx)
     if by_time <= by_labels:
-        return (
+        return Length(
             by_time,
             f"an iteration takes {seconds_each:.2f} s here, and {seconds / 60:.3g} minutes are there to train",
         )
-    return (
+    return Length(
         by_labels,
         f"each annotated voxel is then seen 250 times; more would memorise the labels ({seconds_each:.2f} s each here)",
+        time_is_left=True,
     )
+
+
+def finer(found: Fingerprint, downsample: Zyx) -> list[int] | None:
+    """Halve the working voxels where there is time for it; None where thin parts are many pixels wide already."""
+    if downsample[1] == 1 or found.thickness_nm >= 2 * PIXELS_ACROSS * downsample[1] * found.voxel_size_nm[1]:
+        return None
+    return [max(1, factor // 2) for factor in downsample]
 
 
 def uses_of_time(few: bool) -> list[tuple[int, int]]:
@@ -356,7 +408,7 @@ def choose_settings(
         Setting("train.loss", "least_frequency", 0.4, "classes weighted 1.5 : 1 at most: probabilities near 0.5 stay meaningful"),
         Setting("train.loss", "ignore_exclusion", factor[1] == 1, "outlines are drawn one or two pixels off" if factor[1] == 1 else
                 "a working pixel is as large as the error of the outlines"),
-        *schedule(few),
+        *schedule(template, few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
     kind, why = suited_to(found, template)

@@ -105,8 +105,8 @@ class Organelle(Model, OffersTemplates):
         across, flat, deep = (1, 2, 2), (1, 3, 3), (3, 3, 3)
         if template == "isotropic":
             return {"features": features, "factors": [[2, 2, 2]] * 2, "kernels": [[deep], [deep, deep], [deep, deep]]}
-        middle, last = ([deep, flat], [deep, deep]) if template == "anisotropic" else ([flat, flat], [flat, flat])
-        return {"features": features, "factors": [across] * 3, "kernels": [[flat], [flat, flat], middle, last]}
+        last = deep if template == "anisotropic" else flat
+        return {"features": features, "factors": [across] * 3, "kernels": [[flat], [flat] * 2, [flat] * 2, [last] * 2]}
 
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""

@@ -73,6 +73,22 @@ def test_a_plan_on_a_full_disk_is_made_again(cell: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("small")
+def test_time_that_labels_leave_goes_into_finer_pixels(cell: Path) -> None:
+    """As long as there are at least as many iterations as with coarser ones."""
+    catalog = load_catalog()
+    places = places_of([cell], "mito")
+    for each, wanted in (
+        (lambda downsample: 1e-4, [1, 1, 1]),
+        (lambda downsample: 1e-4 if downsample[0] > 1 else 1.0, [2, 2, 2]),
+    ):
+        made = plan(
+            places, catalog.get("model", "mitochondria"), catalog, PlanOptions(10), clock=lambda: 0.0,
+            measure=lambda setup, each=each: each(setup.options.downsample),
+        )  # fmt: skip
+        assert made.settings.table()["train"]["downsample"] == wanted
+
+
+@pytest.mark.usefixtures("small")
 def test_plan_prints_a_recipe(cell: Path) -> None:
     done = CliRunner().invoke(make_app(), ["plan", str(cell), "--labels", "mito", "--minutes", "1"])
     assert done.exit_code == 0, done.output

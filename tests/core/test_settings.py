@@ -20,6 +20,7 @@ from asem_core.training.settings import (
     Split,
     choose_settings,
     downsampling,
+    finer,
     iterations,
     layout,
     num_checkpoints,
@@ -104,13 +105,24 @@ def test_the_watched_end_holds_object() -> None:
 
 
 def test_time_is_used_unless_labels_are_few() -> None:
-    number = iterations(600, 0.5, 10**8, 10**5)[0]
-    assert number + num_checkpoints(1200) * CHECKPOINT_COST + MIRRORS_COST == 1200, (
+    length = iterations(600, 0.5, 10**8, 10**5)
+    assert not length.time_is_left
+    assert length.iterations + num_checkpoints(1200) * CHECKPOINT_COST + MIRRORS_COST == 1200, (
         "validation takes its part of the time"
     )
-    number, why = iterations(1e6, 0.5, 10**6, 10**5)
-    assert number == 2500
-    assert "would memorise the labels" in why
+    length = iterations(1e6, 0.5, 10**6, 10**5)
+    assert length.iterations == 2500
+    assert length.time_is_left
+    assert "would memorise the labels" in length.why
+
+
+def test_time_that_is_left_goes_into_finer_pixels() -> None:
+    """Until thin parts are twice as many pixels wide as they must be."""
+    thick = found(thickness_nm=144.0, voxel_size_nm=(50.0, 10.0, 10.0))
+    assert finer(thick, (1, 4, 4)) == [1, 2, 2]
+    assert finer(thick, (1, 2, 2)) is None
+    assert finer(found(thickness_nm=35.0, voxel_size_nm=(10.0, 10.0, 10.0)), (1, 1, 1)) is None
+    assert finer(found(thickness_nm=100.0, voxel_size_nm=(10.0, 10.0, 10.0)), (2, 2, 2)) == [1, 1, 1]
 
 
 def test_few_objects_say_nothing_of_the_threshold() -> None:
@@ -150,7 +162,7 @@ def test_much_time_makes_the_network_wider(seconds: float, most_features: int, f
             raise MemoryError
         return seconds * tables["model"]["features"] ** 2 / 16**2 * tables["train"].get("batch", 1)
 
-    larger, number, _ = _in_time(settings, model, each, 600.0, lambda: 0.0)
+    larger, length = _in_time(settings, model, each, 600.0, lambda: 0.0)
     tables = larger.table()
     assert (tables["model"]["features"], tables["train"].get("batch", 1)) == (features, batch)
-    assert number * each(larger) <= 600
+    assert length.iterations * each(larger) <= 600
