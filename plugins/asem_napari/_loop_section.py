@@ -149,7 +149,8 @@ class LoopSection(QGroupBox):
     def _take(self, act: Callable[[Loop], list[News]]) -> None:
         if self.loop is None:
             return
-        for news in act(self.loop):
+        loop = self.loop
+        for news in act(loop):
             match news:
                 case Said(text):
                     self.panel.tell(text)
@@ -164,6 +165,7 @@ class LoopSection(QGroupBox):
                     self._paint(box, found, accept)
                 case Finished(layers, network):
                     self._open(layers)
+                    self.panel.objects.list_layers(loop.cell)
                     self.panel.tell(f"The cell is done. To keep the model: asem models add {network}")
                 case Changed(map=changed, state=state):
                     if changed:

@@ -88,13 +88,13 @@ class Loop:
         self._places: list[Place] = []
         self._places_round, self._draws, self._searches, self._jumps = -1, 0, False, False
         self.finishing = ""
-        self._can_ask = True
         self.move(box)
 
     def move(self, box: Box) -> None:
         """Show another box of the image; learning goes on."""
         self.box, self.map = box, np.zeros(box.shape, np.uint8)
         self._looks_at: Box | None = None
+        self._can_ask, self._blind = True, False
         if self._looker is not None:
             self._looker.ask("forget")
 
@@ -114,7 +114,7 @@ class Loop:
 
     def learn(self, options: LoopOptions) -> None:
         """Learn round after round, in another process, until told to rest."""
-        self._options = options
+        self._options, self._blind = options, False
         if self._learner is None:
             self._learner = self._start(_beside.learn, self.cell, self.name, options, listens=False)
         else:  # which was told to stop, and saves what it has learnt
@@ -229,8 +229,9 @@ class Loop:
                     yield Said(text)
         if map_changed or state_changed:
             yield Changed(map_changed, state_changed)
-        if self._looker.is_over:
-            self._looker, self._looks_at, self._can_ask = None, None, True
+        if self._looker.is_over:  # it said why, or was killed; it is started again when somebody learns or opens a box
+            self._looker, self._looks_at, self._can_ask, self._blind = None, None, True, True
+            yield Said("The map is not refreshed any more: learn, or open the cell again.")
 
     def _of_finisher(self) -> Iterator[News]:
         if self._finisher is None:
@@ -287,7 +288,11 @@ class Loop:
 
     def _eyes(self) -> Child | None:
         """Return the process that looks; start it as soon as somebody has learnt in this session."""
-        if self._looker is None and (self.learns or (self.cell / "loop" / self.name / "session.json").exists()):
+        if (
+            self._looker is None
+            and not self._blind
+            and (self.learns or (self.cell / "loop" / self.name / "session.json").exists())
+        ):
             self._looker = self._start(_beside.look, self.cell, self.name)
         return self._looker
 

@@ -18,6 +18,7 @@ from asem_core.volume import Box, Volume, Zyx, as_zyx
 from asem_napari._colours import result_colours, stroke_colours
 from asem_napari._cut_section import CutSection
 from asem_napari._loop_section import LoopSection
+from asem_napari._proofread_section import ProofreadSection
 from asem_napari._screen import require_screen
 from asem_napari._three_views import ThreeViews
 from asem_napari.reader import contrast, place
@@ -30,7 +31,8 @@ SAVE_EVERY_MS = 400
 KEYS = (
     "q object   w background   e erase   [ ] brush size\n1 2 3 look along z, y, x   n p next, previous painted plane\n"
     "h hide or show the overlays   r reset this plane   c cut   Ctrl+Z undo\n"
-    "l learn   j next place   a accept, x reject the object under the cursor"
+    "l learn   j next place   a accept, x reject the object of the map under the cursor\n"
+    "m merge   s split   d delete   i new id   u undo an edit"
 )
 BRUSHES = {"q": ("object", OBJECT), "w": ("background", BACKGROUND), "e": ("erase", 0)}
 AXES = {"1": (0, 1, 2), "2": (1, 0, 2), "3": (2, 0, 1)}
@@ -63,7 +65,7 @@ class AnnotatePanel(QWidget):
         self.viewer = napari_viewer
         self.session: Session | None = None
         self.catalog = load_catalog()
-        self.cutting, self.loop = CutSection(self), LoopSection(self)
+        self.cutting, self.loop, self.objects = CutSection(self), LoopSection(self), ProofreadSection(self)
         self._shown: list[Any] = []
 
         self.cell, self.raw, self.organelle, self.box = QLineEdit(), QComboBox(), QComboBox(), QLineEdit()
@@ -91,7 +93,7 @@ class AnnotatePanel(QWidget):
         layout.addLayout(form)
         layout.addWidget(self._open)
         layout.addWidget(QLabel(KEYS))
-        for widget in (self.status, self.loop, self.three_views):
+        for widget in (self.status, self.loop, self.objects, self.three_views):
             layout.addWidget(widget)
         layout.addWidget(self.cutting, 1)
 
@@ -115,6 +117,7 @@ class AnnotatePanel(QWidget):
         self.session = session
         self.cell.setText(str(cell))
         self._list_layers()
+        self.objects.list_layers(Path(cell))
         self.raw.setCurrentText(raw)
         self.organelle.setCurrentText(name)
         self.box.setText(str(session.box)[1:-1].replace(" ", ""))
@@ -138,6 +141,7 @@ class AnnotatePanel(QWidget):
 
     def _leave(self) -> None:
         self.loop.leave()
+        self.objects.stop()
         self._timer.stop()
         self.cutting.stop()
         if self.session is not None:
@@ -170,6 +174,7 @@ class AnnotatePanel(QWidget):
             colormap=stroke_colours(), **where,
         )  # fmt: skip
         self.result.editable = False
+        self.painted = self.seeds
         self.seeds.brush_size = 8
         self.seeds.n_edit_dimensions = 2
         self.seeds.events.paint.connect(lambda _: self.save())  # at the end of each stroke
@@ -182,8 +187,7 @@ class AnnotatePanel(QWidget):
         self.viewer.events.help.connect(self._show_keys)
         self._tell_place()
         for target in (self.viewer, *self._shown):
-            for key, action in self._keys():
-                target.bind_key(key, action, overwrite=True)
+            self._bind(target)
         self.viewer.layers.selection = {self.seeds}
         self.brush(OBJECT)
 
@@ -198,16 +202,32 @@ class AnnotatePanel(QWidget):
         yield "h", lambda _: self.hide_overlay()
         yield "r", lambda _: self.reset_plane()
         yield from self.loop.keys()
+        yield from self.objects.keys()
 
     def brush(self, seed: int) -> None:
         """Paint with object (1), background (2) or erase (0); each has a brush size of its own."""
-        self._sizes[self._seed] = self.seeds.brush_size
+        self._sizes[self._seed] = self.painted.brush_size
         self._seed = seed
-        self.viewer.layers.selection.active = self.seeds
-        self.seeds.selected_label = seed
-        self.seeds.mode = "erase" if seed == 0 else "paint"
-        self.seeds.brush_size = self._sizes.get(seed, 8.0)
+        self.viewer.layers.selection.active = self.painted
+        self.painted.selected_label = seed
+        self.painted.mode = "erase" if seed == 0 else "paint"
+        self.painted.brush_size = self._sizes.get(seed, 8.0)
         self._show_keys()
+
+    def paint_in(self, layer: Any) -> None:
+        """Paint in another layer from now on: in a cut of an object, or in the seeds again."""
+        layer.brush_size = self.painted.brush_size
+        self.painted = layer
+        self.brush(OBJECT)
+
+    def adopt(self, layer: Any) -> None:
+        """Take a layer for one of the panel's: its keys work there, and it goes when the box is closed."""
+        self._shown.append(layer)
+        self._bind(layer)
+
+    def _bind(self, target: Any) -> None:
+        for key, action in self._keys():
+            target.bind_key(key, action, overwrite=True)
 
     def _show_keys(self, _: Any = None) -> None:
         """Write our keys where napari writes its own for the mode of a layer."""

@@ -27,7 +27,8 @@ from asem_core.volume import Box, Spec, Volume
 from asem_napari.reader import get_reader, read
 from asem_napari.session import Saved, Session, default_box, images_in, names_in
 
-from .in_thread import scripted
+from .in_thread import InThread, scripted
+from .test_window_proofread import CENTRES, SHAPE, write_objects
 
 BOX = Box((4, 0, 0), (40, 44, 48))
 MIDDLE = 14  # a plane through one of the balls
@@ -450,6 +451,53 @@ def test_the_loop_is_shown_and_driven_by_keys(window: Any, cell: Path) -> None:
     press(window, "l")
     assert not window.loop.learn.isChecked()
     window.loop.grab()  # the curve is drawn, too
+
+
+def test_objects_are_proofread_by_keys(window: Any, tmp_path: Path) -> None:
+    """The object under the cursor is merged, cut by strokes on a layer of their own, deleted, named; the shown objects change."""
+    cell = tmp_path / "cell.zarr"
+    write_objects(cell)
+    out = create_volume(cell / "raw", Spec(SHAPE, "uint8", 5.0), block=24, made_by={"stage": "test"})
+    out.data[:] = open_volume(cell / "predictions/m/probability").read()
+    finish_volume(out)
+    window.open(cell, "mito")
+    press(window, "m")
+    assert window.status.text() == "Open a segmentation first, under 'Proofread objects'."
+    assert window.objects.choice.currentText() == "predictions/m/segmentation"
+    window.objects.start = InThread
+    window.objects.open()
+    now = window.objects.proofreading
+    wait_for(lambda: len(np.unique(now.objects)) == 3)
+    window.viewer.dims.set_current_step(0, 11)
+
+    def press_at(key: str, centre: tuple[int, int, int]) -> None:
+        window.viewer.cursor.position = tuple(window.seeds.data_to_world(centre))
+        press(window, key)
+
+    press_at("m", CENTRES[0])
+    press_at("m", CENTRES[2])
+    wait_for(lambda: len(np.unique(now.objects)) == 2)
+    press(window, "u")
+    wait_for(lambda: len(np.unique(now.objects)) == 3)
+    press(window, "s")
+    assert window.viewer.layers.selection.active.name == "cut"
+    for key, x in (("q", 7), ("w", 25)):
+        press(window, key)
+        window.painted.brush_size = 3
+        window.painted.paint((11, 9, x), window.painted.selected_label)
+    press(window, "s")
+    assert "cut" not in window.viewer.layers
+    assert window.painted is window.seeds
+    wait_for(lambda: len(np.unique(now.objects)) == 4)
+    assert not window.session.seeds.any()
+    window.objects.new_id.setText("50")
+    press_at("i", CENTRES[0])
+    wait_for(lambda: now.object_at(CENTRES[0]) == 50)
+    press_at("d", CENTRES[2])
+    wait_for(lambda: now.object_at(CENTRES[2]) == 0)
+    assert window.viewer.layers["mito: objects"].data is now.objects
+    window.close_session()
+    assert not window.viewer.layers
 
 
 def test_strokes_from_a_file_are_strokes(cell: Path, tmp_path: Path) -> None:
