@@ -15,7 +15,6 @@ from typing import Any
 
 import attrs
 
-from asem_core.cell.place import require_outside_cells
 from asem_core.errors import BadInput, OutputExists
 from asem_core.temporary import replacing, temporary_folder
 from asem_registry.cache import obtain
@@ -210,7 +209,8 @@ def _open(to: str, settings: Settings) -> _Folder | _Bucket:
     if "://" in to:
         raise BadInput(f"{to} cannot be written to: publish into a folder or an s3:// address.")
     folder = Path(to).expanduser().resolve()
-    require_outside_cells(folder)
+    if any((place / mark).is_file() for place in (folder, *folder.parents) for mark in ("zarr.json", ".zgroup")):
+        raise BadInput(f"{to} lies inside a cell, which contains only layers. Choose a folder outside of it.")
     return _Folder(folder)
 
 
