@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from asem_core.locks import held
 _PREFIX = "asem-"
 _MADE = re.compile(rf"\.?{_PREFIX}(?P<host>\w+)-(?P<pid>\d+)-")
 _LOCK = ".lock"
+_HALF_OF_ZARR = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 @contextlib.contextmanager
@@ -82,6 +84,25 @@ def _half_of(path: Path) -> Path:
         if not _lives(left.name.split("-")[-1].removesuffix(".half")):
             left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.half")
+
+
+def is_half_of_zarr(file: Path) -> bool:
+    """Tell whether a file is one that Zarr was writing: it has a name of its own until it is whole."""
+    return _HALF_OF_ZARR.search(file.name) is not None
+
+
+def sweep_zarr(folder: Path, *, deep: bool = False, older_than_s: float = 0) -> None:
+    """Remove what killed processes left of files that Zarr was writing in a folder, and in those below it if `deep`.
+
+    Only the one process that may write there calls this; or it leaves those that are so young that their writer may live.
+    """
+    for place, folders, files in os.walk(folder):
+        for file in (Path(place, name) for name in files if is_half_of_zarr(Path(name))):
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime >= older_than_s:
+                    file.unlink()
+        if not deep:
+            folders.clear()
 
 
 def _host() -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,16 @@ def test_every_dependency_has_its_licence_told() -> None:
     told = set(re.findall(r"^\| ([\w.-]+) \| (?=.*\w)", installed, re.M)) - {"package"}
     assert told == names(project["dependencies"])
     assert set(re.findall(r"^\| ([\w.-]+) \| (\w+) \| (?=.*\w)", added, re.M)) - {("package", "extra")} == extras
+    for package, licence in re.findall(r"^\| ([\w.-]+) \|(?: \w+ \|)? (.*) \|$", installed + added, re.M):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            stated = metadata.metadata(package)
+            words = [
+                *stated.get_all("Classifier", []),
+                stated.get("License-Expression", ""),
+                stated.get("License", "")[:200],
+            ]
+            if re.search(r"\b[AL]?GPL|General Public", " ".join(words)):
+                assert "**" in licence, f"{package} says that it is under {words}"
 
 
 def test_gpl_code_is_imported_by_one_plugin_only() -> None:

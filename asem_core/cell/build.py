@@ -22,6 +22,7 @@ from asem_core.cell.provenance import identity, kind_by_name, new_identity, new_
 from asem_core.cell.pyramid import halve_alongside
 from asem_core.cell.record import Kind, Made, Record, record_at
 from asem_core.errors import AsemError, BadInput, OutputExists
+from asem_core.temporary import is_half_of_zarr, temporary_folder
 from asem_core.volume import Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
@@ -113,12 +114,11 @@ def publish(build: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         # The cell is a disk of its own: the layer is copied there first.
-        half, replaced = (real.with_name(f".{real.name}.{os.getpid()}.{what}") for what in ("half", "replaced"))
-        shutil.copytree(build, half)
-        if real.exists():
-            os.replace(real, replaced)
-        os.replace(half, real)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with temporary_folder(real.parent) as beside:
+            shutil.copytree(build, beside / "layer")
+            if real.exists():
+                os.replace(real, beside / "replaced")
+            os.replace(beside / "layer", real)
 
 
 def room_needed(build: Path, spec: Spec) -> str:
@@ -149,6 +149,12 @@ def require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | 
 
 def is_nobodys(target: Path) -> bool:
     """Tell whether a folder holds no voxel and nothing else, as a layer from which a killed process had no time."""
+    if _record_of_build(target) is not None:
+        return False
     files = [p for p in target.rglob("*") if not p.is_dir()]
     inside = {p.name for p in target.iterdir() if p.is_dir()} if target.is_dir() else set()
-    return target.is_dir() and inside <= {"s0", "s1", KNOWN} and all(p.name in (*ZARR_MARKS, ".zarray") for p in files)
+    return (
+        target.is_dir()
+        and inside <= {"s0", "s1", KNOWN}
+        and all(p.name in (*ZARR_MARKS, ".zarray") or is_half_of_zarr(p) for p in files)
+    )

@@ -21,6 +21,7 @@ import filelock
 from asem_core.cell.provenance import identity
 from asem_core.errors import BadInput, OutputBusy
 from asem_core.locks import acquired, let_go
+from asem_core.temporary import is_half_of_zarr, sweep_zarr
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
@@ -56,7 +57,11 @@ def require_container(folder: str | Path) -> None:
     place = Path(folder)
     if place.is_file():
         raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
-    if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and any(place.iterdir()):
+    if (
+        place.is_dir()
+        and not any((place / m).exists() for m in ZARR_MARKS)
+        and not all(map(is_half_of_zarr, place.iterdir()))
+    ):
         raise BadInput(
             f"{place} is a folder with other files and not a Zarr container, so nothing is written to it. "
             "Choose a new name with -o, for example cell.zarr."
@@ -101,6 +106,7 @@ def make_groups(folder: Path) -> None:
     chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
     try:
         for group in reversed(chain):
+            sweep_zarr(group, older_than_s=10)  # other processes may write to this cell
             if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
                 group.mkdir(parents=True, exist_ok=True)
                 zarr.open_group(str(group), mode="a", zarr_format=zarr_format_of(group))
@@ -144,7 +150,9 @@ def lock(layer: str | Path) -> filelock.BaseFileLock:
     file = _notes_of(layer, ".lock")
     file.parent.mkdir(exist_ok=True)
     try:
-        return acquired(file)
+        taken = acquired(file)
+        sweep_zarr(Path(layer))
+        return taken
     except filelock.Timeout:
         raise OutputBusy(
             f"{layer} is being written or edited by another process. Wait for it or close it there, or choose another output."
@@ -163,13 +171,9 @@ def remove_notes(layer: str | Path) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def tidy(layer: str | Path) -> None:
-    """Remove what a process that was killed in its last moments left of a layer that it had finished."""
-    if _notes_of(layer, ".lock").exists() or work_folders(layer):
-        with contextlib.suppress(OutputBusy):
-            held = lock(layer)
-            remove_notes(layer)
-            unlock(layer, held)
+def has_notes(layer: str | Path) -> bool:
+    """Tell whether there are notes of a run into a layer: it is being made, or its process was killed."""
+    return _notes_of(layer, ".lock").exists() or bool(work_folders(layer))
 
 
 def forget(layer: str | Path, made_by: Mapping[str, Any]) -> None:

@@ -236,6 +236,21 @@ def require_labels(volume: Volume, needs: str) -> None:
         raise BadInput(f"{volume.path} is a probability map; {needs}. Segment it first: asem segment.")
 
 
+def require_image(volume: Volume, needs: str) -> None:
+    """Refuse what is known to hold labels or probabilities; `needs` says what takes an image: "a network needs an image".
+
+    Raises
+    ------
+    BadInput
+    """
+    held = what_it_holds(volume)
+    if held not in (None, "image"):
+        raise BadInput(
+            f"{volume.path} holds {'labels' if held == 'labels' else 'a probability map'}; {needs}. If it holds an image after all, "
+            "import it as such: asem import ... --kind image."
+        )
+
+
 def kind_by_name(path: str | Path) -> Kind | None:
     """Say what a layer holds by its place in the container, if that tells: `raw_clahe`, `labels/golgi`, ..."""
     *folders, name = slashed(path).rpartition(".zarr/")[2].split("/")

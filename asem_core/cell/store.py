@@ -9,6 +9,7 @@ whole.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -23,15 +24,16 @@ from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
 from asem_core.cell.label_list import list_labels
 from asem_core.cell.node import array_scales, layers, open_node
-from asem_core.cell.place import cell_of, make_groups, remove_notes, require_container, tidy, unlock
+from asem_core.cell.place import cell_of, has_notes, make_groups, remove_notes, require_container, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
 from asem_core.cell.record import Kind, Made, Record, note
 from asem_core.cell.watch import stamp_of, watched
-from asem_core.errors import BadInput, NoSpace, OutputExists
+from asem_core.errors import BadInput, NoSpace, OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.paths import slashed
+from asem_core.temporary import sweep_zarr
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.known import KNOWN, Meaning, by_meaning, num_unknown, of_values, understood
@@ -329,6 +331,7 @@ def finish_volume(volume: Output, run: Run | None = None, *, pyramid: bool = Tru
     import zarr
 
     if not volume.finished:
+        sweep_zarr(volume.build, deep=True)
         group = zarr.open_group(volume.build, mode="r+")
         if pyramid:
             build_pyramid(group, volume, run or Run(progress=False), halved=_is_halved(group))
@@ -390,6 +393,16 @@ def find_finished(
             f"{target} exists and was made differently{what}. Add --overwrite to replace it, or choose another output."
         )
     return None
+
+
+def tidy(layer: str | Path) -> None:
+    """Do what a process that was killed in its last moments left undone for a layer that it had finished."""
+    if has_notes(layer):
+        with contextlib.suppress(OutputBusy):
+            taken = take_lock(layer)
+            list_labels(layer)
+            remove_notes(layer)
+            unlock(layer, taken)
 
 
 def _readable(target: Path) -> Volume | None:

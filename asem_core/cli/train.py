@@ -126,7 +126,10 @@ def plan_and_train(
     raw: str | None, seed: int, weights: str | None, device: str, overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Choose settings, write them to a recipe beside the run's folder, and train: `asem train CELL`, `asem annotate train`."""
+    from asem_core.stages.planned import require_run_folder
+
     recipe = folder.with_name(folder.name + ".toml")
+    require_run_folder(folder, recipe)
     plan(cells, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
     _train(recipe, folder, weights, device, overwrite, quiet)
 

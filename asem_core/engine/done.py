@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput
+from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Zyx, as_zyx
 
 _NOTE, _NOTE_BYTES = "<u8", 8
@@ -112,11 +112,8 @@ def require_own_file(file: Path) -> None:
 
 
 def _keeps_permissions(folder: Path) -> bool:
-    probe = Path(tempfile.mkdtemp(prefix=".asem-", dir=folder))
-    try:
+    with temporary_folder(folder) as probe:
         return _is_private(probe)
-    finally:
-        probe.rmdir()
 
 
 def _is_private(folder: Path) -> bool:

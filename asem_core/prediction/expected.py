@@ -12,7 +12,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily, layer_for
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.provenance import steps_done, what_it_holds
+from asem_core.cell.provenance import require_image, steps_done
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, VoxelSizeMismatch
 from asem_core.interfaces import Preprocessor
@@ -261,11 +261,7 @@ def choose_image(
     BadInput
         What is given is no image, but labels or a probability map.
     """
-    if (held := what_it_holds(images[0])) not in (None, "image"):
-        raise BadInput(
-            f"{images[0].path} holds {'labels' if held == 'labels' else 'a probability map'}; a network needs an "
-            "image. If it holds an image after all, import it as such: asem import ... --kind image."
-        )
+    require_image(images[0], "a network needs an image")
     by_name: list[str] = []
     for volume in images:
         if _has_what_is_expected(volume, trained, resampled):

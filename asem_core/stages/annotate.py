@@ -21,11 +21,12 @@ from asem_core.cell.place import cell_work_folder, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, new_revision, what_it_holds
 from asem_core.cell.record import AnnotatedBox, Record, note, record_at
-from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume
+from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume, tidy
 from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
 from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.progress import still_at
+from asem_core.temporary import sweep_zarr
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
@@ -192,8 +193,10 @@ class Layer:
             if target.parent.name != "seeds":  # of which 0 says that nothing is known
                 finish_volume(create_known(out, block=CHUNK), pyramid=False)
             finish_volume(out, pyramid=False)
+        tidy(target)
         lock = take_lock(target)
         try:
+            sweep_zarr(target, deep=True)
             volume = open_volume(target, kind=Labels, follow=True)
             if (held := what_it_holds(volume) or kind_by_name(target)) in ("image", "probability"):
                 raise BadInput(

@@ -141,6 +141,8 @@ def import_volume(
         volume = understood(Labels.of(volume), meaning or Meaning())
     elif meaning is not None:
         raise BadInput(f"{output} would not contain labels: --ignore and --background are for labels (--kind labels).")
+    if kind == "labels":
+        _require_voxels_of_image(volume, output)
     block = run.block or _slab(volume)
     if run.progress and volume.box.size * volume.dtype.itemsize > LARGE_BYTES:
         log.warning("%s", what_it_takes(volume, output, run))
@@ -162,6 +164,20 @@ def import_volume(
     if kind == "labels":
         _question_place(made)
     return made
+
+
+def _require_voxels_of_image(labels: Volume, output: str | Path) -> None:
+    """Refuse labels of exactly the shape of the cell's image with voxels of another size: one of both is wrong."""
+    cell = cell_of(output)
+    for name in {"raw", read_prepared(cell).image} if cell.is_dir() else ():
+        if not (cell / name).is_dir():
+            continue
+        raw: Volume = open_volume(cell / name)
+        if raw.shape == labels.shape and not np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-2):
+            raise BadInput(
+                f"{labels.path} has the shape of the image {raw.path}, {list(raw.shape)}, but voxels of {list(labels.voxel_size_nm)} nm "
+                f"instead of {list(raw.voxel_size_nm)} nm. Give the image's voxel size with --voxel-size, or import into another cell."
+            )
 
 
 def _question_place(labels: Volume) -> None:

@@ -65,6 +65,8 @@ def keep_learning(
     BadInput
         Strokes are still missing at the end.
     """
+    if not seconds >= 0:
+        raise BadInput(f"A time to learn is 0 or more, not {seconds / 60:g} minutes.")
     end, count, missing = clock() + seconds, 0, ""
 
     def show(predict: PredictBox) -> None:

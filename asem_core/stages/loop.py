@@ -112,15 +112,11 @@ class Session:
             catalog.get("model", str(options.model))
         lock = None
         if to_learn:
-            folder.mkdir(parents=True, exist_ok=True)
             lock = take_lock(folder)
         try:
             session = cls(Path(cell), name, catalog, options, lock)
             if options.start_from is not None and not noted.exists():
                 require_voxel_size(session.image, expected_by(catalog, options.start_from), spell=_no_way_round)
-            if to_learn and not noted.exists():
-                begun = {k: getattr(options, k) for k in _KEPT}
-                write_json(noted, begun)
             return session
         except BaseException:
             if lock is not None:
@@ -262,6 +258,8 @@ class Session:
                 else f"There are no strokes '{self.name}' in {self.cell}: paint some object and some background first."
             )
         require_contrast(self.image, snapshot.boxes)
+        if not before:
+            write_json(self.folder / "session.json", {k: getattr(self.options, k) for k in _KEPT})
         about = {**attrs.asdict(snapshot), "labels": self._revision_of_labels()}
         about["corrections"] = [attrs.asdict(b) for b in self._contradicted(snapshot, place)]
         write_json(noted, about)

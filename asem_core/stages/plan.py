@@ -8,7 +8,6 @@ The recipe is a file like any other: `asem train` takes it, people edit it.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ import tomlkit
 from asem_core.abilities import OffersTemplates
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
+from asem_core.cell.place import require_outside_cells
 from asem_core.errors import BadInput, OutputExists
 from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Region, Suited, Template
@@ -31,7 +31,7 @@ from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotated import Annotated, as_table, classes_together, model_for, open_part, places_of
 from asem_core.stages.train import TrainingRecipe, set_up
-from asem_core.temporary import replacing
+from asem_core.temporary import replacing, temporary_folder
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
@@ -156,8 +156,8 @@ def plan(
 
         def seconds_each(tried: Settings) -> float:
             recipe = _recipe(_tables(tried, own, options, given), model, catalog)
-            with tempfile.TemporaryDirectory(prefix="asem-") as scratch:
-                return measure(set_up(recipe, catalog, RunFolder(Path(scratch))))
+            with temporary_folder() as scratch:
+                return measure(set_up(recipe, catalog, RunFolder(scratch)))
 
         def in_time(tried: Settings) -> tuple[Settings, Length]:
             network = templates[tried.template]
@@ -409,6 +409,9 @@ def write_plan(
         places, given = classes_together(several), Given({("model", "classes"): list(several)})
     else:
         name, places, given = model or model_for(labels, catalog), *several.values(), Given()
+    kept = None
+    if recipe is not None:
+        require_outside_cells(recipe)
     if recipe is not None and recipe.exists():
         text = recipe.read_text(encoding="utf-8")
         if not overwrite:
@@ -420,13 +423,14 @@ def write_plan(
                 "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
-        recipe.rename(kept)
-        say(f"{kept}: the previous recipe")
     for place in places:
         boxes = "1 box" if len(place.boxes) == 1 else f"{len(place.boxes)} boxes"
         say(f"Training {name} on {place.labels} ({boxes}) and {place.raw}")
     text = plan(places, catalog.get("model", name), catalog, options, given=given, say=say).text
     if recipe is not None:
+        if kept is not None:
+            recipe.rename(kept)
+            say(f"{kept}: the previous recipe")
         with replacing(recipe) as half:
             half.write_text(text, encoding="utf-8")
         say(f"{recipe}: the plan, each line with its reason")

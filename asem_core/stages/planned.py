@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from asem_core.catalog import Catalog
+from asem_core.cell.place import require_outside_cells
 from asem_core.cell.store import open_annotation, open_volume
 from asem_core.errors import OutputExists, RecipeError
 from asem_core.paths import expand
 from asem_core.recipe import build, read_toml
+from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.annotated import Annotated
 from asem_core.stages.plan import PlanOptions, plan
@@ -33,6 +35,17 @@ WATCHES = ("choose", "choose_threshold", "choose_mirrors")
 """Options that need a part to validate on, which the plan may set aside."""
 
 TABLES = ("optimizer", "loss", "augment")
+
+
+def require_run_folder(folder: Path, recipe: Path | None = None) -> None:
+    """Refuse a folder that training would refuse, before anything is planned (see `RunFolder.require_own`).
+
+    Raises
+    ------
+    BadInput, OutputExists
+    """
+    require_outside_cells(folder)
+    RunFolder(folder).require_own(recipe)
 
 
 def completed(

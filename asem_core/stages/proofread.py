@@ -18,7 +18,7 @@ from asem_core.blocks import Run, Work
 from asem_core.catalog import Catalog
 from asem_core.cell.edits import read_edits, write_edits
 from asem_core.cell.place import lock, unlock
-from asem_core.cell.provenance import is_unchanged, made_by
+from asem_core.cell.provenance import is_unchanged, made_by, require_labels
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume
 from asem_core.errors import BadInput
@@ -128,6 +128,7 @@ def open_proofread(
         It is no segmentation of ours, or an edit cuts and the map that its fragments are made of has changed since.
     """
     labels: Labels = open_volume(layer, kind=Labels)
+    require_labels(labels, "objects are proofread")
     if not Record.of(labels).id:
         raise BadInput(
             f"{layer} was not made here, so it cannot be proofread: import it into a cell first, with asem import."
@@ -149,7 +150,7 @@ def edited(table: np.ndarray, edit: Edit, units: Units) -> np.ndarray:
         if one < 1 or not (table == one).any():
             raise BadInput(f"There is no object {one} now: ids are those after the earlier edits (asem proofread log).")
     if edit.kind == "merge":
-        if len(edit.ids) < 2:
+        if len(set(edit.ids)) < 2:
             raise BadInput("To merge, give two or more ids.")
         return np.where(np.isin(table, edit.ids[1:]), edit.ids[0], table)
     if edit.kind == "delete":
@@ -183,7 +184,7 @@ def edited(table: np.ndarray, edit: Edit, units: Units) -> np.ndarray:
 def edit_layer(
     layer: str | Path, edit: Edit, catalog: Catalog, run: Run, *, before: Proofread | None = None
 ) -> Proofread:
-    """Check an edit against a segmentation, and add it to its log; returns what is there then.
+    """Check an edit against a segmentation, and add it to its log, unless it is the last one there; returns what is there then.
 
     Parameters
     ----------
@@ -200,6 +201,9 @@ def edit_layer(
     try:
         now = open_proofread(layer, catalog, run, before=before)
         units = now.units
+        last = now.edits[-1] if now.edits else None
+        if last is not None and edit == (attrs.evolve(last, new=None) if edit.kind == "split" else last):
+            return now
         if edit.kind == "split":
             units = _units_of(now.layer, catalog, run, now, needed=True)
             now = attrs.evolve(now, units=units, table=_replayed(now.edits, units))

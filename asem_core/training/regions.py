@@ -16,7 +16,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily
 from asem_core.cell.elsewhere import require_steps, with_done
 from asem_core.cell.prepared import is_cell, open_image, open_mask
-from asem_core.cell.provenance import require_labels
+from asem_core.cell.provenance import require_image, require_labels
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_annotation, open_volume
 from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
@@ -67,7 +67,9 @@ def open_region(
 
     require_steps(options.done, catalog)
     require_roles(_address(options.exclusion), _address(options.mask))
-    raw = _downsampled(with_done(opened(options.raw, "raw"), options.done, catalog), downsample, catalog)
+    image = opened(options.raw, "raw")
+    require_image(image, "a network learns from an image")
+    raw = _downsampled(with_done(image, options.done, catalog), downsample, catalog)
     stored = of_values(_labels(opened(options.labels, "labels"), options, values), values)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
     if options.strokes is not None:

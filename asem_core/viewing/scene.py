@@ -115,7 +115,15 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
 def with_errors(
     shown: list[Layer], cell: str | Path, catalog: Catalog, truth: str | None, threshold: float = 0.5
 ) -> list[Layer]:
-    """Add the errors of every prediction that is shown; without a `truth`, a layer of the same cell, there are none."""
+    """Add the errors of every prediction that is shown; without a `truth`, a layer of the same cell, there are none.
+
+    Raises
+    ------
+    BadInput
+        The threshold is no probability.
+    """
+    if not 0 < threshold <= 1:
+        raise BadInput(f"A threshold is a probability above 0 and at most 1, not {threshold:g}.")
     if truth is None:
         return shown
     (true,) = open_layers(re.split(r"(?<=\.zarr)/", str(cell))[0], [truth], catalog)

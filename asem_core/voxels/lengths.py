@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.errors import BadInput
 from asem_core.volume import Zyx, ZyxNm, as_zyx
 
 UM3_PER_NM3 = 1e-9
@@ -23,7 +24,15 @@ def nearest_voxels(nm: float, voxel_size_nm: ZyxNm) -> Zyx:
 
 
 def voxels_in(um3: float, voxel_size_nm: ZyxNm) -> int:
-    """Turn a volume into a number of voxels: the least that fills it."""
+    """Turn a volume into a number of voxels: the least that fills it.
+
+    Raises
+    ------
+    BadInput
+        It is negative or no number.
+    """
+    if not 0 <= um3 < math.inf:
+        raise BadInput(f"A volume in um3 is a number of 0 or more, not {um3:g}.")
     return math.ceil(um3 / (math.prod(voxel_size_nm) * UM3_PER_NM3) - 1e-6)
 
 

@@ -24,7 +24,7 @@ from asem_core import (
 )
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
 from asem_core.recipe import build
 from asem_core.report import Section, write_report
@@ -62,7 +62,7 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
     RecipeError
         There is no such look.
     OutputExists
-        The folder holds a demo of another seed, look or size.
+        The folder holds a demo of another seed, look or size; or other files.
     """
     from asem_demo.picture import draw_picture
 
@@ -70,6 +70,10 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
     if output.is_file():
         raise BadInput(f"{output} is a file; the demo needs a folder. Choose another one with -o.")
     cell = output / "cell.zarr"
+    if output.is_dir() and not cell.exists() and any(not f.name.startswith(".") for f in output.iterdir()):
+        raise OutputExists(
+            f"{output} contains other files; the demo needs a folder of its own. Choose another one with -o."
+        )
     # Stored as a microscope would, but with membranes dark: what the networks learnt.
     options = {**CELL, "size_nm": (size_nm,) * 3, "seed": seed, "look": look, "inverted": False}
     phantom: Any = build(catalog.get("source", "phantom"), options, "asem demo @ source")

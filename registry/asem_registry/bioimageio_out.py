@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.temporary import replacing
+from asem_core.temporary import replacing, temporary_folder
 from asem_registry.card import Card, card_toml
 from asem_registry.sample import Sample
 
@@ -60,9 +59,8 @@ def export(card: Card, trained: Any, sample: Sample, output: Path, words: Words)
         raise BadInput(f"A package of bioimage.io is a ZIP file: call it {output.with_suffix('.zip')}, not {output}.")
     notes: list[str] = []
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name, replacing(output) as half, warnings.catch_warnings():
+    with temporary_folder() as folder, replacing(output) as half, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        folder = Path(name)
         whole = folder / "package.zip"
         try:
             with ValidationContext(root=folder, file_name="rdf.yaml"):

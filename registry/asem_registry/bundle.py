@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import attrs
 
 from asem_core.errors import AsemError
 from asem_core.files import sha256
-from asem_core.temporary import replacing
+from asem_core.temporary import replacing, temporary_folder
 from asem_registry.cache import Receipt, has_sum_of_weights, obtain, place, receipt_of
 from asem_registry.card import BadCard, Card, card_toml, parse_card
 from asem_registry.fetch import check_room
@@ -149,8 +148,8 @@ def _install(archive: zipfile.ZipFile, card: Card, known: Card | None, file: Pat
         return known
     card = known or card
     settings.cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.cache) as folder:
-        weights = _extract(archive, f"{card.key}/weights.safetensors", Path(folder))
+    with temporary_folder(settings.cache) as folder:
+        weights = _extract(archive, f"{card.key}/weights.safetensors", folder)
         if card.file is None:
             place(card, weights, receipt, settings)
         elif (found := sha256(weights)) != card.sha256:

@@ -196,9 +196,8 @@ def add(
 
         asem models add package.zip --name boundaries-theirs --channel 0
     """
-    import tempfile
-
     from asem_core.commands import read_voxel_size
+    from asem_core.temporary import temporary_folder
     from asem_registry.bioimageio_in import Choices, card_of_package, is_package
     from asem_registry.cli_registries import read_numbers
     from asem_registry.own import card_of_run
@@ -222,8 +221,8 @@ def add(
             read_numbers(grey_range, float, "--grey-range", 2),
             read_voxel_size(voxel_size),
         )
-        with tempfile.TemporaryDirectory() as folder:
-            made = card_of_package(source, name, version, words, choices, Path(folder), settings)
+        with temporary_folder() as folder:
+            made = card_of_package(source, name, version, words, choices, folder, settings)
             _keep(*made, words, settings)
     else:
         _keep(*card_of_run(Path(source), name, version, words, voxel_size, with_recipe=recipe), words, settings)

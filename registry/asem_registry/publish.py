@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import attrs
 
 from asem_core.errors import BadInput, OutputExists
-from asem_core.temporary import replacing
+from asem_core.temporary import replacing, temporary_folder
 from asem_registry.cache import obtain
 from asem_registry.card import Card, Score, card_toml, parse_card
 from asem_registry.index import NAME, Entry, card_path, read_index, require_unchanged, write_index
@@ -134,8 +133,8 @@ def _checked_there(place: Any, card: Card, text: str, settings: Settings) -> Car
     if place.read(card_path(card.key)) != text.encode():
         raise BadInput(f"{origin} is not what was just written there. Is somebody else publishing the same model?")
     there = parse_card(text, origin, remote="://" in top, top=top if "://" in top else None)
-    with tempfile.TemporaryDirectory() as empty:
-        strange = attrs.evolve(settings, cache=Path(empty), offline=False)
+    with temporary_folder() as empty:
+        strange = attrs.evolve(settings, cache=empty, offline=False)
         weights = obtain(there, strange, progress=False)
         sample = from_bytes(place.read(f"samples/{card.sample['file']}"), f"{top}/samples/{card.sample['file']}")
         require_same(trained_of(there, weights), sample, f"{card.key} in {top}")
@@ -209,7 +208,10 @@ def _open(to: str, settings: Settings) -> _Folder | _Bucket:
         return _Bucket(to.rstrip("/"), open_s3(to, settings, signed=True))
     if "://" in to:
         raise BadInput(f"{to} cannot be written to: publish into a folder or an s3:// address.")
-    return _Folder(Path(to).expanduser().resolve())
+    folder = Path(to).expanduser().resolve()
+    if any((place / mark).is_file() for place in (folder, *folder.parents) for mark in ("zarr.json", ".zgroup")):
+        raise BadInput(f"{to} lies inside a cell, which contains only layers. Choose a folder outside of it.")
+    return _Folder(folder)
 
 
 def _index_of(place: _Folder | _Bucket) -> dict[str, Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -321,6 +322,90 @@ def test_an_empty_layer_is_nobodys(stack: Path, tmp_path: Path) -> None:
         with Layer.open(target, image) as layer:
             assert layer.read(image.box).shape == image.shape
         shutil.rmtree(target)
+
+
+HALF = "c6d2ad0e6b2f4f6c9c0a4a6f1f0e9b77.partial"
+"""How the name of a file ends that Zarr is writing."""
+
+
+def test_what_a_killed_process_was_writing_goes(stack: Path, tmp_path: Path) -> None:
+    """Halves of files, as Zarr writes them, neither make a cell of other files of a new one, nor stay in a layer or count as its content."""
+    cell = tmp_path / "cell.zarr"
+    source = TiffStack(str(stack), 5.0)
+    unbroken = import_volume(source, tmp_path / "other.zarr/raw", QUIET)
+    cell.mkdir()
+    (cell / f"zarr.{HALF}").touch()
+    os.utime(cell / f"zarr.{HALF}", (0, 0))
+    image = import_volume(source, cell / "raw", QUIET)
+    assert Record.of(image).fingerprint == Record.of(unbroken).fingerprint
+    record = made_by("test", value=3)
+    out = create_volume(cell / "labels/a", SPEC, block=64, made_by=record)
+    (out.build / f"s0/c/0.{HALF}").parent.mkdir(parents=True, exist_ok=True)
+    (out.build / f"s0/c/0.{HALF}").touch()
+    out.release()
+    made = finish_volume(create_volume(cell / "labels/a", SPEC, block=64, made_by=record))
+    with Layer.open(cell / "seeds/a", image):
+        pass
+    (cell / f"seeds/a/s0/c.{HALF}").touch()
+    (cell / f"labels/a/zarr.{HALF}").touch()
+    with Layer.open(cell / "seeds/a", image), Layer.open(cell / "labels/a", made):
+        pass
+    young = cell / f"zarr.{HALF}"  # another process may be writing it
+    young.touch()
+    with Layer.open(cell / "seeds/b", image):
+        assert list(cell.rglob("*.partial")) == [young]
+
+
+@pytest.mark.parametrize("how", ["annotate", "import"])
+def test_a_layer_whose_run_was_killed_in_its_last_moment(
+    how: str, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is whole; the same command lists it among the labels, and removes the notes."""
+    cell = tmp_path / "cell.zarr"
+    source = TiffStack(str(stack), 5.0)
+    image = import_volume(source, cell / "raw", QUIET)
+
+    def make() -> None:
+        if how == "annotate":
+            Layer.open(cell / "labels/a", image).close()
+        else:
+            import_volume(source, cell / "labels/a", QUIET, kind="labels")
+
+    def stop(layer: str) -> None:
+        if Path(layer).name == "a":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr("asem_core.cell.store.list_labels", stop)
+        make()
+    assert (cell / "labels/a").exists()
+    assert (tmp_path / ".cell.zarr-work").exists()
+    make()
+    assert zarr.open_group(cell / "labels", mode="r").attrs["ome"]["labels"] == ["a"]
+    assert not (tmp_path / ".cell.zarr-work").exists()
+
+
+def test_a_cell_that_is_a_disk_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that cannot be moved into its place is copied beside it first; what a killed process left of that goes."""
+    write(tmp_path / "cell.zarr/labels/a", 1)
+    real, parent = os.replace, tmp_path / "cell.zarr/labels"
+
+    def across(source: str | Path, target: str | Path) -> None:
+        inside = [Path(p).resolve().is_relative_to(parent.parent) for p in (source, target)]
+        if inside[0] != inside[1]:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", across)
+    with monkeypatch.context() as killed:
+        killed.setattr("asem_core.cell.build.shutil.copytree", lambda *_: os._exit(9))
+        if not (pid := os.fork()):
+            write(tmp_path / "cell.zarr/labels/a", 2)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 9 << 8
+    assert len(list(parent.glob("*asem-*"))) == 1
+    assert write(tmp_path / "cell.zarr/labels/a", 2).read().max() == 2
+    assert sorted(p.name for p in parent.iterdir()) == ["a", "zarr.json"]
 
 
 def test_names_that_are_not_utf8_are_imported_and_exported(tmp_path: Path) -> None:

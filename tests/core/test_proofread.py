@@ -117,6 +117,15 @@ def test_edits_that_cannot_be_are_refused(layer: str, catalog: Catalog, edit: Ed
     assert open_proofread(layer, catalog, QUIET).edits == []
 
 
+def test_the_last_edit_given_again_is_no_second_one(layer: str, catalog: Catalog) -> None:
+    """A command that was killed may be repeated, whether or not it got so far."""
+    for edit in (SPLIT, Edit("relabel", (3,), 8), Edit("merge", (1, 8)), Edit("delete", (2,))):
+        once, again = (edit_layer(layer, edit, catalog, QUIET) for _ in range(2))
+        assert list(again.edits) == list(once.edits)
+        np.testing.assert_array_equal(again.table, once.table)
+    assert len(open_proofread(layer, catalog, QUIET).edits) == 4
+
+
 def test_objects_without_fragments_are_edited_but_not_cut(tmp_path: Path, catalog: Catalog) -> None:
     """Connected components: merged and deleted by their ids; how to make them of fragments is said."""
     path = write(tmp_path / "c.zarr/map", ((balls() > 0) * 255).astype(np.uint8))

@@ -156,6 +156,8 @@ PREPARE = "prepare cell.zarr -q"
 SNAPSHOT = "snapshot cell.zarr -o picture.png"
 CUT = "annotate cut cell.zarr --seeds small.npy -o labels/new"
 PHANTOM = "import --use phantom -o new.zarr --set"
+PLAN = "plan cell.zarr --labels a -o new.toml"
+LOOP = "loop cell.zarr --labels a --model membrane"
 PREDICT = "predict ten.zarr/raw --model mitochondria-phantom -o ten.zarr/new"
 NUMBERS = ("-1", "nan", "x", "")
 SHAPES = ("0", "-8", "1e20", "x", "4,4", "4,4,4,4", "0,8,8", "nan")
@@ -279,6 +281,72 @@ TABLE: list[list[str]] = [
     *with_values("preprocess cell.zarr/raw --use crop -o cell.zarr/new --set box=?", BOXES[:3]),
     *with_values("preprocess cell.zarr/raw --use downsample -o cell.zarr/new --set factor=?", ["0", "-1", "x", "1e9"]),
     *with_values("preprocess cell.zarr/raw --use clahe -o cell.zarr/new --set clip_limit=?", ["-1", "nan", "x"]),
+    *with_values("import stack.tif --kind labels --voxel-size ? -o cell.zarr --layer labels/new", ["8", "5,5,8"]),
+    *with_values("import nan.npy --kind probability --voxel-size 5 -o ?", ["new.zarr"]),
+    *with_values(f"{SEGMENT} --smallest-um3 ?", ["-1", "nan", "x", "inf"]),
+    *with_values(f"{SEGMENT} -j ?", ["0", "-2", "x"]),
+    *with_values("export cell.zarr --use ? -o out", ["neuroglancer", "gone", "hdf5"]),
+    *with_values("export cell.zarr --use neuroglancer -s at=? -o out", ["x", "", "5"]),
+    *with_values("export cell.zarr --use mobie -s ? -o out", ["layers=gone", 'layers=["gone"]', 'reports=["gone"]', "gone=1", "x"]),
+    *with_values("export ? --use mobie -o out", ["gone.zarr", "notes.txt", "empty", "cell.zarr/raw", "stack.tif"]),
+    *with_values("export cell.zarr --use mobie -o ? --overwrite", ["cell.zarr", "cell.zarr/out", "planes", "notes.txt", "foreign"]),
+    *with_values("inspect ?", ["gone", "notes.txt", "empty", "half.npy"]),
+    *with_values("compare ? two=report -o out", ["one", "=report", "one=gone", "one=planes", "one=cell.zarr", "two=report"]),
+    *with_values("plan ? --labels a --model membrane --iterations 2 -o new.toml", ["gone.zarr", "notes.txt", "empty", "stack.tif"]),
+    *with_values("plan cell.zarr --labels ? --model membrane --iterations 2 -o new.toml", ["gone", "", "../a", "raw", "float", "predictions/p/probability"]),
+    *with_values(f"{PLAN} --iterations 2 --model ?", ["gone", ""]),
+    *with_values(f"{PLAN} --model membrane --iterations ?", ["0", "-5", "x", "1.5"]),
+    *with_values(f"{PLAN} --model membrane --minutes ?", ["0", "-1", "nan", "x", "inf"]),
+    *with_values(f"{PLAN} --model membrane --iterations 2 --raw ?", ["gone", "labels/a", "labels/coarse"]),
+    *with_values("plan cell.zarr --labels a --model membrane --iterations 2 -o ?", ["cell.zarr", "planes", "notes.txt", "notes.txt/x.toml", "cell.zarr/new.toml", "cell.zarr/zarr.json"]),
+    *with_values("train cell.zarr --labels ? --model membrane --iterations 2 -o new", ["gone", "", "raw"]),
+    *with_values("train cell.zarr --labels a --model membrane --iterations 2 -o new --from ?", ["gone", "notes.txt", "lone.safetensors", "lone.pt"]),
+    *with_values("train cell.zarr --labels a --model membrane --iterations 2 -o ?", ["planes", "cell.zarr", "cell.zarr/new", "notes.txt"]),
+    *with_values("train recipe.toml -o new --device ?", ["gone", "cuda:99", "cpu:x"]),
+    *with_values("annotate train ? --model membrane --iterations 2 -o new", ["gone.zarr", "cell.zarr", "cell.zarr/raw", "cell.zarr/float", "notes.txt", "empty"]),
+    *with_values("annotate suggest ? --labels a", ["gone.zarr", "notes.txt", "empty", "cell.zarr"]),
+    *with_values("annotate open ? --name golgi", ["gone.zarr", "notes.txt", "empty"]),
+    *with_values("loop ? --labels a --iterations 2", ["gone.zarr", "notes.txt", "empty", "stack.tif"]),
+    *with_values("loop cell.zarr --labels ? --model membrane --iterations 2", ["", "../a", "a/b", "gone"]),
+    *with_values(f"{LOOP} --iterations ?", ["0", "-1", "x", "1.5"]),
+    *with_values(f"{LOOP} --round-seconds ?", ["0", "-3", "nan", "inf", "x"]),
+    *with_values(f"{LOOP} --minutes ?", ["-1", "nan", "x"]),
+    *with_values(f"{LOOP} --accept ?", ["x", "1,2", "1,2,3"]),
+    *with_values(f"{LOOP} --raw ?", ["gone"]),
+    *with_values(f"{LOOP} --from ?", ["gone", "notes.txt", "lone.safetensors"]),
+    *with_values("loop cell.zarr --labels a --model ?", ["gone", ""]),
+    *with_values("proofread merge cell.zarr/labels/a 1 ?", ["77", "0", "x", "1"]),
+    *with_values("proofread merge cell.zarr/labels/a ?", ["1"]),
+    *with_values("proofread delete ? 1", [*GONE, "cell.zarr/raw", "cell.zarr/predictions/p/probability"]),
+    *with_values("proofread relabel cell.zarr/labels/a 1 ?", ["0", "x", "4000000000"]),
+    *with_values("proofread split cell.zarr/labels/a 1 --one ? --other 1,1,1", ["x", "1,2", "99,99,99", "0,0,0"]),
+    *with_values("proofread split cell.zarr/labels/a 1 --strokes ?", ["gone.zarr", "cell.zarr/labels/coarse", "cell.zarr/raw"]),
+    *with_values("proofread undo ?", ["gone.zarr", "cell.zarr/labels/a"]),
+    *with_values("proofread apply ?", ["gone.zarr", "cell.zarr/labels/a", "cell.zarr/raw"]),
+    *with_values("models add ? --name new", ["gone", "notes.txt", "lone.safetensors", "lone.pt", "empty", "cell.zarr"]),
+    *with_values("models publish ? --to out --name new --licence CC0-1.0 --training-data x", ["gone", "lone.safetensors", "empty", "notes.txt"]),
+    *with_values("models publish membrane-fibsem-10nm --licence CC0-1.0 --to ?", ["notes.txt", "ftp://x/y", "cell.zarr"]),
+    *with_values("models export ? -o out.zip", ["gone", ""]),
+    *with_values("models score ? --on ten.zarr --truth labels/a -o out", ["gone", ""]),
+    *with_values("models score mitochondria-phantom --on ? -o out", ["gone.zarr", "notes.txt", "empty"]),
+    *with_values("models score mitochondria-phantom --on ten.zarr --truth ? -o out", ["gone", "raw", "../a"]),
+    *with_values("models score mitochondria-phantom --on ten.zarr --truth labels/a -o out --box ?", BOXES[:5]),
+    *with_values("models ? gone", ["pull", "remove", "verify", "bundle"]),
+    *with_values("data pull ? raw -o new.zarr/raw", ["gone", "", "s3://"]),
+    *with_values("clusters add here --kind ?", ["gone", "", "ssh"]),
+    *with_values("clusters add here --kind command --options env --workers ?", ["0", "-1", "x"]),
+    *with_values("clusters add here --kind command --options env --memory-gb ?", ["0", "-1", "nan", "x"]),
+    *with_values("clusters add ? --kind command --options env", ["", "a b", "a:8"]),
+    *with_values("clusters test ?", ["gone", "gone:8", ""]),
+    *with_values("segment cell.zarr/predictions/p/probability -o cell.zarr/new --on ?", ["gone", "gone:x"]),
+    *with_values("demo -o new --size-nm ?", ["10", "1e9", "nan", "x"]),
+    *with_values("demo --size-nm 600 -o ?", ["notes.txt", "planes"]),
+    *with_values("demo -o new --size-nm 600 --look ?", ["x"]),
+    *with_values("view cell.zarr --no-browser --bind ?", ["203.0.113.7"]),
+    *with_values("view cell.zarr --no-browser --truth labels/a -t ?", ["nan", "2", "x"]),
+    *with_values("view cell.zarr --no-browser --truth ?", ["gone", "raw", "labels/coarse"]),
+    *with_values("view cell.zarr --no-browser --layers ?", ["gone"]),
+    *with_values("plugins new ?", ["", "a b", "../x", "1"]),
 ]  # fmt: skip
 
 
@@ -293,6 +361,8 @@ def test_refused(words: list[str], place: Path, found: dict[str, Files], monkeyp
     """One sentence, not a traceback; nothing in the folder changes."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("ASEM_OFFLINE", "1")
+    for name in ("ASEM_CONFIG", "ASEM_HOME", "ASEM_CACHE"):
+        monkeypatch.setenv(name, str(place / name))
     before = found.get("files") or snapshot(place)
     done = CliRunner().invoke(make_app(words[0]), words)
     assert done.exit_code not in (0, None), done.output

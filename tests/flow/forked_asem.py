@@ -7,6 +7,7 @@ group of its own, as a command that a terminal started.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from typing import Any
@@ -14,6 +15,11 @@ from typing import Any
 
 def main(words: list[str], place: str, temporary: str, said: str, environment: dict[str, str]) -> None:
     os.setsid()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it, and under nohup SIGHUP
+    for default in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(default, signal.SIG_DFL)
     os.chdir(place)
     os.environ.update(environment, TMPDIR=temporary)
     tempfile.tempdir = None

@@ -1,0 +1,308 @@
+"""Commands that write, run in forked processes and interrupted: what `test_faults_survived.py` does to each of them.
+
+The libraries are loaded once, so that a signal meets the work of a command rather than its start. Workers start as always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import pkgutil
+import re
+import runpy
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import psutil
+import tifffile
+from scipy.ndimage import gaussian_filter
+
+import asem_core
+
+TRAIN = """[model]
+use = "membrane"
+features = 4
+factors = [[2, 2, 2]]
+[train]
+iterations = 6
+checkpoint_every = 2
+block = [8, 8, 8]
+readers = 0
+missing_context = "reflect"
+[[train.regions]]
+raw = "cell.zarr/raw"
+labels = "cell.zarr/labels/a"
+"""
+FINETUNE = TRAIN[TRAIN.index("[train]") :].replace("iterations = 6", "iterations = 4")
+WHOLE = """[source]
+use = "tiff-stack"
+path = "stack.tif"
+voxel_size_nm = [5, 5, 5]
+[labels.a]
+use = "tiff-stack"
+path = "labels.tif"
+voxel_size_nm = [5, 5, 5]
+[[preprocess]]
+use = "normalize"
+[model]
+use = "membrane"
+features = 4
+factors = [[2, 2, 2]]
+[train]
+iterations = 4
+checkpoint_every = 2
+choose = "last"
+block = [8, 8, 8]
+readers = 0
+missing_context = "reflect"
+[[train.regions]]
+labels = "a"
+box = "0:40,:,:"
+[evaluate]
+truth = "a"
+box = "40:64,:,:"
+[[analyze]]
+use = "morphometry"
+[export]
+layers = ["segmentation"]
+"""
+PUBLISHED = "--licence CC0-1.0 --training-data phantom --preparation none --contrast none"
+COMMANDS = {
+    "import": "import stack.tif --voxel-size 5 -o new.zarr --block 32 -j 2 -q",
+    "import inline": "import stack.tif --voxel-size 5 -o new.zarr --block 16 -j 1 -q",
+    "phantom": "import --use phantom --set size_nm=[640,640,640] --set voxel_size_nm=20 -o new.zarr -j 1 -q",
+    "data pull": "data pull SERVER/cell.zarr raw --box 0:32,:,: -o new.zarr/raw -j 1 -q",
+    "prepare": "prepare cell.zarr --set crop.box=0:48,:,: --set mask.smallest_vx=100 -j 1 --block 32 -q",
+    "preprocess": "preprocess cell.zarr/raw --use clahe -o cell.zarr/raw_clahe --block 32 -j 2 -q",
+    "cut": "annotate cut cell.zarr --seeds seeds.tif -o labels/cut -q",
+    "annotate import": "annotate import cell.zarr labels.tif -o labels/new -q",
+    "annotate export": "annotate export cell.zarr/labels/a -o edit.tif",
+    "annotate train": "annotate train cell.zarr/labels/a --model membrane -o learnt --iterations 2 --device cpu -q",
+    "loop": "loop cell.zarr --labels strokes --model membrane --from trained --iterations 4 --device cpu -q",
+    "plan": "plan cell.zarr --labels a --model membrane --iterations 4 -o planned.toml -q",
+    "train": "train recipe.toml -o run --device cpu -q",
+    "finetune": "finetune --from trained finetune.toml -o fine --device cpu -q",
+    "models add": "models add trained --name mine --preparation none --contrast none",
+    "models pull": "models pull far",
+    "models bundle": "models bundle far -o models.zip",
+    "models unbundle": "models unbundle far.zip",
+    "models publish": f"models publish trained --name lab --to registry {PUBLISHED}",
+    "models export": "models export far -o far_package.zip --author Somebody --licence CC0-1.0",
+    "models score": "models score far --on cell.zarr --truth labels/a -o scored --device cpu -j 1 -q",
+    "predict": "predict cell.zarr/raw --model membrane --weights trained -o cell.zarr/predicted --block 16 --device cpu -j 2 -q",
+    "segment": "segment cell.zarr/predictions/p/probability -t 0.5 -o cell.zarr/segmentation --block 32 -j 2 -q",
+    "proofread merge": "proofread merge objects.zarr/two 1 2",
+    "proofread apply": "proofread apply objects.zarr/edited --block 16 -j 1 -q",
+    "evaluate": "evaluate cell.zarr/labels/a cell.zarr/labels/a -o scores -j 1 -q",
+    "analyze": "analyze morphometry cell.zarr/labels/a -o report -j 1 -q",
+    "compare": "compare one=measured two=measured_2 -o comparison",
+    "export planes": "export cell.zarr/raw -o planes -j 2 -q",
+    "export file": "export cell.zarr/raw -o raw.tif -j 1 -q",
+    "export surfaces": "export cell.zarr/labels/a --mesh ply -o surfaces -j 1 -q",
+    "export neuroglancer": "export objects.zarr --use neuroglancer -s at=https://lab.org/cells -o shown -j 1 -q",
+    "export mobie": "export objects.zarr --use mobie -o project -j 1 -q",
+    "snapshot": "snapshot cell.zarr -o picture.png",
+    "movie": "movie cell.zarr --step 16 -o film.gif",
+    "movie mp4": "movie cell.zarr --step 8 -o film.mp4",
+    "plugins new": "plugins new lipid-droplets",
+    "clusters add": "clusters add here --kind command --options env",
+    "run": "run whole.toml -o out -j 2 -q",
+    "demo": "demo -o demo --size-nm 600 -j 1 -q",
+}  # fmt: skip
+LONG = (
+    "prepare", "preprocess", "segment", "export planes", "evaluate", "analyze", "compare", "predict", "models score", "train", "finetune",
+    "loop", "annotate train", "models export", "run", "demo",
+)  # fmt: skip
+"""Those that take seconds, most of them because they start workers or run a network."""
+LOADED = [
+    *(m.name for m in pkgutil.walk_packages(asem_core.__path__, "asem_core.") if "__main__" not in m.name),
+    *(point.value for group in ("asem", "asem.cli", "asem.registry") for point in entry_points(group=group)),
+    "matplotlib.backends.backend_agg", "matplotlib.pyplot", "pyarrow.csv", "pyarrow.parquet", "skimage.measure",
+    "skimage.morphology", "scipy.ndimage", "scipy.stats", "scipy.sparse.csgraph", "scipy.spatial", "cc3d", "edt", "maxflow",
+    "zarr", "torch", "safetensors.torch", "PIL.Image", "jinja2", "rich.progress", "cloudpickle", "imageio_ffmpeg",
+]  # fmt: skip
+
+
+@attrs.frozen
+class Asem:
+    """Starts commands in forked processes; each keeps all that it keeps, weights of a registry too, in its own place."""
+
+    forks: Any
+    server: str
+    """Address of a server that shows the folder `served`, slowly."""
+    served: Path
+    said: Path
+    """Files that take what a command says, on a disk that is never full."""
+
+    def start(self, words: str, place: Path, temporary: Path) -> tuple[Any, Callable[[], str]]:
+        """Start a command; give its process, and what tells what it said on standard error."""
+        self.said.write_text("")
+        environment = {
+            "ASEM_CACHE": str(place / "cache"), "ASEM_HOME": str(place / "home"), "ASEM_CONFIG": str(place / "config.toml"),
+            "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+        }  # fmt: skip
+        orders = {
+            "words": words.replace("SERVER", self.server).split(), "place": str(place), "temporary": str(temporary),
+            "said": str(self.said), "environment": environment,
+        }  # fmt: skip
+        script = str(Path(__file__).with_name("forked_asem.py"))
+        process = self.forks.Process(
+            target=runpy.run_path, args=(script,), kwargs={"init_globals": {"ORDERS": orders}, "run_name": "__main__"}
+        )
+        process.start()
+        return process, self.said.read_text
+
+    def __call__(self, words: str, place: Path, temporary: Path) -> tuple[int, str]:
+        """Run a command to its end; give its status and what it said."""
+        process, said = self.start(words, place, temporary)
+        process.join(600)
+        assert process.exitcode is not None, f"{words} takes for ever"
+        return process.exitcode, said()
+
+    def work(self, words: str, place: Path, temporary: Path) -> None:
+        """Run a command undisturbed: it ends well, and nothing is left in the temporary folder."""
+        code, said = self(words, place, temporary)
+        assert code == 0, said
+        assert not [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's own cache
+
+
+class SlowServer(http.server.SimpleHTTPRequestHandler):
+    """Serves the files of a folder so slowly that a signal meets the download."""
+
+    protocol_version = "HTTP/1.1"
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        while piece := source.read(1 << 12):
+            outputfile.write(piece)
+            time.sleep(0.02)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def make_start(asem: Asem, place: Path) -> None:
+    """Make a folder with all that the commands read, and offer weights and a cell on the server."""
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    image = (120 + 400 * gaussian_filter(rng.normal(size=(64, 64, 64)), 2)).clip(3, 170).astype(np.uint8)
+    labels, seeds, strokes, two = (np.zeros(image.shape, np.uint8) for _ in range(4))
+    labels[8:24, 8:24, 8:24], labels[30:60, 30:60, 30:50] = 1, 1
+    seeds[12:14, 12:14, 12:14], seeds[0, :8, :8] = 2, 1
+    strokes[12, 10:22:2, 10:22], strokes[12, 30:60:5, 10:50] = 1, 2
+    two[:, :, 2:30], two[:, :, 40:60] = 1, 2
+    small = two[:32, :32]
+    for name, values in {"stack": image, "labels": labels, "seeds": seeds, "strokes": strokes, "two": small}.items():
+        tifffile.imwrite(place / f"{name}.tif", values)
+    for name, text in {"recipe": TRAIN, "finetune": FINETUNE, "whole": WHOLE}.items():
+        (place / f"{name}.toml").write_text(text)
+    as_labels = "--voxel-size 5 --kind labels -j 1 -q"
+    made = [
+        "import stack.tif --voxel-size 5 -o cell.zarr -j 1 -q",
+        f"import labels.tif -o cell.zarr --layer labels/a {as_labels}",
+        f"import strokes.tif -o cell.zarr --layer seeds/strokes {as_labels}",
+        f"import two.tif -o objects.zarr --layer two {as_labels}",
+        f"import two.tif -o objects.zarr --layer edited {as_labels}",
+        "proofread merge objects.zarr/edited 1 2",
+        "train recipe.toml -o trained --device cpu -q",
+        "predict cell.zarr/raw --model membrane --weights trained -o cell.zarr/predictions/p/probability --device cpu -j 1 -q",
+        "analyze morphometry cell.zarr/labels/a -o measured -j 1 -q",
+        "analyze morphometry cell.zarr/labels/a -o measured_2 -j 1 -q",
+        "models add trained --name far --preparation none --contrast none",
+    ]
+    for words in made:
+        asem.work(words, place, asem.said.parent / "tmp")
+    card = place / "home/cards/far.toml"
+    (place / "home/weights/far.safetensors").rename(asem.served / "far.safetensors")
+    card.write_text(card.read_text().replace('file = "far.safetensors"', f'urls = ["{asem.server}/far.safetensors"]'))
+    shutil.copytree(place / "cell.zarr", asem.served / "cell.zarr")
+    asem.work("models bundle far -o far.zip", place, asem.said.parent / "tmp")
+    shutil.rmtree(place / "cache")
+
+
+def contents(place: Path) -> dict[str, str]:
+    """Sum every file; of a TIFF its voxels, as it notes when it was made."""
+
+    def total(file: Path) -> str:
+        whole = tifffile.imread(file).tobytes() if file.suffix == ".tif" else file.read_bytes()
+        return hashlib.sha256(whole).hexdigest()
+
+    files = (f for f in sorted(place.rglob("*")) if f.is_file())
+    return {re.sub(r"tfevents.*", "tfevents", f.relative_to(place).as_posix()): total(f) for f in files}
+
+
+@attrs.frozen
+class Unbroken:
+    """What two undisturbed runs leave behind, both the same, how long they take, and how much they write."""
+
+    files: dict[str, str]
+    seconds: float
+    written: int
+
+    def require_equal(self, place: Path) -> None:
+        """Compare all but the files that note ids, times or addresses: those need only be there."""
+        found = contents(place)
+        assert sorted(found) == sorted(self.files)
+        different = [name for name, total in self.files.items() if total and found[name] != total]
+        assert not different
+
+
+def size_of(place: Path) -> int:
+    """Bytes on the disk."""
+    return sum(f.stat().st_blocks * 512 for f in place.rglob("*"))
+
+
+def send(process: Any, target: str, sent: signal.Signals) -> list[psutil.Process]:
+    """Send a signal to a command (parent), all its processes (group), or its youngest (worker); none: it had ended.
+
+    Returns
+    -------
+    The processes that there were.
+    """
+    try:
+        parent = psutil.Process(process.pid)
+        family = [parent, *parent.children(recursive=True)]
+        if not lives(parent):
+            return []
+        if target == "group":
+            os.killpg(process.pid, sent)
+        else:
+            (family[-1] if target == "worker" else parent).send_signal(sent)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return []
+    return family
+
+
+def require_gone(family: list[psutil.Process]) -> None:
+    """No process outlives a command by more than a second; on a loaded machine, where ending takes longer, by more than ten."""
+    deadline = time.monotonic() + (1 if os.getloadavg()[0] < (os.cpu_count() or 1) else 10)
+    while (orphans := [p for p in family if lives(p)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not orphans
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def fill(filler: Path, free: int) -> None:
+    """Take all room of a disk but so many bytes, small blocks included."""
+    filler.unlink(missing_ok=True)
+    with filler.open("wb") as file:
+        for piece in (1 << 22, 1 << 16, 1 << 12):
+            while shutil.disk_usage(filler.parent).free - free >= piece:
+                try:
+                    os.posix_fallocate(file.fileno(), file.tell(), piece)
+                except OSError:
+                    break
+                file.seek(piece, os.SEEK_CUR)
