@@ -42,6 +42,14 @@ On = Annotated[
         help="Train on this cluster, with one process per GPU; NAME:2 uses two machines. See asem clusters.",
     ),
 ]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="Weights to start from: a run folder, a file, or a name from `asem models list`.",
+    ),
+]
 
 
 def mount(app: typer.Typer) -> None:
@@ -62,14 +70,7 @@ def train(
     minutes: OwnMinutes = None,
     iterations: Iterations = None,
     raw: RawLayer = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS",
-            help="Weights to start from: a run folder, a file, or a name from `asem models list`.",
-        ),
-    ] = None,
+    weights: From = None,
     output: Output = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, exactly as it would have continued.")
@@ -130,7 +131,7 @@ def plan_and_train(
 
     recipe = folder.with_name(folder.name + ".toml")
     require_run_folder(folder, recipe)
-    plan(cells, labels, model, minutes, iterations, raw, seed, recipe, overwrite, quiet)
+    plan(cells, labels, model, minutes, iterations, raw, weights, seed, recipe, overwrite, quiet)
     _train(recipe, folder, weights, device, overwrite, quiet)
 
 
@@ -141,6 +142,7 @@ def plan(
     minutes: Minutes = 10.0,
     iterations: Iterations = None,
     raw: RawLayer = None,
+    weights: From = None,
     seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Recipe file to write.", show_default="print it")
@@ -170,7 +172,7 @@ def plan(
         cells,
         labels,
         load_catalog(),
-        PlanOptions(minutes, iterations, seed),
+        PlanOptions(minutes, iterations, seed, start_from=weights),
         output,
         model=model,
         raw=raw,
@@ -183,12 +185,7 @@ def plan(
 
 def finetune(
     context: typer.Context,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="WEIGHTS", help="Weights: a run folder, a file, or a name from `asem models list`."
-        ),
-    ] = None,
+    weights: From = None,
     recipe: Recipe = None,
     output: Output = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,

@@ -30,7 +30,7 @@ from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotated import Annotated, as_table, classes_together, model_for, open_part, places_of
-from asem_core.stages.train import TrainingRecipe, set_up
+from asem_core.stages.train import TrainingRecipe, options_as_trained, set_up
 from asem_core.temporary import replacing, temporary_folder
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes
 from asem_core.training.options import TrainOptions
@@ -75,12 +75,15 @@ class PlanOptions:
         Everything random follows from it.
     watch
         Set a part aside to watch; False learns from all.
+    start_from
+        Weights to begin with (a run, a file or a name of the registry): their network is taken.
     """
 
     minutes: float = 10.0
     iterations: int | None = None
     seed: int = 0
     watch: bool = True
+    start_from: str | None = None
 
     def __attrs_post_init__(self) -> None:
         if not self.minutes > 0 or not np.isfinite(self.minutes):
@@ -123,6 +126,8 @@ def plan(
     ------
     BadInput
         There is nothing to learn (no object, no background), or no time.
+    UnknownName
+        There are no such weights.
     """
     begun, given = clock(), given or Given()
     said = {key: value for (table, key), value in given.values.items() if table == "model"}
@@ -130,6 +135,9 @@ def plan(
     found = fingerprint_of_classes([region for *_, region in regions])
     profiles = [_profiles(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
+    if options.start_from is not None:
+        chosen_by_plan = {key for network in templates.values() for key in network}
+        given = given.behind(options_as_trained(model, options.start_from, chosen_by_plan), "as its weights say")
     own = [place for place, *_ in regions]
 
     def chosen_at(downsample: Sequence[int] | None) -> Settings:
@@ -296,7 +304,8 @@ def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
         for p in places
     ]
     length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
-    return f"# Made for: {model}, {length}, seed {options.seed}; {'; '.join(what)}"
+    start = f", from {options.start_from}" if options.start_from else ""
+    return f"# Made for: {model}, {length}, seed {options.seed}{start}; {'; '.join(what)}"
 
 
 def _tables(settings: Settings, places: Sequence[Annotated], options: PlanOptions, given: Given) -> dict[str, Any]:

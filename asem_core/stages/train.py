@@ -8,7 +8,7 @@ The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,13 @@ def model_table(table: Any, start_from: str | Path | Mapping[str, Any], folder: 
     if not isinstance(table, dict) or table.get("use", known.get("use")) != known.get("use"):
         return table  # weights of another organelle: which of their options belong to the network is not known
     return {**known, **table}
+
+
+def options_as_trained(model: type[Model], weights: str, needed: Collection[str]) -> dict[str, Any]:
+    """Say with which options of the model weights were trained: those that are `needed`, and others than the defaults."""
+    said = {k: v for k, v in model_table({"use": model.name}, weights).items() if k != "use" and v is not None}
+    built, default = (build(model, options, f"{weights} @ model") for options in (said, {}))
+    return {k: v for k, v in said.items() if k in needed or getattr(built, k) != getattr(default, k)}
 
 
 _RECIPE_FOLDER = "recipe_folder"

@@ -71,6 +71,12 @@ class Given:
 
     values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
     validation: Sequence[Mapping[str, Any]] = ()
+    why: str = "as the recipe says"
+
+    def behind(self, model: Mapping[str, Any], why: str) -> Given:
+        """Take options of a model, too, where they are not given."""
+        known = {("model", key): value for key, value in model.items()}
+        return attrs.evolve(self, values={**known, **self.values}, why=self.why if self.values else why)
 
     def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
         """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""
@@ -78,7 +84,7 @@ class Given:
         if self.network(network):
             whole.add("model")
         return [
-            attrs.evolve(line, value=self.values[line.table, line.key], why="as the recipe says")
+            attrs.evolve(line, value=self.values[line.table, line.key], why=self.why)
             if (line.table, line.key) in self.values
             else line
             for line in lines
@@ -88,9 +94,7 @@ class Given:
     def others(self, lines: Sequence[Setting]) -> list[Setting]:
         """List what is given beyond some lines."""
         known = {(line.table, line.key) for line in lines}
-        return [
-            Setting(*place, value, "as the recipe says") for place, value in self.values.items() if place not in known
-        ]
+        return [Setting(*place, value, self.why) for place, value in self.values.items() if place not in known]
 
     def network(self, options: Collection[str]) -> bool:
         """Tell whether any of the options that make a network is given."""

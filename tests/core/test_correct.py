@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from asem_core.errors import BadInput, OutsideVolume
 from asem_core.stages.correct import correct_object
 from asem_core.stages.loop import Session
 from asem_core.stages.rounds import LoopOptions
+from asem_core.training.rounds import write_json
 from asem_core.volume import Box
 
 from .test_loop import NAME, cell, small, strokes  # noqa: F401
@@ -42,5 +44,7 @@ def test_objects_are_accepted_and_rejected(cell: Path, monkeypatch: pytest.Monke
     with pytest.raises(OutsideVolume, match="lies outside"):
         correct_object(session, (99, 0, 0), accept=True)
     session.close()
+    options = attrs.asdict(session.options)
+    write_json(session.folder / "session.json", {k: options[k] for k in ("model", "raw", "start_from", "seed")})
     words = ["loop", str(cell), "--labels", NAME, "--reject", "9,12,12"]
     assert "0 voxels were painted as background" in CliRunner().invoke(make_app(), words).output

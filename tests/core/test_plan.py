@@ -55,6 +55,24 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_a_plan_takes_the_network_of_the_weights_it_starts_from(cell: Path, tmp_path: Path) -> None:
+    """Otherwise they would not fit; weights that are not there are told before anything is written."""
+    runner, words = CliRunner(), ["train", str(cell), "--labels", "mito", "--iterations", "2", "-q", "-o"]
+    done = runner.invoke(make_app(), [*words, str(tmp_path / "new"), "--from", "gone"])
+    assert (done.exit_code, list(tmp_path.iterdir())) == (1, [])
+    options = PlanOptions(iterations=2)
+    catalog = load_catalog()
+    made = plan(places_of([cell], "mito"), catalog.get("model", "mitochondria"), catalog, options)
+    features = made.settings.table()["model"]["features"] + 1
+    recipe = tmp_path / "wider.toml"
+    recipe.write_text(made.text.replace(f"features = {features - 1}", f"features = {features}"))
+    train(read_training_recipe(recipe, catalog), catalog, tmp_path / "wider", progress=False)
+    done = runner.invoke(make_app(), [*words, str(tmp_path / "new"), "--from", str(tmp_path / "wider")])
+    assert done.exit_code == 0, done.output
+    assert f"features = {features}  # as its weights say" in (tmp_path / "new.toml").read_text()
+
+
+@pytest.mark.usefixtures("small")
 def test_a_plan_on_a_full_disk_is_made_again(cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left of a recipe that could not be written, which the same command would take for another's."""
     real = Path.write_text
