@@ -5,6 +5,7 @@ Tiles lie on a fixed lattice, each read with what surrounds it, so nothing depen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ RIM = 1.5
 """What lies within this many local radii of a sheet belongs to it: its rim, which by itself would be judged a tube."""
 MOSTLY = 0.5
 """A place is in a sheet if this part of the object around it, by a Gaussian of the mean local radius, is judged a sheet."""
-SHORTEST = 4 * np.pi
+SHORTEST = 4 * math.pi
 """A tubule is at least twice as long as wide: this many cubes of its radius."""
 NARROWEST = 32.0
 """A sheet is at least twice as wide and long as thick."""
