@@ -148,6 +148,7 @@ def run_blocks(
                 run.told(name, leave_out.size - num_blocks + schedule.num_done, leave_out.size)
 
         schedule = Schedule(job, leave_out, stack.enter_context(notes.writing()), advance, patience)
+        stack.callback(schedule.close)
         try:
             if workers == 1 and threads == 1 and run.on is None:
                 _work_inline(job, schedule)

@@ -56,6 +56,10 @@ class Schedule:
         self._under_way: dict[Box, Any] = {}
         self._given_up: set[Box] = set()
 
+    def close(self) -> None:
+        """Let go of daisy's scheduler, which only the thread that made it may do; whoever holds this may hold it in a circle."""
+        del self._scheduler
+
     def take(self) -> Box | None:
         """Take a block to do; None if there is none now. It is over when there is none and none is under way."""
         while not self.over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks, worker_index
 from asem_core.engine.clusters import Cluster
+from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed, NoSpace
 from asem_core.progress import Bar, counted, rate_of, still_at
 from asem_core.volume import Box
@@ -87,6 +89,16 @@ def test_one_block_needs_no_other_process(tmp_path: Path, block: int, skip: Call
     run_blocks(Touch(tmp_path), BOX, block, Run(workers=3, progress=False), name="one", skip=skip)
     assert len(calls(tmp_path)) == 1
     assert [p.name for p in tmp_path.glob("loaded-*")] == [f"loaded-{os.getpid()}"]
+
+
+def test_no_scheduler_is_left_for_another_thread_to_clear(tmp_path: Path) -> None:
+    """daisy's complains on the terminal if any other thread than its own lets go of it."""
+    gc.disable()
+    try:
+        run_blocks(Touch(tmp_path), BOX, 5, Run(progress=False), name="t")
+        assert not any(isinstance(o, Schedule) and hasattr(o, "_scheduler") for o in gc.get_objects())
+    finally:
+        gc.enable()
 
 
 def test_map_blocks_in_order(tmp_path: Path) -> None:
