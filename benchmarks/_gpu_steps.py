@@ -351,7 +351,7 @@ def backoff(bench: Bench) -> Found:
 
     import torch
 
-    from asem_core.training.devices import Team
+    from asem_core.training.devices import Processes
     from asem_core.training.loop import step_within_memory
 
     if not bench.is_cuda:
@@ -359,7 +359,7 @@ def backoff(bench: Bench) -> Found:
     total = torch.cuda.get_device_properties(bench.device).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, 12e9 / total))
     network, optimizer, options, half, device, cuts = training_of(bench, "bfloat16", 110, batch=16)
-    loss, after = step_within_memory(network, optimizer, list(islice(cuts, 16)), options, half, Team(0, 1, device))
+    loss, after = step_within_memory(network, optimizer, list(islice(cuts, 16)), options, half, Processes(0, 1, device))
     found = {"batch": after.batch, "accumulate": after.accumulate, "loss": loss.value}
     return found | ({} if after.batch * after.accumulate == 16 else {"wrong": "blocks were lost"})
 

@@ -16,7 +16,7 @@ from _data import hardware
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume
-from asem_core.prediction.live import block_for, live_prediction, model_of_boxes
+from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 from asem_core.stages.predict import Prediction, predict
 from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Spec, Volume
@@ -31,7 +31,7 @@ def main() -> None:
         model = load_catalog().get("model", "mitochondria")
         network = model(features=8, factors=((2, 2, 2), (2, 2, 2))).network().eval()
         block = block_for(network.context)
-        compute = model_of_boxes(network, raw)
+        compute = predictor_of_boxes(network, raw)
         compute(Box((0, 0, 0), (16, 16, 16)))  # libraries warm up
         live = live_prediction(compute, raw, cell / "live", block=block, details={"model": "benchmark"})
         offer = VirtualZarr("live", [Volume(live, raw.voxel_size_nm)])

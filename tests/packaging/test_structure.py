@@ -249,6 +249,47 @@ def test_every_public_name_is_where_the_core_says() -> None:
         assert f"from asem_core.{module} import {name} as {name}\n" in text
 
 
+def test_what_benchmarks_import_is_there() -> None:
+    """They run seldom, some only where a GPU is."""
+    for file in (ROOT / "benchmarks").glob("*.py"):
+        for node in ast.walk(parsed(file)):
+            if isinstance(node, ast.ImportFrom) and (module := ours(node.module or "")):
+                lost = [
+                    a.name
+                    for a in node.names
+                    if a.name not in defined_in(module) and not ours(f"{node.module}.{a.name}")
+                ]
+                assert "__getattr__" in defined_in(module) or not lost, f"{file.name}: {node.module} has no {lost}"
+
+
+def ours(module: str) -> Path | None:
+    """Find the file of one of our modules."""
+    for folder in (ROOT, ROOT / "plugins", ROOT / "registry", ROOT / "benchmarks"):
+        place = folder.joinpath(*module.split("."))
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.exists():
+                return file
+    return None
+
+
+@functools.cache
+def defined_in(file: Path) -> frozenset[str]:
+    """List the names that a module defines or imports, outside of its functions and classes."""
+    found: list[str] = []
+    nodes: list[ast.AST] = list(parsed(file).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.append(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found += [(a.asname or a.name).split(".")[0] for a in node.names]
+        elif isinstance(node, ast.Name):
+            found.append(node.id)
+        else:
+            nodes += ast.iter_child_nodes(node)
+    return frozenset(found)
+
+
 def test_entry_points_equal_modules_on_disk() -> None:
     """Every public module of the six plugin packages is in the table, and the table names nothing else."""
     listed = set(PROJECT["project"]["entry-points"]["asem"].values())
