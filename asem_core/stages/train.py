@@ -27,7 +27,7 @@ from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
-from asem_core.pretrained import find_weights
+from asem_core.pretrained import find_weights, weights_file
 from asem_core.progress import say
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
@@ -108,7 +108,17 @@ def model_table(table: Any, start_from: str | Path | Mapping[str, Any], folder: 
 
 
 def options_as_trained(model: type[Model], weights: str, needed: Collection[str]) -> dict[str, Any]:
-    """Say with which options of the model weights were trained: those that are `needed`, and others than the defaults."""
+    """Say with which options of the model weights were trained: those that are `needed`, and others than the defaults.
+
+    Raises
+    ------
+    BadInput, UnknownName
+        There are no such weights, or the file holds none.
+    """
+    from asem_core.weights import read_tensors
+
+    if (file := weights_file(weights)) is not None:
+        read_tensors(file)
     said = {k: v for k, v in model_table({"use": model.name}, weights).items() if k != "use" and v is not None}
     built, default = (build(model, options, f"{weights} @ model") for options in (said, {}))
     return {k: v for k, v in said.items() if k in needed or getattr(built, k) != getattr(default, k)}
