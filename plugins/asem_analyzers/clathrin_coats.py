@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from asem_analyzers._objects import Objects, find_objects, measure_each
+from asem_analyzers._options import not_negative
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
@@ -45,11 +46,6 @@ ON_MEMBRANE = ("endocytic pit", "caveola")
 CORRECTABLE = ("height_nm", "width_nm", "neck_nm", "major_nm", "minor_nm")
 
 
-def _not_negative(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value >= 0:
-        raise BadInput(f"{attribute.name} must not be negative, got {value}.")
-
-
 @attrs.frozen(kw_only=True)
 class ClathrinCoats(Analyzer):
     """Class, ellipse, height, width and neck of coated pits, coated vesicles and caveolae.
@@ -82,12 +78,12 @@ class ClathrinCoats(Analyzer):
 
     plasma_membrane: LayerPath | None = None
     cell_mask: LayerPath | None = None
-    touch_nm: float = attrs.field(default=15.0, validator=_not_negative)
-    vesicle_nm: float = attrs.field(default=400.0, validator=_not_negative)
+    touch_nm: float = attrs.field(default=15.0, validator=not_negative)
+    vesicle_nm: float = attrs.field(default=400.0, validator=not_negative)
     least_coat: float = 0.3
-    early_neck_nm: float = attrs.field(default=40.0, validator=_not_negative)
-    late_height_nm: float = attrs.field(default=75.0, validator=_not_negative)
-    smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
+    early_neck_nm: float = attrs.field(default=40.0, validator=not_negative)
+    late_height_nm: float = attrs.field(default=75.0, validator=not_negative)
+    smallest_um3: float = attrs.field(default=0.0, validator=not_negative)
     membrane: Literal["auto", "dark", "bright"] = "auto"
     corrections: FilePath | None = None
     num_gallery: int = 24

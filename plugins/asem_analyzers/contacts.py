@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import numpy as np
 
 from asem_analyzers._contacts import SURFACE, load_contacts
-from asem_analyzers._objects import Objects, find_objects, measure_each
+from asem_analyzers._objects import Objects, measure_each
+from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, positive_nm
 from asem_analyzers._places import giving_way, in_place, names_of, only, overlaps_um3
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
@@ -33,16 +34,6 @@ listed. Overlap: voxels that belong to both, counted on the grid of the smaller 
 
 Objects are the ids of a segmentation, or its connected components if it is a mask. Objects that touch the border are measured and marked: part \
 of their contacts may lie outside the image."""
-
-
-def _not_negative(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value >= 0:
-        raise BadInput(f"{attribute.name} is {value:g}; it must not be negative.")
-
-
-def _positive(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value > 0:
-        raise BadInput(f"{attribute.name} must be a length above 0 nm, got {value}.")
 
 
 @attrs.frozen(kw_only=True)
@@ -73,12 +64,12 @@ class Contacts(Analyzer):
     name: ClassVar[str] = "contacts"
 
     others: tuple[LayerPath, ...] = ()
-    contact_nm: float = attrs.field(default=30.0, validator=_positive)
-    reach_nm: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    contact_nm: float = attrs.field(default=30.0, validator=positive_nm)
+    reach_nm: float | None = attrs.field(default=None, validator=attrs.validators.optional(positive_nm))
     within: bool = False
     priority: tuple[str, ...] = ()
-    objects: Literal["auto", "components", "ids"] = "auto"
-    smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
+    objects: ObjectsOf = "auto"
+    smallest_um3: float = attrs.field(default=0.0, validator=not_negative)
 
     def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:
         """Compare every pair of segmentations; the image is not needed.
@@ -146,12 +137,8 @@ class Contacts(Analyzer):
         return {n: self.priority[: self.priority.index(n)] if n in self.priority else self.priority for n in names}
 
     def _find(self, labels: Labels, run: Run) -> Objects:
-        connected = {"auto": None, "components": True, "ids": False}[self.objects]
-        found = find_objects(labels, run, connected=connected)
-        keep = found.volume_um3 >= self.smallest_um3
-        if keep.all():
-            return found
-        return attrs.evolve(found.take(keep), labels=only(found.labels, found.ids[keep]))
+        found = chosen_objects(labels, self.objects, self.smallest_um3, run)
+        return attrs.evolve(found, labels=only(found.labels, found.ids)) if self.smallest_um3 else found
 
     def _measure(
         self, objects: Objects, others: Mapping[str, Objects], name: str, run: Run

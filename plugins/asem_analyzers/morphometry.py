@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import numpy as np
 
-from asem_analyzers._objects import Objects, find_objects, measure_each
+from asem_analyzers._objects import Objects, measure_each
+from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, open_mask, space_um3
 from asem_analyzers._shapes import KINDS, Shape, shape_of
-from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.paths import LayerPath
@@ -48,11 +48,6 @@ ABOUT = {
 }
 
 
-def _not_negative(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value >= 0:
-        raise BadInput(f"{attribute.name} is {value:g}; it must not be negative.")
-
-
 @attrs.frozen(kw_only=True)
 class Morphometry(Analyzer):
     """Volume, surface, length, branches and sphericity of every object.
@@ -73,8 +68,8 @@ class Morphometry(Analyzer):
 
     name: ClassVar[str] = "morphometry"
 
-    objects: Literal["auto", "components", "ids"] = "auto"
-    smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
+    objects: ObjectsOf = "auto"
+    smallest_um3: float = attrs.field(default=0.0, validator=not_negative)
     skeleton: bool = True
     cell_mask: LayerPath | None = None
 
@@ -88,10 +83,8 @@ class Morphometry(Analyzer):
         ShapeMismatch, VoxelSizeMismatch
             It lies on another grid.
         """
-        mask = None if self.cell_mask is None else _open_on_grid(self.cell_mask, segmentation)
-        connected = {"auto": None, "components": True, "ids": False}[self.objects]
-        found = find_objects(segmentation, run, connected=connected)
-        found = found.take(found.volume_um3 >= self.smallest_um3)
+        mask = open_mask(self.cell_mask, segmentation)
+        found = chosen_objects(segmentation, self.objects, self.smallest_um3, run)
         _, shapes = measure_each(found, partial(_load_shape, found, self.skeleton), run, name="shapes")
         table = _object_table(found, shapes, self.skeleton)
         tables = {"objects": table, "cell": _cell_table(found, table, mask, run)}
@@ -107,14 +100,6 @@ class Morphometry(Analyzer):
             objects=found.labels,
             about=ABOUT | _about_medians(table, numbers),
         )
-
-
-def _open_on_grid(path: str, segmentation: Labels) -> Labels:
-    from asem_core import open_volume
-
-    labels = open_volume(path, kind=Labels)
-    segmentation.require_same_grid(labels)
-    return labels
 
 
 def _load_shape(objects: Objects, with_kind: bool) -> Callable[[int], np.ndarray]:
@@ -186,11 +171,7 @@ def _whole(values: np.ndarray) -> np.ndarray:
 
 
 def _cell_table(objects: Objects, table: dict[str, Column], mask: Labels | None, run: Run) -> dict[str, Column]:
-    labels = objects.labels
-    image_um3 = labels.box.size * float(np.prod(labels.voxel_size_nm)) * 1e-9
-    space = image_um3
-    if mask is not None:
-        space = float(find_objects(mask, run.within("cell-mask"), connected=False).volume_um3.sum())
+    space = space_um3(objects.labels, mask, run)
     total = float(table["volume_um3"].values.sum())
     return {
         "num_objects": Column(np.array([len(objects)]), "objects"),

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 import numpy as np
 
-from asem_analyzers._objects import Objects, find_objects
+from asem_analyzers._objects import Objects
+from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, open_mask, positive_nm, space_um3
 from asem_analyzers._tissue import NUM_MEASURES, SHEET, TILE, TUBULE, load_tile
 from asem_analyzers._tunnels import count_tunnels
-from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.paths import LayerPath
@@ -36,16 +36,6 @@ divided by their surface. Fenestrations: tunnels through a connected sheet, coun
 centrelines of tubules meet, at most a radius apart; where a tubule meets a sheet there is none."""
 
 
-def _not_negative(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value >= 0:
-        raise BadInput(f"{attribute.name} is {value:g}; it must not be negative.")
-
-
-def _positive(_instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value > 0:
-        raise BadInput(f"{attribute.name} must be a length above 0 nm, got {value}.")
-
-
 @attrs.frozen(kw_only=True)
 class SheetsAndTubules(Analyzer):
     """Sheet and tubule fractions, thickness, fenestrations and three-way junctions of the ER, of cisternae, or of a network.
@@ -65,9 +55,9 @@ class SheetsAndTubules(Analyzer):
 
     name: ClassVar[str] = "sheets-and-tubules"
 
-    objects: Literal["auto", "components", "ids"] = "auto"
-    smallest_um3: float = attrs.field(default=0.0, validator=_not_negative)
-    thickest_nm: float = attrs.field(default=150.0, validator=_positive)
+    objects: ObjectsOf = "auto"
+    smallest_um3: float = attrs.field(default=0.0, validator=not_negative)
+    thickest_nm: float = attrs.field(default=150.0, validator=positive_nm)
     cell_mask: LayerPath | None = None
 
     def analyze(self, segmentation: Labels, raw: Volume | None, run: Run) -> Analysis:
@@ -80,17 +70,13 @@ class SheetsAndTubules(Analyzer):
         ShapeMismatch, VoxelSizeMismatch
             It lies on another grid.
         """
-        mask = None if self.cell_mask is None else _open_mask(self.cell_mask, segmentation)
-        connected = {"auto": None, "components": True, "ids": False}[self.objects]
-        found = find_objects(segmentation, run, connected=connected)
-        found = found.take(found.volume_um3 >= self.smallest_um3)
+        mask = open_mask(self.cell_mask, segmentation)
+        found = chosen_objects(segmentation, self.objects, self.smallest_um3, run)
         with _store(segmentation, run) as store:
             rows = _measured(found, self.thickest_nm, store, run)
             pieces = _sheets(found, store, run)
             tunnels = count_tunnels(pieces, run)
-            space = segmentation.box.size * float(np.prod(segmentation.voxel_size_nm)) * 1e-9
-            if mask is not None:
-                space = float(find_objects(mask, run.within("cell-mask"), connected=False).volume_um3.sum())
+            space = space_um3(segmentation, mask, run)
             totals = _totals(found, rows[rows[:, 1] == 0])
             nodes = _joined(rows[rows[:, 1] > 0])
             sheets = _sheet_table(found, pieces, tunnels)
@@ -112,14 +98,6 @@ class SheetsAndTubules(Analyzer):
             objects=found.labels,
             about={name: column.about for name, column in tables["cell"].items()},
         )
-
-
-def _open_mask(path: str, segmentation: Labels) -> Labels:
-    from asem_core import open_volume
-
-    labels = open_volume(path, kind=Labels)
-    segmentation.require_same_grid(labels)
-    return labels
 
 
 @contextlib.contextmanager
