@@ -14,7 +14,7 @@ from asem_core.interfaces import Source
 from asem_core.progress import counted
 from asem_core.stages.annotate import CHUNK, Layer
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
-from asem_core.voxels.known import Meaning, understood
+from asem_core.voxels.known import Meaning, as_binary, understood
 
 BLOCK = as_zyx((CHUNK, 8 * CHUNK, 8 * CHUNK))
 
@@ -88,7 +88,7 @@ def labels_in(
         meaning = attrs.evolve(meaning, background=())
     labels = understood(part, meaning)
     placed = image.crop(box).origin_nm
-    data = _Object(labels.data, reading.ids)
+    data = as_binary(labels, reading.ids).data
     known = labels.known and attrs.evolve(labels.known, voxel_size_nm=image.voxel_size_nm, origin_nm=placed)
     return Labels(data, image.voxel_size_nm, placed, found.path, known=known)
 
@@ -134,26 +134,6 @@ def _offset(labels: Labels, image: Volume, box: Box | None, reading: Reading) ->
         + (f" and the box {list(box.shape)}" if box is not None else "")
         + ". Say where it lies in the image, in voxels: --offset z,y,x (of the annotator from-file: offset_vx)."
     )
-
-
-@attrs.frozen(eq=False)
-class _Object:
-    """Ids as 0 and 1: 1 where one of those wanted is, or any."""
-
-    array: Any
-    ids: tuple[int, ...] | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.uint8)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        values = np.asarray(self.array[key])
-        return (values != 0 if self.ids is None else np.isin(values, self.ids)).astype(np.uint8)
 
 
 def require_ids(labels: Labels, ids: tuple[int, ...] | None) -> None:

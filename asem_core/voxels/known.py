@@ -129,6 +129,12 @@ def of_values(labels: Labels, values: Collection[int] | None) -> Labels:
     return attrs.evolve(labels, data=_OfValues(labels.data, tuple(v for v in values if _fits(v, labels.dtype))))
 
 
+def as_binary(labels: Labels, values: Collection[int] | None = None) -> Labels:
+    """Read labels as 1 where one of `values` is, or any object; what is not annotated stays so."""
+    fitting = None if values is None else tuple(v for v in values if _fits(v, labels.dtype))
+    return attrs.evolve(labels, data=_Binary(labels.data, fitting))
+
+
 def _ignored(labels: Labels, meaning: Meaning, values: Collection[int]) -> tuple[int, ...]:
     """Choose the values of voxels that nobody annotated, and say so where a convention is followed."""
     if meaning.ignore is not None:
@@ -245,6 +251,22 @@ class _OfValues(_Lazy):
     def __getitem__(self, key: Any) -> np.ndarray:
         found = np.asarray(self.array[key])
         return np.where(np.isin(found, np.array(self.values, found.dtype)), found, found.dtype.type(0))
+
+
+@attrs.frozen(eq=False)
+class _Binary(_Lazy):
+    """1 where labels have one of some values, or any but 0."""
+
+    values: tuple[int, ...] | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        found = np.asarray(self.array[key])
+        inside = found != 0 if self.values is None else np.isin(found, np.array(self.values, found.dtype))
+        return inside.astype(np.uint8)
 
 
 @attrs.frozen(eq=False)

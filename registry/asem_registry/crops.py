@@ -22,7 +22,7 @@ from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, UnknownName
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
-from asem_core.voxels.known import Meaning, both_known, by_meaning
+from asem_core.voxels.known import Meaning, as_binary, both_known, by_meaning
 from asem_core.voxels.resample import box_covering, on_grid_of, whole_factors
 from asem_registry.card import near_names
 from asem_registry.containers import Container
@@ -202,7 +202,7 @@ def _meant(address: str, found: CropClass, level: str, catalog: Catalog) -> Labe
     if found.values is not None:
         if found.absent is None:
             _require_present(plain, found, address)
-        labels = attrs.evolve(labels, data=_Only(labels.data, found.values))
+        labels = as_binary(labels, found.values)
     known = labels.known
     for path in found.masks:
         mask = opened(f"{address}/{path}{level.removeprefix(found.path)}", catalog)
@@ -245,26 +245,6 @@ def at_voxels_of(image: Volume, labels: Labels, factor: Zyx, catalog: Catalog) -
     place: dict[str, Any] = {"voxel_size_nm": image.voxel_size_nm, "origin_nm": origin}
     known = getattr(averaged, "known", None)
     return Labels(averaged.data, path=labels.path, known=known and attrs.evolve(known, **place), **place)
-
-
-@attrs.frozen(eq=False)
-class _Only:
-    """1 where an array has one of some values."""
-
-    array: Any
-    values: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.uint8)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        found = np.asarray(self.array[key])
-        return np.isin(found, np.array(self.values, found.dtype)).astype(np.uint8)
 
 
 @attrs.frozen

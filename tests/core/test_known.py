@@ -25,7 +25,7 @@ from asem_core.training.options import RegionOptions
 from asem_core.training.regions import IGNORE, open_region, read_target
 from asem_core.viewing.scene import errors_layer, open_layers
 from asem_core.volume import Box, Labels, Spec, Volume
-from asem_core.voxels.known import Meaning, extent_of_known, num_unknown, understood
+from asem_core.voxels.known import Meaning, as_binary, extent_of_known, num_unknown, understood
 
 QUIET = Run(progress=False)
 NONE = 2**64 - 1
@@ -119,6 +119,14 @@ def test_ids_from_2_to_the_63_are_kept(tmp_path: Path) -> None:
     code, told = asem("import", tmp_path / "ids.zarr", "--layer", "labels/a", "-o", tmp_path / "c.zarr", "-q")
     assert code == 0, told
     assert int(open_volume(tmp_path / "c.zarr/labels/a").read().max()) == 2**63 + 5
+
+
+def test_near_ids_beyond_2_to_the_53_are_told_apart() -> None:
+    """As float64 they would be one; a value that the labels cannot hold is none of them."""
+    near = 2**53 + np.arange(3, dtype=np.uint64)[None, None]
+    labels = Labels(near, (8, 8, 8))
+    assert as_binary(labels, [int(near[0, 0, 1]), -1]).read().tolist() == [[[0, 1, 0]]]
+    assert as_binary(labels).read().all()
 
 
 def test_import_stores_one_form(tmp_path: Path) -> None:
