@@ -157,9 +157,9 @@ def say(text: str) -> None:
 
 
 def tell_reused(what: object, *, shown: bool = True) -> None:
-    """Say that a repeated command has nothing to do, lest somebody takes its short work for a failure."""
+    """Say that something was made before, lest somebody takes the short work of a repeated command for a failure."""
     if shown:
-        say(f"{what} is there already, made of the same input with the same options: nothing to do.")
+        say(f"{what} is there already, made of the same input with the same options: it is used as it is.")
 
 
 def _end_of(task: Task, error: BaseException | None) -> str:

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import filelock
@@ -22,7 +22,11 @@ from asem_core.cell.provenance import identity
 from asem_core.errors import OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.locks import acquired, let_go
+from asem_core.progress import tell_reused
 from asem_core.temporary import replacing
+
+if TYPE_CHECKING:
+    from asem_core.blocks import Run
 
 
 @contextlib.contextmanager
@@ -113,6 +117,21 @@ def require_free(output: Path, *, overwrite: bool) -> None:
         raise OutputExists(f"{output} contains other files, which are never replaced. Choose another output.")
     if not overwrite:
         raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add --overwrite.")
+
+
+def made_before(output: Path, made_by: Mapping[str, Any], run: Run, *, overwrite: bool) -> bool:
+    """Tell whether an equal run made this output already, and say so; if not, its place must be free.
+
+    Raises
+    ------
+    OutputExists
+        See `require_free`.
+    """
+    if not overwrite and finished(output, made_by) is not None:
+        tell_reused(output, shown=run.progress)
+        return True
+    require_free(output, overwrite=overwrite)
+    return False
 
 
 def note_whole(

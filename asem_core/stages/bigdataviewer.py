@@ -22,7 +22,7 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.outputs import finished, require_free, written_whole
+from asem_core.cell.outputs import made_before, written_whole
 from asem_core.stages.export import choose_writer
 from asem_core.stages.object_tables import record_of, require_cell
 from asem_core.viewing.scene import Layer, open_layers
@@ -71,9 +71,8 @@ def export_for_bigdataviewer(
     require_cell(cell)
     layers = open_layers(cell, what.layers or None, catalog)
     record = record_of("bigdataviewer", what, layers, [])
-    if finished(output, record) is not None and not overwrite:
+    if made_before(output, record, run, overwrite=overwrite):
         return output / XML
-    require_free(output, overwrite=overwrite)
     with written_whole(output, record) as half:
         data = half.path / DATA
         for number, layer in enumerate(layers):

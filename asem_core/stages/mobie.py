@@ -25,10 +25,9 @@ import numpy as np
 
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.outputs import finished, require_free, written_whole
+from asem_core.cell.outputs import made_before, written_whole
 from asem_core.cell.pyramid import write_multiscale
 from asem_core.paths import FilePath
-from asem_core.progress import tell_reused
 from asem_core.stages.object_tables import ID, columns_of, object_tables, record_of, report_folders, require_cell
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.scene import Layer, open_layers
@@ -85,10 +84,8 @@ def export_for_mobie(
     folders = [Path(f) for f in what.reports] or ([] if "://" in cell else report_folders(Path(cell)))
     tables = object_tables(layers, folders)
     record = record_of("mobie", what, layers, folders)
-    if finished(output, record) is not None and not overwrite:
-        tell_reused(output, shown=run.progress)
+    if made_before(output, record, run, overwrite=overwrite):
         return output
-    require_free(output, overwrite=overwrite)
     data = _named(Path(cell).stem)
     with written_whole(output, record) as half:
         folder = half.path / data

@@ -24,10 +24,9 @@ import attrs
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.node import open_node
-from asem_core.cell.outputs import Half, finished, require_free, written_whole
+from asem_core.cell.outputs import Half, made_before, written_whole
 from asem_core.errors import BadInput
 from asem_core.paths import FilePath
-from asem_core.progress import tell_reused
 from asem_core.stages.object_tables import ID, columns_of, object_tables, record_of, report_folders, require_cell
 from asem_core.viewing.mesh import mesh_objects, require_mesher, write_meshes
 from asem_core.viewing.neuroglancer_state import Places, describe_view
@@ -111,10 +110,8 @@ def export_for_neuroglancer(
     tables = object_tables(layers, folders)
     link = f"{how.viewer.rstrip('/')}/#!{at}/{output.name}/{STATE}"
     record = record_of("neuroglancer", how, layers, folders)
-    if finished(output, record) is not None and not overwrite:
-        tell_reused(output, shown=run.progress)
+    if made_before(output, record, run, overwrite=overwrite):
         return link
-    require_free(output, overwrite=overwrite)
     if how.meshes and any(layer.kind == "labels" for layer in layers):
         require_mesher("precomputed")
     cell_at = cell if "://" in cell else f"{at}/{Path(cell).name}"

@@ -59,7 +59,7 @@ def test_again(case: str, cell: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     before = snapshot(tmp_path)
     code, again = run(words, cell / "cell.zarr/labels/a")
     assert code == 0
-    assert f"{output} is there already, made of the same input with the same options: nothing to do.\n" in again
+    assert f"{output} is there already, made of the same input with the same options: it is used as it is.\n" in again
     assert said.splitlines()[-1] == again.splitlines()[-1]
     assert snapshot(tmp_path) == before
     code, said = run(words, cell / "cell.zarr/labels/b")

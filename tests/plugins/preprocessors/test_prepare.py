@@ -42,7 +42,10 @@ def test_makes_all_layers_and_a_picture(cell: Path) -> None:
     code, said = asem(cell, "-q", "-j", 1, *steps)
     assert code == 0, said
     code, again = asem(cell, "-j", 1, *steps)  # nothing failed, which is said
-    assert (code, again.count("is there already, made of the same input with the same options: nothing to do")) == (
+    assert (
+        code,
+        again.count("is there already, made of the same input with the same options: it is used as it is"),
+    ) == (
         0,
         3,
     )
