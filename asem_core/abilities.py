@@ -272,6 +272,11 @@ class OffersTemplates(Protocol):
     """A model that says which of its options suit an image: an optional ability, which `asem plan` asks for."""
 
     @classmethod
+    def also_shape_network(cls) -> Sequence[str]:
+        """Name further options on which the network depends: a plan takes these, too, from weights that it starts from."""
+        return ()
+
+    @classmethod
     @abstractmethod
     def network_options(cls, template: Template, width: int = 1) -> Mapping[str, Any]:
         """Give the options of the model that suit a kind of image, with `width` times the usual number of maps (1, 2 or 4)."""

@@ -30,7 +30,8 @@ from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotated import Annotated, as_table, classes_together, model_for, open_part, places_of
-from asem_core.stages.train import TrainingRecipe, options_as_trained, set_up
+from asem_core.stages.as_trained import as_trained
+from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import replacing, temporary_folder
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes
 from asem_core.training.options import TrainOptions
@@ -136,8 +137,8 @@ def plan(
     profiles = [_profiles(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
     if options.start_from is not None:
-        chosen_by_plan = {key for network in templates.values() for key in network}
-        given = given.behind(options_as_trained(model, options.start_from, chosen_by_plan), "as its weights say")
+        network = {key for options_ in templates.values() for key in options_}
+        given = as_trained(given, model, options.start_from, network, found.voxel_size_nm, catalog)
     own = [place for place, *_ in regions]
 
     def chosen_at(downsample: Sequence[int] | None) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ import tomlkit
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, TrainingStopped
 from asem_core.interfaces import Model
-from asem_core.prediction.trained import network_of, options_of
-from asem_core.recipe import Choice, build_choice
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.stages.annotated import Annotated, as_table
 from asem_core.stages.plan import PlanOptions, plan
@@ -149,10 +146,9 @@ def _settings(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Loop
     if lesson.rounds and first.exists():
         recipe: Any = tomlkit.parse(first.read_text(encoding="utf-8"))
     else:
-        wanted = PlanOptions(iterations=LEAST_ITERATIONS, watch=False)
+        start = None if lesson.start is None else str(lesson.start)
+        wanted = PlanOptions(iterations=LEAST_ITERATIONS, watch=False, start_from=start)
         recipe = tomlkit.parse(plan([lesson.what], lesson.model, catalog, wanted).text)
-        if lesson.start is not None:
-            _take_network(recipe, lesson.start, catalog)
     train = recipe["train"]
     train["seed"], train["regions"] = options.seed + len(lesson.rounds), tomlkit.item(_regions(lesson))
     train["optimizer"]["learning_rate"] *= 0.5 ** sum(1 for r in lesson.rounds[-3:] if r.stopped)
@@ -163,16 +159,6 @@ def _settings(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Loop
     train["checkpoint_every"] = iterations if iterations < 2 * LONG else -(-iterations // (iterations // LONG))
     train["optimizer"]["warmup"] = min(50, iterations // 10)
     return tomlkit.dumps(recipe)
-
-
-def _take_network(recipe: Any, weights: Path, catalog: Catalog) -> None:
-    """Write into a recipe which network weights are of, and the nearest block that it can give."""
-    known = {key: value for key, value in options_of(weights).items() if value is not None}
-    use = known.pop("use")
-    network = network_of(build_choice(catalog, "model", Choice(use, known), f"{weights} @ model"))
-    recipe["model"] = tomlkit.item({"use": use, **json.loads(json.dumps(known))})
-    block = recipe["train"]["block"].unwrap()
-    recipe["train"]["block"] = list(network.output_shape(network.input_shape(block)))
 
 
 def _regions(lesson: Lesson) -> list[dict[str, str]]:

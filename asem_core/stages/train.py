@@ -8,7 +8,7 @@ The procedure is that of Gallusser et al. 2022; `asem_core.training` holds its p
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
-from asem_core.pretrained import find_weights, weights_file
+from asem_core.pretrained import find_weights
 from asem_core.progress import say
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, write_whole
@@ -105,23 +105,6 @@ def model_table(table: Any, start_from: str | Path | Mapping[str, Any], folder: 
     if not isinstance(table, dict) or table.get("use", known.get("use")) != known.get("use"):
         return table  # weights of another organelle: which of their options belong to the network is not known
     return {**known, **table}
-
-
-def options_as_trained(model: type[Model], weights: str, needed: Collection[str]) -> dict[str, Any]:
-    """Say with which options of the model weights were trained: those that are `needed`, and others than the defaults.
-
-    Raises
-    ------
-    BadInput, UnknownName
-        There are no such weights, or the file holds none.
-    """
-    from asem_core.weights import read_tensors
-
-    if (file := weights_file(weights)) is not None:
-        read_tensors(file)
-    said = {k: v for k, v in model_table({"use": model.name}, weights).items() if k != "use" and v is not None}
-    built, default = (build(model, options, f"{weights} @ model") for options in (said, {}))
-    return {k: v for k, v in said.items() if k in needed or getattr(built, k) != getattr(default, k)}
 
 
 _RECIPE_FOLDER = "recipe_folder"

@@ -73,10 +73,9 @@ class Given:
     validation: Sequence[Mapping[str, Any]] = ()
     why: str = "as the recipe says"
 
-    def behind(self, model: Mapping[str, Any], why: str) -> Given:
-        """Take options of a model, too, where they are not given."""
-        known = {("model", key): value for key, value in model.items()}
-        return attrs.evolve(self, values={**known, **self.values}, why=self.why if self.values else why)
+    def behind(self, values: Mapping[tuple[str, str], Any], why: str) -> Given:
+        """Take further values where none is given."""
+        return attrs.evolve(self, values={**values, **self.values}, why=self.why if self.values else why)
 
     def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
         """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""

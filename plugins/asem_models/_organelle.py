@@ -108,6 +108,11 @@ class Organelle(Model, OffersTemplates):
         last = deep if template == "anisotropic" else flat
         return {"features": features, "factors": [across] * 3, "kernels": [[flat], [flat] * 2, [flat] * 2, [last] * 2]}
 
+    @classmethod
+    def also_shape_network(cls) -> Sequence[str]:
+        """Name what shapes the network besides `network_options`."""
+        return ("feature_factor", "affinities", "descriptors_vx")
+
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""
         from asem_models._unet import UNet

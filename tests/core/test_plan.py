@@ -70,6 +70,13 @@ def test_a_plan_takes_the_network_of_the_weights_it_starts_from(cell: Path, tmp_
     done = runner.invoke(make_app(), [*words, str(tmp_path / "new"), "--from", str(tmp_path / "wider")])
     assert done.exit_code == 0, done.output
     assert f"features = {features}  # as its weights say" in (tmp_path / "new.toml").read_text()
+    options = PlanOptions(iterations=2, start_from=str(tmp_path / "wider"))
+    for name in ("mitochondria", "membrane"):  # its own weights, and another organelle's
+        table = plan(places_of([cell], "mito"), catalog.get("model", name), catalog, options).settings.table()
+        assert (table["model"]["features"], table["train"]["downsample"]) == (features, [2, 2, 2])
+        assert set(table["model"]) == {"features", "feature_factor", "factors", "kernels"}, (
+            "its sizes are in other voxels"
+        )
 
 
 @pytest.mark.usefixtures("small")
