@@ -23,8 +23,11 @@ _STARTS = ("subprocess.Popen", "os.fork", "os.posix_spawn")
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def note_changes(shared: memoryview, places: tuple[str, ...]) -> None:
-    """Note each file that Python opens for writing, makes, renames or removes in some folders, and wait before one if asked to."""
+def note_changes(shared: memoryview, place: str, temporary: str) -> None:
+    """Note each file that Python opens for writing, makes, renames or removes in two folders, and wait before one if asked to.
+
+    Of temporary files only ours count: Python tries whether it can write there before any work.
+    """
     numbers = itertools.count(1)
 
     def note(event: str, args: tuple[Any, ...]) -> None:
@@ -32,7 +35,8 @@ def note_changes(shared: memoryview, places: tuple[str, ...]) -> None:
             shared[CHILDREN] += 1
         if event not in _CHANGES or isinstance(args[0], int) or (event == "open" and not args[2] & _WRITES):
             return
-        if not os.path.abspath(os.fsdecode(args[0])).startswith(places):
+        path = os.path.abspath(os.fsdecode(args[0]))
+        if not path.startswith(place) and not (path.startswith(temporary) and "asem-" in path):
             return
         number = next(numbers)
         now = time.monotonic_ns()
@@ -62,7 +66,7 @@ def main(words: list[str], place: str, temporary: str, said: str, shared: str, e
     with open(shared, "r+b") as file:
         numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
     numbers[STARTED_NS] = time.monotonic_ns()
-    note_changes(numbers, (place, temporary))
+    note_changes(numbers, place, temporary)
     from asem_core.cli import main as asem
 
     code: Any = 0

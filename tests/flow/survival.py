@@ -79,7 +79,7 @@ PUBLISHED = "--licence CC0-1.0 --training-data phantom --preparation none --cont
 COMMANDS = {
     "import": "import stack.tif --voxel-size 5 -o new.zarr --block 32 -j 2 -q",
     "import inline": "import stack.tif --voxel-size 5 -o new.zarr --block 16 -j 1 -q",
-    "phantom": "import --use phantom --set size_nm=[640,640,640] --set voxel_size_nm=20 -o new.zarr -j 2 -q",
+    "phantom": "import --use phantom --set size_nm=[640,640,1280] --set voxel_size_nm=20 -o new.zarr --block 32 -j 2 -q",
     "data pull": "data pull SERVER/cell.zarr raw --box 0:32,:,: -o new.zarr/raw -j 2 -q",
     "prepare": "prepare cell.zarr --set crop.box=0:48,:,: --set mask.smallest_vx=100 -j 2 --block 32 -q",
     "preprocess": "preprocess cell.zarr/raw --use clahe -o cell.zarr/raw_clahe --block 32 -j 2 -q",

@@ -143,7 +143,7 @@ def test_signals(
 
 
 @pytest.mark.parametrize("sent", SIGNALS, ids=str)
-@pytest.mark.parametrize("target", ("parent", "group"))
+@pytest.mark.parametrize("target", ["parent", "group"])
 def test_signals_to_the_viewer(target: str, sent: signal.Signals, asem: Asem, start: Path, tmp_path: Path) -> None:
     """It ends within a second, leaves nothing, and the same command, with the same port, shows the cell again."""
     before = contents(start)
