@@ -170,7 +170,8 @@ class Asem:
         """Run a command undisturbed: it ends well, and nothing is left in the temporary folder."""
         running = self.start(words, place, temporary)
         assert running.join() == 0, running.said()
-        assert not [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's own cache
+        left = [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's own cache
+        assert not left, f"left over in the temporary folder: {left}"
         return running
 
 
@@ -317,15 +318,16 @@ class Unbroken:
     def require_equal(self, place: Path) -> None:
         """Compare all but the files that note ids, times or addresses: those need only be there."""
         found = contents(place)
-        assert sorted(found) == sorted(self.files)
+        assert not (missing := sorted(self.files.keys() - found.keys())), f"missing: {missing}"
+        assert not (left := sorted(found.keys() - self.files.keys())), f"left over: {left}"
         different = [name for name, total in self.files.items() if total and found[name] != total]
-        assert not different
+        assert not different, f"different: {different}"
 
     def equals(self, place: Path) -> bool:
         """Tell whether a folder holds what an undisturbed run leaves."""
         try:
             self.require_equal(place)
-        except (AssertionError, FileNotFoundError):
+        except (AssertionError, OSError):
             return False
         return True
 
