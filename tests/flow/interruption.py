@@ -70,7 +70,7 @@ def interrupt(
 
     Everything else that must hold is asserted: the signal had its effect, no traceback, no process that outlives the command.
     """
-    halt_at = 1 + int(part * (expected.changes - 1)) if halted else 0
+    halt_at = 1 + round(part * (expected.changes - 1)) if halted else 0
     running = asem.start(words, place, temporary, halt_at)
     _wait(running, expected.begun_s + part * (expected.ended_s - expected.begun_s), halted, way)
     changes = running.changes

@@ -115,7 +115,7 @@ COMMANDS = {
     "movie mp4": "movie cell.zarr --step 8 -o film.mp4",
     "plugins new": "plugins new lipid-droplets",
     "clusters add": "clusters add here --kind command --options env",
-    "run": "run whole.toml -o out -j 2 -q",
+    "run": "run whole.toml -o out --block 32 -j 2 -q",
     "demo": "demo -o demo --size-nm 600 -j 2 -q",
 }  # fmt: skip
 LOADED = [

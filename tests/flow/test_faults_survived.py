@@ -1,6 +1,7 @@
 """Signals at any moment, and full disks: every command ends, by the same command again, as if nothing had happened.
 
-`ASEM_FULL_DISKS` says at how many places each command meets a full disk (20). See `survival.py` for the commands.
+`ASEM_FULL_DISKS` says at how many places each command meets a full disk (20), `ASEM_KILLS` at how many changes of a file at most
+a short one is killed (30). See `survival.py` for the commands.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
+KILL = Way("parent", signal.SIGKILL)
+SHORT_S = 3.0
+MOST_KILLS = int(os.environ.get("ASEM_KILLS", "30"))
 FULL_DISKS = int(os.environ.get("ASEM_FULL_DISKS", "20"))
 
 
@@ -140,6 +144,33 @@ def test_signals(
     asem.work(COMMANDS[name], place, temporary)
     expected.require_equal(place)
     shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_before_each_change(
+    name: str, asem: Asem, start: Path, unbroken: Callable[[str], Unbroken], met: list[Met], tmp_path: Path
+) -> None:
+    """A short command that is killed just before a change of a file, any of them, ends by the same command as an unbroken run."""
+    expected = unbroken(name)
+    if expected.seconds > SHORT_S:
+        pytest.skip(f"it takes {expected.seconds:.1f} s")
+    temporary, wrong = tmp_path / "tmp", []
+    temporary.mkdir()
+    for number in range(1, expected.changes + 1, -(-expected.changes // MOST_KILLS)):
+        place = tmp_path / "w"
+        shutil.copytree(start, place)
+        part = (number - 1) / max(1, expected.changes - 1)
+        found = interrupt(asem, name, COMMANDS[name], place, temporary, KILL, part, True, expected)
+        met += [found] if found else []
+        try:
+            asem.work(COMMANDS[name], place, temporary)
+            expected.require_equal(place)
+        except AssertionError as error:
+            wrong.append(f"killed before change {number} of {expected.changes}: {error}")
+        shutil.rmtree(place)
+        for left in temporary.iterdir():
+            shutil.rmtree(left)
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("sent", SIGNALS, ids=str)
