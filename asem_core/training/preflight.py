@@ -53,7 +53,7 @@ class RegionFacts:
     num_scored_foreground_vx: int = 0  # outside the exclusion zone
 
     @property
-    def foreground(self) -> float:
+    def foreground_fraction(self) -> float:
         """Fraction of the annotated voxels."""
         return self.num_foreground_vx / max(self.num_annotated_vx, 1)
 
@@ -108,18 +108,18 @@ def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
 
 def facts_of(region: Region) -> RegionFacts:
     """Look at all labels of a region, and at the image in their middle planes."""
-    annotated = foreground = scored = 0
+    num_annotated = num_foreground = num_scored = 0
     ids: set[int] = set()
     for slab in _slabs(region):
         target = read_target(region, slab, exclude=False)
-        annotated += int((target != IGNORE).sum())
-        foreground += int((target == 1).sum())
-        scored += int((read_target(region, slab, exclude=True) == 1).sum())
+        num_annotated += int((target != IGNORE).sum())
+        num_foreground += int((target == 1).sum())
+        num_scored += int((read_target(region, slab, exclude=True) == 1).sum())
         if len(ids) < 1000:
             ids.update(np.unique(region.labels.read(slab)).tolist())
     image = region.raw.read(_middle_planes(region.raw.box_of(region.labels)))
     greys = float(image.min()), float(image.max())
-    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), *greys, region.raw.dtype, scored)
+    return RegionFacts(region.name, num_annotated, num_foreground, len(ids - {0}), *greys, region.raw.dtype, num_scored)
 
 
 def _middle_planes(box: Box) -> Box:
@@ -226,20 +226,20 @@ def _labels(facts: Sequence[RegionFacts], purpose: str, of: str) -> Iterator[Fin
         consequence = "it cannot be learnt" if purpose == "train on" else "nobody will know how good it is"
         yield Finding(f"'{of}' is annotated in no region to {purpose}: {consequence}.", refused=purpose == "train on")
         return
-    annotated, foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
+    num_annotated, num_foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
     names = ", ".join(f"'{f.name}'" for f in facts)
-    if not foreground:
+    if not num_foreground:
         yield Finding(
             f"There is no foreground at all in the regions to {purpose} ({names}). Is it the right layer, and is 0 "
             "really background there?",
             refused=True,
         )
-    elif foreground == annotated:
+    elif num_foreground == num_annotated:
         yield Finding(
             f"Every voxel to {purpose} ({names}) is foreground: there is nothing to tell apart.", refused=True
         )
     for f in facts:
-        if foreground and not f.num_foreground_vx:
+        if num_foreground and not f.num_foreground_vx:
             yield Finding(f"Region '{f.name}' holds no foreground.")
         if f.num_ids > 1:
             yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
