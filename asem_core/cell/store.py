@@ -106,7 +106,7 @@ def open_volume(
         address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
     )
     require_chunk_fits(address, array.chunks, array.dtype.itemsize)
-    data = arrange(array, list(axes) if axes else names, address, choice)
+    data = arrange(array, list(axes) if axes else names, address, choice, flat=True)
     if not follow and "://" not in address:
         data = watched(data, address, inner, record, stamp)
     remarks, questions = [f"voxel size: {settled.taken_from}"], settled.questions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,11 +62,7 @@ def choose_source(
             raise BadInput(f"{path} does not exist.")
         readers = [n for n in catalog.names("source") if catalog.get("source", n).can_read(path)]
         if not readers:
-            known = ", ".join(catalog.names("source"))
-            raise BadInput(
-                f"No source plugin can read {path}{_what_is_in(path)}. Known: {known}. "
-                "Name one with --use, or install a plugin."
-            )
+            raise BadInput(f"No source plugin can read {path}{_what_is_in(path)}. {_what_to_do(catalog, path)}")
         use = readers[0]
     plugin = catalog.get("source", use)
     place = address_option(plugin)
@@ -83,6 +80,28 @@ def _what_is_in(path: str) -> str:
         return ""
     endings = Counter("folder" if p.is_dir() else p.suffix or p.name for p in Path(path).iterdir())
     return f" (it holds {', '.join(f'{n} {e}' for e, n in endings.most_common(4)) or 'nothing'})"
+
+
+def _what_to_do(catalog: Catalog, path: str) -> str:
+    """Say what can be done with a path that nothing reads: the folders inside that are read, or another form of it."""
+    folders = (
+        sorted(p for p in Path(path).iterdir() if p.is_dir() and not p.name.startswith("."))
+        if Path(path).is_dir()
+        else []
+    )
+    inside = [
+        p for p in folders[:100] if any(catalog.get("source", n).can_read(str(p)) for n in catalog.names("source"))
+    ]
+    if inside:
+        several = ", or put all planes of a stack into one folder" if len(inside) > 1 else ""
+        names = ", ".join(p.name for p in inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
+        return f"Of the folders in it, these can be imported: {names}. Import one: asem import {shlex.quote(str(inside[0]))}{several}."
+    if Path(path).suffix.lower() in (".zip", ".gz", ".bz2", ".tar", ".7z"):
+        return "It is packed: unpack it first."
+    return (
+        "Save it as TIFF, MRC, HDF5 or OME-Zarr (Fiji opens most formats of microscopes, by Bio-Formats), name the plugin with --use, or "
+        f"install one. Known: {', '.join(catalog.names('source'))}."
+    )
 
 
 def import_volume(

@@ -57,10 +57,9 @@ def pick_axes(
         )
     missing = [a for a in "zyx" if a not in names]
     if missing:
-        raise BadInput(
-            f"{where} has the axes {_listed(names, shape)}; a volume needs z, y and x. "
-            "If they are misnamed, say what they are, in their order: --set axes=zyx"
-        )
+        advice = "If they are misnamed, say what they are, in their order: --set axes="
+        advice += "zyx" if len(names) == 3 else "..."
+        raise BadInput(f"{where} has the axes {_listed(names, shape)}; a volume needs z, y and x. {advice}")
     fixed: dict[int, int] = {}
     for i, (name, n) in enumerate(zip(names, shape, strict=True)):
         if name in "zyx" and names.index(name) == i:

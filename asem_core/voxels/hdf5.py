@@ -13,6 +13,7 @@ import numpy as np
 from asem_core.errors import BadInput, MissingExtra
 from asem_core.volume import Volume, as_zyx_nm
 from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
+from asem_core.voxels.n5_dialects import n5_scales
 from asem_core.voxels.scale import Scale, in_units
 
 ENDINGS = (".h5", ".hdf", ".hdf5", ".ilp")
@@ -95,9 +96,14 @@ def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
     """Name the axes: as a user says, as ilastik noted them, or as it reads what has no note (`zyx`, `tzyxc`)."""
     if named is not None:
         return list(named.lower())
-    tags = dataset.attrs.get("axistags")
-    if tags is not None:
-        return [str(axis["key"]).lower() for axis in json.loads(tags)["axes"]]
+    if "axistags" in dataset.attrs:
+        tags = _axistags(dataset)
+        if not tags:
+            raise BadInput(
+                f"{where} has axistags that cannot be read, as ilastik writes them. "
+                f"Say what its axes are, in their order: --set axes={'tzyxc'[-len(dataset.shape) :] if len(dataset.shape) > 3 else 'zyx'}"
+            )
+        return [str(axis["key"]).lower() for axis in tags]
     labels = [str(getattr(d, "label", "")) for d in dataset.dims]
     if all(len(label) == 1 for label in labels) and {"y", "x"} <= set(labels):
         return labels
@@ -112,10 +118,33 @@ def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
     return list(_WITHOUT_NAMES[len(shape)])
 
 
-def scales_of(dataset: Any) -> list[Scale]:
-    """Read where a data set lies: `resolution` and `offset` of CREMI in nm, `element_size_um` of Fiji."""
+def _axistags(dataset: Any) -> list[dict[str, Any]]:
+    """Read what ilastik notes of each axis; empty if it cannot be read."""
+    try:
+        axes = json.loads(dataset.attrs.get("axistags", ""))["axes"]
+        return [dict(axis) for axis in axes if axis["key"]]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
+def scales_of(dataset: Any, axes: Sequence[str]) -> list[Scale]:
+    """Read where a data set lies, from its own attributes, else from those of the groups around it.
+
+    `resolution` and `offset` of CREMI in nm, `element_size_um` of Fiji, `pixelResolution` and `transform` of N5, and the
+    resolutions in ilastik's `axistags`.
+    """
+    node, group = dataset, ""
+    while True:
+        found = _scales(node.attrs, f" of the group '{node.name}'" if group else "", axes)
+        if not group:
+            found += _ilastik_scales(dataset)
+        if any(s.size_nm != (None, None, None) or s.fault for s in found) or node.name == "/":
+            return found
+        node, group = node.parent, "around"
+
+
+def _scales(about: Any, of: str, axes: Sequence[str]) -> list[Scale]:
     found = []
-    about = dataset.attrs
     for key in ("resolution", "voxel_size"):
         size = _three(about.get(key))
         if size is not None:
@@ -124,20 +153,41 @@ def scales_of(dataset: Any) -> list[Scale]:
             offset = _three(about.get("offset"))
             words = "nm" if unit is None else [_text(u) for u in np.atleast_1d(unit)]
             words = words[0] if isinstance(words, list) and len(words) == 1 else words
-            found.append(in_units(f"the attribute '{key}'{convention}", size, words, offset))
+            found.append(in_units(f"the attribute '{key}'{of}{convention}", size, words, offset))
     size = _three(about.get("element_size_um"))
     if size is not None:
-        found.append(in_units("the attribute 'element_size_um'", size, "um"))
-    if not found and (offset := _three(about.get("offset"))) is not None:
+        found.append(in_units(f"the attribute 'element_size_um'{of}", size, "um"))
+    as_n5 = {key: value for key in ("transform", "pixelResolution") if (value := _table(about.get(key))) is not None}
+    found += n5_scales("", as_n5, {}, axes)
+    if not found and not of and (offset := _three(about.get("offset"))) is not None:
         found.append(Scale("the attribute 'offset'", origin_nm=as_zyx_nm(offset, "offset")))
     return found
 
 
+def _ilastik_scales(dataset: Any) -> list[Scale]:
+    """Read the resolutions that ilastik notes with the axes, and their units beside."""
+    tags = {str(axis["key"]).lower(): axis for axis in _axistags(dataset)}
+    units = _table(dataset.attrs.get("axis_units")) or {}
+    size = [tags.get(a, {}).get("resolution") or None for a in "zyx"]
+    if not any(size):
+        return []
+    return [in_units("the axistags of ilastik", size, [units.get(a) or tags.get(a, {}).get("unit") for a in "zyx"])]
+
+
+def _table(value: Any) -> dict[str, Any] | None:
+    """Read a table that is stored as JSON."""
+    try:
+        found = json.loads(_text(value)) if value is not None else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def _three(value: Any) -> Sequence[float] | None:
     numbers = None if value is None else np.atleast_1d(value)
-    if numbers is None or numbers.shape != (3,) or numbers.dtype.kind not in "iuf":
+    if numbers is None or numbers.shape not in ((1,), (3,)) or numbers.dtype.kind not in "iuf":
         return None
-    return [float(v) for v in numbers]
+    return [float(v) for v in np.broadcast_to(numbers, 3)]
 
 
 def _text(value: Any) -> str:

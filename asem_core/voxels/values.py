@@ -88,10 +88,13 @@ class Conversion:
                 f"{self.low:g} to {self.high:.0f}. Export them as unsigned integers."
             )
         whole = self.stored.kind == "f" and smallest >= 0 and not (np.rint(values) != values).any()
+        ids = self.stored.kind == "i" and (smallest == -1 or self.stored.itemsize == 8)  # -1 is: not annotated
+        labels = "If these are labels, import them as such: --kind labels. "
         raise BadInput(
             f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}. "
-            f"Say which become black and white: {GREY_RANGE}"
-            + (" If these are labels, import them as such: --kind labels." if whole else "")
+            + (labels if ids else "")
+            + f"Say which become black and white: {GREY_RANGE}"
+            + (f" {labels.rstrip()}" if whole else "")
         )
 
 

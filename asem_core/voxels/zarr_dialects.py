@@ -56,8 +56,10 @@ def ome_scale(multiscale: Mapping[str, Any], dataset: Mapping[str, Any], num_axe
         )
     axes = axes or [{"name": name} for name in "tczyx"[-num_axes:]]
     names = [a["name"].lower() for a in axes]
-    steps = [s for about in (dataset, multiscale) for s in _listed(about.get("coordinateTransformations"))]
-    if not steps or not set("zyx") <= set(names):
+    steps = [
+        s for about in (dataset, multiscale) for s in _in_sequence(_listed(about.get("coordinateTransformations")))
+    ]
+    if not steps or not set("yx") <= set(names):
         return Scale(where), names
     if not all(_is_step(step, len(axes)) for step in steps):
         return Scale(where, fault=f"gives no scales and translations of {len(axes)} numbers"), names
@@ -69,9 +71,19 @@ def ome_scale(multiscale: Mapping[str, Any], dataset: Mapping[str, Any], num_axe
             scale, translation = scale * step["scale"], translation * step["scale"]
         elif step["type"] == "translation":
             translation = translation + step["translation"]
-    keep = [names.index(n) for n in "zyx"]
-    units = [axes[i].get("unit") for i in keep]
-    return in_units(where, [float(scale[i]) for i in keep], units, [float(translation[i]) for i in keep]), names
+    keep = [names.index(n) if n in names else None for n in "zyx"]  # an image of one plane may have no z
+    units = ["nm" if i is None else axes[i].get("unit") for i in keep]
+    size = [None if i is None else float(scale[i]) for i in keep]
+    return in_units(where, size, units, [0.0 if i is None else float(translation[i]) for i in keep]), names
+
+
+def _in_sequence(steps: Sequence[Any]) -> list[Any]:
+    """List transformations of which some are given as one `sequence`."""
+    found = []
+    for step in steps:
+        inner = step.get("transformations") if isinstance(step, Mapping) and step.get("type") == "sequence" else None
+        found += _in_sequence(inner) if isinstance(inner, list) else [step]
+    return found
 
 
 def _listed(values: Any) -> list[Any]:
@@ -125,9 +137,9 @@ def plain_scales(
         scales.append(
             in_units(
                 where,
-                [float(v) for v in size],
+                [None if v is None else float(v) for v in size],
                 ["nm"] * 3 if convention else units or [None] * 3,
-                None if offset is None else [float(v) for v in offset],
+                None if offset is None else [float(v or 0) for v in offset],
             )
         )
     return scales, names
@@ -148,7 +160,7 @@ def _axis_names(
     ]
     for names in said:
         plain = [str(n).lower().rstrip("^") for n in names or ()]
-        if len(plain) == num_axes and {"z", "y", "x"} <= set(plain):
+        if len(plain) == num_axes and {"y", "x"} <= set(plain):
             return plain
     if num_axes not in _BY_CONVENTION:
         raise BadInput(f"{address} has {num_axes} axes and does not name them; a volume has three (z, y, x).")
@@ -160,7 +172,7 @@ def _spatial(values: Any, names: Sequence[str]) -> list[Any] | None:
     if values is None or isinstance(values, (str, int, float)):
         return None if values is None or isinstance(values, str) else [values] * 3
     space = [n for n in names if n in "zyx"]
-    own = names if len(values) == len(names) else space
-    if len(values) != len(own) or sorted(space) != ["x", "y", "z"]:
+    own = list(names if len(values) == len(names) else space)
+    if len(values) != len(own) or not {"y", "x"} <= {*space}:
         return None
-    return [values[list(own).index(a)] for a in "zyx"]
+    return [values[own.index(a)] if a in own else None for a in "zyx"]

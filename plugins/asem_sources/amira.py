@@ -83,6 +83,7 @@ class AmiraMesh(Source):
             )
         settled = settle(self.path, self.voxel_size_nm, header.scales())
         stored = _Lattice(self.path, header.shape, field)
+        stored.require_whole()
         return settled.volume(converted(stored, self.path, self.kind, self.grey_range), self.path)
 
     def fingerprint(self, layer: str | None = None) -> str:
@@ -109,8 +110,12 @@ class _Header:
     fields: tuple[_Field, ...]
     bounds: tuple[float, ...] | None
     unit: str
+    coordinates: str = "uniform"
 
     def scales(self) -> list[Scale]:
+        if self.coordinates != "uniform":
+            told = f"has coordinates of the type '{self.coordinates}', which are not equally spaced"
+            return [Scale("the file", fault=told)]
         if self.bounds is None:
             return []
         pairs = list(zip(self.bounds[::2], self.bounds[1::2], strict=True))[::-1]
@@ -143,6 +148,7 @@ def _read_header(path: str) -> _Header:
     order = ">" if "BINARY" in first and "LITTLE" not in first else "<"
     box = re.search(r"BoundingBox\s+((?:[-+.\deE]+[\s,]+){5}[-+.\deE]+)", text)
     unit = re.search(r"Units\s*\{[^}]*Coordinates\s+\"([^\"]*)\"", text)
+    coordinates = re.search(r"CoordType\s+\"(\w+)\"", text)
     x, y, z = (int(n) for n in lattice.groups())
     return _Header(
         (z, y, x),
@@ -152,6 +158,7 @@ def _read_header(path: str) -> _Header:
         ),
         tuple(float(v) for v in re.split(r"[\s,]+", box[1])) if box else None,
         unit[1] if unit else "",
+        coordinates[1].lower() if coordinates else "uniform",
     )
 
 
@@ -165,13 +172,21 @@ class _Lattice:
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.field.dtype).newbyteorder("=")
 
+    def require_whole(self) -> None:
+        """Refuse a file that ends before its values, as far as its size tells."""
+        num = self.field.num_bytes
+        if self.field.is_text or (self.field.packing and not num):
+            return
+        if not self.field.packing:
+            num = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        needed = _section(self.path, self.field.section) + num
+        if Path(self.path).stat().st_size < needed:
+            raise BadInput(f"{self.path} is truncated: it ends before its {needed:,} bytes. Copy it again.")
+
     def __getitem__(self, key: Any) -> np.ndarray:
         begin = _section(self.path, self.field.section)
         if self.field.packing or self.field.is_text:
             return np.asarray(_unpacked(self.path, begin, self.shape, self.field)[key])
-        needed = begin + int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        if Path(self.path).stat().st_size < needed:
-            raise BadInput(f"{self.path} is truncated: it ends before its {needed:,} bytes. Copy it again.")
         return np.array(np.memmap(self.path, self.field.dtype, "r", begin, self.shape)[key])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -44,8 +46,8 @@ _IMAGES = ("raw", "volumes/raw", "exported_data", "data", "image", "main", "stac
 class Hdf5(Source, WritesVolumes):
     """A data set of an HDF5 file (`.h5`, `.hdf`, `.hdf5`, `.ilp`).
 
-    Axes are those that ilastik notes (`axistags`). Voxel size and origin are `resolution` and `offset` (CREMI, nm) or
-    `element_size_um` (Fiji).
+    Axes are those that ilastik notes (`axistags`). Voxel size and origin are `resolution` and `offset` (CREMI, nm),
+    `element_size_um` (Fiji) or `pixelResolution` (N5), of the data set or of a group around it.
 
     Parameters
     ----------
@@ -109,13 +111,14 @@ class Hdf5(Source, WritesVolumes):
         require_place(self.path)
         with open_hdf5(self.path) as file:
             found = datasets(file)
-            name = self._chosen(list(found)) if layer is None else layer.strip("/")
+            name = self._chosen(found) if layer is None else layer.strip("/")
             if name not in found:
                 known = ", ".join(found) or "none that hold planes"
                 raise UnknownName(f"{self.path} has no data set '{name}'. Its data sets: {known}.")
             data = file[name]
             where = f"{self.path} ({name})"
-            axes, scales = axes_of(data, where, self.axes), scales_of(data)
+            axes = axes_of(data, where, self.axes)
+            scales = scales_of(data, axes)
             stored = Dataset(self.path, name, tuple(data.shape), data.dtype)
             planes = plane_names_of(file, name)
         array = arrange(stored, axes, where, {"c": self.channel, "t": self.time}, flat=True)
@@ -149,15 +152,20 @@ class Hdf5(Source, WritesVolumes):
         """Sum name, size and time of the file."""
         return fingerprint(self.path)
 
-    def _chosen(self, names: list[str]) -> str:
+    def _chosen(self, found: Mapping[str, tuple[int, ...]]) -> str:
+        names = list(found)
         images = [name for name in _IMAGES if name in names]
         if len(names) == 1:
             return names[0]
         if images and self.kind != "labels":
             return images[0]
-        what = "holds no data set of planes" if not names else f"holds {len(names)} data sets: {', '.join(names[:12])}"
-        advice = "" if not names else f" Name one: --source-layer {names[-1]}"
-        raise BadInput(f"{self.path} {what}.{advice}")
+        if not names:
+            raise BadInput(f"{self.path} holds no data set of planes.")
+        images = [name for name in names if name not in _IMAGES] or names
+        largest = max(images, key=lambda name: math.prod(found[name]))
+        raise BadInput(
+            f"{self.path} holds {len(names)} data sets: {', '.join(names[:12])}. Name one: --source-layer {shlex.quote(largest)}"
+        )
 
 
 @hookimpl

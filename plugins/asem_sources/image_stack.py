@@ -39,6 +39,7 @@ _GREY = {
     "F": "float32",
 }
 _COLOURS = ("RGB", "RGBA")
+_WITH_ALPHA = ("LA",)
 _LARGEST_PIXELS = 2**32
 
 
@@ -136,9 +137,12 @@ class _Plane:
         try:
             with _open(self.file) as image:
                 shape, mode = (image.height, image.width), image.mode
+                fault = _meaning(image)
                 identity = mode == "P" and _is_identity(image)
         except BadInput as error:
             return Header((), "", str(error).partition(f"{self.file} ")[2])
+        if fault:
+            return Header(shape, "uint8", fault)
         if mode == "P" and not self.labels and not identity:
             return Header(
                 shape,
@@ -161,6 +165,16 @@ class _Plane:
         if (colours != grey[..., None]).any():
             raise BadInput(f"{self.file} is a colour image. Save it as 8- or 16-bit grey values.")
         return grey
+
+
+def _meaning(image: Any) -> str:
+    """Say why the values of an image are no grey values, or nothing."""
+    if image.mode not in (*_GREY, *_COLOURS, *_WITH_ALPHA, "P"):
+        return f"is a colour image ({image.mode}). Save it as 8- or 16-bit grey values."
+    stored = str(image.tile[0][3]) if image.tile else ""
+    if image.mode in (*_COLOURS, *_WITH_ALPHA) and ";16" in stored:  # Pillow would cut them to 8
+        return "has 16 bits for each colour or transparency. Save it as 16-bit grey values alone."
+    return ""
 
 
 def _save(file: Path, plane: np.ndarray) -> None:

@@ -124,7 +124,8 @@ class _Plane:
             )
         channels, eight_bit = header[32], header[33]
         x, y = struct.unpack_from(">II", header, 100)
-        (pixel_nm,) = struct.unpack_from(">f", header, 464)
+        (version,) = struct.unpack_from(">H", header, 4)
+        (pixel_nm,) = struct.unpack_from(*((">d", header, 416) if version <= 2 else (">f", header, 464)))
         if channels > 1 and channel is None:
             raise BadInput(
                 f"{file} has {channels} channels (detectors); a volume has one. Choose one: --set channel=0 (the first)."

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.volume import Box
 
-ENDINGS = (".mrc", ".rec", ".st", ".ali", ".mrcs", ".map")
+ENDINGS = (".mrc", ".rec", ".st", ".ali", ".preali", ".mrcs", ".map")
 _IMOD = b"IMOD"
 _UNKNOWN_ANGSTROM = 1.0
 _ANGSTROM_PER_NM = 10.0
@@ -35,7 +35,7 @@ _ANGSTROM_PER_NM = 10.0
 
 @attrs.frozen
 class Mrc(Source, WritesVolumes):
-    """An MRC file (`.mrc`, `.rec`, `.st`, `.ali`, `.mrcs`, `.map`; modes 0, 1, 2, 6 and 12).
+    """An MRC file (`.mrc`, `.rec`, `.st`, `.ali`, `.preali`, `.mrcs`, `.map`; modes 0, 1, 2, 6 and 12).
 
     The voxel size is the header's, in Å. Grey values of signed types that the header says to be negative are shifted. Bytes are
     written as unsigned 16 bits: readers do not agree on the sign of bytes.
@@ -207,7 +207,12 @@ class _Sections:
         modes = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
         mode = int(header.mode)
         if mode not in modes:
-            what = {3: "complex numbers", 4: "complex numbers (a Fourier transform)", 101: "packed 4-bit values"}
+            what = {
+                3: "complex numbers",
+                4: "complex numbers (a Fourier transform)",
+                16: "colours",
+                101: "packed 4-bit values",
+            }
             raise BadInput(
                 f"{path} holds {what.get(mode, f'values of mode {mode}')}; an image has grey values. Convert it first."
             )
@@ -229,7 +234,12 @@ class _Sections:
 
 
 def _is_unsigned(header: Any) -> bool:
-    """Tell whether bytes are unsigned: IMOD before version 4.2.23 wrote them so, and says in its flags if they are signed."""
+    """Tell whether bytes are unsigned: the largest is above 127, or IMOD does not say in its flags that they are signed.
+
+    The standard says that bytes are signed; IMOD before version 4.2.23, and many programs, write unsigned ones.
+    """
+    if float(header.dmax) > np.iinfo(np.int8).max and float(header.dmin) >= 0:
+        return True
     raw = header.tobytes()[152:160]
     stamp, flags = raw[:4], int(np.frombuffer(raw[4:], header.nx.dtype)[0])
     return stamp in (_IMOD, _IMOD[::-1]) and not flags & 1

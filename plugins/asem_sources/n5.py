@@ -9,12 +9,13 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import itertools
 import json
 import lzma
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,24 +28,24 @@ from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
-from asem_core.volume import Box, Volume, as_zyx
+from asem_core.volume import Box, Volume
+from asem_core.voxels.axes import arrange
 from asem_core.voxels.limits import require_chunk_fits
-from asem_core.voxels.scale import Scale, in_units, settle
+from asem_core.voxels.n5_dialects import n5_axes, n5_scales
+from asem_core.voxels.scale import settle
 from asem_core.voxels.values import converted
 from asem_sources._writing import WriteBlocks, block_of, chunk_shape
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
 
-_XYZ = ("x", "y", "z")
-
 
 @attrs.frozen
 class N5(Source, WritesVolumes):
     """An N5 container, group or array, on disk or at an `s3://`, `gs://` or `https://` address.
 
-    Voxel size and origin are read from `transform`, `pixelResolution` or `resolution` attributes of the array or of the
-    multiscale group around it.
+    Voxel size and origin are read from `transform`, `pixelResolution`, `resolution` (with `units`), `pixelWidth` and OME's
+    `multiscales` attributes of the array or of the multiscale group around it.
 
     Parameters
     ----------
@@ -52,6 +53,10 @@ class N5(Source, WritesVolumes):
         The container (`cell.n5`), or a group or array inside it (`cell.n5/em/fibsem-uint16`). Written is one array, at the path.
     voxel_size_nm
         z, y, x; overrides what the file says. None uses that of the file.
+    channel, time
+        Which one to use if an array has several, from 0.
+    axes
+        What the axes of an array are, slowest first, if it does not name them or names them wrongly: `czyx`.
     grey_range
         For float or signed data: the grey values that become 0 and 255.
     kind
@@ -65,6 +70,9 @@ class N5(Source, WritesVolumes):
     )
     path: FilePath
     voxel_size_nm: float | tuple[float, float, float] | None = None
+    channel: int | None = None
+    time: int | None = None
+    axes: str | None = None
     grey_range: tuple[float, float] | None = None
     kind: Literal["image", "labels"] | None = None
 
@@ -102,8 +110,12 @@ class N5(Source, WritesVolumes):
     def open(self, layer: str | None = None) -> Volume:
         """Open an array, or the finest level of a group; without a layer, the container's first."""
         address, fs, path, attributes = self._find(layer)
-        settled = settle(address, self.voxel_size_nm, _scales(fs, path, attributes))
-        data = converted(_array(fs, path, attributes, address), address, self.kind, self.grey_range)
+        stored = _array(fs, path, attributes, address)
+        group = _attributes(fs, path.rpartition("/")[0])
+        axes = list(self.axes.lower()) if self.axes else n5_axes(path, attributes, group, stored.shape, address)
+        settled = settle(address, self.voxel_size_nm, n5_scales(path, attributes, group, axes))
+        volume = arrange(stored, axes, address, {"c": self.channel, "t": self.time}, flat=True)
+        data = converted(volume, address, self.kind, self.grey_range)
         planes = [str(name) for name in attributes.get("planes", [])]
         return attrs.evolve(settled.volume(data, address, planes=planes), attributes={"n5": attributes})
 
@@ -162,7 +174,7 @@ class N5(Source, WritesVolumes):
 
 @attrs.frozen(eq=False)
 class _Array:
-    """A lazy zyx view of an N5 array; blocks that do not exist are zero."""
+    """A lazy view of an N5 array, slowest axis first; blocks that do not exist are zero."""
 
     fs: Any
     path: FilePath
@@ -174,27 +186,22 @@ class _Array:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         keys = key if isinstance(key, tuple) else (key,)
-        keys += (slice(None),) * (3 - len(keys))
+        keys += (slice(None),) * (len(self.shape) - len(keys))
         spans = [
             k.indices(n) if isinstance(k, slice) else (int(k) % n, int(k) % n + 1, 1)
             for k, n in zip(keys, self.shape, strict=True)
         ]
-        box = Box(as_zyx([b for b, _, _ in spans]), as_zyx([max(b, e) for b, e, _ in spans]))
         steps = tuple(
             slice(None, None, step) if isinstance(k, slice) else 0 for k, (_, _, step) in zip(keys, spans, strict=True)
         )
-        return self._read(box)[steps]
+        return self._read([b for b, _, _ in spans], [max(b, e) for b, e, _ in spans])[steps]
 
-    def _read(self, box: Box) -> np.ndarray:
-        result = np.zeros(box.shape, self.dtype)
-        if box.is_empty:
+    def _read(self, begin: Sequence[int], end: Sequence[int]) -> np.ndarray:
+        result = np.zeros([e - b for b, e in zip(begin, end, strict=True)], self.dtype)
+        if not result.size:
             return result
-        first = [b // c for b, c in zip(box.begin, self.chunks, strict=True)]
-        last = [math.ceil(e / c) for e, c in zip(box.end, self.chunks, strict=True)]
-        places = {
-            "/".join([self.path, *map(str, at.begin[::-1])]): at.begin
-            for at in Box(as_zyx(first), as_zyx(last)).blocks(1)
-        }
+        grid = [range(b // c, -(-e // c)) for b, e, c in zip(begin, end, self.chunks, strict=True)]
+        places = {"/".join([self.path, *map(str, at[::-1])]): at for at in itertools.product(*grid)}
         found = (
             self.fs.cat(list(places), on_error="return", recursive=False)
             if len(places) > 1
@@ -207,12 +214,12 @@ class _Array:
             if not isinstance(data, bytes):
                 raise OSError(f"{self.address}: block {path} cannot be read: {type(data).__name__}: {data}")
             block = self._decode(data, path)
-            begin = [p * c for p, c in zip(place, self.chunks, strict=True)]
-            there = Box(as_zyx(begin), as_zyx([b + n for b, n in zip(begin, block.shape, strict=True)]))
-            common = there & box
-            if not common.is_empty:
-                source = common.shift([-b for b in there.begin])
-                result[common.shift([-b for b in box.begin]).slices] = block[source.slices]
+            there = [p * c for p, c in zip(place, self.chunks, strict=True)]
+            common = [(max(b, t), min(e, t + n)) for b, e, t, n in zip(begin, end, there, block.shape, strict=True)]
+            if all(low < high for low, high in common):
+                into = tuple(slice(low - b, high - b) for (low, high), b in zip(common, begin, strict=True))
+                part = tuple(slice(low - t, high - t) for (low, high), t in zip(common, there, strict=True))
+                result[into] = block[part]
         return result
 
     def _read_one(self, path: str) -> dict[str, Any]:
@@ -224,12 +231,13 @@ class _Array:
     def _decode(self, data: bytes, path: str) -> np.ndarray:
         try:
             mode, axes = struct.unpack_from(">HH", data)
-            if mode != 0 or axes != 3:
+            num = len(self.shape)
+            if mode != 0 or axes != num:
                 raise BadInput(
-                    f"{self.address}: block {path} has mode {mode} and {axes} axes; images have mode 0 and 3 axes."
+                    f"{self.address}: block {path} has mode {mode} and {axes} axes; images have mode 0 and, here, {num} axes."
                 )
-            shape = struct.unpack_from(">3I", data, 4)
-            raw = _DECODERS[str(self.compression["type"])](data[16:], self.compression)
+            shape = struct.unpack_from(f">{num}I", data, 4)
+            raw = _DECODERS[str(self.compression["type"])](data[4 + 4 * num :], self.compression)
             return np.frombuffer(raw, self.dtype.newbyteorder(">"), math.prod(shape)).reshape(shape[::-1])
         except (struct.error, ValueError, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
             raise BadInput(f"{self.address}: block {path} is damaged ({error}). Copy it again.") from None
@@ -281,9 +289,15 @@ def _array(fs: Any, path: str, attributes: Mapping[str, Any], address: str) -> _
         compression = {"type": str(compression)}
     if compression.get("type") not in _DECODERS:
         raise BadInput(f"{address} is compressed by '{compression.get('type')}'; known: {', '.join(_DECODERS)}.")
+    if attributes.get("isLabelMultiset"):
+        raise BadInput(
+            f"{address} holds label multisets of Paintera: several ids for each voxel. Convert them to one id for each voxel (scalar labels)."
+        )
     shape, chunks = (_whole_numbers(attributes, key, address)[::-1] for key in ("dimensions", "blockSize"))
-    if len(shape) != 3:
-        raise BadInput(f"{address} has {len(shape)} axes {shape}; a volume has three (z, y, x).")
+    if len(shape) != len(chunks):
+        raise BadInput(
+            f"{address}: attributes.json states {len(shape)} dimensions but blocks of {len(chunks)}. Is it damaged?"
+        )
     try:
         dtype = np.dtype(attributes.get("dataType"))
     except TypeError:
@@ -354,51 +368,6 @@ def _folders(fs: Any, folder: str) -> list[str]:
         return [item["name"] for item in fs.ls(folder, detail=True) if item["type"] == "directory"]
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _scales(fs: Any, path: str, attributes: Mapping[str, Any]) -> list[Scale]:
-    """Read what an array's own attributes state of where it lies, then what its group's do."""
-    parent, _, level = path.rpartition("/")
-    group = _attributes(fs, parent)
-    for multiscale in group.get("multiscales", []):
-        for dataset in multiscale.get("datasets", []):
-            if dataset.get("path") == level and "transform" in dataset:
-                attributes = {"transform": dataset["transform"], **attributes}
-    factors = attributes.get("downsamplingFactors", [1, 1, 1])
-    found = [_transform(attributes["transform"])] if "transform" in attributes else []
-    for table, scale in ((attributes, [1, 1, 1]), (group, factors)):
-        found += _resolutions(table, scale)
-    return found
-
-
-def _resolutions(table: Mapping[str, Any], factors: Sequence[float]) -> Iterator[Scale]:
-    """Read `pixelResolution` (with a unit) and `resolution` (nm by convention), both x, y, z."""
-    for key in ("pixelResolution", "resolution"):
-        stated = table.get(key)
-        if stated is None:
-            continue
-        size = stated["dimensions"] if isinstance(stated, Mapping) else stated
-        unit = stated.get("unit") if isinstance(stated, Mapping) else ("nm" if key == "resolution" else None)
-        convention = "" if isinstance(stated, Mapping) or unit is None else ", nm by convention"
-        offset = table.get("offset", [0, 0, 0])[::-1]
-        scaled = [float(s) * f for s, f in zip(size, factors, strict=True)][::-1]
-        yield in_units(f"the attribute '{key}'{convention}", scaled, unit, [float(o) for o in offset])
-
-
-def _transform(table: Mapping[str, Any]) -> Scale:
-    axes = [str(a).lower() for a in table.get("axes", ("z", "y", "x"))]
-    where = "the attribute 'transform'"
-    if sorted(axes) != sorted(_XYZ):
-        return Scale(where, fault=f"has the axes {', '.join(axes)}")
-    units = table.get("units") or [None] * 3
-    order = [axes.index(a) for a in "zyx"]
-    shift = table.get("translate", [0, 0, 0])
-    return in_units(
-        where,
-        [float(table["scale"][i]) for i in order],
-        [units[i] for i in order],
-        [float(shift[i]) for i in order],
-    )
 
 
 @hookimpl

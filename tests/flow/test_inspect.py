@@ -79,6 +79,16 @@ def test_what_is_refused_is_still_told(tmp_path: Path) -> None:
     assert CliRunner().invoke(make_app(), ["inspect", str(tmp_path / "nothing")]).exit_code != 0
 
 
+def test_ids_with_unknown_voxels_are_taken_for_labels(tmp_path: Path) -> None:
+    """Signed integers down to -1 are asked about as labels first, and the command that is suggested imports them."""
+    ids = IMAGE.astype(np.int32)
+    ids[6] = -1
+    tifffile.imwrite(tmp_path / "ids.tif", ids)
+    found = json.loads(run("inspect", str(tmp_path / "ids.tif"), "--voxel-size", "5", "--json"))
+    assert "--kind labels" in found["command"]
+    assert "grey_range" not in found["command"]
+
+
 def test_an_import_that_is_refused_points_here(tmp_path: Path) -> None:
     """The error ends with the command that shows what is there."""
     tifffile.imwrite(tmp_path / "a.tif", IMAGE)

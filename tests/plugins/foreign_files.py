@@ -1,4 +1,4 @@
-"""Small files of each format, written by the library that others use or as the format's document says."""
+"""Small files of each format, written by the library that others use or as the format's document says; and how they are checked."""
 
 from __future__ import annotations
 
@@ -8,12 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from asem_core.catalog import load_catalog
+from asem_core.interfaces import Source
+from asem_core.stages.import_ import choose_source
 from asem_core.testing import example_image
+from asem_core.volume import Box, Volume
 
 IMAGE = example_image().read()
 SIZE = (8.0, 5.0, 4.0)  # another along each axis, so that no two are mixed up
 DAT_BYTES = 1024
+
+
+def choose(path: Path, **options: Any) -> Source:
+    """Choose the source as `asem import` does, by what can read the path."""
+    return choose_source(load_catalog(), str(path), None, options)
+
+
+def check_place(volume: Volume, image: np.ndarray = IMAGE) -> None:
+    """The image is asymmetric and its voxels differ along each axis: nothing was flipped or swapped."""
+    np.testing.assert_array_equal(volume.read(), image)
+    assert volume.voxel_size_nm == pytest.approx(SIZE, rel=1e-5)
+    part = Box((3, 5, 7), (9, 14, 20))
+    np.testing.assert_array_equal(volume.read(part), image[part.slices])
 
 
 def write_hdf5(folder: Path, image: np.ndarray = IMAGE, name: str = "volumes/raw", **attributes: Any) -> Path:

@@ -17,30 +17,15 @@ import zarr
 
 sys.path.insert(0, str(Path(__file__).parent))
 import foreign_files as foreign
-from foreign_files import IMAGE, SIZE
+from foreign_files import IMAGE, SIZE, check_place, choose
 
 from asem_core.blocks import Run
-from asem_core.catalog import load_catalog
 from asem_core.errors import BadInput, UnknownName
-from asem_core.interfaces import Source
-from asem_core.stages.import_ import choose_source, import_volume
-from asem_core.volume import Box, Volume
+from asem_core.stages.import_ import import_volume
+from asem_core.volume import Box
 
 QUIET = Run(progress=False)
 SIGNED = IMAGE.astype(np.int16) - 100
-
-
-def choose(path: Path, **options: Any) -> Source:
-    """Choose the source as `asem import` does, by what can read the path."""
-    return choose_source(load_catalog(), str(path), None, options)
-
-
-def check_place(volume: Volume, image: np.ndarray = IMAGE) -> None:
-    """The image is asymmetric and its voxels differ along each axis: nothing was flipped or swapped."""
-    np.testing.assert_array_equal(volume.read(), image)
-    assert volume.voxel_size_nm == pytest.approx(SIZE, rel=1e-5)
-    part = Box((3, 5, 7), (9, 14, 20))
-    np.testing.assert_array_equal(volume.read(part), image[part.slices])
 
 
 @pytest.mark.parametrize(
@@ -260,6 +245,9 @@ def test_packed_amira(tmp_path: Path, packing: str) -> None:
     data = path.read_bytes()
     other = tmp_path / "cut.am"
     other.write_bytes(data[: -len(data) // 3])
+    with pytest.raises(BadInput, match="is truncated: it ends before its"):
+        choose(other).open()
+    other.write_bytes(data[: len(data) // 3] + bytes(len(data) - len(data) // 3))
     with pytest.raises(BadInput, match="is damaged or truncated"):
         choose(other).open().read()
     with pytest.raises(BadInput, match="the bounding box in the file gives 8, 5, 4 without a unit"):
