@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--edge", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--only", choices=["PNG", "HDF5", "MRC"], help="One format, and the TIFF it is compared with.")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     catalog = load_catalog()
@@ -136,6 +137,9 @@ def main() -> None:
             ("TIFF, not packed", lambda: write_tiff(folder / "plain", planes, None), None),
             ("MRC", lambda: write_mrc(folder / "a.mrc", planes), "TIFF, not packed"),
         ]
+        wanted = next((pair for pair in pairs if given.only and pair[0].startswith(given.only)), None)
+        if wanted is not None:
+            pairs = [pair for pair in pairs if pair is wanted or pair[0] == wanted[2]]
         before: dict[str, tuple[float, float]] = {}
         for name, write, against in pairs:
             path = write()
