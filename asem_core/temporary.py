@@ -47,6 +47,25 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def temporary_folder_of_libraries() -> Iterator[Path]:
+    """Make a temporary folder in which, meanwhile, the whole process makes its temporary files.
+
+    For libraries that leave theirs. What they look up when they are loaded must be loaded within.
+    """
+    with temporary_folder() as folder:
+        before = tempfile.tempdir, os.environ.get("TMPDIR")
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before[0]
+            if before[1] is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before[1]
+
+
 def sweep(base: Path | None = None) -> None:
     """Remove the temporary folders of processes that were killed."""
     base = base or Path(tempfile.gettempdir())
@@ -57,11 +76,12 @@ def sweep(base: Path | None = None) -> None:
             made = _MADE.match(folder.name)
             if made is not None and made["host"] == _host() and _lives(made["pid"]):
                 continue  # whatever its lock says: the lock of a file system that has none is of another kind
-            if folder.name.startswith("."):
-                shutil.rmtree(folder, ignore_errors=True)
-            elif (folder / _LOCK).is_file():
+            ended = made is not None and made["host"] == _host()
+            if (folder / _LOCK).is_file() and not folder.name.startswith("."):
                 with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)
+            elif ended:  # its lock was not yet there, or was removed first
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

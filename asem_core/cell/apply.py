@@ -58,9 +58,9 @@ def apply(
         forget(output, record)
         raise
     block = run.block or DEFAULT_BLOCK
-    notes = dict(fitted.attributes)
+    findings = dict(fitted.attributes)
     # Most steps leave it what it is; others say what they make.
-    about = Record(notes.pop("kind", what_it_holds(volume)), findings=notes)
+    about = Record(findings.pop("kind", what_it_holds(volume)), findings=findings)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     known = known_after(volume, fitted.output, step.name)
     write_known(out, known, block, run)

@@ -169,14 +169,14 @@ def apply_(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.record import Record
-    from asem_core.stages.proofread import apply_edits, edits_told
+    from asem_core.stages.proofread import apply_edits, describe_edits
 
     made = apply_edits(layer, load_catalog(), make_run(workers, block, quiet, on), output, overwrite=overwrite)
     count = Record.of(made).num_objects
     if as_json:
         print_json({"path": made.path, "num_objects": count})
         return
-    typer.echo(f"{made.path}: {count} objects. {edits_told(made)}")
+    typer.echo(f"{made.path}: {count} objects. {describe_edits(made)}")
 
 
 def _edit(layer: Path, edit: "Edit") -> None:

@@ -251,14 +251,17 @@ def preflight(
             {
                 "ok": not refused,
                 "findings": [{"text": f.text, "refused": f.refused} for f in result.findings],
-                "regions": [{"name": f.name, "foreground": f.foreground, "ids": f.num_ids} for f in result.facts],
+                "regions": [
+                    {"name": f.name, "foreground_fraction": f.foreground_fraction, "ids": f.num_ids}
+                    for f in result.facts
+                ],
                 "hours": None if seconds is None else seconds / 3600,
             }
         )
     else:
         for facts in result.facts:
             typer.echo(
-                f"{facts.name}: {facts.foreground:.1%} of {facts.num_annotated_vx:,} annotated voxels are foreground"
+                f"{facts.name}: {facts.foreground_fraction:.1%} of {facts.num_annotated_vx:,} annotated voxels are foreground"
             )
         for finding in result.findings:
             typer.secho(

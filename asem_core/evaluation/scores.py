@@ -71,21 +71,21 @@ class Scores:
     """
 
     levels: np.ndarray  # float64 (n,), ascending: voxels are filed under the highest level they reach
-    foreground: np.ndarray  # int64 (n,): voxels of the truth, by level
-    background: np.ndarray  # int64 (n,): voxels of the background, by level
+    foreground_vx: np.ndarray  # int64 (n,): voxels of the truth, by level
+    background_vx: np.ndarray  # int64 (n,): voxels of the background, by level
     num_ignored: int = 0  # voxels in the exclusion zone, not annotated or outside the mask
     num_foreground: int | None = None  # voxels of the truth, those in the exclusion zone included
 
     def at(self, threshold: float) -> Counts:
         """Count with every voxel whose probability is at least `threshold` taken as predicted."""
         predicted = reach(self.levels, threshold)
-        found, false = int(self.foreground[predicted].sum()), int(self.background[predicted].sum())
-        return Counts(found, false, int(self.foreground.sum()) - found, int(self.background.sum()) - false)
+        found, false = int(self.foreground_vx[predicted].sum()), int(self.background_vx[predicted].sum())
+        return Counts(found, false, int(self.foreground_vx.sum()) - found, int(self.background_vx.sum()) - false)
 
     @property
     def share_scored(self) -> float:
         """How much of the truth the exclusion zone leaves."""
-        return _ratio(int(self.foreground.sum()), self.num_foreground or 0)
+        return _ratio(int(self.foreground_vx.sum()), self.num_foreground or 0)
 
     def best(self) -> float:
         """Find the threshold above 0 with the highest F1 (0.5 if there is none)."""
@@ -100,8 +100,8 @@ class Scores:
             )
         return type(self)(
             self.levels,
-            self.foreground + other.foreground,
-            self.background + other.background,
+            self.foreground_vx + other.foreground_vx,
+            self.background_vx + other.background_vx,
             self.num_ignored + other.num_ignored,
             None if None in (self.num_foreground, other.num_foreground) else self.num_foreground + other.num_foreground,  # type: ignore[operator]
         )

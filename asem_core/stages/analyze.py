@@ -18,7 +18,7 @@ from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.report import Section, find_finished_report, write_report
-from asem_core.stages.proofread import edits_told, warn_of_edits
+from asem_core.stages.proofread import describe_edits, warn_of_edits
 from asem_core.viewing.object_pictures import pictures_of
 from asem_core.volume import Labels, Volume
 from asem_core.voxels.lengths import tell_in_voxels
@@ -64,7 +64,7 @@ def analyze(
     check_analysis(analyzer.name, analysis)
     title = f"{analyzer.name}: {segmentation.path}"
     section = Section.of(analyzer.name, analysis)
-    if told := edits_told(segmentation):
+    if told := describe_edits(segmentation):
         section = attrs.evolve(section, text="\n\n".join(filter(None, [section.text, told])))
     if "objects" in analysis.tables:
         figures, scenes, notes = pictures_of(analysis.objects or segmentation, analysis.tables["objects"], raw)

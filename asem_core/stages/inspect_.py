@@ -27,7 +27,8 @@ SECONDS_IF_EMPTY = 20.0  # as long as all that was read is one value: of a padde
 MOST_PLANES = 48
 _EDGE = 512  # pixels of a thumbnail's side
 _FLAG = re.compile(
-    r"--(voxel-size|source-layer|kind) ([^\s.;,)]+(?:[.,][^\s.;,)]+)*)|--set '?(\w+)=([^\s;)']*[^\s;).,'])"
+    r"--(voxel-size|source-layer|kind) ('[^']*'|[^\s.;,)]+(?:[.,][^\s.;,)]+)*)"
+    r"|--set (?:'(\w+)=([^']*)'|(\w+)=([^\s;)']*[^\s;).,']))"
 )
 _RANGE = re.compile(r"from (-?[\d.e+]+) to (-?[\d.e+]+)")
 
@@ -176,7 +177,9 @@ class _Answers:
             return False
         self.asks.append(text)
         for found in _FLAG.finditer(text):
-            name, value, option, setting = found.groups()
+            name, value, quoted, text_of_quoted, option, setting = found.groups()
+            option, setting = (quoted, text_of_quoted) if quoted else (option, setting)
+            value = value and value.strip("'")
             if option == "grey_range" and (ends := _RANGE.search(text)):
                 setting = f"[{float(ends[1]):g},{float(ends[2]):g}]"
             try:

@@ -289,7 +289,7 @@ def apply_edits(
     record = made_by("proofread", inputs=[now.layer], edits=[edit.json() for edit in now.edits])
     block = run.block or DEFAULT_BLOCK
     dtype = np.dtype(np.uint32)
-    about = Record("labels", num_objects=now.num_objects, findings={"edits": _told(now.edits)})
+    about = Record("labels", num_objects=now.num_objects, findings={"edits": _counted(now.edits)})
     own = target.exists() and _is_of(record_at(target), now.layer)
     out = create_volume(
         target,
@@ -303,11 +303,11 @@ def apply_edits(
     return open_volume(target, kind=Labels)
 
 
-def edits_told(segmentation: Labels) -> str | None:
+def describe_edits(segmentation: Labels) -> str | None:
     """Say how a segmentation was proofread, for reports; None where it was not."""
     for made in Record.of(segmentation).made.chain():
         if made.stage == "proofread":
-            return f"Proofread: {_told([Edit.parse(e) for e in made.noted['edits']])}."
+            return f"Proofread: {_counted([Edit.parse(e) for e in made.noted['edits']])}."
     return None
 
 
@@ -322,7 +322,7 @@ def warn_of_edits(segmentation: Labels) -> str | None:
     )
 
 
-def _told(edits: Sequence[Edit]) -> str:
+def _counted(edits: Sequence[Edit]) -> str:
     counts = {kind: sum(edit.kind == kind for edit in edits) for kind in ("merge", "split", "delete", "relabel")}
     return ", ".join(f"{n} x {kind}" for kind, n in counts.items() if n)
 

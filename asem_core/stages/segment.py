@@ -126,9 +126,9 @@ def segment(
     fitted = by.segment(probability, attrs.evolve(run, scratch=work_folder(output, record) / "objects"))
     _require_labels_of(probability, fitted, name)
     block = run.block or DEFAULT_BLOCK
-    notes = dict(fitted.attributes)
-    known = {key: notes.pop(key) for key in ("num_objects", "object_sizes_vx", "num_tiny") if key in notes}
-    about = Record("labels", findings=notes, **known)
+    findings = dict(fitted.attributes)
+    known = {key: findings.pop(key) for key in ("num_objects", "object_sizes_vx", "num_tiny") if key in findings}
+    about = Record("labels", findings=findings, **known)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     fill_volume(out, ApplyTo(fitted, probability, out, name), block, run, name=f"segment-{Path(output).name}")
     return open_volume(output, kind=Labels)

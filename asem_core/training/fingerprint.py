@@ -34,7 +34,7 @@ class Fingerprint:
         Most such planes in one region.
     share_annotated
         Of the boxes that are learnt from: 1 where all of their voxels are annotated, little where strokes are.
-    foreground
+    foreground_fraction
         Fraction of the annotated voxels.
     thickness_nm
         Of the thinnest tenth of the object: a ball of this diameter fits into nine tenths of its voxels (granulometry by
@@ -55,7 +55,7 @@ class Fingerprint:
     num_planes: int
     planes_together: int
     share_annotated: float
-    foreground: float
+    foreground_fraction: float
     thickness_nm: float
     num_objects: int
     plane_correlation: float
@@ -72,7 +72,7 @@ class Fingerprint:
         z, y, x = (f"{v:g}" for v in self.voxel_size_nm)
         return [
             f"voxels of {z} x {y} x {x} nm; {self.num_annotated_vx:,} are annotated, in {self.num_planes} planes",
-            f"{self.foreground:.1%} are object, in {self.num_objects} pieces; the thinnest tenth {f'of {self.thinnest}, the thinnest class, ' if self.thinnest else ''}is {self.thickness_nm:.0f} nm thick",
+            f"{self.foreground_fraction:.1%} are object, in {self.num_objects} pieces; the thinnest tenth {f'of {self.thinnest}, the thinnest class, ' if self.thinnest else ''}is {self.thickness_nm:.0f} nm thick",
             f"neighbouring planes correlate by {self.plane_correlation:.2f}; object and background differ by "
             f"{self.contrast:.1f} standard deviations of the grey values",
         ]
@@ -111,21 +111,21 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
     BadInput
         Nothing is annotated, nothing is object, or nothing is not.
     """
-    annotated, foreground = 0, 0
+    num_annotated, num_foreground = 0, 0
     planes = [0] * len(regions)
     for number, region in enumerate(regions):
         for slab in region.labels.box.blocks((8, *region.labels.shape[1:])):
             target = read_target(region, slab, exclude=False)
             known = target != IGNORE
-            annotated += int(known.sum())
+            num_annotated += int(known.sum())
             planes[number] += int(known.any(axis=(1, 2)).sum())
-            foreground += int((target == 1).sum())
+            num_foreground += int((target == 1).sum())
     names = ", ".join(f"'{r.name}'" for r in regions)
-    if not annotated:
+    if not num_annotated:
         raise BadInput(f"Nothing is annotated in {names}: annotate a box first (asem annotate), or import labels.")
-    if not foreground:
+    if not num_foreground:
         raise BadInput(f"No voxel of {names} is object: there is nothing to learn. Is it the right layer of labels?")
-    if foreground == annotated:
+    if num_foreground == num_annotated:
         raise BadInput(f"Every annotated voxel of {names} is object: annotate background, too.")
     parts = [part for region in regions for part in _parts(region, SAMPLE_VX // len(regions))]
     size = regions[0].raw.voxel_size_nm
@@ -134,11 +134,11 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
     spread = float(np.concatenate([inside, outside]).std())
     return Fingerprint(
         size,
-        annotated,
+        num_annotated,
         sum(planes),
         max(planes),
-        annotated / sum(region.labels.box.size for region in regions),
-        foreground / annotated,
+        num_annotated / sum(region.labels.box.size for region in regions),
+        num_foreground / num_annotated,
         thickness,
         num_objects,
         _plane_correlation(

@@ -15,7 +15,7 @@ import numpy as np
 from asem_core.errors import AsemError, BadInput
 from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
-from asem_core.heads import class_heads, has_direction
+from asem_core.heads import Softmax, class_maps, has_direction
 from asem_core.interfaces import Region
 from asem_core.training.regions import (
     IGNORE,
@@ -26,7 +26,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.training.setup import TrainingSetup
-from asem_core.training.targets import need_of, needs_of, part_of, parts_of
+from asem_core.training.targets import Need, needs_of, part_of, parts_of, read_need
 from asem_core.volume import Box, Zyx
 from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
@@ -53,7 +53,7 @@ class RegionFacts:
     num_scored_foreground_vx: int = 0  # outside the exclusion zone
 
     @property
-    def foreground(self) -> float:
+    def foreground_fraction(self) -> float:
         """Fraction of the annotated voxels."""
         return self.num_foreground_vx / max(self.num_annotated_vx, 1)
 
@@ -84,7 +84,7 @@ class Preflight:
 
 def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
     """Check a training whose run would be written to `folder`; reads every label once, and a part of every image."""
-    names = [head.of for head in class_heads(setup.heads)]
+    names = class_maps(setup.heads)
     learnt, watched = (
         {c: [facts_of(part) for region in regions if (part := part_of(region, c))] for c in names}
         for regions in (setup.regions, setup.validation)
@@ -98,6 +98,7 @@ def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
         *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
         *_instances(setup),
+        *_shared_voxels(setup),
         *_other_greys(setup),
         *_roles(setup),
         *_room(setup, folder),
@@ -108,18 +109,18 @@ def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
 
 def facts_of(region: Region) -> RegionFacts:
     """Look at all labels of a region, and at the image in their middle planes."""
-    annotated = foreground = scored = 0
+    num_annotated = num_foreground = num_scored = 0
     ids: set[int] = set()
     for slab in _slabs(region):
         target = read_target(region, slab, exclude=False)
-        annotated += int((target != IGNORE).sum())
-        foreground += int((target == 1).sum())
-        scored += int((read_target(region, slab, exclude=True) == 1).sum())
+        num_annotated += int((target != IGNORE).sum())
+        num_foreground += int((target == 1).sum())
+        num_scored += int((read_target(region, slab, exclude=True) == 1).sum())
         if len(ids) < 1000:
             ids.update(np.unique(region.labels.read(slab)).tolist())
     image = region.raw.read(_middle_planes(region.raw.box_of(region.labels)))
     greys = float(image.min()), float(image.max())
-    return RegionFacts(region.name, annotated, foreground, len(ids - {0}), *greys, region.raw.dtype, scored)
+    return RegionFacts(region.name, num_annotated, num_foreground, len(ids - {0}), *greys, region.raw.dtype, num_scored)
 
 
 def _middle_planes(box: Box) -> Box:
@@ -226,23 +227,43 @@ def _labels(facts: Sequence[RegionFacts], purpose: str, of: str) -> Iterator[Fin
         consequence = "it cannot be learnt" if purpose == "train on" else "nobody will know how good it is"
         yield Finding(f"'{of}' is annotated in no region to {purpose}: {consequence}.", refused=purpose == "train on")
         return
-    annotated, foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
+    num_annotated, num_foreground = sum(f.num_annotated_vx for f in facts), sum(f.num_foreground_vx for f in facts)
     names = ", ".join(f"'{f.name}'" for f in facts)
-    if not foreground:
+    if not num_foreground:
         yield Finding(
             f"There is no foreground at all in the regions to {purpose} ({names}). Is it the right layer, and is 0 "
             "really background there?",
             refused=True,
         )
-    elif foreground == annotated:
+    elif num_foreground == num_annotated:
         yield Finding(
             f"Every voxel to {purpose} ({names}) is foreground: there is nothing to tell apart.", refused=True
         )
     for f in facts:
-        if foreground and not f.num_foreground_vx:
+        if num_foreground and not f.num_foreground_vx:
             yield Finding(f"Region '{f.name}' holds no foreground.")
         if f.num_ids > 1:
             yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
+
+
+def _shared_voxels(setup: TrainingSetup) -> Iterator[Finding]:
+    """Count the voxels that labels give to several classes, where the network gives each to one."""
+    for head in setup.heads:
+        for region in setup.regions if isinstance(head, Softmax) else ():
+            num = sum(
+                int(
+                    (
+                        sum((read_need(region, Need(c), slab, exclude=False) == 1).astype(np.uint8) for c in head.of)
+                        > 1
+                    ).sum()
+                )
+                for slab in _slabs(region)
+            )
+            if num:
+                yield Finding(
+                    f"Region '{region.name}': {num:,} voxels belong to several of {', '.join(head.of)}; with softmax = true the network "
+                    "gives each voxel to one class, and learns here that it is any of these. Where organelles overlap, leave softmax out."
+                )
 
 
 def _instances(setup: TrainingSetup) -> Iterator[Finding]:
@@ -252,7 +273,7 @@ def _instances(setup: TrainingSetup) -> Iterator[Finding]:
             "choose_mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: set it to false.",
             refused=True,
         )
-    for name in dict.fromkeys(head.of for head in setup.heads if need_of(head).ids):
+    for name in dict.fromkeys(need.of for need in needs_of(setup.heads) if need.ids):
         parts = [part for region in setup.regions if (part := part_of(region, name))]
         ids = {
             (n, int(i))

@@ -214,20 +214,20 @@ def suited_to(found: Fingerprint, template: Template) -> tuple[Suited, str]:
     return template, "planes are large and contain objects nearly everywhere"
 
 
-def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Zyx, gap: Zyx) -> Split:
+def watched_part(boxes: Sequence[Box], profiles: Sequence[np.ndarray], step: Zyx, gap: Zyx) -> Split:
     """Set a part aside: of many boxes whole ones, of few an end of the largest that looks like the rest.
 
     Parameters
     ----------
     boxes : what is annotated
-    foreground : per box, three profiles (z, y, x) in one: object voxels by plane along each axis, as a list of arrays
+    profiles : per box, three (z, y, x) in one: object voxels by plane along each axis, as a list of arrays
     step : working voxels, in stored ones: parts begin and end at multiples
     gap : voxels between what is learnt and what is watched
     """
     sizes = np.array([b.size for b in boxes], float)
     if len(boxes) >= 5:
         number = max(1, round(WATCHED * len(boxes)))
-        shares = np.array([float(np.sum(f[0])) / s for f, s in zip(foreground, sizes, strict=True)])
+        shares = np.array([float(np.sum(f[0])) / s for f, s in zip(profiles, sizes, strict=True)])
         typical = np.argsort(np.abs(shares - np.median(shares)), kind="stable")[:number]
         return Split(
             [(i, b) for i, b in enumerate(boxes) if i not in typical],
@@ -236,7 +236,7 @@ def watched_part(boxes: Sequence[Box], foreground: Sequence[np.ndarray], step: Z
         )
     largest = int(np.argmax(sizes))
     for part in (1, 2, 3):
-        if found := _end_to_watch(boxes[largest], foreground[largest], part * WATCHED * sizes.sum(), step, gap):
+        if found := _end_to_watch(boxes[largest], profiles[largest], part * WATCHED * sizes.sum(), step, gap):
             learnt, watched, what = found
             others = [(i, b) for i, b in enumerate(boxes) if i != largest]
             return Split([*others, (largest, learnt)], [(largest, watched)], what)
@@ -273,7 +273,7 @@ def _end_to_watch(box: Box, profiles: np.ndarray, size: float, step: Zyx, gap: Z
 
 def threshold(found: Fingerprint, split: Split) -> Setting:
     """Believe the watched part of the threshold where it holds enough object to tell."""
-    object_nm3 = found.foreground * sum(b.size for _, b in split.watched) * math.prod(found.voxel_size_nm)
+    object_nm3 = found.foreground_fraction * sum(b.size for _, b in split.watched) * math.prod(found.voxel_size_nm)
     balls = object_nm3 / (found.thickness_nm**2 * max(found.thickness_nm, found.voxel_size_nm[0]))
     if balls < LEAST_BALLS:
         return Setting(
@@ -370,7 +370,7 @@ class Settings:
 def choose_settings(
     found: Fingerprint,
     boxes: Sequence[Box],
-    foreground: Sequence[Any],
+    profiles: Sequence[Any],
     network: Mapping[Template, Mapping[str, Any]],
     sampler: Callable[[Suited], str],
     *,
@@ -381,7 +381,7 @@ def choose_settings(
 
     Parameters
     ----------
-    boxes, foreground : what is annotated, and its object voxels by plane; see `watched_part`
+    boxes, profiles : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `abilities.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
     watch : whether a part is set aside to watch
@@ -392,7 +392,7 @@ def choose_settings(
     template, why_template = layout(found, factor)
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
     thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
-    split = watched_part(boxes, foreground, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
+    split = watched_part(boxes, profiles, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
     if not watch:
         split = Split(list(enumerate(boxes)), [], "everything is used for training")
     watched = bool(split.watched)

@@ -94,11 +94,11 @@ class Balanced(Sampler):
         found: np.ndarray = rng.integers(np.minimum(room, 0), np.maximum(room, 0), endpoint=True)
         return found
 
-    def acceptance(self, foreground: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    def acceptance(self, foreground_fraction: np.ndarray, outside_fraction: np.ndarray) -> np.ndarray:
         """Turn fractions of foreground and of unannotated voxels into the probability that a box is kept."""
-        keep_poor = np.where(foreground < self.least_foreground, 1 - self.reject_little_foreground, 1.0)
-        keep_outside = np.where(outside > self.most_outside, 1 - self.reject_outside, 1.0)
-        result: np.ndarray = keep_poor * keep_outside * (outside < 1)
+        keep_poor = np.where(foreground_fraction < self.least_foreground, 1 - self.reject_little_foreground, 1.0)
+        keep_outside = np.where(outside_fraction > self.most_outside, 1 - self.reject_outside, 1.0)
+        result: np.ndarray = keep_poor * keep_outside * (outside_fraction < 1)
         return result
 
 
@@ -110,8 +110,8 @@ class RegionCounts:
     """
 
     shape: Zyx
-    foreground: np.ndarray
-    annotated: np.ndarray | None  # None: every voxel of the region is
+    foreground_sums: np.ndarray
+    annotated_sums: np.ndarray | None  # None: every voxel of the region is
 
     @classmethod
     def of(cls, region: Region) -> RegionCounts:
@@ -129,11 +129,11 @@ class RegionCounts:
         low = np.clip(begins, 0, self.shape)
         high = np.clip(begins + np.array(shape), 0, self.shape)
         size = float(np.prod(shape))
-        if self.annotated is None:
+        if self.annotated_sums is None:
             annotated = np.maximum(high - low, 0).prod(axis=1)
         else:
-            annotated = _box_sums(self.annotated, low, high)
-        return _box_sums(self.foreground, low, high) / size, 1 - annotated / size
+            annotated = _box_sums(self.annotated_sums, low, high)
+        return _box_sums(self.foreground_sums, low, high) / size, 1 - annotated / size
 
 
 def _summed_area(labels: Labels, mask: Labels | None) -> np.ndarray:

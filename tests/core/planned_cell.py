@@ -39,7 +39,7 @@ def region(objects: np.ndarray, size: tuple[float, float, float], mask: np.ndarr
 
 
 def found(**changes: object) -> Fingerprint:
-    known = {"voxel_size_nm": (8, 8, 8), "num_annotated_vx": 10**7, "num_planes": 100, "foreground": 0.1}
+    known = {"voxel_size_nm": (8, 8, 8), "num_annotated_vx": 10**7, "num_planes": 100, "foreground_fraction": 0.1}
     known |= {
         "planes_together": 100,
         "share_annotated": 1.0,

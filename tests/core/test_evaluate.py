@@ -113,8 +113,8 @@ def test_several_workers_give_the_same_scores():
     p = Volume(probability(truth), NM)
     alone = score(p, labels(truth))
     together = score(p, labels(truth), run=Run(workers=2, progress=False))
-    np.testing.assert_array_equal(alone.foreground, together.foreground)
-    np.testing.assert_array_equal(alone.background, together.background)
+    np.testing.assert_array_equal(alone.foreground_vx, together.foreground_vx)
+    np.testing.assert_array_equal(alone.background_vx, together.background_vx)
 
 
 def test_pooled_scores_are_counted_over_all_voxels():
@@ -122,7 +122,7 @@ def test_pooled_scores_are_counted_over_all_voxels():
     scores = {"a": score(Volume(probability(a), NM), labels(a)), "b": score(Volume(probability(b), NM), labels(b))}
     both = score(Volume(probability(np.concatenate([a, b])), NM), labels(np.concatenate([a, b])))
     pooled = with_pooled(scores)["pooled"].at(0.5)
-    assert pooled.true_positive + pooled.false_negative == both.foreground.sum()
+    assert pooled.true_positive + pooled.false_negative == both.foreground_vx.sum()
     assert pooled.true_positive == scores["a"].at(0.5).true_positive + scores["b"].at(0.5).true_positive
     assert list(with_pooled({"a": scores["a"]})) == ["a"]
 

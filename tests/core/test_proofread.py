@@ -15,7 +15,7 @@ from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists
 from asem_core.stages.evaluate import EvaluateOptions, Pair, evaluate
-from asem_core.stages.proofread import Edit, apply_edits, edit_layer, edits_told, open_proofread, undo_edits
+from asem_core.stages.proofread import Edit, apply_edits, describe_edits, edit_layer, open_proofread, undo_edits
 from asem_core.stages.segment import Segmentation, segment
 from asem_core.volume import Labels, Spec
 from asem_core.voxels.cuts import other_side
@@ -85,7 +85,7 @@ def test_edits_are_replayed_undone_and_written(layer: str, catalog: Catalog, tmp
     np.testing.assert_array_equal(made.read(), expected)
     assert made.path == f"{layer}_proofread"
     assert Record.of(made).num_objects == 1
-    assert edits_told(made) == "Proofread: 1 x merge, 1 x split, 1 x delete, 1 x relabel."
+    assert describe_edits(made) == "Proofread: 1 x merge, 1 x split, 1 x delete, 1 x relabel."
 
     assert [edit.kind for edit in undo_edits(layer, 2)] == ["delete", "merge"]
     again = apply_edits(layer, catalog, QUIET)

@@ -39,7 +39,7 @@ def test_fingerprint_measures_balls() -> None:
     about = fingerprint([region(objects, (8, 8, 8))])
     assert about.thickness_nm == pytest.approx(100, abs=20)
     assert (about.num_objects, about.num_planes, about.num_annotated_vx) == (4, 40, objects.size)
-    assert about.foreground == pytest.approx(objects.mean())
+    assert about.foreground_fraction == pytest.approx(objects.mean())
     assert about.contrast > 2
 
 
@@ -49,7 +49,7 @@ def test_fingerprint_looks_only_at_what_is_annotated() -> None:
     mask[:, :, :20] = True  # through the middle of balls
     about = fingerprint([region(objects, (8, 8, 8), mask)])
     assert about.num_annotated_vx == mask.sum()
-    assert about.foreground == pytest.approx((objects & mask).sum() / mask.sum())
+    assert about.foreground_fraction == pytest.approx((objects & mask).sum() / mask.sum())
     assert about.thickness_nm > 80
 
 

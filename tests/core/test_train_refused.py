@@ -139,7 +139,7 @@ def test_preflight_tells_facts_and_time(recipe: Recipe, catalog: Catalog, tmp_pa
     result = preflight(plan, tmp_path / "run")
     assert [f for f in result.findings if f.refused] == []
     labels = plan.regions[0].labels.read()
-    assert result.facts[0].foreground == pytest.approx((labels > 0).mean())
+    assert result.facts[0].foreground_fraction == pytest.approx((labels > 0).mean())
     assert seconds_per_iteration(plan) > 0
     other = attrs.evolve(plan, greys_before=[g / 16 for g in grey_percentiles([r.raw for r in plan.regions])])
     asked = [f.text for f in preflight(other, tmp_path / "run").findings if "weights that it starts from" in f.text]

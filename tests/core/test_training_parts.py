@@ -234,8 +234,8 @@ def test_validation_scores_each_annotated_voxel_once() -> None:
             return torch.stack([10 * (1 - yes), 10 * yes])[None]
 
         found = summarise(*validate(perfect, tiles, (0, 0, 0), LossOptions(), torch.device("cpu")))
-        assert int(found.by_map[""].foreground.sum()) == expected
-        assert int(found.by_map[""].background.sum()) == 5 * 120 - expected
+        assert int(found.by_map[""].foreground_vx.sum()) == expected
+        assert int(found.by_map[""].background_vx.sum()) == 5 * 120 - expected
         assert found.to_metrics()["f1"] == 1
         assert found.loss < 1e-3
 
