@@ -63,9 +63,10 @@ def open_node(address: str) -> Any:
 
 
 def near_layers(name: str, known: Sequence[str]) -> str:
-    """Say which layer may be meant, or which there are: a sentence."""
-    near = [n for n in known if n.endswith(f"/{name}")] or difflib.get_close_matches(name, known, 1)
-    return f"Did you mean {' or '.join(near)}?" if near else f"Its layers: {', '.join(known) or 'none'}."
+    """Say which layer may be meant, and which there are: sentences."""
+    near = [n for n in known if n.endswith(f"/{name}")] or difflib.get_close_matches(name, known, 1, cutoff=0.85)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{meant}Its layers: {', '.join(known) or 'none'}."
 
 
 def require_layer(address: str | Path, what: str, fits: Callable[[str], bool], otherwise: str) -> None:
