@@ -337,7 +337,7 @@ def test_what_a_killed_process_was_writing_goes(stack: Path, tmp_path: Path) -> 
     unbroken = import_volume(source, tmp_path / "other.zarr/raw", QUIET)
     cell.mkdir()
     dead = next(pid for pid in range(os.getpid() + 1, 10**7) if not psutil.pid_exists(pid))
-    halves = [cell / f".zarr.json.{_host()}-{pid}.half" for pid in (dead, os.getpid())]
+    halves = [cell / f".zarr.json.{_host()}-{pid}.half" for pid in (dead, os.getppid())]
     for half in halves:
         half.touch()
     image = import_volume(source, cell / "raw", QUIET)
