@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from asem_core.cli import INTERRUPTED
+
 from .interruption import HALTED_BELOW_S, ORPHAN_S, SIGNALS, WHERE, Met, Way, interrupt, last_end, send, table
 from .survival import COMMANDS, LOADED, LONG, Asem, SlowServer, Unbroken, contents, fill, make_start, size_of
 
@@ -195,7 +197,7 @@ def test_signals_to_the_viewer(target: str, sent: signal.Signals, asem: Asem, st
         assert time.monotonic() - sent_s < ORPHAN_S
         assert "Traceback" not in running.said()
         assert not list(tmp_path.iterdir())
-    assert code == 0
+    assert code in (0, INTERRUPTED)  # the latter where the address answers and is not yet printed
     assert contents(start) == before
 
 
