@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.voxels.units import nm_per
 
 _LENGTH = r"(\d+(?:\.\d+)?)\s*(pm|nm|um|\u00b5m|\u03bcm|micron|mm)(?![a-zA-Z])"
@@ -33,7 +33,7 @@ def number_planes(
     folder: Path,
     endings: Collection[str],
     pattern: str | None = None,
-    advice: str = "rename it",
+    advice: Sequence[str | Option] = ("rename it",),
     files: str = "*",
     sparse: bool = False,
 ) -> dict[int, Path]:
@@ -77,7 +77,7 @@ def number_planes(
     return _unique(planes, numbers, fields, folder, advice)
 
 
-def _by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advice: str) -> dict[int, Path]:
+def _by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advice: Sequence[str | Option]) -> dict[int, Path]:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
@@ -93,10 +93,12 @@ def _by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advice: str)
     return _unique(planes, numbers, [[n] for n in numbers], folder, advice)
 
 
-def _without_number(file: Path, advice: str) -> BadInput:
+def _without_number(file: Path, advice: Sequence[str | Option]) -> BadInput:
     return BadInput(
         f"{file} has no plane number in its name. If the files are separate images, import one by its own name; otherwise move this "
-        f"one out of the folder, or {advice}."
+        "one out of the folder, or ",
+        *advice,
+        ".",
     )
 
 
@@ -114,7 +116,11 @@ def _counting_field(fields: Sequence[Sequence[int]], sparse: bool) -> list[int]:
 
 
 def _unique(
-    planes: Sequence[Path], numbers: Sequence[int], fields: Sequence[Sequence[int]], folder: Path, advice: str
+    planes: Sequence[Path],
+    numbers: Sequence[int],
+    fields: Sequence[Sequence[int]],
+    folder: Path,
+    advice: Sequence[str | Option],
 ) -> dict[int, Path]:
     numbered: dict[int, Path] = {}
     for i, (file, number) in enumerate(zip(planes, numbers, strict=True)):
@@ -123,10 +129,13 @@ def _unique(
             before, after = _difference(other.name, file.name)
             both = [fields[list(planes).index(other)], fields[i]]
             differ = before and after and both[0] != both[1]
-            choose = f", or take one of both kinds: --set files='*{before}*'" if differ else ""
+            kind = Option("files", f"*{before}*", of_plugin=True)
+            choose: list[str | Option] = [", or take one of both kinds: ", kind] if differ else []
             raise BadInput(
-                f"{other.name} and {file.name} in {folder} are both plane {number}. "
-                f"Move one out of the folder, or {advice}{choose}."
+                f"{other.name} and {file.name} in {folder} are both plane {number}. Move one out of the folder, or ",
+                *advice,
+                *choose,
+                ".",
             )
         numbered[number] = file
     return numbered
@@ -143,7 +152,7 @@ def missing_planes(numbered: Mapping[int, Path]) -> list[int]:
     return sorted(set(range(min(numbered), max(numbered) + 1)) - set(numbered))
 
 
-def refuse_gaps(numbered: Mapping[int, Path], folder: Path, advice: str) -> None:
+def refuse_gaps(numbered: Mapping[int, Path], folder: Path, advice: Sequence[str | Option]) -> None:
     """Refuse planes of which some are missing, in the words of their names.
 
     Raises
@@ -161,7 +170,8 @@ def refuse_gaps(numbered: Mapping[int, Path], folder: Path, advice: str) -> None
     every = f" (the numbers go in steps of {next(iter(steps))})" if len(steps) == 1 else ""
     raise BadInput(
         f"{folder} has planes {order[0]} to {order[-1]}, but {named} {'is' if len(missing) == 1 else 'are'} missing{every}: "
-        f"{numbered[before].name} is followed by {numbered[after].name}. {advice}"
+        f"{numbered[before].name} is followed by {numbered[after].name}. ",
+        *advice,
     )
 
 

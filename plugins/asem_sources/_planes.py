@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.volume import Box
 from asem_core.voxels.opening import is_file_of
 from asem_core.voxels.planes import missing_planes, number_planes, plane_files, refuse_gaps, z_positions, z_step
@@ -40,7 +40,7 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: str
-    fault: str = ""
+    fault: Sequence[str | Option] = ()
 
 
 @attrs.frozen(eq=False)
@@ -173,7 +173,11 @@ def planes_in(
         return Folder((folder,), (0,), ())
     _, passed = plane_files(folder, endings, files)
     numbered = number_planes(
-        folder, endings, pattern, advice="give a pattern that finds the number: --set pattern='.*_(\\d+)'", files=files
+        folder,
+        endings,
+        pattern,
+        advice=["give a pattern that finds the number: ", Option("pattern", r".*_(\d+)", of_plugin=True)],
+        files=files,
     )
     if not numbered:
         raise BadInput(f"{folder} holds no {what} planes ({', '.join(endings)}).")
@@ -183,7 +187,7 @@ def planes_in(
         refuse_gaps(
             numbered,
             folder,
-            "Restore it, or join the planes around the gap: --set allow_gaps=true (in a recipe: allow_gaps = true).",
+            ["Restore it, or join the planes around the gap: ", Option("allow_gaps", True, of_plugin=True), "."],
         )
     return Folder(tuple(numbered[n] for n in order), tuple(order), tuple(passed))
 
@@ -199,7 +203,7 @@ def check_alike(pages: Sequence[Page], headers: Sequence[Header]) -> tuple[tuple
     for page, header in zip(pages, headers, strict=True):
         where = page.file if "#" not in page.label else f"{page.file}, page {int(page.label.rpartition('#')[2]) + 1},"
         if header.fault:
-            raise BadInput(f"{where} {header.fault}")
+            raise BadInput(f"{where} ", *header.fault)
         if header.shape != first.shape:
             raise BadInput(
                 f"{where} is {_size(header)} pixels but {pages[0].label} is {_size(first)}. "

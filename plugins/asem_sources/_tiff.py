@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.voxels.axes import pick_axes
 from asem_core.voxels.tiff import as_shown, why_unreadable
 from asem_core.voxels.values import ids_of_colours
@@ -77,7 +77,7 @@ def read_contents(file: Path, labels: bool, choice: Mapping[str, int | None], ax
     try:
         stat = file.stat()
     except OSError as error:
-        return TiffContents((TiffPage(file),), (Header((), "", _unreadable(file, error)),))
+        return TiffContents((TiffPage(file),), (Header((), "", [_unreadable(file, error)]),))
     return _read_contents(file, (stat.st_mtime_ns, stat.st_size), labels, tuple(choice.items()), axes)
 
 
@@ -93,7 +93,7 @@ def _read_contents(
     except (BadInput, MissingExtra):
         raise
     except Exception as error:  # a damaged header leads tifffile into errors of many kinds
-        return TiffContents((TiffPage(file),), (Header((), "", _unreadable(file, error)),))
+        return TiffContents((TiffPage(file),), (Header((), "", [_unreadable(file, error)]),))
 
 
 def _contents(tiff: Any, file: Path, labels: bool, choice: Mapping[str, int | None], axes: str | None) -> TiffContents:
@@ -101,7 +101,7 @@ def _contents(tiff: Any, file: Path, labels: bool, choice: Mapping[str, int | No
     if not _ends(tiff):
         return TiffContents(
             (TiffPage(file),),
-            (Header((), "", f"is truncated: planes are missing after the first {len(tiff.pages)}. Copy it again."),),
+            (Header((), "", [f"is truncated: planes are missing after the first {len(tiff.pages)}. Copy it again."]),),
         )
     series = [s for s in tiff.series if not s.keyframe.is_reduced]
     if len(series) != 1:
@@ -188,32 +188,36 @@ def _header(page: Any, keyframe: Any, file_size: int) -> Header:
     return Header(shape, dtype)
 
 
-def _meaning(page: Any, labels: bool) -> str:
+def _meaning(page: Any, labels: bool) -> Sequence[str | Option]:
     """Say why the values of a page are no grey values and no ids, or nothing."""
     name = page.photometric.name
     if labels and _holds_ids_as_colours(page):
-        return ""
+        return []
     planar = page.samplesperpixel > 1 and page.planarconfig == 2
     if (
         name in ("RGB", "YCBCR", "CIELAB", "ICCLAB", "ITULAB", "SEPARATED", "CFA", "LINEAR_RAW")
         or page.samplesperpixel > 2
     ):
         stored = " (a separate plane for each colour)" if planar else ""
-        return f"is a colour image{stored}. Save it as 8- or 16-bit grey values."
+        return [f"is a colour image{stored}. Save it as 8- or 16-bit grey values."]
     if page.samplesperpixel > 1:
-        return f"has {page.samplesperpixel} values for each pixel, as grey with transparency. Save it as grey values alone."
+        return [
+            f"has {page.samplesperpixel} values for each pixel, as grey with transparency. Save it as grey values alone."
+        ]
     if page.ndim != 2:
-        return f"is a volume in one page (axes {page.axes}). Save every plane as a page."
+        return [f"is a volume in one page (axes {page.axes}). Save every plane as a page."]
     if name == "PALETTE" and not labels and not _is_identity(page.colormap):
-        return (
+        return [
             "is an indexed image: its values are numbers of colours in a palette, not grey values. Convert it to 8-bit grey "
-            "values, or, if they are ids of labels, import it as such: --kind labels."
-        )
+            "values, or, if they are ids of labels, import it as such: ",
+            Option("kind", "labels"),
+            ".",
+        ]
     if name == "MINISWHITE" and page.dtype.kind == "f":
-        return "has floating-point values in which 0 is white. Invert it first."
+        return ["has floating-point values in which 0 is white. Invert it first."]
     if name not in ("MINISBLACK", "MINISWHITE", "PALETTE", "MASK"):
-        return f"holds {name} values, which are not grey values. Save it as 8- or 16-bit grey values."
-    return ""
+        return [f"holds {name} values, which are not grey values. Save it as 8- or 16-bit grey values."]
+    return []
 
 
 def _holds_ids_as_colours(page: Any) -> bool:
