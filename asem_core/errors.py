@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -54,8 +55,8 @@ def as_flag(option: Option) -> str:
     """Spell an option as commands take it: `--voxel-size 5,5,5`, `--set channel=0`."""
     value = option.value
     if option.of_plugin:
-        setting = f"{option.name}={option.shown or _in_toml(value).replace(', ', ',')}"
-        return f"--set {shlex.quote(setting)}"
+        text = value if _is_bare(value) else _in_toml(value).replace(", ", ",")
+        return f"--set {shlex.quote(f'{option.name}={option.shown or text}')}"
     flag = _FLAGS.get(option.name, "--" + option.name.replace("_", "-"))
     if option.shown or value is None or value is True:
         return f"{flag} {option.shown}".rstrip()
@@ -74,6 +75,14 @@ def in_recipe(option: Option) -> str:
     name = option.name.removeprefix("source_")
     value = option.shown or _in_toml(option.value)
     return (f"{name} = {value}" if value else name) + (f" in [{option.table}]" if option.table else "")
+
+
+def _is_bare(value: Any) -> bool:
+    """Tell whether a value is a text that `--set` takes without quotes, because it means nothing else."""
+    try:
+        return isinstance(value, str) and not tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return True
 
 
 def _in_toml(value: Any) -> str:
@@ -99,6 +108,11 @@ class AsemError(Exception):
     def told(self, spell: Callable[[Option], str]) -> str:
         """Write the message for the door that a user came through, which says how it spells options."""
         return "".join(spell(part) if isinstance(part, Option) else str(part) for part in self.args)
+
+    def followed_by(self, sentence: str) -> Self:
+        """Tell the same, and one sentence more."""
+        *parts, last = self.args
+        return type(self)(*parts, last if isinstance(last, Option) else str(last).rstrip("."), f". {sentence}")
 
     def __str__(self) -> str:
         return self.told(as_argument)
@@ -172,7 +186,6 @@ class MissingExtra(AsemError):
 def install_command(extra: str) -> str:
     """Write the command that adds the packages of an extra to where this program is installed, however it was."""
     import importlib.util
-    import shlex
     import sys
     from importlib.metadata import PackageNotFoundError, requires
     from pathlib import Path

@@ -57,11 +57,12 @@ def sweep(base: Path | None = None) -> None:
             made = _MADE.match(folder.name)
             if made is not None and made["host"] == _host() and _lives(made["pid"]):
                 continue  # whatever its lock says: the lock of a file system that has none is of another kind
-            if folder.name.startswith("."):
-                shutil.rmtree(folder, ignore_errors=True)
-            elif (folder / _LOCK).is_file():
+            ended = made is not None and made["host"] == _host()
+            if (folder / _LOCK).is_file() and not folder.name.startswith("."):
                 with held(folder / _LOCK):
                     shutil.rmtree(folder, ignore_errors=True)
+            elif ended:  # its lock was not yet there, or was removed first
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from asem_core.voxels.regions import Watershed
 
 
 def main() -> None:
-    how = Watershed(by_shape=True, outside_above=0.5, smoothing_vx=1.0, apart_vx=3)
+    how = Watershed(by_shape=True, outside_above=0.5)
     run = Run(progress=False)
     for kind in ("mito", "fv"):
         for name in ("fib1-0-0-0", "fib1-3-3-0"):

@@ -41,7 +41,7 @@ def main() -> None:
         print(
             f"{len(regions)} fragments, {len(regions.edges)} edges: {seconds:.1f} s, {truth.size / cpu / 1e6:.2f} Mvoxel/s of processor time"
         )
-        for threshold in (0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7):
+        for threshold in (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6):
             found = Labels(regions.read(box, regions.objects(threshold)).astype(np.uint32), 10.0)
             rows = [score_objects(found, Labels(t, 10.0)).instances for t in (part, rest)]
             scores = [f"{s.adapted_rand_error:.3f} {s.voi:.3f}" for s in rows]

@@ -131,6 +131,8 @@ def make_app(command: str | None = None) -> typer.Typer:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("asem_core").setLevel(level)
         logging.getLogger("asem_core.remarks").setLevel(min(level, logging.INFO))
+        if not verbose:  # what matters of a damaged file is told in our own words
+            logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
     own = _OWN_MODULES.get(command or "")
     for module in [own] if own else sorted({m for m in _OWN_MODULES.values() if m}):

@@ -206,8 +206,9 @@ def movie(
     """
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
+    from asem_core.viewing.movie import write_movie
     from asem_core.viewing.scene import open_layers, with_errors
-    from asem_core.viewing.snapshot import AXES, box_in, ground_of, movie_frames, write_movie
+    from asem_core.viewing.snapshot import AXES, box_in, ground_of, movie_frames
 
     require_picture(output, (".mp4", ".gif"))
     if len(axis) != 1 or axis not in AXES:

@@ -167,7 +167,7 @@ def find_model(catalog: Catalog, name: str) -> Model:
         try:
             card = registry().find(name)
         except UnknownName:
-            raise UnknownName(*error.args, " Pretrained ones: asem models list.") from None
+            raise error.followed_by("Pretrained ones: asem models list.") from None
         return _model_of(card, catalog)
     return plugin
 

@@ -33,12 +33,12 @@ class Enclosed:
     Parameters
     ----------
     merge_below
-        Fragments are merged, the least divided first, while the mean boundary between two is below this.
+        Fragments are merged, the least divided first, while the lower quartile of the boundary between two is below this.
     smallest_vx
         Objects of fewer voxels are left out.
     """
 
-    merge_below: float = 0.55
+    merge_below: float = 0.5
     smallest_vx: int = 0
     watershed: Watershed = attrs.field(factory=Watershed)
 
@@ -78,7 +78,7 @@ class PartedByShape:
         """Find the objects of a probability map (see `Model.segment`); errors as of `Enclosed.segment`."""
         if not 0 < self.threshold <= 1:
             raise BadInput(f"The threshold is a probability, above 0 and at most 1, not {self.threshold:g}.")
-        how = Watershed(by_shape=True, outside_above=1 - self.threshold, smoothing_vx=1.0, apart_vx=3)
+        how = Watershed(by_shape=True, outside_above=1 - self.threshold)
         return _merged(probability, run, how, self.merge_below, self.smallest_vx)
 
 

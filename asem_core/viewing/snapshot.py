@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra, Option, OutsideVolume
+from asem_core.errors import BadInput, Option, OutsideVolume
 from asem_core.progress import counted
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.marks import Ruler, with_axes, with_border, with_scale_bar
@@ -306,55 +306,6 @@ def movie_frames(
     for index in counted("movie", planes, "planes", shown=progress):
         frame = frame_of(volume, Plane(axis, index), box=part, width=width)
         yield finished([*images, *others], frame, volume)
-
-
-def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> Path:
-    """Write frames as MP4 (H.264, which every player shows) or animated GIF; one frame is in memory at a time.
-
-    Raises
-    ------
-    MissingExtra
-        MP4 needs imageio-ffmpeg.
-    """
-    output = Path(output)
-    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if output.suffix.lower() == ".gif":
-            _write_gif(frames, partial, fps)
-        elif output.suffix.lower() == ".mp4":
-            _write_mp4(frames, partial, fps)
-        else:
-            raise BadInput(f"A movie must be .mp4 or .gif, not {output.name}.")
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
-    return output
-
-
-def _write_gif(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
-    from PIL import Image
-
-    images = (Image.fromarray(frame).quantize(128) for frame in frames)
-    next(images).save(path, save_all=True, append_images=images, duration=1000 / fps, loop=0)
-
-
-def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
-    try:
-        import imageio_ffmpeg
-    except ModuleNotFoundError:
-        raise MissingExtra.of("view", "MP4 needs imageio-ffmpeg", " Or write a .gif.") from None
-    writer = None
-    try:
-        for frame in frames:
-            height, width = (n // 2 * 2 for n in frame.shape[:2])  # H.264 has even edges
-            if writer is None:
-                writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, quality=8, macro_block_size=2)
-                writer.send(None)
-            writer.send(np.ascontiguousarray(frame[:height, :width]))
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 def write_picture(picture: np.ndarray, output: Path) -> Path:

@@ -9,6 +9,8 @@ import numpy as np
 
 push, pop = heapq.heappush, heapq.heappop
 LEVELS = 256
+BINS = 16
+"""Of equal width, from 0 to 255, in which the heights of an edge's faces are counted."""
 
 
 @numba.njit(cache=True, nogil=True)
@@ -60,13 +62,14 @@ def flood(height, labels, inside):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def touching(labels, height):  # type: ignore[no-untyped-def]
-    """List the pairs of regions that share faces of voxels, with the larger height at each face added up.
+    """List the pairs of regions that share faces of voxels, with the larger height at each face added up and counted.
 
     Returns
     -------
-    int64 (n, 4): lower label, higher label, sum, number of faces; in order of the labels' first meeting
+    int64 (n, 4 + BINS): lower label, higher label, sum, number of faces, and of these in each bin of heights; in order of the
+    labels' first meeting
     """
-    rows = np.zeros((1 << 10, 4), np.int64)
+    rows = np.zeros((1 << 10, 4 + BINS), np.int64)
     keys, places, _ = _pairs(rows[:, 0], rows[:, 1], rows[:, 3])
     num = 0
     nz, ny, nx = labels.shape
@@ -101,8 +104,10 @@ def touching(labels, height):  # type: ignore[no-untyped-def]
                         keys[slot], places[slot] = key, num
                         num += 1
                     row = places[slot]
-                    rows[row, 2] += max(height[z, y, x], top)
+                    top = max(height[z, y, x], top)
+                    rows[row, 2] += top
                     rows[row, 3] += 1
+                    rows[row, 4 + top * BINS // LEVELS] += 1
                     if 2 * num > len(keys):
                         keys, places, _ = _pairs(rows[:num, 0], rows[:num, 1], rows[:num, 3])
     return rows[:num]
@@ -142,21 +147,35 @@ def _pairs(left, right, faces):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _height(total, faces, counts):  # type: ignore[no-untyped-def]
+    """Take the lower quartile of the heights that are counted in bins, linear within a bin; the mean if none are."""
+    if len(counts) == 0:
+        return total / faces
+    left = 0.25 * faces
+    for b in range(BINS):
+        if left <= counts[b]:
+            return (b + left / counts[b]) * LEVELS / BINS
+        left -= counts[b]
+    return float(LEVELS)
+
+
+@numba.njit(cache=True, nogil=True)
 def agglomerate(num, edges):  # type: ignore[no-untyped-def]
-    """Merge regions in order of the mean height between them, which is taken anew after each merger.
+    """Merge regions in order of the height between them, which is taken anew after each merger.
 
     Parameters
     ----------
     num : regions are 0 to num - 1
-    edges : int64 (m, 4): two regions, sum of heights, number of faces; each pair once
+    edges : int64 (m, 4 + BINS): two regions, sum of heights, number of faces, and of these in each bin: the lower quartile counts.
+        Or (m, 4): the mean does. Each pair once
 
     Returns
     -------
     into, of : int64 (k,): region `of` joined region `into`
-    mean : float64 (k,): the mean height between them then
+    height : float64 (k,): the height between them then
     """
     left, right = edges[:, 0].copy(), edges[:, 1].copy()
-    total, faces = edges[:, 2].copy(), edges[:, 3].copy()
+    total, faces, counts = edges[:, 2].copy(), edges[:, 3].copy(), edges[:, 4:].astype(np.int32)
     # The edges of a region: a linked list through half edges 2 e (of its left) and 2 e + 1 (of its right region).
     following = np.full(2 * len(edges), -1, np.int64)
     first, last, degree = np.full(num, -1, np.int64), np.full(num, -1, np.int64), np.zeros(num, np.int64)
@@ -170,17 +189,19 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
                 following[last[region]] = half
             last[region] = half
             degree[region] += 1
-        heap.append((total[e] / faces[e], left[e], right[e], np.int64(e)))
+        heap.append((_height(total[e], faces[e], counts[e]), left[e], right[e], np.int64(e)))
     heapq.heapify(heap)
-    into, of, mean = np.empty(num, np.int64), np.empty(num, np.int64), np.empty(num, np.float64)
+    into, of, height = np.empty(num, np.int64), np.empty(num, np.int64), np.empty(num, np.float64)
     merged = 0
     while len(heap):
         score, a, b, edge = pop(heap)
-        # An edge whose ends or mean have changed since was pushed again.
-        if faces[edge] == 0 or left[edge] != a or right[edge] != b or total[edge] / faces[edge] != score:
+        # An edge whose ends or height have changed since was pushed again.
+        if faces[edge] == 0 or left[edge] != a or right[edge] != b:
+            continue
+        if _height(total[edge], faces[edge], counts[edge]) != score:
             continue
         keep, gone = (a, b) if degree[a] > degree[b] or (degree[a] == degree[b] and a < b) else (b, a)
-        into[merged], of[merged], mean[merged] = keep, gone, score
+        into[merged], of[merged], height[merged] = keep, gone, score
         merged += 1
         faces[edge] = 0
         degree[keep] -= 1
@@ -195,6 +216,7 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
                     twin = places[slot]
                     total[twin] += total[edge]
                     faces[twin] += faces[edge]
+                    counts[twin] += counts[edge]
                     faces[edge] = 0
                     degree[other] -= 1
                     edge = twin
@@ -214,9 +236,9 @@ def agglomerate(num, edges):  # type: ignore[no-untyped-def]
                     used += 1
                     if 2 * used > len(keys):
                         keys, places, used = _pairs(left, right, faces)
-                push(heap, (total[edge] / faces[edge], left[edge], right[edge], edge))
+                push(heap, (_height(total[edge], faces[edge], counts[edge]), left[edge], right[edge], edge))
             half = then
-    return into[:merged], of[:merged], mean[:merged]
+    return into[:merged], of[:merged], height[:merged]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -2,7 +2,7 @@
 
 Fragments come from a seeded watershed of the cells of a fixed lattice, each with a halo around it: they depend neither
 on the blocks that a result is written in nor on workers. Where two fragments share faces of voxels, the graph holds the
-mean boundary there. Fragments are merged in order of that mean, and the whole order is kept: another threshold
+boundary there. Fragments are merged in order of its lower quartile, and the whole order is kept: another threshold
 is a shorter or longer part of it, a new table from fragments to objects that takes no voxel.
 """
 
@@ -51,8 +51,8 @@ class Watershed:
     """
 
     seeds_below: float = 0.3
-    smoothing_vx: float = 2.0
-    apart_vx: int = 6
+    smoothing_vx: float = 1.0
+    apart_vx: int = 3
     outside_above: float = 1.0
     by_shape: bool = False
     halo_vx: int = 16
@@ -68,7 +68,7 @@ class Regions:
     offsets : int64 (cells + 1,): fragments of cell i have numbers offsets[i] to offsets[i + 1] - 1, in C order of the lattice
     size_vx : int64 (n,): voxels of each fragment
     edges : int64 (m, 4): two fragments, lower first, sum of the boundary (0 to 255) over the faces they share, number of faces
-    into, of, mean : mergers in order: fragment `of` and what it has grown to joins `into`, at this mean boundary (0 to 1)
+    into, of, height : mergers in order: fragment `of` and what it has grown to joins `into`, at this boundary (0 to 1)
     """
 
     folder: Path
@@ -79,20 +79,20 @@ class Regions:
     edges: np.ndarray
     into: np.ndarray
     of: np.ndarray
-    mean: np.ndarray
+    height: np.ndarray
 
     def __len__(self) -> int:
         return len(self.size_vx)
 
     def objects(self, merge_below: float, smallest_vx: int = 0) -> np.ndarray:
-        """Merge while the mean boundary is below a threshold: int64 (n + 1,), the object of each fragment; of none 0.
+        """Merge while the boundary is below a threshold: int64 (n + 1,), the object of each fragment; of none 0.
 
         Objects are numbered 1, 2, ... in order of their first fragment; smaller ones than `smallest_vx` get 0.
         """
         from asem_core.voxels._region_kernels import joined
 
-        reached = np.flatnonzero(self.mean >= merge_below)
-        num = int(reached[0]) if len(reached) else len(self.mean)
+        reached = np.flatnonzero(self.height >= merge_below)
+        num = int(reached[0]) if len(reached) else len(self.height)
         group = joined(len(self), self.into[:num], self.of[:num])
         large = np.bincount(group, self.size_vx) >= smallest_vx
         number = np.where(large, np.cumsum(large), 0)
@@ -138,12 +138,12 @@ def find_regions(
         if divisions:
             edges = divided(box, how.lattice, folder, offsets, divisions, run, name=name)
         if how.by_shape:
-            into, of, mean = _by_shape(edges, peaks)
+            into, of, height = _by_shape(edges, peaks)
         else:
-            into, of, mean = agglomerate(len(sizes), edges)
+            into, of, height = agglomerate(len(sizes), edges)
         half = folder / f"{GRAPH}.half"
         with half.open("wb") as file:
-            np.savez(file, offsets=offsets, size_vx=sizes, edges=edges, into=into, of=of, mean=mean / 255)
+            np.savez(file, offsets=offsets, size_vx=sizes, edges=edges[:, :4], into=into, of=of, height=height / 255)
         half.replace(folder / GRAPH)
         (folder / "watershed.json").write_text(json.dumps(attrs.asdict(how)), encoding="utf-8")
         for cell in box.blocks(how.lattice):
@@ -242,17 +242,21 @@ def _by_shape(edges: np.ndarray, peaks: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _graph(box: Box, lattice: Zyx, folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Put the graphs of all cells together, and add the faces between cells: offsets, sizes, peaks, edges (see `Regions`)."""
+    """Put the graphs of all cells together, and add the faces between cells: offsets, sizes, peaks, edges (see `touching`)."""
+    from asem_core.voxels._region_kernels import BINS, LEVELS
+
     cells = list(box.blocks(lattice))
     load = functools.lru_cache(maxsize=64)(functools.partial(_load, folder))
     sizes, peaks = ([load(cell)[name] for cell in cells] for name in ("sizes", "peaks"))
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sizes])])
     start = {cell.begin: int(offset) for cell, offset in zip(cells, offsets, strict=False)}
     at = {cell.begin: cell for cell in cells}
-    edges = [np.zeros((0, 4), np.int64)]
+    edges = [np.zeros((0, 4 + BINS), np.int64)]
     for cell in cells:
         own = load(cell)
-        edges.append(own["edges"] + np.array([start[cell.begin] - 1, start[cell.begin] - 1, 0, 0]))
+        inner = own["edges"].copy()
+        inner[:, :2] += start[cell.begin] - 1
+        edges.append(inner)
         for axis in range(3):
             beyond = list(cell.begin)
             beyond[axis] += lattice[axis]
@@ -264,7 +268,10 @@ def _graph(box: Box, lattice: Zyx, folder: Path) -> tuple[np.ndarray, np.ndarray
             value = np.maximum(own[f"last{axis}_boundary"], theirs[f"first{axis}_boundary"])
             met = (low > 0) & (high > 0)
             low, high = low[met] + start[cell.begin] - 1, high[met] + start[other.begin] - 1
-            edges.append(added(np.stack([low, high, value[met], np.ones(len(low), np.int64)], axis=1)))
+            faces = np.zeros((len(low), 4 + BINS), np.int64)
+            faces[:, 0], faces[:, 1], faces[:, 2], faces[:, 3] = low, high, value[met], 1
+            faces[np.arange(len(low)), 4 + faces[:, 2] * BINS // LEVELS] = 1
+            edges.append(added(faces))
     return offsets, np.concatenate(sizes).astype(np.int64), np.concatenate(peaks), np.concatenate(edges)
 
 

@@ -16,7 +16,10 @@ def as_shown(values: np.ndarray, page: Any) -> np.ndarray:
         return values
     if values.dtype.kind == "f":
         raise BadInput(f"{page.parent.filename} has floating-point values in which 0 is white. Invert it first.")
-    return ~values if values.dtype == bool else values.dtype.type(2**page.bitspersample - 1) - values
+    if values.dtype.kind in "bi":
+        return ~values
+    white: np.ndarray = values.dtype.type(2**page.bitspersample - 1) - values
+    return white
 
 
 def read_tiff(file: str | Path, page: int | None = None) -> np.ndarray:

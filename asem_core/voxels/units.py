@@ -6,6 +6,7 @@ _NM = {
     "pm": 1e-3,
     "picometer": 1e-3,
     "å": 0.1,
+    "a": 0.1,
     "ångström": 0.1,
     "angstrom": 0.1,
     "nm": 1.0,

@@ -25,11 +25,9 @@ class Membrane(Organelle):
     ----------
     cells
         `segment` writes the cells that membranes enclose (for example neurites), each with an id, instead of the membranes:
-        fragments of a seeded watershed, merged in order of the mean membrane probability between them, or of the mean of
-        1 - affinity, if the network predicts affinities of the cells (`affinities`, `instances_of`).
-    merge_below
-        Fragments are merged while that mean is below this (0 to 1); a larger value merges more. Fragments are cached, so trying
-        another value takes seconds.
+        fragments of a seeded watershed, merged in order of the lower quartile of the membrane probability between them, or of
+        the mean of 1 - affinity, if the network predicts affinities of the cells (`affinities`, `instances_of`), while that
+        is below `merge_below`. Fragments are cached, so trying another value takes seconds.
     """
 
     name: ClassVar[str] = "membrane"
@@ -38,7 +36,6 @@ class Membrane(Organelle):
     exclusion_dilate_nm: float = 10.0
     objects: bool = False
     cells: bool = False
-    merge_below: float = 0.55
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Threshold a probability map; or find the cells that membranes enclose."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,22 @@ def beside(file: Path) -> Stated:
     """Read what a text file beside an image states: TESCAN's `.hdr`, JEOL's and Hitachi's `.txt`."""
     scales = []
     for ending, read in BESIDE.items():
-        for other in (file.with_suffix(ending), file.with_suffix(ending.upper()), Path(f"{file}{ending}")):
+        dashed = f"{file.stem}-{file.suffix[1:]}{ending}"  # TESCAN's: image-tif.hdr
+        names = (f"{file.stem}{ending}", f"{file.stem}{ending.upper()}", f"{file.name}{ending}", dashed)
+        for other in map(file.with_name, names):
             if other.is_file() and other.stat().st_size < 1_000_000:
                 scale = read(decode(other.read_bytes()), other.name)
                 if scale is not None:
                     scales.append(scale)
                 break
     return Stated(tuple(scales))
+
+
+def beside_any(files: Sequence[Path]) -> Stated:
+    """Read what a text file beside the first of some images that has one states."""
+    there = {other.suffix.lower() for other in files[0].parent.iterdir()}
+    found = (beside(file) for file in files) if there & {*BESIDE} else iter(())
+    return next((stated for stated in found if stated.scales), Stated())
 
 
 def decode(data: bytes | str) -> str:
@@ -158,9 +167,10 @@ def _fei(tiff: Any, page: Any) -> Scale | None:
         where = f"tag {code} (FEI/Thermo Fisher)"
         value = page.tags[code].value
         if isinstance(value, Mapping):
-            size = [
-                _first(value, "Scan", "EScan", "IScan", "EBeam", "IBeam", key=k) for k in ("PixelHeight", "PixelWidth")
-            ]
+            beam = value.get("Beam")
+            active = str(beam.get("Scan") or beam.get("Beam") or "") if isinstance(beam, Mapping) else ""
+            sections = (active.replace("Beam", "Scan"), "Scan", "EScan", "IScan", "EBeam", "IBeam")
+            size = [_first(value, *sections, key=k) for k in ("PixelHeight", "PixelWidth")]
         else:
             size = _fei_text(decode(value)) if isinstance(value, (bytes, str)) else [None, None]
         if all(size):

@@ -15,7 +15,8 @@ import numpy as np
 from asem_core.errors import BadInput, Option
 from asem_core.volume import Box
 from asem_core.voxels.opening import is_file_of
-from asem_core.voxels.planes import missing_planes, number_planes, plane_files, refuse_gaps, z_positions, z_step
+from asem_core.voxels.plane_names import z_positions
+from asem_core.voxels.planes import missing_planes, number_planes, plane_files, refuse_gaps, z_step
 from asem_core.voxels.scale import Scale
 from asem_core.voxels.values import Conversion
 
@@ -40,7 +41,9 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: str
-    fault: Sequence[str | Option] = ()
+    fault: Sequence[str | Option] = attrs.field(
+        default=(), converter=lambda fault: (fault,) if fault and isinstance(fault, str) else tuple(fault)
+    )
 
 
 @attrs.frozen(eq=False)
@@ -125,6 +128,7 @@ class Folder:
     files: tuple[Path, ...]
     numbers: tuple[int, ...]
     passed: tuple[str, ...]
+    questions: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> list[str]:
@@ -136,7 +140,7 @@ class Folder:
 
     def z_scale(self, z_nm: Sequence[float] | None = None) -> tuple[list[Scale], list[str]]:
         """Give the z step of the names (`z=8.5521um`), then that of the slices' own positions; and what is odd."""
-        scales, questions = [], []
+        scales, questions = [], list(self.questions)
         places = {"the names of the planes": z_positions(self.files), "the slices' own z positions": z_nm}
         for where, positions in places.items():
             step = z_step(positions, self.numbers) if positions else None
@@ -172,13 +176,14 @@ def planes_in(
     if folder.is_file():
         return Folder((folder,), (0,), ())
     _, passed = plane_files(folder, endings, files)
-    numbered = number_planes(
+    found = number_planes(
         folder,
         endings,
         pattern,
         advice=["give a pattern that finds the number: ", Option("pattern", r".*_(\d+)", of_plugin=True)],
         files=files,
     )
+    numbered = found.files
     if not numbered:
         raise BadInput(f"{folder} holds no {what} planes ({', '.join(endings)}).")
     order = sorted(numbered)
@@ -189,7 +194,7 @@ def planes_in(
             folder,
             ["Restore it, or join the planes around the gap: ", Option("allow_gaps", True, of_plugin=True), "."],
         )
-    return Folder(tuple(numbered[n] for n in order), tuple(order), tuple(passed))
+    return Folder(tuple(numbered[n] for n in order), tuple(order), tuple(passed), found.questions)
 
 
 def check_alike(pages: Sequence[Page], headers: Sequence[Header]) -> tuple[tuple[int, int], np.dtype[Any]]:
@@ -201,7 +206,8 @@ def check_alike(pages: Sequence[Page], headers: Sequence[Header]) -> tuple[tuple
     """
     first = headers[0]
     for page, header in zip(pages, headers, strict=True):
-        where = page.file if "#" not in page.label else f"{page.file}, page {int(page.label.rpartition('#')[2]) + 1},"
+        index = getattr(page, "index", 0)
+        where = f"{page.file}, page {index + 1}," if index else page.file
         if header.fault:
             raise BadInput(f"{where} ", *header.fault)
         if header.shape != first.shape:

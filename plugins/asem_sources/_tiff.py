@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import struct
-from collections.abc import Mapping, Sequence
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,78 +58,161 @@ class TiffPage:
 
 
 @attrs.frozen
+class Choice:
+    """Which planes of a file are meant, as far as a user says: of what kind, and of several images, channels or times which one."""
+
+    labels: bool = False
+    channel: int | None = None
+    time: int | None = None
+    series: int | None = None
+    axes: str | None = None
+
+
+@attrs.frozen
 class TiffContents:
-    """The planes of one file, the header of each, and what the file states."""
+    """The planes of one file (or of a set of files), the header of each, and what is stated and to be told of them."""
 
     pages: tuple[TiffPage, ...] = ()
     headers: tuple[Header, ...] = ()
     stated: Stated = attrs.field(factory=Stated)
+    remarks: tuple[str, ...] = ()
 
 
-def read_contents(file: Path, labels: bool, choice: Mapping[str, int | None], axes: str | None) -> TiffContents:
-    """Find the planes of a file, without reading them.
+def files_of_set(file: Path) -> list[Path]:
+    """List the files that an OME-TIFF says its stack consists of, if there are several and all are there."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(file, _multifile=False) as tiff:
+            names = _names_of_set(tiff)
+    except Exception:  # told when it is opened
+        return []
+    files = [file.with_name(name) for name in names]
+    return files if all(f.is_file() for f in files) else []
+
+
+def read_contents(file: Path, choice: Choice, whole_set: bool = False) -> TiffContents:
+    """Find the planes of a file, without reading them; of an OME-TIFF of several files (`files_of_set`) those of all.
 
     Raises
     ------
     BadInput
-        The file holds several channels or times and none is chosen.
+        The file holds several images, channels or times and none is chosen.
     MissingExtra
         What decompresses it is not installed.
     """
     try:
         stat = file.stat()
     except OSError as error:
-        return TiffContents((TiffPage(file),), (Header((), "", [_unreadable(file, error)]),))
-    return _read_contents(file, (stat.st_mtime_ns, stat.st_size), labels, tuple(choice.items()), axes)
+        return TiffContents((TiffPage(file),), (Header((), "", _unreadable(file, error)),))
+    return _read_contents(file, (stat.st_mtime_ns, stat.st_size), choice, whole_set)
 
 
 @functools.lru_cache(maxsize=4096)  # a command opens a stack again with the answer to what was asked
-def _read_contents(
-    file: Path, _version: tuple[int, int], labels: bool, choice: tuple[tuple[str, int | None], ...], axes: str | None
-) -> TiffContents:
+def _read_contents(file: Path, _version: tuple[int, int], choice: Choice, whole_set: bool) -> TiffContents:
     import tifffile
 
     try:
-        with tifffile.TiffFile(file, _multifile=False) as tiff:
-            return _contents(tiff, file, labels, dict(choice), axes)
+        with tifffile.TiffFile(file, _multifile=whole_set) as tiff:
+            return _contents(tiff, file, choice, whole_set)
     except (BadInput, MissingExtra):
         raise
     except Exception as error:  # a damaged header leads tifffile into errors of many kinds
-        return TiffContents((TiffPage(file),), (Header((), "", [_unreadable(file, error)]),))
+        return TiffContents((TiffPage(file),), (Header((), "", _unreadable(file, error)),))
 
 
-def _contents(tiff: Any, file: Path, labels: bool, choice: Mapping[str, int | None], axes: str | None) -> TiffContents:
+def _contents(tiff: Any, file: Path, choice: Choice, whole_set: bool) -> TiffContents:
     size = file.stat().st_size
     if not _ends(tiff):
         return TiffContents(
             (TiffPage(file),),
-            (Header((), "", [f"is truncated: planes are missing after the first {len(tiff.pages)}. Copy it again."]),),
+            (Header((), "", f"is truncated: planes are missing after the first {len(tiff.pages)}. Copy it again."),),
         )
     series = [s for s in tiff.series if not s.keyframe.is_reduced]
-    if len(series) != 1:
-        return _several_images(tiff, file, size, labels)
-    only, page = series[0], series[0].keyframe
-    fault = _meaning(page, labels)
+    if len(series) > 1 and choice.series is None and max(_num_planes(s) for s in series) == 1:
+        return _several_images(tiff, series, file, size, choice.labels)
+    only = _chosen_series(series, file, choice.series)
+    page = only.keyframe
+    fault = _meaning(page, choice.labels)
+    if not whole_set and not fault:
+        fault = _part_of_a_set(tiff, file)
     if fault:
         return TiffContents((TiffPage(file),), (Header(page.shape, str(page.dtype), fault),))
     _require_codec(page, file)
-    promised, there = int((tiff.imagej_metadata or {}).get("images", 1)), only.size // page.size
+    promised, there = int((tiff.imagej_metadata or {}).get("images", 1)), _num_planes(only)
     if promised > there:
         cut = f"is truncated: of {promised} images that it lists, {there} are there. Copy it again."
         return TiffContents((TiffPage(file),), (Header(page.shape, str(page.dtype), cut),))
     stated = in_tiff(tiff, file)
-    order = _plane_order(only, file, choice, axes)
+    order = _plane_order(only, file, choice)
     if len(only.pages) < there:
         return _raw_stack(only, page, file, size, order, stated)
     chosen = [only.pages[i] for i in order]
-    headers = [_header(p, page, size) for p in chosen]
-    colours = labels and _holds_ids_as_colours(page)
-    pages = [TiffPage(file, p.index, p.offset, colours=colours) for p in chosen]
-    return TiffContents(tuple(pages), tuple(headers), stated)
+    headers = [
+        _header(p, page, file.with_name(p.parent.filename).stat().st_size if p is not None else 0) for p in chosen
+    ]
+    colours = choice.labels and _holds_ids_as_colours(page)
+    pages = [
+        TiffPage(file.with_name(p.parent.filename), p.index, p.offset, colours=colours)
+        if p is not None
+        else TiffPage(file)
+        for p in chosen
+    ]
+    names = _names_of_set(tiff) if whole_set else []
+    remarks = [f"one stack of {len(names)} files (OME-TIFF)"] if names else []
+    if page.photometric.name == "MINISWHITE":
+        remarks.append("0 is white in this file (MinIsWhite): the values are inverted, as viewers show them")
+    return TiffContents(tuple(pages), tuple(headers), stated, tuple(remarks))
 
 
-def _plane_order(series: Any, file: Path, choice: Mapping[str, int | None], axes: str | None) -> list[int]:
+def _num_planes(series: Any) -> int:
+    return int(series.size // series.keyframe.size)
+
+
+def _chosen_series(series: list[Any], file: Path, wanted: int | None) -> Any:
+    """Choose among the images of a file, which an OME-TIFF or a program keeps apart."""
+    if wanted is not None and not 0 <= wanted < len(series):
+        raise BadInput(f"{file} has no image {wanted}: there are {len(series)}, counted from 0.")
+    if wanted is None and len(series) != 1:
+        listed = ", ".join(
+            f"{i} ({s.name + ': ' if s.name else ''}{' x '.join(map(str, s.shape))})" for i, s in enumerate(series[:8])
+        )
+        raise BadInput(
+            f"{file} holds {len(series)} images: {listed}; a volume is one. Choose one when importing: ",
+            Option("series", 0, of_plugin=True),
+            " (the first)",
+        )
+    return series[wanted or 0]
+
+
+def _names_of_set(tiff: Any) -> list[str]:
+    """List the files over which an OME-TIFF says that its planes are spread; none if it is the only one."""
+    if not tiff.is_ome or not tiff.ome_metadata or "FileName" not in tiff.ome_metadata:
+        return []
+    try:
+        root = ElementTree.fromstring(tiff.ome_metadata)
+    except ElementTree.ParseError:
+        return []
+    named = [e.get("FileName") or "" for e in root.iter() if e.tag.rpartition("}")[2] == "UUID"]
+    files = list(dict.fromkeys(name for name in named if name and name == Path(name).name))
+    return files if len(files) > 1 else []
+
+
+def _part_of_a_set(tiff: Any, file: Path) -> str:
+    """Say why a file cannot be read alone: its planes may be of any channel or time of a stack that other files belong to."""
+    names = _names_of_set(tiff)
+    counts = re.findall(r"\bSize[CT]=\"(\d+)\"", tiff.ome_metadata) if names else []
+    if file.name in names or all(int(n) == 1 for n in counts):
+        return ""
+    return (
+        f"is one of {len(names)} files of an OME-TIFF with several channels or times, which lists it by another name "
+        f"({names[0]}, ...). Give the files the names that they had."
+    )
+
+
+def _plane_order(series: Any, file: Path, choice: Choice) -> list[int]:
     """Say which pages of a series are the planes, in order."""
+    axes = choice.axes
     names, sizes = list((axes or series.axes).lower()), list(series.shape)
     if axes is None and names[-1] == "s":  # the colours of a pixel
         names, sizes = names[:-1], sizes[:-1]
@@ -139,7 +224,7 @@ def _plane_order(series: Any, file: Path, choice: Mapping[str, int | None], axes
     shape = sizes
     if "z" not in names and (not names[:-2] or math.prod(shape[:-2]) == 1):
         names, shape, leading = ["z", *names], [1, *shape], leading + 1
-    (z, y, x), fixed = pick_axes(shape, names, str(file), choice)
+    (z, y, x), fixed = pick_axes(shape, names, str(file), {"c": choice.channel, "t": choice.time})
     if (y, x) != (leading, leading + 1):
         raise BadInput(f"{file} stores its axes as {''.join(names)}: each page must be a plane of y, x. Save it so.")
     grid = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])
@@ -165,9 +250,9 @@ def _raw_stack(series: Any, page: Any, file: Path, size: int, order: list[int], 
     return TiffContents(tuple(pages), tuple(Header(shape, str(page.dtype), truncated) for _ in pages), stated)
 
 
-def _several_images(tiff: Any, file: Path, size: int, labels: bool) -> TiffContents:
-    """List all pages of a file whose images differ: the first that does is named."""
-    pages = [p for p in tiff.pages if not p.is_reduced]
+def _several_images(tiff: Any, series: list[Any], file: Path, size: int, labels: bool) -> TiffContents:
+    """List the pages of a file that was written plane by plane: the first that differs is named."""
+    pages = [s.keyframe for s in series]
     headers = [Header(p.shape, str(p.dtype), _meaning(p, labels)) for p in pages]
     return TiffContents(
         tuple(TiffPage(file, p.index, p.offset) for p in pages),

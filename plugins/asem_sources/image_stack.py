@@ -20,7 +20,7 @@ from asem_core.volume import Volume
 from asem_core.voxels.opening import require_one_volume
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion, ids_of_colours
-from asem_sources._microscopes import beside
+from asem_sources._microscopes import beside_any
 from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
 from asem_sources._writing import not_kept, plane_names, write_planes
 
@@ -102,7 +102,7 @@ class ImageStack(Source, WritesVolumes):
         pages = [_Plane(file, self.kind == "labels") for file in folder.files]
         shape, stored = check_alike(pages, at_once(_Plane.header, pages))
         scales, questions = folder.z_scale()
-        settled = settle(self.path, self.voxel_size_nm, [*scales, *beside(folder.files[0]).scales])
+        settled = settle(self.path, self.voxel_size_nm, [*scales, *beside_any(folder.files).scales])
         planes = Planes(pages, (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
         if any(page.file.suffix.lower().startswith(".jp") for page in pages):
             questions.append("JPEG changes grey values a little: where there is an original, import that")

@@ -21,7 +21,7 @@ from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion
 from asem_sources._planes import Folder, Planes, at_once, check_alike, holds_planes, planes_in
-from asem_sources._tiff import TiffContents, read_contents
+from asem_sources._tiff import Choice, TiffContents, files_of_set, read_contents
 from asem_sources._tiff_writing import write_file, write_folder
 from asem_sources._writing import not_kept
 
@@ -57,6 +57,8 @@ class TiffStack(Source, WritesVolumes):
         must lie in 0..1 and signed integers must not be negative.
     channel, time
         Which one to use if a file has several, from 0.
+    series
+        Which image to use if a file holds several stacks, from 0.
     axes
         What the axes of a file are, in their order, if it names them wrongly: `zyx`, `tzyx`.
     kind
@@ -76,6 +78,7 @@ class TiffStack(Source, WritesVolumes):
     grey_range: tuple[float, float] | None = None
     channel: int | None = None
     time: int | None = None
+    series: int | None = None
     axes: str | None = None
     kind: Literal["image", "labels"] | None = None
     compress: bool = True
@@ -105,20 +108,25 @@ class TiffStack(Source, WritesVolumes):
             What decompresses the planes is not installed.
         """
         here = require_one_volume(self.path, layer, "a TIFF stack")
-        folder = self._folder(here) if here.is_dir() else None
-        contents = self._contents([here] if folder is None else folder.files)
+        files, one_set = self._files(here)
+        folder = self._folder(here) if here.is_dir() and not one_set else None
+        if one_set:
+            contents = [read_contents(files[0], self._choice, whole_set=True)]
+        else:
+            contents = self._contents(folder.files if folder is not None else files)
         pages = [page for c in contents for page in c.pages]
         shape, stored = check_alike(pages, [header for c in contents for header in c.headers])
-        scales, questions = [], list(contents[0].stated.questions)
+        stated = next((c.stated for c in contents if c.stated.scales), contents[0].stated)
+        scales, questions = [], list(stated.questions)
         if folder is not None:
             positions = [c.stated.z_nm for c in contents]
             complete = [p for p in positions if p is not None]
             scales, odd = folder.z_scale(complete if len(complete) == len(positions) else None)
             questions += [*odd, *_different_pixels(contents)]
-        settled = settle(self.path, self.voxel_size_nm, [*scales, *contents[0].stated.scales])
+        settled = settle(self.path, self.voxel_size_nm, [*scales, *stated.scales])
         planes = Planes(tuple(pages), (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
-        passed = folder.remarks if folder is not None else []
-        return settled.volume(planes, self.path, planes=[p.label for p in pages], remarks=passed, questions=questions)
+        remarks = [*(folder.remarks if folder is not None else []), *contents[0].remarks]
+        return settled.volume(planes, self.path, planes=[p.label for p in pages], remarks=remarks, questions=questions)
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write one file a plane, named as the original's, or, where the path ends in `.tif`, one file of many pages."""
@@ -129,7 +137,19 @@ class TiffStack(Source, WritesVolumes):
     def fingerprint(self, layer: str | None = None) -> str | None:
         """Sum up the planes: see `asem_core.files.fingerprint`."""
         here = Path(self.path)
-        return fingerprint(here, self._folder(here).files if here.is_dir() else None)
+        files, one_set = self._files(here)
+        return fingerprint(here, files if here.is_dir() or one_set else None)
+
+    def _files(self, here: Path) -> tuple[list[Path], bool]:
+        """List the files of planes, and say whether they are the set of one OME-TIFF, whose metadata order them."""
+        files = plane_files(here, ENDINGS, self.files)[0] if here.is_dir() else [here]
+        in_set = files_of_set(files[0]) if files else []
+        one_set = bool(in_set) and (here.is_file() or {*in_set} == {*files})
+        return (in_set if one_set else files), one_set
+
+    @property
+    def _choice(self) -> Choice:
+        return Choice(self.kind == "labels", self.channel, self.time, self.series, self.axes)
 
     def _folder(self, here: Path) -> Folder:
         found, _ = plane_files(here, ENDINGS, self.files)
@@ -139,8 +159,7 @@ class TiffStack(Source, WritesVolumes):
 
     def _contents(self, files: Sequence[Path]) -> list[TiffContents]:
         """Look into each file; of several, all but the last must hold as many planes as the first."""
-        choice = {"c": self.channel, "t": self.time}
-        contents = at_once(lambda file: read_contents(file, self.kind == "labels", choice, self.axes), files)
+        contents = at_once(lambda file: read_contents(file, self._choice), files)
         num = len(contents[0].pages) if contents else 0
         for file, found in zip(files, contents, strict=True):
             ends_early = file == files[-1] and len(found.pages) < num

@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from asem_core.errors import AsemError, MissingExtra
+from asem_core.errors import AsemError, MissingExtra, NoSpace
 from asem_core.files import sha256
 from asem_registry.card import Card
 from asem_registry.fetch import FetchError, check_room, fetch, require_s3, room
@@ -96,7 +96,8 @@ def obtain(card: Card, settings: Settings, *, progress: bool = True) -> Path:
     if not _is_good(card, weights, settings):
         if settings.offline:
             raise NotCached(_absent(card, settings, "ASEM_OFFLINE is set"))
-        _renew(card, weights, settings, progress)
+        with _in_cache():
+            _renew(card, weights, settings, progress)
     if card.trust_on_first_use and (receipt := receipt_of(card, settings)):
         LOG.warning("%s: %s", card.key, first_use(receipt))
     return weights
@@ -148,7 +149,8 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
         # Of what is converted here, the bundle's word is taken.
         if (found := sha256(source)) != (expected if has_sum_of_weights(card) else receipt.weights_sha256):
             raise WrongSum(_wrong(card, "the bundle", receipt.weights_sha256, found, "Nothing was installed."))
-        check_room(weights.parent, source.stat().st_size)
+        with _in_cache():
+            check_room(weights.parent, source.stat().st_size)
         half = weights.with_name("half.safetensors")
         shutil.copyfile(source, half)
         _commit(half, weights, receipt)
@@ -171,6 +173,15 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def _in_cache() -> Iterator[None]:
+    """Say of a full disk that the cache may lie on another."""
+    try:
+        yield
+    except NoSpace as error:
+        raise NoSpace(f"{error} Or set ASEM_CACHE to a folder on a larger disk.") from None
 
 
 def _bundled(card: Card) -> Path:

@@ -412,7 +412,7 @@ def room(part: Path, size: int | None) -> Iterator[None]:
 
 
 def _no_space(folder: Path, why: str) -> str:
-    return f"No space for the download in {folder}: {why}. Free some space, or set ASEM_CACHE to a folder on a larger disk."
+    return f"No space in {folder}: {why}. Free some space, then run the same command again."
 
 
 def _note_of(part: Path) -> Path:

@@ -32,6 +32,9 @@ from asem_core.testing import example_image
         (Option("allow_gaps", True, of_plugin=True), "--set allow_gaps=true", "allow_gaps=True", "allow_gaps = true"),
         (Option("grey_range", [0.0, 9.0], "[LOW,HIGH]", of_plugin=True), "--set 'grey_range=[LOW,HIGH]'", "grey_range=[LOW,HIGH]", "grey_range = [LOW,HIGH]"),
         (Option("as_is", True, table="predict"), "--as-is", "as_is=True", "as_is = true in [predict]"),
+        (Option("axes", "zyx", of_plugin=True), "--set axes=zyx", 'axes="zyx"', 'axes = "zyx"'),
+        (Option("files", "*ch0*", of_plugin=True), "--set 'files=*ch0*'", 'files="*ch0*"', 'files = "*ch0*"'),
+        (Option("name", "true", of_plugin=True), """--set 'name="true"'""", 'name="true"', 'name = "true"'),
         (Option("kind", "labels"), "--kind labels", 'kind="labels"', 'kind = "labels"'),
         (Option("source_layer", "a b"), "--source-layer 'a b'", 'source_layer="a b"', 'layer = "a b"'),
         (Option("output", "cell.zarr"), "-o cell.zarr", 'output="cell.zarr"', 'output = "cell.zarr"'),
@@ -48,7 +51,7 @@ def test_an_error_keeps_its_options_when_it_travels() -> None:
     error = NoVoxelSize("It has none: ", Option("voxel_size_nm", [5, 5, 5]), ".", stated_nm=(None, 4.0, 4.0))
     back = pickle.loads(pickle.dumps(error))
     assert (str(back), back.options, back.stated_nm) == (str(error), error.options, error.stated_nm)
-    more = type(error)(*error.args, " More.")
+    more = error.followed_by("More.")
     assert more.told(as_flag) == "It has none: --voxel-size 5,5,5. More."
     placed = RecipeError.at("a.toml @ source", error)
     assert placed.options == error.options

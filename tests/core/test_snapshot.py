@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import AsemError, BadInput, MissingExtra
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.marks import Ruler, nice_length, ticks_of, with_scale_bar
+from asem_core.viewing.movie import write_movie
 from asem_core.viewing.scene import STROKE_COLOURS, Layer, errors_layer
 from asem_core.viewing.snapshot import (
     Plane,
@@ -21,7 +22,6 @@ from asem_core.viewing.snapshot import (
     movie_frames,
     overlays,
     panels,
-    write_movie,
     write_picture,
 )
 from asem_core.volume import Box, Labels, Spec, Volume
@@ -168,6 +168,27 @@ def test_a_gif_and_an_mp4_go_through_the_volume(tmp_path):
     write_movie(movie_frames([image(), labels()], 1, step=10), tmp_path / "a.mp4")
     assert (tmp_path / "a.mp4").read_bytes()[4:8] == b"ftyp"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("kill -9 $$", r"before the film was whole \(killed by SIGKILL\)"),
+        ("head -c 10 > /dev/null; echo broken 1>&2; exit 1", r"\(broken\)"),
+        ("cat > /dev/null; echo half > $last; kill -9 $$", "killed by SIGKILL"),
+        ("cat > /dev/null; echo 'No space left on device' 1>&2; exit 1", "the disk is full .* Free some space"),
+    ],
+)
+def test_a_film_of_which_ffmpeg_wrote_only_a_part_is_none(ends, said, tmp_path, monkeypatch):
+    """Whenever ffmpeg ends early, be it after the last frame, the film keeps no name, and a sentence says so."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\nfor last; do :; done\n{ends}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
+    with pytest.raises(AsemError, match=said):
+        write_movie(movie_frames([image()], 0, step=2), tmp_path / "a.mp4")
+    assert [f.name for f in tmp_path.iterdir()] == ["ffmpeg"]
 
 
 def test_mistakes_are_explained(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def test_folders(base: Path) -> None:
     dead = next(pid for pid in range(os.getpid() + 1, 10**7) if not psutil.pid_exists(pid))
     for pid in (dead, os.getpid()):
         (base / f".asem-{_host()}-{pid}-begun").mkdir()
+        (base / f"asem-{_host()}-{pid}-half-removed/folder").mkdir(parents=True)
     with temporary_folder() as ours:
         assert theirs.exists()
         assert ours.stat().st_mode & 0o077 == 0
@@ -48,7 +49,11 @@ def test_folders(base: Path) -> None:
     assert theirs.exists()
     sweep()
     assert not theirs.exists()
-    assert sorted(p.name for p in base.iterdir()) == [f".asem-{_host()}-{os.getpid()}-begun", "asem-of-somebody"]
+    assert sorted(p.name for p in base.iterdir()) == [
+        f".asem-{_host()}-{os.getpid()}-begun",
+        f"asem-{_host()}-{os.getpid()}-half-removed",
+        "asem-of-somebody",
+    ]
 
 
 def test_no_other_temporary_folders() -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import mmap
 import os
 import pkgutil
 import re
 import runpy
 import shutil
-import signal
 import time
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 
 import asem_core
+
+from .forked_asem import CHANGES, CHILDREN, FIRST_NS, HALT_AT, HALTED, LAST_NS, NUMBERS, STARTED_NS
 
 TRAIN = """[model]
 use = "membrane"
@@ -78,9 +79,9 @@ PUBLISHED = "--licence CC0-1.0 --training-data phantom --preparation none --cont
 COMMANDS = {
     "import": "import stack.tif --voxel-size 5 -o new.zarr --block 32 -j 2 -q",
     "import inline": "import stack.tif --voxel-size 5 -o new.zarr --block 16 -j 1 -q",
-    "phantom": "import --use phantom --set size_nm=[640,640,640] --set voxel_size_nm=20 -o new.zarr -j 1 -q",
-    "data pull": "data pull SERVER/cell.zarr raw --box 0:32,:,: -o new.zarr/raw -j 1 -q",
-    "prepare": "prepare cell.zarr --set crop.box=0:48,:,: --set mask.smallest_vx=100 -j 1 --block 32 -q",
+    "phantom": "import --use phantom --set size_nm=[640,640,1280] --set voxel_size_nm=20 -o new.zarr --block 32 -j 2 -q",
+    "data pull": "data pull SERVER/cell.zarr raw --box 0:32,:,: -o new.zarr/raw -j 2 -q",
+    "prepare": "prepare cell.zarr --set crop.box=0:48,:,: --set mask.smallest_vx=100 -j 2 --block 32 -q",
     "preprocess": "preprocess cell.zarr/raw --use clahe -o cell.zarr/raw_clahe --block 32 -j 2 -q",
     "cut": "annotate cut cell.zarr --seeds seeds.tif -o labels/cut -q",
     "annotate import": "annotate import cell.zarr labels.tif -o labels/new -q",
@@ -96,17 +97,17 @@ COMMANDS = {
     "models unbundle": "models unbundle far.zip",
     "models publish": f"models publish trained --name lab --to registry {PUBLISHED}",
     "models export": "models export far -o far_package.zip --author Somebody --licence CC0-1.0",
-    "models score": "models score far --on cell.zarr --truth labels/a -o scored --device cpu -j 1 -q",
+    "models score": "models score far --on cell.zarr --truth labels/a -o scored --device cpu -j 2 -q",
     "predict": "predict cell.zarr/raw --model membrane --weights trained -o cell.zarr/predicted --block 16 --device cpu -j 2 -q",
     "segment": "segment cell.zarr/predictions/p/probability -t 0.5 -o cell.zarr/segmentation --block 32 -j 2 -q",
     "proofread merge": "proofread merge objects.zarr/two 1 2",
-    "proofread apply": "proofread apply objects.zarr/edited --block 16 -j 1 -q",
-    "evaluate": "evaluate cell.zarr/labels/a cell.zarr/labels/a -o scores -j 1 -q",
-    "analyze": "analyze morphometry cell.zarr/labels/a -o report -j 1 -q",
+    "proofread apply": "proofread apply objects.zarr/edited --block 16 -j 2 -q",
+    "evaluate": "evaluate cell.zarr/labels/a cell.zarr/labels/a -o scores -j 2 -q",
+    "analyze": "analyze morphometry cell.zarr/labels/a -o report -j 2 -q",
     "compare": "compare one=measured two=measured_2 -o comparison",
     "export planes": "export cell.zarr/raw -o planes -j 2 -q",
     "export file": "export cell.zarr/raw -o raw.tif -j 1 -q",
-    "export surfaces": "export cell.zarr/labels/a --mesh ply -o surfaces -j 1 -q",
+    "export surfaces": "export cell.zarr/labels/a --mesh ply -o surfaces -j 2 -q",
     "export neuroglancer": "export objects.zarr --use neuroglancer -s at=https://lab.org/cells -o shown -j 1 -q",
     "export mobie": "export objects.zarr --use mobie -o project -j 1 -q",
     "snapshot": "snapshot cell.zarr -o picture.png",
@@ -114,14 +115,9 @@ COMMANDS = {
     "movie mp4": "movie cell.zarr --step 8 -o film.mp4",
     "plugins new": "plugins new lipid-droplets",
     "clusters add": "clusters add here --kind command --options env",
-    "run": "run whole.toml -o out -j 2 -q",
-    "demo": "demo -o demo --size-nm 600 -j 1 -q",
+    "run": "run whole.toml -o out --block 32 -j 2 -q",
+    "demo": "demo -o demo --size-nm 600 -j 2 -q",
 }  # fmt: skip
-LONG = (
-    "prepare", "preprocess", "segment", "export planes", "evaluate", "analyze", "compare", "predict", "models score", "train", "finetune",
-    "loop", "annotate train", "models export", "run", "demo",
-)  # fmt: skip
-"""Those that take seconds, most of them because they start workers or run a network."""
 LOADED = [
     *(m.name for m in pkgutil.walk_packages(asem_core.__path__, "asem_core.") if "__main__" not in m.name),
     *(point.value for group in ("asem", "asem.cli", "asem.registry") for point in entry_points(group=group)),
@@ -142,36 +138,104 @@ class Asem:
     said: Path
     """Files that take what a command says, on a disk that is never full."""
 
-    def start(self, words: str, place: Path, temporary: Path) -> tuple[Any, Callable[[], str]]:
-        """Start a command; give its process, and what tells what it said on standard error."""
+    def start(self, words: str, place: Path, temporary: Path, halt_at: int = 0) -> Running:
+        """Start a command; before its change of a file number `halt_at` (1 is the first) it waits to be released."""
         self.said.write_text("")
+        shared = self.said.with_name("shared")
+        shared.write_bytes(bytes(8 * NUMBERS))
+        with shared.open("r+b") as file:
+            numbers = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+        numbers[HALT_AT] = halt_at
         environment = {
             "ASEM_CACHE": str(place / "cache"), "ASEM_HOME": str(place / "home"), "ASEM_CONFIG": str(place / "config.toml"),
             "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
         }  # fmt: skip
         orders = {
             "words": words.replace("SERVER", self.server).split(), "place": str(place), "temporary": str(temporary),
-            "said": str(self.said), "environment": environment,
+            "said": str(self.said), "shared": str(shared), "environment": environment,
         }  # fmt: skip
         script = str(Path(__file__).with_name("forked_asem.py"))
         process = self.forks.Process(
             target=runpy.run_path, args=(script,), kwargs={"init_globals": {"ORDERS": orders}, "run_name": "__main__"}
         )
         process.start()
-        return process, self.said.read_text
+        return Running(process, self.said, numbers)
 
     def __call__(self, words: str, place: Path, temporary: Path) -> tuple[int, str]:
         """Run a command to its end; give its status and what it said."""
-        process, said = self.start(words, place, temporary)
-        process.join(600)
-        assert process.exitcode is not None, f"{words} takes for ever"
-        return process.exitcode, said()
+        running = self.start(words, place, temporary)
+        return running.join(), running.said()
 
-    def work(self, words: str, place: Path, temporary: Path) -> None:
+    def work(self, words: str, place: Path, temporary: Path) -> Running:
         """Run a command undisturbed: it ends well, and nothing is left in the temporary folder."""
-        code, said = self(words, place, temporary)
-        assert code == 0, said
-        assert not [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's own cache
+        running = self.start(words, place, temporary)
+        assert running.join() == 0, running.said()
+        left = [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's own cache
+        assert not left, f"left over in the temporary folder: {left}"
+        return running
+
+
+@attrs.frozen
+class Running:
+    """A command that was started, and what it notes of its work."""
+
+    process: Any
+    file: Path
+    numbers: memoryview
+
+    @property
+    def pid(self) -> int:
+        return int(self.process.pid)
+
+    @property
+    def lives(self) -> bool:
+        return bool(self.process.is_alive())
+
+    @property
+    def changes(self) -> int:
+        """How many files it has made, renamed or removed so far, those of its workers not counted."""
+        return self.numbers[CHANGES]
+
+    @property
+    def num_children(self) -> int:
+        """How many processes it has started so far."""
+        return self.numbers[CHILDREN]
+
+    @property
+    def age_s(self) -> float:
+        """Since when it runs; 0 until it begins."""
+        started = self.numbers[STARTED_NS]
+        return (time.monotonic_ns() - started) / 1e9 if started else 0.0
+
+    @property
+    def work_s(self) -> tuple[float, float]:
+        """When it made its first and its last change of a file."""
+        return tuple((self.numbers[n] - self.numbers[STARTED_NS]) / 1e9 for n in (FIRST_NS, LAST_NS))  # type: ignore[return-value]
+
+    @property
+    def is_halted(self) -> bool:
+        return bool(self.numbers[HALTED])
+
+    def release(self) -> None:
+        """Let it go on that waits before a change."""
+        self.numbers[HALT_AT] = self.numbers[HALTED] = 0
+
+    def children(self) -> list[psutil.Process]:
+        """Processes that it, or one of those, started and that have not ended."""
+        try:
+            return psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+
+    def join(self, patience_s: float = 600) -> int:
+        """Wait for its end; give its status, or the negative number of the signal that ended it."""
+        self.process.join(patience_s)
+        assert self.process.exitcode is not None, "it takes for ever"
+        return int(self.process.exitcode)
+
+    def said(self) -> str:
+        """What it wrote to standard error."""
+        return self.file.read_text()
 
 
 class SlowServer(http.server.SimpleHTTPRequestHandler):
@@ -240,59 +304,37 @@ def contents(place: Path) -> dict[str, str]:
 
 @attrs.frozen
 class Unbroken:
-    """What two undisturbed runs leave behind, both the same, how long they take, and how much they write."""
+    """What two undisturbed runs leave behind, both the same, and how the shorter one worked."""
 
     files: dict[str, str]
     seconds: float
+    begun_s: float
+    ended_s: float
+    """When it made its first and its last change of a file."""
+    changes: int
+    num_children: int
     written: int
 
     def require_equal(self, place: Path) -> None:
         """Compare all but the files that note ids, times or addresses: those need only be there."""
         found = contents(place)
-        assert sorted(found) == sorted(self.files)
+        assert not (missing := sorted(self.files.keys() - found.keys())), f"missing: {missing}"
+        assert not (left := sorted(found.keys() - self.files.keys())), f"left over: {left}"
         different = [name for name, total in self.files.items() if total and found[name] != total]
-        assert not different
+        assert not different, f"different: {different}"
+
+    def equals(self, place: Path) -> bool:
+        """Tell whether a folder holds what an undisturbed run leaves."""
+        try:
+            self.require_equal(place)
+        except (AssertionError, OSError):
+            return False
+        return True
 
 
 def size_of(place: Path) -> int:
     """Bytes on the disk."""
     return sum(f.stat().st_blocks * 512 for f in place.rglob("*"))
-
-
-def send(process: Any, target: str, sent: signal.Signals) -> list[psutil.Process]:
-    """Send a signal to a command (parent), all its processes (group), or its youngest (worker); none: it had ended.
-
-    Returns
-    -------
-    The processes that there were.
-    """
-    try:
-        parent = psutil.Process(process.pid)
-        family = [parent, *parent.children(recursive=True)]
-        if not lives(parent):
-            return []
-        if target == "group":
-            os.killpg(process.pid, sent)
-        else:
-            (family[-1] if target == "worker" else parent).send_signal(sent)
-    except (psutil.NoSuchProcess, ProcessLookupError):
-        return []
-    return family
-
-
-def require_gone(family: list[psutil.Process]) -> None:
-    """No process outlives a command by more than a second; on a loaded machine, where ending takes longer, by more than ten."""
-    deadline = time.monotonic() + (1 if os.getloadavg()[0] < (os.cpu_count() or 1) else 10)
-    while (orphans := [p for p in family if lives(p)]) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not orphans
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def fill(filler: Path, free: int) -> None:

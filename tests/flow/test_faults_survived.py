@@ -1,13 +1,13 @@
 """Signals at any moment, and full disks: every command ends, by the same command again, as if nothing had happened.
 
-`ASEM_FULL_DISKS` says at how many places each command meets a full disk (20). See `survival.py` for the commands.
+`ASEM_FULL_DISKS` says at how many places each command meets a full disk (20), `ASEM_KILLS` at how many changes of a file at most
+a short one is killed (30). See `survival.py` for the commands.
 """
 
 from __future__ import annotations
 
 import functools
 import http.server
-import itertools
 import multiprocessing
 import os
 import random
@@ -22,20 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from .survival import (
-    COMMANDS,
-    LOADED,
-    LONG,
-    Asem,
-    SlowServer,
-    Unbroken,
-    contents,
-    fill,
-    make_start,
-    require_gone,
-    send,
-    size_of,
-)
+from .interruption import HALTED_BELOW_S, ORPHAN_S, SIGNALS, WHERE, Met, Way, interrupt, last_end, send, table
+from .survival import COMMANDS, LOADED, Asem, SlowServer, Unbroken, contents, fill, make_start, size_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,8 +31,9 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
-TARGETS = ("parent", "group", "worker")
+KILL = Way("parent", signal.SIGKILL)
+SHORT_S = 3.0
+MOST_KILLS = int(os.environ.get("ASEM_KILLS", "30"))
 FULL_DISKS = int(os.environ.get("ASEM_FULL_DISKS", "20"))
 
 
@@ -81,14 +70,17 @@ def unbroken(asem: Asem, start: Path, tmp_path_factory: pytest.TempPathFactory) 
             shutil.copytree(start, place)
             before = size_of(place)
             begun = time.monotonic()
-            asem.work(COMMANDS[name], place, temporary)
+            running = asem.work(COMMANDS[name], place, temporary)
             seconds = time.monotonic() - begun
-            found.append((contents(place), seconds, size_of(place) - before))
+            left = contents(place), size_of(place) - before
+            found.append((seconds, running.work_s, running.changes, running.num_children, *left))
             shutil.rmtree(place)
-        (first, earlier, _), (second, seconds, written) = found
+        *_, first, _ = found[0]
+        *_, second, written = found[1]
         assert sorted(first) == sorted(second)
         files = {n: total if second[n] == total else "" for n, total in first.items()}
-        return Unbroken(files, min(earlier, seconds), written)
+        seconds, (begun_s, ended_s), changes, num_children, *_ = min(found)
+        return Unbroken(files, seconds, begun_s, ended_s, changes, num_children, written)
 
     return of
 
@@ -96,73 +88,113 @@ def unbroken(asem: Asem, start: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_undisturbed(name: str, unbroken: Callable[[str], Unbroken]) -> None:
     """Two runs leave the same files, and most of them are equal to the byte."""
-    files = unbroken(name).files
-    volatile = [f for f, total in files.items() if not total]
-    print(name, round(unbroken(name).seconds, 2), "s", unbroken(name).written >> 10, "KiB", volatile)
-    assert len(files) > len(volatile)
+    found = unbroken(name)
+    volatile = [f for f, total in found.files.items() if not total]
+    print(
+        f"{name}: {found.seconds:.2f} s, {found.changes} changes from {found.begun_s:.2f} to {found.ended_s:.2f} s, "
+        f"{found.num_children} processes, {found.written >> 10} KiB {volatile}"
+    )
+    assert len(found.files) > len(volatile)
 
 
-def interruptions() -> list[tuple[str, tuple[tuple[str, signal.Signals], ...]]]:
-    """For each command, three signals one after the other: every way to send each; to commands that take long, three ways."""
-    turned = [list(zip(TARGETS[i:] + TARGETS[:i], SIGNALS, strict=True)) for i in range(3)]
-    names = [*(name for name in COMMANDS if name not in LONG), *LONG]
-    return [(name, tuple(ways)) for name in names for ways in (turned[:1] if name in LONG else turned)]
+@pytest.fixture(scope="module")
+def met() -> Iterator[list[Met]]:
+    """Signals that met a command in the middle of its work; they are told in the end."""
+    met: list[Met] = []
+    yield met
+    print("\n" + table(met, list(COMMANDS)))
 
 
-@pytest.mark.parametrize(("name", "ways"), interruptions(), ids=lambda v: v if isinstance(v, str) else v[0][0])
+@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_signals(
-    name: str, ways: tuple[tuple[str, signal.Signals], ...], asem: Asem, start: Path,
-    unbroken: Callable[[str], Unbroken], tmp_path: Path,
-) -> None:  # fmt: skip
-    """A command that is interrupted three times, each time by another signal, goes on each time and ends as an unbroken run.
+    name: str, turn: int, asem: Asem, start: Path, unbroken: Callable[[str], Unbroken], met: list[Met], tmp_path: Path
+) -> None:
+    """A command that is interrupted three times, each time in another way, goes on each time and ends as an unbroken run.
 
-    No process outlives it by a second, and nothing is left over.
+    Each signal meets it in the middle of its work. No process outlives it by a second, and nothing is left over.
     """
     expected = unbroken(name)
     place, temporary = tmp_path / "w", tmp_path / "tmp"
     temporary.mkdir()
     shutil.copytree(start, place)
-    random_numbers = random.Random(f"{name} {ways}")
-    met = 0
-    for target, sent in ways:
-        for _ in range(4):  # a command that ends before its signal comes is tried again from the beginning
-            process, said = asem.start(COMMANDS[name], place, temporary)
-            time.sleep(random_numbers.uniform(0.02, 0.8) * expected.seconds)
-            family = send(process, target, sent)
-            process.join(600)
-            assert "Traceback" not in said()
-            require_gone(family)
-            assert process.exitcode != 1, said()
-            if family:
-                met += 1
+    random_numbers = random.Random(f"{name} {turn}")
+    most = 1.0
+    for target, sent in zip(WHERE[turn:] + WHERE[:turn], SIGNALS, strict=True):
+        way = Way(target, sent)
+        if target == "worker" and not expected.num_children:
+            continue
+        for _ in range(10):
+            halted = target != "worker" and (expected.seconds < HALTED_BELOW_S or random_numbers.random() < 0.5)
+            part = random_numbers.uniform(0, most)
+            found = interrupt(asem, name, COMMANDS[name], place, temporary, way, part, halted, expected)
+            if found:
+                met.append(found)
+                print(f"met: {found}")
+            most = 0.7 if found else 1.0  # what is left is less; a command that was done is begun again
+            if not found or target == "worker":
+                asem.work(COMMANDS[name], place, temporary)
+                expected.require_equal(place)
+                shutil.rmtree(place)
+                shutil.copytree(start, place)
+            if found:
                 break
-            expected.require_equal(place)
-            shutil.rmtree(place)
-            shutil.copytree(start, place)
-    print(f"{name}: {met} of {len(ways)} signals met the command at work: {ways}")
+        else:
+            pytest.fail(f"{way} never met it at work")
     asem.work(COMMANDS[name], place, temporary)
     expected.require_equal(place)
     shutil.rmtree(place)
 
 
-@pytest.mark.parametrize(("target", "sent"), itertools.product(TARGETS, SIGNALS), ids=str)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_before_each_change(
+    name: str, asem: Asem, start: Path, unbroken: Callable[[str], Unbroken], met: list[Met], tmp_path: Path
+) -> None:
+    """A short command that is killed just before a change of a file, any of them, ends by the same command as an unbroken run."""
+    expected = unbroken(name)
+    if expected.seconds > SHORT_S:
+        pytest.skip(f"it takes {expected.seconds:.1f} s")
+    temporary, wrong = tmp_path / "tmp", []
+    temporary.mkdir()
+    for number in range(1, expected.changes + 1, -(-expected.changes // MOST_KILLS)):
+        place = tmp_path / "w"
+        shutil.copytree(start, place)
+        part = (number - 1) / max(1, expected.changes - 1)
+        found = interrupt(asem, name, COMMANDS[name], place, temporary, KILL, part, True, expected)
+        met += [found] if found else []
+        try:
+            asem.work(COMMANDS[name], place, temporary)
+            expected.require_equal(place)
+        except AssertionError as error:
+            wrong.append(f"killed before change {number} of {expected.changes}: {error}")
+        shutil.rmtree(place)
+        for left in temporary.iterdir():
+            shutil.rmtree(left)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("sent", SIGNALS, ids=str)
+@pytest.mark.parametrize("target", ["parent", "group"])
 def test_signals_to_the_viewer(target: str, sent: signal.Signals, asem: Asem, start: Path, tmp_path: Path) -> None:
     """It ends within a second, leaves nothing, and the same command, with the same port, shows the cell again."""
     before = contents(start)
     with http.server.HTTPServer(("127.0.0.1", 0), SlowServer) as free:
         port = free.server_address[1]
-    for way in (sent, signal.SIGINT):
-        process, said = asem.start(f"view cell.zarr --no-browser --port {port}", start, tmp_path)
+    for way in (Way(target, sent), Way("parent", signal.SIGINT)):
+        running = asem.start(f"view cell.zarr --no-browser --port {port}", start, tmp_path)
         deadline = time.monotonic() + 60
         while not answers(port):
-            assert process.is_alive(), said()
+            assert running.lives, running.said()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        require_gone(send(process, target if way == sent else "parent", way))
-        process.join(60)
-        assert "Traceback" not in said()
+        family, sent_s = send(running, way), time.monotonic()
+        assert family, "it had ended"
+        code = running.join()
+        last_end(family, tmp_path)
+        assert time.monotonic() - sent_s < ORPHAN_S
+        assert "Traceback" not in running.said()
         assert not list(tmp_path.iterdir())
-    assert process.exitcode == 0
+    assert code == 0
     assert contents(start) == before
 
 

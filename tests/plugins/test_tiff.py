@@ -65,6 +65,59 @@ def test_channels_and_times_are_no_planes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TiffStack(str(tmp_path / "t.tif"), 5.0, axes="zyx").open().read(), IMAGE)
 
 
+def test_several_images_in_a_file_are_asked_for(tmp_path: Path) -> None:
+    """Two stacks that a program keeps apart are not one after the other; planes written one by one are."""
+    for name, options in (("a.ome.tif", {"ome": True}), ("a.tif", {})):
+        with tifffile.TiffWriter(tmp_path / name, **options) as tiff:
+            for stack in (IMAGE, 255 - IMAGE):
+                tiff.write(stack, photometric="minisblack", metadata={"axes": "ZYX", "Name": "SE"})
+        with pytest.raises(BadInput, match=r"holds 2 images: 0 .*6 x 20 x 24.*series=0"):
+            TiffStack(str(tmp_path / name), 5.0).open()
+        np.testing.assert_array_equal(TiffStack(str(tmp_path / name), 5.0, series=1).open().read(), 255 - IMAGE)
+    with tifffile.TiffWriter(tmp_path / "planes.tif") as tiff:
+        for plane in IMAGE:
+            tiff.write(plane)
+    np.testing.assert_array_equal(TiffStack(str(tmp_path / "planes.tif"), 5.0).open().read(), IMAGE)
+
+
+def _write_ome_set(folder: Path, files: dict[str, np.ndarray], axis: str) -> None:
+    """Write one stack over several files, each of which lists all: a file for each plane, or for each channel."""
+    folder.mkdir()
+    names, num = list(files), len(IMAGE)
+    data = "".join(
+        f'<TiffData First{axis}="{i}" IFD="0" PlaneCount="{1 if axis == "Z" else num}"><UUID FileName="{n}">urn:uuid:{i}</UUID></TiffData>'
+        for i, n in enumerate(names)
+    )
+    sizes = {"X": 24, "Y": 20, "Z": num, "C": 1 if axis == "Z" else len(names), "T": 1}
+    about = " ".join(f'Size{a}="{n}"' for a, n in sizes.items())
+    about += "".join(f' PhysicalSize{a}="{s}" PhysicalSize{a}Unit="nm"' for a, s in zip("XYZ", (4, 5, 8), strict=True))
+    for i, (name, values) in enumerate(files.items()):
+        xml = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{i}"><Image ID="Image:0">'
+            f'<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" {about}>{data}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(folder / name, values, description=xml, metadata=None, photometric="minisblack")
+
+
+def test_an_ome_tiff_of_several_files(tmp_path: Path) -> None:
+    """Its metadata order the planes of all files, whichever is named; channels in files of their own are no planes."""
+    _write_ome_set(tmp_path / "z", {f"p{9 - i}.ome.tif": plane for i, plane in enumerate(IMAGE)}, "Z")
+    for path in (tmp_path / "z", tmp_path / "z" / "p6.ome.tif"):
+        volume = TiffStack(str(path)).open()
+        np.testing.assert_array_equal(volume.read(), IMAGE)
+        assert volume.voxel_size_nm == (8, 5, 4)
+        assert "one stack of 6 files (OME-TIFF)" in volume.remarks
+    _write_ome_set(tmp_path / "c", {"a_C0.ome.tif": IMAGE, "a_C1.ome.tif": 255 - IMAGE}, "C")
+    with pytest.raises(BadInput, match=r"has 2 channels .*channel=0"):
+        TiffStack(str(tmp_path / "c")).open()
+    for options in ({"channel": 1}, {"files": "*C1*"}):
+        np.testing.assert_array_equal(TiffStack(str(tmp_path / "c"), **options).open().read(), 255 - IMAGE)  # type: ignore[arg-type]
+    for i in (0, 1):
+        (tmp_path / "c" / f"a_C{i}.ome.tif").rename(tmp_path / "c" / f"b_{i}.tif")
+    with pytest.raises(BadInput, match=r"b_0.tif is one of 2 files .* by another name .a_C0.ome.tif, ...."):
+        TiffStack(str(tmp_path / "c")).open()
+
+
 def test_a_folder_of_files_of_several_planes(tmp_path: Path) -> None:
     """They follow each other in the order of the names, numbered by file or by first plane; the last may hold fewer."""
     for names in (("part_1.tif", "part_2.tif"), ("from_0000.tif", "from_0004.tif")):
@@ -94,6 +147,9 @@ def test_values_as_a_viewer_shows_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TiffStack(str(wide), 5.0).open().read(), IMAGE.astype(np.uint16) * 9)
     mask = write(tmp_path / "mask", IMAGE <= 128, photometric="miniswhite")
     np.testing.assert_array_equal(TiffStack(str(mask), 5.0, kind="labels").open().read(), IMAGE > 128)
+    assert "0 is white in this file (MinIsWhite)" in TiffStack(str(mask), 5.0, kind="labels").open().remarks[1]
+    signed = write(tmp_path / "signed", ~(IMAGE.astype(np.int16) - 128), photometric="miniswhite")
+    np.testing.assert_array_equal(TiffStack(str(signed), 5.0, grey_range=(-128.0, 127.0)).open().read(), IMAGE)
     with pytest.raises(BadInput, match="floating-point values in which 0 is white"):
         TiffStack(str(write(tmp_path / "f", IMAGE / np.float32(255), photometric="miniswhite")), 5.0).open()
 
@@ -234,6 +290,10 @@ FIBICS = (
     "<Vx>0.004</Vx><Vy>-0.0069282</Vy></Scan><ATLAS3D><Slice><ZPos>{}</ZPos></Slice></ATLAS3D></Fibics>"
 )
 HELIOS = "[User]\r\nDate=06/13/2016\r\n[Scan]\r\nPixelWidth=4e-09\r\nPixelHeight=5e-09\r\n[PrivateFei]\r\nDatabarHeight=4\r\n"
+DUAL = (
+    "[User]\r\nDate=1\r\n[Beam]\r\nBeam=IBeam\r\n[EScan]\r\nPixelWidth=9e-09\r\nPixelHeight=9e-09\r\n"
+    "[IScan]\r\nPixelWidth=4e-09\r\nPixelHeight=5e-09\r\n"
+)
 TITAN = '<Metadata><BinaryResult><PixelSize><X unit="m">4e-09</X><Y unit="m">5e-09</Y></PixelSize></BinaryResult></Metadata>'
 TESCAN = b"\x01\x00\x10\x00[MAIN]\r\nDevice=AMBER\r\nPixelSizeX=4e-9\r\nPixelSizeY=5e-9\r\n"
 
@@ -244,6 +304,7 @@ TESCAN = b"\x01\x00\x10\x00[MAIN]\r\nDevice=AMBER\r\nPixelSizeX=4e-9\r\nPixelSiz
         ((51023, 2, None, FIBICS.format(1), True), "Fibics"),
         ((34680, 2, None, HELIOS, True), "FEI/Thermo"),
         ((34682, 2, None, HELIOS, True), "FEI/Thermo"),
+        ((34682, 2, None, DUAL, True), "FEI/Thermo"),
         ((34683, 2, None, TITAN, True), "FEI/Thermo"),
         ((50431, 7, len(TESCAN), TESCAN, True), "TESCAN"),
     ],
@@ -281,6 +342,7 @@ def test_what_may_be_the_milling_step_is_told(tmp_path: Path, tag: Any, told: st
 @pytest.mark.parametrize(
     ("name", "text", "where"),
     [
+        ("{}-tif.hdr", "[MAIN]\r\nPixelSizeX=4.0E-009\r\nPixelSizeY=5.0E-009\r\n", "TESCAN"),
         ("{}.hdr", "[MAIN]\nPixelSizeX=4e-9\nPixelSizeY=5e-9\n", "TESCAN"),
         ("{}.txt", "$CM_MAG 50000\n$$SM_MICRON_BAR 200\n$$SM_MICRON_MARKER 1um\n", "JEOL"),
         ("{}.txt", "[SemImageFile]\r\nInstructName=SU8000\r\nPixelSize=4.960938\r\n", "Hitachi"),
@@ -289,7 +351,7 @@ def test_what_may_be_the_milling_step_is_told(tmp_path: Path, tag: Any, told: st
 def test_pixel_sizes_beside_the_image(tmp_path: Path, name: str, text: str, where: str) -> None:
     """Text files beside the planes state the pixel size."""
     folder = write(tmp_path / "planes")
-    for file in list(folder.iterdir()):
+    for file in sorted(folder.iterdir())[2:]:  # those of the first planes were lost
         (folder / name.format(file.stem)).write_bytes(text.encode("utf-16" if where == "Hitachi" else "cp1252"))
     with pytest.raises(BadInput, match=rf"{where}.*voxel_size_nm=.8, (5|4.96094), (4|5|4.96094)."):
         TiffStack(str(folder)).open()
@@ -323,7 +385,7 @@ def test_printers_resolution_is_no_pixel_size(tmp_path: Path) -> None:
     [
         (("nm", "Nanometers", "nanometre"), 1),
         (("um", "\u00b5m", "\u03bcm", "\\u00b5m", "micron", "microns", "micrometres"), 1000),
-        (("\u00c5", "\u212b", "angstrom", "Angstroms"), 0.1),
+        (("\u00c5", "\u212b", "A", "angstrom", "Angstroms"), 0.1),
         (("pm", "picometer"), 1e-3),
         (("mm", "millimeter"), 1e6),
         (("m", "meter", "metre"), 1e9),

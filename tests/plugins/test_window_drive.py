@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from asem_core import LoopOptions
 from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.viewing.snapshot import write_movie
+from asem_core.viewing.movie import write_movie
 from asem_core.volume import Box
 from asem_sources.phantom import Phantom
 

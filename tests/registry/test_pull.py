@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import asem_registry
 from asem_core.errors import BadInput, NoSpace
 from asem_registry import fetch
+from asem_registry.bundle import bundle, keep
 from asem_registry.cache import NotCached, WrongSum, check, folder_of, obtain, receipt_of, remove
 from asem_registry.fetch import Refused
 
@@ -357,12 +359,27 @@ def test_the_disk_is_full(served, settings, add_card, capfd):
     process.join(60)
     assert process.exitcode == 7
     said = capfd.readouterr().out
-    assert f"No space for the download in {folder_of(served, settings)}" in said
+    assert f"No space in {folder_of(served, settings)}" in said
     assert (
-        f"{served.size_bytes:,} bytes are needed; the part downloaded was deleted. Free some space, or set ASEM_CACHE"
+        f"{served.size_bytes:,} bytes are needed; the part downloaded was deleted. Free some space, then run the same command again. Or set ASEM_CACHE"
         in said
     )
     assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
+
+
+def test_only_the_cache_is_told_to_move(served, settings, tmp_path, monkeypatch):
+    """A full disk under a lab's own models or a bundle does not become another by ASEM_CACHE."""
+    weights = obtain(served, settings, progress=False)
+    kept = attrs.evolve(served, file="own.safetensors", urls=())
+    used = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: used._replace(free=100))
+    for write in (
+        lambda: keep(kept, weights, tmp_path / "home"),
+        lambda: bundle([served], tmp_path / "b.zip", settings),
+    ):
+        with pytest.raises(NoSpace, match=r"bytes are needed and 100 are free\. Free some space") as told:
+            write()
+        assert "ASEM_CACHE" not in str(told.value)
 
 
 @pytest.fixture
@@ -394,9 +411,9 @@ def test_a_real_disk_fills_up_meanwhile(served, server, settings, add_card, smal
             file.write(bytes(4096))
     _, said = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"No space for the download in {folder_of(served, settings)}: No space left on device" in said
+    assert f"No space in {folder_of(served, settings)}: No space left on device" in said
     assert (
-        f"{len(weights_bytes):,} bytes are needed; the part downloaded was deleted. Free some space, or set ASEM_CACHE"
+        f"{len(weights_bytes):,} bytes are needed; the part downloaded was deleted. Free some space, then run the same command again. Or set ASEM_CACHE"
         in said
     )
     assert [p.name for p in folder_of(served, settings).iterdir()] == ["lock"]
