@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike
 
 SMALL_BYTES, SMALL_FILES = 64 * 2**20, 2000
 """Data up to this size are told apart by their content; larger ones by the names, sizes and times of their files."""
@@ -47,6 +53,49 @@ def fingerprint(place: str | Path, files: Sequence[Path] | None = None) -> str |
     else:
         _sum_list(total, ((name, stat.st_size, stat.st_mtime_ns) for _, name, stat in stats))
     return total.hexdigest()[:32]
+
+
+def take_room(file: str | Path) -> None:
+    """Have the disk hold every byte of a file that was only made long, before it is mapped into memory and written.
+
+    On a full disk that is an error here, while a write through the map would end the process without a word. File systems
+    that copy what is written (btrfs, ZFS) promise nothing.
+
+    Raises
+    ------
+    OSError
+        There is not enough room (ENOSPC); the file's name is with it.
+    """
+    size = os.path.getsize(file)
+    try:
+        with open(file, "r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, size)
+    except (AttributeError, OSError) as error:  # not every system or file system can
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
+        if shutil.disk_usage(Path(file).parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from None
+
+
+def mapped_array(file: str | Path, dtype: DTypeLike, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Make an array of zeros in a file (npy) that is mapped into memory, with all its room (see `take_room`).
+
+    Raises
+    ------
+    OSError
+        There is not enough room; nothing is left.
+    """
+    import numpy as np
+
+    made: np.memmap[Any, Any] | None = None
+    try:
+        made = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        take_room(file)
+        return made
+    except OSError:
+        made = None  # Windows removes no file that is mapped
+        Path(file).unlink(missing_ok=True)
+        raise
 
 
 def _files_in(folder: Path) -> Iterable[Path]:

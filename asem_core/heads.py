@@ -53,6 +53,29 @@ class LogOdds:
         return (self.of,)
 
 
+@attrs.frozen
+class Softmax:
+    """A channel for the background and one for each class: the logits of a softmax; a voxel belongs to one class at most.
+
+    A voxel of a class is none of the others, also where these were not annotated. Where some classes are known to be absent and others are
+    unknown, it is only learnt that it is none of the former.
+
+    Parameters
+    ----------
+    of : the classes whose labels it learns, in the order of their channels
+    """
+
+    of: tuple[str, ...] = attrs.field(converter=tuple)
+
+    @property
+    def num_channels(self) -> int:
+        return 1 + len(self.of)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return self.of
+
+
 def _as_offsets(value: Sequence[Sequence[int]]) -> tuple[Zyx, ...]:
     return tuple(as_zyx(offset) for offset in value)
 
@@ -114,9 +137,11 @@ class Descriptors:
             raise BadInput(f"descriptors_vx is {list(self.sigma_vx)}; give three lengths in voxels (z, y, x), above 0.")
 
 
-Head = Foreground | LogOdds | Affinities | Descriptors
+Head = Foreground | LogOdds | Softmax | Affinities | Descriptors
+OfClasses = Foreground | LogOdds | Softmax
+"""Heads that predict where classes are."""
 _KINDS: Mapping[str, type[Head]] = {
-    "foreground": Foreground, "log-odds": LogOdds, "affinities": Affinities, "descriptors": Descriptors,
+    "foreground": Foreground, "log-odds": LogOdds, "softmax": Softmax, "affinities": Affinities, "descriptors": Descriptors,
 }  # fmt: skip
 
 
@@ -182,10 +207,21 @@ def log_odds(result: Any, stated: Sequence[Head]) -> list[Any]:
         return list(result)
     found, first = [], 0
     for head in settled(stated, len(result)):
-        part = result[first : first + head.num_channels]
+        found += odds_of(head, list(result[first : first + head.num_channels]))
         first += head.num_channels
-        found += [part[1] - part[0]] if isinstance(head, Foreground) else list(part) if head.maps else []
     return found
+
+
+def odds_of(head: Head, channels: Sequence[Any]) -> list[Any]:
+    """Give the log-odds of each map of a head from its channels (tensors of one shape)."""
+    if isinstance(head, Foreground):
+        return [channels[1] - channels[0]]
+    if isinstance(head, Softmax):
+        import torch
+
+        rests = (torch.stack([*channels[:i], *channels[i + 1 :]]) for i in range(1, len(channels)))
+        return [own - rest.logsumexp(0) for own, rest in zip(channels[1:], rests, strict=True)]
+    return list(channels) if head.maps else []
 
 
 def maps_of(stated: Sequence[Head]) -> tuple[str, ...]:
@@ -193,14 +229,19 @@ def maps_of(stated: Sequence[Head]) -> tuple[str, ...]:
     return tuple(name for head in stated for name in head.maps) or ("",)
 
 
-def class_heads(stated: Sequence[Head]) -> list[Foreground | LogOdds]:
-    """List the heads that predict where a class is; that of a network that states none."""
-    return [head for head in stated if isinstance(head, (Foreground, LogOdds))] or [Foreground()]
+def class_maps(stated: Sequence[Head]) -> tuple[str, ...]:
+    """Name the maps that say where a class is, by their classes; ("",) is the one of a network that states no heads."""
+    return tuple(name for head in stated if isinstance(head, OfClasses) for name in head.maps) or ("",)
+
+
+def learnt_by(head: Head) -> tuple[str, ...]:
+    """Name the classes whose labels a head learns from."""
+    return head.of if isinstance(head, Softmax) else (head.of,)
 
 
 def classes_of(stated: Sequence[Head]) -> tuple[str, ...]:
     """Name the classes whose labels a network learns from, each once, in order of its heads."""
-    return tuple(dict.fromkeys(head.of for head in stated)) or ("",)
+    return tuple(dict.fromkeys(name for head in stated for name in learnt_by(head))) or ("",)
 
 
 def require_class_names(names: Sequence[str]) -> None:

@@ -47,6 +47,25 @@ def temporary_folder(base: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def temporary_folder_of_libraries() -> Iterator[Path]:
+    """Make a temporary folder in which, meanwhile, the whole process makes its temporary files.
+
+    For libraries that leave theirs. What they look up when they are loaded must be loaded within.
+    """
+    with temporary_folder() as folder:
+        before = tempfile.tempdir, os.environ.get("TMPDIR")
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before[0]
+            if before[1] is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = before[1]
+
+
 def sweep(base: Path | None = None) -> None:
     """Remove the temporary folders of processes that were killed."""
     base = base or Path(tempfile.gettempdir())

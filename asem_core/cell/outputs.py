@@ -7,6 +7,7 @@ somebody edited or replaced since is told from it.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import shutil
@@ -88,15 +89,34 @@ def written_whole(output: Path, made_by: Mapping[str, Any]) -> Iterator[Half]:
 
 
 def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the facts that an equal run noted of this output; None where there is none, or it was changed since."""
+    """Return the facts that an equal run noted of this output; None where there is none, or it was changed since.
+
+    What a process that was killed in its last moment left beside it is removed.
+    """
     try:
         noted = json.loads(note_of(output).read_text(encoding="utf-8"))
         if output.exists() and noted["made"] == _described(output, made_by, noted["names"]):
             facts: dict[str, Any] = noted["facts"]
+            _remove_left(output)
             return facts
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
+
+
+def _remove_left(output: Path) -> None:
+    hidden = f".{output.name}"
+    lock = output.with_name(f"{hidden}.lock")
+    left = list(output.parent.glob(f"{glob.escape(hidden)}.*partial"))
+    if not lock.exists() and not left:
+        return
+    with contextlib.suppress(
+        OSError, filelock.Timeout
+    ):  # a folder that cannot be changed; another process that makes it anew
+        held = acquired(lock)
+        for half in left:
+            remove(half)
+        let_go(held)
 
 
 def is_noted(output: Path) -> bool:

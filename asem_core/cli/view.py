@@ -91,7 +91,7 @@ def _live_layers(cell: str, model: str | None, weights: Path | None, image: str 
     """Open a layer for each class of a network; what tells objects apart is computed with them and not shown."""
     from asem_core.blocks import Run
     from asem_core.catalog import load_catalog
-    from asem_core.heads import class_heads, stated_by
+    from asem_core.heads import class_maps, stated_by
     from asem_core.prediction.trained import load_trained
     from asem_core.stages.inputs import open_images_of
     from asem_core.stages.predict import map_path, predict_live
@@ -103,10 +103,9 @@ def _live_layers(cell: str, model: str | None, weights: Path | None, image: str 
     layer = f"predictions/live-{Path(weights or model or '').stem}/probability"
     images = open_images_of(catalog, str(container), image)
     live = predict_live(trained, images, container / layer, Run(progress=False), catalog, device=device)
-    classes = [head.of for head in class_heads(stated_by(trained.network))]
     return [
         Layer(map_path(layer, of).as_posix(), "probability", [live[of]], colour_of(of or trained.organelle, catalog))
-        for of in classes
+        for of in class_maps(stated_by(trained.network))
     ]
 
 

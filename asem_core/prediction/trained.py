@@ -15,7 +15,7 @@ from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, Option, PluginError, RecipeError, UnknownName
 from asem_core.files import sha256
-from asem_core.heads import Foreground, LogOdds, SeveralClasses, stated_by
+from asem_core.heads import OfClasses, SeveralClasses, stated_by
 from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
@@ -79,9 +79,9 @@ def network_of(model: Model) -> Any:
         raise PluginError(
             f"The network of the model '{model.name}' does not say its {', '.join(lacking)}; see `Network`."
         )
-    if (stated := stated_by(network)) and not any(isinstance(head, (Foreground, LogOdds)) for head in stated):
+    if (stated := stated_by(network)) and not any(isinstance(head, OfClasses) for head in stated):
         raise PluginError(
-            f"The network of the model '{model.name}' predicts no class: add a head `Foreground` or `LogOdds`."
+            f"The network of the model '{model.name}' predicts no class: add a head `Foreground`, `LogOdds` or `Softmax`."
         )
     for name in ("context", "alignment"):
         numbers = tuple(network.context if name == "context" else network.alignment)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from asem_core.heads import Affinities, Foreground, Head, LogOdds, settled
+from asem_core.heads import Affinities, Foreground, Head, LogOdds, OfClasses, Softmax, odds_of, settled
 from asem_core.training.descriptors import local_shape_descriptors
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE
-from asem_core.training.targets import Need, affinity_targets, need_of
+from asem_core.training.targets import Need, affinity_targets, needs_of_head
 from asem_core.volume import as_zyx
 
 if TYPE_CHECKING:
@@ -47,13 +47,19 @@ def total_loss(
     labels : what the heads need, each int64 (n, z, y, x); ids reach beyond the output, alike at both sides
     stated : the network's heads; empty where the number of channels tells them
     """
-    losses = [_loss_of_head(head, part, labels[need_of(head)], options) for head, part in split(output, stated)]
+    losses = [
+        _loss_of_head(head, part, [labels[need] for need in needs_of_head(head)], options)
+        for head, part in split(output, stated)
+    ]
     return losses[0] if len(losses) == 1 else sum(losses[1:], losses[0])
 
 
-def _loss_of_head(head: Head, part: torch.Tensor, labels: torch.Tensor, options: LossOptions) -> torch.Tensor:
+def _loss_of_head(head: Head, part: torch.Tensor, needed: Sequence[torch.Tensor], options: LossOptions) -> torch.Tensor:
     import torch
 
+    if isinstance(head, Softmax):
+        return exclusive_loss(part, torch.stack(list(needed), 1), options)
+    (labels,) = needed
     if isinstance(head, (Foreground, LogOdds)):
         return loss_of(as_logits(part, head), labels, options)
     margin = as_zyx([(n - m) // 2 for n, m in zip(labels.shape[1:], part.shape[2:], strict=True)])
@@ -76,11 +82,11 @@ def split(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Head, 
         first += head.num_channels
 
 
-def class_parts(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[Foreground | LogOdds, torch.Tensor]]:
-    """Yield each head that predicts where a class is, with its channels."""
+def class_odds(output: torch.Tensor, stated: Sequence[Head]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield each class whose place a network's result (n, channels, z, y, x) says, with its log-odds (n, z, y, x)."""
     for head, part in split(output, stated):
-        if isinstance(head, (Foreground, LogOdds)):
-            yield head, part
+        if isinstance(head, OfClasses):
+            yield from zip(head.maps, odds_of(head, part.unbind(1)), strict=True)
 
 
 def as_logits(part: torch.Tensor, head: Head) -> torch.Tensor:
@@ -102,17 +108,50 @@ def loss_of(logits: torch.Tensor, target: torch.Tensor, options: LossOptions) ->
     -------
     float32 scalar; 0 (with zero gradients) if no voxel is annotated
     """
-    import torch
     from torch.nn import functional
 
     logits = logits.float()
-    losses = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none").flatten(1)
+    losses = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    return _averaged(losses, target, logits.shape[1], options)
+
+
+def exclusive_loss(logits: torch.Tensor, labels: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    """Average how surprising it is what is known of each voxel: - log of the summed probability of all that it may be.
+
+    A voxel of a class is that class (or one of those that claim it); another one may be background or any class that is unknown there.
+
+    Parameters
+    ----------
+    logits : float (n, 1 + classes, z, y, x), the background first
+    labels : int64 (n, classes, z, y, x): 0, 1 or `IGNORE`
+
+    Returns
+    -------
+    As `loss_of`
+    """
+    import torch
+
+    is_object = labels == 1
+    claimed = is_object.any(1, keepdim=True)
+    may_be = torch.cat([~claimed, torch.where(claimed, is_object, labels == IGNORE)], 1)
+    logits = logits.float()
+    losses = logits.logsumexp(1) - logits.masked_fill(~may_be, -torch.inf).logsumexp(1)
+    target = torch.where(claimed[:, 0], is_object.long().argmax(1) + 1, 0)
+    target = target.masked_fill((labels == IGNORE).all(1), IGNORE)
+    return _averaged(losses, target, logits.shape[1], options)
+
+
+def _averaged(losses: torch.Tensor, target: torch.Tensor, num_classes: int, options: LossOptions) -> torch.Tensor:
+    """Weigh the loss of each voxel (n, z, y, x) by its class, and average over those that are annotated."""
+    import torch
+
+    losses = losses.flatten(1)
     if options.focus:
         own = torch.exp(-losses)  # the probability of the voxel's own class
         losses = losses * (1 - own).clamp(min=1e-6) ** options.focus
     known = target.flatten(1) != IGNORE
     if options.balance:
-        per_block = class_weights(target, logits.shape[1], options.least_frequency)
+        per_block = class_weights(target, num_classes, options.least_frequency)
         weights = torch.gather(per_block, 1, target.flatten(1).where(known, 0)) * known
     else:
         weights = known.float()

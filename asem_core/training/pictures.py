@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_core.heads import Head
 from asem_core.run_folder import write_whole
-from asem_core.training.loss import as_logits, class_parts
+from asem_core.training.loss import class_odds
 from asem_core.training.regions import IGNORE, read_target
 from asem_core.training.targets import Need, needs_of
 from asem_core.training.validate import Forward, Tile, read_tile, to_probability
@@ -40,7 +40,7 @@ def write_picture(
     image, drawn, scored = read_tile(tile, context, needs_of(stated))
     with torch.no_grad():
         output = forward(torch.from_numpy(image).to(device)[None, None]).float()
-    maps = [(to_probability(as_logits(part, head)), Need(head.of)) for head, part in class_parts(output, stated)]
+    maps = [(to_probability(odds), Need(name)) for name, odds in class_odds(output, stated)]
     z = int(sum((drawn[need] == 1).sum(axis=(1, 2)) for _, need in maps).argmax())
     shape = drawn[maps[0][1]].shape
     begin = [(n - m) // 2 for n, m in zip(image.shape, shape, strict=True)]

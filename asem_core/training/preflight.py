@@ -15,7 +15,7 @@ import numpy as np
 from asem_core.errors import AsemError, BadInput
 from asem_core.evaluation.roles import question_roles
 from asem_core.evaluation.scores import question_zone
-from asem_core.heads import class_heads, has_direction
+from asem_core.heads import Softmax, class_maps, has_direction
 from asem_core.interfaces import Region
 from asem_core.training.regions import (
     IGNORE,
@@ -26,7 +26,7 @@ from asem_core.training.regions import (
     require_one_voxel_size,
 )
 from asem_core.training.setup import TrainingSetup
-from asem_core.training.targets import need_of, needs_of, part_of, parts_of
+from asem_core.training.targets import Need, needs_of, part_of, parts_of, read_need
 from asem_core.volume import Box, Zyx
 from asem_core.voxels.greys import grey_percentiles, question_greys, question_other_greys
 
@@ -84,7 +84,7 @@ class Preflight:
 
 def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
     """Check a training whose run would be written to `folder`; reads every label once, and a part of every image."""
-    names = [head.of for head in class_heads(setup.heads)]
+    names = class_maps(setup.heads)
     learnt, watched = (
         {c: [facts_of(part) for region in regions if (part := part_of(region, c))] for c in names}
         for regions in (setup.regions, setup.validation)
@@ -98,6 +98,7 @@ def preflight(setup: TrainingSetup, folder: Path) -> Preflight:
         *([] if setup.thin_truth else (finding for f in tested for finding in _zone(f))),
         *(finding for f in (*facts, *tested) for finding in _greys(f)),
         *_instances(setup),
+        *_shared_voxels(setup),
         *_other_greys(setup),
         *_roles(setup),
         *_room(setup, folder),
@@ -245,6 +246,26 @@ def _labels(facts: Sequence[RegionFacts], purpose: str, of: str) -> Iterator[Fin
             yield Finding(f"Region '{f.name}' holds {f.num_ids} label values; every one above 0 counts as foreground.")
 
 
+def _shared_voxels(setup: TrainingSetup) -> Iterator[Finding]:
+    """Count the voxels that labels give to several classes, where the network gives each to one."""
+    for head in setup.heads:
+        for region in setup.regions if isinstance(head, Softmax) else ():
+            num = sum(
+                int(
+                    (
+                        sum((read_need(region, Need(c), slab, exclude=False) == 1).astype(np.uint8) for c in head.of)
+                        > 1
+                    ).sum()
+                )
+                for slab in _slabs(region)
+            )
+            if num:
+                yield Finding(
+                    f"Region '{region.name}': {num:,} voxels belong to several of {', '.join(head.of)}; with softmax = true the network "
+                    "gives each voxel to one class, and learns here that it is any of these. Where organelles overlap, leave softmax out."
+                )
+
+
 def _instances(setup: TrainingSetup) -> Iterator[Finding]:
     """Look at the ids that tell objects apart: all regions together need two objects."""
     if has_direction(setup.heads) and setup.options.choose_mirrors:
@@ -252,7 +273,7 @@ def _instances(setup: TrainingSetup) -> Iterator[Finding]:
             "choose_mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: set it to false.",
             refused=True,
         )
-    for name in dict.fromkeys(head.of for head in setup.heads if need_of(head).ids):
+    for name in dict.fromkeys(need.of for need in needs_of(setup.heads) if need.ids):
         parts = [part for region in setup.regions if (part := part_of(region, name))]
         ids = {
             (n, int(i))

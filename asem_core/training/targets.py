@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from asem_core.heads import Affinities, Descriptors, Head
+from asem_core.heads import Affinities, Descriptors, Head, learnt_by
 from asem_core.interfaces import Region
 from asem_core.training.descriptors import reach_of
 from asem_core.training.regions import IGNORE, labels_box, read_target
@@ -41,19 +41,19 @@ def needs_of(heads: Sequence[Head]) -> tuple[Need, ...]:
     """List the labels that heads need, each once; those of a network that states no heads are its only ones."""
     found: dict[Need, Zyx] = {}
     for head in heads:
-        need = need_of(head)
-        before = found.get(need, (0, 0, 0))
-        found[need] = as_zyx(np.maximum(before, need.reach).tolist())
+        for need in needs_of_head(head):
+            before = found.get(need, (0, 0, 0))
+            found[need] = as_zyx(np.maximum(before, need.reach).tolist())
     return tuple(attrs.evolve(need, reach=reach) for need, reach in found.items()) or (Need(),)
 
 
-def need_of(head: Head) -> Need:
+def needs_of_head(head: Head) -> tuple[Need, ...]:
     """Say which labels a head learns from."""
     if isinstance(head, Affinities):
-        return Need(head.of, ids=True, reach=as_zyx(np.abs(head.offsets).max(axis=0).tolist()))
+        return (Need(head.of, ids=True, reach=as_zyx(np.abs(head.offsets).max(axis=0).tolist())),)
     if isinstance(head, Descriptors):
-        return Need(head.of, ids=True, reach=reach_of(head.sigma_vx))
-    return Need(head.of)
+        return (Need(head.of, ids=True, reach=reach_of(head.sigma_vx)),)
+    return tuple(Need(name) for name in learnt_by(head))
 
 
 def part_of(region: Region, name: str) -> Region | None:

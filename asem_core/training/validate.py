@@ -9,9 +9,9 @@ import attrs
 import numpy as np
 
 from asem_core.evaluation.scores import Scores
-from asem_core.heads import Foreground, Head, class_heads
+from asem_core.heads import Foreground, Head, Softmax, class_maps
 from asem_core.interfaces import Region
-from asem_core.training.loss import as_logits, class_parts, split, total_loss
+from asem_core.training.loss import class_odds, split, total_loss
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE, input_box, read_target
 from asem_core.training.targets import Need, needs_of, read_need
@@ -108,7 +108,7 @@ def validate(
     """
     import torch
 
-    sums, counts = np.zeros(2), np.zeros((len(class_heads(stated)), 2, 256), np.int64)
+    sums, counts = np.zeros(2), np.zeros((len(class_maps(stated)), 2, 256), np.int64)
     for tile in tiles:
         image, drawn, scored = read_tile(tile, context, needs_of(stated))
         with torch.no_grad():
@@ -116,10 +116,10 @@ def validate(
         learnt = scored if options.ignore_exclusion else drawn
         expected = {need: torch.from_numpy(values).to(device).long()[None] for need, values in learnt.items()}
         sums += total_loss(output, expected, stated, options).item(), 1
-        for number, (head, part) in enumerate(class_parts(output, stated)):
-            target = scored[Need(head.of)]
+        for number, (name, odds) in enumerate(class_odds(output, stated)):
+            target = scored[Need(name)]
             known = target != IGNORE
-            levels = to_probability(as_logits(part, head))[known] + 256 * target[known].astype(np.int64)
+            levels = to_probability(odds)[known] + 256 * target[known].astype(np.int64)
             counts[number] += np.bincount(levels, minlength=512).reshape(2, 256)
     return sums, counts
 
@@ -131,7 +131,7 @@ def mirrored(forward: Forward, stated: Sequence[Head] = ()) -> Forward:
     def probabilities(image: torch.Tensor) -> torch.Tensor:
         heads = split(forward(image).float(), stated)
         return torch.cat(
-            [part.softmax(1) if isinstance(head, Foreground) else part.sigmoid() for head, part in heads], 1
+            [part.softmax(1) if isinstance(head, (Foreground, Softmax)) else part.sigmoid() for head, part in heads], 1
         )
 
     def averaged(image: torch.Tensor) -> torch.Tensor:
@@ -140,8 +140,13 @@ def mirrored(forward: Forward, stated: Sequence[Head] = ()) -> Forward:
             axes = [a + 2 for a in range(3) if number >> a & 1]
             total = total + probabilities(image.flip(axes)).flip(axes)
         mean = (total / 8).clamp(min=1e-9)
-        parts = [part.log() if isinstance(head, Foreground) else part.logit(1e-6) for head, part in split(mean, stated)]
-        return torch.cat(parts, 1)
+        return torch.cat(
+            [
+                part.log() if isinstance(head, (Foreground, Softmax)) else part.logit(1e-6)
+                for head, part in split(mean, stated)
+            ],
+            1,
+        )
 
     return averaged
 
@@ -149,13 +154,12 @@ def mirrored(forward: Forward, stated: Sequence[Head] = ()) -> Forward:
 def summarise(sums: np.ndarray, counts: np.ndarray, *, stated: Sequence[Head] = ()) -> Validation:
     """Turn what `validate` gathered (perhaps added up over processes) into a loss and scores."""
     levels = np.arange(256) / 255
-    names = [head.of for head in class_heads(stated)]
-    by_map = {name: Scores(levels, own[1], own[0]) for name, own in zip(names, counts, strict=True)}
+    by_map = {name: Scores(levels, own[1], own[0]) for name, own in zip(class_maps(stated), counts, strict=True)}
     return Validation(float(sums[0] / max(sums[1], 1)), by_map)
 
 
-def to_probability(logits: torch.Tensor) -> np.ndarray:
-    """Turn the logits of one block into the probability of foreground: uint8 (z, y, x), 255 = 1."""
-    probability = logits.softmax(1)[0, 1].mul(255).round().clamp(0, 255)
+def to_probability(odds: torch.Tensor) -> np.ndarray:
+    """Turn the log-odds of one block, (1, z, y, x), into the probability of foreground: uint8 (z, y, x), 255 = 1."""
+    probability = odds[0].sigmoid().mul(255).round().clamp(0, 255)
     result: np.ndarray = probability.byte().cpu().numpy()
     return result

@@ -15,6 +15,7 @@ from asem_analyzers._objects import Objects
 from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, open_mask, positive_nm, space_um3
 from asem_analyzers._tissue import NUM_MEASURES, SHEET, TILE, TUBULE, load_tile
 from asem_analyzers._tunnels import count_tunnels
+from asem_core.files import mapped_array
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.paths import LayerPath
@@ -111,7 +112,7 @@ def _store(labels: Labels, run: Run) -> Iterator[Path]:
         path = folder / "sheets-and-tubules.npy"
         if not path.exists():
             half = path.with_suffix(".half")
-            np.lib.format.open_memmap(half, "w+", np.uint8, labels.shape).flush()
+            mapped_array(half, np.uint8, labels.shape).flush()
             half.replace(path)
         yield path
 

@@ -14,6 +14,7 @@ import numpy as np
 from asem_annotators._boxes import honour, read_image, spacing_of
 from asem_core.abilities import LearnsVoxels
 from asem_core.errors import BadInput, MissingExtra
+from asem_core.files import mapped_array
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume, as_zyx
@@ -213,9 +214,9 @@ class _Maps:
         file, done = folder / "filters.npy", folder / "filters.json"
         with contextlib.suppress(FileNotFoundError, ValueError):
             if json.loads(done.read_text(encoding="utf-8"))["shape"] == list(shape):
-                return cls(np.load(file, mmap_mode="r+"), done)
+                return cls(np.load(file, mmap_mode="r"), done)
         done.unlink(missing_ok=True)
-        return cls(np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape), done)
+        return cls(mapped_array(file, np.float16, shape), done)
 
     def fill(self, image: np.ndarray, spacing: tuple[float, float, float], scales: tuple[float, ...]) -> None:
         """Filter the image, unless it was done before."""

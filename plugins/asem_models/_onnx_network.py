@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -158,6 +159,7 @@ class OnnxNetwork(nn.Module):
 
     def _open(self) -> Any:
         if self._session is None:
+            os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would tell its maker of its use
             try:
                 import onnxruntime
             except ImportError:

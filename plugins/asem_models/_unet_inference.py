@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from asem_core.heads import Foreground, settled
+from asem_core.heads import Foreground, Softmax, settled
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_models._convolution import Convolution
 
@@ -245,8 +245,13 @@ def _merge_weights(weight: torch.Tensor, factor: Zyx) -> torch.Tensor:
 
 
 def _log_odds(network: UNet) -> nn.Conv3d:
-    """Turn the last convolution into one to the log-odds of each map: foreground minus background, or as they are."""
+    """Turn the last convolution into one to the log-odds of each map: foreground minus background, or as they are.
+
+    Those of a softmax are no linear function: where there is one, the convolution stays.
+    """
     convolution = network.final_conv_pass.convolutions[0]
+    if any(isinstance(head, Softmax) for head in network.heads):
+        return convolution
     assert convolution.bias is not None
     weight, bias = convolution.weight.detach(), convolution.bias.detach()
     weights, biases, first = [], [], 0

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import attrs
 
 from asem_core.errors import BadInput
-from asem_core.heads import Head, LogOdds, SeveralClasses, require_class_names, require_classes
+from asem_core.heads import Head, LogOdds, SeveralClasses, Softmax, require_class_names, require_classes
 from asem_core.hookspecs import hookimpl
 from asem_models._organelle import Organelle
 
@@ -17,7 +17,7 @@ INSTANCE_OPTIONS = ("instances_of", "affinities", "descriptors_vx", "split", "sp
 
 @attrs.frozen(kw_only=True)
 class Organelles(Organelle, SeveralClasses):
-    """Several organelles in one network, a map each; classes are independent: a voxel may belong to several.
+    """Several organelles in one network, a map each.
 
     A class that was not annotated in a region is unknown there, not background, and is not learnt there. The other options hold for classes
     that have no model of their name; those of the network for all.
@@ -27,6 +27,9 @@ class Organelles(Organelle, SeveralClasses):
     classes
         Names of the classes, in the order of the network's channels. A class with the name of a model (`mitochondria`) has
         its labels prepared, is scored and is segmented as that model says.
+    softmax
+        A voxel belongs to one class at most: the maps of all classes and the background add up to 1. Otherwise classes are independent, and
+        a voxel may belong to several.
     per_class
         Options of such a model, by class: `per_class.membrane = { cells = true }`. Those that tell objects apart (`affinities`, `split`, ...) need
         not be repeated for the class of `instances_of`.
@@ -35,6 +38,7 @@ class Organelles(Organelle, SeveralClasses):
     name: ClassVar[str] = "organelles"
 
     classes: tuple[str, ...] = ("organelle",)
+    softmax: bool = False
     per_class: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -54,8 +58,9 @@ class Organelles(Organelle, SeveralClasses):
         return [option for option in INSTANCE_OPTIONS if getattr(self, option) != usual[option]]
 
     def heads(self) -> Sequence[Head]:
-        """State a channel for each class."""
-        return [*(LogOdds(name) for name in self.classes), *self.instance_heads()]
+        """State the channels of the classes."""
+        classes = [Softmax(self.classes)] if self.softmax else [LogOdds(name) for name in self.classes]
+        return [*classes, *self.instance_heads()]
 
 
 @hookimpl

@@ -12,7 +12,7 @@ import numpy as np
 
 from asem_core.abilities import WritesVolumes
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.files import fingerprint
+from asem_core.files import fingerprint, take_room
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
@@ -112,6 +112,7 @@ class Mrc(Source, WritesVolumes):
             removed_if_unfinished(Path(self.path)),
             mrcfile.new_mmap(self.path, volume.shape, mode, overwrite=True) as file,
         ):
+            take_room(self.path)
             z, y, x = (s * _ANGSTROM_PER_NM for s in volume.voxel_size_nm)
             file.voxel_size = (x, y, z)
             file.set_volume()

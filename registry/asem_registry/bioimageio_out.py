@@ -6,6 +6,7 @@ program's own test accepts it.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import warnings
@@ -17,7 +18,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra
-from asem_core.temporary import replacing, temporary_folder
+from asem_core.temporary import replacing, temporary_folder_of_libraries
 from asem_registry.card import Card, card_toml
 from asem_registry.sample import Sample
 
@@ -59,7 +60,7 @@ def export(card: Card, trained: Any, sample: Sample, output: Path, words: Words)
         raise BadInput(f"A package of bioimage.io is a ZIP file: call it {output.with_suffix('.zip')}, not {output}.")
     notes: list[str] = []
     output.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder() as folder, replacing(output) as half, warnings.catch_warnings():
+    with temporary_folder_of_libraries() as folder, replacing(output) as half, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = folder / "package.zip"
         try:
@@ -82,6 +83,7 @@ def require_bioimageio() -> None:
     """
     import importlib.util
 
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime would tell its maker of its use
     for module in ("bioimageio.core", "onnx", "onnxruntime"):
         try:
             found = importlib.util.find_spec(module)

@@ -197,7 +197,7 @@ def add(
         asem models add package.zip --name boundaries-theirs --channel 0
     """
     from asem_core.commands import read_voxel_size
-    from asem_core.temporary import temporary_folder
+    from asem_core.temporary import temporary_folder_of_libraries
     from asem_registry.bioimageio_in import Choices, card_of_package, is_package
     from asem_registry.cli_registries import read_numbers
     from asem_registry.own import card_of_run
@@ -221,7 +221,7 @@ def add(
             read_numbers(grey_range, float, "--grey-range", 2),
             read_voxel_size(voxel_size),
         )
-        with temporary_folder() as folder:
+        with temporary_folder_of_libraries() as folder:
             made = card_of_package(source, name, version, words, choices, folder, settings)
             _keep(*made, words, settings)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,16 @@ from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, PluginError, RecipeError
 from asem_core.flow import run_flow
-from asem_core.heads import Foreground, LogOdds, settled
+from asem_core.heads import Foreground, LogOdds, Softmax, from_json, settled, to_json
 from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.prediction.trained import model_behind, model_of_class
 from asem_core.recipe import read_recipe
 from asem_core.training.classes import open_classes
-from asem_core.training.loss import loss_of, total_loss
+from asem_core.training.loss import class_odds, loss_of, total_loss
 from asem_core.training.options import LossOptions, RegionOptions
 from asem_core.training.regions import IGNORE
 from asem_core.training.targets import Need, read_need
+from asem_core.training.validate import mirrored
 from asem_core.volume import Box, Spec
 from asem_models._unet import UNet
 from asem_models.organelles import Organelles
@@ -138,6 +140,38 @@ def test_the_published_head_has_the_published_loss() -> None:
     torch.testing.assert_close(alone, published)
 
 
+def test_a_softmax_learns_what_is_known_of_each_voxel() -> None:
+    """- log of the summed probability of all that a voxel may be, by plain sums; and no gradient where nothing is known."""
+    rng = np.random.default_rng(0)
+    output = torch.from_numpy(rng.normal(size=(1, 4, 3, 4, 5))).float().requires_grad_()
+    known = rng.choice([0, 0, 0, 1, IGNORE], (3, 3, 4, 5))
+    known[:, 0, 0] = IGNORE
+    targets = {Need(c): torch.from_numpy(known[i])[None] for i, c in enumerate("abc")}
+    found = total_loss(output, targets, (Softmax("abc"),), LossOptions(balance=False))
+    expected = []
+    for at in np.ndindex(3, 4, 5):
+        classes = known[(slice(None), *at)]
+        p = np.exp(output.detach().numpy()[(0, slice(None), *at)].astype(np.float64))
+        may_be = [p[1 + i] for i in range(3) if classes[i] == 1] or [
+            p[0],
+            *(p[1 + i] for i in range(3) if classes[i] == IGNORE),
+        ]
+        if (classes != IGNORE).any():
+            expected.append(-np.log(sum(may_be) / p.sum()))
+    assert found.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    found.backward()
+    assert output.grad is not None
+    assert output.grad[0, :, 0, 0].abs().max() == 0
+    assert output.grad.isfinite().all()
+
+
+def test_a_softmax_of_two_is_the_published_head() -> None:
+    """Of one class, fully annotated: the same loss, balanced as well."""
+    output, target = torch.randn(2, 2, 4, 5, 6), torch.randint(0, 2, (2, 4, 5, 6))
+    published = total_loss(output, {Need("a"): target}, (Foreground("a"),), LossOptions())
+    torch.testing.assert_close(total_loss(output, {Need("a"): target}, (Softmax("a"),), LossOptions()), published)
+
+
 def test_heads_must_fit_the_channels() -> None:
     """Three channels say nothing by their number, and heads of two are not theirs."""
     assert settled((), 2) == (Foreground(),)
@@ -157,6 +191,23 @@ def test_maps_arranged_for_inference_are_the_networks_own() -> None:
         output = network(torch.from_numpy(image).float()[None, None] * (2 / 255) - 1)[0]
     np.testing.assert_allclose(found[0], output[:2].softmax(0)[1].numpy(), atol=1e-5)
     np.testing.assert_allclose(found[1], output[2].sigmoid().numpy(), atol=1e-5)
+
+
+def test_maps_of_a_softmax_add_up(tmp_path: Path) -> None:
+    """With the background to 1, in a network arranged for inference, too; and the head is kept with the weights."""
+    torch.manual_seed(0)
+    network = UNet(features=2, factors=((2, 2, 2),), heads=(Softmax(("a", "b")), LogOdds("c"))).eval()
+    assert from_json(json.loads(json.dumps(to_json(network.heads)))) == network.heads
+    image = np.random.default_rng(0).integers(0, 255, network.input_shape((6, 6, 6))).astype(np.uint8)
+    found = Predictor(network, Arithmetic(output="float32"))(image)
+    with torch.no_grad():
+        output = network(torch.from_numpy(image).float()[None, None] * (2 / 255) - 1)[0]
+    np.testing.assert_allclose(found[:2], output[:3].softmax(0)[1:].numpy(), atol=1e-5)
+    np.testing.assert_allclose(found[2], output[3].sigmoid().numpy(), atol=1e-5)
+    averaged = dict(class_odds(mirrored(network, network.heads)(torch.rand(1, 1, *image.shape)), network.heads))
+    together = sum(odds.sigmoid() for name, odds in averaged.items() if name != "c")
+    assert torch.is_tensor(together)
+    assert together.max() < 1
 
 
 @pytest.mark.parametrize("names", [(), ("a", "a"), ("a/b",)])
@@ -251,6 +302,47 @@ of = "mitochondria"
 layers = ["membrane/segmentation"]
 ending = ".mrc"
 """
+
+
+@pytest.mark.slow
+def test_a_recipe_with_a_softmax(cell: Path, tmp_path: Path, catalog: Catalog) -> None:
+    """Trained, validated with mirrors and predicted: no voxel is more than one thing."""
+    recipe = RECIPE[: RECIPE.index("[evaluate]")].replace("features = 4", "features = 4\nsoftmax = true")
+    (cell.parent / "softmax.toml").write_text(recipe)
+    said: list[str] = []
+    run_flow(build_flow(read_recipe(cell.parent / "softmax.toml"), catalog), catalog, tmp_path, QUIET, said.append)
+    folder = tmp_path / "cell.zarr/predictions/organelles"
+    maps = [open_volume(folder / c / "probability").read().astype(int) for c in ("mitochondria", "membrane")]
+    assert (sum(maps) <= 256).all()
+
+
+def test_a_softmax_of_labels_that_overlap_is_questioned(tmp_path: Path) -> None:
+    """How many voxels have two classes is said before training."""
+    image, ids = write(tmp_path / "c.zarr/raw", labels() * 20), labels()
+    write(tmp_path / "c.zarr/labels/mitochondria", ((ids == MITO) | (ids == MITO + 1)).astype(np.uint8))
+    write(tmp_path / "c.zarr/labels/membrane", ((ids == SHEET) | (ids == MITO)).astype(np.uint8))
+    (tmp_path / "r.toml").write_text(
+        f"""
+[model]
+use = "organelles"
+classes = ["mitochondria", "membrane"]
+softmax = true
+features = 4
+factors = [[2, 2, 2]]
+kernels = [[[3, 3, 3]], [[3, 3, 3]]]
+
+[train]
+block = [12, 12, 12]
+iterations = 3
+
+[[train.regions]]
+raw = "{image}"
+labels = {{ mitochondria = "c.zarr/labels/mitochondria", membrane = "c.zarr/labels/membrane" }}
+"""
+    )
+    found = CliRunner().invoke(make_app(), ["preflight", str(tmp_path / "r.toml")])
+    told = " ".join(found.output.split())
+    assert f"{(ids == MITO).sum():,} voxels belong to several of mitochondria, membrane" in told, told
 
 
 def test_a_recipe_of_two_organelles(cell: Path, tmp_path: Path, catalog: Catalog) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from typer.testing import CliRunner
 
 from asem_core.cell.store import open_volume
+from asem_core.cli import make_app
+from asem_core.files import mapped_array
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (130, 150, 150)).astype(np.uint8)
 
@@ -56,6 +60,37 @@ def test_full_disk_then_room(planes: Path, disk: Path) -> None:
     done = asem_import(planes, disk / "cell.zarr")
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(open_volume(disk / "cell.zarr" / "raw").read(), IMAGE)
+
+
+def test_files_mapped_into_memory(planes: Path, disk: Path, tmp_path: Path) -> None:
+    """Where a write through a map would end the process (SIGBUS), the room is taken before: a full disk is an error in time."""
+    with pytest.raises(OSError, match="No space left on device") as told:
+        mapped_array(disk / "a.npy", np.uint8, IMAGE.shape)
+    assert told.value.filename == str(disk / "a.npy")
+    cell = tmp_path / "cell.zarr"
+    assert asem_import(planes, cell).returncode == 0
+    words = ["export", str(cell / "raw"), "-o", str(disk / "raw.mrc"), "-q"]
+    done = CliRunner().invoke(make_app("export"), words)
+    assert done.exit_code == 1
+    assert done.stderr.count("Error: ") == 1
+    assert "is full: the export needs up to 0.0 GB" in done.stderr
+    assert not [file for file in disk.rglob("*") if file.is_file() and file.stat().st_size > 4096]
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+    done = CliRunner().invoke(make_app("export"), words)
+    assert done.exit_code == 0, done.output
+    assert [p.name for p in disk.iterdir() if not p.name.startswith(".")] == ["raw.mrc"]
+
+
+def test_no_other_files_are_mapped_to_be_written() -> None:
+    """Each takes its room first: by `mapped_array`, or by `take_room` where another library makes the map."""
+    root = Path(__file__).parents[2]
+    found = {
+        file.relative_to(root).as_posix()
+        for part in ("asem_core", "plugins", "registry")
+        for file in (root / part).rglob("*.py")
+        if re.search(r"open_memmap|new_mmap|memmap\([^)]*[\"'][rw]\+", file.read_text(encoding="utf-8"))
+    }
+    assert found == {"asem_core/files.py", "plugins/asem_sources/mrc.py"}
 
 
 def test_read_only(planes: Path, disk: Path) -> None:

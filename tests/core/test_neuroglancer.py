@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import http.server
 import json
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.store import open_labels
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists
+from asem_core.stages.mobie import Mobie, export_for_mobie
 from asem_core.stages.neuroglancer import Neuroglancer, export_for_neuroglancer
 from asem_core.viewing.colours import PALETTE
 
@@ -138,28 +141,73 @@ class AllowAnyOrigin(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.fixture(scope="module")
+def demo_cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's cell, small, with its mitochondria measured."""
+    folder = tmp_path_factory.mktemp("demo")
+    cell = folder / "cell.zarr"
+    for words in (
+        ["demo", "-o", str(folder), "--size-nm", "800", "-j", "1"],
+        ["analyze", "morphometry", str(cell / "predictions" / "mitochondria" / "segmentation")],
+    ):
+        done = CliRunner().invoke(make_app(), [*words, "-q"], prog_name="asem")
+        assert done.exit_code == 0, done.output
+    return cell
+
+
 @pytest.mark.slow
-def test_neuroglancer_shows_objects_with_names_and_numbers(cell: Path, browser: Any) -> None:
+def test_the_schemas_of_mobie_accept_the_demos_cell(demo_cell: Path) -> None:
+    """With a table of what was found, and colours."""
+    generated = pytest.importorskip("mobiedantic.generated")
+    project = export_for_mobie(
+        str(demo_cell), demo_cell.with_name("cell_mobie"), Mobie(), load_catalog(), Run(progress=False)
+    )
+    generated.Project.model_validate_json((project / "project.json").read_text())
+    data = generated.Dataset.model_validate_json((project / "cell" / "dataset.json").read_text())
+    name = "predictions-mitochondria-segmentation"
+    assert name in data.sources
+    with (project / "cell" / "tables" / name / "default.tsv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert rows
+    assert {"label_id", "anchor_x", "volume_um3"} <= set(rows[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("which", "layer", "words"),
+    [
+        ("cell", "labels/golgi", ["golgi 5", "#kind=thin_sheet", "3 num"]),
+        ("demo_cell", "predictions/mitochondria/segmentation", ["mitochondria 1"]),
+    ],
+)
+def test_neuroglancer_shows_objects_with_names_and_numbers(
+    which: str, layer: str, words: list[str], request: pytest.FixtureRequest, browser: Any
+) -> None:
     """Served as plain files: the objects have their colours, and the list of segments their names and volumes."""
     pytest.importorskip("neuroglancer", reason="the extra 'view' is not installed")
     pytest.importorskip("zmesh")
     from asem_core.viewing.scene import open_layers
     from asem_core.viewing.server import serve
 
+    cell: Path = request.getfixturevalue(which)
+    ids = open_labels(cell / layer).read()
+    found = int(np.bincount(ids[ids > 0]).argmax())
     handler = functools.partial(AllowAnyOrigin, directory=cell.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as files:
         threading.Thread(target=files.serve_forever, daemon=True).start()
-        folder, _ = export(cell, at=f"http://127.0.0.1:{files.server_port}", layers=("raw", "labels/golgi"))
+        folder, _ = export(cell, at=f"http://127.0.0.1:{files.server_port}", layers=("raw", layer))
         state = json.loads((folder / "state.json").read_text())
         state["layout"] = "xy"
-        state["position"][2] = 5 + 16
-        state["selectedLayer"] = {"layer": "labels/golgi", "visible": True}
+        place = open_labels(cell / layer)
+        plane = int(np.argmax((ids == found).sum(axis=(1, 2))))
+        state["position"][2] = place.origin_nm[0] / place.voxel_size_nm[0] + plane
+        state["selectedLayer"] = {"layer": layer, "visible": True}
         state["layers"][1]["tab"] = "segments"
         with serve(open_layers(cell, ["raw"], load_catalog())) as served:
             served.viewer.set_state(state)
             browser.open(served.url)
             colours = state["layers"][1]["segmentColors"]
-            wanted = np.array([int(colours["1"][i : i + 2], 16) for i in (1, 3, 5)])
+            wanted = np.array([int(colours[str(found)][i : i + 2], 16) for i in (1, 3, 5)])
 
             def drawn(seen: np.ndarray) -> bool:
                 direction = seen - seen.mean(axis=2, keepdims=True)
@@ -169,8 +217,7 @@ def test_neuroglancer_shows_objects_with_names_and_numbers(cell: Path, browser: 
 
             browser.wait_for(drawn)
             page = browser.driver.execute_script("return document.body.innerText")
-            assert "golgi 5" in page
-            assert "#kind=thin_sheet" in page
-            assert "3 num" in page  # numerical properties
+            for word in words:
+                assert word in page
         files.shutdown()
     shutil.rmtree(folder)

@@ -51,12 +51,19 @@ def run(words: Sequence[str], layer: Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("case", OUTPUTS)
 def test_again(case: str, cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command ends with status 0 and changes nothing; one from another layer is refused; so is one while another writes."""
+    """The same command ends with status 0, and changes nothing but what a killed one left beside its output.
+
+    One from another layer is refused; so is one while another writes.
+    """
     monkeypatch.chdir(tmp_path)
     words, output = OUTPUTS[case]
     code, said = run(words, cell / "cell.zarr/labels/a")
     assert code == 0, said
     before = snapshot(tmp_path)
+    (tmp_path / f".{output}.lock").touch()
+    for left in (f".{output}.partial", f".{output}.0123abcd.partial"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "half").touch()
     code, again = run(words, cell / "cell.zarr/labels/a")
     assert code == 0
     assert f"{output} is there already, made of the same input with the same options: it is used as it is.\n" in again

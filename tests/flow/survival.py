@@ -118,6 +118,11 @@ COMMANDS = {
     "run": "run whole.toml -o out --block 32 -j 2 -q",
     "demo": "demo -o demo --size-nm 600 -j 2 -q",
 }  # fmt: skip
+LONG = (
+    "import", "data pull", "prepare", "preprocess", "cut", "annotate train", "loop", "train", "finetune", "models export", "models score",
+    "predict", "segment", "proofread apply", "analyze", "run", "demo",
+)  # fmt: skip
+"""Those that take seconds: they start workers or run a network."""
 LOADED = [
     *(m.name for m in pkgutil.walk_packages(asem_core.__path__, "asem_core.") if "__main__" not in m.name),
     *(point.value for group in ("asem", "asem.cli", "asem.registry") for point in entry_points(group=group)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 
 import numpy as np
@@ -28,13 +29,18 @@ STATED = ("--licence", "CC0-1.0", "--preparation", "none", "--contrast", "dark m
 
 @pytest.fixture
 def asem(tmp_path, monkeypatch):
-    """Run a command with the test's own home, cache and configuration; returns what it said."""
+    """Run a command with the test's own home, cache and configuration; returns what it said. It leaves no temporary files."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     for name in ("HOME", "CACHE", "CONFIG"):
         monkeypatch.setenv(f"ASEM_{name}", str(tmp_path / name))
 
     def run(*words, code=0):
         result = CliRunner().invoke(make_app(), [str(w) for w in words])
         assert result.exit_code == code, result.output
+        assert not [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's own cache
         return result.stdout if code == 0 else result.stderr
 
     return run
