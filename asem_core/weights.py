@@ -205,8 +205,8 @@ def _network_of(path: str | Path) -> torch.nn.Module:
     name = table.pop("use", None)
     if name is None:
         raise BadInput(
-            f"{path} does not say which model it belongs to. Name the model, for example ",
-            Option("model", "mitochondria"),
+            f"{path} does not say which model it belongs to. Name the model: ",
+            Option("model", shown="NAME"),
             ".",
         )
     model = build(load_catalog().get("model", name), table, f"metadata of {path}")

@@ -56,8 +56,11 @@ def choose_source(
     """
     if use is None:
         if path is None:
+            makers = [n for n in catalog.names("source") if address_option(catalog.get("source", n)) is None]
             raise BadInput(
-                "Say what to import: a path, or a source that makes images itself (", Option("use", "phantom"), ")."
+                "Say what to import: a path, or a source that makes images itself: ",
+                Option("use", " or ".join(makers)),
+                ".",
             )
         if "://" not in path and not Path(path).exists():
             raise BadInput(f"{path} does not exist.")
