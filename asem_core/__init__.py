@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from asem_core.stages.learning import finish_cell as finish_cell
     from asem_core.stages.learning import keep_learning as keep_learning
     from asem_core.stages.learning import look_at as look_at
+    from asem_core.stages.learning import warm_up as warm_up
     from asem_core.stages.loop import Session as Session
     from asem_core.stages.proofread import Edit as Edit
     from asem_core.stages.proofread import apply_edits as apply_edits
@@ -127,6 +128,7 @@ PUBLIC = {
     "finish_cell": "stages.learning",
     "keep_learning": "stages.learning",
     "look_at": "stages.learning",
+    "warm_up": "stages.learning",
     "LoopOptions": "stages.rounds",
     "Place": "stages.suggest",
     "Round": "training.rounds",

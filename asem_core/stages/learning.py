@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,16 +10,18 @@ from pathlib import Path
 import attrs
 import numpy as np
 
+from asem_core.abilities import LearnsVoxels
 from asem_core.blocks import Run
+from asem_core.catalog import Catalog
 from asem_core.cell.edits import read_edits
 from asem_core.cell.store import open_volume
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, MissingExtra
 from asem_core.prediction.trained import load_trained
 from asem_core.stages.inputs import Images, open_images_of
 from asem_core.stages.loop import Session, folder_of
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.training.rounds import PredictBox, Round, box_of, last_weights, read_json, write_json
-from asem_core.volume import Box, Volume
+from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.known import by_meaning
 from asem_core.voxels.strokes import MEANING, parts_of
 
@@ -39,12 +42,21 @@ def looked_at(session: Session) -> Box | None:
     return None if box.is_empty else box
 
 
+def warm_up(catalog: Catalog) -> None:
+    """Load what the first answer of a session needs, which takes seconds: by teaching the classifier a few voxels of noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 6, 6), np.uint8)
+    image, labels = Volume(noise, 1.0), Labels((noise > 127).astype(np.uint8), 1.0)
+    with contextlib.suppress(MissingExtra):
+        learner = catalog.able("annotator", LearnsVoxels)().learner(image)
+        learner.learn(labels, [image.box])(image.box)
+
+
 def keep_learning(
     session: Session,
     seconds: float,
     *,
     told: Callable[[Round], None] = lambda made: None,
-    looked: Callable[[Box], None] = lambda box: None,
+    looked: Callable[[Box, np.ndarray], None] = lambda box, found: None,
     waiting: Callable[[str], None] = lambda why: None,
     progress: bool = False,
     clock: Callable[[], float] = time.monotonic,
@@ -57,7 +69,7 @@ def keep_learning(
     Parameters
     ----------
     told : is given each round
-    looked : is given each box where the map was refreshed because somebody looks there (see `look_at`)
+    looked : is given each box where the map was refreshed because somebody looks there (see `look_at`), and the map in it
     waiting : is told, once, what is waited for
 
     Raises
@@ -71,8 +83,7 @@ def keep_learning(
 
     def show(predict: PredictBox) -> None:
         if (box := looked_at(session)) is not None:
-            session.look(box, predict)
-            looked(box)
+            looked(box, session.look(box, predict))
 
     while count == 0 or clock() < end:
         try:

@@ -363,7 +363,7 @@ class Session:
     def look(self, box: Box, predict: PredictBox | None = None) -> np.ndarray:
         """Predict a box with the map that is shown, and keep it in the layer `probability` of the session.
 
-        A stroke that contradicts what is kept there is a correction. Several processes may look.
+        The least is 1: there, 0 says that nobody looked. A stroke that contradicts what is kept there is a correction. Several processes may look.
 
         Raises
         ------
@@ -372,7 +372,7 @@ class Session:
         """
         import zarr
 
-        found = (predict or self.predictor())(box)
+        found = np.maximum((predict or self.predictor())(box), 1)
         waits = self.folder / "map.lock"
         try:
             with held_lock(waits, timeout=60):  # two that write to one chunk would undo what the other wrote
@@ -383,7 +383,7 @@ class Session:
                     )
                     finish_volume(out, pyramid=False)
                 array: Any = zarr.open_array(str(self._map / "s0"), mode="r+")
-                array[box.slices] = np.maximum(found, 1)
+                array[box.slices] = found
         except filelock.Timeout:
             raise OutputBusy(
                 f"{self._map} is being written by another process. If there is none, delete {waits}."

@@ -21,12 +21,16 @@ def _mirror(i, n):
 
 
 @_jit
-def smooth_z(source, weights, out, begin, end):
-    """Convolve along z by a symmetric kernel, given from its middle on; planes `begin` to `end` of the result."""
+def smooth_z(source, weights, first, out, begin, end):
+    """Convolve along z by a symmetric kernel, given from its middle on; plane 0 of the result is `first` of the source.
+
+    Writes planes `begin` to `end` of the result.
+    """
     depth, height, width = source.shape
-    for z in range(begin, end):
+    for plane in range(begin, end):
+        z = plane + first
         for y in range(height):
-            row = out[z, y]
+            row = out[plane, y]
             row[:] = source[z, y] * weights[0]
             for k in range(1, weights.size):
                 one, other = source[_mirror(z - k, depth), y], source[_mirror(z + k, depth), y]
@@ -36,12 +40,13 @@ def smooth_z(source, weights, out, begin, end):
 
 
 @_jit
-def smooth_y(source, weights, out, begin, end):
-    """Convolve along y (see `smooth_z`)."""
+def smooth_y(source, weights, first, out, begin, end):
+    """Convolve along y (see `smooth_z`); row 0 of the result is `first` of the source."""
     _, height, width = source.shape
     for z in range(begin, end):
-        for y in range(height):
-            row = out[z, y]
+        for line in range(out.shape[1]):
+            y = line + first
+            row = out[z, line]
             row[:] = source[z, y] * weights[0]
             for k in range(1, weights.size):
                 one, other = source[z, _mirror(y - k, height)], source[z, _mirror(y + k, height)]
@@ -51,21 +56,22 @@ def smooth_y(source, weights, out, begin, end):
 
 
 @_jit
-def smooth_x(source, weights, out, begin, end):
-    """Convolve along x (see `smooth_z`)."""
+def smooth_x(source, weights, first, out, begin, end):
+    """Convolve along x (see `smooth_z`); voxel 0 of a row of the result is `first` of the source."""
     _, height, width = source.shape
     radius = weights.size - 1
-    line = np.empty(width + 2 * radius, np.float32)
+    wide = out.shape[2]
+    line = np.empty(wide + 2 * radius, np.float32)
     for z in range(begin, end):
         for y in range(height):
-            for x in range(-radius, width + radius):
-                line[x + radius] = source[z, y, _mirror(x, width)]
+            for x in range(wide + 2 * radius):
+                line[x] = source[z, y, _mirror(x + first - radius, width)]
             row = out[z, y]
-            for x in range(width):
+            for x in range(wide):
                 row[x] = weights[0] * line[x + radius]
             for k in range(1, weights.size):
                 w = weights[k]
-                for x in range(width):
+                for x in range(wide):
                     row[x] += w * (line[x + radius - k] + line[x + radius + k])
 
 
@@ -103,38 +109,39 @@ def derivatives(smooth, edges, corner, out, begin, end):
 
 
 @_jit
-def gradient_products(smooth, edges, out, begin, end):
-    """Write the six products of the gradient's components: zz, yy, xx, zy, zx, yx."""
+def gradient_products(smooth, edges, corner, out, begin, end):
+    """Write the six products of the gradient's components: zz, yy, xx, zy, zx, yx; `corner` is where the result begins."""
     depth, height, width = smooth.shape
     a, b, c = np.float32(2 * edges[0]), np.float32(2 * edges[1]), np.float32(2 * edges[2])
-    for z in range(begin, end):
+    for plane in range(begin, end):
+        z = plane + corner[0]
         z0, z1 = _mirror(z - 1, depth), _mirror(z + 1, depth)
-        for y in range(height):
+        for line in range(out.shape[2]):
+            y = line + corner[1]
             y0, y1 = _mirror(y - 1, height), _mirror(y + 1, height)
-            for x in range(width):
+            for column in range(out.shape[3]):
+                x = column + corner[2]
                 gz = (smooth[z1, y, x] - smooth[z0, y, x]) / a
                 gy = (smooth[z, y1, x] - smooth[z, y0, x]) / b
                 gx = (smooth[z, y, _mirror(x + 1, width)] - smooth[z, y, _mirror(x - 1, width)]) / c
-                out[0, z, y, x], out[1, z, y, x], out[2, z, y, x] = gz * gz, gy * gy, gx * gx
-                out[3, z, y, x], out[4, z, y, x], out[5, z, y, x] = gz * gy, gz * gx, gy * gx
+                at = plane, line, column
+                out[0][at], out[1][at], out[2][at] = gz * gz, gy * gy, gx * gx
+                out[3][at], out[4][at], out[5][at] = gz * gy, gz * gx, gy * gx
 
 
 @_jit
-def tensor_eigenvalues(tensor, corner, out, begin, end):
+def tensor_eigenvalues(tensor, out, begin, end):
     """Write the eigenvalues of the structure tensor, largest first."""
     values = np.empty(3, np.float32)
-    for plane in range(begin, end):
-        z = plane + corner[0]
-        for line in range(out.shape[2]):
-            y = line + corner[1]
-            for column in range(out.shape[3]):
-                x = column + corner[2]
+    for z in range(begin, end):
+        for y in range(out.shape[2]):
+            for x in range(out.shape[3]):
                 _eigenvalues(
                     tensor[0, z, y, x], tensor[1, z, y, x], tensor[2, z, y, x],
                     tensor[3, z, y, x], tensor[4, z, y, x], tensor[5, z, y, x], values,
                 )  # fmt: skip
                 for k in range(3):
-                    out[k, plane, line, column] = values[k]
+                    out[k, z, y, x] = values[k]
 
 
 @_jit

@@ -50,40 +50,46 @@ def filters(image: np.ndarray, spacing: Sequence[float], scales: Sequence[float]
 
     found = np.empty((num_filters(scales), *inner.shape), np.float32)
     found[0] = image[inner.slices]
-    edges = np.asarray(spacing, np.float64)
+    edges, whole = np.asarray(spacing, np.float64), Box.of_shape(image.shape)
     first = 1
     for scale in scales:
-        near = inner.grow(reach([scale], spacing)) & Box.of_shape(
-            image.shape
-        )  # small scales look at little around a thin box
-        part = np.ascontiguousarray(image[near.slices])
-        at = inner.shift([-b for b in near.begin]).begin
-        smooth = gaussian(part, [scale / s for s in spacing])
+        sigma = [scale / s for s in spacing]
+        around = inner.grow([_radius(s) for s in sigma]) & whole  # what the structure tensor is smoothed from
+        seen = around.grow(1) & whole  # what its differences, and those of `inner`, look at
+        smooth = gaussian(image, sigma, seen)
         maps = found[first : first + 6]
+        at = inner.shift([-b for b in seen.begin]).begin
         in_slabs(lambda a, b: kernels.derivatives(smooth, edges, at, maps, a, b), inner.shape[0])  # noqa: B023
-        tensor = np.empty((6, *part.shape), np.float32)
-        in_slabs(lambda a, b: kernels.gradient_products(smooth, edges, tensor, a, b), part.shape[0])  # noqa: B023
-        for product in tensor:
-            product[...] = gaussian(product, [scale / s for s in spacing])
+        products = np.empty((6, *around.shape), np.float32)
+        corner = around.shift([-b for b in seen.begin]).begin
+        in_slabs(lambda a, b: kernels.gradient_products(smooth, edges, corner, products, a, b), around.shape[0])  # noqa: B023
+        within = inner.shift([-b for b in around.begin])
+        tensor = np.stack([gaussian(product, sigma, within) for product in products])
         lines = found[first + 6 : first + PER_SCALE]
-        in_slabs(lambda a, b: kernels.tensor_eigenvalues(tensor, at, lines, a, b), inner.shape[0])  # noqa: B023
+        in_slabs(lambda a, b: kernels.tensor_eigenvalues(tensor, lines, a, b), inner.shape[0])  # noqa: B023
         first += PER_SCALE
     return found
 
 
-def gaussian(image: np.ndarray, sigma_vx: Sequence[float]) -> np.ndarray:
-    """Smooth float32 (z, y, x) by a Gaussian, mirrored at the border; an axis with a sigma below 0.2 voxels stays as it is."""
+def gaussian(image: np.ndarray, sigma_vx: Sequence[float], inner: Box) -> np.ndarray:
+    """Smooth the part `inner` of float32 (z, y, x) by a Gaussian, mirrored at the border; an axis with a sigma below 0.2 voxels stays as it is.
+
+    Each axis is smoothed only where the next ones look, so that a plane costs little more than a plane.
+    """
     from asem_annotators import _filter_kernels as kernels
 
+    near = inner.grow([_radius(s) for s in sigma_vx]) & Box.of_shape(image.shape)
+    image, inner = np.ascontiguousarray(image[near.slices]), inner.shift([-b for b in near.begin])
     for axis, sigma in enumerate(sigma_vx):
-        if sigma < 0.2:
+        if (radius := _radius(sigma)) == 0:
             continue
-        radius = _radius(sigma)
         weights = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
         weights = (weights / (2 * weights.sum() - weights[0])).astype(np.float32)
-        source, image = image, np.empty_like(image)
+        shape, begin = list(image.shape), inner.begin[axis]
+        shape[axis] = inner.shape[axis]
+        source, image = image, np.empty(shape, np.float32)
         smooth = (kernels.smooth_z, kernels.smooth_y, kernels.smooth_x)[axis]
-        in_slabs(lambda a, b: smooth(source, weights, image, a, b), image.shape[0])  # noqa: B023
+        in_slabs(lambda a, b: smooth(source, weights, begin, image, a, b), shape[0])  # noqa: B023
     return image
 
 

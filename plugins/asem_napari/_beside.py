@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from asem_core import LoopOptions, Round, Session, finish_cell, keep_learning, look_at, object_at, segment, suggest
+from asem_core import Round, Session, finish_cell, keep_learning, look_at, object_at, segment, suggest, warm_up
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.errors import AsemError, BadInput
@@ -22,13 +22,24 @@ NOTICE_EVERY_S = 0.5
 """How often it is asked whether a round was finished, by whatever process learns in the session."""
 
 
-def learn(line: Line, cell: Path, name: str, options: LoopOptions, seconds: float = math.inf) -> None:
-    """Learn round after round, as `asem loop` does. Tells ("said", what it waits for) and ("looked", box)."""
-    with Session.open(cell, name, load_catalog(), options) as session:
+def learn(line: Line, cell: Path, name: str, seconds: float = math.inf) -> None:
+    """Get ready, and once it is asked ("learn", options, visible box), learn round after round, as `asem loop` does.
+
+    Tells ("said", what it waits for), and ("values", box, map) of what is visible.
+    """
+    catalog = load_catalog()
+    warm_up(catalog)
+    if (message := line.asked(None)) is None or message == STOP:
+        return
+    _, options, visible = message
+    line.interrupt_at_end()
+    with Session.open(cell, name, catalog, options) as session:
+        if visible is not None:
+            look_at(cell, name, visible)
         keep_learning(
             session,
             seconds,
-            looked=lambda box: line.tell("looked", box),
+            looked=lambda box, values: line.tell("values", box, values),
             waiting=lambda why: line.tell("said", why),
         )
 
@@ -52,6 +63,7 @@ def look(line: Line, cell: Path, name: str) -> None:
 
 def finish(line: Line, cell: Path, name: str) -> None:
     """Predict the whole cell and make objects of it. Tells ("done", what, blocks, of all) and ("finished", layers, network's run)."""
+    line.interrupt_at_end()
     session = Session.open(cell, name, load_catalog(), to_learn=False)
     run = Run(progress=False, told=lambda work, done, of_all: line.tell("done", work, done, of_all))
     probability, network = finish_cell(session, run)
@@ -90,8 +102,8 @@ class _Looker:
             self.tiles = list(self.wanted)
 
     def answer(self, message: Message) -> None:
-        """Do what is asked: ("look", visible box, tiles in order), ("read", box), ("forget",) what was sent,
-        ("object", voxel, accept), ("suggest", seed).
+        """Do what is asked: ("look", visible box, tiles in order), ("forget",) what was sent, ("object", voxel, accept),
+        ("suggest", seed).
         """
         match message:
             case ("look", visible, wanted):
@@ -100,8 +112,6 @@ class _Looker:
                 self.wanted, self.tiles = wanted, [tile for tile in wanted if tile not in self.fresh]
                 for tile in (t for t in wanted if t not in self.sent):
                     self._send(tile)
-            case ("read", box):
-                self._send(box)
             case ("forget",):
                 self.sent.clear()
             case ("object", voxel, accept):

@@ -41,6 +41,18 @@ class Line:
         except (EOFError, OSError):
             return STOP
 
+    def interrupt_at_end(self) -> None:
+        """Read the line no more: have the work interrupted, as by Ctrl-C, when the window says stop or is gone."""
+        threading.Thread(target=self._wait_for_end, daemon=True).start()
+
+    def _wait_for_end(self) -> None:
+        while self.asked(None) != STOP:
+            pass
+        last = threading.Timer(ENDS_WITHIN_S, os._exit, [1])
+        last.daemon = True
+        last.start()
+        _thread.interrupt_main()
+
 
 Work = Callable[..., None]
 """What a child does: called with its line, and with what it is about."""
@@ -51,20 +63,19 @@ class Child:
 
     Parameters
     ----------
-    work, about : `work(line, *about)`, importable
-    listens : whether the work reads its line itself; if not, it is interrupted (as by Ctrl-C) when it shall stop
+    work, about : `work(line, *about)`, importable; it reads its line, or calls `Line.interrupt_at_end`
     """
 
-    def __init__(self, work: Work, *about: Any, listens: bool = True) -> None:
+    def __init__(self, work: Work, *about: Any) -> None:
         self._connection, other = multiprocessing.Pipe()
         self._heard: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._gone = threading.Event()
-        self._start(work, other, about, listens)
+        self._start(work, other, about)
         threading.Thread(target=self._hear, daemon=True).start()
 
-    def _start(self, work: Work, other: Connection, about: tuple[Any, ...], listens: bool) -> None:
+    def _start(self, work: Work, other: Connection, about: tuple[Any, ...]) -> None:
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=_serve, args=(work, other, about, listens), daemon=True)
+        self._process = context.Process(target=_serve, args=(work, other, about), daemon=True)
         self._process.start()
         other.close()
 
@@ -98,13 +109,10 @@ class Child:
         self.ask(*STOP)
 
 
-def _serve(work: Work, connection: Connection, about: tuple[Any, ...], listens: bool) -> None:
+def _serve(work: Work, connection: Connection, about: tuple[Any, ...]) -> None:
     if hasattr(os, "nice"):
         os.nice(NICE)
-    line = Line(connection)
-    if not listens:
-        threading.Thread(target=_interrupt_at_end, args=(line,), daemon=True).start()
-    do(work, line, about)
+    do(work, Line(connection), about)
 
 
 def do(work: Work, line: Line, about: tuple[Any, ...]) -> None:
@@ -117,12 +125,3 @@ def do(work: Work, line: Line, about: tuple[Any, ...]) -> None:
         line.tell("failed", str(error))
     except Exception as error:  # a plugin's own fault must reach the window, not end in a dead process
         line.tell("failed", f"{type(error).__name__}: {error}")
-
-
-def _interrupt_at_end(line: Line) -> None:
-    while line.asked(None) != STOP:
-        pass
-    last = threading.Timer(ENDS_WITHIN_S, os._exit, [1])
-    last.daemon = True
-    last.start()
-    _thread.interrupt_main()

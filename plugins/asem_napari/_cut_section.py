@@ -85,7 +85,7 @@ class CutSection(QWidget):
             except AsemError as error:
                 self._failed(error)
                 return
-            panel.result.refresh()
+            panel.refresh(panel.result)
             panel.draw_views()
             panel.tell(
                 f"{annotator.name}: {int(made.values.sum()):,} voxels are object. Paint where it is wrong, then cut again."

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from asem_napari.window import AnnotatePanel
 
 POLL_EVERY_MS = 100
+READY_AFTER_MS = 1500
+"""How long after a box was opened the process that learns is started: the window is drawn first."""
+
 BY_NAME = "by the organelle's name"
 
 
@@ -59,6 +62,10 @@ class LoopSection(QGroupBox):
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_EVERY_MS)
         self._timer.timeout.connect(self.poll)
+        self.warming = QTimer(self)
+        self.warming.setInterval(READY_AFTER_MS)
+        self.warming.setSingleShot(True)
+        self.warming.timeout.connect(lambda: self.loop and self.loop.prepare())
         self.setEnabled(False)
 
     # --- with the box that the panel opens
@@ -76,12 +83,14 @@ class LoopSection(QGroupBox):
         )  # fmt: skip
         self.setEnabled(True)
         self._timer.start()
+        self.warming.start()
         self._show_state()
         return self.layer
 
     def leave(self) -> None:
         """Let go of a box that is closed."""
         self._timer.stop()
+        self.warming.stop()
         self.setEnabled(False)
 
     def stop(self) -> None:
@@ -169,7 +178,7 @@ class LoopSection(QGroupBox):
                     self.panel.tell(f"The cell is done. To keep the model: asem models add {network}")
                 case Changed(map=changed, state=state):
                     if changed:
-                        self.layer.refresh()
+                        self.panel.refresh(self.layer)
                     if state:
                         self._show_state()
 

@@ -83,7 +83,9 @@ class Loop:
         self._learner: Child | None = None
         self._looker: Child | None = None
         self._finisher: Child | None = None
+        self._is_asked = False  # the learner; until then it only gets ready
         self._options: LoopOptions | None = None  # to learn with; None: rest
+        self._visible: Box | None = None
         self._begins_again = False
         self._places: list[Place] = []
         self._places_round, self._draws, self._searches, self._jumps = -1, 0, False, False
@@ -112,18 +114,25 @@ class Loop:
     def learns(self) -> bool:
         return self._options is not None
 
+    def prepare(self) -> None:
+        """Start the process that learns, which takes seconds, before somebody waits for it."""
+        if self._learner is None:
+            self._learner = self._start(_beside.learn, self.cell, self.name)
+
     def learn(self, options: LoopOptions) -> None:
         """Learn round after round, in another process, until told to rest."""
         self._options, self._blind = options, False
-        if self._learner is None:
-            self._learner = self._start(_beside.learn, self.cell, self.name, options, listens=False)
-        else:  # which was told to stop, and saves what it has learnt
+        self.prepare()
+        if self._is_asked:  # and was told to stop since: it saves what it has learnt
             self._begins_again = True
+        elif self._learner is not None:
+            self._is_asked = True
+            self._learner.ask("learn", options, self._visible)
 
     def rest(self) -> None:
         """Learn no more; the round under way goes on when learning does."""
         self._options, self._begins_again = None, False
-        if self._learner is not None:
+        if self._learner is not None and self._is_asked:
             self._learner.stop()
 
     def look(self, visible: Box, along: int) -> None:
@@ -134,7 +143,7 @@ class Loop:
         visible : in voxels of the image, one plane thick
         along : the axis that one looks along
         """
-        looker = self._eyes()
+        self._visible, looker = visible, self._eyes()
         if looker is None or visible == self._looks_at or not self._can_ask:
             return
         self._looks_at, self._can_ask = visible, False
@@ -164,7 +173,7 @@ class Loop:
         if self._finisher is not None:
             return [Said("The cell is being finished already.")]
         self.finishing = "Finishing the cell..."
-        self._finisher = self._start(_beside.finish, self.cell, self.name, listens=False)
+        self._finisher = self._start(_beside.finish, self.cell, self.name)
         return [Changed(map=False, state=True)]
 
     # --- what came of it
@@ -178,9 +187,9 @@ class Loop:
             return
         for message in self._learner.told():
             match message:
-                case ("looked", box):
-                    if (looker := self._eyes()) is not None:
-                        looker.ask("read", box)
+                case ("values", where, values):
+                    self._show(where, values)
+                    yield Changed(map=True, state=False)
                 case ("said", text):
                     yield Said(text)
                 case ("failed", text):
@@ -188,7 +197,7 @@ class Loop:
                     yield Said(text)
                     yield Changed(map=False, state=True)
         if self._learner.is_over:
-            self._learner = None
+            self._learner, self._is_asked = None, False
             if self._options is not None and not self._begins_again:
                 self._options = None
                 yield Said("Learning ended unexpectedly: was there too little memory? Begin again; nothing is lost.")
@@ -206,11 +215,8 @@ class Loop:
                 case ("ready",):
                     self._can_ask = True
                 case ("values", where, values):
-                    inside = where & self.box
-                    if not inside.is_empty:
-                        part = inside.shift([-b for b in where.begin])
-                        self.map[inside.shift([-b for b in self.box.begin]).slices] = values[part.slices]
-                        map_changed = True
+                    self._show(where, values)
+                    map_changed = True
                 case ("rounds", rounds):
                     first = not self.rounds
                     self.rounds, state_changed = rounds, True
@@ -232,6 +238,13 @@ class Loop:
         if self._looker.is_over:  # it said why, or was killed; it is started again when somebody learns or opens a box
             self._looker, self._looks_at, self._can_ask, self._blind = None, None, True, True
             yield Said("The map is not refreshed any more: learn, or open the cell again.")
+
+    def _show(self, where: Box, values: np.ndarray) -> None:
+        """Take a part of the map, as far as it is in the box."""
+        inside = where & self.box
+        if not inside.is_empty:
+            part = values[inside.shift([-b for b in where.begin]).slices]
+            self.map[inside.shift([-b for b in self.box.begin]).slices] = part
 
     def _of_finisher(self) -> Iterator[News]:
         if self._finisher is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +13,9 @@ import numpy as np
 from asem_core import Cut, Layer, cell_work_folder, check_seeds, image_of, layers, open_for_painting
 from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume
+
+COMPARED = 16
+"""Planes that are compared at once with what is saved: few enough to stay in the processor's cache."""
 
 LARGEST_UNASKED = 256**3  # voxels: a larger image opens in a box about its middle unless the user gives one
 
@@ -39,6 +44,7 @@ class Session:
     seeds_layer: Layer
     labels_layer: Layer
     _saved: np.ndarray = attrs.field(repr=False)
+    _saving: threading.Lock = attrs.field(factory=threading.Lock, repr=False)
 
     @classmethod
     def open(cls, cell: Path, name: str, box: Box | None = None, raw: str = "raw") -> Self:
@@ -79,17 +85,21 @@ class Session:
         return cell_work_folder(self.seeds_layer.path) / "annotate"
 
     def save_seeds(self) -> Saved:
-        """Write the seeds that changed since the last time."""
-        changed = self.seeds != self._saved
-        saved = Saved(
-            int(np.count_nonzero(changed)), int(np.count_nonzero(changed & (self.seeds != 0) & (self._saved != 0)))
-        )
-        if saved.changed:
-            ends = [np.flatnonzero(changed.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
+        """Write the seeds that changed since the last time; another thread may be painting."""
+        with self._saving:
+            slabs = [slice(b, b + COMPARED) for b in range(0, len(self.seeds), COMPARED)]
+            changed = [s for s in slabs if not np.array_equal(self.seeds[s], self._saved[s])]
+            if not changed:
+                return Saved(0, 0)
+            first = changed[0].start
+            now, before = (a[first : changed[-1].stop].copy() for a in (self.seeds, self._saved))
+            differs = now != before
+            ends = [np.flatnonzero(differs.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
             where = Box(tuple(int(e[0]) for e in ends), tuple(int(e[-1]) + 1 for e in ends))
-            self.seeds_layer.write(where.shift(self.box.begin), self.seeds[where.slices])
-            self._saved[where.slices] = self.seeds[where.slices]
-        return saved
+            at = where.shift((first, 0, 0))
+            self.seeds_layer.write(at.shift(self.box.begin), now[where.slices])
+            self._saved[at.slices] = now[where.slices]
+            return Saved(int(differs.sum()), int((differs & (now != 0) & (before != 0)).sum()))
 
     def check(self, annotator: Annotator) -> None:
         """Refuse to cut with these seeds if they cannot lead anywhere (see `check_seeds`)."""
@@ -105,6 +115,39 @@ class Session:
         self.save_seeds()
         self.seeds_layer.close()
         self.labels_layer.close()
+
+
+class Saver:
+    """Saves a session's strokes in a thread, so that painting does not wait for the disk."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._is_due, self._is_over = session, threading.Event(), False
+        self._outcomes: queue.SimpleQueue[Saved | Exception] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def save(self) -> None:
+        """Have it saved now, without waiting."""
+        self._is_due.set()
+
+    def outcomes(self) -> list[Saved | Exception]:
+        """Take what was saved since the last time, or why it could not be."""
+        return [self._outcomes.get() for _ in range(self._outcomes.qsize())]
+
+    def end(self) -> None:
+        """Save no more; what is being saved is finished by whoever closes the session, who waits for it."""
+        self._is_over = True
+        self._is_due.set()
+
+    def _work(self) -> None:
+        while self._is_due.wait() and not self._is_over:
+            self._is_due.clear()
+            try:
+                saved = self._session.save_seeds()
+            except Exception as error:  # of the disk: the window says so, and it is tried again
+                self._outcomes.put(error)
+            else:
+                if saved.changed:
+                    self._outcomes.put(saved)
 
 
 def default_box(image: Volume) -> Box:

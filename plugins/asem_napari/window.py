@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QSize, QTimer
 from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
 
 from asem_core import BACKGROUND, OBJECT, image_of
@@ -22,12 +22,13 @@ from asem_napari._proofread_section import ProofreadSection
 from asem_napari._screen import require_screen
 from asem_napari._three_views import ThreeViews
 from asem_napari.reader import contrast, place
-from asem_napari.session import Session, images_in, names_in
+from asem_napari.session import Saved, Saver, Session, images_in, names_in
 
 if TYPE_CHECKING:
     import napari
 
 SAVE_EVERY_MS = 400
+WIDTH = 320
 KEYS = (
     "q object   w background   e erase   [ ] brush size\n1 2 3 look along z, y, x   n p next, previous painted plane\n"
     "h hide or show the overlays   r reset this plane   c cut   Ctrl+Z undo\n"
@@ -64,9 +65,11 @@ class AnnotatePanel(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.session: Session | None = None
+        self._saver: Saver | None = None
         self.catalog = load_catalog()
         self.cutting, self.loop, self.objects = CutSection(self), LoopSection(self), ProofreadSection(self)
         self._shown: list[Any] = []
+        self._empty: list[Any] = []  # of these, not visible yet
 
         self.cell, self.raw, self.organelle, self.box = QLineEdit(), QComboBox(), QComboBox(), QLineEdit()
         self.organelle.setEditable(True)
@@ -92,16 +95,18 @@ class AnnotatePanel(QWidget):
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(self._open)
-        layout.addWidget(QLabel(KEYS))
+        keys = QLabel(KEYS)
+        keys.setWordWrap(True)
+        layout.addWidget(keys)
         for widget in (self.status, self.loop, self.objects, self.three_views):
             layout.addWidget(widget)
         layout.addWidget(self.cutting, 1)
 
         self.cell.editingFinished.connect(self._list_layers)
         self._open.clicked.connect(self._open_from_form)
-        self._timer = QTimer(self)  # for what is no stroke: undo, fill, a layer edited by a script
+        self._timer = QTimer(self)  # for what is no stroke, too: undo, fill, a layer edited by a script
         self._timer.setInterval(SAVE_EVERY_MS)
-        self._timer.timeout.connect(self.save)
+        self._timer.timeout.connect(self._save_beside)
 
     # --- opening and saving
 
@@ -114,7 +119,7 @@ class AnnotatePanel(QWidget):
             self.loop.stop()
             self.tell(str(error))
             return
-        self.session = session
+        self.session, self._saver = session, Saver(session)
         self.cell.setText(str(cell))
         self._list_layers()
         self.objects.list_layers(Path(cell))
@@ -126,13 +131,26 @@ class AnnotatePanel(QWidget):
         self.tell(f"{name}, box {session.box}. Paint object (q) and background (w), then cut (c).")
 
     def save(self) -> None:
-        """Write the strokes that are not on disk yet."""
+        """Write the strokes that are not on disk yet, and wait for it."""
         if self.session is not None:
-            saved = self.session.save_seeds()
-            if saved.changed:
-                self.draw_views()
-            if saved.repainted:
-                self.tell(f"{saved.repainted} voxels had the other class; the last stroke counts.")
+            self._tell_saved(self.session.save_seeds())
+
+    def _save_beside(self) -> None:
+        """Have strokes saved without waiting for it, and say what became of those before."""
+        if self._saver is None:
+            return
+        for outcome in self._saver.outcomes():
+            self._tell_saved(outcome)
+        self._saver.save()
+
+    def _tell_saved(self, outcome: Saved | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self.tell(f"The strokes could not be saved, and will be tried again: {outcome}")
+            return
+        if outcome.changed:
+            self.draw_views()
+        if outcome.repainted:
+            self.tell(f"{outcome.repainted} voxels had the other class; the last stroke counts.")
 
     def close_session(self) -> None:
         """Save, let go of the cell, clear the view of it, and stop what runs beside."""
@@ -144,13 +162,18 @@ class AnnotatePanel(QWidget):
         self.objects.stop()
         self._timer.stop()
         self.cutting.stop()
-        if self.session is not None:
+        if self.session is not None and self._saver is not None:
+            self._saver.end()
             self.session.close()
-            self.session = None
+            self.session = self._saver = None
         for layer in self._shown:
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
         self._shown = []
+
+    def sizeHint(self) -> QSize:
+        """Qt's own: narrow, so that the image has the room."""
+        return QSize(WIDTH, super().sizeHint().height())
 
     def closeEvent(self, event: Any) -> None:
         """Qt's own: the panel is closed."""
@@ -177,8 +200,12 @@ class AnnotatePanel(QWidget):
         self.painted = self.seeds
         self.seeds.brush_size = 8
         self.seeds.n_edit_dimensions = 2
-        self.seeds.events.paint.connect(lambda _: self.save())  # at the end of each stroke
-        self._shown = [image, map_, self.result, self.seeds]
+        self.seeds.events.paint.connect(lambda _: self._save_beside())  # at the end of each stroke
+        self._shown, self._empty = [image, map_, self.result, self.seeds], []
+        for layer in (map_, self.result):  # which would be drawn as if it was full
+            if not layer.data.any():
+                layer.visible = False
+                self._empty.append(layer)
         self.viewer.scale_bar.visible = True
         self._hide_steps()
         self._sizes = dict.fromkeys((seed for _, seed in BRUSHES.values()), 8.0)
@@ -257,7 +284,14 @@ class AnnotatePanel(QWidget):
         """Hide strokes, result and map, or show them again."""
         shown = not self.seeds.visible
         for layer in self._shown[1:]:
-            layer.visible = shown
+            layer.visible = shown and layer not in self._empty
+
+    def refresh(self, layer: Any) -> None:
+        """Show what changed in a layer over the image, which may have been empty until now."""
+        if layer in self._empty and layer.data.any():
+            self._empty.remove(layer)
+            layer.visible = self.seeds.visible
+        layer.refresh()
 
     def reset_plane(self) -> None:
         """Take all strokes off the plane that is shown; Ctrl+Z brings them back."""

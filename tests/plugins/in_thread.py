@@ -11,14 +11,21 @@ from asem_napari import _beside
 from asem_napari._children import STOP, Child, Line, Work, do
 
 
+class _LineOfThread(Line):
+    """A thread is not interrupted: it ends when its work does."""
+
+    def interrupt_at_end(self) -> None:
+        pass
+
+
 class InThread(Child):
     """The same work with the same line, in a thread of this process; who learns makes one round."""
 
-    def _start(self, work: Work, other: Any, about: tuple[Any, ...], listens: bool) -> None:
+    def _start(self, work: Work, other: Any, about: tuple[Any, ...]) -> None:
         once = partial(work, seconds=0.0) if work is _beside.learn else work
 
         def serve() -> None:
-            do(once, Line(other), about)
+            do(once, _LineOfThread(other), about)
             other.close()
 
         threading.Thread(target=serve, daemon=True).start()
@@ -34,4 +41,4 @@ def scripted(*messages: tuple[Any, ...]) -> Callable[..., Child]:
             while line.asked(None) != STOP:
                 pass
 
-    return lambda _work, *about, listens=True: InThread(work, *about, listens=listens)
+    return lambda _work, *about: InThread(work, *about)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +19,17 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import AsemError, BadInput, OutputBusy, OutsideVolume
-from asem_core.stages.annotate import Cut, annotated_boxes
+from asem_core.stages.annotate import Cut, Layer, annotated_boxes
 from asem_core.testing import example_image, example_labels
 from asem_core.volume import Box, Spec, Volume
 from asem_napari.reader import get_reader, read
-from asem_napari.session import Saved, Session, default_box, images_in, names_in
+from asem_napari.session import Saved, Saver, Session, default_box, images_in, names_in
 
 from .in_thread import InThread, scripted
 from .test_window_proofread import CENTRES, SHAPE, write_objects
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from _window import virtual_screen
 
 BOX = Box((4, 0, 0), (40, 44, 48))
 MIDDLE = 14  # a plane through one of the balls
@@ -44,6 +45,13 @@ def cell(tmp_path: Path) -> Path:
         out.data[:] = values
         finish_volume(out)
     return tmp_path / "cell.zarr"
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fails(*_: Any) -> None:
+        raise error
+
+    return fails
 
 
 class TestSession:
@@ -62,6 +70,35 @@ class TestSession:
         again = Session.open(cell, "golgi", Box((10, 0, 0), (40, 44, 48)))
         assert again.seeds.sum() == 30
         again.close()
+
+    def test_strokes_are_saved_beside_the_painting(self, cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In a thread, while more is painted; what could not be written is told, and written as soon as it can be."""
+        session = Session.open(cell, "golgi", BOX)
+        saver, outcomes = Saver(session), []
+
+        def until_told() -> Saved | Exception:
+            end = time.monotonic() + 60
+            while not outcomes:
+                assert time.monotonic() < end
+                outcomes.extend(saver.outcomes())
+                time.sleep(0.01)
+            return outcomes.pop(0)
+
+        session.seeds[30, 20:25, 20:25] = 1
+        saver.save()
+        assert until_told() == Saved(changed=25, repainted=0)
+        np.testing.assert_array_equal(open_volume(cell / "seeds/golgi").read(BOX), session.seeds)
+        session.seeds[2, :5, :5] = 2
+        session.seeds[30, 20, 20] = 2
+        with monkeypatch.context() as patch:
+            patch.setattr(Layer, "write", raising(OSError(28, "No space left on device")))
+            saver.save()
+            assert "No space left" in str(until_told())
+        saver.save()
+        assert until_told() == Saved(changed=26, repainted=1)
+        np.testing.assert_array_equal(open_volume(cell / "seeds/golgi").read(BOX), session.seeds)
+        saver.end()
+        session.close()
 
     def test_result_is_written_and_shown_again(self, cell: Path) -> None:
         """An accepted result lies in labels/<name>, is noted, and is there at the next opening."""
@@ -143,14 +180,8 @@ def display() -> Iterator[None]:
         pytest.skip("napari is not installed (extra napari)")
     if shutil.which("Xvfb") is None:
         pytest.skip("there is no Xvfb for a virtual display (system package xvfb)")
-    screen = subprocess.Popen(["Xvfb", "-displayfd", "1", "-screen", "0", "1500x950x24"], stdout=subprocess.PIPE)
-    assert screen.stdout is not None
-    before = {name: os.environ.get(name) for name in ("DISPLAY", "QT_QPA_PLATFORM")}
-    os.environ.update(DISPLAY=f":{int(screen.stdout.readline())}", QT_QPA_PLATFORM="xcb")
-    yield
-    screen.terminate()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with virtual_screen():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +200,7 @@ def window(viewer: Any) -> Iterator[Any]:
     from asem_napari.window import AnnotatePanel
 
     panel = AnnotatePanel(viewer)
+    panel.loop.warming.setInterval(3_600_000)  # few of the tests learn
     dock = viewer.window.add_dock_widget(panel, name="Annotate organelles", area="right")
     yield panel
     panel.close_session()
@@ -227,8 +259,8 @@ def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
         stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 6)])
         stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 6)])
 
-    started = time.monotonic()
-    wait_for(lambda: bool((open_volume(cell / "seeds/golgi").read(BOX) == window.session.seeds).all()))
+    started, on_disk = time.monotonic(), open_volume(cell / "seeds/golgi", follow=True)
+    wait_for(lambda: bool((on_disk.read(BOX) == window.session.seeds).all()))
     assert time.monotonic() - started < 60  # a second on a quiet machine; see docs/performance/annotating.md
     assert (window.session.seeds == 1).any()
     assert (window.session.seeds == 2).any()
@@ -276,7 +308,7 @@ def test_faults_are_told_in_the_panel(window: Any, cell: Path) -> None:
     assert "paint some background too" in window.status.text()
     press(window, "w")
     stroke(window, [(10, 20, 20)])
-    assert "the last stroke counts" in window.status.text()
+    wait_for(lambda: "the last stroke counts" in window.status.text(), 60)
     window.cutting.form.findChild(object, "lam").setText("-3")
     window.cutting.cut()
     assert "lam must be at least 0, got -3" in window.status.text()

@@ -24,7 +24,7 @@ from asem_sources.phantom import Phantom
 from .test_napari import display, press, wait_for, window  # noqa: F401 - fixtures
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from stroke_latency import event
+from _window import mouse
 
 MADE = Phantom(
     size_nm=(320.0, 896.0, 896.0),
@@ -33,7 +33,8 @@ MADE = Phantom(
     seed=5,
     mitochondria_fraction=0.25,
 )
-WIDE = 760
+WIDE = 1000
+PICTURES = Path(os.environ["ASEM_PICTURES"]).resolve() if "ASEM_PICTURES" in os.environ else None
 
 
 @pytest.fixture
@@ -42,12 +43,13 @@ def truth() -> np.ndarray:
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> Path:
+def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     raw = MADE.open().read()
-    out = create_volume(tmp_path / "cell.zarr/raw", MADE.open().spec, block=64, made_by={"stage": "test"})
+    monkeypatch.chdir(tmp_path)  # so that the film shows no path of this machine
+    out = create_volume(Path("phantom.zarr/raw"), MADE.open().spec, block=64, made_by={"stage": "test"})
     out.data[:] = raw
     finish_volume(out)
-    return tmp_path / "cell.zarr"
+    return Path("phantom.zarr")
 
 
 class Film:
@@ -78,7 +80,7 @@ def drag(panel: Any, begin: tuple[float, float], end: tuple[float, float]) -> No
 
     places = np.linspace(begin, end, 5)
     for kind, (row, col) in zip(["press", *["move"] * 3, "release"], places, strict=True):
-        event(panel, kind, row, col)
+        mouse(panel, kind, row, col)
         QApplication.processEvents()
 
 
@@ -103,8 +105,8 @@ def test_paint_see_go_on_correct_accept_finish(window: Any, cell: Path, truth: n
     from qtpy.QtTest import QTest
 
     viewer, section = window.viewer, window.loop
-    film = Film(window, Path(os.environ.get("ASEM_PICTURES", str(tmp_path))))
-    viewer.window.resize(1150, 950)
+    film = Film(window, PICTURES or tmp_path)
+    viewer.window.resize(1400, 860)
     window.open(cell, "mitochondria")
     section.options = LoopOptions(iterations=40, device="cpu")
     viewer.reset_view()
@@ -154,7 +156,7 @@ def test_paint_see_go_on_correct_accept_finish(window: Any, cell: Path, truth: n
         painted[plane] == 0
     )
     row, col = np.argwhere(found)[0]
-    event(window, "move", row, col)
+    mouse(window, "move", row, col)
     assert section.voxel_under_cursor() == (plane, row, col)
     before = int(np.count_nonzero(painted == 1))
     press(window, "a")

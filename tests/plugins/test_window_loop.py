@@ -17,7 +17,7 @@ from asem_core.training.rounds import MapScore
 from asem_core.training.settings import BLOCKS
 from asem_core.volume import Box
 from asem_napari import _beside
-from asem_napari._children import Child, Work
+from asem_napari._children import STOP, Child, Line, Work
 from asem_napari.loop import Changed, GoTo, Judged, Loop, News, Said, tiles_about
 from asem_napari.session import Session
 
@@ -136,7 +136,7 @@ def test_what_fails_is_told() -> None:
     assert not loop.learns
     _, news = after(("said", "All strokes 'mito' are object."), wanted=lambda n: isinstance(n, Said))
     assert Said("All strokes 'mito' are object.") in news
-    dies = lambda _work, *about, listens=True: InThread(lambda *_: None, *about, listens=listens)  # noqa: E731
+    dies = lambda _work, *about: InThread(lambda *_: None, *about)  # noqa: E731
     loop = Loop(Path("c.zarr"), "mito", WHOLE, dies)
     loop.learn(LoopOptions())
     assert "ended unexpectedly" in str(news_until(loop, lambda n: isinstance(n, Said), 10))
@@ -146,20 +146,29 @@ def test_what_fails_is_told() -> None:
 
 
 def test_learning_that_is_turned_on_again_waits_for_the_process_that_stops() -> None:
-    started: list[tuple[Any, ...]] = []
+    """It is got ready once, before it is needed; a second one begins, with the options of then, when the first is gone."""
+    begun: list[int] = []
 
-    def start(work: Work, *about: Any, listens: bool = True) -> Child:
-        started.append(about)
-        return scripted(("said", "x"))(work, *about, listens=listens)
+    def learner(line: Line, *_: Any) -> None:
+        while (message := line.asked(None)) != STOP:
+            begun.append(message[1].seed)
+
+    def start(work: Work, *about: Any) -> Child:
+        return InThread(learner, *about) if work is _beside.learn else scripted(("said", "x"))(work, *about)
 
     loop = Loop(Path("c.zarr"), "mito", WHOLE, start)
+    loop.prepare()
+    ready = loop._learner
+    loop.rest()
     loop.learn(LoopOptions())
+    assert loop._learner is ready
     loop.rest()
     loop.learn(LoopOptions(seed=1))
     end = time.monotonic() + 10
-    while len(started) < 2 and time.monotonic() < end:
+    while begun != [0, 1] and time.monotonic() < end:
         loop.poll()
-    assert [about[2].seed for about in started] == [0, 1]
+        time.sleep(0.02)
+    assert begun == [0, 1]
     assert loop.learns
     loop.close()
 
@@ -197,7 +206,7 @@ def test_blocks_are_looked_at_from_the_middle_of_the_plane() -> None:
 
 def test_a_process_tells_what_is_wrong_and_ends_with_the_window(tmp_path: Path) -> None:
     """A real process: its error is a sentence; one that listens ends when the window's side of the line is closed."""
-    child = Child(_beside.learn, tmp_path / "no.zarr", "mito", LoopOptions(), listens=False)
+    child = Child(_beside.finish, tmp_path / "no.zarr", "mito")
     waits = Child(_beside.look, tmp_path / "no.zarr", "mito")
     end, told = time.monotonic() + 120, []
     while not child.is_over and time.monotonic() < end:

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from asem_annotators import pixel_classifier
-from asem_annotators._filters import PER_SCALE, filters, gaussian, num_filters
+from asem_annotators._filters import PER_SCALE, filters, gaussian, num_filters, reach
 from asem_annotators.pixel_classifier import PixelClassifier
 from asem_core.blocks import Run
 from asem_core.errors import BadInput
@@ -45,7 +45,7 @@ def strokes(truth: np.ndarray) -> np.ndarray:
 
 def test_gaussian_is_that_of_scipy(image: np.ndarray) -> None:
     expected = ndimage.gaussian_filter(image, (0.5, 1.5, 3.0), mode="mirror", truncate=3)
-    np.testing.assert_allclose(gaussian(image, (0.5, 1.5, 3.0)), expected, atol=2e-6)
+    np.testing.assert_allclose(gaussian(image, (0.5, 1.5, 3.0), Box.of_shape(image.shape)), expected, atol=2e-6)
 
 
 def test_filters_follow_their_formulas(image: np.ndarray) -> None:
@@ -76,6 +76,18 @@ def test_filters_follow_their_formulas(image: np.ndarray) -> None:
           for other in first] for one in first]
     )  # fmt: skip
     np.testing.assert_allclose(found[7 : 1 + PER_SCALE, *at], np.linalg.eigvalsh(tensor)[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "box", [Box((7, 0, 0), (8, 22, 26)), Box((0, 3, 20), (3, 9, 26)), Box((2, 0, 11), (18, 22, 12))]
+)
+def test_a_part_is_filtered_as_in_the_whole(image: np.ndarray, box: Box) -> None:
+    """To the last bit, also at the border: only what the part looks at is worked out."""
+    scales, spacing = (0.7, 2.0), (1.5, 1.0, 1.0)
+    whole = filters(image, spacing, scales, Box.of_shape(image.shape))
+    near = box.grow(reach(scales, spacing)) & Box.of_shape(image.shape)
+    part = filters(image[near.slices], spacing, scales, box.shift([-b for b in near.begin]))
+    np.testing.assert_array_equal(part, whole[:, *box.slices])
 
 
 def test_strokes_teach_textures(tmp_path: Path) -> None:
