@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from asem_analyzers.morphometry import Morphometry
+from asem_analyzers.morphometry import LARGEST_SPHERICITY, Morphometry
 from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.errors import VoxelSizeMismatch
@@ -384,6 +384,18 @@ def test_medians_say_of_how_many_whole_objects_they_are(num_crumbs, figures):
     notes = " ".join(made.notes)
     assert f"Only {num_crumbs} of {num_crumbs + 4} objects are whole" in notes
     assert (f"too few whole objects ({num_crumbs})" in notes) is not bool(figures)
+
+
+def test_no_object_is_rounder_than_a_ball():
+    """Anisotropic voxels, objects in one plane or two, 40 voxels and more: their meshes lose what is thin, and are left out."""
+    array = np.zeros((20, 60, 60), np.uint8)
+    array[3, 5:12, 5:11], array[8:10, 20:25, 20:26], array[13, 40:50, 30:35] = 1, 2, 3
+    array[6:15, 30:55, 2:27] = 4
+    made = Morphometry(objects="ids", skeleton=False).analyze(Labels(array, (40, 12, 12)), None, Run(progress=False))
+    found = made.tables["objects"]["sphericity"].values
+    assert not np.isnan(found[3])
+    assert np.nanmax(found) <= LARGEST_SPHERICITY
+    assert np.isnan(made.tables["objects"]["surface_um2"].values[0])
 
 
 def test_crumbs_have_no_surface_and_parts_no_sphericity():
