@@ -197,6 +197,17 @@ def test_a_film_of_which_ffmpeg_wrote_only_a_part_is_none(ends, said, tmp_path, 
     assert [f.name for f in tmp_path.iterdir()] == ["ffmpeg"]
 
 
+def test_an_ffmpeg_that_cannot_be_started(tmp_path, monkeypatch):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+
+    def none():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", none)
+    with pytest.raises(AsemError, match=r"cannot be started: No ffmpeg exe could be found\. Or write a \.gif"):
+        write_movie(movie_frames([image()], 0, step=2), tmp_path / "a.mp4")
+
+
 def test_mistakes_are_explained(tmp_path, monkeypatch):
     assert Plane.parse("120") == Plane.parse("z=120")
     with pytest.raises(BadInput, match=r"'w=120' is not a plane.*z=120"):
