@@ -83,10 +83,11 @@ def test_ball_has_its_volume_surface_and_diameter(radius, voxel_nm):
 
 
 @pytest.mark.parametrize("turn", [True, False])
+@pytest.mark.parametrize("voxel_nm", [NM5, (8.0, 4.0, 4.0)])
 @pytest.mark.parametrize(("radius", "length"), [(20.0, 400.0), (40.0, 400.0), (80.0, 600.0)])
-def test_tube_has_its_surface_and_length(radius, length, turn):
+def test_tube_has_its_surface_and_length(radius, length, voxel_nm, turn):
     """Within 3 % of the formula, along the grid and at any angle to it; an even width is no special case."""
-    row = measure(tube(radius, length, np.random.default_rng(2), turn=turn))
+    row = measure(tube(radius, length, np.random.default_rng(2), voxel_nm, turn), voxel_nm)
     assert row["volume_um3"] == pytest.approx(np.pi * radius**2 * length * 1e-9, rel=0.03)
     assert row["surface_um2"] == pytest.approx(2 * np.pi * radius * (length + radius) * 1e-6, rel=0.03)
     assert row["length_nm"] == pytest.approx(length, rel=0.03)
