@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import hashlib
 import os
@@ -22,6 +23,18 @@ def sha256(path: str | Path) -> str:
     """Sum a file, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def near_path(path: str | Path) -> str:
+    """Say what may be meant by a path at which nothing is, as a sentence: what is called almost the same; "" if nothing is."""
+    here = Path(path)
+    missing = next((p for p in reversed((here, *here.parents)) if not p.exists()), here)
+    try:
+        beside = os.listdir(missing.parent)
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(missing.name, beside, 1, cutoff=0.8)
+    return f" Did you mean '{missing.with_name(near[0])}'?" if near else ""
 
 
 def fingerprint(place: str | Path, files: Sequence[Path] | None = None) -> str | None:

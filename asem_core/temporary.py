@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import tempfile
-import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from asem_core.locks import held
 _PREFIX = "asem-"
 _MADE = re.compile(rf"\.?{_PREFIX}(?P<host>\w+)-(?P<pid>\d+)-")
 _LOCK = ".lock"
+_HALF = ".half"
 _HALF_OF_ZARR = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
@@ -100,27 +100,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _half_of(path: Path) -> Path:
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.half"):
-        if not _lives(left.name.split("-")[-1].removesuffix(".half")):
+    sweep_halves(path)
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}{_HALF}")
+
+
+def sweep_halves(path: Path) -> None:
+    """Remove what killed processes left of a file that they were replacing."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{_HALF}"):
+        if not _lives(left.name.split("-")[-1].removesuffix(_HALF)):
             left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.half")
 
 
-def is_half_of_zarr(file: Path) -> bool:
-    """Tell whether a file is one that Zarr was writing: it has a name of its own until it is whole."""
-    return _HALF_OF_ZARR.search(file.name) is not None
+def is_half(file: Path) -> bool:
+    """Tell whether a file is one that we, or Zarr, were writing: it has a name of its own until it is whole."""
+    return file.name.endswith(_HALF) or _HALF_OF_ZARR.search(file.name) is not None
 
 
-def sweep_zarr(folder: Path, *, deep: bool = False, older_than_s: float = 0) -> None:
+def sweep_zarr(folder: Path, *, deep: bool = False) -> None:
     """Remove what killed processes left of files that Zarr was writing in a folder, and in those below it if `deep`.
 
-    Only the one process that may write there calls this; or it leaves those that are so young that their writer may live.
+    Only the one process that may write there calls this.
     """
     for place, folders, files in os.walk(folder):
-        for file in (Path(place, name) for name in files if is_half_of_zarr(Path(name))):
+        for file in (Path(place, name) for name in files if _HALF_OF_ZARR.search(name)):
             with contextlib.suppress(OSError):
-                if time.time() - file.stat().st_mtime >= older_than_s:
-                    file.unlink()
+                file.unlink()
         if not deep:
             folders.clear()
 

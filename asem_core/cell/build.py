@@ -22,7 +22,7 @@ from asem_core.cell.provenance import identity, kind_by_name, new_identity, new_
 from asem_core.cell.pyramid import halve_alongside
 from asem_core.cell.record import Kind, Made, Record, record_at
 from asem_core.errors import AsemError, BadInput, OutputExists
-from asem_core.temporary import is_half_of_zarr, temporary_folder
+from asem_core.temporary import is_half, temporary_folder
 from asem_core.volume import Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
 
@@ -156,5 +156,5 @@ def is_nobodys(target: Path) -> bool:
     return (
         target.is_dir()
         and inside <= {"s0", "s1", KNOWN}
-        and all(p.name in (*ZARR_MARKS, ".zarray") or is_half_of_zarr(p) for p in files)
+        and all(p.name in (*ZARR_MARKS, ".zarray") or is_half(p) for p in files)
     )

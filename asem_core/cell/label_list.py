@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from asem_core.cell.group import change_attributes
 from asem_core.cell.node import layers
 from asem_core.cell.place import cell_of
 from asem_core.voxels.zarr_dialects import multiscale_of
@@ -24,12 +25,11 @@ def list_labels(layer: str | Path) -> None:
     folder = next((p for p in layer.parents if p.name == GROUP and cell_of(layer) in p.parents), None)
     if folder is None:
         return
-    group = zarr.open_group(str(folder), mode="r+")
+    group = zarr.open_group(str(folder), mode="r")
     direct = [name for name in layers(folder) if "/" not in name]  # readers look no deeper
     found = [name for name in direct if _is_labels(group[name])]
-    group.update_attributes(
-        {GROUP: found} if group.metadata.zarr_format == 2 else {"ome": {"version": "0.5", GROUP: found}}
-    )
+    listed = {GROUP: found} if group.metadata.zarr_format == 2 else {"ome": {"version": "0.5", GROUP: found}}
+    change_attributes(folder, listed)
 
 
 def _is_labels(node: Any) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from asem_core.cell.build import begun
 from asem_core.cell.place import cell_of
 from asem_core.errors import BadInput, MissingExtra, UnknownName
-from asem_core.files import storage_options
+from asem_core.files import near_path, storage_options
 from asem_core.paths import slashed
 from asem_core.voxels.scale import Scale
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
@@ -34,11 +36,9 @@ def open_node(address: str) -> Any:
         if begun(address):
             raise BadInput(f"{address} is incomplete. Run the command that was writing it again to resume.")
         if container.suffix == ".zarr" and container.exists():
-            known = ", ".join(layers(container)) or "none"
-            raise UnknownName(
-                f"{container} has no layer '{Path(address).relative_to(container)}'. Its layers: {known}."
-            )
-        raise BadInput(f"{address} does not exist.")
+            name = slashed(Path(address).relative_to(container))
+            raise UnknownName(f"{container} has no layer '{name}'. {near_layers(name, layers(container))}")
+        raise BadInput(f"{address} does not exist.{near_path(address)}")
     # What somebody consolidated (`.zmetadata`) does not list what was added since.
     options = {"storage_options": storage_options(address)} if remote else {"use_consolidated": False}
     try:
@@ -60,6 +60,32 @@ def open_node(address: str) -> Any:
         raise BadInput(
             f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
         ) from error
+
+
+def near_layers(name: str, known: Sequence[str]) -> str:
+    """Say which layer may be meant, and which there are: sentences."""
+    near = [n for n in known if n.endswith(f"/{name}")] or difflib.get_close_matches(name, known, 1, cutoff=0.85)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return f"{meant}Its layers: {', '.join(known) or 'none'}."
+
+
+def require_layer(address: str | Path, what: str, fits: Callable[[str], bool], otherwise: str) -> None:
+    """Refuse a cell or a group of one where a layer is wanted, and name the layers that fit.
+
+    Parameters
+    ----------
+    what : what is wanted, as a message calls it: "a probability map"
+    fits : whether a layer of this name is such
+    otherwise : what to do where there is none: "asem predict makes one"
+    """
+    place = slashed(address).rstrip("/")
+    found = layers(place)
+    if not found or found == ["s0"]:
+        return
+    fitting = [f"{place}/{name}" for name in found if fits(name)]
+    if not fitting:
+        raise BadInput(f"{place} holds many layers, none of them {what}: {otherwise}.")
+    raise BadInput(f"{place} holds many layers. Name {what} of them: {', '.join(fitting)}.")
 
 
 def layers(container: str | Path) -> list[str]:

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import filelock
 
+from asem_core.cell.group import make_group
 from asem_core.cell.provenance import identity
 from asem_core.errors import BadInput, OutputBusy
 from asem_core.locks import acquired, let_go
-from asem_core.temporary import is_half_of_zarr, sweep_zarr
+from asem_core.temporary import is_half, sweep_zarr
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zmetadata")
 
@@ -57,11 +58,7 @@ def require_container(folder: str | Path) -> None:
     place = Path(folder)
     if place.is_file():
         raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
-    if (
-        place.is_dir()
-        and not any((place / m).exists() for m in ZARR_MARKS)
-        and not all(map(is_half_of_zarr, place.iterdir()))
-    ):
+    if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and not all(map(is_half, place.iterdir())):
         raise BadInput(
             f"{place} is a folder with other files and not a Zarr container, so nothing is written to it. "
             "Choose a new name with -o, for example cell.zarr."
@@ -100,16 +97,11 @@ def make_groups(folder: Path) -> None:
     BadInput
         The place cannot be written to.
     """
-    import zarr
-
     root = cell_of(folder)
     chain = [p for p in [folder, *folder.parents] if p == root or root in p.parents]
     try:
         for group in reversed(chain):
-            sweep_zarr(group, older_than_s=10)  # other processes may write to this cell
-            if not (group / "zarr.json").exists() and not (group / ".zgroup").exists():
-                group.mkdir(parents=True, exist_ok=True)
-                zarr.open_group(str(group), mode="a", zarr_format=zarr_format_of(group))
+            make_group(group, zarr_format_of(group))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise

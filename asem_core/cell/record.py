@@ -147,7 +147,7 @@ class Record:
     block : shape of the blocks that it is being written in; None once it is finished
     halved : whether its first coarser level is being written along with it
     object_sizes_vx : voxels of the smallest, the median and the largest object of a segmentation
-    num_tiny : how many of its objects are below a hundredth of the median
+    num_tiny, tiny_below_vx : how many of its objects are far smaller than most, and below how many voxels that is
     """
 
     kind: Kind | None = None
@@ -166,6 +166,7 @@ class Record:
     questions: Sequence[str] = ()
     object_sizes_vx: Sequence[int] = ()
     num_tiny: int = 0
+    tiny_below_vx: int = 0
 
     @classmethod
     def of(cls, volume: Volume) -> Self:
@@ -208,6 +209,7 @@ class Record:
             tuple(noted.get("questions", ())),
             tuple(noted.get("object_sizes_vx", ())),
             noted.get("num_tiny", 0),
+            noted.get("tiny_below_vx", 0),
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -228,6 +230,7 @@ class Record:
             "questions": list(self.questions),
             "object_sizes_vx": list(self.object_sizes_vx),
             "num_tiny": self.num_tiny,
+            "tiny_below_vx": self.tiny_below_vx,
         }
         told = {key: value for key, value in known.items() if value or (value == 0 and key == "num_objects")}
         return {KEY: {"schema": SCHEMA, "made_by": dict(self.made.noted), **told}}

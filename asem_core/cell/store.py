@@ -22,6 +22,7 @@ import filelock
 
 from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
+from asem_core.cell.group import change_attributes
 from asem_core.cell.label_list import list_labels
 from asem_core.cell.node import array_scales, layers, open_node
 from asem_core.cell.place import cell_of, has_notes, make_groups, remove_notes, require_container, unlock
@@ -176,9 +177,7 @@ def create_known(labels: Output, *, block: int | Zyx, fill: int = 0) -> Output:
 
 def note_in_container(container: Path, key: str, value: Any) -> None:
     """Note something about the cell as a whole in its group's attributes."""
-    import zarr
-
-    zarr.open_group(str(container), mode="r+").attrs[key] = value
+    change_attributes(container, {key: value})
 
 
 # --- writing ----------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ _ADVICE = {
     errno.EROFS: _REFUSED,
 }
 
+USAGE = 2  # the exit code of a command that lacks an argument
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 
@@ -68,6 +69,12 @@ class _Commands(typer.core.TyperGroup):
         """Write plain text: for a list of commands, loading rich would take as long as all the rest."""
         super(typer.core.TyperGroup, self).format_help(ctx, formatter)
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # typer takes it for shown by rich, which `format_help` leaves out
+            typer.echo(ctx.get_help())
+            raise typer.Exit(USAGE)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a file's name may be no text, as Latin-1 from a Windows share
@@ -78,6 +85,12 @@ class _Commands(typer.core.TyperGroup):
                 logging.getLogger("asem_core").exception("What led to the error:")
             typer.secho(f"Error: {error}", err=True, fg="red")
             raise typer.Exit(1) from None
+        except typer.BadParameter.__base__ as error:  # type: ignore[misc]  # click's error of usage, wherever typer keeps it
+            if "unexpected extra argument" in error.message:
+                error.message += (
+                    ". A path with spaces needs quotes ('my cell/'), and numbers are joined by commas (5,5,5)."
+                )
+            raise
         except KeyboardInterrupt as stop:
             typer.echo(str(stop) or STOPPED, err=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -108,7 +121,6 @@ def make_app(command: str | None = None) -> typer.Typer:
     """
     app = typer.Typer(
         cls=_Commands,
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},

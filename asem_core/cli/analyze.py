@@ -62,12 +62,19 @@ def analyze_(
     import json
 
     from asem_core.catalog import load_catalog
+    from asem_core.cell.node import require_layer
     from asem_core.cell.store import open_labels, open_volume
     from asem_core.recipe import build
     from asem_core.stages.analyze import analyze, image_beside, report_folder
 
     analyzer = build(load_catalog().get("analyzer", use), read_options(options), f"asem analyze @ {use}")
     folder = output or report_folder(use, segmentation)
+    require_layer(
+        segmentation,
+        "a segmentation",
+        lambda name: name.startswith("labels/") or name.rsplit("/", 1)[-1].startswith("segmentation"),
+        "asem segment makes one of a probability map",
+    )
     labels = open_labels(segmentation)
     image = image_beside(labels) if raw is None else open_volume(raw)
     page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet, on), overwrite=overwrite)

@@ -30,6 +30,9 @@ BoxText = Annotated[
     str | None, typer.Option("--box", help="z0:z1,y0:y1,x0:x1 in voxels of the image.", show_default="the whole image")
 ]
 
+NEARLY_ALL = 0.75
+"""Fewer organelles fill so much of a box than objects run out of it for want of background strokes."""
+
 
 def mount(app: typer.Typer) -> None:
     group = typer.Typer(
@@ -87,7 +90,7 @@ def cut(
     if found.repainted:
         typer.echo(f"Note: {found.repainted} voxels are painted as both classes; the last stroke counts.", err=True)
     if box is None:
-        _tell_that_all_counts(image)
+        _tell_that_all_counts(image, _layer_of(cell, output))
     _annotate(annotator, image, where, found.values, _layer_of(cell, output), quiet, as_json)
 
 
@@ -295,14 +298,15 @@ def _layer_of(cell: Path, output: str) -> Path:
     return cell / (name if "/" in name or name == "labels" or (cell / name).exists() else f"labels/{name}")
 
 
-def _tell_that_all_counts(image: "Volume") -> None:
+def _tell_that_all_counts(image: "Volume", layer: Path) -> None:
     """Say what a cut without a box makes of places that nobody looked at; in a terminal, ask."""
     import sys
 
     size = " x ".join(map(str, image.shape))
     told = (
         f"there is no --box, so the whole image ({size} voxels) will count as annotated: training and scoring take all of it "
-        "that is not object for background, also where nobody looked. To annotate a part, give --box; for all of it, --box :,:,:."
+        "that is not object for background, also where nobody looked. To annotate a part, give --box; for all of it, --box :,:,:. "
+        f"To take it back, remove the folder {layer}."
     )
     if not sys.stdin.isatty():
         typer.echo(f"Note: {told}", err=True)
@@ -323,6 +327,12 @@ def _annotate(
     seconds = time.perf_counter() - begun
     count = int(layer.read(box).astype(bool).sum())
     _tell(layer.path, box, count, image, seconds, as_json)
+    if count > NEARLY_ALL * box.size:
+        typer.echo(
+            f"Note: {count / box.size:.0%} of the box is object. If that is too much, paint more background (a ring around each "
+            "object, on several planes), and cut again.",
+            err=True,
+        )
 
 
 def _tell(layer: str, box: "Box", count: int, image: "Volume", seconds: float, as_json: bool) -> None:

@@ -199,11 +199,14 @@ def segment(
         asem segment cell.zarr/predictions/er/probability --binary -o cell.zarr/labels/er
     """
     from asem_core.catalog import load_catalog
+    from asem_core.cell.node import require_layer
     from asem_core.cell.record import Record
     from asem_core.cell.store import open_volume
     from asem_core.stages.segment import advice_on_tiny, choose_segmentation
     from asem_core.stages.segment import segment as segment_volume
 
+    advice = f"asem predict {probability} --model NAME makes one (asem models list)"
+    require_layer(probability, "a probability map", lambda name: "probability" in name.split("/"), advice)
     volume: Volume = open_volume(probability)
     target = output or Path(volume.path).with_name("segmentation")
     run = make_run(workers, block, quiet, on)
@@ -222,8 +225,9 @@ def segment(
     typer.echo(f"{made.path}: {made.dtype}" + (f", {count} objects" if count is not None else ""))
     if um3:
         typer.echo(
-            f"Median volume {um3[1]:.3g} µm³ ({sizes[1]:,} voxels); smallest {um3[0]:.3g} µm³ ({sizes[0]:,} voxels), "
-            f"largest {um3[2]:.3g} µm³ ({sizes[2]:,} voxels)."
+            "Median volume {1}; smallest {0}, largest {2}.".format(
+                *(f"{v:.3g} µm³ ({n:,} voxel{'s' * (n != 1)})" for v, n in zip(um3, sizes, strict=True))
+            )
         )
     if advice := advice_on_tiny(made, by):
         typer.echo(advice)

@@ -20,7 +20,7 @@ from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
 from asem_core.run_folder import RunFolder
-from asem_core.volume import Volume, ZyxNm, as_zyx_nm
+from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 from asem_core.weights import load_weights, make_network, read_metadata
 
 log = logging.getLogger("asem_core")
@@ -39,6 +39,7 @@ class Trained:
         that say where voxels are, nothing is asked; the voxel size is checked by itself.
     details : what to record of it: names, sums
     greys : of the training images (see `grey_percentiles`), or empty where the file does not say
+    averaged_vx : so many voxels of its training images (zyx) had been averaged into one, as `TrainOptions.downsample` says
     mirrors : whether averaging over mirror images gained enough where it was trained, see `TrainOptions.choose_mirrors`
     """
 
@@ -49,6 +50,7 @@ class Trained:
     details: Mapping[str, Any]
     greys: Sequence[float] = ()
     mirrors: bool = False
+    averaged_vx: Zyx = (1, 1, 1)
 
     @property
     def organelle(self) -> str:
@@ -304,7 +306,8 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
     details = {**_described_model(model), "weights": str(weights), "weights_sha256": sha256(weights)}
     network = load_weights(weights, network_of(model))
     steps, mirrors = _noted_steps(about, catalog), bool(about.get("mirrors", False))
-    return Trained(network, model, as_zyx_nm(size) if size else None, steps, details, about.get("greys", ()), mirrors)
+    wanted, averaged = as_zyx_nm(size) if size else None, as_zyx(about.get("averaged_vx", (1, 1, 1)))
+    return Trained(network, model, wanted, steps, details, about.get("greys", ()), mirrors, averaged)
 
 
 def _described_model(model: Model) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_n
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, open_volume, write_known
 from asem_core.errors import BadInput
+from asem_core.files import near_path
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
 from asem_core.progress import tell_reused
@@ -58,7 +59,7 @@ def choose_source(
         if path is None:
             raise BadInput("Say what to import: a path, or a source that makes images itself (--use phantom).")
         if "://" not in path and not Path(path).exists():
-            raise BadInput(f"{path} does not exist.")
+            raise BadInput(f"{path} does not exist.{near_path(path)}")
         readers = [n for n in catalog.names("source") if catalog.get("source", n).can_read(path)]
         if not readers:
             known = ", ".join(catalog.names("source"))

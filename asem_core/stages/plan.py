@@ -50,6 +50,7 @@ from asem_core.training.settings import (
     finer,
     iterations,
     num_checkpoints,
+    smallest_object,
     uses_of_time,
 )
 from asem_core.training.setup import TrainingSetup
@@ -140,6 +141,7 @@ def plan(
         network = {key for options_ in templates.values() for key in options_}
         given = as_trained(given, model, options.start_from, network, found.voxel_size_nm, catalog)
     own = [place for place, *_ in regions]
+    small = smallest_object(found, build(model, said, "plan @ model"))
 
     def chosen_at(downsample: Sequence[int] | None) -> Settings:
         settings = choose_settings(
@@ -152,7 +154,7 @@ def plan(
             downsample=downsample,
         )
         network = templates[settings.template]
-        lines = given.over(settings.lines, network)
+        lines = [*given.over(settings.lines, network), *given.over(small, ())]
         lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
         return attrs.evolve(settings, lines=[*lines, *given.over(_block(settings, model), network)])

@@ -133,7 +133,10 @@ def predict_image(
     require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
     volumes = [recognised(volume, catalog) for volume in images.volumes]
-    given = with_done(choose_image(volumes, trained, usual, resampled=options.resample), options.done, catalog)
+    # Who trained on averaged voxels predicts such; often the plan chose them, and nobody typed their size.
+    averages = max(trained.averaged_vx) > 1 and not (options.as_is or options.allow_voxel_size)
+    resampled = options.resample or averages
+    given = with_done(choose_image(volumes, trained, usual, resampled=resampled), options.done, catalog)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
@@ -146,7 +149,7 @@ def predict_image(
         run,
         as_is=options.as_is,
         allow_voxel_size=options.allow_voxel_size,
-        resampled=options.resample,
+        resampled=resampled,
         overwrite=overwrite,
         spell=spell,
     )

@@ -143,7 +143,7 @@ def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:
     """Draw the points and lines of a CSV file.
 
     Columns: `class` (object, background or erase), `z,y,x` in voxels of the image or `z_nm,y_nm,x_nm`, and optionally
-    `radius` of the brush in voxels (0 is one voxel) and `stroke`: rows that follow each other with the same stroke are
+    `radius` of the brush in pixels (0 is one voxel; a ball in nm, in planes that lie farther apart than pixels, too) and `stroke`: rows that follow each other with the same stroke are
     joined by lines. Where rows disagree the last one counts.
 
     Raises
@@ -160,6 +160,7 @@ def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:
             f"{path} has the columns {', '.join(rows[0].values)}; it needs class and z, y, x (or z_nm, y_nm, x_nm)."
         )
     values = np.zeros(box.shape, np.uint8)
+    pixels = np.asarray(volume.voxel_size_nm) / min(volume.voxel_size_nm)
     repainted = 0
     last: tuple[str, np.ndarray] | None = None
     for row in rows:
@@ -176,26 +177,36 @@ def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:
         radius = row.number("radius", 0.0)
         if radius < 0:
             raise BadInput(f"{row.where}: a brush of radius {radius:g} paints nothing; 0 is one voxel.")
-        repainted += paint(values, begin - box.begin, point - box.begin, radius, seed)
+        repainted += paint(values, begin - box.begin, point - box.begin, radius, pixels, seed)
         last = (stroke, point)
     return Seeds(values, repainted)
 
 
-def paint(seeds: np.ndarray, begin: np.ndarray, end: np.ndarray, radius_vx: float, seed: int) -> int:
-    """Paint a line of balls from `begin` to `end` (voxels of `seeds`); return how many voxels changed class."""
-    reach = int(np.ceil(radius_vx))
+def paint(
+    seeds: np.ndarray, begin: np.ndarray, end: np.ndarray, radius_px: float, voxel_px: np.ndarray, seed: int
+) -> int:
+    """Paint a line of balls from `begin` to `end` (voxels of `seeds`); return how many voxels changed class.
+
+    `voxel_px` is the size of a voxel along z, y and x, in pixels, which are its shortest edge.
+    """
+    reach = np.maximum(np.ceil(radius_px / voxel_px), 1).astype(int)
     low = np.maximum(np.floor(np.minimum(begin, end)).astype(int) - reach, 0)
     high = np.minimum(np.ceil(np.maximum(begin, end)).astype(int) + reach + 1, seeds.shape)
-    grid = np.moveaxis(np.indices(high - low), 0, -1) + low
-    along = np.asarray(end, float) - begin
-    length = float(along @ along)
-    share = np.clip(((grid - begin) @ along) / length, 0, 1) if length else np.zeros(grid.shape[:-1])
-    away = np.linalg.norm(grid - (np.asarray(begin) + share[..., None] * along), axis=-1)
+    grid = np.moveaxis(np.indices(high - low), 0, -1) + low - begin
+    line = np.asarray(end, float) - begin
+    touched = _away(grid, line) <= 0.5**0.5  # a thin line, too, hangs together
+    touched |= _away(grid * voxel_px, line * voxel_px) <= radius_px
     part = seeds[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    touched = away <= max(radius_vx, 0.5**0.5)  # a thin line, too, hangs together
     changed = int(np.count_nonzero(touched & (part != 0) & (part != seed)))
     part[touched] = seed
     return changed
+
+
+def _away(points: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Measure how far points (..., 3) are from the line between 0 and `line`."""
+    length = float(line @ line)
+    share = np.clip(points @ line / length, 0, 1) if length else np.zeros(points.shape[:-1])
+    return np.asarray(np.linalg.norm(points - share[..., None] * line, axis=-1))
 
 
 def _point(row: Row, in_nm: bool, volume: Volume) -> np.ndarray:

@@ -25,7 +25,7 @@ from asem_core.prediction.trained import find_model, model_behind, with_options
 from asem_core.progress import tell_reused
 from asem_core.recipe import build
 from asem_core.volume import Box, Labels, Outside, Spec, Volume, as_zyx
-from asem_core.voxels.components import Components, Connectivity, components, facts_of_sizes, tiny_below
+from asem_core.voxels.components import Components, Connectivity, components, facts_of_sizes
 from asem_core.voxels.lengths import voxels_in
 from asem_core.voxels.thresholds import at_least
 
@@ -127,7 +127,11 @@ def segment(
     _require_labels_of(probability, fitted, name)
     block = run.block or DEFAULT_BLOCK
     findings = dict(fitted.attributes)
-    known = {key: findings.pop(key) for key in ("num_objects", "object_sizes_vx", "num_tiny") if key in findings}
+    known = {
+        key: findings.pop(key)
+        for key in ("num_objects", "object_sizes_vx", "num_tiny", "tiny_below_vx")
+        if key in findings
+    }
     about = Record("labels", findings=findings, **known)
     out = create_volume(output, fitted.output, block=block, made_by=record, overwrite=overwrite, about=about)
     fill_volume(out, ApplyTo(fitted, probability, out, name), block, run, name=f"segment-{Path(output).name}")
@@ -141,7 +145,7 @@ def advice_on_tiny(made: Labels, by: Model | Segments) -> str:
         return ""
     if isinstance(by, Model) and not isinstance(by, RemovesSmallSegments):
         return ""
-    below = tiny_below(about.object_sizes_vx[1])
+    below = about.tiny_below_vx
     um3 = (below - 0.5) * math.prod(made.voxel_size_nm) * 1e-9
     # The shortest number that stands for as many voxels.
     texts = (f"{um3:.{digits}g}" for digits in count(1))

@@ -327,6 +327,7 @@ def set_up(
         metadata={
             "model": {"use": recipe.model.name, **describe_plugin(recipe.model)["options"]},
             "voxel_size_nm": list(regions[0].raw.voxel_size_nm),
+            "averaged_vx": list(options.downsample),
             "preprocessing": steps_done(regions[0].raw),
             "greys": grey_percentiles([region.raw for region in regions]),
         },

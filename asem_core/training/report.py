@@ -97,7 +97,9 @@ def draw_curves(
     at = [v["iteration"] for v in validated]
     top.plot(at, [v["loss"] for v in validated], "o-", markersize=3, color="tab:orange", label="validation")
     for key, label in _SCORES.items():
-        bottom.plot(at, [np.nan if v[key] is None else v[key] for v in validated], "o-", markersize=3, label=label)
+        above = 3 if key == "f1" else 2  # scores often lie upon each other
+        values = [np.nan if v[key] is None else v[key] for v in validated]
+        bottom.plot(at, values, "o-", markersize=3, label=label, zorder=above)
     for axes in (top, bottom):
         if regime:
             axes.axvspan(regime["first"], regime["last"], color="tab:green", alpha=0.12, label="fit regime")

@@ -13,7 +13,9 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.interfaces import Suited, Template
+from asem_core.abilities import FindsObjects, RemovesSmallSegments
+from asem_core.heads import SeveralClasses
+from asem_core.interfaces import Model, Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
 
@@ -50,6 +52,9 @@ ENOUGH = 6000
 
 MIRRORS_COST = 20
 """Iterations that trying mirrors takes the time of: the watched blocks are predicted eight times once more."""
+
+SMALLEST = 0.5
+"""What is smaller than a ball of this part of the thickness of thin parts is no object."""
 
 FEW_LABELS_VX = 1_500_000
 """Fewer annotated (working) voxels are learnt by heart within minutes."""
@@ -283,6 +288,23 @@ def threshold(found: Fingerprint, split: Split) -> Setting:
             "too little object in the validation part to choose one: probability 0.5",
         )
     return Setting("train", "choose_threshold", True, "chosen on the validation part, if that improves F1")
+
+
+def smallest_object(found: Fingerprint, model: Model) -> list[Setting]:
+    """Let a model that counts objects leave out what is too small to be one; strokes, or several classes, do not say how small that is."""
+    counts = isinstance(model, RemovesSmallSegments) and isinstance(model, FindsObjects) and model.objects
+    if not counts or found.share_annotated < SPARSE or isinstance(model, SeveralClasses):
+        return []
+    ball = found.thickness_nm * SMALLEST
+    um3 = float(f"{math.pi / 6 * ball**3 * 1e-9:.2g}")
+    return [
+        Setting(
+            "model",
+            "smallest_segment_um3",
+            um3,
+            f"a ball of {ball:.0f} nm: thin parts of objects are {found.thickness_nm:.0f} nm thick",
+        )
+    ]
 
 
 def _slab(box: Box, axis: int, begin: int, end: int) -> Box:

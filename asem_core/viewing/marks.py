@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -126,6 +127,8 @@ def _unit(picture: np.ndarray) -> int:
 
 
 def _font(unit: int) -> Any:
+    """Open a font that has every letter of our texts: Pillow's own has no µ."""
+    import matplotlib
     from PIL import ImageFont
 
-    return ImageFont.load_default(unit * 1.4)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), unit * 1.25)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from asem_core.errors import AsemError, BadInput, MissingExtra, NoSpace
+from asem_core.temporary import replacing
 
 
 def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> Path:
@@ -29,18 +30,11 @@ def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> 
         ffmpeg ended early.
     """
     output = Path(output)
-    partial = output.with_name(f".{output.stem}.partial{output.suffix}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if output.suffix.lower() == ".gif":
-            _write_gif(frames, partial, fps)
-        elif output.suffix.lower() == ".mp4":
-            _write_mp4(frames, partial, fps)
-        else:
-            raise BadInput(f"A movie must be .mp4 or .gif, not {output.name}.")
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    write = {".gif": _write_gif, ".mp4": _write_mp4}.get(output.suffix.lower())
+    if write is None:
+        raise BadInput(f"A movie must be .mp4 or .gif, not {output.name}.")
+    with replacing(output) as half:  # of this process only: an ffmpeg whose run was killed may live a moment longer
+        write(frames, half, fps)
     return output
 
 
@@ -48,22 +42,26 @@ def _write_gif(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
     from PIL import Image
 
     images = (Image.fromarray(frame).quantize(128) for frame in frames)
-    next(images).save(path, save_all=True, append_images=images, duration=1000 / fps, loop=0)
+    next(images).save(path, "GIF", save_all=True, append_images=images, duration=1000 / fps, loop=0)
 
 
 def _write_mp4(frames: Iterator[np.ndarray], path: Path, fps: float) -> None:
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
+
+        program = get_ffmpeg_exe()
     except ModuleNotFoundError:
         raise MissingExtra.of("view", "MP4 needs imageio-ffmpeg", " Or write a .gif.") from None
+    except RuntimeError as error:  # it tries to start it
+        raise AsemError(f"ffmpeg, which writes MP4, cannot be started: {error} Or write a .gif.") from None
     frames = (frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames)  # H.264 has even edges
     first = next(frames)
     height, width = first.shape[:2]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    film = ["-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", str(path.absolute())]
+    film = ["-c:v", "libx264", "-crf", "10", "-pix_fmt", "yuv420p", "-f", "mp4", str(path.absolute())]
     with tempfile.TemporaryFile() as said:
         ffmpeg = subprocess.Popen(
-            [get_ffmpeg_exe(), "-y", "-v", "error", *raw, *film],
+            [program, "-y", "-v", "error", *raw, *film],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=said,

@@ -16,6 +16,7 @@ import numpy as np
 
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers as layers_of
+from asem_core.cell.node import near_layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import kind_by_name, what_it_holds
 from asem_core.cell.record import Record
@@ -103,7 +104,7 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
     for pattern in names or ["*"]:
         matching = fnmatch.filter(found, pattern.strip("/"))
         if not matching:
-            raise UnknownName(f"{address} has no layer '{pattern}'. Its layers: {', '.join(found)}.")
+            raise UnknownName(f"{address} has no layer '{pattern}'. {near_layers(pattern, found)}")
         wanted.update(dict.fromkeys(matching))
     shown = [_open(f"{address}/{name}", name, catalog) for name in wanted]
     if names:

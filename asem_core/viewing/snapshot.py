@@ -36,11 +36,11 @@ class Plane:
 
     @classmethod
     def parse(cls, text: str) -> Plane:
-        """Read `z=120`."""
-        match = re.fullmatch(r"\s*([zyx])\s*=\s*(\d+)\s*", text)
+        """Read `z=120`, or `120`, which is a plane along z."""
+        match = re.fullmatch(r"\s*(?:([zyx])\s*=)?\s*(\d+)\s*", text)
         if match is None:
             raise BadInput(f"'{text}' is not a plane. Write an axis and a number, as in z=120.")
-        return cls(AXES.index(match[1]), int(match[2]))
+        return cls(AXES.index(match[1] or "z"), int(match[2]))
 
     def __str__(self) -> str:
         return f"{AXES[self.axis]}={self.index}"

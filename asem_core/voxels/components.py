@@ -29,20 +29,19 @@ Connectivity = Literal[6, 18, 26]
 
 TINY = 0.01
 """An object below this part of the median is tiny: more likely a fragment than an organelle."""
-
-
-def tiny_below(median_vx: int) -> int:
-    """Say below how many voxels an object is tiny."""
-    return math.ceil(median_vx * TINY)
+SPECK_VX = 27
+"""Objects of fewer voxels (3 across) are left out of that median, where others are larger: specks are often most of all objects."""
 
 
 def facts_of_sizes(voxels: np.ndarray) -> dict[str, Any]:
     """Summarise the sizes of objects, as a segmentation's record has them: how many, smallest, median, largest, how many tiny."""
     if not len(voxels):
-        return {"num_objects": 0, "object_sizes_vx": (), "num_tiny": 0}
+        return {"num_objects": 0, "object_sizes_vx": (), "num_tiny": 0, "tiny_below_vx": 0}
     sizes = [int(n) for n in np.percentile(voxels, [0, 50, 100], method="nearest")]
-    num_tiny = int(np.count_nonzero(voxels < tiny_below(sizes[1])))
-    return {"num_objects": len(voxels), "object_sizes_vx": sizes, "num_tiny": num_tiny}
+    usual = voxels[voxels >= SPECK_VX]
+    below = math.ceil(TINY * (np.percentile(usual, 50, method="nearest") if len(usual) else sizes[1]))
+    num_tiny = int(np.count_nonzero(voxels < below))
+    return {"num_objects": len(voxels), "object_sizes_vx": sizes, "num_tiny": num_tiny, "tiny_below_vx": below}
 
 
 @attrs.frozen(eq=False)

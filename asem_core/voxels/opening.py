@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from asem_core.errors import BadInput
+from asem_core.files import near_path
 
 
 def is_file_of(path: str, endings: Collection[str]) -> bool:
@@ -22,7 +23,7 @@ def require_place(path: str) -> Path:
     """
     here = Path(path)
     if not here.exists():
-        raise BadInput(f"{path} does not exist.")
+        raise BadInput(f"{path} does not exist.{near_path(path)}")
     return here
 
 

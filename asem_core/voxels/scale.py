@@ -12,6 +12,7 @@ from asem_core.volume import ArrayLike, Volume, ZyxNm, as_zyx_nm
 from asem_core.voxels.units import KNOWN_UNITS, nm_per
 
 LIKELY_NM = (0.1, 10_000.0)
+OBLONG = 1.5  # pixels are square; more than this along one edge is a mistake
 _POSSIBLE_NM = (1e-2, 1e6)  # what lies beyond was not meant: a fallback of 72 dpi, or another unit
 _AXES = "zyx"
 
@@ -126,6 +127,10 @@ def settle(
         size_nm = as_zyx_nm(given)
         if any(not np.isfinite(v) or v <= 0 for v in size_nm):
             raise BadInput(f"The voxel size must be three positive numbers in nm (z, y, x), got {list(size_nm)}.")
+        if not all(_POSSIBLE_NM[0] <= v <= _POSSIBLE_NM[1] for v in size_nm):
+            raise BadInput(
+                f"A voxel of {_times(size_nm)} nm is not possible: the voxel size is in nm.{_perhaps_um(size_nm)}"
+            )
         differs = [
             f"{_AXES[i]} {n:.6g} nm"
             for i, n in enumerate(found)
@@ -166,11 +171,32 @@ def _question(
 
 
 def unlikely_size(size_nm: Sequence[float]) -> str | None:
-    """Question a voxel size that no volume electron microscopy has: below 0.1 nm or above 10 um."""
+    """Question a voxel size that no volume electron microscopy has: below 0.1 nm, above 10 um, or of oblong pixels."""
     low, high = LIKELY_NM
-    if all(low <= v <= high for v in size_nm):
+    if not all(low <= v <= high for v in size_nm):
+        return (
+            f"A voxel of {_times(size_nm)} nm is unlikely for electron microscopy ({low:g} nm to {high / 1000:g} um). Another unit "
+            f"may be meant: give the right size with --voxel-size.{_perhaps_um(size_nm)}"
+        )
+    z, y, x = size_nm
+    if max(y, x) <= OBLONG * min(y, x):
         return None
+    apart, pixel = (y, x) if z == x else (x, y)
+    instead = (
+        f" If planes are {apart:g} nm apart, it is --voxel-size {apart:g},{pixel:g},{pixel:g}" if z == pixel else ""
+    )
+    return f"Pixels of {y:g} x {x:g} nm (y, x) are not square. A voxel size is given in the order z,y,x.{instead}"
+
+
+def _times(size_nm: Sequence[float]) -> str:
+    return " x ".join(f"{v:g}" for v in size_nm)
+
+
+def _perhaps_um(size_nm: Sequence[float]) -> str:
+    low, high = LIKELY_NM
+    meant = [1000 * v for v in size_nm]
     return (
-        f"A voxel of {' x '.join(f'{v:g}' for v in size_nm)} nm is unlikely for electron microscopy "
-        f"({low:g} nm to {high / 1000:g} um). Another unit may be meant: give the right size with --voxel-size."
+        f" If um was meant: --voxel-size {','.join(f'{v:g}' for v in meant)}"
+        if low <= min(meant) <= max(meant) <= high
+        else ""
     )

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SMALLEST_WITH_SURFACE_VX = 34
 """A ball 4 voxels across; surfaces of smaller objects fall short (docs/accuracy/analyses.md)."""
 
+LARGEST_SPHERICITY = 1.1
+"""No surface is smaller than that of the ball of its volume: beyond an error of the mesh, it has lost what is thin."""
+
 FEWEST_DRAWN = 3
 """Whole objects with a value: fewer are no distribution."""
 
@@ -116,13 +119,17 @@ def _object_table(objects: Objects, rows: np.ndarray, with_kind: bool) -> dict[s
     volume = objects.volume_um3
     surface = np.where(objects.num_vx < SMALLEST_WITH_SURFACE_VX, np.nan, shape["surface_nm2"] * 1e-6)
     whole = np.where(objects.touches_border, np.nan, surface)  # the open surface of a part says nothing of its shape
+    lost = _sphericity(volume, whole) > LARGEST_SPHERICITY
+    surface, whole = (np.where(lost, np.nan, s) for s in (surface, whole))
     axes, _ = objects.principal_axes_nm()
     centre = objects.centroid_nm
     table = {
         "object_id": Column(objects.ids, "id in the segmentation, or number of the connected component"),
         "volume_um3": Column(volume, "volume"),
         "num_vx": Column(objects.num_vx, "volume in voxels"),
-        "surface_um2": Column(surface, f"area of the surface; empty below {SMALLEST_WITH_SURFACE_VX} voxels"),
+        "surface_um2": Column(
+            surface, f"area of the surface; empty below {SMALLEST_WITH_SURFACE_VX} voxels, or where too thin for one"
+        ),
         "surface_to_volume_per_um": Column(surface / volume, "surface over volume"),
         "sphericity": Column(_sphericity(volume, whole), "1 for a ball, smaller for other shapes; empty at the border"),
         "long_axis_nm": Column(axes[:, 0], "longest axis of the ellipsoid of the same second moments"),

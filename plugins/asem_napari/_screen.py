@@ -18,7 +18,7 @@ def require_screen() -> None:
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise BadInput(
             "There is no screen for the annotation window (DISPLAY is not set). On a server, connect with ssh -X, or annotate on "
-            "your own computer; in WSL, update it (wsl --update)."
+            "your own computer; in WSL, update it (wsl --update). Without a window: asem annotate cut, with strokes from a file."
         )
     missing = [package for name, package in QT_LIBRARIES.items() if ctypes.util.find_library(name) is None]
     if missing and not os.environ.get("WAYLAND_DISPLAY"):

@@ -232,6 +232,18 @@ class TestReadSeeds:
         assert (found.values[20 - 4] == 2).sum() == 13  # a disk of radius 2
         assert found.repainted == 1
 
+    def test_a_brush_is_round_in_nm(self, tmp_path: Path) -> None:
+        """Planes 40 nm apart, pixels of 6 nm: a brush of 4 pixels stays in its plane, one of 8 reaches the next ones."""
+        image = Volume(np.zeros((9, 40, 40), np.uint8), (40, 6, 6))
+        file = tmp_path / "strokes.csv"
+        planes = {}
+        for radius in (4, 8):
+            file.write_text(f"class,z,y,x,radius,stroke\nobject,4,20,15,{radius},a\nobject,4,20,25,{radius},a\n")
+            seeds = read_seeds(file, image, image.box).values
+            planes[radius] = np.flatnonzero(seeds.any(axis=(1, 2))).tolist()
+            assert np.flatnonzero(seeds[4, :, 20]).tolist() == list(range(20 - radius, 21 + radius))
+        assert planes == {4: [4], 8: [3, 4, 5]}
+
     def test_from_points_in_nm(self, cell: Path, tmp_path: Path) -> None:
         """Positions in nm count from the same origin as the image's."""
         image = open_volume(cell / "raw")

@@ -96,6 +96,21 @@ def test_completion() -> None:
     assert "asem" in done.stdout.lower()
 
 
+def test_asem_alone_shows_its_help() -> None:
+    """What a beginner types first; the exit code is that of the groups."""
+    alone = invoke()
+    assert alone.output == invoke("--help").output
+    assert alone.exit_code == 2
+
+
+def test_words_too_many_are_explained() -> None:
+    """A folder with a space and a voxel size without commas fall apart into several words."""
+    for words in (["import", "my", "cell", "-o", "c.zarr"], ["import", "p", "--voxel-size", "5", "5", "-o", "c.zarr"]):
+        done = invoke(*words)
+        assert done.exit_code == 2
+        assert "needs quotes" in " ".join(done.output.replace("│", " ").split())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

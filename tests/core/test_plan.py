@@ -43,6 +43,7 @@ def test_a_plan_is_a_recipe_and_trains(cell: Path, tmp_path: Path) -> None:
     catalog = load_catalog()
     recipe = read_training_recipe(tmp_path / "run.toml", catalog)
     assert recipe.options.iterations == 3
+    assert recipe.model.smallest_segment_um3 > 0  # type: ignore[attr-defined]
     again = train(recipe, catalog, tmp_path / "again", progress=False)
     one, other = (RunFolder(f).checkpoint(3).read_bytes() for f in (tmp_path / "run", again.path))
     assert one == other

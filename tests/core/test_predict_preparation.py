@@ -227,6 +227,22 @@ def test_a_box_is_of_the_image_given_also_when_it_is_resampled(cell, tmp_path):
     assert made.origin_nm == (2.5, 42.5, 2.5)
 
 
+def test_a_network_trained_on_averaged_voxels_gets_such(cell, tmp_path):
+    """A plan may average voxels: who trained by it needs no further option to predict, in the same or another cell."""
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [10, 10, 10], "preprocessing": []}
+    words = (
+        cell,
+        "-q",
+        "-w",
+        save_weights(tmp_path / "a.safetensors", small_unet(), {**table, "averaged_vx": [2, 2, 2]}),
+    )
+    refused = asem("predict", *words, "--as-is")
+    assert "Add --resample" in refused.output
+    result = asem("predict", *words)
+    assert result.exit_code == 0, result.output
+    assert open_volume(cell / "predictions/golgi/probability").voxel_size_nm == (10, 10, 10)
+
+
 def probability(cell, **record):
     """Write a map that is certain of one object of 8 voxels and one of 64."""
     spec = Spec((16, 16, 16), np.uint8, 5.0)

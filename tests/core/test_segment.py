@@ -107,6 +107,49 @@ def test_many_tiny_objects_are_told_with_what_removes_them(tmp_path):
     assert "remove them" not in text
 
 
+def test_specks_are_told_also_where_they_are_most_of_all_objects(tmp_path):
+    """A first network's map: three organelles and forty single voxels; the median object is a speck, and so is what is advised against.
+
+    The sentence on how many objects there are and how large is printed for it, too.
+    """
+    grey = np.zeros((20, 20, 60), np.uint8)
+    for x in (1, 21, 41):
+        grey[0:10, 0:10, x : x + 15] = 255  # 1500 voxels
+    grey[12:19:6, 3:19:4, 2:60:12] = 255
+    out = create_volume(
+        tmp_path / "a.zarr/p", Spec(grey.shape, grey.dtype, 5.0), block=64, made_by={"stage": "predict"}
+    )
+    out.data[:] = grey
+    finish_volume(out)
+    done = CliRunner().invoke(make_app(), ["segment", str(tmp_path / "a.zarr/p"), "-q", "-j", "1"])
+    assert done.exit_code == 0, done.output
+    assert "segmentation: uint32, 43 objects" in done.stdout
+    assert (
+        "Median volume 1.25e-07 µm³ (1 voxel); smallest 1.25e-07 µm³ (1 voxel), largest 0.000188 µm³ (1,500 voxels)."
+        in done.stdout
+    )
+    assert "40 of 43 objects have fewer than 15 voxels; remove them with --smallest-um3" in done.stdout
+
+
+def test_a_cell_is_no_map_and_no_segmentation(tmp_path):
+    """Who names the cell is told which of its layers fit, or what makes one."""
+    cell = tmp_path / "a.zarr"
+    for name in ("raw", "predictions/m/probability"):
+        made = {"stage": "predict" if "/" in name else "import"}
+        out = create_volume(cell / name, Spec((8, 8, 8), np.uint8, 5.0), block=8, made_by=made)
+        out.data[:] = 0
+        finish_volume(out)
+    asem = CliRunner().invoke
+    told = asem(make_app(), ["segment", str(cell)])
+    assert f"Name a probability map of them: {cell}/predictions/m/probability." in told.output
+    told = asem(make_app(), ["analyze", "morphometry", str(cell)])
+    assert "none of them a segmentation: asem segment makes one of a probability map." in told.output
+    told = asem(make_app(), ["segment", str(cell / "probability")])
+    assert "Did you mean predictions/m/probability?" in told.output
+    told = asem(make_app(), ["segment", str(tmp_path / "a.zar")])
+    assert f"Did you mean '{cell}'?" in told.output
+
+
 def test_objects_that_touch_in_a_corner_are_one_or_two_as_asked(tmp_path):
     grey = np.zeros((8, 8, 8), np.uint8)
     grey[1:4, 1:4, 1:4], grey[4:7, 4:7, 4:7] = 255, 255

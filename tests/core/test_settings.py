@@ -24,6 +24,7 @@ from asem_core.training.settings import (
     iterations,
     layout,
     num_checkpoints,
+    smallest_object,
     threshold,
     watched_part,
 )
@@ -166,3 +167,18 @@ def test_much_time_makes_the_network_wider(seconds: float, most_features: int, f
     tables = larger.table()
     assert (tables["model"]["features"], tables["train"].get("batch", 1)) == (features, batch)
     assert length.iterations * each(larger) <= 600
+
+
+def test_what_is_too_small_for_an_object_is_left_out() -> None:
+    """Of models that count objects: a ball half as thick as their thin parts; not of membranes, strokes or several classes."""
+    catalog = load_catalog()
+    mitochondria, membrane, several = (
+        catalog.get("model", name)() for name in ("mitochondria", "membrane", "organelles")
+    )
+    about = attrs.evolve(found(), thickness_nm=120.0)
+    (line,) = smallest_object(about, mitochondria)
+    assert (line.table, line.key) == ("model", "smallest_segment_um3")
+    assert line.value == pytest.approx(np.pi / 6 * 0.06**3, rel=0.05)
+    assert not smallest_object(about, membrane)
+    assert not smallest_object(about, several)
+    assert not smallest_object(attrs.evolve(about, share_annotated=0.1), mitochondria)

@@ -12,7 +12,7 @@ from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, MissingExtra
 from asem_core.viewing.colours import rgb
-from asem_core.viewing.marks import Ruler, nice_length, ticks_of, with_scale_bar
+from asem_core.viewing.marks import Ruler, _font, nice_length, ticks_of, with_scale_bar
 from asem_core.viewing.movie import write_movie
 from asem_core.viewing.scene import STROKE_COLOURS, Layer, errors_layer
 from asem_core.viewing.snapshot import (
@@ -81,6 +81,12 @@ def test_probabilities_and_errors_are_painted():
 @pytest.mark.parametrize(("nm", "length"), [(1234, 1000), (999, 500), (2000, 2000), (49, 20), (7, 5)])
 def test_scale_bars_have_round_lengths(nm, length):
     assert nice_length(nm) == length
+
+
+def test_the_font_of_pictures_has_every_letter_of_their_texts():
+    """A letter that a font lacks is drawn as the same box for each: `1 µm` was unreadable."""
+    box = np.asarray(_font(30).getmask("\uffff"))
+    assert not any(np.array_equal(np.asarray(_font(30).getmask(c)), box) for c in "µαβ³²×")
 
 
 def test_the_scale_bar_is_as_long_as_it_says():
@@ -191,9 +197,21 @@ def test_a_film_of_which_ffmpeg_wrote_only_a_part_is_none(ends, said, tmp_path, 
     assert [f.name for f in tmp_path.iterdir()] == ["ffmpeg"]
 
 
+def test_an_ffmpeg_that_cannot_be_started(tmp_path, monkeypatch):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+
+    def none():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", none)
+    with pytest.raises(AsemError, match=r"cannot be started: No ffmpeg exe could be found\. Or write a \.gif"):
+        write_movie(movie_frames([image()], 0, step=2), tmp_path / "a.mp4")
+
+
 def test_mistakes_are_explained(tmp_path, monkeypatch):
-    with pytest.raises(BadInput, match=r"'120' is not a plane.*z=120"):
-        Plane.parse("120")
+    assert Plane.parse("120") == Plane.parse("z=120")
+    with pytest.raises(BadInput, match=r"'w=120' is not a plane.*z=120"):
+        Plane.parse("w=120")
     with pytest.raises(BadInput, match=r"planes z=0 to z=39; there is no z=40"):
         frame_of(image().volume, Plane(0, 40))
     with pytest.raises(BadInput, match="lies outside"):

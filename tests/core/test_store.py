@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -14,6 +16,7 @@ import zarr
 
 from asem_core.blocks import Run
 from asem_core.cell.chunks import chunk_shape
+from asem_core.cell.group import change_attributes, make_group
 from asem_core.cell.node import layers
 from asem_core.cell.place import lock, require_container, work_folder, work_folders
 from asem_core.cell.provenance import made_by
@@ -399,3 +402,21 @@ def test_metadata_is_ome_zarr_05(tmp_path: Path) -> None:
     ome = json.loads((tmp_path / "cell.zarr" / "raw" / "zarr.json").read_text())["attributes"]["ome"]
     assert ome["version"] == "0.5"
     assert [(a["name"], a["unit"]) for a in ome["multiscales"][0]["axes"]] == [(n, "nanometer") for n in "zyx"]
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_groups_are_made_and_changed_in_one_step(zarr_format: Literal[2, 3], tmp_path: Path) -> None:
+    """As Zarr would: other attributes stay, also those that some programs keep for all groups together."""
+    make_group(tmp_path / "a", zarr_format)
+    group = zarr.open_group(tmp_path / "a", mode="r+")
+    assert group.metadata.zarr_format == zarr_format
+    group.attrs["theirs"] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(tmp_path / "a")
+    make_group(tmp_path / "a", 3)  # it is one
+    change_attributes(tmp_path / "a", {"ours": [2]})
+    change_attributes(tmp_path / "a", {"ours": [3]})
+    for consolidated in (True, False):
+        found = zarr.open_group(tmp_path / "a", mode="r", use_consolidated=consolidated)
+        assert dict(found.attrs) == {"theirs": 1, "ours": [3]}

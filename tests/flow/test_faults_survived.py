@@ -22,6 +22,8 @@ from pathlib import Path
 
 import pytest
 
+from asem_core.cli import INTERRUPTED
+
 from .interruption import HALTED_BELOW_S, ORPHAN_S, SIGNALS, WHERE, Met, Way, interrupt, last_end, send, table
 from .survival import COMMANDS, LOADED, LONG, Asem, SlowServer, Unbroken, contents, fill, make_start, size_of
 
@@ -134,7 +136,8 @@ def test_signals(
                 print(f"met: {found}")
             most = 0.7 if found else 1.0  # what is left is less; a command that was done is begun again
             if not found or target == "worker":
-                asem.work(COMMANDS[name], place, temporary)
+                if not expected.equals(place):  # `asem loop`, given again, learns another round
+                    asem.work(COMMANDS[name], place, temporary)
                 expected.require_equal(place)
                 shutil.rmtree(place)
                 shutil.copytree(start, place)
@@ -194,7 +197,7 @@ def test_signals_to_the_viewer(target: str, sent: signal.Signals, asem: Asem, st
         assert time.monotonic() - sent_s < ORPHAN_S
         assert "Traceback" not in running.said()
         assert not list(tmp_path.iterdir())
-    assert code == 0
+    assert code in (0, INTERRUPTED)  # the latter where the address answers and is not yet printed
     assert contents(start) == before
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from asem_analyzers.morphometry import Morphometry
+from asem_analyzers.morphometry import LARGEST_SPHERICITY, Morphometry
 from asem_core.blocks import Run
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.errors import VoxelSizeMismatch
@@ -83,10 +83,11 @@ def test_ball_has_its_volume_surface_and_diameter(radius, voxel_nm):
 
 
 @pytest.mark.parametrize("turn", [True, False])
+@pytest.mark.parametrize("voxel_nm", [NM5, (8.0, 4.0, 4.0)])
 @pytest.mark.parametrize(("radius", "length"), [(20.0, 400.0), (40.0, 400.0), (80.0, 600.0)])
-def test_tube_has_its_surface_and_length(radius, length, turn):
+def test_tube_has_its_surface_and_length(radius, length, voxel_nm, turn):
     """Within 3 % of the formula, along the grid and at any angle to it; an even width is no special case."""
-    row = measure(tube(radius, length, np.random.default_rng(2), turn=turn))
+    row = measure(tube(radius, length, np.random.default_rng(2), voxel_nm, turn), voxel_nm)
     assert row["volume_um3"] == pytest.approx(np.pi * radius**2 * length * 1e-9, rel=0.03)
     assert row["surface_um2"] == pytest.approx(2 * np.pi * radius * (length + radius) * 1e-6, rel=0.03)
     assert row["length_nm"] == pytest.approx(length, rel=0.03)
@@ -384,6 +385,18 @@ def test_medians_say_of_how_many_whole_objects_they_are(num_crumbs, figures):
     notes = " ".join(made.notes)
     assert f"Only {num_crumbs} of {num_crumbs + 4} objects are whole" in notes
     assert (f"too few whole objects ({num_crumbs})" in notes) is not bool(figures)
+
+
+def test_no_object_is_rounder_than_a_ball():
+    """Anisotropic voxels, objects in one plane or two, 40 voxels and more: their meshes lose what is thin, and are left out."""
+    array = np.zeros((20, 60, 60), np.uint8)
+    array[3, 5:12, 5:11], array[8:10, 20:25, 20:26], array[13, 40:50, 30:35] = 1, 2, 3
+    array[6:15, 30:55, 2:27] = 4
+    made = Morphometry(objects="ids", skeleton=False).analyze(Labels(array, (40, 12, 12)), None, Run(progress=False))
+    found = made.tables["objects"]["sphericity"].values
+    assert not np.isnan(found[3])
+    assert np.nanmax(found) <= LARGEST_SPHERICITY
+    assert np.isnan(made.tables["objects"]["surface_um2"].values[0])
 
 
 def test_crumbs_have_no_surface_and_parts_no_sphericity():
