@@ -86,9 +86,10 @@ def mouse(panel: Any, kind: str, row: float, col: float) -> None:
     from qtpy.QtWidgets import QApplication
 
     viewer, native = panel.viewer, panel.viewer.window._qt_viewer.canvas.native
+    camera = getattr(viewer, "scene", viewer).camera  # as napari has it since 0.9
     world = panel.seeds.data_to_world((0, row, col))[1:]
     size = native.height(), native.width()
-    y, x = ((w - c) * viewer.camera.zoom + n / 2 for w, c, n in zip(world, viewer.camera.center[1:], size, strict=True))
+    y, x = ((w - c) * camera.zoom + n / 2 for w, c, n in zip(world, camera.center[1:], size, strict=True))
     types = {
         "press": QEvent.Type.MouseButtonPress,
         "move": QEvent.Type.MouseMove,

@@ -4,7 +4,8 @@
 
 Ten strokes of 40 voxels are painted on one plane of fib25 by the simulated annotator of `loop_accuracy.py`; then learning is turned on,
 as it comes: nothing is prepared but what the window prepares by itself while one looks at it for 5 s. Times are those from the click
-until the whole visible plane is shown; a round's, from when it was finished (its file was written).
+until the whole visible plane is shown; a round's, from when it was finished (its file was written). Beside them stands the processor
+time of the process that learns (Linux), which other work on the machine changes little.
 """
 
 from __future__ import annotations
@@ -48,9 +49,14 @@ def main() -> None:
         section.options = attrs.evolve(section.options, round_s=given.seconds)
         section.learn.click()
         begun, loop = time.time(), section.loop
-        shown = note_what_is_shown(loop)
+        shown, learner = note_what_is_shown(loop), loop._learner._process.pid
+        ready = processor_s(learner)
         work_until(lambda: bool(loop.map[PLANE].all()))
-        print(f"first map of the visible plane after {time.time() - begun:.1f} s (goal 10)", flush=True)
+        print(
+            f"first map of the visible plane after {time.time() - begun:.1f} s (goal 10), {processor_s(learner) - ready:.1f} s of a "
+            f"processor; load {os.getloadavg()[0]:.0f}",
+            flush=True,
+        )
         plane = Box((PLANE, 0, 0), (PLANE + 1, *panel.session.box.shape[1:]))
         for number in range(1, given.rounds + 1):
             file = cell / f"loop/membrane/rounds/{number:03}/round.json"
@@ -60,12 +66,18 @@ def main() -> None:
             at = next(at for at, box in shown if at > finished and box & plane == plane)
             print(
                 f"round {number}: finished {finished - begun:.1f} s after the click{' (goal 90)' if number == 1 else ''}, the visible plane "
-                f"is refreshed {at - finished:.1f} s later (goal 5); load {os.getloadavg()[0]:.0f}",
+                f"is refreshed {at - finished:.1f} s later (goal 5), {processor_s(learner) - ready:.0f} s of a processor so far; load {os.getloadavg()[0]:.0f}",
                 flush=True,
             )
         work_until(lambda: len(loop.rounds) == given.rounds)
         print(section.state.text())
     print(hardware())
+
+
+def processor_s(pid: int) -> float:
+    """Read how much processor time a process has used (Linux); its threads count, too."""
+    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def note_what_is_shown(loop: Any) -> list[tuple[float, Box]]:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.volume import Volume, as_zyx_nm
 from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.n5_dialects import n5_scales
@@ -101,7 +101,8 @@ def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
         if not tags:
             raise BadInput(
                 f"{where} has axistags that cannot be read, as ilastik writes them. "
-                f"Say what its axes are, in their order: --set axes={'tzyxc'[-len(dataset.shape) :] if len(dataset.shape) > 3 else 'zyx'}"
+                "Say what its axes are, in their order: ",
+                Option("axes", "tzyxc"[-len(dataset.shape) :] if len(dataset.shape) > 3 else "zyx", of_plugin=True),
             )
         return [str(axis["key"]).lower() for axis in tags]
     labels = [str(getattr(d, "label", "")) for d in dataset.dims]
@@ -112,8 +113,8 @@ def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
         return list("zyxc" if shape[-1] == 1 else "czyx")
     if len(shape) not in _WITHOUT_NAMES:
         raise BadInput(
-            f"{where} has {len(shape)} axes {list(shape)} and does not name them. "
-            "Say what they are, in their order: --set axes=zyxc"
+            f"{where} has {len(shape)} axes {list(shape)} and does not name them. Say what they are, in their order: ",
+            Option("axes", "zyxc", of_plugin=True),
         )
     return list(_WITHOUT_NAMES[len(shape)])
 

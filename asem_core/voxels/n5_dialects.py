@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.voxels.scale import Scale, in_units
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale
 
@@ -44,8 +44,8 @@ def n5_axes(
     kept = sorted([*long, *short[::-1][: max(0, 3 - len(long))]])
     if len(kept) > 3:
         raise BadInput(
-            f"{address} has {len(shape)} axes {list(shape)} and does not name them. "
-            "Say what they are, slowest first: --set axes=czyx"
+            f"{address} has {len(shape)} axes {list(shape)} and does not name them. Say what they are, slowest first: ",
+            Option("axes", "czyx", of_plugin=True),
         )
     names = ["c"] * len(shape)
     for i, name in zip(kept, "zyx", strict=True):

@@ -8,8 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QSize, QTimer
-from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import QSize, Qt, QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 from asem_core import BACKGROUND, OBJECT, image_of
 from asem_core.catalog import load_catalog
@@ -28,7 +39,7 @@ if TYPE_CHECKING:
     import napari
 
 SAVE_EVERY_MS = 400
-WIDTH = 320
+WIDTH = 400
 KEYS = (
     "q object   w background   e erase   [ ] brush size\n1 2 3 look along z, y, x   n p next, previous painted plane\n"
     "h hide or show the overlays   r reset this plane   c cut   Ctrl+Z undo\n"
@@ -92,7 +103,14 @@ class AnnotatePanel(QWidget):
             ("Box", self.box),
         ):
             form.addRow(label, field)
-        layout = QVBoxLayout(self)
+        content, scroll = QWidget(), QScrollArea()  # a low window scrolls, instead of drawing one thing over another
+        scroll.setWidget(content)
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        QVBoxLayout(self).addWidget(scroll)
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(form)
         layout.addWidget(self._open)
         keys = QLabel(KEYS)

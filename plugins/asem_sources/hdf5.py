@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import attrs
 
 from asem_core.abilities import WritesVolumes
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, Option, UnknownName
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -163,8 +162,9 @@ class Hdf5(Source, WritesVolumes):
             raise BadInput(f"{self.path} holds no data set of planes.")
         images = [name for name in names if name not in _IMAGES] or names
         largest = max(images, key=lambda name: math.prod(found[name]))
+        listed = ", ".join(names[:12])
         raise BadInput(
-            f"{self.path} holds {len(names)} data sets: {', '.join(names[:12])}. Name one: --source-layer {shlex.quote(largest)}"
+            f"{self.path} holds {len(names)} data sets: {listed}. Name one: ", Option("source_layer", largest)
         )
 
 

@@ -21,7 +21,7 @@ from asem_core.viewing.movie import write_movie
 from asem_core.volume import Box
 from asem_sources.phantom import Phantom
 
-from .test_napari import display, press, wait_for, window  # noqa: F401 - fixtures
+from .test_napari import display, press, viewer, wait_for, window  # noqa: F401 - fixtures
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from _window import mouse
@@ -99,14 +99,14 @@ def runs_in(where: np.ndarray, number: int) -> list[tuple[tuple[int, int], tuple
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_paint_see_go_on_correct_accept_finish(window: Any, cell: Path, truth: np.ndarray, tmp_path: Path) -> None:  # noqa: F811
+def test_paint_see_go_on_correct_accept_finish(cell: Path, window: Any, truth: np.ndarray, tmp_path: Path) -> None:  # noqa: F811
     """Strokes by the mouse; the map appears; a key goes to a place; the map is corrected; an object accepted; the cell finished."""
     from qtpy.QtCore import Qt
     from qtpy.QtTest import QTest
 
-    viewer, section = window.viewer, window.loop
+    viewer, section = window.viewer, window.loop  # noqa: F811
     film = Film(window, PICTURES or tmp_path)
-    viewer.window.resize(1400, 860)
+    viewer.window.resize(1480, 930)
     window.open(cell, "mitochondria")
     section.options = LoopOptions(iterations=40, device="cpu")
     viewer.reset_view()
