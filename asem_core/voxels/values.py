@@ -96,9 +96,9 @@ class Conversion:
         whole = self.stored.kind == "f" and smallest >= 0 and not (np.rint(values) != values).any()
         ids = self.stored.kind == "i" and (smallest == -1 or self.stored.itemsize == 8)  # -1 is: not annotated
         raise BadInput(
-            f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}. "
-            * (labels if ids else ()),
-            " Say which become black and white: " if ids else "Say which become black and white: ",
+            f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}.",
+            *(labels if ids else ()),
+            " Say which become black and white: ",
             grey_range_option(float(smallest), float(largest)),
             ".",
             *(labels if whole else ()),

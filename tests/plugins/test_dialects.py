@@ -80,8 +80,8 @@ def test_n5(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("data", "attributes", "array", "told", "answers"),
     [
-        (TWO, PIXELS, "raw", "has 4 axes .* does not name them. .*--set axes=czyx", {"axes": "czyx", "channel": 0}),
-        (TWO, {**PIXELS, "axes": list("xyzc")}, "raw", "has 2 channels .*--set channel=0", {"channel": 0}),
+        (TWO, PIXELS, "raw", "has 4 axes .* does not name them. .*axes=.?czyx", {"axes": "czyx", "channel": 0}),
+        (TWO, {**PIXELS, "axes": list("xyzc")}, "raw", "has 2 channels .*channel=0", {"channel": 0}),
         (IMAGE, {"resolution": XYZ}, "setup0/timepoint0/s0", "gives 8, 5, 4 without a unit", {"voxel_size_nm": SIZE}),
         (IMAGE, {"isLabelMultiset": True, **PIXELS}, "raw", "holds label multisets of Paintera", None),
     ],
@@ -134,9 +134,9 @@ def test_hdf5_asks(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="axistags of ilastik gives 8, 5, 4 without a unit"):
         choose(path).open()
     foreign.write_hdf5(tmp_path, IMAGE[:4], "x/labels", axistags="none")
-    with pytest.raises(BadInput, match="holds 2 data sets: .* --source-layer 'Input Data/em'"):
+    with pytest.raises(BadInput, match="holds 2 data sets: .* source_layer=.?Input Data/em"):
         choose(path).open()
-    with pytest.raises(BadInput, match=r"axistags that cannot be read, .*--set axes=zyx"):
+    with pytest.raises(BadInput, match=r"axistags that cannot be read, .*axes=.?zyx"):
         choose(path, voxel_size_nm=5.0).open("x/labels")
     np.testing.assert_array_equal(choose(path, voxel_size_nm=5.0, axes="zyx").open("x/labels").read(), IMAGE[:4])
 
@@ -149,7 +149,7 @@ def test_zarr_of_one_plane_and_a_sequence_of_steps(tmp_path: Path) -> None:
     array = zarr.create_array(str(tmp_path / "yx.zarr"), shape=IMAGE[0].shape, chunks=(8, 8), dtype="u1")
     array[...] = IMAGE[0]
     array.attrs["resolution"] = SIZE[1:]
-    with pytest.raises(BadInput, match=r"states 5 x 4 nm along y, x .*--voxel-size 8,5,4\."):
+    with pytest.raises(BadInput, match=r"states 5 x 4 nm along y, x .*(--voxel-size 8,5,4|voxel_size_nm=.8, 5, 4.)"):
         choose(tmp_path / "yx.zarr").open()
     np.testing.assert_array_equal(choose(tmp_path / "yx.zarr", voxel_size_nm=list(SIZE)).open().read(), IMAGE[:1])
     group = zarr.open_group(tmp_path / "steps.zarr", mode="w")
@@ -182,7 +182,9 @@ def test_amira_of_uneven_planes_and_cut(tmp_path: Path) -> None:
     path = foreign.write_amira(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'CoordType "uniform"', b'CoordType "stacked"'))
-    with pytest.raises(BadInput, match="coordinates of the type 'stacked', which are not equally spaced.*--voxel-size"):
+    with pytest.raises(
+        BadInput, match="coordinates of the type 'stacked', which are not equally spaced.*voxel_size_nm"
+    ):
         choose(path).open()
     check_place(choose(path, voxel_size_nm=list(SIZE)).open())
     path.write_bytes(whole[:-100])
@@ -200,7 +202,7 @@ def test_pixel_size_of_old_raw_planes(tmp_path: Path, version: int, form: str, p
         struct.pack_into(">H", data, 4, version)
         struct.pack_into(form, data, place, 6.5)
         file.write_bytes(data)
-    with pytest.raises(BadInput, match=r"states 6.5 x 6.5 nm .*--voxel-size 8,6.5,6.5 "):
+    with pytest.raises(BadInput, match=r"states 6.5 x 6.5 nm .*voxel_size_nm=.8, 6.5, 6.5."):
         choose(folder, channel=0).open()
 
 
