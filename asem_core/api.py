@@ -219,7 +219,6 @@ def predict(
         Neither the plugins nor the registry know the model.
     OutputExists, OutputBusy, NoSpace
     """
-    from asem_core.prediction.expected import of_python
     from asem_core.prediction.trained import load_trained
     from asem_core.stages.inputs import open_images_of
     from asem_core.stages.predict import PredictOptions, layer_to_write, predict_image, require_voxels_before_fetching
@@ -232,12 +231,10 @@ def predict(
     size = None if voxel_size_nm is None else as_zyx_nm(voxel_size_nm)
     images = open_images_of(catalog, source, layer, size)
     if weights is None:
-        require_voxels_before_fetching(images, model, how, catalog, of_python)
+        require_voxels_before_fetching(images, model, how, catalog)
     trained = load_trained(catalog, model, weights, model_options)
     target = layer_to_write(source, output, trained.details["model"])
-    found = predict_image(
-        trained, images, target, run or _usual_run(), how, catalog, box=box, overwrite=overwrite, spell=of_python
-    )
+    found = predict_image(trained, images, target, run or _usual_run(), how, catalog, box=box, overwrite=overwrite)
     return found.probability
 
 

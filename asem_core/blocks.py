@@ -27,7 +27,7 @@ from asem_core.engine.interrupt import STOPPED, stopped_at
 from asem_core.engine.job import GIVE_UP_AFTER, Job, Load, Work, full_disk_in_words, raise_failures
 from asem_core.engine.machine import available_cores
 from asem_core.engine.schedule import Schedule
-from asem_core.errors import BadInput, BlockFailed
+from asem_core.errors import BadInput, BlockFailed, Option
 from asem_core.progress import Bar
 from asem_core.temporary import temporary_folder
 from asem_core.volume import LARGEST_EDGE, Box, Zyx, as_zyx
@@ -122,7 +122,9 @@ def run_blocks(
     if (num_tiles := math.prod(-(-n // b) for n, b in zip(box.shape, block, strict=True))) > MOST_BLOCKS:
         raise BadInput(
             f"{name}: a volume of {' x '.join(map(str, box.shape))} voxels has {num_tiles:.3g} blocks of {list(block)}; the "
-            f"limit is {MOST_BLOCKS:.0e}. Is its stated shape right? If so, choose larger blocks (--block)."
+            f"limit is {MOST_BLOCKS:.0e}. Is its stated shape right? If so, choose larger blocks (",
+            Option("block"),
+            ").",
         )
     with contextlib.ExitStack() as stack:
         stack.enter_context(full_disk_in_words(name, run.scratch or Path(tempfile.gettempdir())))
@@ -170,12 +172,22 @@ def run_blocks(
         raise_failures(name, folder, schedule.failures, kept)
         if undone := num_blocks - schedule.num_done:
             blocks = "1 block is" if undone == 1 else f"{undone} blocks are"
-            what = "with fewer workers (-j) or smaller blocks (--block)"
+            what: list[str | Option] = [
+                "with fewer workers (",
+                Option("workers"),
+                ") or smaller blocks (",
+                Option("block"),
+                ")",
+            ]
             if run.on:
-                what = f"with more memory for each worker of '{run.on.name}' or smaller blocks; their log files are in {folder / 'workers'}"
+                what = [
+                    f"with more memory for each worker of '{run.on.name}' or smaller blocks; their log files are in {folder / 'workers'}"
+                ]
             raise BlockFailed(
                 f"{name}: {blocks} not done, because worker processes ended early ({schedule.deaths[-1]}). Was there too little "
-                f"memory? {kept}Run the same command again, {what}."
+                f"memory? {kept}Run the same command again, ",
+                *what,
+                ".",
             )
 
 

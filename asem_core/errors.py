@@ -1,17 +1,121 @@
 """What can go wrong, said to the person who must mend it.
 
 Every error a user can cause derives from `AsemError`; the command line prints its text without a traceback.
-A message says what happened, to which file or plugin, what was expected, and what to do next.
+A message says what happened, to which file or plugin, what was expected, and what to do next. Where an option of the call that
+was refused is what to do, it stands in the message as an `Option`: a command spells it as a flag, a recipe as a line of its own,
+Python as an argument, and a program may take its value as the answer.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Self
+import shlex
+import tomllib
+from collections.abc import Callable
+from typing import Any, Self
+
+import attrs
+
+
+@attrs.frozen
+class Option:
+    """An option that answers an error, as a part of its text.
+
+    BadInput(f"{path} does not state its voxel size. Give it in nm, z,y,x: ", Option("voxel_size_nm", [5, 5, 5]), ".")
+
+    Parameters
+    ----------
+    name
+        As functions and recipes have it.
+    value
+        An answer that may be right; None where only the user knows one.
+    shown
+        What stands in the text in place of the value: "NAME".
+    of_plugin
+        Whether it is an option of a plugin: commands take those by `--set`.
+    table
+        Of a recipe, where it is not the one that the error is about.
+    """
+
+    name: str
+    value: Any = None
+    shown: str = ""
+    of_plugin: bool = False
+    table: str = ""
+
+
+OVERWRITE = Option("overwrite", True)
+
+_FLAGS = {"voxel_size_nm": "--voxel-size", "output": "-o", "workers": "-j", "start_from": "--from"}
+"""Flags that are not named as the option is."""
+
+
+def as_flag(option: Option) -> str:
+    """Spell an option as commands take it: `--voxel-size 5,5,5`, `--set channel=0`."""
+    value = option.value
+    if option.of_plugin:
+        text = value if _is_bare(value) else _in_toml(value).replace(", ", ",")
+        return f"--set {shlex.quote(f'{option.name}={option.shown or text}')}"
+    flag = _FLAGS.get(option.name, "--" + option.name.replace("_", "-"))
+    if option.shown or value is None or value is True:
+        return f"{flag} {option.shown}".rstrip()
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return f"{flag} {shlex.quote(','.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values))}"
+
+
+def as_argument(option: Option) -> str:
+    """Spell an option as functions take it: `voxel_size_nm=[5, 5, 5]`."""
+    value = option.shown or (str(option.value) if isinstance(option.value, bool) else _in_toml(option.value))
+    return f"{option.name}={value}" if value else option.name
+
+
+def in_recipe(option: Option) -> str:
+    """Spell an option as recipes have it: `voxel_size_nm = [5, 5, 5]`."""
+    name = option.name.removeprefix("source_")
+    value = option.shown or _in_toml(option.value)
+    return (f"{name} = {value}" if value else name) + (f" in [{option.table}]" if option.table else "")
+
+
+def _is_bare(value: Any) -> bool:
+    """Tell whether a value is a text that `--set` takes without quotes, because it means nothing else."""
+    try:
+        return isinstance(value, str) and not tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return True
+
+
+def _in_toml(value: Any) -> str:
+    """Write a value as TOML and JSON do; "" for None."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_in_toml(v) for v in value)}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 class AsemError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and mend; its text is made of parts, some of which may be an `Option`."""
+
+    def __init__(self, *parts: str | Option) -> None:
+        super().__init__(*parts)
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """The options that answer it, the likeliest first."""
+        return tuple(part for part in self.args if isinstance(part, Option))
+
+    def told(self, spell: Callable[[Option], str]) -> str:
+        """Write the message for the door that a user came through, which says how it spells options."""
+        return "".join(spell(part) if isinstance(part, Option) else str(part) for part in self.args)
+
+    def followed_by(self, sentence: str) -> Self:
+        """Tell the same, and one sentence more."""
+        *parts, last = self.args
+        return type(self)(*parts, last if isinstance(last, Option) else str(last).rstrip("."), f". {sentence}")
+
+    def __str__(self) -> str:
+        return self.told(as_argument)
 
 
 class BadInput(AsemError):
@@ -21,9 +125,13 @@ class BadInput(AsemError):
 class NoVoxelSize(BadInput):
     """A file does not state its voxel size, or not along all axes; `stated_nm` is what it states, z y x."""
 
-    def __init__(self, message: str, stated_nm: tuple[float | None, ...] = (None, None, None)) -> None:
-        super().__init__(message)
+    def __init__(self, *parts: str | Option, stated_nm: tuple[float | None, ...] = (None, None, None)) -> None:
+        super().__init__(*parts)
         self.stated_nm = stated_nm
+
+
+class NotAnImage(BadInput):
+    """A group of a container was given, which holds layers and is none itself."""
 
 
 class ShapeMismatch(BadInput):
@@ -47,7 +155,15 @@ class TooLarge(BadInput):
 
 
 class RecipeError(AsemError):
-    """A recipe has an unknown key, a value of the wrong type, or an unknown name."""
+    """A recipe has an unknown key, a value of the wrong type, or an unknown name; options are spelled as recipes have them."""
+
+    @classmethod
+    def at(cls, where: str, error: AsemError) -> Self:
+        """Say at which place of a recipe an error belongs: `recipe.toml @ source`."""
+        return cls(f"{where}: ", *error.args)
+
+    def told(self, spell: Callable[[Option], str]) -> str:
+        return super().told(in_recipe)
 
 
 class UnknownName(AsemError):
@@ -70,7 +186,6 @@ class MissingExtra(AsemError):
 def install_command(extra: str) -> str:
     """Write the command that adds the packages of an extra to where this program is installed, however it was."""
     import importlib.util
-    import shlex
     import sys
     from importlib.metadata import PackageNotFoundError, requires
     from pathlib import Path

@@ -15,10 +15,9 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
-from asem_core.errors import NothingToDo, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, NothingToDo, OutputExists, RecipeError
 from asem_core.interfaces import Analyzer
 from asem_core.paths import path_options, with_paths
-from asem_core.prediction.expected import of_recipe
 from asem_core.prediction.trained import Trained, load_for, model_of_class
 from asem_core.pretrained import find_weights
 from asem_core.stages.evaluate import Pair, evaluate, part_in_common
@@ -50,7 +49,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     """
     require_inputs(flow, catalog)
     cell = output / "cell.zarr"
-    stage = _Stages(say)
+    stage = _Stages(flow.recipe.path.name, say)
 
     with stage("import"):
         first = flow.recipe.source
@@ -128,9 +127,10 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
 
 
 class _Stages:
-    """Announces each stage, and says how long it took."""
+    """Announces each stage, and says how long it took; what is refused and an option of the recipe answers is told as its error."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, recipe: str, say: Say) -> None:
+        self._recipe = recipe
         self._say = say
         self._name = ""
         self._start = 0.0
@@ -142,7 +142,9 @@ class _Stages:
     def __enter__(self) -> None:
         self._start = time.monotonic()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, BadInput) and error.options:
+            raise RecipeError.at(f"{self._recipe} @ {self._name}", error) from error
         if kind is None:
             self._say(f"{self._name}: done in {time.monotonic() - self._start:.1f} s")
 
@@ -201,7 +203,9 @@ def _trained(
         )
     except OutputExists as error:
         raise OutputExists(
-            f"{folder} contains a training run with other settings. Add --overwrite to train again, or choose another folder with -o."
+            f"{folder} contains a training run with other settings. Add ",
+            OVERWRITE,
+            " to train again, or choose another output.",
         ) from error
     return load_for(catalog, flow.model, made.chosen())
 
@@ -260,7 +264,6 @@ def _predict(
         catalog,
         details=details,
         overwrite=overwrite,
-        spell=of_recipe,
     )
     return found.image, {of: found.maps[of] for of in classes_made(flow.model)}
 

@@ -144,7 +144,7 @@ def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder
         for step in choice.done or ():
             catalog.get("preprocessor", step)
     except AsemError as error:
-        raise RecipeError(f"{where}: {error}") from None
+        raise RecipeError.at(where, error) from None
     options = dict(choice.options)
     if folder is not None:
         options = with_paths(options, cls, lambda text, what: _resolved(text, what, folder, where))

@@ -21,7 +21,7 @@ import attrs
 import numpy as np
 
 from asem_core.cell.provenance import identity
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
 from asem_core.temporary import replacing
 
@@ -86,7 +86,9 @@ def find_finished_report(folder: Path, made_by: Mapping[str, Any], *, overwrite:
         )
     if before is not None and not overwrite:
         raise OutputExists(
-            f"{folder} contains a report that was made from other data or with other options. Choose another folder, or add --overwrite."
+            f"{folder} contains a report that was made from other data or with other options. Choose another folder, or add ",
+            OVERWRITE,
+            ".",
         )
     return None
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asem_core.errors import BadInput, NoSpace, OutputExists
+from asem_core.errors import BadInput, NoSpace, Option, OutputExists
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class RunFolder:
         if others := sorted(there if there != {"prepared"} else ()):
             raise OutputExists(
                 f"{self.path} contains files that do not belong to a training run ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
-                "which are never replaced. Choose another folder with -o."
+                "which are never replaced. Choose another folder."
             )
 
     def forget_prepared(self) -> None:
@@ -155,7 +155,9 @@ class RunFolder:
     def load_state(self, device: torch.device) -> dict[str, Any]:
         if not self.state.is_file():
             raise BadInput(
-                f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without --resume."
+                f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without ",
+                Option("resume"),
+                ".",
             )
         return load_state(self.state, device)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asem_core.abilities import DescribesItself
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
@@ -205,7 +205,9 @@ def _network_of(path: str | Path) -> torch.nn.Module:
     name = table.pop("use", None)
     if name is None:
         raise BadInput(
-            f"{path} does not say which model it belongs to. Name the model, for example --model mitochondria."
+            f"{path} does not say which model it belongs to. Name the model: ",
+            Option("model", shown="NAME"),
+            ".",
         )
     model = build(load_catalog().get("model", name), table, f"metadata of {path}")
     stated = num_weights(model)

@@ -20,7 +20,7 @@ import filelock
 
 from asem_core.cell.place import require_outside_cells
 from asem_core.cell.provenance import identity
-from asem_core.errors import OutputBusy, OutputExists
+from asem_core.errors import OVERWRITE, OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.locks import acquired, let_go
 from asem_core.progress import tell_reused
@@ -136,7 +136,9 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     if not is_noted(output):
         raise OutputExists(f"{output} contains other files, which are never replaced. Choose another output.")
     if not overwrite:
-        raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add --overwrite.")
+        raise OutputExists(
+            f"{output} exists and was made from other data. Choose another output, or add ", OVERWRITE, "."
+        )
 
 
 def made_before(output: Path, made_by: Mapping[str, Any], run: Run, *, overwrite: bool) -> bool:

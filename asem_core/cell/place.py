@@ -57,11 +57,11 @@ def require_container(folder: str | Path) -> None:
     """
     place = Path(folder)
     if place.is_file():
-        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name with -o, for example cell.zarr.")
+        raise BadInput(f"{place} is a file; a cell is a folder. Choose another name, for example cell.zarr.")
     if place.is_dir() and not any((place / m).exists() for m in ZARR_MARKS) and not all(map(is_half, place.iterdir())):
         raise BadInput(
             f"{place} is a folder with other files and not a Zarr container, so nothing is written to it. "
-            "Choose a new name with -o, for example cell.zarr."
+            "Choose a new name, for example cell.zarr."
         )
 
 
@@ -106,7 +106,7 @@ def make_groups(folder: Path) -> None:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         raise BadInput(
-            f"Cannot write to {folder}: {error.strerror}. Choose another place with -o, or change its permissions."
+            f"Cannot write to {folder}: {error.strerror}. Choose another place, or change its permissions."
         ) from None
 
 

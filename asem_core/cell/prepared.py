@@ -97,8 +97,8 @@ def _made_of(cell: str | Path, volume: Volume) -> Volume | None:
         return None
     if not is_unchanged(then, before):
         raise BadInput(
-            f"{volume.path} was made of {before.path}, which has changed since. Make it again: asem prepare {cell} "
-            f"--overwrite; or name the layer to use it as it is: {volume.path}."
+            f"{volume.path} was made of {before.path}, which has changed since. Make it again: asem prepare {cell} --overwrite; "
+            f"or name the layer to use it as it is: {volume.path}."
         )
     return before
 

@@ -31,7 +31,7 @@ from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
 from asem_core.cell.record import Kind, Made, Record, note
 from asem_core.cell.watch import stamp_of, watched
-from asem_core.errors import BadInput, NoSpace, OutputBusy, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, NoSpace, NotAnImage, Option, OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.paths import slashed
 from asem_core.temporary import sweep_zarr
@@ -99,13 +99,11 @@ def open_volume(
             if found
             else "It holds no image"
         )
-        raise BadInput(f"{address} is a group, not an image. {what}.")
+        raise NotAnImage(f"{address} is a group, not an image. {what}.")
     else:
         array, inner = node, ""
         scales, names = array_scales(array, address)
-    settled = settle(
-        address, voxel_size_nm, scales, flag=f"asem import {address} -o CELL.zarr --voxel-size", in_recipe=False
-    )
+    settled = settle(address, voxel_size_nm, scales, by=f"asem import {address} -o CELL.zarr")
     require_chunk_fits(address, array.chunks, array.dtype.itemsize)
     data = arrange(array, list(axes) if axes else names, address, choice)
     if not follow and "://" not in address:
@@ -263,7 +261,7 @@ def create_volume(
         found = find_finished(target, made_by, kind=about.kind, overwrite=overwrite)
         if found is not None and not anew:
             if found.shape != spec.shape and not overwrite:
-                raise OutputExists(f"{target} exists with another shape. Add --overwrite to replace it.")
+                raise OutputExists(f"{target} exists with another shape. Add ", OVERWRITE, " to replace it.")
             if found.shape == spec.shape:
                 return _output(target, target, lock, finished=True)
         build = build_to_resume(target, spec, block, made_by, overwrite=overwrite, anew=anew)
@@ -382,14 +380,18 @@ def find_finished(
         if is_nobodys(target):
             return None
         raise OutputExists(
-            f"{target} is not a layer, so it is never replaced. Name a new layer with -o, for example {target / 'new'}."
+            f"{target} is not a layer, so it is never replaced. Name a new layer: ",
+            Option("output", str(target / "new")),
+            ".",
         )
     require_replaceable(found, before, Made(made_by), kind)
     if not overwrite:
         told = differences(before.made.noted, made_by) if before.made.noted else []
         what = f" (differs in: {', '.join(told[:4])}{', ...' if len(told) > 4 else ''})" if told else ""
         raise OutputExists(
-            f"{target} exists and was made differently{what}. Add --overwrite to replace it, or choose another output."
+            f"{target} exists and was made differently{what}. Add ",
+            OVERWRITE,
+            " to replace it, or choose another output.",
         )
     return None
 

@@ -24,7 +24,7 @@ import typer.core
 from asem_core.cli._later import put_off
 from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.engine.machine import keep_compiled_functions
-from asem_core.errors import AsemError
+from asem_core.errors import AsemError, as_flag
 from asem_core.temporary import sweep
 
 _OWN_MODULES = {
@@ -83,7 +83,7 @@ class _Commands(typer.core.TyperGroup):
         except AsemError as error:
             if logging.getLogger("asem_core").isEnabledFor(logging.DEBUG):
                 logging.getLogger("asem_core").exception("What led to the error:")
-            typer.secho(f"Error: {error}", err=True, fg="red")
+            typer.secho(f"Error: {error.told(as_flag)}", err=True, fg="red")
             raise typer.Exit(1) from None
         except typer.BadParameter.__base__ as error:  # type: ignore[misc]  # click's error of usage, wherever typer keeps it
             if "unexpected extra argument" in error.message:

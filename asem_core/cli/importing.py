@@ -101,7 +101,7 @@ def import_(
     except BadInput as error:
         if source is None or ("://" not in source and not Path(source).exists()):
             raise
-        raise type(error)(f"{str(error).rstrip('.')}. For details: asem inspect {shlex.quote(source)}") from error
+        raise error.followed_by(f"For details: asem inspect {shlex.quote(source)}") from error
     z, y, x = made.shape
     told = " x ".join(f"{v:.6g}" for v in made.voxel_size_nm)
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {told} nm")

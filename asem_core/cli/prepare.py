@@ -101,7 +101,7 @@ def prepare(
             raise
         # The picture of the image as it is shows which options would do.
         _draw(shown, plane, where)
-        raise BadInput(f"{error} {where} shows the image and its histogram.") from None
+        raise error.followed_by(f"{where} shows the image and its histogram.") from None
     if shown:
         _draw(shown, plane, where)
     if as_json:

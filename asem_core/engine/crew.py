@@ -254,7 +254,7 @@ class _Crew:
                 message = f"'{on.name}' cannot start workers: {said['refused']}. Check its settings: asem clusters list"
                 self.events.put(
                     lambda schedule, message=message: schedule.failed(  # type: ignore[misc]
-                        Failure(None, "BadInput", message, True, False, message)
+                        Failure(None, "BadInput", [message], True, False, message)
                     )
                 )
             elif "waiting" in said:
@@ -266,7 +266,7 @@ class _Crew:
                 self.events.put(lambda schedule, said=said: self._ended(schedule, on, said, done_before))  # type: ignore[misc]
         if not self._over:
             lost = Failure(
-                None, "BadInput", f"the process that looks after the workers of '{on.name}' ended", True, False, ""
+                None, "BadInput", [f"the process that looks after the workers of '{on.name}' ended"], True, False, ""
             )
             self.events.put(lambda schedule: schedule.failed(lost))
         self._guard.wait()

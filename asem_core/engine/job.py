@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,7 +28,7 @@ class Failure:
 
     box: str | None
     type: str
-    message: str
+    parts: Sequence[str | Mapping[str, Any]]  # of the message; an `Option` as its fields
     fatal: bool
     no_space: bool
     traceback: str
@@ -36,10 +36,17 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, tile: Box | None) -> Self:
         """Describe the error that is being handled."""
-        told = str(error) or repr(error)
+        parts = error.args if isinstance(error, errors.AsemError) else [str(error) or repr(error)]
         fatal = tile is None or _is_fatal(error)
         where = None if tile is None else str(tile)
-        return cls(where, type(error).__name__, told, fatal, _is_no_space(error), traceback.format_exc())
+        return cls(
+            where,
+            type(error).__name__,
+            [attrs.asdict(p) if isinstance(p, errors.Option) else p for p in parts],
+            fatal,
+            _is_no_space(error),
+            traceback.format_exc(),
+        )
 
 
 @attrs.frozen
@@ -78,12 +85,13 @@ def raise_failures(name: str, folder: Path, failures: Sequence[Failure], kept: s
     where = f" (block {first.box})" if first.box else ""
     ours = getattr(errors, first.type, None)  # an AsemError says itself what to do
     if ours is not None:
-        raise ours(f"{name}: {first.message}{where}")
+        raise ours(f"{name}: ", *(errors.Option(**p) if isinstance(p, Mapping) else p for p in first.parts), where)
+    why = f"{first.type}: {first.parts[0]}"
     if not where:
-        raise BlockFailed(f"{name}: a worker could not start: {first.type}: {first.message}") from _cause(first)
+        raise BlockFailed(f"{name}: a worker could not start: {why}") from _cause(first)
     more = f" {len(failures) - 1} more blocks failed too." if len(failures) > 1 else ""
     raise BlockFailed(
-        f"{name}: block {first.box} failed {ATTEMPTS} times: {first.type}: {first.message.rstrip('.')}.{more} "
+        f"{name}: block {first.box} failed {ATTEMPTS} times: {why.rstrip('.')}.{more} "
         f"{kept}Run the same command again to retry the rest."
     ) from _cause(first)
 

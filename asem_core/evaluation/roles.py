@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.paths import slashed
 from asem_core.volume import Box, Labels, Zyx
 
@@ -27,11 +27,15 @@ def require_roles(exclusion: str | None, mask: str | None) -> None:
     """
     if exclusion is not None and "metric_masks" in slashed(exclusion).split("/"):
         raise BadInput(
-            f"{exclusion} is a metric mask, in which 0 is ignored; in an exclusion layer everything except 0 is ignored. Give it as mask (--mask)."
+            f"{exclusion} is a metric mask, in which 0 is ignored; in an exclusion layer everything except 0 is ignored. Give it as ",
+            Option("mask"),
+            ".",
         )
     if mask is not None and "exclusion" in slashed(mask).split("/"):
         raise BadInput(
-            f"{mask} is an exclusion zone, in which everything except 0 is ignored; in a mask 0 is ignored. Give it as exclusion (--exclusion)."
+            f"{mask} is an exclusion zone, in which everything except 0 is ignored; in a mask 0 is ignored. Give it as ",
+            Option("exclusion"),
+            ".",
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks
 from asem_core.cell.apply import apply_lazily
-from asem_core.errors import BadInput, OutsideVolume
+from asem_core.errors import BadInput, Option, OutsideVolume
 from asem_core.evaluation.roles import question_roles
 from asem_core.interfaces import Preprocessor
 from asem_core.volume import Box, Labels, Volume, Zyx, annotated_part
@@ -244,7 +244,9 @@ def _levels(prediction: Volume, thresholds: Sequence[float]) -> np.ndarray:
         return np.union1d(LEVELS, thresholds)
     raise BadInput(
         f"{prediction.path} holds {prediction.dtype}: a probability is uint8 (255 = 1) or a float from 0 to 1. "
-        "If it is a segmentation, open it as labels (--segmentation)."
+        "If it is a segmentation, open it as labels (",
+        Option("segmentation", True),
+        ").",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from asem_core.cell.apply import apply, apply_lazily, layer_for
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import require_image, steps_done
 from asem_core.cell.record import Record
-from asem_core.errors import BadInput, VoxelSizeMismatch
+from asem_core.errors import BadInput, Option, VoxelSizeMismatch
 from asem_core.interfaces import Preprocessor
 from asem_core.prediction.trained import Trained
 from asem_core.recipe import build
@@ -25,24 +25,6 @@ from asem_core.voxels.resample import on_grid_of, whole_factors
 log = logging.getLogger("asem_core")
 
 LARGEST_VOXEL_SIZE_ERROR = 0.15
-
-Spelling = Callable[[str], str]
-"""How the door that a user came through spells an option: `--as-is`, or `as_is = true`."""
-
-
-def of_command(option: str) -> str:
-    """Spell an option as commands do."""
-    return "--" + option.replace("_", "-")
-
-
-def of_python(option: str) -> str:
-    """Spell an option as the functions of `asem_core` do."""
-    return f"{option}=True"
-
-
-def of_recipe(option: str) -> str:
-    """Spell an option as recipes do."""
-    return f"{option} = true in [predict]"
 
 
 def as_expected(
@@ -56,7 +38,6 @@ def as_expected(
     allow_voxel_size: bool = False,
     resampled: bool = False,
     overwrite: bool = False,
-    spell: Spelling = of_command,
 ) -> Volume:
     """Make an image what the network expects: resampled if wanted, its voxel size checked, its preprocessing completed.
 
@@ -74,13 +55,9 @@ def as_expected(
     """
     if resampled:
         volume = resample(volume, trained, catalog, container, run, overwrite=overwrite)
-    require_voxel_size(volume, trained, allow=allow_voxel_size, spell=spell)
+    require_voxel_size(volume, trained, allow=allow_voxel_size)
     warn_of_other_steps(volume.path, steps_done(volume), trained, as_is=as_is)
-    return (
-        volume
-        if as_is
-        else with_missing_steps(volume, trained, catalog, container, run, overwrite=overwrite, spell=spell)
-    )
+    return volume if as_is else with_missing_steps(volume, trained, catalog, container, run, overwrite=overwrite)
 
 
 def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels:
@@ -99,7 +76,7 @@ def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels
     return Labels(made.data, made.voxel_size_nm, made.origin_nm, mask.path, mask.attributes)
 
 
-def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False, spell: Spelling = of_command) -> None:
+def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False) -> None:
     """Refuse an image whose voxels are more than 15 % off those the network was trained on.
 
     Raises
@@ -111,14 +88,21 @@ def require_voxel_size(volume: Volume, trained: Trained, *, allow: bool = False,
     if wanted is None or allow or _close(volume.voxel_size_nm, wanted):
         return
     factors = _factors(volume, wanted)
-    advice = "Choose a model trained at this voxel size"
+    advice: list[str | Option] = ["Choose a model trained at this voxel size"]
     if factors is not None:
         z, y, x = factors
-        advice = f"Add {spell('resample')}, to average {z} x {y} x {x} voxels into one first"
+        advice = ["Add ", _said("resample"), f", to average {z} x {y} x {x} voxels into one first"]
     raise VoxelSizeMismatch(
-        f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {trained.title} was trained on {_nm(wanted)}. "
-        f"{advice}, or {spell('allow_voxel_size')}, to predict all the same."
+        f"{volume.path} has voxels of {_nm(volume.voxel_size_nm)} but {trained.title} was trained on {_nm(wanted)}. ",
+        *advice,
+        ", or ",
+        _said("allow_voxel_size"),
+        ", to predict all the same.",
     )
+
+
+def _said(option: str) -> Option:
+    return Option(option, True, table="predict")
 
 
 def resample(
@@ -133,7 +117,7 @@ def resample(
     return _apply_for_network(step, volume, container, run, overwrite)
 
 
-def missing_steps(volume: Volume, trained: Trained, spell: Spelling = of_command) -> list[Mapping[str, Any]]:
+def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
     """List the preprocessing that the network expects and the volume has not had, in order.
 
     Raises
@@ -157,7 +141,9 @@ def missing_steps(volume: Volume, trained: Trained, spell: Spelling = of_command
             told = ", ".join(f"{k} = {had['options'][k]} instead of {want['options'][k]}" for k in changed)
             raise BadInput(
                 f"{trained.title} expects the step '{want['name']}' with other options than {volume.path} had: {told}. "
-                f"Predict on the image before that step: {_before(volume, had['name'])}; or with {spell('as_is')} on this one."
+                f"Predict on the image before that step: {_before(volume, had['name'])}; or with ",
+                _said("as_is"),
+                " on this one.",
             )
     return list(wanted[len(done) :])
 
@@ -205,13 +191,12 @@ def with_missing_steps(
     run: Run,
     *,
     overwrite: bool = False,
-    spell: Spelling = of_command,
 ) -> Volume:
     """Do the preprocessing that the network expects and the volume lacks; layers are named `raw_<step>`, as in a flow.
 
     Returns the volume itself if it lacks nothing.
     """
-    for step in missing_steps(volume, trained, spell):
+    for step in missing_steps(volume, trained):
         volume = _apply_for_network(_plugin_of(step, trained, catalog), volume, container, run, overwrite)
     return volume
 

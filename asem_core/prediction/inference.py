@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 from asem_core.abilities import ArrangedForInference
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.heads import log_odds, stated_by
 from asem_core.volume import Zyx, as_zyx, full_range
 
@@ -66,13 +66,21 @@ def choose_device(wanted: str) -> str:
         found = f"{count} GPUs are" if count else "no GPU is"
         raise BadInput(
             f"The device {wanted} was asked for, but {found} visible to PyTorch {torch.__version__} here. "
-            "Check nvidia-smi and that PyTorch was installed with CUDA, or use --device cpu."
+            "Check nvidia-smi and that PyTorch was installed with CUDA, or use ",
+            Option("device", "cpu"),
+            ".",
         )
     if kind == "mps":
         if not torch.backends.mps.is_available():
-            raise BadInput("The device mps was asked for, but this is not a Mac with Apple silicon. Use --device cpu.")
+            raise BadInput(
+                "The device mps was asked for, but this is not a Mac with Apple silicon. Use ",
+                Option("device", "cpu"),
+                ".",
+            )
         if not torch.backends.mps.is_macos_or_newer(13, 2):
-            raise BadInput("The device mps needs macOS 13.2 or newer, for convolutions in 3D. Use --device cpu.")
+            raise BadInput(
+                "The device mps needs macOS 13.2 or newer, for convolutions in 3D. Use ", Option("device", "cpu"), "."
+            )
     return wanted
 
 
@@ -126,7 +134,9 @@ class Predictor:
         if first == 0:
             raise BadInput(
                 f"There is not enough memory on {self.device} for even a block of {list(shape)} voxels. "
-                "Free some, or use --device cpu."
+                "Free some, or use ",
+                Option("device", "cpu"),
+                ".",
             )
         rest = shape[axis] - first
         lines = (slice(0, self._input_edge(first, axis)), slice(first, first + self._input_edge(rest, axis)))

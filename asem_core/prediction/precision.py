@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.prediction.inference import Arithmetic, Precision, Predictor
 
 log = logging.getLogger("asem_core")
@@ -108,8 +108,9 @@ def choose_arithmetic(network: Any, images: Sequence[np.ndarray], wanted: Arithm
             continue
         return attrs.evolve(wanted, precision=candidate)
     raise BadInput(
-        f"The device {wanted.device} gives wrong probabilities (off {off}, even in float32). "
-        "Use --device cpu, and update PyTorch and the device's driver."
+        f"The device {wanted.device} gives wrong probabilities (off {off}, even in float32). Use ",
+        Option("device", "cpu"),
+        ", and update PyTorch and the device's driver.",
     )
 
 
@@ -149,8 +150,11 @@ def check_large(predictor: Predictor, image: np.ndarray, found: np.ndarray) -> N
         raise BadInput(
             f"{predictor.device} predicts a block of {list(shape)} voxels differently (by up to {off:.3f}) from a piece "
             f"of it: this version of its libraries errs for large shapes (PyTorch {torch.__version__}, "
-            f"cuDNN {torch.backends.cudnn.version()}; see pytorch issue 163539). Update PyTorch, or use "
-            "--precision float32 or a smaller --block."
+            f"cuDNN {torch.backends.cudnn.version()}; see pytorch issue 163539). Update PyTorch, or use ",
+            Option("precision", "float32"),
+            " or a smaller ",
+            Option("block"),
+            ".",
         )
 
 

@@ -13,7 +13,7 @@ import attrs
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.record import Record
-from asem_core.errors import BadInput, MissingExtra, PluginError, RecipeError, UnknownName
+from asem_core.errors import BadInput, MissingExtra, Option, PluginError, RecipeError, UnknownName
 from asem_core.files import sha256
 from asem_core.heads import OfClasses, SeveralClasses, stated_by
 from asem_core.interfaces import Changes, Model, Network, Preprocessor
@@ -135,7 +135,13 @@ def load_trained(
         Neither the plugins nor the registry know the name.
     """
     if name is None and weights is None:
-        raise BadInput("Say which model: --model NAME (see asem models list), or --weights FILE.")
+        raise BadInput(
+            "Say which model: ",
+            Option("model", shown="NAME"),
+            " (see asem models list), or ",
+            Option("weights", shown="FILE"),
+            ".",
+        )
     if weights is None and name is not None and Path(name).suffix in (".safetensors", ".pt"):
         name, weights = None, name
     if weights is not None:
@@ -144,8 +150,8 @@ def load_trained(
     assert name is not None
     if name in catalog.names("model"):
         known = [n for n in registry().names() if registry().find(n).model == name]
-        advice = f"name pretrained ones, --model {' or '.join(known)}" if known else "train some: asem train"
-        raise BadInput(f"'{name}' is a model without weights: add --weights FILE, or {advice}.")
+        advice = f"name pretrained ones: {' or '.join(known)}" if known else "train some: asem train"
+        raise BadInput(f"'{name}' is a model without weights: add ", Option("weights", shown="FILE"), f", or {advice}.")
     return _from_registry(catalog, name)
 
 
@@ -163,7 +169,7 @@ def find_model(catalog: Catalog, name: str) -> Model:
         try:
             card = registry().find(name)
         except UnknownName:
-            raise UnknownName(f"{error} Pretrained ones: asem models list.") from None
+            raise error.followed_by("Pretrained ones: asem models list.") from None
         return _model_of(card, catalog)
     return plugin
 
@@ -290,10 +296,12 @@ def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[
     use = table.pop("use", None)
     if name is not None and name not in catalog.names("model"):
         known = ", ".join(catalog.names("model"))
-        raise UnknownName(f"'{name}' is not a model plugin, which --weights needs. Known: {known}.")
+        raise UnknownName(f"'{name}' is not a model plugin, which ", Option("weights"), f" needs. Known: {known}.")
     chosen = name or use
     if chosen is None:
-        raise BadInput(f"{weights} does not say which model it belongs to: add --model, for example mitochondria.")
+        raise BadInput(
+            f"{weights} does not say which model it belongs to: add ", Option("model"), ", for example mitochondria."
+        )
     require_weights_of(chosen, weights)
     model: Model = build(catalog.get("model", chosen), {**table, **options}, f"{weights} @ model ({chosen})")
     return _described(catalog, weights, model)

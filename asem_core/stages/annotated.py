@@ -12,7 +12,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_annotation, open_volume
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, Option, UnknownName
 from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Region
 from asem_core.recipe import build
@@ -125,7 +125,9 @@ def model_for(labels: str, catalog: Catalog) -> str:
     known = catalog.names("model")
     near = [n for n in known if n == name] or [n for n in known if n.startswith(name) or name.startswith(n)]
     if len(near) != 1:
-        raise BadInput(f"Which model are the labels '{labels}' for? Name it with --model: {', '.join(known)}.")
+        raise BadInput(
+            f"Which model are the labels '{labels}' for? Name it: ", Option("model"), f" {', '.join(known)}."
+        )
     return near[0]
 
 

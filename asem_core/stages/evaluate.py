@@ -15,7 +15,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, made_by, require_labels, what_it_holds
 from asem_core.cell.store import open_annotation, open_labels, open_volume
-from asem_core.errors import BadInput, OutsideVolume, RecipeError
+from asem_core.errors import BadInput, Option, OutsideVolume, RecipeError
 from asem_core.evaluation.objects import number_objects, score_objects
 from asem_core.evaluation.report import sections
 from asem_core.evaluation.roles import require_roles
@@ -200,14 +200,16 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
             "If it is one after all, import it as such: asem import ... --layer predictions/NAME --kind probability (or labels)."
         )
     if held == "probability" and segmentation:
-        raise BadInput(f"{path} is a probability map: leave out --segmentation.")
+        raise BadInput(f"{path} is a probability map: leave out ", Option("segmentation"), ".")
     if segmentation or (held or kind_by_name(path)) == "labels":
         return open_labels(path)
     found: Volume = open_volume(path)
     if held is None and found.dtype.kind in "biu" and value_range(found, Run(progress=False))[1] == 1:
         raise BadInput(
             f"{path} does not say what it holds, and its values are 0 and 1. As probabilities (the largest value of the type = 1) "
-            "that would be background everywhere: if it is a segmentation, add --segmentation."
+            "that would be background everywhere: if it is a segmentation, add ",
+            Option("segmentation", True),
+            ".",
         )
     return found
 

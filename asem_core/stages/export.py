@@ -28,7 +28,16 @@ from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
 from asem_core.cell.store import open_volume
-from asem_core.errors import AsemError, BadInput, NoSpace, OutputExists, ShapeMismatch, VoxelSizeMismatch
+from asem_core.errors import (
+    OVERWRITE,
+    AsemError,
+    BadInput,
+    NoSpace,
+    Option,
+    OutputExists,
+    ShapeMismatch,
+    VoxelSizeMismatch,
+)
 from asem_core.paths import address_option
 from asem_core.progress import tell_reused
 from asem_core.recipe import build
@@ -95,13 +104,17 @@ def choose_writer(catalog: Catalog, path: str, use: str | None, options: Mapping
         if use is None:
             raise BadInput(
                 f"No source plugin writes a file named {Path(path).name}. Give it a name without an ending for a folder of planes, "
-                f"another ending, or name the plugin with --use: {', '.join(able)}."
+                f"another ending, or name the plugin: ",
+                Option("use"),
+                f" {', '.join(able)}.",
             )
     plugin = catalog.get("source", use)
     place = address_option(plugin)
     if use not in able or place is None:
         raise BadInput(
-            f"The source '{use}' reads its format, but does not write it. Choose another ({', '.join(able)}), or leave out --use."
+            f"The source '{use}' reads its format, but does not write it. Choose another ({', '.join(able)}), or leave out ",
+            Option("use"),
+            ".",
         )
     return build(plugin, {place: path, **options}, f"asem export @ source ({use})")  # type: ignore[no-any-return]
 
@@ -223,7 +236,7 @@ def _require_free(output: Path, original: Original, overwrite: bool) -> None:
         raise BadInput(f"{output} is the original stack, which is never written to. Choose another output.")
     taken = output.exists() and (output.is_file() or any(output.iterdir()))
     if taken and not overwrite:
-        raise OutputExists(f"{output} exists and is not empty. Choose another output, or add --overwrite.")
+        raise OutputExists(f"{output} exists and is not empty. Choose another output, or add ", OVERWRITE, ".")
     if taken and output.is_dir() and not is_noted(output) and any(p.is_dir() for p in output.iterdir()):
         raise OutputExists(
             f"{output} is a folder that holds other folders and that no export wrote, so it is not replaced. Choose another output."
@@ -271,7 +284,9 @@ def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
     if (factor < 1).any() or not np.allclose(ratio, factor, rtol=1e-3):
         raise VoxelSizeMismatch(
             f"{volume.path} has voxels of {list(volume.voxel_size_nm)} nm, which are not whole multiples of the original's "
-            f"{list(grid.voxel_size_nm)} nm. Resample it first, or export it on its own grid (--as-is)."
+            f"{list(grid.voxel_size_nm)} nm. Resample it first, or export it on its own grid (",
+            Option("as_is", True),
+            ").",
         )
     # The centre of a large voxel lies in the middle of those it covers.
     offset = (np.array(volume.origin_nm) - grid.origin_nm) / grid.voxel_size_nm - (factor - 1) / 2
@@ -279,7 +294,9 @@ def _place(volume: Volume, grid: Spec) -> tuple[Box, Zyx]:
     if np.abs(offset - begin).max() > 0.05:
         raise ShapeMismatch(
             f"{volume.path} lies {offset.round(2).tolist()} voxels from the start of the original: not a whole number. "
-            "Correct its origin, or export it on its own grid (--as-is)."
+            "Correct its origin, or export it on its own grid (",
+            Option("as_is", True),
+            ").",
         )
     end = begin + factor * volume.shape
     return Box(as_zyx(begin.tolist()), as_zyx(end.tolist())), as_zyx(factor.tolist())

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from asem_core.abilities import ReadsByKind, TakesVoxelSize
-from asem_core.errors import BadInput, NoVoxelSize, ShapeMismatch, VoxelSizeMismatch
+from asem_core.errors import BadInput, NoVoxelSize, Option, ShapeMismatch, VoxelSizeMismatch
 from asem_core.interfaces import Source
 from asem_core.progress import counted
 from asem_core.stages.annotate import CHUNK, Layer
@@ -67,19 +67,22 @@ def labels_in(
     if box is None and not image.box.contains(covered):
         raise ShapeMismatch(
             f"{found.path} would lie at {covered} of {image.path}, whose shape is {list(image.shape)}. Correct its offset, or "
-            "give the --box to fill."
+            "give the box to fill: ",
+            Option("box", shown="Z:Z,Y:Y,X:X"),
+            ".",
         )
     box = covered if box is None else box
     if not covered.contains(box):
         common = covered & box
-        advice = (
-            f"Give --box {str(common)[1:-1].replace(' ', '')}, which it covers, or correct its offset."
+        advice: list[str | Option] = (
+            ["Give ", Option("box", str(common)[1:-1].replace(" ", "")), ", which it covers, or correct its offset."]
             if not common.is_empty
-            else "They do not overlap: correct its offset, or the box."
+            else ["They do not overlap: correct its offset, or the box."]
         )
         raise ShapeMismatch(
             f"{found.path} has shape {list(found.shape)} and begins at {list(offset)} of the image: it does not fill the box "
-            f"{box}. {advice}"
+            f"{box}. ",
+            *advice,
         )
     part = found.crop(box.shift([-o for o in offset]))
     # Where the ids of the object are named, nothing has to be asked.
@@ -132,7 +135,9 @@ def _offset(labels: Labels, image: Volume, box: Box | None, reading: Reading) ->
     raise ShapeMismatch(
         f"{labels.path} has shape {list(labels.shape)}; the image has {list(image.shape)}"
         + (f" and the box {list(box.shape)}" if box is not None else "")
-        + ". Say where it lies in the image, in voxels: --offset z,y,x (of the annotator from-file: offset_vx)."
+        + ". Say where it lies in the image, in voxels: ",
+        Option("offset", shown="z,y,x"),
+        " (of the annotator from-file: offset_vx).",
     )
 
 

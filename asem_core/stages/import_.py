@@ -22,7 +22,7 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, open_volume, write_known
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.files import near_path
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
@@ -57,15 +57,21 @@ def choose_source(
     """
     if use is None:
         if path is None:
-            raise BadInput("Say what to import: a path, or a source that makes images itself (--use phantom).")
+            makers = [n for n in catalog.names("source") if address_option(catalog.get("source", n)) is None]
+            raise BadInput(
+                "Say what to import: a path, or a source that makes images itself: ",
+                Option("use", " or ".join(makers)),
+                ".",
+            )
         if "://" not in path and not Path(path).exists():
             raise BadInput(f"{path} does not exist.{near_path(path)}")
         readers = [n for n in catalog.names("source") if catalog.get("source", n).can_read(path)]
         if not readers:
             known = ", ".join(catalog.names("source"))
             raise BadInput(
-                f"No source plugin can read {path}{_what_is_in(path)}. Known: {known}. "
-                "Name one with --use, or install a plugin."
+                f"No source plugin can read {path}{_what_is_in(path)}. Known: {known}. Name one (",
+                Option("use"),
+                "), or install a plugin.",
             )
         use = readers[0]
     plugin = catalog.get("source", use)
@@ -113,7 +119,9 @@ def import_volume(
     """
     if kind == "probability" and kind_by_name(output) == "image":
         raise BadInput(
-            f"{output} is the name of an image. Name a layer for the probability map: --layer predictions/NAME."
+            f"{output} is the name of an image. Name a layer for the probability map: ",
+            Option("layer", shown="predictions/NAME"),
+            ".",
         )
     kind = kind or kind_by_name(output)
     if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
@@ -141,7 +149,15 @@ def import_volume(
     if kind == "labels" and volume.dtype.kind in "uib":
         volume = understood(Labels.of(volume), meaning or Meaning())
     elif meaning is not None:
-        raise BadInput(f"{output} would not contain labels: --ignore and --background are for labels (--kind labels).")
+        raise BadInput(
+            f"{output} would not contain labels: ",
+            Option("ignore"),
+            " and ",
+            Option("background"),
+            " are for labels (",
+            Option("kind", "labels"),
+            ").",
+        )
     if kind == "labels":
         _require_voxels_of_image(volume, output)
     block = run.block or _slab(volume)
@@ -177,7 +193,9 @@ def _require_voxels_of_image(labels: Volume, output: str | Path) -> None:
         if raw.shape == labels.shape and not np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-2):
             raise BadInput(
                 f"{labels.path} has the shape of the image {raw.path}, {list(raw.shape)}, but voxels of {list(labels.voxel_size_nm)} nm "
-                f"instead of {list(raw.voxel_size_nm)} nm. Give the image's voxel size with --voxel-size, or import into another cell."
+                f"instead of {list(raw.voxel_size_nm)} nm. Give the image's voxel size, ",
+                Option("voxel_size_nm", list(raw.voxel_size_nm)),
+                ", or import into another cell.",
             )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import is_cell
 from asem_core.cell.record import Record
-from asem_core.errors import AsemError, BadInput
+from asem_core.errors import AsemError, BadInput, Option, as_flag
 from asem_core.interfaces import Source
 from asem_core.stages.import_ import choose_source
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm, full_range
@@ -26,11 +24,6 @@ SECONDS = 4.0  # spent on reading sample planes
 SECONDS_IF_EMPTY = 20.0  # as long as all that was read is one value: of a padded stack, most planes may be
 MOST_PLANES = 48
 _EDGE = 512  # pixels of a thumbnail's side
-_FLAG = re.compile(
-    r"--(voxel-size|source-layer|kind) ('[^']*'|[^\s.;,)]+(?:[.,][^\s.;,)]+)*)"
-    r"|--set (?:'(\w+)=([^']*)'|(\w+)=([^\s;)']*[^\s;).,']))"
-)
-_RANGE = re.compile(r"from (-?[\d.e+]+) to (-?[\d.e+]+)")
 
 
 @attrs.frozen
@@ -114,7 +107,7 @@ def inspect(
             looked = _look(volume)
         except BadInput as error:
             volume = answers.open() if answers.answer(error) else None
-    asked_size = any("voxel size" in ask or "the z step" in ask for ask in answers.asks)
+    asked_size = any(option.name == "voxel_size_nm" for option in answers.answered)
     found = volume or answers.last
     assert found is not None  # it was opened above
     unlikely = None if asked_size else unlikely_size(found.voxel_size_nm)
@@ -155,7 +148,7 @@ class _Answers:
     layer: str | None
     voxel_size_nm: ZyxNm | None
     asks: list[str] = attrs.field(factory=list)
-    flags: list[str] = attrs.field(factory=list)
+    answered: list[Option] = attrs.field(factory=list)
     last: Volume | None = None
 
     def source(self) -> Source:
@@ -171,47 +164,30 @@ class _Answers:
                     return None
 
     def answer(self, error: AsemError) -> bool:
-        """Note what is asked, and take the answer that the message offers; False if it offers none, or not a new one."""
-        text = str(error)
+        """Note what is asked, and take the first answer that the error offers; False if it offers none, or asked this before."""
+        text = error.told(as_flag)
         if text in self.asks:
             return False
         self.asks.append(text)
-        for found in _FLAG.finditer(text):
-            name, value, quoted, text_of_quoted, option, setting = found.groups()
-            option, setting = (quoted, text_of_quoted) if quoted else (option, setting)
-            value = value and value.strip("'")
-            if option == "grey_range" and (ends := _RANGE.search(text)):
-                setting = f"[{float(ends[1]):g},{float(ends[2]):g}]"
-            try:
-                if name == "voxel-size":
-                    sizes = [float(v) for v in value.split(",")]
-                    self.voxel_size_nm = as_zyx_nm(sizes if len(sizes) == 3 else sizes[0])
-                elif name == "source-layer":
-                    self.layer = value
-                elif name == "kind":
-                    self.options["kind"] = value
-                else:
-                    self.options[option] = _toml(setting)
-            except ValueError:
+        for option in error.options:
+            if option.value is None:
                 continue
-            self.flags.append(
-                f"--{name} {shlex.quote(value)}" if name else f"--set {shlex.quote(f'{option}={setting}')}"
-            )
+            if option.name == "voxel_size_nm":
+                self.voxel_size_nm = as_zyx_nm(option.value)
+            elif option.name == "source_layer":
+                self.layer = option.value
+            elif option.of_plugin or option.name == "kind":
+                self.options[option.name] = option.value
+            else:
+                continue
+            self.answered.append(attrs.evolve(option, shown=""))
             return True
         return False
 
     def command(self) -> str:
         name = Path(self.path.rstrip("/")).name.split(".")[0] or "cell"
-        return " ".join(["asem import", shlex.quote(self.path), *self.flags, "-o", shlex.quote(f"{name}.zarr")])
-
-
-def _toml(text: str) -> Any:
-    if "..." in text or "LOW" in text:
-        raise ValueError(text)
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip("'")
+        flags = map(as_flag, self.answered)
+        return " ".join(["asem import", shlex.quote(self.path), *flags, "-o", shlex.quote(f"{name}.zarr")])
 
 
 # --- looking ------------------------------------------------------------------------------------------------------

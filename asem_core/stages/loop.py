@@ -30,7 +30,7 @@ from asem_core.cell.place import unlock
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.errors import BadInput, MissingExtra, OutputBusy, TrainingStopped
+from asem_core.errors import BadInput, MissingExtra, Option, OutputBusy, TrainingStopped, VoxelSizeMismatch
 from asem_core.locks import held as held_lock
 from asem_core.prediction.anywhere import predictor_anywhere, predictor_mirrored
 from asem_core.prediction.expected import require_voxel_size
@@ -116,7 +116,10 @@ class Session:
         try:
             session = cls(Path(cell), name, catalog, options, lock)
             if options.start_from is not None and not noted.exists():
-                require_voxel_size(session.image, expected_by(catalog, options.start_from), spell=_no_way_round)
+                try:
+                    require_voxel_size(session.image, expected_by(catalog, options.start_from))
+                except VoxelSizeMismatch as error:
+                    raise VoxelSizeMismatch(error.told(_no_way_round)) from None
             return session
         except BaseException:
             if lock is not None:
@@ -435,11 +438,13 @@ def _as_begun(options: LoopOptions, begun: Mapping[str, Any], folder: Path) -> L
         asked = getattr(options, key)
         if asked is not None and asked != begun[key]:
             raise BadInput(
-                f"This session was begun with {key.replace('start_from', '--from')} {begun[key] or 'by default'}, not {asked}. Go on "
-                f"without that option, or use another name; to begin again, delete {folder}."
+                "This session was begun with ",
+                Option(key),
+                f" {begun[key] or 'by default'}, not {asked}. Go on "
+                f"without that option, or use another name; to begin again, delete {folder}.",
             )
     return attrs.evolve(options, **{key: begun[key] for key in _KEPT})
 
 
-def _no_way_round(option: str) -> str:
-    return {"resample": "asem prepare --downsample"}.get(option, "train at these voxels without --from")
+def _no_way_round(option: Option) -> str:
+    return {"resample": "asem prepare --downsample"}.get(option.name, "train at these voxels without other weights")

@@ -25,7 +25,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.node import open_node
 from asem_core.cell.outputs import Half, made_before, written_whole
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.paths import FilePath
 from asem_core.stages.object_tables import ID, columns_of, object_tables, record_of, report_folders, require_cell
 from asem_core.viewing.mesh import mesh_objects, require_mesher, write_meshes
@@ -77,8 +77,9 @@ class Neuroglancer:
         at = self.at or (cell.rpartition("/")[0] if "://" in cell else "")
         if "://" not in at:
             raise BadInput(
-                f"Give the address at which {cell} and the files written for it will be published, because a browser reads them from there: "
-                "-s at=https://my-lab.org/cells, or s3://bucket/cells. To look at a cell on this computer: asem view."
+                f"Give the address at which {cell} and the files written for it will be published, because a browser reads them from there: ",
+                Option("at", "https://my-lab.org/cells", of_plugin=True),
+                ", or s3://bucket/cells. To look at a cell on this computer: asem view.",
             )
         return at.rstrip("/")
 

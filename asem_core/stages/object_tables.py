@@ -13,7 +13,7 @@ import attrs
 from asem_core.cell.node import layers as layers_of
 from asem_core.cell.provenance import is_unchanged, made_by
 from asem_core.cell.record import Input, Record
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.report import read_tables
 from asem_core.viewing.scene import Layer
 from asem_core.volume import Volume
@@ -68,7 +68,9 @@ def require_cell(cell: str) -> None:
     """
     if not layers_of(cell):
         raise BadInput(
-            f'{cell} is not a cell with layers. Give the whole cell, and choose layers by -s \'layers=["raw", "labels/*"]\'.'
+            f"{cell} is not a cell with layers. Give the whole cell, and choose layers by ",
+            Option("layers", ["raw", "labels/*"], of_plugin=True),
+            ".",
         )
 
 

@@ -23,7 +23,7 @@ from asem_core.abilities import OffersTemplates
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists
 from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
@@ -89,9 +89,9 @@ class PlanOptions:
 
     def __attrs_post_init__(self) -> None:
         if not self.minutes > 0 or not np.isfinite(self.minutes):
-            raise BadInput(f"--minutes is {self.minutes:g}; it must be above 0.")
+            raise BadInput(Option("minutes"), f" is {self.minutes:g}; it must be above 0.")
         if self.iterations is not None and self.iterations < 1:
-            raise BadInput(f"--iterations is {self.iterations}; it must be at least 1.")
+            raise BadInput(Option("iterations"), f" is {self.iterations}; it must be at least 1.")
 
 
 @attrs.frozen
@@ -222,7 +222,9 @@ def _in_time(
         needed = max(2, round(each + (clock() - begun) / 60))
         raise BadInput(
             f"The time is too short: an iteration takes {each:.2g} s here, and {max(0.0, left()):.0f} s are left after planning. "
-            f"Give more: --minutes {needed}."
+            "Give more: ",
+            Option("minutes", needed),
+            ".",
         )
     for width, batch in uses_of_time(settings.few):
         network = {} if model is None else _network(model, settings.template, width)
@@ -414,7 +416,11 @@ def write_plan(
     """
     if labels is None:
         known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
-        raise BadInput(f"Name the labels to train on: --labels NAME. {cells[0]} has: {', '.join(known) or 'none'}.")
+        raise BadInput(
+            "Name the labels to train on: ",
+            Option("labels", shown="NAME"),
+            f". {cells[0]} has: {', '.join(known) or 'none'}.",
+        )
     several = {Path(n).name: places_of(cells, n, raw) for n in labels.split(",")}
     if len(several) > 1:
         name = model or catalog.all_able("model", SeveralClasses)[0].name
@@ -432,7 +438,9 @@ def write_plan(
                 return text
             raise OutputExists(
                 f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {recipe}. "
-                "For a new plan choose another output, or add --overwrite: the recipe is then kept under another name."
+                "For a new plan choose another output, or add ",
+                OVERWRITE,
+                ": the recipe is then kept under another name.",
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
     for place in places:

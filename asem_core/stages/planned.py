@@ -15,7 +15,7 @@ from typing import Any
 from asem_core.catalog import Catalog
 from asem_core.cell.place import require_outside_cells
 from asem_core.cell.store import open_annotation, open_volume
-from asem_core.errors import OutputExists, RecipeError
+from asem_core.errors import OVERWRITE, Option, OutputExists, RecipeError
 from asem_core.paths import expand
 from asem_core.recipe import build, read_toml
 from asem_core.run_folder import RunFolder
@@ -86,7 +86,9 @@ def completed(
             say(f"{target}: the settings chosen before are used; --overwrite chooses anew")
             return target
         raise OutputExists(
-            f"{target} holds settings that were chosen for another recipe. Choose another output, or add --overwrite."
+            f"{target} holds settings that were chosen for another recipe. Choose another output, or add ",
+            OVERWRITE,
+            ".",
         )
     places = [_annotated(region, folder, where) for region in train["regions"]]
     say(f"Choosing what {where} leaves open from its labels, for {time:g} minute{'s' * (time != 1)}")
@@ -174,7 +176,7 @@ def whole_recipe(
     if not isinstance(train, dict) or not is_open(train, where):
         if minutes is not None:
             raise RecipeError(
-                f"{recipe.name} says how long to train: leave --minutes out, or iterations in the recipe."
+                f"{recipe.name} says how long to train: leave ", Option("minutes"), " out, or iterations in the recipe."
             )
         return recipe
     model = tables.get("model", {})

@@ -14,17 +14,15 @@ from asem_core.catalog import Catalog
 from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
-from asem_core.errors import BadInput, VoxelSizeMismatch
+from asem_core.errors import BadInput, Option, VoxelSizeMismatch, as_flag
 from asem_core.heads import maps_of, stated_by
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
-    Spelling,
     as_expected,
     choose_image,
     mask_for,
     missing_steps,
-    of_command,
     require_voxel_size,
     warn_of_greys,
     with_missing_steps_lazily,
@@ -83,7 +81,7 @@ class Predicted:
 
 
 def require_voxels_before_fetching(
-    images: Images, model: str | None, options: PredictOptions, catalog: Catalog, spell: Spelling = of_command
+    images: Images, model: str | None, options: PredictOptions, catalog: Catalog
 ) -> None:
     """Refuse an image of other voxels than a registered model was trained on, before its weights are downloaded.
 
@@ -99,7 +97,7 @@ def require_voxels_before_fetching(
         with contextlib.suppress(VoxelSizeMismatch):
             require_voxel_size(volume, expected)
             return
-    require_voxel_size(images.volumes[0], expected, spell=spell)
+    require_voxel_size(images.volumes[0], expected)
 
 
 def predict_image(
@@ -113,7 +111,6 @@ def predict_image(
     box: str | None = None,
     details: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-    spell: Spelling = of_command,
 ) -> Predicted:
     """Predict an image with a trained network, after all that the network expects of it has been done.
 
@@ -151,7 +148,6 @@ def predict_image(
         allow_voxel_size=options.allow_voxel_size,
         resampled=resampled,
         overwrite=overwrite,
-        spell=spell,
     )
     covering = None if part is None else box_covering(image, part)
     warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
@@ -178,12 +174,14 @@ def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:
         No cell is named: neither as output, nor by the image.
     """
     if output is None and "://" in source:
-        raise BadInput(f"{source} is not on this machine: say where to write, -o cell.zarr.")
+        raise BadInput(f"{source} is not on this machine: say where to write, ", Option("output", "cell.zarr"), ".")
     cell = cell_of(source) if output is None else Path(output)
     if cell.suffix != ".zarr":
         if output is not None and cell_of(output).suffix == ".zarr":
             return Path(output)
-        raise BadInput("Say where to write: -o cell.zarr, or -o cell.zarr/predictions/NAME/probability.")
+        raise BadInput(
+            "Say where to write: ", Option("output", "cell.zarr"), ", or cell.zarr/predictions/NAME/probability."
+        )
     return cell / "predictions" / model.partition("@")[0] / "probability"
 
 
@@ -205,8 +203,11 @@ def predict_live(
 
     volumes = [recognised(volume, catalog) for volume in images.volumes]
     given = with_done(choose_image(volumes, trained, images.usual), None, catalog)
-    require_voxel_size(given, trained, spell=_predict_first)
-    missing = missing_steps(given, trained, _predict_first)
+    try:
+        require_voxel_size(given, trained)
+        missing = missing_steps(given, trained)
+    except BadInput as error:
+        raise type(error)(error.told(_predict_first)) from None
     image = with_missing_steps_lazily(given, trained, catalog, run)
     if not missing:  # what is done where it is read would be done for nothing
         warn_of_greys(image, trained)
@@ -231,5 +232,5 @@ def predict_live(
     }
 
 
-def _predict_first(option: str) -> str:
-    return f"predict it first, asem predict --{option.replace('_', '-')}"
+def _predict_first(option: Option) -> str:
+    return f"predict it first, asem predict {as_flag(option)}"

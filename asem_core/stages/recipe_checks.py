@@ -13,7 +13,7 @@ from asem_core.errors import AsemError, BadInput, RecipeError
 from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Source
 from asem_core.paths import expand, named_paths
-from asem_core.prediction.expected import of_recipe, require_voxel_size, warn_of_other_steps
+from asem_core.prediction.expected import require_voxel_size, warn_of_other_steps
 from asem_core.prediction.trained import expected_by, network_of, require_weights_of
 from asem_core.pretrained import require_weights
 from asem_core.recipe import Choice, Recipe, build
@@ -116,7 +116,7 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
         try:
             flow.export.writer(catalog, f"result{flow.export.ending}")
         except AsemError as error:
-            raise RecipeError(f"{name} @ export: {error}") from None
+            raise RecipeError.at(f"{name} @ export", error) from None
     opened = {place: _opened(source, choices[place], f"{name} @ {place}") for place, source in sources.items()}
     if flow.model is not None and flow.recipe.train is not None:
         from asem_core.training.preflight import wrong_block
@@ -131,7 +131,7 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
             else:
                 require_weights_of(flow.model.name, flow.weights, flow.recipe.folder)
         except AsemError as error:
-            raise RecipeError(f"{name} @ model: {error}") from None
+            raise RecipeError.at(f"{name} @ model", error) from None
         if flow.recipe.train is None:
             expected = expected_by(catalog, flow.weights, flow.recipe.folder)
             steps = [describe_plugin(step) for step in flow.steps]
@@ -140,7 +140,7 @@ def require_inputs(flow: Flow, catalog: Catalog) -> None:
         try:
             require_voxels_expected(flow, opened[place], catalog)
         except AsemError as error:
-            raise RecipeError(f"{name} @ {place}: {error}") from None
+            raise RecipeError.at(f"{name} @ {place}", error) from None
 
 
 def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
@@ -154,7 +154,7 @@ def _require_paths(flow: Flow, sources: Mapping[str, Source]) -> None:
             require_paths(plugin, later=made.__contains__)
         except AsemError as error:
             named = f"{plugin.name}, " if plugin is not flow.predict and plugin is not flow.evaluate else ""
-            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {named}{error}") from None
+            raise RecipeError(f"{flow.recipe.path.name} @ {place}: {named}", *error.args) from None
 
 
 def require_paths(options: Any, later: Callable[[str], bool] = lambda _: False) -> None:
@@ -172,7 +172,7 @@ def require_paths(options: Any, later: Callable[[str], bool] = lambda _: False) 
             try:
                 open_volume(text)
             except AsemError as error:
-                raise BadInput(f"option '{name}': {error}") from None
+                raise BadInput(f"option '{name}': ", *error.args) from None
         elif not Path(text).exists():
             raise BadInput(f"option '{name}': {text} does not exist.")
 
@@ -192,7 +192,7 @@ def _opened(source: Source, choice: Choice, where: str) -> Volume:
         volume = source.open(choice.layer)
         known = source.layers()
     except AsemError as error:
-        raise RecipeError(f"{where}: {error}") from None
+        raise RecipeError.at(where, error) from None
     if " @ labels." in where and choice.layer is None and len(known) > 1:
         raise RecipeError(
             f'{where}: the source holds the layers {", ".join(known)}. Choose one: layer = "{known[-1]}".'
@@ -296,7 +296,7 @@ def require_voxels_expected(flow: Flow, image: Volume, catalog: Catalog) -> None
         return
     if all(step.changes != "size" for step in flow.steps):
         expected = expected_by(catalog, flow.weights, flow.recipe.folder)
-        require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size, spell=of_recipe)
+        require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size)
 
 
 def _box(text: str | None) -> Box:

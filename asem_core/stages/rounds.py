@@ -11,7 +11,7 @@ import numpy as np
 import tomlkit
 
 from asem_core.catalog import Catalog
-from asem_core.errors import BadInput, TrainingStopped
+from asem_core.errors import BadInput, Option, TrainingStopped
 from asem_core.interfaces import Model
 from asem_core.run_folder import RunFolder, write_whole
 from asem_core.stages.annotated import Annotated, as_table
@@ -64,7 +64,7 @@ class LoopOptions:
         if not 0 < self.round_s < float("inf"):
             raise BadInput(f"A round takes {self.round_s:g} s; it must be above 0.")
         if self.iterations is not None and self.iterations < 1:
-            raise BadInput(f"--iterations is {self.iterations}; it must be at least 1.")
+            raise BadInput(Option("iterations"), f" is {self.iterations}; it must be at least 1.")
 
 
 @attrs.frozen

@@ -100,7 +100,8 @@ def _read_planes(folder: Path, volume: Volume, box: Box) -> np.ndarray:
     if all(painted):
         return _read_painted(folder, [(m[0], m[1].lower(), int(m[2])) for m in painted if m], volume, box)
     values = np.zeros(box.shape, np.uint8)
-    numbered = number_planes(folder, PLANE_FILES, advice="name it after the plane's z in the image", sparse=True).files
+    by_z = ["name it after the plane's z in the image"]
+    numbered = number_planes(folder, PLANE_FILES, advice=by_z, sparse=True).files
     for z, file in numbered.items():
         plane = _read_plane(file, z, volume, box)
         classes_in(plane, f"{file} holds")

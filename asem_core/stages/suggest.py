@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from asem_core.cell.store import open_annotation
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.stages.loop import Session
 from asem_core.training.rounds import PredictBox
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx, full_range
@@ -70,7 +70,7 @@ def rank(
     annotated : voxels around which was annotated
     """
     if number < 1:
-        raise BadInput(f"--number is {number}; it must be at least 1.")
+        raise BadInput(Option("number"), f" is {number}; it must be at least 1.")
     boxes = candidates(image, seed)
     unsure, differs, looks = [], [], []
     for box in boxes:

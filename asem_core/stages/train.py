@@ -21,7 +21,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
 from asem_core.cell.store import open_volume
-from asem_core.errors import OutputExists, RecipeError
+from asem_core.errors import OVERWRITE, OutputExists, RecipeError
 from asem_core.files import sha256
 from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
@@ -377,7 +377,9 @@ def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
     return OutputExists(
         f"{folder.path} was made from another recipe, other volumes or another number of processes (differs in: "
         f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): the run cannot be resumed. Train into another folder, "
-        "or replace that run with --overwrite; to use its weights, asem finetune --from."
+        "or replace that run (",
+        OVERWRITE,
+        "); to use its weights, asem finetune --from.",
     )
 
 

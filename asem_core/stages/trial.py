@@ -11,7 +11,7 @@ import numpy as np
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.prediction.blockwise import aligned
 from asem_core.prediction.expected import choose_image, require_voxel_size, with_missing_steps_lazily
 from asem_core.prediction.inference import Arithmetic, Predictor
@@ -116,4 +116,8 @@ def _labels_of(cell: str, organelle: str) -> str:
         if name in there:
             return name
     known = f"It has {', '.join(there)}." if there else "It has no labels: asem annotate import."
-    raise BadInput(f"{cell} has no labels/{organelle}. Name the labels to compare with: --truth labels/NAME. {known}")
+    raise BadInput(
+        f"{cell} has no labels/{organelle}. Name the labels to compare with: ",
+        Option("truth", shown="labels/NAME"),
+        f". {known}",
+    )

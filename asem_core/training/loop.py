@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 
 from asem_core.engine.interrupt import held_back
-from asem_core.errors import BadInput, TrainingStopped
+from asem_core.errors import BadInput, Option, TrainingStopped
 from asem_core.heads import Head
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.run_folder import RunFolder, load_state
@@ -336,8 +336,9 @@ def step_within_memory(
             if not parts or processes.size > 1:
                 raise TrainingStopped(
                     f"There is not enough memory on {processes.device} for {options.batch} blocks of {list(options.block)} voxels "
-                    "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; --resume "
-                    "continues from the last checkpoint."
+                    "at once. Use a smaller block, or a smaller batch with accumulate, or free memory; ",
+                    Option("resume", True),
+                    " continues from the last checkpoint.",
                 ) from error
         # Only now the exception, and with it every map that its frames held, is gone.
         optimizer.zero_grad(set_to_none=True)

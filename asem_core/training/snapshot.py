@@ -15,7 +15,7 @@ import numpy as np
 
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_core.voxels.known import Meaning, by_meaning
 from asem_core.voxels.strokes import MEANING, SET_ASIDE, TILE, parts_of
@@ -109,7 +109,9 @@ def require_contrast(image: Volume, boxes: Sequence[Box]) -> None:
     if len(values) == 1:
         raise BadInput(
             f"The image {image.path} has the one value {values.pop():g} wherever strokes are: there is nothing to learn. Is it the right "
-            "layer (--raw)?"
+            "layer (",
+            Option("raw"),
+            ")?",
         )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from asem_core.blocks import Run, Work, run_blocks
 from asem_core.cell.outputs import finished, written_whole
 from asem_core.cell.provenance import made_by, require_labels
-from asem_core.errors import BadInput, MissingExtra, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, MissingExtra, OutputExists
 from asem_core.progress import tell_reused
 from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Labels, Zyx, ZyxNm
@@ -184,7 +184,7 @@ def export_meshes(
         tell_reused(output, shown=run.progress)
         return int(facts["objects"])
     if output.exists() and not overwrite:
-        raise OutputExists(f"{output} exists. Choose another output, or add --overwrite.")
+        raise OutputExists(f"{output} exists. Choose another output, or add ", OVERWRITE, ".")
     if output.is_dir() and not all(_MESH_FILE.fullmatch(f.name) for f in output.iterdir()):
         raise OutputExists(f"{output} holds other files than meshes, which are not replaced. Choose another output.")
     require_mesher(form)

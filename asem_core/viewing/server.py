@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import attrs
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.viewing.neuroglancer_state import Places, describe_view
 from asem_core.viewing.scene import Layer
 from asem_core.viewing.surfaces import SEARCHED_VOXELS, Surfaces
@@ -111,7 +111,7 @@ def serve(layers: Sequence[Layer], *, title: str = "", bind: str = "127.0.0.1", 
         server = Server(bind_address=bind, bind_port=port, token=token)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise BadInput(f"Port {port} is in use. Choose another with --port, or leave it out.") from None
+            raise BadInput(f"Port {port} is in use. Choose another ", Option("port"), ", or leave it out.") from None
         raise BadInput(f"Cannot listen on {bind}:{port}: {error.strerror or error}.") from None
     viewer = Viewer(token=token)
     server.viewers[token] = viewer

@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, OutsideVolume
+from asem_core.errors import BadInput, Option, OutsideVolume
 from asem_core.progress import counted
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.marks import Ruler, with_axes, with_border, with_scale_bar
@@ -329,7 +329,7 @@ def _split(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
     """Take the first image as the ground, and what goes over it; further images are left out."""
     images = [x for x in layers if x.kind == "image"]
     if not images:
-        raise BadInput("A picture needs an image layer, for example --layers raw.")
+        raise BadInput("A picture needs an image layer, for example ", Option("layers", "raw"), ".")
     return images[:1], [x for x in layers if x.kind != "image" and not x.is_aside]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.volume import ArrayLike
 
 _OPTIONS = {"c": ("channel", "channels"), "t": ("time", "time points")}
@@ -53,13 +53,15 @@ def pick_axes(
     if len(names) != len(shape):
         raise BadInput(
             f"{where} has {len(shape)} axes {list(shape)}, but {len(names)} are named: {', '.join(names)}. "
-            "Name each of them: --set axes=zyx"
+            "Name each of them: ",
+            Option("axes", "zyx", of_plugin=True),
         )
     missing = [a for a in "zyx" if a not in names]
     if missing:
         raise BadInput(
             f"{where} has the axes {_listed(names, shape)}; a volume needs z, y and x. "
-            "If they are misnamed, say what they are, in their order: --set axes=zyx"
+            "If they are misnamed, say what they are, in their order: ",
+            Option("axes", "zyx", of_plugin=True),
         )
     fixed: dict[int, int] = {}
     for i, (name, n) in enumerate(zip(names, shape, strict=True)):
@@ -68,13 +70,17 @@ def pick_axes(
         wanted = (choice or {}).get(name)
         if wanted is None and n != 1:
             option, things = _OPTIONS.get(name, ("", f"entries along '{name}'"))
-            advice = (
-                f"Choose one when importing: --set {option}=0 (the first)" if option else "Save the one that you want"
+            advice: list[str | Option] = (
+                [
+                    "Choose one when importing: ",
+                    Option(option, 0, of_plugin=True),
+                    " (the first). If they are misnamed, say what the axes are, in their order: ",
+                    Option("axes", shown="...", of_plugin=True),
+                ]
+                if option
+                else ["Save the one that you want"]
             )
-            misnamed = ". If they are misnamed, say what the axes are, in their order: --set axes=..." if option else ""
-            raise BadInput(
-                f"{where} has {n} {things} (axes {_listed(names, shape)}); a volume has one. {advice}{misnamed}"
-            )
+            raise BadInput(f"{where} has {n} {things} (axes {_listed(names, shape)}); a volume has one. ", *advice)
         if not 0 <= (wanted or 0) < n:
             option = _OPTIONS.get(name, (name, ""))[0]
             raise BadInput(f"{where} has no {option} {wanted}: there are {n}, counted from 0.")

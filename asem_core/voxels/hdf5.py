@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.volume import Volume, as_zyx_nm
 from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.scale import Scale, in_units
@@ -106,8 +106,8 @@ def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
         return list("zyxc" if shape[-1] == 1 else "czyx")
     if len(shape) not in _WITHOUT_NAMES:
         raise BadInput(
-            f"{where} has {len(shape)} axes {list(shape)} and does not name them. "
-            "Say what they are, in their order: --set axes=zyxc"
+            f"{where} has {len(shape)} axes {list(shape)} and does not name them. Say what they are, in their order: ",
+            Option("axes", "zyxc", of_plugin=True),
         )
     return list(_WITHOUT_NAMES[len(shape)])
 

@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.volume import ArrayLike, Box, Labels, Volume, as_zyx
 
 log = logging.getLogger("asem_core")
@@ -90,8 +90,13 @@ def settled(labels: Labels, meaning: Meaning) -> Meaning:
     rest = [v for v in values if v not in (found.ignore or ()) and v >= 0]
     if all_seen and rest == [1, 2] and meaning.background is None and not meaning.ignore:
         raise BadInput(
-            f"{labels.path} holds only 1 and 2, as ilastik writes its classes, and no 0: is one of them background? Say which: "
-            "--background 1, or --ignore 1 if it was not annotated; --background none if both are objects."
+            f"{labels.path} holds only 1 and 2, as ilastik writes its classes, and no 0: is one of them background? Say which: ",
+            Option("background", 1),
+            ", or ",
+            Option("ignore", 1),
+            " if it was not annotated; ",
+            Option("background", shown="none"),
+            " if both are objects.",
         )
     if all_seen and rest and not {0, *(meaning.background or ())} & {*rest}:
         log.warning(

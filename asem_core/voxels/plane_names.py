@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.voxels.units import nm_per
 
 _UNIT = r"(?:pm|nm|[u\u00b5\u03bc]m|mm|\u00c5|angstroms?|(?:pico|nano|micro|milli)met(?:er|re)s?|microns?)(?![a-zA-Z])"
@@ -53,7 +53,7 @@ class _Name:
         return cls(file, tuple(int(n) for _, n in found), tuple(words for words, _ in found))
 
 
-def numbered_by_names(planes: Sequence[Path], folder: Path, advice: str, sparse: bool) -> Numbered:
+def numbered_by_names(planes: Sequence[Path], folder: Path, advice: Sequence[str | Option], sparse: bool) -> Numbered:
     """Number planes by their names, see `asem_core.voxels.planes.number_planes`."""
     texts = [_ANY_LENGTH.sub("", _Z_POSITION.sub("", file.stem)) for file in planes]
     moments = _moments(texts)
@@ -88,7 +88,7 @@ def numbered_by_names(planes: Sequence[Path], folder: Path, advice: str, sparse:
     return Numbered(numbered)
 
 
-def numbered_by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advice: str) -> Numbered:
+def numbered_by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advice: Sequence[str | Option]) -> Numbered:
     """Number planes by the group of a regular expression, or order them by several: the last one counts within the others."""
     try:
         groups = re.compile(pattern).groups
@@ -103,7 +103,9 @@ def numbered_by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advi
         found = re.match(pattern, file.name)
         if found is None or not all(g is not None and g.isdigit() for g in found.groups()):
             raise BadInput(
-                f"{file} has no plane number that the pattern '{pattern}' finds in its name. Move it out of the folder, or {advice}."
+                f"{file} has no plane number that the pattern '{pattern}' finds in its name. Move it out of the folder, or ",
+                *advice,
+                ".",
             )
         key = tuple(int(g) for g in found.groups())
         if key in keyed:
@@ -188,6 +190,10 @@ def _moments(texts: Sequence[str]) -> list[tuple[int, ...]] | None:
     return [(*date, int(re.sub(r"\D", "", time))) for date, time in zip(dates, times, strict=True)]
 
 
+Choice = Callable[[Path, Path], Sequence[str | Option]]
+"""Says what can be done about two files with one number; nothing where it would not help."""
+
+
 # --- what to say --------------------------------------------------------------------------------------------------
 
 
@@ -202,13 +208,17 @@ def _one_that_makes_a_gap(names: Sequence[_Name], numbers: Sequence[int | None],
     return others[0] if others and num >= 0.8 * len(names) and gaps[0] == 0 < gaps[1] else None
 
 
-def _unlike_the_others(names: Sequence[_Name], strange: int, numbers: Sequence[int | None], advice: str) -> BadInput:
+def _unlike_the_others(
+    names: Sequence[_Name], strange: int, numbers: Sequence[int | None], advice: Sequence[str | Option]
+) -> BadInput:
     file = names[strange].file
     others = [n.file.name for i, n in enumerate(names) if i != strange and numbers[i] is not None]
     if not others:
         return BadInput(
             f"{file} has no plane number in its name. If the files are separate images, import one by its own name; otherwise move "
-            f"this one out of the folder, or {advice}."
+            "this one out of the folder, or ",
+            *advice,
+            ".",
         )
     what = (
         "has no plane number in its name"
@@ -218,37 +228,42 @@ def _unlike_the_others(names: Sequence[_Name], strange: int, numbers: Sequence[i
     start = re.sub(r"\d+$", "", os.path.commonprefix(others))  # noqa: RUF071 - of letters
     plane = f"{glob.escape(start)}[0-9]*"
     unnamed = [n.file.name for i, n in enumerate(names) if numbers[i] is None or i == strange]
-    leave = (
-        f"leave it out: --set 'files={plane}', or "
+    leave: list[str | Option] = (
+        ["leave it out: ", Option("files", plane, of_plugin=True), ", or "]
         if all(fnmatch.fnmatchcase(o, plane) for o in others)
         and not any(fnmatch.fnmatchcase(u, plane) for u in unnamed)
-        else ""
+        else []
     )
-    return BadInput(f"{file} {what}. If it is no plane, {leave}move it out of the folder; if it is one, {advice}.")
+    return BadInput(
+        f"{file} {what}. If it is no plane, ", *leave, "move it out of the folder; if it is one, ", *advice, "."
+    )
 
 
 def _both_the_same(
-    one: Path, other: Path, number: object, folder: Path, advice: str, choices: Sequence[Callable[[Path, Path], str]]
+    one: Path, other: Path, number: object, folder: Path, advice: Sequence[str | Option], choices: Sequence[Choice]
 ) -> BadInput:
-    said = [text for choose in choices if (text := choose(one, other))]
+    said = [found for choose in choices if (found := choose(one, other))]
     return BadInput(
-        f"{one.name} and {other.name} in {folder} are both plane {number}. "
-        + "".join(f"{text}. " for text in said)
-        + f"{'Otherwise move' if said else 'Move'} one out of the folder, or {advice}."
+        f"{one.name} and {other.name} in {folder} are both plane {number}. ",
+        *(part for found in said for part in (*found, ". ")),
+        f"{'Otherwise move' if said else 'Move'} one out of the folder, or ",
+        *advice,
+        ".",
     )
 
 
-def _choices(names: Sequence[_Name], numbers: Sequence[int | None], column: int) -> list[Callable[[Path, Path], str]]:
+def _choices(names: Sequence[_Name], numbers: Sequence[int | None], column: int) -> list[Choice]:
     """List what can be done where names have two of each number: take one kind, or order by two numbers."""
 
-    def one_kind(one: Path, other: Path) -> str:
+    def one_kind(one: Path, other: Path) -> Sequence[str | Option]:
         words = [re.split(r"[\s_.,=]+", path.name) for path in (one, other)]
         kind = next((a for a, b in zip(*words, strict=False) if a != b), "")
         chosen = [n for n in names if kind and fnmatch.fnmatchcase(n.file.name, f"*{glob.escape(kind)}*")]
         repeated = 1 < len(chosen) < len(names) and all(n.file != other for n in chosen)
-        return f"Take one of both kinds: --set 'files=*{glob.escape(kind)}*'" if repeated else ""
+        files = Option("files", f"*{glob.escape(kind)}*", of_plugin=True)
+        return ["Take one of both kinds: ", files] if repeated else []
 
-    def both_numbers(_one: Path, _other: Path) -> str:
+    def both_numbers(_one: Path, _other: Path) -> Sequence[str | Option]:
         width = {len(n.numbers) for n in names}
         for i in range(min(width) if len(width) == 1 else 0):
             pairs = {(n.numbers[i], number) for n, number in zip(names, numbers, strict=True)}
@@ -256,8 +271,9 @@ def _choices(names: Sequence[_Name], numbers: Sequence[int | None], column: int)
             if i < column and len(pairs) == len(names) and all(len(m) == 1 for m in marks):
                 pattern = _pattern(names[0], i, column)
                 if all((m := re.match(pattern, n.file.name)) and int(m[1]) == n.numbers[i] for n in names):
-                    return f"If both numbers count planes, as wafer and section do, order by both: --set 'pattern={pattern}'"
-        return ""
+                    by = Option("pattern", pattern, of_plugin=True)
+                    return ["If both numbers count planes, as wafer and section do, order by both: ", by]
+        return []
 
     return [one_kind, both_numbers]
 

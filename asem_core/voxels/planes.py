@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.voxels.plane_names import Numbered, numbered_by_names, numbered_by_pattern
 
 
@@ -28,7 +28,7 @@ def number_planes(
     folder: Path,
     endings: Collection[str],
     pattern: str | None = None,
-    advice: str = "rename it",
+    advice: Sequence[str | Option] = ("rename it",),
     files: str = "*",
     sparse: bool = False,
 ) -> Numbered:
@@ -67,7 +67,7 @@ def missing_planes(numbered: Mapping[int, Path]) -> list[int]:
     return sorted(set(range(min(numbered), max(numbered) + 1)) - set(numbered))
 
 
-def refuse_gaps(numbered: Mapping[int, Path], folder: Path, advice: str) -> None:
+def refuse_gaps(numbered: Mapping[int, Path], folder: Path, advice: Sequence[str | Option]) -> None:
     """Refuse planes of which some are missing, in the words of their names.
 
     Raises
@@ -85,7 +85,8 @@ def refuse_gaps(numbered: Mapping[int, Path], folder: Path, advice: str) -> None
     every = f" (the numbers go in steps of {next(iter(steps))})" if len(steps) == 1 else ""
     raise BadInput(
         f"{folder} has planes {order[0]} to {order[-1]}, but {named} {'is' if len(missing) == 1 else 'are'} missing{every}: "
-        f"{numbered[before].name} is followed by {numbered[after].name}. {advice}"
+        f"{numbered[before].name} is followed by {numbered[after].name}. ",
+        *advice,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, NoVoxelSize
+from asem_core.errors import BadInput, NoVoxelSize, Option, as_flag
 from asem_core.volume import ArrayLike, Volume, ZyxNm, as_zyx_nm
 from asem_core.voxels.units import KNOWN_UNITS, nm_per
 
@@ -95,12 +95,11 @@ def settle(
     given: float | Sequence[float] | None,
     stated: Sequence[Scale],
     *,
-    flag: str = "--voxel-size",
-    in_recipe: bool = True,
+    by: str = "",
 ) -> Settled:
     """Choose the voxel size: the user's (`given`, nm), else each axis from the first place that states it.
 
-    `flag` is what answers where it is asked for, and `in_recipe` whether an option of a recipe does, too.
+    `by` is the beginning of the command that answers, if it is another than the one that is refused.
 
     Raises
     ------
@@ -140,7 +139,7 @@ def settle(
         return Settled(size_nm, origin, f"as given{instead}")
     if any(n is None for n in found):
         faults = [f"{s.where} {s.fault}" for s in stated if s.fault]
-        raise NoVoxelSize(_question(path, found, sources, faults, flag, in_recipe), tuple(found))
+        raise NoVoxelSize(*_question(path, found, sources, faults, by), stated_nm=tuple(found))
     taken = "; ".join(f"{', '.join(axes)} from {where}" for where, axes in sources.items())
     return Settled(as_zyx_nm([n or 0.0 for n in found]), origin, taken, tuple(questions))
 
@@ -150,24 +149,23 @@ def _question(
     found: Sequence[float | None],
     sources: Mapping[str, Sequence[str]],
     faults: Sequence[str],
-    flag: str,
-    in_recipe: bool,
-) -> str:
-    def answer(values: Sequence[str]) -> str:
-        recipe = f" (in a recipe: voxel_size_nm = [{', '.join(values)}])" if in_recipe else ""
-        return f"{flag} {','.join(values)}{recipe}."
+    by: str,
+) -> Sequence[str | Option]:
+    def answer(values: Sequence[str]) -> Sequence[str | Option]:
+        option = Option("voxel_size_nm", [float(v) for v in values])
+        return [f"{by} {as_flag(option)}" if by else option, "."]
 
     known = [f"{n:.6g}" for n in found if n is not None]
     told = f" ({'; '.join(faults)})" if faults else ""
     if not known:
-        return f"{path} does not state its voxel size{told}. Give it in nm, z,y,x: {answer(['5', '5', '5'])}"
+        return [f"{path} does not state its voxel size{told}. Give it in nm, z,y,x: ", *answer(["5", "5", "5"])]
     missing = [a for a, n in zip(_AXES, found, strict=True) if n is None]
     what = "the z step" if missing == ["z"] else f"the voxel size along {' and '.join(missing)}"
-    return (
+    return [
         f"{path} states {' x '.join(known)} nm along {', '.join(a for a in _AXES if a not in missing)} "
-        f"({'; '.join(sources)}), but not {what}{told}. Give all three in nm: if {what} is 8 nm, "
-        + answer(["8" if n is None else f"{n:.6g}" for n in found])
-    )
+        f"({'; '.join(sources)}), but not {what}{told}. Give all three in nm: if {what} is 8 nm, ",
+        *answer(["8" if n is None else f"{n:.6g}" for n in found]),
+    ]
 
 
 def unlikely_size(size_nm: Sequence[float]) -> str | None:

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.volume import ArrayLike, Box, as_zyx
 
-GREY_RANGE = "--set 'grey_range=[LOW,HIGH]' (in a recipe: grey_range = [LOW, HIGH])."
 _BLOCK_BYTES = 64e6
 _LAST_WHOLE = {
     4: 2**24,
@@ -70,13 +69,19 @@ class Conversion:
     def _check(self, values: np.ndarray, where: object) -> None:
         if self.stored.kind == "f" and not np.isfinite(values).all():
             advice = (
-                "Replace them."
+                ["Replace them."]
                 if self.kind == "labels"
-                else f"Replace them, or set the grey values that become black and white; values that are not numbers then become black: {GREY_RANGE}"
+                else [
+                    "Replace them, or set the grey values that become black and white; values that are not numbers then become black: ",
+                    grey_range_option(),
+                    ".",
+                ]
             )
-            raise BadInput(f"{where} holds values that are not numbers (NaN) or infinite. {advice}")
+            raise BadInput(f"{where} holds values that are not numbers (NaN) or infinite. ", *advice)
         if self.kind == "labels" and self.stored.kind == "f" and (np.rint(values) != values).any():
-            raise BadInput(f"{where} holds fractions; labels are whole numbers. Import it as an image: --kind image")
+            raise BadInput(
+                f"{where} holds fractions; labels are whole numbers. Import it as an image: ", Option("kind", "image")
+            )
         if not values.size:
             return
         smallest, largest = values.min(), values.max()
@@ -87,12 +92,20 @@ class Conversion:
                 f"{where} holds labels from {smallest:g} to {largest:g} as {self.stored}, which are kept from "
                 f"{self.low:g} to {self.high:.0f}. Export them as unsigned integers."
             )
+        labels: list[str | Option] = [" If these are labels, import them as such: ", Option("kind", "labels"), "."]
         whole = self.stored.kind == "f" and smallest >= 0 and not (np.rint(values) != values).any()
         raise BadInput(
             f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}. "
-            f"Say which become black and white: {GREY_RANGE}"
-            + (" If these are labels, import them as such: --kind labels." if whole else "")
+            "Say which become black and white: ",
+            grey_range_option(float(smallest), float(largest)),
+            ".",
+            *(labels if whole else ()),
         )
+
+
+def grey_range_option(low: float | None = None, high: float | None = None) -> Option:
+    """Ask for the grey values that become black and white; from `low` to `high` were found in a part of the image."""
+    return Option("grey_range", None if low is None else [low, high], shown="[LOW,HIGH]", of_plugin=True)
 
 
 def conversion(

@@ -11,7 +11,7 @@ import numpy as np
 
 from asem_analyzers._objects import Objects, find_objects, measure_each
 from asem_analyzers._options import not_negative
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.paths import FilePath, LayerPath
@@ -103,7 +103,9 @@ class ClathrinCoats(Analyzer):
         from asem_analyzers._polarity import membrane_of
 
         if raw is None:
-            raise BadInput("clathrin-coats measures membranes in the image: give it (--raw cell.zarr/raw).")
+            raise BadInput(
+                "clathrin-coats measures membranes in the image: give it: ", Option("raw", "cell.zarr/raw"), "."
+            )
         source = self._source(raw)
         found = find_objects(segmentation, run)
         found = found.take(found.volume_um3 >= self.smallest_um3)

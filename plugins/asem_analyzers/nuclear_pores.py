@@ -13,7 +13,7 @@ from asem_analyzers._envelope import Envelope, outliers, triangulate
 from asem_analyzers._objects import Objects, find_objects, measure_each
 from asem_analyzers._polarity import membrane_of
 from asem_analyzers._rings import CLEAR_NM, NUM_PROFILES, REASONS, STEP_DEGREES, Membrane, Ring, measure_ring
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.volume import Labels, Volume
@@ -111,7 +111,7 @@ class NuclearPores(Analyzer):
             No image is given.
         """
         if raw is None:
-            raise BadInput("nuclear-pores measures pores in the image: give it (--raw cell.zarr/raw).")
+            raise BadInput("nuclear-pores measures pores in the image: give it: ", Option("raw", "cell.zarr/raw"), ".")
         found = find_objects(segmentation, run)
         reason = self._judge(found)
         candidates = np.flatnonzero((reason == "") | (reason == CUT))

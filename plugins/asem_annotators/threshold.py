@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from asem_annotators._boxes import honour
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Annotator
 from asem_core.volume import Box, Volume
@@ -51,7 +51,11 @@ class Threshold(Annotator):
             Neither end of the range is given.
         """
         if self.low is None and self.high is None:
-            raise BadInput("threshold: give low, high or both, for example --set high=90 for what is dark.")
+            raise BadInput(
+                "threshold: give low, high or both, for example ",
+                Option("high", 90, of_plugin=True),
+                " for what is dark.",
+            )
         image = volume.read(box)
         inside = np.ones(image.shape, bool)
         if self.low is not None:

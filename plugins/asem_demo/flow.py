@@ -68,12 +68,10 @@ def run_demo(output: Path, catalog: Catalog, run: Run, say: Say, seed: int, look
 
     start = time.monotonic()
     if output.is_file():
-        raise BadInput(f"{output} is a file; the demo needs a folder. Choose another one with -o.")
+        raise BadInput(f"{output} is a file; the demo needs a folder. Choose another one.")
     cell = output / "cell.zarr"
     if output.is_dir() and not cell.exists() and any(not f.name.startswith(".") for f in output.iterdir()):
-        raise OutputExists(
-            f"{output} contains other files; the demo needs a folder of its own. Choose another one with -o."
-        )
+        raise OutputExists(f"{output} contains other files; the demo needs a folder of its own. Choose another one.")
     # Stored as a microscope would, but with membranes dark: what the networks learnt.
     options = {**CELL, "size_nm": (size_nm,) * 3, "seed": seed, "look": look, "inverted": False}
     phantom: Any = build(catalog.get("source", "phantom"), options, "asem demo @ source")

@@ -141,7 +141,7 @@ class CellMask(Preprocessor, PartOfPreparation):
         if holes > MOST_HOLES * (holes + cell):
             log.warning(
                 "%s: cell-mask fills %d holes, %.0f%% of the cell: its limits may cut into tissue. Look at the picture and the "
-                "histogram of asem prepare, and set darkest or brightest, or leave the mask out (--skip mask).",
+                "histogram of asem prepare, and set darkest or brightest, or leave the mask out.",
                 volume.path,
                 np.count_nonzero(filled),
                 100 * holes / (holes + cell),
@@ -155,7 +155,7 @@ def _in_vx(option: str) -> str:
 def _all_is_cell(volume: Volume) -> NothingToDo:
     return NothingToDo(
         f"No mask: {volume.path} has neither padding nor empty resin around the cell, so all of it is used. If there is some, set the "
-        "grey values that the cell lies between, darkest and brightest (asem prepare: --set mask.darkest=... --set mask.brightest=...)."
+        "grey values that the cell lies between: darkest and brightest (of asem prepare: mask.darkest and mask.brightest)."
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.volume import Box
 from asem_core.voxels.opening import is_file_of
 from asem_core.voxels.plane_names import z_positions
@@ -41,7 +41,9 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: str
-    fault: str = ""
+    fault: Sequence[str | Option] = attrs.field(
+        default=(), converter=lambda fault: (fault,) if fault and isinstance(fault, str) else tuple(fault)
+    )
 
 
 @attrs.frozen(eq=False)
@@ -175,7 +177,11 @@ def planes_in(
         return Folder((folder,), (0,), ())
     _, passed = plane_files(folder, endings, files)
     found = number_planes(
-        folder, endings, pattern, advice="give a pattern that finds the number: --set pattern='.*_(\\d+)'", files=files
+        folder,
+        endings,
+        pattern,
+        advice=["give a pattern that finds the number: ", Option("pattern", r".*_(\d+)", of_plugin=True)],
+        files=files,
     )
     numbered = found.files
     if not numbered:
@@ -186,7 +192,7 @@ def planes_in(
         refuse_gaps(
             numbered,
             folder,
-            "Restore it, or join the planes around the gap: --set allow_gaps=true (in a recipe: allow_gaps = true).",
+            ["Restore it, or join the planes around the gap: ", Option("allow_gaps", True, of_plugin=True), "."],
         )
     return Folder(tuple(numbered[n] for n in order), tuple(order), tuple(passed), found.questions)
 
@@ -203,7 +209,7 @@ def check_alike(pages: Sequence[Page], headers: Sequence[Header]) -> tuple[tuple
         index = getattr(page, "index", 0)
         where = f"{page.file}, page {index + 1}," if index else page.file
         if header.fault:
-            raise BadInput(f"{where} {header.fault}")
+            raise BadInput(f"{where} ", *header.fault)
         if header.shape != first.shape:
             raise BadInput(
                 f"{where} is {_size(header)} pixels but {pages[0].label} is {_size(first)}. "

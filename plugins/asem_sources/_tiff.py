@@ -7,13 +7,14 @@ import math
 import re
 import struct
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.voxels.axes import pick_axes
 from asem_core.voxels.tiff import as_shown, why_unreadable
 from asem_core.voxels.values import ids_of_colours
@@ -177,7 +178,9 @@ def _chosen_series(series: list[Any], file: Path, wanted: int | None) -> Any:
             f"{i} ({s.name + ': ' if s.name else ''}{' x '.join(map(str, s.shape))})" for i, s in enumerate(series[:8])
         )
         raise BadInput(
-            f"{file} holds {len(series)} images: {listed}; a volume is one. Choose one when importing: --set series=0 (the first)"
+            f"{file} holds {len(series)} images: {listed}; a volume is one. Choose one when importing: ",
+            Option("series", 0, of_plugin=True),
+            " (the first)",
         )
     return series[wanted or 0]
 
@@ -270,32 +273,36 @@ def _header(page: Any, keyframe: Any, file_size: int) -> Header:
     return Header(shape, dtype)
 
 
-def _meaning(page: Any, labels: bool) -> str:
+def _meaning(page: Any, labels: bool) -> Sequence[str | Option]:
     """Say why the values of a page are no grey values and no ids, or nothing."""
     name = page.photometric.name
     if labels and _holds_ids_as_colours(page):
-        return ""
+        return []
     planar = page.samplesperpixel > 1 and page.planarconfig == 2
     if (
         name in ("RGB", "YCBCR", "CIELAB", "ICCLAB", "ITULAB", "SEPARATED", "CFA", "LINEAR_RAW")
         or page.samplesperpixel > 2
     ):
         stored = " (a separate plane for each colour)" if planar else ""
-        return f"is a colour image{stored}. Save it as 8- or 16-bit grey values."
+        return [f"is a colour image{stored}. Save it as 8- or 16-bit grey values."]
     if page.samplesperpixel > 1:
-        return f"has {page.samplesperpixel} values for each pixel, as grey with transparency. Save it as grey values alone."
+        return [
+            f"has {page.samplesperpixel} values for each pixel, as grey with transparency. Save it as grey values alone."
+        ]
     if page.ndim != 2:
-        return f"is a volume in one page (axes {page.axes}). Save every plane as a page."
+        return [f"is a volume in one page (axes {page.axes}). Save every plane as a page."]
     if name == "PALETTE" and not labels and not _is_identity(page.colormap):
-        return (
+        return [
             "is an indexed image: its values are numbers of colours in a palette, not grey values. Convert it to 8-bit grey "
-            "values, or, if they are ids of labels, import it as such: --kind labels."
-        )
+            "values, or, if they are ids of labels, import it as such: ",
+            Option("kind", "labels"),
+            ".",
+        ]
     if name == "MINISWHITE" and page.dtype.kind == "f":
-        return "has floating-point values in which 0 is white. Invert it first."
+        return ["has floating-point values in which 0 is white. Invert it first."]
     if name not in ("MINISBLACK", "MINISWHITE", "PALETTE", "MASK"):
-        return f"holds {name} values, which are not grey values. Save it as 8- or 16-bit grey values."
-    return ""
+        return [f"holds {name} values, which are not grey values. Save it as 8- or 16-bit grey values."]
+    return []
 
 
 def _holds_ids_as_colours(page: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import attrs
 
 from asem_core.abilities import WritesVolumes
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, Option, UnknownName
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -156,8 +156,8 @@ class Hdf5(Source, WritesVolumes):
         if images and self.kind != "labels":
             return images[0]
         what = "holds no data set of planes" if not names else f"holds {len(names)} data sets: {', '.join(names[:12])}"
-        advice = "" if not names else f" Name one: --source-layer {names[-1]}"
-        raise BadInput(f"{self.path} {what}.{advice}")
+        advice = [" Name one: ", Option("source_layer", names[-1])] if names else []
+        raise BadInput(f"{self.path} {what}.", *advice)
 
 
 @hookimpl

@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from asem_core.abilities import WritesVolumes
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -138,13 +138,17 @@ class _Plane:
                 shape, mode = (image.height, image.width), image.mode
                 identity = mode == "P" and _is_identity(image)
         except BadInput as error:
-            return Header((), "", str(error).partition(f"{self.file} ")[2])
+            return Header((), "", error.args[1:])  # the first part names the file
         if mode == "P" and not self.labels and not identity:
             return Header(
                 shape,
                 "uint8",
-                "is an indexed image: its values are numbers of colours, not grey values. Save it as 8-bit grey values, or, if they "
-                "are ids of labels, import it as such: --kind labels.",
+                [
+                    "is an indexed image: its values are numbers of colours, not grey values. Save it as 8-bit grey values, or, if they "
+                    "are ids of labels, import it as such: ",
+                    Option("kind", "labels"),
+                    ".",
+                ],
             )
         return Header(shape, "uint32" if self.labels and mode in _COLOURS else _GREY.get(mode, "uint8"))
 
@@ -182,7 +186,7 @@ def _open(file: Path) -> Iterator[Any]:
         if getattr(error, "errno", None):
             raise
         what = "is empty" if not file.stat().st_size else f"is damaged, truncated or of another format ({error})"
-        raise BadInput(f"{file} {what}. Copy it again.") from None
+        raise BadInput(f"{file} ", f"{what}. Copy it again.") from None
 
 
 def _is_identity(image: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -90,7 +90,9 @@ class Imaris(Source):
         found = [name for name in group if name.startswith(f"{word} ")]
         if wanted is None and len(found) != 1:
             raise BadInput(
-                f"{self.path} has {len(found)} {things}; a volume has one. Choose one: --set {option}=0 (the first)."
+                f"{self.path} has {len(found)} {things}; a volume has one. Choose one: ",
+                Option(option, 0, of_plugin=True),
+                " (the first).",
             )
         if f"{word} {wanted or 0}" not in found:
             raise BadInput(f"{self.path} has no {option} {wanted}: there are {len(found)}, counted from 0.")

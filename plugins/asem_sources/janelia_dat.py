@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, Option
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -127,7 +127,9 @@ class _Plane:
         (pixel_nm,) = struct.unpack_from(">f", header, 464)
         if channels > 1 and channel is None:
             raise BadInput(
-                f"{file} has {channels} channels (detectors); a volume has one. Choose one: --set channel=0 (the first)."
+                f"{file} has {channels} channels (detectors); a volume has one. Choose one: ",
+                Option("channel", 0, of_plugin=True),
+                " (the first).",
             )
         if not 0 <= (channel or 0) < channels:
             raise BadInput(f"{file} has no channel {channel}: there are {channels}, counted from 0.")
@@ -141,7 +143,7 @@ class _Plane:
     def header(self) -> Header:
         needed = _HEADER_BYTES + self.shape[0] * self.shape[1] * self.channels * np.dtype(self.dtype).itemsize
         cut = self.file.stat().st_size < needed
-        fault = "is truncated: its last rows are missing. Copy it again." if cut else ""
+        fault = ["is truncated: its last rows are missing. Copy it again."] if cut else []
         return Header(self.shape, np.dtype(self.dtype).newbyteorder("=").name, fault)
 
     def read(self) -> np.ndarray:

@@ -99,7 +99,7 @@ class Mrc(Source, WritesVolumes):
         remarks = [shift_in_words(stored.dtype)] if shifted else []
         if not self.flip_y:
             remarks.append(
-                "rows are in the order stored; IMOD and Fiji show the first at the bottom (--set flip_y=true)"
+                "rows are in the order stored; IMOD and Fiji show the first at the bottom (the option flip_y turns them)"
             )
         values = converted(array, self.path, self.kind, self.grey_range, shifted)
         return settled.volume(values, self.path, remarks=remarks)

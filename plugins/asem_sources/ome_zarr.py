@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import attrs
 
 from asem_core.abilities import WritesVolumes
-from asem_core.errors import BadInput
+from asem_core.errors import NotAnImage
 from asem_core.files import fingerprint
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
@@ -107,9 +107,8 @@ class OmeZarr(Source, WritesVolumes):
             return self._open(self.path)
         try:
             return self._open(self.path)
-        except BadInput as error:
-            if " is a group, not an image." not in str(error):
-                raise
+        except NotAnImage:
+            pass
         return self._open(f"{self.path.rstrip('/')}/{known[0]}")
 
     def _open(self, address: str) -> Volume:

@@ -99,4 +99,4 @@ def test_read_only(planes: Path, disk: Path) -> None:
     done = asem_import(planes, disk / "cell.zarr")
     assert done.returncode == 1
     assert "Cannot write to" in done.stderr
-    assert "Choose another place with -o" in done.stderr
+    assert "Choose another place, or" in done.stderr

@@ -87,7 +87,7 @@ def test_precomputed_meshes_follow_neuroglancers_format(tmp_path):
 
 def test_an_output_is_not_replaced_unless_asked(tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputExists, match="--overwrite"):
+    with pytest.raises(OutputExists, match="overwrite=True"):
         export_meshes(ellipsoids(), tmp_path / "out", QUIET, form="ply")
     export_meshes(ellipsoids(), tmp_path / "out", QUIET, form="ply", overwrite=True)
     assert sorted(f.name for f in tmp_path.iterdir()) == [".out.made_by.json", "out"]

@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a mesh that is there": (
         lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),
         OutputExists,
-        "exists. Choose another output, or add --overwrite.",
+        "exists. Choose another output, or add overwrite=True.",
     ),
     "seeds of another shape": (
         lambda _: check_seeds(Threshold(), np.zeros((1, 1, 1), np.uint8), IDS.box),

@@ -105,7 +105,7 @@ def test_a_step_in_the_wrong_place_is_named(cell):
 def test_a_step_with_other_options_is_named(cell):
     other = {"name": "clahe", "options": {"kernel_vx": 16, "clip_limit": 0.05}}
     equalized = apply(step(other), open_volume(cell / "raw"), cell / "raw_clahe", QUIET)
-    with pytest.raises(BadInput, match=r"with other options .* clip_limit = 0.05 instead of 0.02.*--as-is"):
+    with pytest.raises(BadInput, match=r"with other options .* clip_limit = 0.05 instead of 0.02.*as_is=True"):
         missing_steps(equalized, trained(CLAHE))
 
 
@@ -120,7 +120,7 @@ def test_another_voxel_size_is_refused_and_resampling_offered():
         VoxelSizeMismatch, match=r"2.5 x 2.5 x 5.2 nm but golgi-test was trained on 5 x 5 x 5 nm"
     ) as told:
         require_voxel_size(volume, trained())
-    assert "Add --resample, to average 2 x 2 x 1 voxels into one first, or --allow-voxel-size" in str(told.value)
+    assert "Add resample=True, to average 2 x 2 x 1 voxels into one first, or allow_voxel_size=True" in str(told.value)
     require_voxel_size(volume, trained(), allow=True)
     with pytest.raises(VoxelSizeMismatch, match="Choose a model trained at this voxel size"):
         require_voxel_size(Volume(np.zeros((2, 2, 2)), 8.0), trained())
@@ -146,7 +146,7 @@ def test_models_are_found_by_file_plugin_or_name(tmp_path):
     assert load_trained(catalog, "membrane", plain, OPTIONS).details["model"] == "membrane"
     with pytest.raises(BadInput, match=r"a.safetensors are of the model 'golgi', not of 'membrane'"):
         load_trained(catalog, "membrane", file, OPTIONS)
-    with pytest.raises(BadInput, match="does not say which model it belongs to: add --model"):
+    with pytest.raises(BadInput, match="does not say which model it belongs to: add model"):
         load_trained(catalog, None, plain)
     with pytest.raises(BadInput, match=r"'mitochondria' is a model without weights: .*mitochondria-cf-5nm"):
         load_trained(catalog, "mitochondria")

@@ -136,7 +136,7 @@ def test_same_output_again(tmp_path: Path) -> None:
     path = tmp_path / "cell.zarr" / "raw"
     write(path, image())
     assert find_finished(path, MADE) is not None
-    with pytest.raises(OutputExists, match=r"differs in: threshold: 0.5 -> 0.6\).*--overwrite"):
+    with pytest.raises(OutputExists, match=r"differs in: threshold: 0.5 -> 0.6\).*overwrite=True"):
         create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6})
     out = create_volume(path, SPEC, block=32, made_by={**MADE, "threshold": 0.6}, overwrite=True)
     assert not out.finished

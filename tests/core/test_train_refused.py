@@ -77,7 +77,7 @@ def test_an_existing_run_is_not_touched(recipe: Recipe, catalog: Catalog, tmp_pa
     run(recipe(), catalog, tmp_path / "run")
     assert (tmp_path / "run" / "state.pt").stat() == before
     for resume in (True, False):
-        with pytest.raises(OutputExists, match=r"made from another recipe.*--overwrite"):
+        with pytest.raises(OutputExists, match=r"made from another recipe.*overwrite=True"):
             run(recipe(train="seed = 3"), catalog, tmp_path / "run", resume=resume)
     again = run(recipe(iterations="2"), catalog, tmp_path / "run", overwrite=True)
     assert again.saved_iterations() == [2]

@@ -14,9 +14,9 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_volume
-from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch
+from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch, in_recipe
 from asem_core.flow import run_flow
-from asem_core.prediction.expected import of_recipe, require_voxel_size
+from asem_core.prediction.expected import require_voxel_size
 from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe
 from asem_core.stages.recipe_checks import require_inputs
@@ -116,8 +116,8 @@ def test_the_voxel_size_is_checked_as_by_command(tmp_path: Path, weights: Path) 
     assert not (tmp_path / "out").exists()
     image = Volume(np.zeros((1, 1, 1)), 8.0, path=str(tmp_path / "image.tif"))
     with pytest.raises(VoxelSizeMismatch) as by_command:
-        require_voxel_size(image, load_trained(load_catalog(), "small"), spell=of_recipe)
-    assert str(told.value) == f"recipe.toml @ source: {by_command.value}"
+        require_voxel_size(image, load_trained(load_catalog(), "small"))
+    assert str(told.value) == f"recipe.toml @ source: {by_command.value.told(in_recipe)}"
     assert "8 x 8 x 8 nm but small@1 was trained on 5 x 5 x 5 nm" in str(told.value)
     assert "allow_voxel_size" in str(told.value)
     cell = run(tmp_path, "small", size=8.0, predict="allow_voxel_size = true")

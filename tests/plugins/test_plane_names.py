@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,13 +79,13 @@ BOTH = [f"w{w}_s{i:02}.tif" for w in (1, 2) for i in range(1, 4)]
         ([*PLANES, "s_003 (1).tif"], r"s_003 \(1\).tif and s_003.tif in .* are both plane 3. Move one out"),
         ([*PLANES, "s_003 - Copy.tif"], r"s_003 - Copy.tif and s_003.tif in .* are both plane 3. Move one out"),
         ([*PLANES, "s_3.tif"], r"s_003.tif and s_3.tif in .* are both plane 3. Move one out"),
-        ([*PLANES, "Mosaic.tif"], r"Mosaic.tif has no plane number in its name. .*--set 'files=s_\[0-9\]\*'"),
-        ([*PLANES, "overview_2024.tif"], r"overview_2024.tif is not named as s_000.tif .*--set 'files=s_\[0-9\]\*'"),
+        ([*PLANES, "Mosaic.tif"], r"Mosaic.tif has no plane number in its name. .*files=.s_\[0-9\]\*."),
+        ([*PLANES, "overview_2024.tif"], r"overview_2024.tif is not named as s_000.tif .*files=.s_\[0-9\]\*."),
         (
             [*(f"cell5nm_{p}" for p in PLANES), "cell5nm_preview.tif"],
             r"cell5nm_preview.tif is not named as cell5nm_s_000.tif",
         ),
-        (BOTH, r"both plane 1. .*--set 'files=\*w1\*'.* order by both: --set 'pattern=w\(\\d\+\)_s\(\\d\+\)'"),
+        (BOTH, r"both plane 1. .*files=.\*w1\*..* order by both: pattern="),
         (["a.tif", "b.tif"], r"a.tif has no plane number in its name. If the files are separate images"),
     ],
 )
@@ -94,12 +93,12 @@ def test_names_that_do_not_fit(tmp_path: Path, names: list[str], told: str) -> N
     """Copies, pictures of the whole and two numberings are named, with what answers: the first answer leaves planes that fit."""
     with pytest.raises(BadInput, match=told) as refused:
         number(tmp_path, names)
-    answer = re.search(r"--set 'files=([^']*)'", str(refused.value))
-    if answer:
-        assert set(order(number(tmp_path, [], files=answer[1]))) < set(names)
-    both = re.search(r"--set 'pattern=([^']*)'", str(refused.value))
-    if both:
-        assert order(number(tmp_path, [], both[1])) == names
+    answers = {option.name: option.value for option in refused.value.options}
+    if "files" in answers:
+        assert set(order(number(tmp_path, [], files=answers["files"]))) < set(names)
+    if "pattern" in answers:
+        assert answers["pattern"] == r"w(\d+)_s(\d+)"
+        assert order(number(tmp_path, [], answers["pattern"])) == names
 
 
 def test_numbers_of_two_groups(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_a_thumbnail_is_no_plane(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         (IMAGE.astype(np.int16) - 200, "holds int16 grey values from -170 to 16, outside 0 to 32767"),
-        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white: --set .grey_range"),
+        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white: grey_range="),
         (np.full(IMAGE.shape, np.nan, np.float32), "holds values that are not numbers"),
     ],
 )
@@ -194,7 +194,7 @@ def test_no_such_path_and_no_voxel_size(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="does not exist"):
         TiffStack(str(tmp_path / "nothing"), 5.0).open()
     folder = write_planes(tmp_path / "planes")
-    with pytest.raises(BadInput, match="--voxel-size 5,5,5"):
+    with pytest.raises(BadInput, match=r"voxel_size_nm=\[5, 5, 5\]"):
         TiffStack(str(folder)).open()
     with pytest.raises(BadInput, match="three numbers"):
         TiffStack(str(folder), (5.0, 5.0)).open()  # type: ignore[arg-type]

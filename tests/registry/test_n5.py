@@ -113,7 +113,7 @@ def test_written_by_another_program(tmp_path, image):
 def test_no_voxel_size(tmp_path, image):
     """Without one there is a message with the option that gives it, and the option works."""
     write_n5(tmp_path / "a.n5" / "x", image)
-    with pytest.raises(BadInput, match=r"does not state its voxel size.*--voxel-size 5,5,5"):
+    with pytest.raises(BadInput, match=r"does not state its voxel size.*voxel_size_nm=\[5, 5, 5\]"):
         N5(str(tmp_path / "a.n5")).open("x")
     assert N5(str(tmp_path / "a.n5"), voxel_size_nm=5).open("x").voxel_size_nm == (5, 5, 5)
 

@@ -186,7 +186,7 @@ def test_giant_object_is_told_and_not_measured(drawn):
 
 def test_image_is_needed(drawn):
     """The message says how to give it."""
-    with pytest.raises(BadInput, match=r"give it \(--raw cell.zarr/raw\)"):
+    with pytest.raises(BadInput, match="give it: raw=.cell.zarr/raw."):
         ClathrinCoats().analyze(drawn["labels"], None, RUN)
 
 

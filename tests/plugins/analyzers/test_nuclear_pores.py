@@ -197,7 +197,7 @@ def test_gallery_can_be_left_out():
 
 def test_image_is_needed():
     """The message says how to give it."""
-    with pytest.raises(BadInput, match=r"give it \(--raw cell.zarr/raw\)"):
+    with pytest.raises(BadInput, match="give it: raw=.cell.zarr/raw."):
         NuclearPores().analyze(patch([80.0])[0], None, RUN)
 
 
