@@ -14,7 +14,7 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.node import layers
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_volume
-from asem_core.errors import AsemError, BadInput, RecipeError, VoxelSizeMismatch, in_recipe
+from asem_core.errors import AsemError, RecipeError, VoxelSizeMismatch, in_recipe
 from asem_core.flow import run_flow
 from asem_core.prediction.expected import require_voxel_size
 from asem_core.prediction.trained import load_trained
@@ -93,7 +93,7 @@ def test_preprocessing_is_completed_and_never_done_twice(tmp_path: Path, weights
 def test_a_step_with_other_options_is_refused(tmp_path: Path, weights: Path) -> None:
     """The step and its options are named; `as_is` predicts on the image as the recipe makes it."""
     steps = INVERT + CLAHE.format(0.05)
-    with pytest.raises(BadInput, match=r"small@1 expects the step 'clahe' with other .*as_is = true"):
+    with pytest.raises(RecipeError, match=r"small@1 expects the step 'clahe' with other .*as_is = true"):
         run(tmp_path, "small", steps)
     cell = run(tmp_path, "small", steps, predict="as_is = true")
     assert (cell / "predictions/mitochondria/segmentation").exists()
