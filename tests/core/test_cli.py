@@ -118,7 +118,7 @@ def test_words_too_many_are_explained() -> None:
         (["import", ".", "--voxel-size", "five", "-o", "c.zarr"], "--voxel-size takes one number, or three"),
         (["import", ".", "--voxel-size", "5,5", "-o", "c.zarr"], "needs three numbers in nm"),
         (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "No source plugin can read"),
-        (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "can read . (it holds nothing). Known: "),
+        (["import", ".", "--voxel-size", "5", "-o", "c.zarr"], "can read . (it holds nothing). "),
         (["import", ".", "--set", "x", "-o", "c.zarr"], "is not KEY=VALUE"),
         (["import", "-o", "c.zarr"], "Say what to import: a path, or a source that makes images itself"),
         (["import", "cell_6/", "--use", "phantom", "-o", "c.zarr"], "'phantom' generates its images and takes no path"),

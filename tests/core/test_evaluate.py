@@ -154,7 +154,7 @@ def test_segmentations_are_compared_as_they_are():
     [
         (Volume(np.zeros((4, 4, 4), np.uint8), 7), {}, VoxelSizeMismatch, r"voxels of \[7.0, 7.0, 7.0\] nm"),
         (Volume(np.zeros((4, 4, 3), np.uint8), NM), {}, OutsideVolume, r"covers \[0:4, 0:4, 0:3\] of labels/mito"),
-        (Volume(np.zeros((4, 4, 4), np.uint16), NM), {}, BadInput, "holds uint16.*--segmentation"),
+        (Volume(np.zeros((4, 4, 4), np.uint16), NM), {}, BadInput, "holds uint16.*segmentation=True"),
         (Volume(np.full((4, 4, 4), 2.5), NM), {}, AsemError, "values from 2.5 to 2.5.*logits"),
         (Volume(np.full((4, 4, 4), np.nan), NM), {}, AsemError, "values from nan to nan"),
         (Volume(np.zeros((4, 4, 4), np.uint8), NM), {"thresholds": [128]}, BadInput, "at most 1, got 128"),
