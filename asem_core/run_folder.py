@@ -133,7 +133,9 @@ class RunFolder:
         if others := sorted(there if there != {"prepared"} else ()):
             raise OutputExists(
                 f"{self.path} contains files that do not belong to a training run ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
-                "which are never replaced. Choose another folder."
+                "which are never replaced. Choose another folder: ",
+                Option("output", shown="FOLDER"),
+                ".",
             )
 
     def forget_prepared(self) -> None:

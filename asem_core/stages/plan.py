@@ -25,7 +25,7 @@ from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
 from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists
 from asem_core.heads import SeveralClasses
-from asem_core.interfaces import Model, Region, Suited, Template
+from asem_core.interfaces import Model, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
@@ -33,7 +33,7 @@ from asem_core.stages.annotated import Annotated, as_table, classes_together, mo
 from asem_core.stages.as_trained import as_trained
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import replacing, temporary_folder
-from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes
+from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, profiles_of
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.settings import (
@@ -135,7 +135,7 @@ def plan(
     said = {key: value for (table, key), value in given.values.items() if table == "model"}
     regions = [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
     found = fingerprint_of_classes([region for *_, region in regions])
-    profiles = [_profiles(region) for *_, region in regions]
+    profiles = [profiles_of(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
     if options.start_from is not None:
         network = {key for options_ in templates.values() for key in options_}
@@ -243,19 +243,6 @@ def _in_time(
     train = settings.table()["train"]
     annotated = settings.found.num_annotated_vx // math.prod(settings.downsample)
     return settings, iterations(left(), each, annotated, math.prod(train["block"]) * train.get("batch", 1))
-
-
-def _profiles(region: Region) -> list[np.ndarray]:
-    """Count object voxels by plane along z, y and x."""
-    counts = [np.zeros(n, np.int64) for n in region.labels.shape]
-    for slab in region.labels.box.blocks((16, *region.labels.shape[1:])):
-        objects = region.labels.read(slab) != 0
-        if region.mask is not None:
-            objects &= region.mask.read(slab) != 0
-        counts[0][slab.begin[0] : slab.end[0]] += objects.sum(axis=(1, 2))
-        counts[1] += objects.sum(axis=(0, 2))
-        counts[2] += objects.sum(axis=(0, 1))
-    return counts
 
 
 def _apart(split: Split, places: Sequence[Annotated]) -> Split:

@@ -95,6 +95,19 @@ def fingerprint_of_classes(regions: Sequence[Region]) -> Fingerprint:
     return attrs.evolve(found, thickness_nm=each[thinnest], thinnest=thinnest)
 
 
+def profiles_of(region: Region) -> list[np.ndarray]:
+    """Count object voxels by plane along z, y and x."""
+    counts = [np.zeros(n, np.int64) for n in region.labels.shape]
+    for slab in region.labels.box.blocks((16, *region.labels.shape[1:])):
+        objects = region.labels.read(slab) != 0
+        if region.mask is not None:
+            objects &= region.mask.read(slab) != 0
+        counts[0][slab.begin[0] : slab.end[0]] += objects.sum(axis=(1, 2))
+        counts[1] += objects.sum(axis=(0, 2))
+        counts[2] += objects.sum(axis=(0, 1))
+    return counts
+
+
 @attrs.frozen(eq=False)
 class _Part:
     """A box of a region that was read: grey values from 0 to 1, and the target."""

@@ -114,7 +114,7 @@ def test_it_is_found_again_and_never_replaces_other_things(cell: Path) -> None:
 
 
 def test_without_an_address_nothing_is_written(cell: Path) -> None:
-    with pytest.raises(BadInput, match="-s at=https://my-lab.org/cells"):
+    with pytest.raises(BadInput, match='at="https://my-lab.org/cells"'):
         export(cell, at=None)
     with pytest.raises(BadInput, match="is not a cell with layers"):
         export(cell / "raw")

@@ -84,6 +84,7 @@ def test_what_a_recipe_leaves_open_is_chosen(project: Path) -> None:
     text = (project / "run.plan.toml").read_text()
     tables = tomllib.loads(text)
     assert "learning_rate = 0.001  # as the recipe says" in text
+    assert tables["model"].pop("smallest_segment_um3") > 0
     assert tables["model"] == {"use": "mitochondria", "threshold": 0.6, **_narrow.__func__(None, "")}  # type: ignore[attr-defined]
     assert (tables["train"]["batch"], tables["train"]["iterations"], tables["train"]["normalise"]) == (2, 20, True)
     assert {r["raw"] for r in tables["train"]["regions"] + tables["train"]["validation"]} == {

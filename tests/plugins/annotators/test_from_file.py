@@ -116,7 +116,7 @@ def test_offset_says_where_a_part_lies(image: Volume, drawn: Labels, tmp_path: P
     with pytest.raises(ShapeMismatch, match=r"shape \[5, 16, 25\].*offset_vx"):
         take(image, box, tmp_path / "part.tif")
     assert take(image, box, tmp_path / "part.tif", offset_vx=(1, 2, 3)).all()
-    with pytest.raises(ShapeMismatch, match=r"Give --box 1:5,2:9,3:20, which it covers"):
+    with pytest.raises(ShapeMismatch, match=r'Give box="1:5,2:9,3:20", which it covers'):
         take(image, Box((0, 0, 0), (5, 9, 20)), tmp_path / "part.tif", offset_vx=(1, 2, 3))
 
 

@@ -127,7 +127,7 @@ def test_finds_what_is_outside(kind: str, with_resin: bool, with_padding: bool) 
 def test_all_tissue_gets_no_mask(kind: str) -> None:
     """A block that is tissue throughout has no outside, and says what would be needed if it had."""
     grey, _ = stack(with_resin=False, with_padding=False)
-    with pytest.raises(NothingToDo, match=r"No mask: .* neither padding nor empty resin .*mask.darkest="):
+    with pytest.raises(NothingToDo, match=r"No mask: .* neither padding nor empty resin .*mask.darkest"):
         apply_in_memory(CellMask(), Volume(KINDS[kind](grey), 5))
     with pytest.raises(NothingToDo, match="No mask"):
         apply_in_memory(CellMask(), Volume(KINDS[kind](grey[:48, :48, :48]), 5))
