@@ -166,6 +166,13 @@ class RecipeError(AsemError):
         return super().told(in_recipe)
 
 
+class BadOptions(RecipeError):
+    """A command or a function was given options like those: they are spelled as it takes them."""
+
+    def told(self, spell: Callable[[Option], str]) -> str:
+        return AsemError.told(self, spell)
+
+
 class UnknownName(AsemError):
     """No plugin, model or layer has this name."""
 

@@ -25,7 +25,7 @@ from cattrs.errors import (
 )
 
 from asem_core.catalog import Catalog
-from asem_core.errors import AsemError, RecipeError
+from asem_core.errors import AsemError, BadOptions, Option, RecipeError
 from asem_core.paths import What, resolved, with_paths
 
 T = TypeVar("T")
@@ -164,24 +164,32 @@ def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     RecipeError
         An unknown key (with the nearest known one), a value of the wrong type or refused by the class, or a missing
         one. Several faults are told at once. `where` begins the message: `recipe.toml: @ preprocess[0] (clahe)`.
+    BadOptions
+        The same, where the options are those of a command (`asem predict`) or of a function (`asem.predict`).
     """
     file, _, place = where.partition(" @ ")
     suffix = f" @ {place}" if place else ""
     try:
         return _converter().structure(dict(options), cls)
     except ClassValidationError as error:
-        faults = list(dict.fromkeys(_faults(error, cls, "", suffix)))
+        found = _faults(error, cls, "", suffix)
+        faults = [fault for i, fault in enumerate(found) if fault not in found[:i]]
     except (AsemError, ValueError, TypeError) as error:
-        faults = [f"{suffix}: {error}"]
-    raise RecipeError("\n".join(f"{file}{fault}" for fault in faults))
+        faults = [(f"{suffix}: ", *_parts(error))]
+    parts = [part for fault in faults for part in ("\n", file, *fault)][1:]
+    raise (BadOptions if file.startswith(("asem ", "asem.")) else RecipeError)(*parts)
 
 
-def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]:
-    """Flatten cattrs' tree of errors into what follows the file's name in a message."""
+def _parts(error: BaseException) -> tuple[str | Option, ...]:
+    return error.args if isinstance(error, AsemError) else (str(error),)
+
+
+def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[tuple[str | Option, ...]]:
+    """Flatten cattrs' tree of errors into what follows the file's name in a message, each in parts."""
     if isinstance(error, ForbiddenExtraKeysError):
         known = [a.name for a in attrs.fields(error.cl) if a.init]
         inside = f" in {name}" if name else ""
-        return [f": unknown option '{k}'{inside}{suffix}.{nearest(k, known)}" for k in sorted(error.extra_fields)]
+        return [(f": unknown option '{k}'{inside}{suffix}.{nearest(k, known)}",) for k in sorted(error.extra_fields)]
     if isinstance(error, ClassValidationError | IterableValidationError):
         found = []
         for child in error.exceptions:
@@ -190,10 +198,10 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[str]
             found += _faults(child, cls, inner, suffix)
         return found
     if isinstance(error, KeyError) and error.args:
-        return [f": option '{error.args[0]}' is missing{suffix}."]
+        return [(f": option '{error.args[0]}' is missing{suffix}.",)]
     if isinstance(error, ExceptionGroup):
         return [fault for child in error.exceptions for fault in _faults(child, cls, name, suffix)]
-    return [f": option '{name}'{suffix}: {error}" if name else f"{suffix}: {error}"]
+    return [(f": option '{name}'{suffix}: " if name else f"{suffix}: ", *_parts(error))]
 
 
 def nearest(key: str, known: Any) -> str:

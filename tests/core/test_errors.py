@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import tifffile
@@ -19,7 +20,7 @@ from asem_core.built import build_flow
 from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import AsemError, BadInput, NoVoxelSize, Option, RecipeError, as_argument, as_flag, in_recipe
-from asem_core.recipe import read_recipe
+from asem_core.recipe import build, read_recipe
 from asem_core.stages.recipe_checks import require_inputs
 from asem_core.testing import example_image
 
@@ -134,3 +135,22 @@ def test_errors_are_caught_by_one_class() -> None:
     assert all(
         issubclass(c, AsemError) for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)
     )
+
+
+def test_options_of_a_class_are_advised_as_its_door_takes_them() -> None:
+    """What a class refuses when it is built keeps its options: flags in a command, arguments in Python, lines in a recipe."""
+    for where, words in (
+        ("asem evaluate", "asem evaluate: `--mask` is nonzero where it counts"),
+        ("asem.evaluate", "asem.evaluate: `mask` is nonzero where it counts"),
+        ("a.toml @ evaluate", "a.toml @ evaluate: `mask` is nonzero where it counts"),
+    ):
+        with pytest.raises(RecipeError) as refused:
+            build(Refusing, {}, where)
+        assert refused.value.told(as_flag if where.startswith("asem e") else as_argument) == words
+        assert refused.value.options == (Option("mask"),)
+
+
+@attrs.frozen
+class Refusing:
+    def __attrs_post_init__(self) -> None:
+        raise BadInput("`", Option("mask"), "` is nonzero where it counts")
