@@ -476,7 +476,7 @@ def test_the_loop_is_shown_and_driven_by_keys(window: Any, cell: Path) -> None:
     window.seeds.undo()
     assert int((window.session.seeds != 0).sum()) == painted
     press(window, "j")
-    assert window.viewer.dims.current_step[0] == 30 - BOX.begin[0]
+    wait_for(lambda: window.viewer.dims.current_step[0] == 30 - BOX.begin[0], 60)
     assert "z 30, y 12, x 13: unsure 0.50" in window.status.text()
     window.viewer.cursor.position = tuple(window.seeds.data_to_world((26, 8, 9)))
     assert window.loop.voxel_under_cursor() == (30, 8, 9)
