@@ -20,7 +20,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.elsewhere import require_steps
 from asem_core.cell.node import layers as layers_of
-from asem_core.cell.place import cell_of, require_container
+from asem_core.cell.place import cell_of, require_cell
 from asem_core.cell.prepared import is_cell, open_image
 from asem_core.cell.provenance import what_it_holds
 from asem_core.cell.store import open_labels, open_volume
@@ -128,7 +128,7 @@ def open(
                 f"{source} is not a cell: name the cell to import it into, open({str(source)!r}, 'cell.zarr')."
             )
         return Cell(address)
-    require_container(cell)
+    require_cell(cell, layer)
     catalog = load_catalog()
     require_steps(done, catalog)
     size = None if voxel_size_nm is None else as_zyx_nm(voxel_size_nm)

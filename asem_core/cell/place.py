@@ -20,7 +20,7 @@ import filelock
 
 from asem_core.cell.group import make_group
 from asem_core.cell.provenance import identity
-from asem_core.errors import BadInput, OutputBusy
+from asem_core.errors import BadInput, Option, OutputBusy
 from asem_core.locks import acquired, let_go
 from asem_core.temporary import is_half, sweep_zarr
 
@@ -62,6 +62,24 @@ def require_container(folder: str | Path) -> None:
         raise BadInput(
             f"{place} is a folder with other files and not a Zarr container, so nothing is written to it. "
             "Choose a new name, for example cell.zarr."
+        )
+
+
+def require_cell(folder: str | Path, layer: str) -> None:
+    """Refuse what cannot be the cell that a layer is imported into: a folder of other files, or a place inside a cell.
+
+    Raises
+    ------
+    BadInput
+    """
+    require_container(folder)
+    cell = cell_of(folder)
+    if cell.resolve() != Path(folder).resolve():
+        name = name_in_cell(str(folder)) + ("" if layer == "raw" else f"/{layer}")
+        raise BadInput(
+            f"{folder} lies inside the cell {cell}. Give the cell itself, and the layer in it: ",
+            Option("layer", name),
+            ".",
         )
 
 

@@ -73,13 +73,13 @@ def import_(
     """
     from asem_core.catalog import load_catalog
     from asem_core.cell.elsewhere import parse_done, require_steps
-    from asem_core.cell.place import require_container
+    from asem_core.cell.place import require_cell
     from asem_core.cell.record import Record
     from asem_core.errors import BadInput
     from asem_core.stages.import_ import choose_source, import_volume
     from asem_core.voxels.known import Meaning
 
-    require_container(output)
+    require_cell(output, layer)
     chosen = read_options(options)
     catalog, steps = load_catalog(), parse_done(done)
     require_steps(steps, catalog)

@@ -252,7 +252,17 @@ def test_layers_written_together_go_on_together(tmp_path: Path) -> None:
 
 # --- the whole flow -------------------------------------------------------------------------------------------------
 
-RECIPE = """
+MODEL = """
+[model]
+use = "organelles"
+classes = ["mitochondria", "membrane"]
+per_class.membrane = { smallest_segment_vx = 1 }
+features = 4
+factors = [[2, 2, 2]]
+kernels = [[[3, 3, 3]], [[3, 3, 3]]]
+"""
+
+RECIPE = f"""
 [source]
 use = "ome-zarr"
 path = "cell.zarr"
@@ -263,14 +273,7 @@ use = "ome-zarr"
 path = "cell.zarr"
 layer = "labels/all"
 
-[model]
-use = "organelles"
-classes = ["mitochondria", "membrane"]
-per_class.membrane = { smallest_segment_vx = 1 }
-features = 4
-factors = [[2, 2, 2]]
-kernels = [[[3, 3, 3]], [[3, 3, 3]]]
-
+{MODEL}
 [train]
 block = [12, 12, 12]
 iterations = 3
@@ -281,17 +284,17 @@ readers = 0
 
 [[train.regions]]
 labels = "all"
-values = { mitochondria = [3, 4], membrane = [7] }
+values = {{ mitochondria = [3, 4], membrane = [7] }}
 box = ":,:,0:20"
 
 [[train.validation]]
 labels = "all"
-values = { mitochondria = [3, 4], membrane = [7] }
+values = {{ mitochondria = [3, 4], membrane = [7] }}
 box = ":,:,20:40"
 
 [evaluate]
 truth = "all"
-values = { mitochondria = [3, 4], membrane = [7] }
+values = {{ mitochondria = [3, 4], membrane = [7] }}
 box = ":,:,20:40"
 
 [[analyze]]
@@ -322,14 +325,7 @@ def test_a_softmax_of_labels_that_overlap_is_questioned(tmp_path: Path) -> None:
     write(tmp_path / "c.zarr/labels/mitochondria", ((ids == MITO) | (ids == MITO + 1)).astype(np.uint8))
     write(tmp_path / "c.zarr/labels/membrane", ((ids == SHEET) | (ids == MITO)).astype(np.uint8))
     (tmp_path / "r.toml").write_text(
-        f"""
-[model]
-use = "organelles"
-classes = ["mitochondria", "membrane"]
-softmax = true
-features = 4
-factors = [[2, 2, 2]]
-kernels = [[[3, 3, 3]], [[3, 3, 3]]]
+        f"""{MODEL}softmax = true
 
 [train]
 block = [12, 12, 12]

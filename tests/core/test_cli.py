@@ -157,6 +157,20 @@ def test_a_source_without_a_path_is_imported(tmp_path: Path) -> None:
     assert set(np.unique(open_volume(cell / "labels/membrane").read())) <= {0, 1}
 
 
+def test_an_import_into_a_layer_is_told_which_options_mean_it(tmp_path: Path) -> None:
+    """A cell is made nowhere inside another; what is advised instead writes the layer."""
+    cell = tmp_path / "cell.zarr"
+    words = ["import", "--use", "phantom", "--set", "size_nm=[200,240,280]", "-q", "--voxel-size", "10"]
+    assert invoke(*words, "-o", str(cell)).exit_code == 0
+    refused = invoke(*words, "-o", str(cell / "labels/er"))
+    assert refused.exit_code == 1
+    assert "Give the cell itself, and the layer in it: --layer labels/er." in refused.stderr
+    assert not (cell / "labels").exists()
+    advised = [*words, "--source-layer", "labels/membrane", "-o", str(cell), "--layer", "labels/er"]
+    assert invoke(*advised).exit_code == 0
+    assert open_volume(cell / "labels/er").shape == (20, 24, 28)
+
+
 def test_an_import_notes_what_it_holds(tmp_path: Path) -> None:
     """What is said, or what the name of the layer says, is noted, handed on by steps, and believed by later stages."""
     tifffile.imwrite(tmp_path / "a.tif", np.arange(8 * 16 * 16, dtype=np.uint8).reshape(8, 16, 16))

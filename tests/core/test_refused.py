@@ -176,7 +176,7 @@ TABLE: list[list[str]] = [
     *with_values(f"{IMPORT} -j ?", ["0", "-1", "x", "1.5"]),
     *with_values(f"{IMPORT} --layer ?", [*NAMES, "", "zarr.json"]),
     *with_values(f"{IMPORT} --set ?", ["x", "=1", "gone=1", "path=1"]),
-    *with_values("import stack.tif --voxel-size 5 -o ?", ["notes.txt", "planes", "planes/x.zarr/../../planes"]),
+    *with_values("import stack.tif --voxel-size 5 -o ?", ["notes.txt", "planes", "planes/x.zarr/../../planes", "cell.zarr/raw", "cell.zarr/labels/new"]),
     *with_values(f"{IMPORT} --kind ?", ["words", "1"]),
     *with_values(f"{IMPORT} --use ?", ["gone", "hdf5", "n5", "mrc"]),
     *with_values(f"{PHANTOM} ?", ["seed=-1", "seed=1.5", "size_nm=[1e18,1e18,1e18]", "size_nm=[0,9,9]", "size_nm=[nan,9,9]", "shape=0", "shape=-1", "look=x", "voxel_size_nm=1e18", "voxel_size_nm=0", "voxel_size_nm=nan"]),
