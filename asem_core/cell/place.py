@@ -76,11 +76,8 @@ def require_cell(folder: str | Path, layer: str) -> None:
     cell = cell_of(folder)
     if cell.resolve() != Path(folder).resolve():
         name = name_in_cell(str(folder)) + ("" if layer == "raw" else f"/{layer}")
-        raise BadInput(
-            f"{folder} lies inside the cell {cell}. Give the cell itself, and the layer in it: ",
-            Option("layer", name),
-            ".",
-        )
+        meant = Option("layer", shown="labels/NAME") if name == "labels" else Option("layer", name)
+        raise BadInput(f"{folder} lies inside the cell {cell}. Give the cell itself, and the layer in it: ", meant, ".")
 
 
 def require_outside_cells(output: str | Path, part_of: Sequence[str] = ()) -> None:

@@ -261,8 +261,9 @@ def _shared_voxels(setup: TrainingSetup) -> Iterator[Finding]:
             )
             if num:
                 yield Finding(
-                    f"Region '{region.name}': {num:,} voxels belong to several of {', '.join(head.of)}; with softmax = true the network "
-                    "gives each voxel to one class, and learns here that it is any of these. Where organelles overlap, leave softmax out."
+                    f"Region '{region.name}': {num:,} voxels belong to several of {', '.join(head.of)}, once labels are prepared as "
+                    "their models say (some are thickened). With softmax = true the network gives each voxel to one class, and learns "
+                    "here that it is any of these. Where organelles themselves overlap, leave softmax out."
                 )
 
 
