@@ -15,7 +15,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
-from asem_core.errors import OVERWRITE, BadInput, NothingToDo, OutputExists, RecipeError
+from asem_core.errors import OVERWRITE, BadInput, NothingToDo, OutputExists, RecipeError, spelled_for_recipe
 from asem_core.interfaces import Analyzer
 from asem_core.paths import path_options, with_paths
 from asem_core.prediction.trained import Trained, load_for, model_of_class
@@ -36,12 +36,14 @@ from asem_core.stages.segment import segment
 from asem_core.stages.train import TrainingRecipe, read_training_recipe
 from asem_core.training.options import is_open
 from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.known import Meaning
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 """Takes one line about what is being done; for people."""
 
 
+@spelled_for_recipe()
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
     """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `export/`, `<other>.zarr`.
 
@@ -65,9 +67,16 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
         require_voxels_expected(flow, image, catalog)
         labels = {
             n: import_volume(
-                s, cell / "labels" / n, run, layer=flow.recipe.labels[n].layer, kind="labels", overwrite=overwrite
+                s,
+                cell / "labels" / n,
+                run,
+                layer=said.layer,
+                kind="labels",
+                meaning=Meaning.of(said.ignore, said.background),
+                overwrite=overwrite,
             )
             for n, s in flow.labels.items()
+            for said in [flow.recipe.labels[n]]
         }
     with stage("preprocess"):
         image, mask = _preprocessed(flow, image, cell, run, say, overwrite)
@@ -199,7 +208,7 @@ def _trained(
             overwrite=overwrite,
             device=flow.predict.device,
             progress=run.progress,
-            go_on_with="the same asem run again" + (", without --overwrite" if overwrite else ""),
+            go_on_with="the same asem run again" + (f", without {OVERWRITE}" if overwrite else ""),
         )
     except OutputExists as error:
         raise OutputExists(
