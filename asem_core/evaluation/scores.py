@@ -326,6 +326,6 @@ def known_in_both(truth: Labels, prediction: Volume, mask: Labels | None, box: B
 
 
 def exclusion_of(truth: Labels, step: Preprocessor, run: Run) -> Labels:
-    """Make the exclusion zone of `truth` as a lazy volume: computed where it is read, never stored."""
+    """Make the exclusion zone of `truth`, nonzero where voxels are left out: computed where it is read, never stored."""
     zone = apply_lazily(step, truth, run)
     return Labels(zone.data, zone.voxel_size_nm, zone.origin_nm, f"exclusion zone of {truth.path}")
