@@ -59,6 +59,10 @@ _OF_RUNS = {"overwrite", "workers", "block", "output"}
 """Options of whoever runs a recipe, which are no lines of it."""
 
 
+_TABLES = {"image": "[source]", "labels": "[labels.NAME]"}
+"""Where a recipe says what it imports: by the table."""
+
+
 def as_flag(option: Option) -> str:
     """Spell an option as commands take it: `--voxel-size 5,5,5`, `--set channel=0`."""
     value = option.value
@@ -82,6 +86,8 @@ def as_argument(option: Option) -> str:
 
 def in_recipe(option: Option) -> str:
     """Spell an option as recipes have it: `voxel_size_nm = [5, 5, 5]`."""
+    if option.name == "kind" and option.value in _TABLES:
+        return _TABLES[option.value]
     name = option.name.removeprefix("source_")
     value = option.shown or _in_toml(option.value)
     return (f"{name} = {value}" if value else name) + (f" in [{option.table}]" if option.table else "")

@@ -40,6 +40,8 @@ class Choice:
     ----------
     layer
         Of a source that holds several: the one that is taken.
+    box
+        The part of a source that is taken, `z0:z1,y0:y1,x0:x1` in its voxels; None: all.
     done
         The preprocessing that an image has had already; None goes by its attributes and its name.
     ignore, background
@@ -51,6 +53,7 @@ class Choice:
     use: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
     layer: str | None = None
+    box: str | None = None
     done: tuple[str, ...] | None = None
     ignore: tuple[int, ...] | None = None
     background: tuple[int, ...] | None = None
@@ -58,9 +61,9 @@ class Choice:
 
 
 _BESIDE_OPTIONS = {
-    "source": ("layer", "done"),
-    "labels": ("layer", "ignore", "background"),
-    "others": ("layer", "done"),
+    "source": ("layer", "box", "done"),
+    "labels": ("layer", "box", "ignore", "background"),
+    "others": ("layer", "box", "done"),
     "analyze": ("of",),
 }
 """What a table says besides the options of the plugin that it chooses."""

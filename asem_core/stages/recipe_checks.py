@@ -192,6 +192,8 @@ def _opened(source: Source, choice: Choice, where: str) -> Volume:
     try:
         volume = source.open(choice.layer)
         known = source.layers()
+        if choice.box is not None:
+            volume = volume.crop(Box.parse(choice.box, volume.shape))
     except AsemError as error:
         raise RecipeError.at(where, error) from None
     if " @ labels." in where and choice.layer is None and len(known) > 1:

@@ -36,6 +36,7 @@ from asem_core.errors import (
 from asem_core.recipe import build, read_recipe
 from asem_core.stages.recipe_checks import require_inputs
 from asem_core.testing import example_image
+from asem_core.volume import Volume
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ from asem_core.testing import example_image
         (Option("axes", "zyx", of_plugin=True), "--set axes=zyx", 'axes="zyx"', 'axes = "zyx"'),
         (Option("files", "*ch0*", of_plugin=True), "--set 'files=*ch0*'", 'files="*ch0*"', 'files = "*ch0*"'),
         (Option("name", "true", of_plugin=True), """--set 'name="true"'""", 'name="true"', 'name = "true"'),
-        (Option("kind", "labels"), "--kind labels", 'kind="labels"', 'kind = "labels"'),
+        (Option("kind", "labels"), "--kind labels", 'kind="labels"', "[labels.NAME]"),
         (Option("source_layer", "a b"), "--source-layer 'a b'", 'source_layer="a b"', 'layer = "a b"'),
         (Option("output", "cell.zarr"), "-o cell.zarr", 'output="cell.zarr"', 'output = "cell.zarr"'),
         (Option("minutes"), "--minutes", "minutes", "minutes"),
@@ -142,6 +143,21 @@ def test_warnings_are_worded_as_errors_are(tmp_path: Path, warnings: list[str]) 
         by_command("run", recipe, "-o", tmp_path / "out", "--overwrite")
         assert not told()
         assert np.count_nonzero(asem_core.open_volume(tmp_path / "out/cell.zarr/labels/er").read()) == objects
+
+
+def test_a_recipe_takes_the_part_that_a_warning_names(tmp_path: Path) -> None:
+    """`box` of a table does what `asem import --box` does; one that sticks out is refused before any work."""
+    tifffile.imwrite(tmp_path / "a.tif", example_image((6, 8, 8)).read())
+    recipe = tmp_path / "recipe.toml"
+    text = '[source]\nuse = "tiff-stack"\npath = "a.tif"\nvoxel_size_nm = [5, 5, 5]\nbox = "2:5,:,0:7"\n'
+    recipe.write_text(text)
+    done = CliRunner().invoke(make_app(), ["run", str(recipe), "-o", str(tmp_path / "out"), "-q"])
+    assert done.exit_code == 0, done.output
+    found: Volume = asem_core.open_volume(tmp_path / "out/cell.zarr/raw")
+    assert (found.shape, found.origin_nm) == ((3, 8, 7), (10, 0, 0))
+    recipe.write_text(text.replace("2:5", "2:9"))
+    with pytest.raises(RecipeError, match=r"recipe.toml @ source: .*2:9"):
+        require_inputs(build_flow(read_recipe(recipe), load_catalog()), load_catalog())
 
 
 @pytest.fixture
