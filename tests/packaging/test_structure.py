@@ -303,7 +303,7 @@ def test_quick_commands_import_nothing_heavy(words: list[str]) -> None:
         f"sys.argv = ['asem', *{words!r}]\n"
         "try: main()\n"
         "except SystemExit as done: assert not done.code, done.code\n"
-        "heavy = {'torch', 'numba', 'napari', 'matplotlib', 'scipy', 'skimage', 'neuroglancer', 'numpy._core'}\n"
+        "heavy = {'torch', 'numba', 'napari', 'matplotlib', 'scipy', 'skimage', 'neuroglancer', 'numpy._core', 'filelock'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     env = os.environ | {"ASEM_PLUGINS": "asem-core"}
