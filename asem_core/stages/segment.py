@@ -152,7 +152,7 @@ def advice_on_tiny(made: Labels, by: Model | Segments) -> str:
     option = next(text for text in texts if voxels_in(float(text), made.voxel_size_nm) == below)
     return (
         f"{about.num_tiny:,} of {about.num_objects:,} objects have fewer than {below:,} voxels; remove them with "
-        f"{Option('smallest_um3', float(option), shown=option)} and {OVERWRITE}"
+        f"{Option('smallest_um3', float(option), shown=option)} {OVERWRITE}"
     )
 
 
