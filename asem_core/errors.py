@@ -157,7 +157,10 @@ class AsemError(Exception):
     def followed_by(self, sentence: str) -> Self:
         """Tell the same, and one sentence more."""
         *parts, last = self.args
-        told = type(self)(*parts, last if isinstance(last, Option) else str(last).rstrip("."), f". {sentence}")
+        ended = not isinstance(last, Option) and str(last).endswith(("?", "!"))
+        told = type(self)(
+            *parts, last if isinstance(last, Option) else str(last).rstrip("."), f"{'' if ended else '.'} {sentence}"
+        )
         told.of_recipe = self.of_recipe
         return told
 
