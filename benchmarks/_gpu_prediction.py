@@ -198,6 +198,7 @@ def end_to_end(bench: Bench) -> Found:
     from predict_chain import Copy
 
     from asem_core.blocks import Run
+    from asem_core.cell.record import Record
     from asem_core.cell.store import create_volume, finish_volume, open_volume
     from asem_core.stages.predict import Prediction, predict
     from asem_core.volume import Spec
