@@ -314,16 +314,15 @@ def measure(
     OutputExists
         The folder holds a report of something else.
     """
-    from asem_core.report import find_finished_report
-    from asem_core.stages.analyze import analysis_record, analyze, image_beside, report_folder
+    from asem_core.stages.analyze import analyze, image_beside, report_folder
 
     plugin = build(load_catalog().get("analyzer", analyzer), options, f"asem.measure @ {analyzer}")
     address = _address(segmentation)
     labels = open_labels(address)
     image = image_beside(labels) if raw is None else open_volume(_address(raw))
     folder = Path(output or report_folder(analyzer, address))
-    page = find_finished_report(folder, analysis_record(plugin, labels, image), overwrite=overwrite)
-    return Measured(page or analyze(plugin, labels, image, folder, run or _usual_run(), overwrite=overwrite))
+    run = run or _usual_run()
+    return Measured(analyze(plugin, labels, image, folder, run, overwrite=overwrite, anew=overwrite))
 
 
 def show(

@@ -112,7 +112,10 @@ class AsemError(Exception):
     def followed_by(self, sentence: str) -> Self:
         """Tell the same, and one sentence more."""
         *parts, last = self.args
-        return type(self)(*parts, last if isinstance(last, Option) else str(last).rstrip("."), f". {sentence}")
+        ended = not isinstance(last, Option) and str(last).endswith(("?", "!"))
+        return type(self)(
+            *parts, last if isinstance(last, Option) else str(last).rstrip("."), f"{'' if ended else '.'} {sentence}"
+        )
 
     def __str__(self) -> str:
         return self.told(as_argument)

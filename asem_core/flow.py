@@ -16,7 +16,6 @@ from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.errors import OVERWRITE, BadInput, NothingToDo, OutputExists, RecipeError
-from asem_core.interfaces import Analyzer
 from asem_core.paths import path_options, with_paths
 from asem_core.prediction.trained import Trained, load_for, model_of_class
 from asem_core.pretrained import find_weights
@@ -104,12 +103,16 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
                     flow, catalog, maps, of, cell, part, output / "reports" / "evaluation" / of, run, say, overwrite
                 )
     if flow.analyzers:
+        from asem_core.stages.analyze import analyze
+
         with stage("analyze"):
             for choice, plugin in zip(flow.recipe.analyze, flow.analyzers, strict=True):
                 analyzer = _with_own_layers(plugin, cell)
                 for of in [choice.of] if choice.of is not None else segmentations:
                     folder = output / "reports" / analyzer.name / of
-                    page = _analyze(analyzer, segmentations[of], image, folder, run, overwrite)
+                    page = analyze(
+                        analyzer, segmentations[of], image, folder, run, overwrite=True, anew=overwrite
+                    )  # the recipe's own report: one of other things is replaced
                     say(f"{analyzer.name}{of and ', '}{of}: {page}")
     if flow.export is not None:
         from asem_core.stages.export import export_volume
@@ -342,14 +345,3 @@ def _with_own_layers(options: T, cell: Path) -> T:
     own = with_paths(named, cls, lambda text, what: _own_layer(text, cell) if what == "layer" else text)
     changed: T = attrs.evolve(options, **own)  # type: ignore[misc]
     return changed
-
-
-def _analyze(analyzer: Analyzer, segmentation: Labels, image: Volume, folder: Path, run: Run, overwrite: bool) -> Path:
-    """Measure, or find the report of an equal run."""
-    from asem_core.report import find_finished_report
-    from asem_core.stages.analyze import analysis_record, analyze
-
-    page = find_finished_report(folder, analysis_record(analyzer, segmentation, image), overwrite=True)
-    if page is None or overwrite:
-        page = analyze(analyzer, segmentation, image, folder, run, overwrite=True)
-    return page

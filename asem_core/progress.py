@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -39,11 +40,12 @@ class Bar:
         units = box.size / total
 
         def numbers(task: Task) -> str:
-            rate = rate_of(task.speed * units, unit) if task.speed else ""
+            speed = _speed(task)
+            rate = rate_of(speed * units, unit) if speed else ""
             return " ".join(filter(None, (f"{task.completed:.0f}/{task.total:.0f} blocks", rate, times(task))))
 
         self._progress = open_bar(name, numbers, shown=shown)
-        self._task = self._progress.add_task(name, total=total, completed=done)
+        self._task = self._progress.add_task(name, total=total, completed=done, before=done)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -175,8 +177,15 @@ def times(task: Task) -> str:
     """Say how long a task has run and how long it will: "elapsed 0:01:02, left 0:00:10"; of a finished one no time left."""
     if task.finished:
         return f"elapsed {_clock(task.elapsed or 0)}"
-    left = task.time_remaining
-    return f"elapsed {_clock(task.elapsed or 0)}, left {'-:--:--' if left is None else _clock(left)}"
+    speed = _speed(task)
+    left = "-:--:--" if not speed or task.remaining is None else _clock(math.ceil(task.remaining / speed))
+    return f"elapsed {_clock(task.elapsed or 0)}, left {left}"
+
+
+def _speed(task: Task) -> float | None:
+    """Give what is done in a second: lately, or after the first piece, since the beginning."""
+    done = task.completed - task.fields.get("before", 0)
+    return task.speed or (done / task.elapsed if done > 0 and task.elapsed else None)
 
 
 def rate_of(speed: float, unit: str) -> str:

@@ -240,7 +240,9 @@ def _shown(section: Section, sections: Sequence[Section], embedded: Mapping[str,
     return {
         "title": section.title,
         "paragraphs": [p.strip() for p in re.split(r"\n\s*\n", section.text) if p.strip()],
-        "numbers": [(name, _text(value), section.about.get(name, "")) for name, value in section.numbers.items()],
+        "numbers": [
+            (_spelt(name), _text(value), section.about.get(name, "")) for name, value in section.numbers.items()
+        ],
         "scenes": section.scenes,
         "tables": [
             _shown_table(name, _stem(sections, section, "tables", name), table)
@@ -263,6 +265,11 @@ def _shown_table(name: str, stem: str, table: Table) -> dict[str, Any]:
         "rows": [[_text(value) for value in row] for row in zip(*columns, strict=True)],
         "num_rows": num_rows,
     }
+
+
+def _spelt(name: str) -> str:
+    """Write the unit of a number as people do: "total volume, um3" is "total volume, µm³"."""
+    return re.sub(r"\bum([23]?)$", lambda unit: "µm" + unit[1].translate({50: "²", 51: "³"}), name)
 
 
 def _text(value: Any) -> str:

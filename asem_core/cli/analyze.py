@@ -77,7 +77,8 @@ def analyze_(
     )
     labels = open_labels(segmentation)
     image = image_beside(labels) if raw is None else open_volume(raw)
-    page = analyze(analyzer, labels, image, folder, make_run(workers, block, quiet, on), overwrite=overwrite)
+    run = make_run(workers, block, quiet, on)
+    page = analyze(analyzer, labels, image, folder, run, overwrite=overwrite, anew=overwrite)
     if as_json:
         numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
         print_json({"report": str(page), "numbers": next(iter(numbers.values()))})

@@ -341,7 +341,7 @@ def _tell(layer: str, box: "Box", count: int, image: "Volume", seconds: float, a
         told = {"layer": layer, "box": [box.begin, box.end], "object_vx": count, "object_um3": um3, "seconds": seconds}
         print_json(told)
     else:
-        typer.echo(f"{layer} {box}: {count:,} voxels ({um3:.4g} um3) are object, in {seconds:.1f} s")
+        typer.echo(f"{layer} {box}: {count:,} voxels ({um3:.4g} µm³) are object, in {seconds:.1f} s")
 
 
 def _build(use: str | None, options: dict[str, Any]) -> "Annotator":

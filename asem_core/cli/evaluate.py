@@ -129,7 +129,9 @@ def evaluate(
         for p, t in zip(layers[::2], truths, strict=True)
     ]
     run = make_run(workers, quiet=quiet, on=on)
-    found = evaluate_pairs(pairs, options, run, catalog, model=plugin, folder=output, overwrite=overwrite)
+    found = evaluate_pairs(
+        pairs, options, run, catalog, model=plugin, folder=output, overwrite=overwrite, anew=overwrite
+    )
     if found.page is not None:
         typer.echo(f"Report: {found.page}", err=True)
     counts = {

@@ -43,7 +43,8 @@ def prepare(
     skip: Annotated[list[str] | None, typer.Option(help="Skip a step: crop, mask or clahe; may be repeated.")] = None,
     options: Options = None,
     plane: Annotated[
-        int | None, typer.Option(min=0, help="Plane to show, in voxels of the image; by default the middle.")
+        str | None,
+        typer.Option(help="Plane to show, for example z=120, in voxels of the image; by default the middle."),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="The picture; by default CELL_prepare.png beside the cell.")
@@ -82,10 +83,10 @@ def prepare(
     where = picture or container.with_name(f"{container.stem}_prepare.png")
     require_picture(where)
     image = None if cell == container else cell.relative_to(container).as_posix()
+    z = None
     if plane is not None:
         first: Volume = open_images(container)[-1] if image is None else open_volume(cell)
-        if not 0 <= plane < first.shape[0]:
-            raise BadInput(f"--plane {plane}: the image has planes 0 to {first.shape[0] - 1}.")
+        z = _z_of(plane, first)
     try:
         made = prepare_cell(
             container,
@@ -100,10 +101,10 @@ def prepare(
         if not shown or shown[-1].after is not None or shown[-1].why or isinstance(error, OutsideVolume | TooLarge):
             raise
         # The picture of the image as it is shows which options would do.
-        _draw(shown, plane, where)
+        _draw(shown, z, where)
         raise error.followed_by(f"{where} shows the image and its histogram.") from None
     if shown:
-        _draw(shown, plane, where)
+        _draw(shown, z, where)
     if as_json:
         paths = {m.step: m.after.path for m in made if m.after is not None}
         print_json({"layers": paths, "picture": str(where) if shown else None})
@@ -178,6 +179,18 @@ def _by_step(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise BadInput(f"--set {key}=...: say of which step, for example --set clahe.{key}=...")
         found.setdefault(step, {})[option] = value
     return found
+
+
+def _z_of(text: str, image: "Volume") -> int:
+    """Read `z=120`, or `120`: a plane along z of an image."""
+    from asem_core.viewing.snapshot import Plane
+
+    plane = Plane.parse(text)
+    if plane.axis != 0:
+        raise BadInput(f"--plane {text}: planes along z are shown here, as in z={image.shape[0] // 2}.")
+    if not 0 <= plane.index < image.shape[0]:
+        raise BadInput(f"--plane {text}: the image has planes 0 to {image.shape[0] - 1}.")
+    return plane.index
 
 
 def _draw(rows: "Sequence[Made]", plane: int | None, path: Path) -> None:

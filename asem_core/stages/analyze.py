@@ -17,6 +17,7 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, PluginError, VoxelSizeMismatch
 from asem_core.interfaces import Analysis, Analyzer, Column
+from asem_core.progress import tell_reused
 from asem_core.report import Section, find_finished_report, write_report
 from asem_core.stages.proofread import describe_edits, warn_of_edits
 from asem_core.viewing.object_pictures import pictures_of
@@ -27,7 +28,14 @@ log = logging.getLogger("asem_core")
 
 
 def analyze(
-    analyzer: Analyzer, segmentation: Labels, raw: Volume | None, folder: Path, run: Run, *, overwrite: bool = False
+    analyzer: Analyzer,
+    segmentation: Labels,
+    raw: Volume | None,
+    folder: Path,
+    run: Run,
+    *,
+    overwrite: bool = False,
+    anew: bool = False,
 ) -> Path:
     """Measure a segmentation and write tables, figures and `report.html` into `folder`; return the page's path.
 
@@ -36,7 +44,7 @@ def analyze(
     raw
         The image that was segmented, in the same voxels; it may reach farther. None where the analyzer needs none.
     folder
-        Empty, or with a report made of the same: that is written anew.
+        Empty, or with a report made of the same: that is not made again, unless `anew`.
     overwrite
         Replace a report of this analyzer that was made of something else.
 
@@ -53,7 +61,10 @@ def analyze(
     """
     folder = Path(folder)
     record = analysis_record(analyzer, segmentation, raw)
-    find_finished_report(folder, record, overwrite=overwrite)
+    page = find_finished_report(folder, record, overwrite=overwrite)
+    if page is not None and not anew:
+        tell_reused(page, shown=run.progress)
+        return page
     require_labels(segmentation, "analyses measure a segmentation or labels")
     if raw is not None:
         _check_raw(raw, segmentation)

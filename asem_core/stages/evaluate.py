@@ -22,6 +22,7 @@ from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of, matched, score
 from asem_core.interfaces import Column, Model, Preprocessor
 from asem_core.paths import LayerPath
+from asem_core.progress import tell_reused
 from asem_core.report import find_finished_report, write_report
 from asem_core.stages.proofread import warn_of_edits
 from asem_core.volume import Box, Labels, Volume
@@ -162,6 +163,7 @@ def evaluate(
     if folder is not None:
         page = find_finished_report(folder, record, overwrite=overwrite)
         if page is not None and not anew:
+            tell_reused(page, shown=run.progress)
             return _read(folder, page)
     scores, counted = {}, {}
     for pair in pairs:

@@ -36,7 +36,7 @@ MANY = 0.1
 
 @attrs.frozen
 class Segmentation:
-    """How a map is cut where no model says how: the options of `threshold_objects`; the smallest object in um3, too."""
+    """How a map is cut where no model says how: the options of `threshold_objects`; the smallest object in µm³, too."""
 
     threshold: float = 0.5
     objects: bool = True

@@ -1,4 +1,4 @@
-"""Options in nm and um3 on the voxels at hand: how many voxels they become, and saying so."""
+"""Options in nm and µm³ on the voxels at hand: how many voxels they become, and saying so."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def voxels_in(um3: float, voxel_size_nm: ZyxNm) -> int:
         It is negative or no number.
     """
     if not 0 <= um3 < math.inf:
-        raise BadInput(f"A volume in um3 is a number of 0 or more, not {um3:g}.")
+        raise BadInput(f"A volume in µm³ is a number of 0 or more, not {um3:g}.")
     return math.ceil(um3 / (math.prod(voxel_size_nm) * UM3_PER_NM3) - 1e-6)
 
 
 def in_voxels(plugin: Any, voxel_size_nm: ZyxNm, units: tuple[str, ...] = ("nm", "um3")) -> str:
-    """Say what a plugin's options in nm and um3 become: "dilate-labels: radius 15 nm = 2 voxels of 8 nm"; "" if it has none."""
+    """Say what a plugin's options in nm and µm³ become: "dilate-labels: radius 15 nm = 2 voxels of 8 nm"; "" if it has none."""
     said = []
     for field in attrs.fields(type(plugin)):
         name, _, unit = field.name.rpartition("_")
@@ -50,7 +50,7 @@ def in_voxels(plugin: Any, voxel_size_nm: ZyxNm, units: tuple[str, ...] = ("nm",
         else:
             voxels = nearest_voxels(value, voxel_size_nm)
             number = str(voxels[0]) if len({*voxels}) == 1 else "z, y, x = " + ", ".join(map(str, voxels))
-        said.append(f"{name.replace('_', ' ')} {value:g} {unit} = {number}")
+        said.append(f"{name.replace('_', ' ')} {value:g} {'µm³' if unit == 'um3' else unit} = {number}")
     size = " x ".join(f"{s:g}" for s in (voxel_size_nm if len({*voxel_size_nm}) > 1 else voxel_size_nm[:1]))
     return f"{plugin.name}: {', '.join(said)} voxels of {size} nm" if said else ""
 

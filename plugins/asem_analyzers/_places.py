@@ -147,7 +147,7 @@ def overlaps_um3(first: Labels, second: Labels, run: Run, *, name: str) -> tuple
 
     Returns
     -------
-    ids in `first`, ids in `second`, each (n,), in order; float64 (n,), the volume they share in um3
+    ids in `first`, ids in `second`, each (n,), in order; float64 (n,), the volume they share in µm³
     """
     from asem_core.blocks import map_blocks
 

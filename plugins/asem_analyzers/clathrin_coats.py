@@ -65,7 +65,7 @@ class ClathrinCoats(Analyzer):
     early_neck_nm, late_height_nm
         A pit is early if its neck is wider than the first and its height is below the second.
     smallest_um3
-        Objects smaller than this, in um3, are left out.
+        Objects smaller than this, in µm³, are left out.
     membrane
         Whether membranes are dark or bright in the image; "auto" compares the masks with their surroundings.
     corrections

@@ -58,7 +58,7 @@ class Contacts(Analyzer):
         "ids": an object is all voxels of one id. "components": an object is a connected component of the foreground.
         "auto": components if the segmentation has a single nonzero value, ids if it has several.
     smallest_um3
-        Objects below this volume, in um3, are left out.
+        Objects below this volume, in µm³, are left out.
     """
 
     name: ClassVar[str] = "contacts"

@@ -61,7 +61,7 @@ class Morphometry(Analyzer):
         "ids": an object is all voxels of one id. "components": an object is a connected component of the foreground.
         "auto": components if the segmentation has a single nonzero value, ids if it has several.
     smallest_um3
-        Objects below this volume, in um3, are left out.
+        Objects below this volume, in µm³, are left out.
     skeleton
         Tell tubes from sheets and measure them: length and branches, or area, thickness and extent. This takes most of
         the time.
@@ -211,7 +211,7 @@ def _numbers(tables: dict[str, dict[str, Column]], masked: bool) -> dict[str, ob
 
 def _notes(segmentation: Labels, found: Objects, smallest_um3: float) -> list[str]:
     if not len(found):
-        above = f" of at least {smallest_um3:g} um3" if smallest_um3 else ""
+        above = f" of at least {smallest_um3:g} µm³" if smallest_um3 else ""
         return [f"{segmentation.path} contains no objects{above}: the tables are empty."]
     notes = []
     share = found.num_vx / found.num_vx.sum()

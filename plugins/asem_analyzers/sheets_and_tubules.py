@@ -47,7 +47,7 @@ class SheetsAndTubules(Analyzer):
         "ids": an object is all voxels of one id. "components": an object is a connected component of the foreground.
         "auto": components if the segmentation has a single nonzero value, ids if it has several.
     smallest_um3
-        Objects below this volume, in um3, are left out.
+        Objects below this volume, in µm³, are left out.
     thickest_nm
         The thickest part that is judged, in nm; surroundings of two and a half times this are read around every tile.
     cell_mask
@@ -142,7 +142,7 @@ def _sheet_of(found: Objects, store: Path, box: Box) -> np.ndarray:
 
 @attrs.frozen(eq=False)
 class Totals:
-    """Sums over the tiles, of each object: volumes in um3, areas in um2."""
+    """Sums over the tiles, of each object: volumes in µm³, areas in µm²."""
 
     tubules_um3: np.ndarray
     sheets_um3: np.ndarray

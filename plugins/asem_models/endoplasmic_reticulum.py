@@ -15,7 +15,7 @@ class EndoplasmicReticulum(Organelle):
     """The endoplasmic reticulum, as trained by Gallusser et al. 2022.
 
     The exclusion zone is that of the paper, 1 / 1 voxel of 5 nm; the authors' instructions say 2 / 2.
-    Holes below 0.0025 um3 (20,000 voxels of 5 nm) in annotations are filled.
+    Holes below 0.0025 µm³ (20,000 voxels of 5 nm) in annotations are filled.
     """
 
     name: ClassVar[str] = "endoplasmic-reticulum"

@@ -26,7 +26,7 @@ class CleanLabels(Preprocessor):
     """Remove small objects and fill small holes that are annotation errors (Gallusser et al. 2022).
 
     Published: mitochondria and Golgi, objects of fewer than 27 voxels removed; endoplasmic reticulum, holes of fewer
-    than 20,000 voxels (0.0025 um3) filled; nuclear pores and coated pits, neither. Objects are connected components of one
+    than 20,000 voxels (0.0025 µm³) filled; nuclear pores and coated pits, neither. Objects are connected components of one
     id, holes connected components of background, both through faces, in the whole volume: scikit-image's `remove_small_objects`
     and then `remove_small_holes`. As there, background at the border is a hole if it is small.
     A hole between several ids is not filled, so ids never spread over each other.
@@ -34,9 +34,9 @@ class CleanLabels(Preprocessor):
     Parameters
     ----------
     smallest_vx, smallest_um3
-        Objects smaller than this are removed, in voxels or um3; give one of the two.
+        Objects smaller than this are removed, in voxels or µm³; give one of the two.
     largest_hole_vx, largest_hole_um3
-        Holes smaller than this are filled, in voxels or um3; give one of the two.
+        Holes smaller than this are filled, in voxels or µm³; give one of the two.
     """
 
     name: ClassVar[str] = "clean-labels"

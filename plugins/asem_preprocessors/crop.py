@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from asem_core.abilities import PartOfPreparation
-from asem_core.errors import BadInput, OutsideVolume
+from asem_core.errors import BadInput, NothingToDo, OutsideVolume
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
@@ -40,7 +40,7 @@ class Crop(Preprocessor, PartOfPreparation):
 
     The cell is found on a grid of 16-voxel cubes: those that are neither padding nor empty resin, opened with a cube of 3 grid
     points; the largest connected component counts. Padding and resin are recognised as in
-    `cell-mask`; if there is neither, everything is kept.
+    `cell-mask`; if there is neither, or the cell fills the volume, nothing is cut off and no layer is made.
 
     Parameters
     ----------
@@ -82,6 +82,8 @@ class Crop(Preprocessor, PartOfPreparation):
         ------
         OutsideVolume
             The box lies outside of the volume.
+        NothingToDo
+            No box is given, and the cell fills the volume.
         BadInput
             No cell is found.
         """
@@ -91,6 +93,8 @@ class Crop(Preprocessor, PartOfPreparation):
             box = self._box_in_nm(volume)
         else:
             box = self._find(volume, own_scratch(run, self, volume))
+            if box == volume.box:
+                raise NothingToDo(f"Nothing to crop: the cell fills {volume.path}. To cut it anyway, give the box.")
         inside = box & volume.box
         if inside != box or box.is_empty:
             raise OutsideVolume(

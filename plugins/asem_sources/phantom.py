@@ -83,7 +83,7 @@ class Phantom(Source):
         "nucleus", mostly envelope; "membrane", a plasma membrane throughout; "cytoplasm".
     pore_diameters_nm : smallest and largest diameter; uniformly distributed (equal numbers: a single size).
     pores_per_um2, pits_per_um2, caveolae_per_um2 : on the envelope and the plasma membrane; fewer if they would touch.
-    mitochondria_fraction : fraction of the cytoplasm's volume. The other densities are per um3 of cytoplasm.
+    mitochondria_fraction : fraction of the cytoplasm's volume. The other densities are per µm³ of cytoplasm.
     mitochondria_touching : fraction of the mitochondria that are placed against the one before, membrane against membrane, where
         there is room (0 to 1).
     er_sheets : fraction of the ER's nodes that widen into a sheet.

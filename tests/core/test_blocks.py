@@ -341,18 +341,21 @@ def test_rates(speed: float, said: str) -> None:
     assert rate_of(speed, "voxel") == said
 
 
-def test_numbers_are_whole_in_80_columns(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name and the bar are shortened, not the counts, the rate, and the times."""
+@pytest.mark.parametrize("done", [1, 5])
+def test_numbers_are_whole_in_80_columns(
+    done: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name and the bar are shortened, not the counts, the rate, and the times, which are told from the first block on."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for rich
     with Bar("predict-membrane-fibsem-10nm", Box((0, 0, 0), (640, 640, 640)), (64, 64, 64), True) as bar:
-        for _ in range(5):
+        for _ in range(done):
             time.sleep(0.02)
             bar.advance()
     line = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", capfd.readouterr().err.replace("\r", "\n")).splitlines()[-1]
     assert len(line.rstrip()) <= 80
     assert line.startswith("predict-")
-    assert re.search(r" 5/1000 blocks [\d.]+ Mvoxel/s elapsed 0:00:00, left \d:\d\d:\d\d", line)
+    assert re.search(rf" {done}/1000 blocks [\d.]+ Mvoxel/s elapsed 0:00:00, left \d:\d\d:\d\d", line)
 
 
 @pytest.mark.parametrize(

@@ -37,14 +37,18 @@ MIDDLE = 14  # a plane through one of the balls
 
 @pytest.fixture
 def cell(tmp_path: Path) -> Path:
-    """A cell with a small image and a layer of labels, away from the origin."""
+    return make_cell(tmp_path / "cell.zarr")
+
+
+def make_cell(cell: Path) -> Path:
+    """Make a cell with a small image and a layer of labels, away from the origin."""
     image = example_image()
     spec = Spec(image.shape, "uint8", (10, 5, 5), (100, 200, 300))
     for layer, values in (("raw", image.read()), ("labels/known", example_labels().read().astype(np.uint8))):
-        out = create_volume(tmp_path / "cell.zarr" / layer, spec, block=32, made_by={"test": 1})
+        out = create_volume(cell / layer, spec, block=32, made_by={"test": 1})
         out.data[:] = values
         finish_volume(out)
-    return tmp_path / "cell.zarr"
+    return cell
 
 
 def raising(error: Exception) -> Callable[..., None]:
@@ -196,7 +200,21 @@ def viewer(display: None) -> Iterator[Any]:
 
 @pytest.fixture
 def window(viewer: Any) -> Iterator[Any]:
-    """A new panel in the window."""
+    with new_panel(viewer) as panel:
+        yield panel
+
+
+@pytest.fixture(scope="class")
+def opened(viewer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A panel that shows one box, which takes ten seconds to draw: one for all tests of a class."""
+    with new_panel(viewer) as panel:
+        panel.open(make_cell(tmp_path_factory.mktemp("opened") / "cell.zarr"), "keys", BOX)
+        yield panel
+
+
+@contextlib.contextmanager
+def new_panel(viewer: Any) -> Iterator[Any]:
+    """Put a new panel into the window, and take it out again with all that it showed."""
     from asem_napari.window import AnnotatePanel
 
     panel = AnnotatePanel(viewer)
@@ -283,17 +301,6 @@ def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
     window.open(cell, "golgi", BOX)
     np.testing.assert_array_equal(window.seeds.data, seeds)
     np.testing.assert_array_equal(window.viewer.layers["golgi: result"].data, kept)
-
-
-def test_undo_takes_a_stroke_back_on_disk_too(window: Any, cell: Path) -> None:
-    """Undo changes what is shown and, at the next save, what is stored."""
-    window.open(cell, "golgi", BOX)
-    stroke(window, [(10, 20, 20)])
-    window.save()
-    assert open_volume(cell / "seeds/golgi").read().any()
-    window.seeds.undo()
-    window.save()
-    assert not open_volume(cell / "seeds/golgi").read().any()
 
 
 def test_faults_are_told_in_the_panel(window: Any, cell: Path) -> None:
@@ -389,61 +396,71 @@ def test_napari_finds_reader_and_window(window: Any, cell: Path) -> None:
 
 
 class TestKeys:
-    def test_painted_planes_are_found_hidden_and_reset(self, window: Any, cell: Path) -> None:
+    def test_painted_planes_are_found_hidden_and_reset(self, opened: Any) -> None:
         """n and p go between painted planes, h hides what lies over the image, r takes the strokes off a plane."""
-        window.open(cell, "keys", BOX)
-        window.session.seeds[2, 3:6, 3:6] = 1
-        window.session.seeds[9, 3:6, 3:6] = 2
-        window.viewer.dims.set_current_step(0, 5)
-        press(window, "n")
-        assert window.viewer.dims.current_step[0] == 9
-        press(window, "p")
-        assert window.viewer.dims.current_step[0] == 2
-        press(window, "h")
-        assert not window.seeds.visible
-        press(window, "h")
-        assert window.seeds.visible
-        press(window, "r")
-        assert not window.session.seeds[2].any()
-        assert window.session.seeds[9].any()
-        window.seeds.undo()
-        assert window.session.seeds[2].any()
+        opened.session.seeds[:] = 0
+        opened.session.seeds[2, 3:6, 3:6] = 1
+        opened.session.seeds[9, 3:6, 3:6] = 2
+        opened.viewer.dims.set_current_step(0, 5)
+        press(opened, "n")
+        assert opened.viewer.dims.current_step[0] == 9
+        press(opened, "p")
+        assert opened.viewer.dims.current_step[0] == 2
+        press(opened, "h")
+        assert not opened.seeds.visible
+        press(opened, "h")
+        assert opened.seeds.visible
+        press(opened, "r")
+        assert not opened.session.seeds[2].any()
+        assert opened.session.seeds[9].any()
+        opened.seeds.undo()
+        assert opened.session.seeds[2].any()
 
-    def test_each_brush_has_its_size(self, window: Any, cell: Path) -> None:
+    def test_undo_takes_a_stroke_back_on_disk_too(self, opened: Any) -> None:
+        """Undo changes what is shown and, at the next save, what is stored."""
+        opened.session.seeds[:] = 0
+        stroke(opened, [(10, 20, 20)])
+        opened.save()
+        stored = open_volume(Path(opened.session.image.path).with_name("seeds") / "keys", follow=True)
+        assert stored.read().any()
+        opened.seeds.undo()
+        opened.save()
+        assert not stored.read().any()
+
+    def test_each_brush_has_its_size(self, opened: Any) -> None:
         """A fine brush for the object and a broad one for the background stay so."""
-        window.open(cell, "brushes", BOX)
-        window.seeds.brush_size = 4
-        press(window, "w")
-        window.seeds.brush_size = 20
-        press(window, "q")
-        assert window.seeds.brush_size == 4
-        press(window, "w")
-        assert window.seeds.brush_size == 20
+        opened.seeds.brush_size = 4
+        press(opened, "w")
+        opened.seeds.brush_size = 20
+        press(opened, "q")
+        assert opened.seeds.brush_size == 4
+        press(opened, "w")
+        assert opened.seeds.brush_size == 20
 
-    def test_sliders_speak_of_planes_of_the_cell(self, window: Any, cell: Path) -> None:
+    def test_sliders_speak_of_planes_of_the_cell(self, opened: Any) -> None:
         """The slider's label is the plane's number in the cell, whichever box is open; a scale bar is shown."""
-        window.open(cell, "sliders", BOX)
-        window.viewer.dims.set_current_step(0, 3)
-        assert window.viewer.dims.axis_labels[0] == f"z {BOX.begin[0] + 3}"
-        assert window.viewer.scale_bar.visible
+        opened.viewer.dims.set_current_step(0, 3)
+        assert opened.viewer.dims.axis_labels[0] == f"z {BOX.begin[0] + 3}"
+        assert opened.viewer.scale_bar.visible
 
-    def test_three_views_show_the_other_axes(self, window: Any, cell: Path) -> None:
+    def test_three_views_show_the_other_axes(self, opened: Any) -> None:
         """The planes across y and x are drawn with strokes, and a click in them goes there."""
-        window.open(cell, "views", BOX)
-        window.session.seeds[4, 5, 6] = 1
-        window.three_views.setChecked(True)
-        window._go(0, 4)
-        assert window.viewer.dims.current_step[0] == 4
-        window._go(1, 5)
-        first, second = window._views.views
+        opened.session.seeds[4, 5, 6] = 1
+        opened.three_views.setChecked(True)
+        opened._go(0, 4)
+        assert opened.viewer.dims.current_step[0] == 4
+        opened._go(1, 5)
+        first, second = opened._views.views
         assert first.pixmap().width() == second.pixmap().width() == 300
         from asem_napari._three_views import plane_of
 
-        red, green, _ = plane_of(window.session, 1, 5)[4, 6].astype(int)
+        red, green, _ = plane_of(opened.session, 1, 5)[4, 6].astype(int)
         assert green > red + 50
-        assert not window.cutting.form_place.isVisible()
-        window.cutting.advanced.setChecked(True)
-        assert window.cutting.form_place.isVisibleTo(window)
+        assert not opened.cutting.form_place.isVisible()
+        opened.cutting.advanced.setChecked(True)
+        assert opened.cutting.form_place.isVisibleTo(opened)
+        opened.three_views.setChecked(False)
+        opened.cutting.advanced.setChecked(False)
 
 
 def test_the_loop_is_shown_and_driven_by_keys(window: Any, cell: Path) -> None:

@@ -79,15 +79,18 @@ def test_command_refuses_a_misspelt_option(cell):
 
 
 def test_what_is_no_report_of_the_kind_is_never_replaced(cell, tmp_path):
-    """An equal report is written anew, one of other options with --overwrite; a user's own page and other reports stay."""
+    """An equal report is used as it is, one of other options replaced with --overwrite; a user's own page and other reports stay."""
 
     def asem(*words):
         arguments = ["analyze", "morphometry", str(cell / "labels/cube"), "-q", "-j", "1", *words]
         return CliRunner().invoke(make_app(), arguments)
 
     plain, report = ("-s", "skeleton=false", "-o"), tmp_path / "report"
-    for _ in range(2):
-        assert asem(*plain, str(report)).exit_code == 0
+    made = []
+    for words in ((), (), ("--overwrite",)):
+        assert asem(*plain, str(report), *words).exit_code == 0
+        made.append((report / "report.html").stat().st_mtime_ns)
+    assert made[0] == made[1] < made[2]
     other = asem(*plain, str(report), "-s", "smallest_um3=1e-6")
     assert other.exit_code == 1
     assert (

@@ -74,7 +74,7 @@ def test_lengths_become_the_nearest_number_of_voxels_and_that_is_said(caplog: py
     with caplog.at_level("INFO", "asem_core.remarks"):
         apply_in_memory(CleanLabels(largest_hole_um3=0.0025), Labels(mask, (20, 10, 10)))
         apply_in_memory(ExclusionZone(dilate_nm=20.0, erode_nm=15.0), Labels(mask, 8))
-    assert "clean-labels: largest hole 0.0025 um3 = 1,250 voxels of 20 x 10 x 10 nm" in caplog.text
+    assert "clean-labels: largest hole 0.0025 µm³ = 1,250 voxels of 20 x 10 x 10 nm" in caplog.text
     assert "exclusion-zone: dilate 20 nm = 2, erode 15 nm = 2 voxels of 8 nm" in caplog.text
 
 
