@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from asem_core.voxels.scale import unlikely_size
 
 log = logging.getLogger("asem_core")
 
+_PACKED = (".zip", ".gz", ".bz2", ".tar", ".tgz", ".7z", ".rar")
 LARGE_BYTES = 2e9  # an import that is said to take long, before it does
 SLAB_BYTES = 256e6  # one block of an import: whole planes, so that each file is read once
 
@@ -89,23 +91,27 @@ def _what_is_in(path: str) -> str:
 
 
 def _what_to_do(catalog: Catalog, path: str) -> list[str | Option]:
-    """Say what can be done with a path that nothing reads: the folders inside that are read, or another form of it."""
-    folders = (
-        sorted(p for p in Path(path).iterdir() if p.is_dir() and not p.name.startswith("."))
-        if Path(path).is_dir()
-        else []
-    )
-    inside = [
-        p for p in folders[:100] if any(catalog.get("source", n).can_read(str(p)) for n in catalog.names("source"))
-    ]
-    if inside:
+    """Say what can be done with a path that nothing reads: what in it or beside it is read, or another form of it."""
+
+    def readable(found: Iterable[Path]) -> list[Path]:
+        return [p for p in found if any(catalog.get("source", n).can_read(str(p)) for n in catalog.names("source"))]
+
+    here = Path(path)
+    within = sorted(p for p in here.iterdir() if not p.name.startswith(".")) if here.is_dir() else []
+    if inside := readable([p for p in within if p.is_dir()][:100]):
         several = ", or put all planes of a stack into one folder" if len(inside) > 1 else ""
         names = ", ".join(p.name for p in inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
         return [
             f"Of the folders in it, these can be imported: {names}. Import one: asem import {shlex.quote(str(inside[0]))}{several}."
         ]
-    if Path(path).suffix.lower() in (".zip", ".gz", ".bz2", ".tar", ".7z"):
-        return ["It is packed: unpack it first."]
+    if alone := readable([p for p in within if p.is_file()][:100]):
+        return [
+            f"Its files can be imported one by one: asem import {shlex.quote(str(alone[0]))}. If each is one plane, save them as TIFF."
+        ]
+    if packed := [p for p in within or [here] if p.suffix.lower() in _PACKED]:
+        return [f"{packed[0].name if within else 'It'} is packed: unpack it first."]
+    if here.is_file() and (beside := readable(p for p in sorted(here.parent.glob(f"{glob.escape(here.stem)}*")))):
+        return [f"The voxels may be in {beside[0].name} beside it: asem import {shlex.quote(str(beside[0]))}."]
     return [
         "Save it as TIFF, MRC, HDF5 or OME-Zarr (Fiji opens most formats of microscopes, by Bio-Formats), name the plugin (",
         Option("use"),
@@ -261,7 +267,7 @@ def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:
     folder = next(p for p in (Path(output).absolute(), *Path(output).absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     told = f"{wait / 60:.0f} minutes" if wait >= 90 else f"{wait:.0f} seconds"
-    room = "" if free > needed else " That is more than is free: choose another disk with -o, or free some space."
+    room = "" if free > needed else " That is more than is free: choose a place on another disk, or free some space."
     return f"This import takes about {needed / 1e9:.3g} GB of disk ({free / 1e9:.3g} GB are free) and {told}.{room}"
 
 

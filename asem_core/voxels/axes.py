@@ -11,6 +11,7 @@ import numpy as np
 from asem_core.errors import BadInput, Option
 from asem_core.volume import ArrayLike
 
+_LIKELY = {3: "zyx", 4: "czyx", 5: "tczyx"}
 _OPTIONS = {"c": ("channel", "channels"), "t": ("time", "time points")}
 
 
@@ -19,9 +20,8 @@ def arrange(
     axes: Sequence[str],
     where: str,
     choice: Mapping[str, int | None] | None = None,
-    flat: bool = False,
 ) -> ArrayLike:
-    """View an array with the named axes as z, y, x.
+    """View an array with the named axes as z, y, x; one without z is one plane, as an image file of one plane is.
 
     Parameters
     ----------
@@ -29,15 +29,13 @@ def arrange(
         One name for each axis of the array, of which z, y and x are kept.
     choice
         Which index of a further axis is taken, by its name ("c", "t"); one of length 1 needs none.
-    flat
-        Whether an array without z is one plane.
 
     Raises
     ------
     BadInput
         An axis is missing, or one of several channels or times is not chosen; names the option that answers.
     """
-    if flat and "z" not in [a.lower() for a in axes]:
+    if len(axes) == len(array.shape) and "z" not in [a.lower() for a in axes]:
         array, axes = _OnePlane(array), ["z", *axes]
     keep, fixed = pick_axes(tuple(array.shape), axes, where, choice)
     if list(keep) == [0, 1, 2] and len(array.shape) == 3:
@@ -61,7 +59,7 @@ def pick_axes(
         raise BadInput(
             f"{where} has the axes {_listed(names, shape)}; a volume needs z, y and x. "
             "If they are misnamed, say what they are, in their order: ",
-            Option("axes", "zyx" if len(names) == 3 else None, shown="" if len(names) == 3 else "...", of_plugin=True),
+            Option("axes", _LIKELY.get(len(names)), shown="" if len(names) in _LIKELY else "...", of_plugin=True),
         )
     fixed: dict[int, int] = {}
     for i, (name, n) in enumerate(zip(names, shape, strict=True)):

@@ -1,8 +1,11 @@
-"""HDF5 as the programs of the field write it: data sets, their axes, and where they lie (CREMI, ilastik, Fiji)."""
+"""HDF5 as the programs of the field write it: data sets, their axes, and where they lie (CREMI, ilastik, Fiji, BigDataViewer)."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,17 @@ import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.volume import Volume, as_zyx_nm
+from asem_core.voxels.bigdataviewer import scale_beside
 from asem_core.voxels.limits import require_chunk_fits, require_own_bytes
 from asem_core.voxels.n5_dialects import n5_scales
+from asem_core.voxels.opening import what_it_is
 from asem_core.voxels.scale import Scale, in_units
 
-ENDINGS = (".h5", ".hdf", ".hdf5", ".ilp")
+ENDINGS = (".h5", ".hdf", ".hdf5", ".ilp", ".mat")
 _WITHOUT_NAMES = {2: "yx", 3: "zyx", 5: "tzyxc"}  # as ilastik reads them
+_OF_MATLAB = {2: "xy", 3: "zxy"}  # rows, columns and planes, the first the fastest
+_CELLS = re.compile(r"/?t\d+/s(\d+)/(\d+)/cells")  # of BigDataViewer: time point, image, level
+_BESIDE_CELLS = re.compile(r"s\d+/(resolutions|subdivisions)")
 
 
 def open_hdf5(path: str | Path) -> Any:
@@ -38,7 +46,10 @@ def open_hdf5(path: str | Path) -> Any:
         return h5py.File(path, "r")
     except OSError as error:
         reason = str(error).partition("(")[2].rstrip(")") or str(error)
-        raise BadInput(f"{path} cannot be read as HDF5: {reason}. Is it damaged, or still being written?") from None
+        what = what_it_is(path, but=".h5") or "Is it damaged, or still being written?"
+        if Path(path).suffix.lower() == ".mat":
+            what = "Save it by MATLAB's save(..., '-v7.3')."
+        raise BadInput(f"{path} cannot be read as HDF5: {reason}. {what}") from None
 
 
 def create_hdf5(path: str | Path) -> Any:
@@ -79,17 +90,53 @@ def plane_names_of(file: Any, name: str) -> list[str]:
 
 
 def datasets(file: Any) -> dict[str, tuple[int, ...]]:
-    """List the data sets of an open file that hold a plane or more of numbers, and their shapes."""
+    """List the data sets of an open file that hold a plane or more of numbers, and their shapes.
+
+    Not tables of BigDataViewer, nor the painted blocks of an ilastik project, which are no volumes.
+    """
     import h5py
 
     found: dict[str, tuple[int, ...]] = {}
 
     def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf" and len(node.shape) >= 2 and node.size > 1:
+        holds_planes = isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf" and len(node.shape) >= 2
+        if holds_planes and node.size > 1 and not _BESIDE_CELLS.fullmatch(name) and "blockSlice" not in node.attrs:
             found[name] = tuple(node.shape)
 
     file.visititems(visit)
     return found
+
+
+def why_none(file: Any) -> str:
+    """Say where the image may be of a file that holds no data set of planes."""
+    import h5py
+
+    if "ilastikVersion" in file or "Input Data" in file:
+        named = [_text(node[()]) for path, node in _walk(file) if path.endswith("/filePath")]
+        image = f": {', '.join(named[:3])}" if named else ""
+        return f" It is an ilastik project that only refers to its image{image}. Import that, and what ilastik exports."
+    links = [link for name in file if (link := file.get(name, getlink=True)) and not isinstance(link, h5py.HardLink)]
+    outside = [f"{link.filename} ({link.path})" for link in links if isinstance(link, h5py.ExternalLink)]
+    return f" It only links to other files, which are not followed: import {', '.join(outside[:3])}." if outside else ""
+
+
+def _walk(file: Any) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    file.visititems(lambda name, node: found.append((name, node)))
+    return found
+
+
+def is_coarser_level(name: str) -> bool:
+    """Tell whether a data set of BigDataViewer is a reduced copy of another."""
+    cells = _CELLS.fullmatch(name)
+    return bool(cells) and int(cells[2]) > 0  # type: ignore[index]
+
+
+def stored_dtype(dataset: Any) -> np.dtype[Any]:
+    """Give the type that the values have: BigDataViewer keeps uint16 as int16 of the same bits."""
+    stored: np.dtype[Any] = dataset.dtype
+    unsigned = _CELLS.fullmatch(dataset.name) and stored.kind == "i"
+    return np.dtype(stored.str.replace("i", "u")) if unsigned else stored
 
 
 def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
@@ -109,6 +156,8 @@ def axes_of(dataset: Any, where: str, named: str | None = None) -> list[str]:
     if all(len(label) == 1 for label in labels) and {"y", "x"} <= set(labels):
         return labels
     shape = dataset.shape
+    if "MATLAB_class" in dataset.attrs and len(shape) in _OF_MATLAB:
+        return list(_OF_MATLAB[len(shape)])
     if len(shape) == 4 and 1 in (shape[0], shape[-1]):
         return list("zyxc" if shape[-1] == 1 else "czyx")
     if len(shape) not in _WITHOUT_NAMES:
@@ -131,9 +180,14 @@ def _axistags(dataset: Any) -> list[dict[str, Any]]:
 def scales_of(dataset: Any, axes: Sequence[str]) -> list[Scale]:
     """Read where a data set lies, from its own attributes, else from those of the groups around it.
 
-    `resolution` and `offset` of CREMI in nm, `element_size_um` of Fiji, `pixelResolution` and `transform` of N5, and the
-    resolutions in ilastik's `axistags`.
+    `resolution` and `offset` of CREMI in nm, `element_size_um` of Fiji, `pixelResolution` and `transform` of N5, the
+    resolutions in ilastik's `axistags`, and the XML file that BigDataViewer keeps beside.
     """
+    if cells := _CELLS.fullmatch(dataset.name):
+        table = dataset.file.get(f"s{cells[1]}/resolutions")
+        level = int(cells[2])
+        factors = [1.0] * 3 if table is None or level >= len(table) else [float(f) for f in table[level][::-1]]
+        return scale_beside(dataset.file.filename, int(cells[1]), factors)
     node, group = dataset, ""
     while True:
         found = _scales(node.attrs, f" of the group '{node.name}'" if group else "", axes)
@@ -195,9 +249,25 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
+def _missing_filter(dataset: Any) -> str:
+    """Name a compression of a data set that cannot be undone here; those beyond HDF5's own are of hdf5plugin."""
+    import h5py
+
+    about = dataset.id.get_create_plist()
+    filters = [about.get_filter(i) for i in range(about.get_nfilters())]
+    if not all(h5py.h5z.filter_avail(number) for number, *_ in filters):
+        with contextlib.suppress(ImportError):
+            import hdf5plugin  # noqa: F401  (importing it registers its filters)
+    missing = [(number, name) for number, _, _, name in filters if not h5py.h5z.filter_avail(number)]
+    return f"{missing[0][0]} ({_text(missing[0][1]).partition(' ')[0] or 'without a name'})" if missing else ""
+
+
 @attrs.frozen(eq=False)
 class Dataset:
-    """A data set as a lazy array that opens its file when it is read, so that it travels to workers."""
+    """A data set as a lazy array that opens its file when it is read, so that it travels to workers.
+
+    `dtype` is that of the values, of as many bytes as those stored (see `stored_dtype`).
+    """
 
     path: str
     name: str
@@ -209,10 +279,17 @@ class Dataset:
             dataset = file[self.name]
             require_own_bytes(dataset, f"{self.path}: {self.name}")
             require_chunk_fits(f"{self.path}: {self.name}", dataset.chunks or (1,), dataset.dtype.itemsize)
+            missing = _missing_filter(dataset)
             try:
-                return np.asarray(dataset[key])
+                values = np.asarray(dataset[key])
+                return values if values.dtype == self.dtype else values.view(self.dtype)
             except OSError as error:
-                reason = str(error)
-                raise BadInput(
-                    f"{self.path}: {self.name} cannot be read: {reason}. It may be damaged: copy it again."
-                ) from None
+                where, reason = f"{self.path}: {self.name}", str(error)
+                if missing and importlib.util.find_spec("hdf5plugin") is None:
+                    raise MissingExtra.of("hdf5", f"{where} is compressed by the HDF5 filter {missing}") from None
+                if missing:
+                    raise BadInput(
+                        f"{where} is compressed by the HDF5 filter {missing}, which is not known here. Where it was "
+                        "written, save it with gzip (by h5repack or h5py)."
+                    ) from None
+                raise BadInput(f"{where} cannot be read: {reason}. It may be damaged: copy it again.") from None

@@ -115,6 +115,7 @@ def conversion(
     kind: str | None = None,
     grey_range: tuple[float, float] | None = None,
     shifted: bool = False,
+    where: object = "The image",
 ) -> Conversion:
     """Say how a type is converted.
 
@@ -130,7 +131,9 @@ def conversion(
         The type holds no numbers, or the range is none.
     """
     if stored.kind not in "biuf":
-        raise BadInput(f"An image holds numbers, not {stored}.")
+        raise BadInput(
+            f"{where} holds values of type {stored}, which are no grey values. Convert them to whole numbers or fractions first."
+        )
     if grey_range is not None:
         low, high = grey_range
         if not low < high:
@@ -198,6 +201,6 @@ def converted(
     shifted: bool = False,
 ) -> ArrayLike:
     """Give the array as unsigned integers, see `conversion`; the array itself if it holds them already."""
-    convert = conversion(np.dtype(array.dtype), kind, grey_range, shifted)
+    convert = conversion(np.dtype(array.dtype), kind, grey_range, shifted, where)
     same = convert.scale is None and not convert.must_check and convert.dtype == np.dtype(array.dtype)
     return array if same else Converted(array, convert, where)

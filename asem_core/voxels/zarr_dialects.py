@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,7 +38,17 @@ def multiscale_of(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
                 f"The OME-Zarr metadata name a data set {path!r}; a path leads to an array inside the group, as 's0' does. "
                 "Correct them."
             )
-    return dict(first)
+    sizes = [_coarseness(level) for level in levels]
+    in_order = [level for _, level in sorted(zip(sizes, levels, strict=True), key=lambda pair: pair[0])]
+    return {**first, "datasets": in_order if all(sizes) else levels}
+
+
+def _coarseness(level: Mapping[str, Any]) -> float:
+    """Give the size of a level's voxels in the units of its metadata, 0 if it states none: the finest does not always come first."""
+    steps = _in_sequence(_listed(level.get("coordinateTransformations")))
+    scales = [step.get("scale") for step in steps if isinstance(step, Mapping) and step.get("type") == "scale"]
+    numbers = [n for scale in scales for n in _listed(scale)]
+    return math.prod(numbers) if numbers and all(isinstance(n, (int, float)) and n > 0 for n in numbers) else 0.0
 
 
 _PLAIN_PATH = re.compile(r"[^/:%\\\0]+(/[^/:%\\\0]+)*")

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.errors import Option
 from asem_core.voxels.scale import Scale, in_units
 from asem_core.voxels.units import nm_per
 
@@ -37,7 +38,7 @@ def in_tiff(tiff: Any, file: Path) -> Stated:
 
 
 def beside(file: Path) -> Stated:
-    """Read what a text file beside an image states: TESCAN's `.hdr`, JEOL's and Hitachi's `.txt`."""
+    """Read what a text file beside an image states: TESCAN's `.hdr`, JEOL's and Hitachi's `.txt`, SerialEM's `.mdoc`."""
     scales = []
     for ending, read in BESIDE.items():
         dashed = f"{file.stem}-{file.suffix[1:]}{ending}"  # TESCAN's: image-tif.hdr
@@ -301,6 +302,13 @@ def _per_pixel(page: Any) -> tuple[float | None, float | None]:
     return y, x
 
 
+def _serial_em(text: str, where: str) -> Scale | None:
+    """Read the pixel size in Å of SerialEM's `.mdoc`."""
+    found = re.search(r"^PixelSpacing\s*=\s*([\d.eE+-]+)", text, re.MULTILINE)
+    size = _number(found[1]) if found else None
+    return in_units(f"{where} (SerialEM)", (None, size, size), "angstrom") if size else None
+
+
 IN_TIFF: tuple[Callable[[Any, Any], Scale | None], ...] = (
     _fibics,
     _zeiss,
@@ -312,16 +320,32 @@ IN_TIFF: tuple[Callable[[Any, Any], Scale | None], ...] = (
     _resolution_tags,
     _milling_step,
 )
-BESIDE: Mapping[str, Callable[[str, str], Scale | None]] = {".hdr": _tescan_text, ".txt": _jeol_or_hitachi}
+BESIDE: Mapping[str, Callable[[str, str], Scale | None]] = {
+    ".hdr": _tescan_text,
+    ".txt": _jeol_or_hitachi,
+    ".mdoc": _serial_em,
+}
+
+
+def orientation_of(page: Any) -> int:
+    """Read how a viewer is to turn or mirror a page: 1 is not at all."""
+    return int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
+
+
+def as_stored(orientation: int) -> list[str]:
+    """Tell that an image is not turned as it asks to be."""
+    if orientation == 1:
+        return []
+    return [
+        f"its tag Orientation ({orientation}) asks viewers to turn or mirror it; the rows are kept as stored, as ImageJ does"
+    ]
 
 
 def _questions(tiff: Any, page: Any) -> Iterator[str]:
-    orientation = int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
-    if orientation != 1:
-        yield f"its tag Orientation ({orientation}) asks viewers to turn or mirror it; the rows are kept as stored, as ImageJ does"
+    yield from as_stored(orientation_of(page))
     about = next((page.tags[c].value for c in FEI if c in page.tags), None)
     if isinstance(about, Mapping):
         bar = _first(about, "PrivateFei", key="DatabarHeight")
         if bar:
             rows = page.imagelength - int(bar)
-            yield f"its last {bar:g} rows are the microscope's data bar: leave them out with --box :,0:{rows},:"
+            yield f"its last {bar:g} rows are the microscope's data bar: leave them out with {Option('box', f':,0:{rows},:')}"

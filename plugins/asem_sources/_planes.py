@@ -44,6 +44,7 @@ class Header:
     fault: Sequence[str | Option] = attrs.field(
         default=(), converter=lambda fault: (fault,) if fault and isinstance(fault, str) else tuple(fault)
     )
+    orientation: int = 1  # how a viewer is to turn or mirror it, as the tag of TIFF and EXIF says
 
 
 @attrs.frozen(eq=False)
@@ -218,6 +219,11 @@ def check_alike(pages: Sequence[Page], headers: Sequence[Header]) -> tuple[tuple
         if header.dtype != first.dtype:
             raise BadInput(
                 f"{where} holds {header.dtype} but {pages[0].label} holds {first.dtype}. Save all planes alike."
+            )
+        if header.orientation != first.orientation:
+            raise BadInput(
+                f"{where} says that it is to be shown turned or mirrored otherwise than {pages[0].label} (Orientation "
+                f"{header.orientation} instead of {first.orientation}). Turn the pixels themselves, and save all planes alike."
             )
     return (first.shape[0], first.shape[1]), np.dtype(first.dtype)
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.voxels.axes import pick_axes
+from asem_core.voxels.opening import what_it_is
 from asem_core.voxels.tiff import as_shown, why_unreadable
 from asem_core.voxels.values import ids_of_colours
-from asem_sources._microscopes import Stated, in_tiff
+from asem_sources._microscopes import Stated, in_tiff, orientation_of
 from asem_sources._planes import Header
 
 _SEQUENCES = "iqrhelpav"  # what tifffile calls pages of which nothing is said: planes, if there is no other axis
@@ -143,6 +144,8 @@ def _contents(tiff: Any, file: Path, choice: Choice, whole_set: bool) -> TiffCon
     if promised > there:
         cut = f"is truncated: of {promised} images that it lists, {there} are there. Copy it again."
         return TiffContents((TiffPage(file),), (Header(page.shape, str(page.dtype), cut),))
+    if (listed := _pages_not_listed(tiff, only, series)) and choice.series is None:
+        return TiffContents((TiffPage(file),), (Header(page.shape, str(page.dtype), listed),))
     stated = in_tiff(tiff, file)
     order = _plane_order(only, file, choice)
     if len(only.pages) < there:
@@ -183,6 +186,19 @@ def _chosen_series(series: list[Any], file: Path, wanted: int | None) -> Any:
             " (the first)",
         )
     return series[wanted or 0]
+
+
+def _pages_not_listed(tiff: Any, only: Any, series: Sequence[Any]) -> str:
+    """Say that a file holds more planes than its description lists: a program that joined files kept that of the first."""
+    last = tiff.pages[-1]
+    num, found = _num_planes(only), len(tiff.pages)
+    alike = last.shape == only.keyframe.shape and last.dtype == only.keyframe.dtype
+    if len(series) > 1 or found <= num or not alike or only.is_multifile:
+        return ""
+    return (
+        f"holds {found} pages, but its description ({only.kind}) lists {num} planes: part of them would be left out. Open it in "
+        "Fiji and save it again."
+    )
 
 
 def _names_of_set(tiff: Any) -> list[str]:
@@ -266,11 +282,15 @@ def _header(page: Any, keyframe: Any, file_size: int) -> Header:
     if _holds_ids_as_colours(keyframe):  # of an image they were refused before
         shape, dtype = shape[:2], "uint32"
     if page is None:
-        return Header(shape, dtype, "lies in another file of the same stack: import their folder instead.")
+        return Header(
+            shape,
+            dtype,
+            "lists a plane that is not in it, nor in a file beside it: copy all files of the stack into one folder, or write it anew.",
+        )
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if not ends or max(ends) > file_size:
         return Header(shape, dtype, "is truncated: its last rows are missing. Copy it again.")
-    return Header(shape, dtype)
+    return Header(shape, dtype, orientation=orientation_of(keyframe))
 
 
 def _meaning(page: Any, labels: bool) -> Sequence[str | Option]:
@@ -352,4 +372,5 @@ def _unreadable(file: Path, error: Exception) -> str:
         return f"cannot be read: {error.strerror or error}."
     if not file.stat().st_size:
         return "is empty. Copy it again."
-    return f"cannot be read as TIFF: {str(error).rstrip('.')}. Is it damaged, or of another format?"
+    why = what_it_is(file, but=".tif") or "Is it damaged, or of another format?"
+    return f"cannot be read as TIFF: {str(error).rstrip('.')}. {why}"

@@ -24,10 +24,13 @@ from asem_core.voxels.hdf5 import (
     axes_of,
     create_hdf5,
     datasets,
+    is_coarser_level,
     note_place,
     open_hdf5,
     plane_names_of,
     scales_of,
+    stored_dtype,
+    why_none,
 )
 from asem_core.voxels.opening import is_file_of, require_place
 from asem_core.voxels.scale import settle
@@ -43,10 +46,11 @@ _IMAGES = ("raw", "volumes/raw", "exported_data", "data", "image", "main", "stac
 
 @attrs.frozen
 class Hdf5(Source, WritesVolumes):
-    """A data set of an HDF5 file (`.h5`, `.hdf`, `.hdf5`, `.ilp`).
+    """A data set of an HDF5 file (`.h5`, `.hdf`, `.hdf5`, `.ilp`, `.mat`).
 
     Axes are those that ilastik notes (`axistags`). Voxel size and origin are `resolution` and `offset` (CREMI, nm),
-    `element_size_um` (Fiji) or `pixelResolution` (N5), of the data set or of a group around it.
+    `element_size_um` (Fiji) or `pixelResolution` (N5), of the data set or of a group around it; of BigDataViewer, those of the
+    XML file beside.
 
     Parameters
     ----------
@@ -110,17 +114,18 @@ class Hdf5(Source, WritesVolumes):
         require_place(self.path)
         with open_hdf5(self.path) as file:
             found = datasets(file)
+            if not found:
+                raise BadInput(f"{self.path} holds no data set of planes.{why_none(file)}")
             name = self._chosen(found) if layer is None else layer.strip("/")
             if name not in found:
-                known = ", ".join(found) or "none that hold planes"
-                raise UnknownName(f"{self.path} has no data set '{name}'. Its data sets: {known}.")
+                raise UnknownName(f"{self.path} has no data set '{name}'. Its data sets: {', '.join(found)}.")
             data = file[name]
             where = f"{self.path} ({name})"
             axes = axes_of(data, where, self.axes)
             scales = scales_of(data, axes)
-            stored = Dataset(self.path, name, tuple(data.shape), data.dtype)
+            stored = Dataset(self.path, name, tuple(data.shape), stored_dtype(data))
             planes = plane_names_of(file, name)
-        array = arrange(stored, axes, where, {"c": self.channel, "t": self.time}, flat=True)
+        array = arrange(stored, axes, where, {"c": self.channel, "t": self.time})
         settled = settle(where, self.voxel_size_nm, scales)
         others = f" (of {len(found)})" if len(found) > 1 else ""
         remarks = [f"data set: {name}{others}, axes {''.join(axes)}"]
@@ -152,14 +157,12 @@ class Hdf5(Source, WritesVolumes):
         return fingerprint(self.path)
 
     def _chosen(self, found: Mapping[str, tuple[int, ...]]) -> str:
-        names = list(found)
+        names = [name for name in found if not is_coarser_level(name)]
         images = [name for name in _IMAGES if name in names]
         if len(names) == 1:
             return names[0]
         if images and self.kind != "labels":
             return images[0]
-        if not names:
-            raise BadInput(f"{self.path} holds no data set of planes.")
         images = [name for name in names if name not in _IMAGES] or names
         largest = max(images, key=lambda name: math.prod(found[name]))
         listed = ", ".join(names[:12])

@@ -17,10 +17,10 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
-from asem_core.voxels.opening import require_one_volume
+from asem_core.voxels.opening import require_one_volume, what_it_is
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion, ids_of_colours
-from asem_sources._microscopes import beside_any
+from asem_sources._microscopes import as_stored, beside_any
 from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
 from asem_sources._writing import not_kept, plane_names, write_planes
 
@@ -42,6 +42,7 @@ _COLOURS = ("RGB", "RGBA")
 _WITH_ALPHA = ("LA",)
 _LIBPNG = (("L", "L"), ("I;16", "I;16B"))  # mode, and how it is stored: grey of 8 or 16 bits
 _LARGEST_PIXELS = 2**32
+_ORIENTATION = 274  # a tag of EXIF
 
 
 @attrs.frozen
@@ -102,12 +103,19 @@ class ImageStack(Source, WritesVolumes):
         here = require_one_volume(self.path, layer, "a stack of planes")
         folder = self._folder(here)
         pages = [_Plane(file, self.kind == "labels") for file in folder.files]
-        shape, stored = check_alike(pages, at_once(_Plane.header, pages))
+        headers = at_once(_Plane.header, pages)
+        shape, stored = check_alike(pages, headers)
         scales, questions = folder.z_scale()
         settled = settle(self.path, self.voxel_size_nm, [*scales, *beside_any(folder.files).scales])
         planes = Planes(pages, (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
         if any(page.file.suffix.lower().startswith(".jp") for page in pages):
+            if self.kind == "labels":
+                raise BadInput(
+                    f"{folder.files[0]} is JPEG, which changes values at every edge: no id is what it was. "
+                    "Export the labels as PNG or TIFF."
+                )
             questions.append("JPEG changes grey values a little: where there is an original, import that")
+        questions += as_stored(headers[0].orientation)
         names = [page.label for page in pages]
         return settled.volume(planes, self.path, planes=names, remarks=folder.remarks, questions=questions)
 
@@ -140,6 +148,7 @@ class _Plane:
                 shape, mode = (image.height, image.width), image.mode
                 fault = _meaning(image)
                 identity = mode == "P" and _is_identity(image)
+                orientation = _orientation(image)
         except BadInput as error:
             return Header((), "", error.args[1:])  # the first part names the file
         if fault:
@@ -155,7 +164,8 @@ class _Plane:
                     ".",
                 ],
             )
-        return Header(shape, "uint32" if self.labels and mode in _COLOURS else _GREY.get(mode, "uint8"))
+        dtype = "uint32" if self.labels and mode in _COLOURS else _GREY.get(mode, "uint8")
+        return Header(shape, dtype, orientation=orientation)
 
     def read(self) -> np.ndarray:
         with _open(self.file) as image:
@@ -213,7 +223,17 @@ def _open(file: Path) -> Iterator[Any]:
         if getattr(error, "errno", None):
             raise
         what = "is empty" if not file.stat().st_size else f"is damaged, truncated or of another format ({error})"
-        raise BadInput(f"{file} ", f"{what}. Copy it again.") from None
+        raise BadInput(f"{file} ", f"{what}. {what_it_is(file, but=file.suffix) or 'Copy it again.'}") from None
+
+
+def _orientation(image: Any) -> int:
+    """Read how EXIF, as cameras and viewers write it, asks to turn or mirror an image."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif.load(image.info.get("exif") or b"")
+    turned = exif.get(_ORIENTATION, 1)
+    return turned if turned in range(1, 9) else 1
 
 
 def _is_identity(image: Any) -> bool:

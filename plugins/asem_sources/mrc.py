@@ -18,9 +18,10 @@ from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.axes import arrange
-from asem_core.voxels.opening import is_file_of, require_one_volume
+from asem_core.voxels.opening import is_file_of, require_one_volume, what_it_is
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted, shift_in_words
+from asem_sources._microscopes import beside
 from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _ANGSTROM_PER_NM = 10.0
 class Mrc(Source, WritesVolumes):
     """An MRC file (`.mrc`, `.rec`, `.st`, `.ali`, `.preali`, `.mrcs`, `.map`; modes 0, 1, 2, 6 and 12).
 
-    The voxel size is the header's, in Å. Grey values of signed types that the header says to be negative are shifted. Bytes are
+    The voxel size is the header's, in Å, else the pixel size of SerialEM's `.mdoc` beside. Grey values of signed types that the header says to be negative are shifted. Bytes are
     written as unsigned 16 bits: readers do not agree on the sign of bytes.
 
     Parameters
@@ -93,7 +94,7 @@ class Mrc(Source, WritesVolumes):
             names = ["z", "y", "x"]  # some programs leave zeros
         array = arrange(stored, names, self.path)
         array = _Flipped(array) if self.flip_y else array
-        settled = settle(self.path, self.voxel_size_nm, [_scale(header)])
+        settled = settle(self.path, self.voxel_size_nm, [_scale(header), *beside(Path(self.path)).scales])
         shifted = stored.dtype.kind == "i" and (stored.dtype.itemsize == 1 or float(header.dmin) < 0)
         shifted = shifted and self.kind != "labels" and self.grey_range is None
         remarks = [shift_in_words(stored.dtype)] if shifted else []
@@ -169,6 +170,8 @@ def _header(path: str) -> Any:
     mrcfile = _library(path)
     import warnings
 
+    if packed := what_it_is(path):  # mrcfile would unpack the header, and the voxels would be read packed
+        raise BadInput(f"{path} cannot be read as MRC. {packed}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a header, all that matters is checked below

@@ -124,7 +124,9 @@ class TiffStack(Source, WritesVolumes):
             scales, odd = folder.z_scale(complete if len(complete) == len(positions) else None)
             questions += [*odd, *_different_pixels(contents)]
         settled = settle(self.path, self.voxel_size_nm, [*scales, *stated.scales])
-        planes = Planes(tuple(pages), (len(pages), *shape), conversion(stored, self.kind, self.grey_range))
+        planes = Planes(
+            tuple(pages), (len(pages), *shape), conversion(stored, self.kind, self.grey_range, where=self.path)
+        )
         remarks = [*(folder.remarks if folder is not None else []), *contents[0].remarks]
         return settled.volume(planes, self.path, planes=[p.label for p in pages], remarks=remarks, questions=questions)
 

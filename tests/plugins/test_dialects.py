@@ -144,16 +144,14 @@ def test_hdf5_asks(tmp_path: Path) -> None:
 # --- Zarr ---------------------------------------------------------------------------------------------------------
 
 
-def test_zarr_of_one_plane_and_a_sequence_of_steps(tmp_path: Path) -> None:
-    """An array of y, x is no volume; transformations may come as one."""
-    array = zarr.create_array(str(tmp_path / "yx.zarr"), shape=IMAGE[0].shape, chunks=(8, 8), dtype="u1")
-    array[...] = IMAGE[0]
-    with pytest.raises(BadInput, match=r"has the axes y 44, x 48; a volume needs z, y and x"):
-        choose(tmp_path / "yx.zarr", voxel_size_nm=list(SIZE)).open()
+def test_zarr_with_a_sequence_of_steps_and_levels_in_any_order(tmp_path: Path) -> None:
+    """Transformations may come as one, and the finest level may be listed last."""
     group = zarr.open_group(tmp_path / "steps.zarr", mode="w")
+    group.create_array("half", shape=(2, 2, 2), chunks=(2, 2, 2), dtype="u1")
     group.create_array("raw", shape=IMAGE.shape, chunks=(16, 16, 16), dtype="u1")[...] = IMAGE
     level = {"path": "raw", "coordinateTransformations": [{"type": "sequence", "transformations": OME_STEPS}]}
-    group.attrs["ome"] = {"version": "0.6", "multiscales": [{"axes": OME_AXES, "datasets": [level]}]}
+    half = {"path": "half", "coordinateTransformations": [{"type": "scale", "scale": [2 * s for s in SIZE]}]}
+    group.attrs["ome"] = {"version": "0.6", "multiscales": [{"axes": OME_AXES, "datasets": [half, level]}]}
     volume = choose(tmp_path / "steps.zarr").open()
     check_place(volume)
     assert volume.origin_nm == (80, 0, 40)
