@@ -375,10 +375,10 @@ def _unknown_value(volume: Volume, dtype: np.dtype[Any], run: Run) -> int | None
             f"{volume.path} is not annotated everywhere, and its ids leave no value of {dtype} to mark the other voxels. Renumber its objects first."
         )
     log.warning(
-        "%s: voxels that are not annotated are written as %d (to import them again: --ignore %d).",
+        "%s: voxels that are not annotated are written as %d (to import them again: %s).",
         volume.path,
         value,
-        value,
+        Option("ignore", [value]),
     )
     return value
 

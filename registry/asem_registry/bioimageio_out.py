@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import BadInput, MissingExtra
+from asem_core.errors import BadInput, MissingExtra, Option
 from asem_core.temporary import replacing, temporary_folder_of_libraries
 from asem_registry.card import Card, card_toml
 from asem_registry.sample import Sample
@@ -305,7 +305,8 @@ def _licence(card: Card, words: Words) -> Any:
             continue
     raise BadInput(
         f"The licence of {card.key}, '{stated}', is not in the list of https://spdx.org/licenses, which bioimage.io asks for. "
-        "State the correct one: --licence CC-BY-4.0"
+        "State the correct one: ",
+        Option("licence", "CC-BY-4.0"),
     )
 
 
