@@ -133,7 +133,6 @@ def open(
     require_steps(done, catalog)
     size = None if voxel_size_nm is None else as_zyx_nm(voxel_size_nm)
     plugin = choose_source(catalog, None if source is None else str(source), use, options, size)
-    meaning = Meaning(_values(ignore), _values(background)) if ignore is not None or background is not None else None
     import_volume(
         plugin,
         Path(cell) / layer,
@@ -143,7 +142,7 @@ def open(
         kind=kind,
         done=done,
         catalog=catalog,
-        meaning=meaning,
+        meaning=Meaning.of(ignore, background),
         overwrite=overwrite,
     )
     return Cell(str(cell))
@@ -417,7 +416,3 @@ def _described(volume: Volume) -> str:
 
 def _image_under(cell: Path) -> str:
     return Path(open_image(cell).path).relative_to(cell).as_posix()
-
-
-def _values(given: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if given is None else tuple(int(value) for value in given)

@@ -1,18 +1,22 @@
 """What can go wrong, said to the person who must mend it.
 
 Every error a user can cause derives from `AsemError`; the command line prints its text without a traceback.
-A message says what happened, to which file or plugin, what was expected, and what to do next. Where an option of the call that
-was refused is what to do, it stands in the message as an `Option`: a command spells it as a flag, a recipe as a line of its own,
-Python as an argument, and a program may take its value as the answer.
+A message says what happened, to which file or plugin, what was expected, and what to do next. Where an option of the call is
+what to do, it stands in the message as an `Option`: a command spells it as a flag, a recipe as a line of its own, Python as an
+argument, and a program may take its value as the answer. Warnings, which are told at once, hold options in the same way, and
+`str` spells each as the door does that is open (`spelled`).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, Self
 
 import attrs
@@ -20,7 +24,7 @@ import attrs
 
 @attrs.frozen
 class Option:
-    """An option that answers an error, as a part of its text.
+    """An option that answers an error or a warning, as a part of its text.
 
     BadInput(f"{path} does not state its voxel size. Give it in nm, z,y,x: ", Option("voxel_size_nm", [5, 5, 5]), ".")
 
@@ -44,11 +48,20 @@ class Option:
     of_plugin: bool = False
     table: str = ""
 
+    def __str__(self) -> str:
+        return _spelling.get()(self)
+
 
 OVERWRITE = Option("overwrite", True)
 
 _FLAGS = {"voxel_size_nm": "--voxel-size", "output": "-o", "workers": "-j", "start_from": "--from"}
 """Flags that are not named as the option is."""
+_OF_RUNS = {"overwrite", "workers", "block", "output"}
+"""Options of whoever runs a recipe, which are no lines of it."""
+
+
+_TABLES = {"image": "[source]", "labels": "[labels.NAME]"}
+"""Where a recipe says what it imports: by the table."""
 
 
 def as_flag(option: Option) -> str:
@@ -58,6 +71,8 @@ def as_flag(option: Option) -> str:
         text = value if _is_bare(value) else _in_toml(value).replace(", ", ",")
         return f"--set {shlex.quote(f'{option.name}={option.shown or text}')}"
     flag = _FLAGS.get(option.name, "--" + option.name.replace("_", "-"))
+    if value == []:
+        return f"{flag} none"
     if option.shown or value is None or value is True:
         return f"{flag} {option.shown}".rstrip()
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -72,9 +87,36 @@ def as_argument(option: Option) -> str:
 
 def in_recipe(option: Option) -> str:
     """Spell an option as recipes have it: `voxel_size_nm = [5, 5, 5]`."""
+    if option.name == "kind" and option.value in _TABLES:
+        return _TABLES[option.value]
     name = option.name.removeprefix("source_")
     value = option.shown or _in_toml(option.value)
     return (f"{name} = {value}" if value else name) + (f" in [{option.table}]" if option.table else "")
+
+
+_spelling: ContextVar[Callable[[Option], str]] = ContextVar("spelling", default=as_argument)
+
+
+@contextmanager
+def spelled(spell: Callable[[Option], str]) -> Iterator[None]:
+    """Open a door: within it, options in messages are spelled like this, as `as_flag` does; elsewhere as Python does."""
+    before = _spelling.set(spell)
+    try:
+        yield
+    finally:
+        _spelling.reset(before)
+
+
+@contextmanager
+def spelled_for_recipe() -> Iterator[None]:
+    """Spell options as lines of a recipe, in errors that leave it, too; those of the run itself stay the words of whoever runs it."""
+    of_run = _spelling.get()
+    try:
+        with spelled(lambda option: (of_run if option.name in _OF_RUNS else in_recipe)(option)):
+            yield
+    except AsemError as error:
+        error.of_recipe = True
+        raise
 
 
 def _is_bare(value: Any) -> bool:
@@ -97,6 +139,9 @@ def _in_toml(value: Any) -> str:
 class AsemError(Exception):
     """Base of every error that a user can cause and mend; its text is made of parts, some of which may be an `Option`."""
 
+    of_recipe = False
+    """Whether its options are lines of a recipe, whoever runs that."""
+
     def __init__(self, *parts: str | Option) -> None:
         super().__init__(*parts)
 
@@ -106,19 +151,23 @@ class AsemError(Exception):
         return tuple(part for part in self.args if isinstance(part, Option))
 
     def told(self, spell: Callable[[Option], str]) -> str:
-        """Write the message for the door that a user came through, which says how it spells options."""
-        return "".join(spell(part) if isinstance(part, Option) else str(part) for part in self.args)
+        """Write the message with the options spelled like this."""
+        with spelled(spell):
+            return str(self)
 
     def followed_by(self, sentence: str) -> Self:
         """Tell the same, and one sentence more."""
         *parts, last = self.args
         ended = not isinstance(last, Option) and str(last).endswith(("?", "!"))
-        return type(self)(
+        told = type(self)(
             *parts, last if isinstance(last, Option) else str(last).rstrip("."), f"{'' if ended else '.'} {sentence}"
         )
+        told.of_recipe = self.of_recipe
+        return told
 
     def __str__(self) -> str:
-        return self.told(as_argument)
+        with spelled_for_recipe() if self.of_recipe else nullcontext():
+            return "".join(map(str, self.args))
 
 
 class BadInput(AsemError):
@@ -158,22 +207,20 @@ class TooLarge(BadInput):
 
 
 class RecipeError(AsemError):
-    """A recipe has an unknown key, a value of the wrong type, or an unknown name; options are spelled as recipes have them."""
+    """A recipe has an unknown key, a value of the wrong type, or an unknown name."""
+
+    of_recipe = True
 
     @classmethod
     def at(cls, where: str, error: AsemError) -> Self:
         """Say at which place of a recipe an error belongs: `recipe.toml @ source`."""
         return cls(f"{where}: ", *error.args)
 
-    def told(self, spell: Callable[[Option], str]) -> str:
-        return super().told(in_recipe)
-
 
 class BadOptions(RecipeError):
     """A command or a function was given options like those: they are spelled as it takes them."""
 
-    def told(self, spell: Callable[[Option], str]) -> str:
-        return AsemError.told(self, spell)
+    of_recipe = False
 
 
 class UnknownName(AsemError):
@@ -232,6 +279,18 @@ class BlockFailed(AsemError):
 
 class NoSpace(AsemError):
     """The disk is full; the message says how much room is needed."""
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Tell whether an error says that a disk (or a quota) is full, or came of one that does: libraries put their own in its place."""
+    while error is not None:
+        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TrainingStopped(AsemError):

@@ -15,10 +15,12 @@ from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply
 from asem_core.cell.prepared import Prepared, note_prepared
 from asem_core.cell.store import open_labels, open_volume
-from asem_core.errors import OVERWRITE, BadInput, NothingToDo, OutputExists, RecipeError
+from asem_core.errors import OVERWRITE, BadInput, NothingToDo, OutputExists, RecipeError, spelled_for_recipe
+from asem_core.interfaces import Source
 from asem_core.paths import path_options, with_paths
 from asem_core.prediction.trained import Trained, load_for, model_of_class
 from asem_core.pretrained import find_weights
+from asem_core.recipe import Choice
 from asem_core.stages.evaluate import Pair, evaluate, part_in_common
 from asem_core.stages.import_ import import_volume
 from asem_core.stages.inputs import Images
@@ -35,12 +37,14 @@ from asem_core.stages.segment import segment
 from asem_core.stages.train import TrainingRecipe, read_training_recipe
 from asem_core.training.options import is_open
 from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.known import Meaning
 
 T = TypeVar("T")
 Say = Callable[[str], None]
 """Takes one line about what is being done; for people."""
 
 
+@spelled_for_recipe()
 def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, overwrite: bool = False) -> None:
     """Run every stage of a recipe into the folder `output`: `cell.zarr`, `training/`, `reports/`, `export/`, `<other>.zarr`.
 
@@ -51,22 +55,11 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     stage = _Stages(flow.recipe.path.name, say)
 
     with stage("import"):
-        first = flow.recipe.source
-        image = import_volume(
-            flow.source,
-            cell / "raw",
-            run,
-            layer=first.layer,
-            done=first.done,
-            catalog=catalog,
-            overwrite=overwrite,
-        )
+        image = _imported(flow.source, flow.recipe.source, cell / "raw", catalog, run, overwrite)
         require_voxels_expected(flow, image, catalog)
         labels = {
-            n: import_volume(
-                s, cell / "labels" / n, run, layer=flow.recipe.labels[n].layer, kind="labels", overwrite=overwrite
-            )
-            for n, s in flow.labels.items()
+            name: _imported(source, flow.recipe.labels[name], cell / "labels" / name, catalog, run, overwrite)
+            for name, source in flow.labels.items()
         }
     with stage("preprocess"):
         image, mask = _preprocessed(flow, image, cell, run, say, overwrite)
@@ -82,16 +75,7 @@ def run_flow(flow: Flow, catalog: Catalog, output: Path, run: Run, say: Say, *, 
     for name, source in flow.others.items():
         with stage(f"predict {name}"):
             other = output / f"{name}.zarr"
-            said = flow.recipe.others[name]
-            unseen = import_volume(
-                source,
-                other / "raw",
-                run,
-                layer=said.layer,
-                done=said.done,
-                catalog=catalog,
-                overwrite=overwrite,
-            )
+            unseen = _imported(source, flow.recipe.others[name], other / "raw", catalog, run, overwrite)
             unseen, inside = _preprocessed(flow, unseen, other, run, say, overwrite)
             _, found = _predict(flow, trained, catalog, unseen, inside, other, run, overwrite)
             for made in _segment(flow, catalog, found, run, overwrite).values():
@@ -152,6 +136,21 @@ class _Stages:
             self._say(f"{self._name}: done in {time.monotonic() - self._start:.1f} s")
 
 
+def _imported(source: Source, choice: Choice, output: Path, catalog: Catalog, run: Run, overwrite: bool) -> Volume:
+    """Copy what a table says of a source into a layer, whose name says whether it holds labels."""
+    return import_volume(
+        source,
+        output,
+        run,
+        layer=choice.layer,
+        box=choice.box,
+        meaning=Meaning.of(choice.ignore, choice.background),
+        done=choice.done,
+        catalog=catalog,
+        overwrite=overwrite,
+    )
+
+
 def _preprocessed(
     flow: Flow, image: Volume, cell: Path, run: Run, say: Say, overwrite: bool
 ) -> tuple[Volume, Labels | None]:
@@ -202,7 +201,7 @@ def _trained(
             overwrite=overwrite,
             device=flow.predict.device,
             progress=run.progress,
-            go_on_with="the same asem run again" + (", without --overwrite" if overwrite else ""),
+            go_on_with="the same asem run again" + (f", without {OVERWRITE}" if overwrite else ""),
         )
     except OutputExists as error:
         raise OutputExists(

@@ -7,8 +7,10 @@ import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import filelock
+if TYPE_CHECKING:
+    import filelock
 
 log = logging.getLogger("asem_core")
 
@@ -30,6 +32,8 @@ def acquired(file: Path, timeout: float = 0) -> filelock.BaseFileLock:
     filelock.Timeout
         Another process has it.
     """
+    import filelock
+
     lock: filelock.BaseFileLock = filelock.FileLock(file, timeout=timeout, fallback_to_soft=False)
     try:
         lock.acquire()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -25,7 +26,7 @@ from cattrs.errors import (
 )
 
 from asem_core.catalog import Catalog
-from asem_core.errors import AsemError, BadOptions, Option, RecipeError
+from asem_core.errors import AsemError, BadInput, BadOptions, Option, RecipeError
 from asem_core.paths import What, resolved, with_paths
 
 T = TypeVar("T")
@@ -35,15 +36,37 @@ T = TypeVar("T")
 class Choice:
     """A plugin by name, with its options.
 
-    Of a source also the layer that is taken, where it holds several, and the preprocessing that the image has had already. Of an
-    analyzer the class whose objects it measures, where the model has several; None: of every class.
+    Attributes
+    ----------
+    layer
+        Of a source that holds several: the one that is taken.
+    box
+        The part of a source that is taken, `z0:z1,y0:y1,x0:x1` in its voxels; None: all.
+    done
+        The preprocessing that an image has had already; None goes by its attributes and its name.
+    ignore, background
+        Values of labels that mean "not annotated", or background besides 0.
+    of
+        The class whose objects an analyzer measures, where the model has several; None: of every class.
     """
 
     use: str
     options: Mapping[str, Any] = attrs.field(factory=dict)
     layer: str | None = None
+    box: str | None = None
     done: tuple[str, ...] | None = None
+    ignore: tuple[int, ...] | None = None
+    background: tuple[int, ...] | None = None
     of: str | None = None
+
+
+_BESIDE_OPTIONS = {
+    "source": ("layer", "box", "done"),
+    "labels": ("layer", "box", "ignore", "background"),
+    "others": ("layer", "box", "done"),
+    "analyze": ("of",),
+}
+"""What a table says besides the options of the plugin that it chooses."""
 
 
 @attrs.frozen
@@ -123,18 +146,9 @@ def _choice(value: Any, path: Path, where: str) -> Choice:
     use = options.pop("use", None)
     if not isinstance(use, str):
         raise RecipeError(f'{path.name}: {where} does not name a plugin: add use = "...".')
-    layer = options.pop("layer", None) if where.partition(".")[0] in ("source", "labels", "others") else None
-    if layer is not None and not isinstance(layer, str):
-        raise RecipeError(f"{path.name}: option 'layer' @ {where}: expected text in quotes, got {layer!r}.")
-    done = options.pop("done", None) if where.partition(".")[0] in ("source", "others") else None
-    if done is not None and not (isinstance(done, list) and all(isinstance(name, str) for name in done)):
-        raise RecipeError(
-            f"{path.name}: option 'done' @ {where}: expected a list of preprocessing steps, got {done!r}."
-        )
-    of = options.pop("of", None) if where.startswith("analyze") else None
-    if of is not None and not isinstance(of, str):
-        raise RecipeError(f"{path.name}: option 'of' @ {where}: expected the name of a class in quotes, got {of!r}.")
-    return Choice(use, options, layer, None if done is None else tuple(done), of)
+    beside = _BESIDE_OPTIONS.get(re.split(r"[.\[]", where)[0], ())
+    own = {name: options.pop(name) for name in beside if name in options}
+    return attrs.evolve(build(Choice, {"use": use, **own}, f"{path.name} @ {where}"), options=options)
 
 
 def build_choice(catalog: Catalog, kind: str, choice: Choice, where: str, folder: Path | None = None) -> Any:
@@ -172,7 +186,7 @@ def build(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     try:
         return _converter().structure(dict(options), cls)
     except ClassValidationError as error:
-        found = _faults(error, cls, "", suffix)
+        found = _faults(error, "", suffix)
         faults = [fault for i, fault in enumerate(found) if fault not in found[:i]]
     except (AsemError, ValueError, TypeError) as error:
         faults = [(f"{suffix}: ", *_parts(error))]
@@ -184,7 +198,7 @@ def _parts(error: BaseException) -> tuple[str | Option, ...]:
     return error.args if isinstance(error, AsemError) else (str(error),)
 
 
-def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[tuple[str | Option, ...]]:
+def _faults(error: BaseException, name: str, suffix: str) -> list[tuple[str | Option, ...]]:
     """Flatten cattrs' tree of errors into what follows the file's name in a message, each in parts."""
     if isinstance(error, ForbiddenExtraKeysError):
         known = [a.name for a in attrs.fields(error.cl) if a.init]
@@ -195,13 +209,19 @@ def _faults(error: BaseException, cls: Any, name: str, suffix: str) -> list[tupl
         for child in error.exceptions:
             notes = [n for n in getattr(child, "__notes__", ()) if isinstance(n, AttributeValidationNote)]
             inner = f"{name}.{notes[0].name}".strip(".") if notes else name
-            found += _faults(child, cls, inner, suffix)
+            found += _faults(child, inner, suffix)
         return found
     if isinstance(error, KeyError) and error.args:
         return [(f": option '{error.args[0]}' is missing{suffix}.",)]
     if isinstance(error, ExceptionGroup):
-        return [fault for child in error.exceptions for fault in _faults(child, cls, name, suffix)]
+        return [fault for child in error.exceptions for fault in _faults(child, name, suffix)]
     return [(f": option '{name}'{suffix}: " if name else f"{suffix}: ", *_parts(error))]
+
+
+def _in_one(error: BaseException) -> list[str | Option]:
+    """Say what is wrong with one value, in parts of one sentence."""
+    faults = ((str(first).removeprefix(": "), *rest) for first, *rest in _faults(error, "", ""))
+    return [part for fault in faults for part in ("; ", *fault)][1:]
 
 
 def nearest(key: str, known: Any) -> str:
@@ -254,15 +274,16 @@ def _first_fit(converter: cattrs.Converter, value: Any, union: Any) -> Any:
     if value is None and type(None) in typing.get_args(union):
         return None
     kinds = [k for k in typing.get_args(union) if k is not type(None)]
-    said = []
+    said: list[list[str | Option]] = []
     for kind in kinds:
         try:
             return converter.structure(value, kind)
         except Exception as error:  # a converter or validator of a plugin may raise whatever it likes
             if len(kinds) == 1:
                 raise
-            said.append(str(error))
-    raise ValueError("; or ".join(dict.fromkeys(said)))
+            if (parts := _in_one(error)) not in said:
+                said.append(parts)
+    raise BadInput(*[part for parts in said for part in ("; or ", *parts)][1:])
 
 
 def _strict_tuple(converter: cattrs.Converter, value: Any, kind: Any) -> tuple[Any, ...]:

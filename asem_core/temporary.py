@@ -13,8 +13,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from asem_core.locks import held
 
 _PREFIX = "asem-"
@@ -68,6 +66,8 @@ def temporary_folder_of_libraries() -> Iterator[Path]:
 
 def sweep(base: Path | None = None) -> None:
     """Remove the temporary folders of processes that were killed."""
+    import filelock
+
     base = base or Path(tempfile.gettempdir())
     for folder in (*base.glob(f"{_PREFIX}*"), *base.glob(f".{_PREFIX}{_host()}-*")):
         with contextlib.suppress(OSError, filelock.Timeout):

@@ -6,6 +6,7 @@ volume is the position, in nm, of the centre of its first voxel, as in OME-Zarr.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -276,9 +277,12 @@ class Volume:
         wanted = [_reflect(np.arange(b, e), n) for b, e, n in zip(box.begin, box.end, self.shape, strict=True)]
         near = Box(as_zyx([w.min() for w in wanted]), as_zyx([w.max() + 1 for w in wanted]))
         found = np.asarray(self.data[near.slices])
-        for axis in (2, 1, 0):  # one axis after the other takes a quarter of the time of all three at once
-            found = found.take(wanted[axis] - near.begin[axis], axis)
-        return found
+        result = np.empty(box.shape, found.dtype)
+        # Each voxel is copied once, in slices: looking indices up takes several times as long.
+        for part in itertools.product(*(_stretches(w - b) for w, b in zip(wanted, near.begin, strict=True))):
+            to, of = zip(*part, strict=True)
+            result[to] = found[of]
+        return result
 
     def crop(self, box: Box) -> Self:
         """Take a lazy view of a box; its origin moves along, so it stays in place."""
@@ -389,6 +393,18 @@ def _reflect(index: np.ndarray, n: int) -> np.ndarray:
         return np.zeros_like(index)
     index = np.abs(index) % (2 * (n - 1))
     return np.where(index >= n, 2 * (n - 1) - index, index)
+
+
+def _stretches(index: np.ndarray) -> list[tuple[slice, slice]]:
+    """Split indices that go up and down by ones into slices: of each stretch its place, and what it takes."""
+    steps = np.diff(index)
+    turns = np.flatnonzero(steps[1:] != steps[:-1]) + 2
+    parts = []
+    for begin, end in itertools.pairwise([0, *turns.tolist(), len(index)]):
+        first, last = int(index[begin]), int(index[end - 1])
+        down = slice(first, last - 1 if last else None, -1)
+        parts.append((slice(begin, end), slice(first, last + 1) if first <= last else down))
+    return parts
 
 
 @attrs.frozen(eq=False)

@@ -17,7 +17,9 @@ import subprocess
 import sys
 import time
 
-from _gpu_steps import STEPS, Bench, Found
+import _gpu_prediction  # noqa: F401 - adds its steps
+import _gpu_training  # noqa: F401
+from _gpu_bench import STEPS, Bench, Found
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import attrs
 from asem_core.abilities import RecognisedByName
 from asem_core.catalog import Catalog
 from asem_core.cell.record import Made, Record
+from asem_core.errors import Option
 from asem_core.volume import Volume
 
 log = logging.getLogger("asem_core")
@@ -27,7 +28,7 @@ _NAMED = "asem_done_by_name"  # what its name says, there
 
 
 def parse_done(text: str | None) -> tuple[str, ...] | None:
-    """Read the option `--done`: names of preprocessing steps with commas between, or "none"."""
+    """Read the option `done` of commands: names of preprocessing steps with commas between, or "none"."""
     if text is None:
         return None
     return () if text.strip().lower() == "none" else tuple(name.strip() for name in text.split(","))
@@ -53,10 +54,12 @@ def with_done(volume: Volume, done: Sequence[str] | None, catalog: Catalog) -> V
     if steps := done_elsewhere(volume) or []:
         log.warning(
             "%s: by its %s, this image has been preprocessed already: %s. These steps are not repeated. If that is wrong, say what was done: "
-            "--done STEP,... or --done none (in a recipe, done = [...]).",
+            "%s, or %s.",
             volume.path,
             "attributes" if ATTRIBUTE in volume.attributes else "name",
             ", ".join(_in_words(step) for step in steps),
+            Option("done", [step["name"] for step in steps]),
+            Option("done", []),
         )
     return volume
 

@@ -43,8 +43,8 @@ def open_node(address: str) -> Any:
     options = {"storage_options": storage_options(address)} if remote else {"use_consolidated": False}
     try:
         node = zarr.open(address, mode="r", **options)  # type: ignore[arg-type]
-        if any(edge <= 0 for edge in getattr(node, "shape", ())):
-            raise ValueError(f"its shape is {list(node.shape)}")  # type: ignore[union-attr]
+        if isinstance(node, zarr.Array) and any(edge <= 0 for edge in node.shape):
+            raise ValueError(f"its shape is {list(node.shape)}")
         return node
     except (NodeNotFoundError, FileNotFoundError, KeyError):
         raise BadInput(
@@ -60,6 +60,13 @@ def open_node(address: str) -> Any:
         raise BadInput(
             f"{address} cannot be reached: {type(error).__name__}: {error}. Check the address and the network."
         ) from error
+
+
+def is_group(node: Any) -> bool:
+    """Tell a group from an array."""
+    import zarr
+
+    return isinstance(node, zarr.Group)
 
 
 def near_layers(name: str, known: Sequence[str]) -> str:
@@ -91,7 +98,7 @@ def require_layer(address: str | Path, what: str, fits: Callable[[str], bool], o
 def layers(container: str | Path) -> list[str]:
     """List the layers of a container, `raw` ones first; each opens by `container/layer`."""
     node = open_node(slashed(container).rstrip("/"))
-    if not hasattr(node, "members"):
+    if not is_group(node):
         return []
     if multiscale_of(dict(node.attrs)) is not None:
         return []  # it is a layer itself
@@ -102,7 +109,7 @@ def layers(container: str | Path) -> list[str]:
     def visit(group: Any, prefix: str) -> None:
         for name, member in group.members():
             address = f"{prefix}{name}"
-            if not hasattr(member, "members"):
+            if not is_group(member):
                 if len(member.shape) >= 3:
                     found.append(address)
             elif multiscale_of(dict(member.attrs)) is not None:

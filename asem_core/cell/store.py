@@ -24,7 +24,7 @@ from asem_core.blocks import Load, Run, Work, run_blocks
 from asem_core.cell.build import begin, build_to_resume, is_nobodys, publish, require_replaceable, room_needed
 from asem_core.cell.group import change_attributes
 from asem_core.cell.label_list import list_labels
-from asem_core.cell.node import array_scales, layers, open_node
+from asem_core.cell.node import array_scales, is_group, layers, open_node
 from asem_core.cell.place import cell_of, has_notes, make_groups, remove_notes, require_container, unlock
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import differences, identity
@@ -92,7 +92,7 @@ def open_volume(
         array, inner = node[dataset["path"]], dataset["path"]
         scale, names = ome_scale(multiscale, dataset, len(array.shape))
         scales = [scale]
-    elif hasattr(node, "members"):
+    elif is_group(node):
         found = layers(address)
         what = (
             f"It holds the layers {', '.join(found)}. Name the one you mean: {address}/NAME"
@@ -146,9 +146,9 @@ def _with_known(volume: V, node: Any, *, follow: bool) -> V:
     if not isinstance(volume, Labels):
         return volume
     layer, _, level = volume.path.rpartition("/")
-    if hasattr(node, "members") and KNOWN in node:
+    if is_group(node) and KNOWN in node:
         return attrs.evolve(volume, known=open_volume(f"{volume.path}/{KNOWN}", follow=follow))
-    if not hasattr(node, "members") and Path(layer, KNOWN, level).is_dir():
+    if not is_group(node) and Path(layer, KNOWN, level).is_dir():
         return attrs.evolve(volume, known=open_volume(f"{layer}/{KNOWN}/{level}", follow=follow))
     return volume if Record.of(volume).id else by_meaning(volume, Meaning())  # type: ignore[return-value]
 

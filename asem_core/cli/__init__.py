@@ -24,7 +24,7 @@ import typer.core
 from asem_core.cli._later import put_off
 from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.engine.machine import keep_compiled_functions
-from asem_core.errors import AsemError, as_flag
+from asem_core.errors import AsemError, as_flag, is_full_disk, spelled
 from asem_core.temporary import sweep
 
 _OWN_MODULES = {
@@ -79,7 +79,8 @@ class _Commands(typer.core.TyperGroup):
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a file's name may be no text, as Latin-1 from a Windows share
         try:
-            return super().invoke(ctx)
+            with spelled(as_flag):
+                return super().invoke(ctx)
         except AsemError as error:
             if logging.getLogger("asem_core").isEnabledFor(logging.DEBUG):
                 logging.getLogger("asem_core").exception("What led to the error:")
@@ -103,6 +104,11 @@ class _Commands(typer.core.TyperGroup):
                 raise
             about = f": {error.filename}" if error.filename else ""
             typer.secho(f"Error: {error.strerror}{about}.{_ADVICE.get(error.errno, '')}", err=True, fg="red")
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if not is_full_disk(error):
+                raise
+            typer.secho(f"Error: The disk is full.{_NO_ROOM}", err=True, fg="red")
             raise typer.Exit(1) from None
 
 

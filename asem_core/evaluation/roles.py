@@ -71,7 +71,7 @@ def question_roles(truth: Labels, exclusion: Labels | None, mask: Labels | None,
     return (
         f"{given.path if given is not None else ''}, given as {what}, leaves out {num_ignored / box.size:.0%} of the voxels, "
         f"but only {num_outline_ignored / num_outline:.0%} of those at the outlines: is it meant the other way round? An exclusion zone leaves out everything "
-        f"except 0; a mask, such as the authors' metric masks, leaves out 0. If so, give it as {use} (--{use})."
+        f"except 0; a mask, such as the authors' metric masks, leaves out 0. If so, give it as {Option(use)}."
     )
 
 

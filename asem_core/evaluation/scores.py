@@ -221,14 +221,16 @@ def require_covered(prediction: Volume, truth: Labels, box: Box) -> None:
     if not place.contains(box):
         raise OutsideVolume(
             f"{prediction.path} covers {place & truth.box} of {truth.path}, not all of {box} "
-            f"(in voxels of the truth). Predict there too, or compare a smaller box{_as_option(place & box)}."
+            "(in voxels of the truth). Predict there too, or compare a smaller box",
+            *_as_option(place & box),
+            ".",
         )
 
 
-def _as_option(box: Box) -> str:
+def _as_option(box: Box) -> Sequence[str | Option]:
     """Write a box as it is typed; nothing for an empty one."""
     sides = ",".join(f"{b}:{e}" for b, e in zip(box.begin, box.end, strict=True))
-    return "" if box.is_empty else f": --box {sides}"
+    return () if box.is_empty else (": ", Option("box", sides))
 
 
 def _levels(prediction: Volume, thresholds: Sequence[float]) -> np.ndarray:
@@ -324,6 +326,6 @@ def known_in_both(truth: Labels, prediction: Volume, mask: Labels | None, box: B
 
 
 def exclusion_of(truth: Labels, step: Preprocessor, run: Run) -> Labels:
-    """Make the exclusion zone of `truth` as a lazy volume: computed where it is read, never stored."""
+    """Make the exclusion zone of `truth`, nonzero where voxels are left out: computed where it is read, never stored."""
     zone = apply_lazily(step, truth, run)
     return Labels(zone.data, zone.voxel_size_nm, zone.origin_nm, f"exclusion zone of {truth.path}")

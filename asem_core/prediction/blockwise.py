@@ -27,7 +27,7 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import find_finished
 from asem_core.cell.together import create_volumes, fill_volumes
 from asem_core.engine.machine import available_cores
-from asem_core.errors import BadInput
+from asem_core.errors import OVERWRITE, BadInput
 from asem_core.heads import has_direction, maps_of, stated_by
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
 from asem_core.prediction.outcome import question_map
@@ -173,9 +173,10 @@ def predict_maps(
             layout = None
         else:  # hours of work are not thrown away for it
             log.warning(
-                "%s was started with blocks of %s voxels and continues with them; --overwrite starts again with blocks of %s.",
+                "%s was started with blocks of %s voxels and continues with them; %s starts again with blocks of %s.",
                 output,
                 as_zyx(layout["block"]),
+                OVERWRITE,
                 run.block,
             )
     if layout is not None and layout.get("device") != device.partition(":")[0] and run.on is None:

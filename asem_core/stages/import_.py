@@ -267,7 +267,7 @@ def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:
     folder = next(p for p in (Path(output).absolute(), *Path(output).absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
     told = f"{wait / 60:.0f} minutes" if wait >= 90 else f"{wait:.0f} seconds"
-    room = "" if free > needed else " That is more than is free: choose another disk with -o, or free some space."
+    room = "" if free > needed else " That is more than is free: choose a place on another disk, or free some space."
     return f"This import takes about {needed / 1e9:.3g} GB of disk ({free / 1e9:.3g} GB are free) and {told}.{room}"
 
 

@@ -29,7 +29,7 @@ LOOK_EVERY_S = 0.5
 
 
 def look_at(cell: Path, name: str, box: Box) -> None:
-    """Say where somebody looks: there the map is refreshed first, after each round."""
+    """Say where somebody looks, in voxels of the session's image: there the map is refreshed first, after each round."""
     write_json(folder_of(cell, name) / "looking.json", attrs.asdict(box))
 
 

@@ -42,7 +42,8 @@ BLOCK = as_zyx(192)
 MOST_SURFACES = 50
 """Objects of which a view shows surfaces, the largest first: MoBIE makes them when the view is opened."""
 COLOUR = "colour"
-"""The column of a table that holds the colour of each object, as MoBIE writes it: alpha-red-green-blue."""
+"""The column of a table that holds the colour of each object, `r0-g255-b0-a255`: MoBIE takes numbers without letters in the one order or
+the other, depending on its version."""
 
 
 @attrs.frozen
@@ -165,7 +166,7 @@ def _write_table(folder: Path, layer: Layer, table: pyarrow.Table | None, run: R
     columns: dict[str, Sequence[Any]] = {"label_id": found.ids.tolist()}
     for what, places in (("anchor", found.place_nm), ("bb_min", found.begin_nm), ("bb_max", found.end_nm)):
         columns |= {f"{what}_{axis}": places[:, i].tolist() for i, axis in ((2, "x"), (1, "y"), (0, "z"))}
-    columns[COLOUR] = ["-".join(map(str, (255, *rgb(_colour(layer, i))))) for i in found.ids.tolist()]
+    columns[COLOUR] = ["r{}-g{}-b{}-a255".format(*rgb(_colour(layer, i))) for i in found.ids.tolist()]
     if table is not None:
         row = {i: n for n, i in enumerate(table[ID].to_pylist())}
         for name, _, values in columns_of(table):
@@ -225,7 +226,7 @@ def _display(layer: Layer, surfaces: Sequence[int] = (), *, shown: bool = False)
     if layer.kind == "labels":
         about: dict[str, Any] = {
             "opacity": 0.5,
-            "lut": "argbColumn",
+            "lut": "rgbaColumn",
             "colorByColumn": COLOUR,
         }
         if surfaces:

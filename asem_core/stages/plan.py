@@ -421,7 +421,7 @@ def write_plan(
         text = recipe.read_text(encoding="utf-8")
         if not overwrite:
             if asked(name, places, options) in text.splitlines():
-                say(f"{recipe}: the plan made before for the same labels is used; --overwrite makes a new one")
+                say(f"{recipe}: the plan made before for the same labels is used; {OVERWRITE} makes a new one")
                 return text
             raise OutputExists(
                 f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {recipe}. "

@@ -83,7 +83,7 @@ def completed(
     mark = f"# Completed from: {where} ({zlib.crc32(said.encode()):08x})"
     if target.exists() and not overwrite:
         if mark in target.read_text(encoding="utf-8").splitlines():
-            say(f"{target}: the settings chosen before are used; --overwrite chooses anew")
+            say(f"{target}: the settings chosen before are used; {OVERWRITE} chooses anew")
             return target
         raise OutputExists(
             f"{target} holds settings that were chosen for another recipe. Choose another output, or add ",

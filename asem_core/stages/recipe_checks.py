@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.store import open_volume
-from asem_core.errors import AsemError, BadInput, RecipeError
+from asem_core.errors import AsemError, BadInput, RecipeError, spelled_for_recipe
 from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Source
 from asem_core.paths import expand, named_paths
@@ -97,6 +97,7 @@ def _classes_to_evaluate(model: Model | None, classes: Sequence[str]) -> str:
     )
 
 
+@spelled_for_recipe()
 def require_inputs(flow: Flow, catalog: Catalog) -> None:
     """Check that the images and weights that a recipe names are there and fit, before any work; nothing is fetched.
 
@@ -191,6 +192,8 @@ def _opened(source: Source, choice: Choice, where: str) -> Volume:
     try:
         volume = source.open(choice.layer)
         known = source.layers()
+        if choice.box is not None:
+            volume = volume.crop(Box.parse(choice.box, volume.shape))
     except AsemError as error:
         raise RecipeError.at(where, error) from None
     if " @ labels." in where and choice.layer is None and len(known) > 1:

@@ -19,7 +19,7 @@ from asem_core.cell.place import work_folder
 from asem_core.cell.provenance import made_by, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, fill_volume, find_finished, open_volume
-from asem_core.errors import BadInput, PluginError
+from asem_core.errors import OVERWRITE, BadInput, Option, PluginError
 from asem_core.interfaces import Fitted, Model
 from asem_core.prediction.trained import find_model, model_behind, with_options
 from asem_core.progress import tell_reused
@@ -152,7 +152,7 @@ def advice_on_tiny(made: Labels, by: Model | Segments) -> str:
     option = next(text for text in texts if voxels_in(float(text), made.voxel_size_nm) == below)
     return (
         f"{about.num_tiny:,} of {about.num_objects:,} objects have fewer than {below:,} voxels; remove them with "
-        f"--smallest-um3 {option} --overwrite"
+        f"{Option('smallest_um3', float(option), shown=option)} {OVERWRITE}"
     )
 
 

@@ -19,7 +19,7 @@ from asem_core.cell.prepared import is_cell, open_image, open_mask
 from asem_core.cell.provenance import require_image, require_labels
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_annotation, open_volume
-from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch
+from asem_core.errors import BadInput, RecipeError, VoxelSizeMismatch, spelled_for_recipe
 from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of
 from asem_core.interfaces import Model, Region
@@ -39,6 +39,7 @@ LARGEST_HELD_BYTES = 512 * 2**20
 """A smaller region is read into memory once: decoding its files for every block would take longer than training on it."""
 
 
+@spelled_for_recipe()
 def open_region(
     options: RegionOptions,
     name: str,
@@ -127,7 +128,7 @@ def _address(place: Place | None) -> str | None:
 def _labels(volume: Volume, options: RegionOptions, values: Sequence[int] | None) -> Labels:
     """Read the labels by what their values mean; a layer of ours knows, and of `values` the recipe says it."""
     require_labels(volume, "a network learns from labels")
-    meaning = None if options.ignore is options.background is None else Meaning(options.ignore, options.background)
+    meaning = Meaning.of(options.ignore, options.background)
     if meaning is None and Record.of(volume).made.noted:
         return open_annotation(volume.path)
     return understood(Labels.of(volume), meaning or Meaning(background=None if values is None else ()))

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 
+from asem_core.errors import Option
 from asem_core.volume import Box, Volume, full_range
 
 LEAST_SHARE = 1 / 8
@@ -89,5 +90,5 @@ def question_greys(name: str, low: float, high: float, dtype: np.dtype[np.generi
     return (
         f"{name}: grey values lie between {low:.5g} and {high:.5g}, {share:.1%} of the range of {dtype}, as with 12-bit "
         "data in 16 bits or a constant offset. Networks use grey values relative to the whole range, so to most of them this image has hardly any contrast. "
-        f"Rescale it: asem import ... --set 'grey_range=[{np.floor(low):.0f},{np.ceil(high):.0f}]', or the step 'normalize'."
+        f"Rescale it when it is imported, {Option('grey_range', [float(np.floor(low)), float(np.ceil(high))], of_plugin=True)}, or by the step 'normalize'."
     )

@@ -11,7 +11,7 @@ which neither is background, are asked about.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -45,8 +45,15 @@ class Meaning:
     background: tuple[int, ...] | None = None
 
     @classmethod
+    def of(cls, ignore: Sequence[int] | None, background: Sequence[int] | None) -> Meaning | None:
+        """Note what is said; None where nothing is."""
+        if ignore is background is None:
+            return None
+        return cls(*(None if said is None else tuple(int(v) for v in said) for said in (ignore, background)))
+
+    @classmethod
     def parse(cls, ignore: str | None, background: str | None) -> Meaning:
-        """Read the options `--ignore` and `--background`: whole numbers with commas between, or "none"."""
+        """Read the options `ignore` and `background` of commands: whole numbers with commas between, or "none"."""
         return cls(_numbers("ignore", ignore), _numbers("background", background))
 
 
@@ -56,7 +63,7 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"--{option} takes label values, as in 255 or -1,3, or none; not '{text}'.") from None
+        raise BadInput(Option(option), f" takes label values, as in 255 or -1,3, or none; not '{text}'.") from None
 
 
 def understood(labels: Labels, meaning: Meaning) -> Labels:
@@ -91,18 +98,20 @@ def settled(labels: Labels, meaning: Meaning) -> Meaning:
     if all_seen and rest == [1, 2] and meaning.background is None and not meaning.ignore:
         raise BadInput(
             f"{labels.path} holds only 1 and 2, as ilastik writes its classes, and no 0: is one of them background? Say which: ",
-            Option("background", 1),
+            Option("background", [1]),
             ", or ",
-            Option("ignore", 1),
+            Option("ignore", [1]),
             " if it was not annotated; ",
-            Option("background", shown="none"),
+            Option("background", []),
             " if both are objects.",
         )
     if all_seen and rest and not {0, *(meaning.background or ())} & {*rest}:
         log.warning(
             "%s has no background: every voxel that is annotated is object. If one of its values is background, or was not "
-            "annotated, say which: --background VALUE, or --ignore VALUE.",
+            "annotated, say which: %s, or %s.",
             labels.path,
+            Option("background", shown="VALUE"),
+            Option("ignore", shown="VALUE"),
         )
     return found
 
@@ -150,9 +159,11 @@ def _ignored(labels: Labels, meaning: Meaning, values: Collection[int]) -> tuple
     if found:
         log.warning(
             "%s: %s is taken to mean 'not annotated', neither object nor background. If that is wrong, say what it is: "
-            "--background VALUE, or --ignore none if it is an object.",
+            "%s, or %s if it is an object.",
             labels.path,
             " and ".join(str(v) for v in found),
+            Option("background", [int(v) for v in found]),
+            Option("ignore", []),
         )
     always = (
         {_NONE} - {*(meaning.background or ())} if labels.dtype == np.uint64 else set()

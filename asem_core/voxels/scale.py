@@ -131,7 +131,7 @@ def settle(
             raise BadInput(f"The voxel size must be three positive numbers in nm (z, y, x), got {list(size_nm)}.")
         if not all(_POSSIBLE_NM[0] <= v <= _POSSIBLE_NM[1] for v in size_nm):
             raise BadInput(
-                f"A voxel of {_times(size_nm)} nm is not possible: the voxel size is in nm.{_perhaps_um(size_nm)}"
+                f"A voxel of {_times(size_nm)} nm is not possible: the voxel size is in nm.", *_perhaps_um(size_nm)
             )
         differs = [
             f"{_AXES[i]} {n:.6g} nm"
@@ -177,14 +177,17 @@ def unlikely_size(size_nm: Sequence[float]) -> str | None:
     if not all(low <= v <= high for v in size_nm):
         return (
             f"A voxel of {_times(size_nm)} nm is unlikely for electron microscopy ({low:g} nm to {high / 1000:g} um). Another unit "
-            f"may be meant: give the right size with --voxel-size.{_perhaps_um(size_nm)}"
+            f"may be meant: give the right size with {Option('voxel_size_nm')}."
+            + "".join(map(str, _perhaps_um(size_nm)))
         )
     z, y, x = size_nm
     if max(y, x) <= OBLONG * min(y, x):
         return None
     apart, pixel = (y, x) if z == x else (x, y)
     instead = (
-        f" If planes are {apart:g} nm apart, it is --voxel-size {apart:g},{pixel:g},{pixel:g}" if z == pixel else ""
+        f" If planes are {apart:g} nm apart, it is {Option('voxel_size_nm', [apart, pixel, pixel])}"
+        if z == pixel
+        else ""
     )
     return f"Pixels of {y:g} x {x:g} nm (y, x) are not square. A voxel size is given in the order z,y,x.{instead}"
 
@@ -193,11 +196,9 @@ def _times(size_nm: Sequence[float]) -> str:
     return " x ".join(f"{v:g}" for v in size_nm)
 
 
-def _perhaps_um(size_nm: Sequence[float]) -> str:
+def _perhaps_um(size_nm: Sequence[float]) -> Sequence[str | Option]:
     low, high = LIKELY_NM
     meant = [1000 * v for v in size_nm]
-    return (
-        f" If um was meant: --voxel-size {','.join(f'{v:g}' for v in meant)}"
-        if low <= min(meant) <= max(meant) <= high
-        else ""
-    )
+    if not low <= min(meant) <= max(meant) <= high:
+        return ()
+    return " If um was meant: ", Option("voxel_size_nm", meant)

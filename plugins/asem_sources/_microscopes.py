@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.errors import Option
 from asem_core.voxels.scale import Scale, in_units
 from asem_core.voxels.units import nm_per
 
@@ -347,4 +348,4 @@ def _questions(tiff: Any, page: Any) -> Iterator[str]:
         bar = _first(about, "PrivateFei", key="DatabarHeight")
         if bar:
             rows = page.imagelength - int(bar)
-            yield f"its last {bar:g} rows are the microscope's data bar: leave them out with --box :,0:{rows},:"
+            yield f"its last {bar:g} rows are the microscope's data bar: leave them out with {Option('box', f':,0:{rows},:')}"

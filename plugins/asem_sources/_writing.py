@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from asem_core.blocks import Run, run_blocks
 from asem_core.volume import Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:
-    from asem_core.blocks import Work
+    from asem_core.blocks import Run, Work
     from asem_core.volume import Box
 
 CHUNK = 64
@@ -41,6 +40,8 @@ def block_of(volume: Volume) -> Zyx:
 
 def write_in_order(write: Callable[[Box], None], volume: Volume, block: Zyx, run: Run) -> None:
     """Write a file that only one process can write, block by block in the order of C."""
+    from asem_core.blocks import run_blocks
+
     alone = attrs.evolve(run, workers=1, on=None, scratch=None)
     run_blocks(lambda: write, volume.box, block, alone, name="export")
 
@@ -67,6 +68,8 @@ def write_planes(
     save: Callable[[Path, np.ndarray], None], volume: Volume, folder: Path, names: Sequence[str], run: Run
 ) -> None:
     """Write one file a plane; planes that are there are kept. `save` must be picklable."""
+    from asem_core.blocks import run_blocks
+
     folder.mkdir(parents=True, exist_ok=True)
     job = _WritePlanes(save, volume, folder, tuple(names))
     run_blocks(job, volume.box, slab_of(volume), attrs.evolve(run, scratch=None), name="export", skip=job.is_written)

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.errors import AsemError, BadInput
+from asem_core.errors import AsemError, BadInput, Option
 from asem_core.files import sha256
 from asem_registry.bioimageio_out import require_bioimageio
 from asem_registry.card import Card, card_toml, parse_card
@@ -217,7 +217,8 @@ def _sizes(image: Any, result: Any, choices: Choices, source: str) -> tuple[list
         if around == 0:
             raise BadInput(
                 f"{source} states no halo along {name}, so blocks would have seams. Say how many voxels at each side of a block "
-                "are not to be used: --halo 16,16,16"
+                "are not to be used: ",
+                Option("halo", [16, 16, 16]),
             )
         lost.append(-offset // 2)
         halo.append(max(around, lost[-1]))
@@ -231,7 +232,7 @@ def _tile(size: Any, halo: int, wanted: int | None, source: str, name: str) -> i
         edge = wanted
         if edge != size if isinstance(size, int) else edge < size.min or (edge - size.min) % size.step:
             allowed = str(size) if isinstance(size, int) else f"{size.min} + n * {size.step}"
-            raise BadInput(f"{source} takes {allowed} voxels along {name}; --tile says {edge}.")
+            raise BadInput(f"{source} takes {allowed} voxels along {name}; ", Option("tile"), f" says {edge}.")
     elif isinstance(size, int):
         edge = size
     else:
@@ -319,8 +320,10 @@ def _grey_range(image: Any, source: str) -> tuple[float, float]:
     low, high = getattr(data, "range", (None, None))
     if low is None or high is None:
         raise BadInput(
-            f"{source} does not say which grey values it expects ({data.type} without a range). Say what black and white are: "
-            "--grey-range 0,1, or 0,255"
+            f"{source} does not say which grey values it expects ({data.type} without a range). Say what black and white are: ",
+            Option("grey_range", [0, 1]),
+            ", or ",
+            Option("grey_range", [0, 255]),
         )
     return float(low), float(high)
 
@@ -337,7 +340,8 @@ def _channel(result: Any, choices: Choices, source: str) -> int:
     if len(names) == 1 or "foreground" in names:
         return names.index("foreground") if "foreground" in names else 0
     raise BadInput(
-        f"{source} gives {len(names)} channels ({', '.join(names)}). Say which one to take: --channel {names[-1]}"
+        f"{source} gives {len(names)} channels ({', '.join(names)}). Say which one to take: ",
+        Option("channel", names[-1]),
     )
 
 
@@ -358,7 +362,9 @@ def _voxel_size(image: Any, source: str) -> tuple[float, float, float]:
     units = [NANOMETRES.get(str(axes[name].unit)) for name in "zyx"]
     if None in units:
         raise BadInput(
-            f"{source} does not say its voxel size in a unit of length: add --voxel-size 5,5,5 (nm; z, y, x)."
+            f"{source} does not say its voxel size in a unit of length: add ",
+            Option("voxel_size_nm", [5, 5, 5]),
+            " (nm; z, y, x).",
         )
     z, y, x = (float(axes[name].scale) * float(unit or 0) for name, unit in zip("zyx", units, strict=True))
     return z, y, x

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from asem_core.errors import AsemError
+from asem_core.errors import AsemError, Option
 from asem_core.files import sha256
 from asem_core.temporary import replacing, temporary_folder
 from asem_registry.cache import Receipt, has_sum_of_weights, obtain, place, receipt_of
@@ -129,8 +129,9 @@ def _checked_card(
     if not is_vouched_for and (same is None or not has_sum_of_weights(card)):
         why = "its card is not known here" if same is None else "its authors publish no checksum of these weights"
         raise BadBundle(
-            f"{file}: only the bundle itself says what {key} is ({why}), so it could have been changed on the way. Add --sha256 "
-            "with the checksum that `asem models bundle` printed where it was made. Nothing was installed."
+            f"{file}: only the bundle itself says what {key} is ({why}), so it could have been changed on the way. Add ",
+            Option("sha256"),
+            " with the checksum that `asem models bundle` printed where it was made. Nothing was installed.",
         )
     return card, same
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from asem_core.abilities import AveragesVoxels
 from asem_core.catalog import Catalog
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, Option, UnknownName
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.known import Meaning, as_binary, both_known, by_meaning
@@ -276,7 +276,9 @@ def match(image: Container, layer: str, crop: Crop, names: Sequence[str]) -> Mat
     finest = {name: list(levels[0][1].voxel_size_nm) for name, levels in classes.items()}
     raise BadInput(
         f"The labels of {crop.container.address} have voxels of {finest} nm, which make up no voxels of the image {image.address}/{layer}: "
-        f"{', '.join(str(list(size)) for size in sizes)} nm. Name another image: --image."
+        f"{', '.join(str(list(size)) for size in sizes)} nm. Name another image: ",
+        Option("image"),
+        ".",
     )
 
 
@@ -307,7 +309,9 @@ def box_around(image: Volume, labels: Sequence[Volume], margin_nm: float) -> Box
     boxes = [box_covering(image, part) for part in labels]
     boxes = [box for box in boxes if not box.is_empty]
     if not boxes:
-        raise BadInput(f"{labels[0].path} lies outside of the image {image.path}. Name another image: --image.")
+        raise BadInput(
+            f"{labels[0].path} lies outside of the image {image.path}. Name another image: ", Option("image"), "."
+        )
     margin = [math.ceil(margin_nm / size - 1e-6) for size in image.voxel_size_nm]
     begin = np.min([box.begin for box in boxes], axis=0) - margin
     end = np.max([box.end for box in boxes], axis=0) + margin

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from asem_core.blocks import Run
-from asem_core.errors import AsemError, BadInput, UnknownName
+from asem_core.errors import AsemError, BadInput, Option, UnknownName
 from asem_core.interfaces import Source
 from asem_core.volume import Box, Volume
 from asem_registry.card import near_names
@@ -225,7 +225,9 @@ def _image_of(data_set: DataSet, crop: str, image: str | None, settings: Setting
     own = [path for path in images if path.split("/")[0] == crop.split("/")[0]]
     if not images:
         raise BadInput(
-            f"{container.address} holds no image (em/..., raw): name the one that was annotated, --image ADDRESS."
+            f"{container.address} holds no image (em/..., raw): name the one that was annotated, ",
+            Option("image", shown="ADDRESS"),
+            ".",
         )
     return container, (own or images)[0]
 

@@ -246,7 +246,7 @@ def _describe(entry: Entry, output: Path) -> None:
     about = output / f"{entry.name}.json"
     others = [path.stem for path in output.glob("EMPIAR-*.json") if path != about]
     if others:
-        raise BadInput(f"{output} holds {others[0]}. Choose another folder with -o for {entry.name}.")
+        raise BadInput(f"{output} holds {others[0]}. Choose another folder for {entry.name}.")
     with replacing(about) as half:
         half.write_text(json.dumps(entry.stated, indent=1), encoding="utf-8")
     with replacing(output / "LICENCE.txt") as half:

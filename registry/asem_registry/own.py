@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import BadInput, Option, OutputExists
 from asem_core.files import sha256
 from asem_registry.bundle import keep
 from asem_registry.cache import folder_of
@@ -52,7 +52,9 @@ def card_of_run(
     size = _voxel_size(voxel_size) or known.get("voxel_size_nm")
     if size is None:
         raise BadInput(
-            f"{run} does not say the voxel size of its training images: add --voxel-size 5,5,5 (nm; z, y, x)."
+            f"{run} does not say the voxel size of its training images: add ",
+            Option("voxel_size_nm", [5, 5, 5]),
+            " (nm; z, y, x).",
         )
     z, y, x = (float(v) for v in size)
     card = Card(
@@ -92,7 +94,9 @@ def add_run(card: Card, weights: Path, words: Mapping[str, Any], home: Path, els
         before = read_card(path)
         if before.sha256 != card.sha256:
             raise OutputExists(
-                f"{path} belongs to other weights, and a version never changes: add --version {card.version + 1}."
+                f"{path} belongs to other weights, and a version never changes: add ",
+                Option("version", card.version + 1),
+                ".",
             )
         kept = {key: getattr(before, key) for key, value in words.items() if value in NOT_STATED}
         card = attrs.evolve(card, **{key: value for key, value in kept.items() if value not in NOT_STATED})
@@ -100,8 +104,9 @@ def add_run(card: Card, weights: Path, words: Mapping[str, Any], home: Path, els
         if other.version > card.version or (other.version == card.version and not card.is_same_model(other)):
             newer = max(c.version for c in elsewhere) + 1
             raise OutputExists(
-                f"{other.key} already exists ({other.origin}), and {card.name} means the newest version: "
-                f"add --version {newer}, or choose another name."
+                f"{other.key} already exists ({other.origin}), and {card.name} means the newest version: add ",
+                Option("version", newer),
+                ", or choose another name.",
             )
     return keep(card, weights, home)
 
@@ -120,7 +125,9 @@ def withdraw(card: Card, settings: Settings, *, forget: bool = False) -> str:
     if not card.file:
         found = remove_from_cache(card, settings, forget=forget)
         kept = (
-            "" if forget or not card.trust_on_first_use else " Its checksum is still remembered; --forget removes it."
+            ""
+            if forget or not card.trust_on_first_use
+            else f" Its checksum is still remembered; {Option('forget', True)} removes it."
         )
         return (
             f"{card.key} was deleted from {folder_of(card, settings)}.{kept}" if found else f"{card.key} is not cached."

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import BadInput, Option, OutputExists
 from asem_core.temporary import replacing, temporary_folder
 from asem_registry.cache import obtain
 from asem_registry.card import Card, Score, card_toml, parse_card
@@ -113,16 +113,19 @@ def scores_of_reports(folders: Sequence[Path], card: Card) -> tuple[Score, ...]:
 
 
 def _require_stated(card: Card) -> None:
-    for key, option in (("licence", "--licence 'CC BY 4.0'"), ("training_data", "--training-data TEXT")):
-        if getattr(card, key) in ("", "not stated"):
-            raise BadInput(f"Users of a published model must know its {key.replace('_', ' ')}: add {option}.")
+    for option in (Option("licence", "CC BY 4.0"), Option("training_data", shown="TEXT")):
+        if getattr(card, option.name) in ("", "not stated"):
+            named = option.name.replace("_", " ")
+            raise BadInput(f"Users of a published model must know its {named}: add ", option, ".")
 
 
 def _require_new(entries: dict[str, Entry], card: Card, to: str) -> None:
     if card.key in entries and entries[card.key].weights_sha256 != card.sha256:
         newest = max(int(key.partition("@")[2]) for key in entries if key.partition("@")[0] == card.name)
         raise OutputExists(
-            f"{to} has {card.key} with other weights, and a version never changes: add --version {newest + 1}."
+            f"{to} has {card.key} with other weights, and a version never changes: add ",
+            Option("version", newest + 1),
+            ".",
         )
 
 

@@ -1,14 +1,16 @@
-"""A real browser for the tests of viewing."""
+"""What tests of the core share: a folder of planes, and a real browser for those of viewing."""
 
 from __future__ import annotations
 
 import io
 import shutil
 import time
+from pathlib import Path
 
 import attrs
 import numpy as np
 import pytest
+import tifffile
 
 FLAGS = (
     "--headless=new",
@@ -19,6 +21,16 @@ FLAGS = (
     "--disable-background-networking",
     "--window-size=1200,900",
 )
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    """A folder of 20 planes of 30 x 40 random grey values."""
+    folder = tmp_path / "planes"
+    folder.mkdir()
+    for z, plane in enumerate(np.random.default_rng(0).integers(0, 256, (20, 30, 40), np.uint8)):
+        tifffile.imwrite(folder / f"s_{z:03}.tif", plane)
+    return folder
 
 
 @attrs.frozen

@@ -1,10 +1,12 @@
-"""What errors say, and how each door spells the options that answer them."""
+"""What errors and warnings say, and how each door spells the options that answer them."""
 
 from __future__ import annotations
 
 import ast
+import logging
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,22 @@ import asem_core
 from asem_core.built import build_flow
 from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
-from asem_core.errors import AsemError, BadInput, NoVoxelSize, Option, RecipeError, as_argument, as_flag, in_recipe
+from asem_core.errors import (
+    OVERWRITE,
+    AsemError,
+    BadInput,
+    NoVoxelSize,
+    Option,
+    RecipeError,
+    as_argument,
+    as_flag,
+    in_recipe,
+    spelled_for_recipe,
+)
 from asem_core.recipe import build, read_recipe
 from asem_core.stages.recipe_checks import require_inputs
 from asem_core.testing import example_image
+from asem_core.volume import Volume
 
 
 @pytest.mark.parametrize(
@@ -36,10 +50,12 @@ from asem_core.testing import example_image
         (Option("axes", "zyx", of_plugin=True), "--set axes=zyx", 'axes="zyx"', 'axes = "zyx"'),
         (Option("files", "*ch0*", of_plugin=True), "--set 'files=*ch0*'", 'files="*ch0*"', 'files = "*ch0*"'),
         (Option("name", "true", of_plugin=True), """--set 'name="true"'""", 'name="true"', 'name = "true"'),
-        (Option("kind", "labels"), "--kind labels", 'kind="labels"', 'kind = "labels"'),
+        (Option("kind", "labels"), "--kind labels", 'kind="labels"', "[labels.NAME]"),
         (Option("source_layer", "a b"), "--source-layer 'a b'", 'source_layer="a b"', 'layer = "a b"'),
         (Option("output", "cell.zarr"), "-o cell.zarr", 'output="cell.zarr"', 'output = "cell.zarr"'),
         (Option("minutes"), "--minutes", "minutes", "minutes"),
+        (Option("ignore", [255, -1]), "--ignore 255,-1", "ignore=[255, -1]", "ignore = [255, -1]"),
+        (Option("done", []), "--done none", "done=[]", "done = []"),
     ],
 )  # fmt: skip
 def test_each_door_spells_an_option_in_its_own_way(option: Option, flag: str, argument: str, line: str) -> None:
@@ -57,6 +73,11 @@ def test_an_error_keeps_its_options_when_it_travels() -> None:
     placed = RecipeError.at("a.toml @ source", error)
     assert placed.options == error.options
     assert str(placed) == placed.told(as_flag) == "a.toml @ source: It has none: voxel_size_nm = [5, 5, 5]."
+    of_run = RecipeError.at("a.toml @ predict", BadInput("Use ", Option("block"), ", or ", OVERWRITE))
+    assert of_run.told(as_flag) == "a.toml @ predict: Use --block, or --overwrite"  # no lines of a recipe
+    with pytest.raises(NoVoxelSize) as left, spelled_for_recipe():
+        raise error
+    assert left.value.told(as_flag) == "It has none: voxel_size_nm = [5, 5, 5]."
 
 
 def test_command_recipe_and_python_advise_each_in_their_own_words(tmp_path: Path) -> None:
@@ -91,11 +112,75 @@ def test_what_a_running_recipe_is_refused_is_advised_as_a_recipe(tmp_path: Path)
     assert "--set" not in done.output
 
 
+def test_warnings_are_worded_as_errors_are(tmp_path: Path, warnings: list[str]) -> None:
+    """Labels with 255 beside 1 through command, Python and recipe; what the recipe is advised works."""
+    values = np.zeros((6, 8, 8), np.uint8)
+    values[:3], values[0, 0, 0] = 1, 255
+    tifffile.imwrite(tmp_path / "labels.tif", values)
+    tifffile.imwrite(tmp_path / "a.tif", example_image((6, 8, 8)).read())
+    recipe = tmp_path / "recipe.toml"
+    table = 'use = "tiff-stack"\npath = "{}.tif"\nvoxel_size_nm = [5, 5, 5]\n'
+    recipe.write_text(f"[source]\n{table.format('a')}[labels.er]\n{table.format('labels')}")
+
+    def by_command(*words: object) -> None:
+        done = CliRunner().invoke(make_app(), [*map(str, words), "-q"])
+        assert done.exit_code == 0, done.output
+
+    def told() -> str:
+        found = " ".join(text for text in warnings if "255" in text)
+        warnings.clear()
+        return found.partition("say what it is: ")[2]
+
+    labels = tmp_path / "labels.tif"
+    by_command("import", labels, "-o", tmp_path / "a.zarr", "--layer", "labels/er", "--voxel-size", 5)
+    assert told() == "--background 255, or --ignore none if it is an object."
+    asem_core.open(labels, tmp_path / "b.zarr", layer="labels/er", voxel_size_nm=5)
+    assert told() == "background=[255], or ignore=[] if it is an object."
+    by_command("run", recipe, "-o", tmp_path / "out")
+    assert told() == "background = [255], or ignore = [] if it is an object."
+    for line, objects in (("background = [255]", 191), ("ignore = []", 192)):
+        recipe.write_text(f"[source]\n{table.format('a')}[labels.er]\n{table.format('labels')}{line}\n")
+        by_command("run", recipe, "-o", tmp_path / "out", "--overwrite")
+        assert not told()
+        assert np.count_nonzero(asem_core.open_volume(tmp_path / "out/cell.zarr/labels/er").read()) == objects
+
+
+def test_a_recipe_takes_the_part_that_a_warning_names(tmp_path: Path) -> None:
+    """`box` of a table does what `asem import --box` does; one that sticks out is refused before any work."""
+    tifffile.imwrite(tmp_path / "a.tif", example_image((6, 8, 8)).read())
+    recipe = tmp_path / "recipe.toml"
+    text = '[source]\nuse = "tiff-stack"\npath = "a.tif"\nvoxel_size_nm = [5, 5, 5]\nbox = "2:5,:,0:7"\n'
+    recipe.write_text(text)
+    done = CliRunner().invoke(make_app(), ["run", str(recipe), "-o", str(tmp_path / "out"), "-q"])
+    assert done.exit_code == 0, done.output
+    found: Volume = asem_core.open_volume(tmp_path / "out/cell.zarr/raw")
+    assert (found.shape, found.origin_nm) == ((3, 8, 7), (10, 0, 0))
+    recipe.write_text(text.replace("2:5", "2:9"))
+    with pytest.raises(RecipeError, match=r"recipe.toml @ source: .*2:9"):
+        require_inputs(build_flow(read_recipe(recipe), load_catalog()), load_catalog())
+
+
+@pytest.fixture
+def warnings() -> Iterator[list[str]]:
+    """What is warned of, worded where it was told, as what shows it does."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+
+    told: list[str] = []
+    shown, logger = Shown(), logging.getLogger("asem_core")
+    logger.addHandler(shown)
+    yield told
+    logger.removeHandler(shown)
+
+
 ROOT = Path(asem_core.__file__).parents[1]
 SOURCES = [
     (file, ast.parse(file.read_text(encoding="utf-8")))
-    for file in [*ROOT.glob("asem_core/**/*.py"), *ROOT.glob("plugins/**/*.py")]
-    if "cli" not in file.parts and file.name != "commands.py"
+    for part in ("asem_core", "plugins", "registry")
+    for file in (ROOT / part).rglob("*.py")
+    if not {part for part in file.with_suffix("").parts if part.split("_")[0] in ("cli", "commands")}
 ]
 
 
@@ -115,17 +200,33 @@ def test_every_flag_that_an_error_advises_is_one_of_a_command() -> None:
                 assert as_flag(Option(call.args[0].value)) in known, (file, call.lineno)
 
 
-def test_no_error_spells_an_option_for_one_door() -> None:
-    """A flag in the text of an error belongs to a whole command that is named there; options are given as `Option`."""
+def test_no_message_spells_an_option_for_one_door() -> None:
+    """A flag in a sentence, of errors, warnings and advice, belongs to a whole command that is named there; options are given as `Option`."""
     found = []
     for file, tree in SOURCES:
-        for node in (node for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None):
-            texts = [n.value for n in ast.walk(node.exc) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-            text = " ".join(texts)
-            for flag in re.finditer(r"(?<![\w-])--?[a-z][\w-]*", text):
-                if not re.search(r"\b(asem|wsl) [^;]*$", text[: flag.start()]):
-                    found.append(f"{file.relative_to(ROOT)}:{node.lineno}: {flag[0]}")
+        for line, text in sentences(tree):
+            for flag in re.finditer(r"(?<![\w-])(--[a-z][\w-]*|--\.\.\.|-[jotw]\b)", text):
+                if not re.search(r"\b(asem|wsl|uv) [^;]*$", text[: flag.start()]):
+                    found.append(f"{file.relative_to(ROOT)}:{line}: {flag[0]}")
     assert not found
+
+
+def sentences(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """List the strings of a module that hold a space and do not begin with a flag, but for its docstrings."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        text = ""
+        if isinstance(node, ast.JoinedStr):
+            text = "".join(str(p.value) if isinstance(p, ast.Constant) else "..." for p in node.values)
+            waiting += [p for p in node.values if not isinstance(p, ast.Constant)]
+        else:
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            waiting += ast.iter_child_nodes(node)
+        if " " in text and not text.startswith("-"):
+            yield node.lineno, text  # type: ignore[attr-defined]
 
 
 def test_errors_are_caught_by_one_class() -> None:
@@ -150,7 +251,23 @@ def test_options_of_a_class_are_advised_as_its_door_takes_them() -> None:
         assert refused.value.options == (Option("mask"),)
 
 
+def test_an_option_of_several_kinds_is_refused_in_parts() -> None:
+    """What each kind says is told once, with the options that answer it."""
+    with pytest.raises(RecipeError) as refused:
+        build(Either, {"inner": {}}, "asem.evaluate")
+    assert (
+        str(refused.value)
+        == "asem.evaluate: option 'inner': expected a whole number, got {}; or `mask` is nonzero where it counts"
+    )
+    assert refused.value.options == (Option("mask"),)
+
+
 @attrs.frozen
 class Refusing:
     def __attrs_post_init__(self) -> None:
         raise BadInput("`", Option("mask"), "` is nonzero where it counts")
+
+
+@attrs.frozen
+class Either:
+    inner: int | Refusing

@@ -80,7 +80,7 @@ def test_foreign_unknown_is_left_out(dtype: type, unknown: int, tmp_path: Path, 
 def test_what_is_not_known_is_asked(tmp_path: Path, caplog) -> None:
     """ilastik's two classes are asked about, by an answer that works; a volume that is all object is questioned."""
     classes = (truth_with_unknown() == 1).astype(np.uint8) + 1
-    with pytest.raises(BadInput, match=r"only 1 and 2, as ilastik .* background=1"):
+    with pytest.raises(BadInput, match=r"only 1 and 2, as ilastik .* background=\[1\]"):
         understood(Labels(classes, 5), Meaning())
     assert np.count_nonzero(understood(Labels(classes, 5), Meaning.parse(None, "1")).read()) == 400
     assert num_unknown(understood(Labels(classes, 5), Meaning.parse("1", None))) == 31_600

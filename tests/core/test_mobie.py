@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -31,10 +32,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_schemas_of_mobie_accept_it(project: Path) -> None:
-    """Project and data set, every source and view."""
-    generated = pytest.importorskip("mobiedantic.generated")
-    generated.Project.model_validate_json((project / "project.json").read_text())
-    data = generated.Dataset.model_validate_json((project / "cell" / "dataset.json").read_text())
+    """Opened by their library: project and data set, every source and view."""
+    mobiedantic = pytest.importorskip("mobiedantic")
+    opened = mobiedantic.Project(project)
+    opened.load()
+    assert opened.model.defaultDataset == "cell"
+    data_set = mobiedantic.Dataset(project / opened.model.defaultDataset)
+    data_set.load()
+    data = data_set.model
     assert set(data.sources) == {"raw", "labels-golgi", "labels-golgi_mask"}
     assert {"default", "raw", "labels-golgi", "labels-golgi-surfaces"} <= set(data.views)
 
@@ -68,7 +73,13 @@ def test_tables_have_places_colours_and_what_was_measured(project: Path) -> None
     assert float(row["bb_max_y"]) == 0 + (y + 16 - 0.5) * 4
     assert float(row["bb_max_z"]) - float(row["bb_min_z"]) == 16 * 8
     assert float(row["anchor_z"]) == 40 + (z + 7.5) * 8
-    assert row["colour"] in {"-".join(map(str, (255, *rgb(c)))) for c in PALETTE}
+    # As MoBIE reads it (ColorHelper.java); four bare numbers were alpha-red-green-blue up to its third version, and are
+    # red-green-blue-alpha since.
+    found = re.fullmatch(r"r(.+)-g(.+)-b(.+)-a(.+)", row["colour"])
+    assert found is not None
+    *colour, alpha = map(int, found.groups())
+    assert alpha == 255
+    assert tuple(colour) in {tuple(rgb(c)) for c in PALETTE}
     assert len({r["colour"] for r in rows}) == 3
     assert (row["volume_um3"], row["kind"], row["touches_border"]) == ("0.25", "thin sheet", "0")
     assert rows[0]["sheet_area_um2"] == "NaN"

@@ -158,18 +158,21 @@ def demo_cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_schemas_of_mobie_accept_the_demos_cell(demo_cell: Path) -> None:
     """With a table of what was found, and colours."""
-    generated = pytest.importorskip("mobiedantic.generated")
+    mobiedantic = pytest.importorskip("mobiedantic")
     project = export_for_mobie(
         str(demo_cell), demo_cell.with_name("cell_mobie"), Mobie(), load_catalog(), Run(progress=False)
     )
-    generated.Project.model_validate_json((project / "project.json").read_text())
-    data = generated.Dataset.model_validate_json((project / "cell" / "dataset.json").read_text())
+    opened, data_set = mobiedantic.Project(project), mobiedantic.Dataset(project / "cell")
+    opened.load()
+    data_set.load()
     name = "predictions-mitochondria-segmentation"
-    assert name in data.sources
+    assert name in data_set.model.sources
+    shown = data_set.model.model_dump(mode="json")["views"][name]["sourceDisplays"][0]["segmentationDisplay"]
+    assert (shown["lut"], shown["colorByColumn"]) == ("rgbaColumn", "colour")
     with (project / "cell" / "tables" / name / "default.tsv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert rows
-    assert {"label_id", "anchor_x", "volume_um3"} <= set(rows[0])
+    assert {"label_id", "anchor_x", "volume_um3", "colour"} <= set(rows[0])
 
 
 @pytest.mark.slow

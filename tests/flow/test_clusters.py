@@ -225,7 +225,7 @@ def test_bad_clusters(config, table, name, said):
 
 
 def test_what_queues_are_asked():
-    """The commands, word by word, as their manuals have them (LSF and SGE were not at hand)."""
+    """The commands, word by word, as their manuals have them (LSF was not at hand; SGE runs in test_sge)."""
     asked = Cluster("q", cores=4, memory_gb=16, gpus=1, minutes=90, options="-p gpu", address="10.0.0.1", workers=3)
     log = Path("/scratch/0.log")
     sbatch = QUEUES["slurm"].submit(asked, "asem-p-0", log, ["python", "-m", "worker", "a b"])

@@ -50,7 +50,6 @@ def test_ten_lines(here: Path) -> None:
     assert (here / names["found"].page).is_file()
 
 
-@pytest.mark.slow
 def test_labels(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Labels are imported, shown, compared and measured; the voxel size is checked as by the command, in Python's words."""
     names, shown = run_cells("labels")

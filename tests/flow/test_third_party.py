@@ -126,19 +126,32 @@ def test_every_door_gives_the_same(lab: Path, caplog: pytest.LogCaptureFixture) 
     by_command = asem_core.open_volume("cell.zarr/predictions/lab-organelle/segmentation")
     np.testing.assert_array_equal(by_command.read(), expected)
 
-    called = asem_core.predict(
-        "cell.zarr",
-        weights="lab.safetensors",
-        output="cell.zarr/predictions/python/probability",
-        precision="float32",
-        run=QUIET,
-    )
+    opened = asem_core.open("scan.lab", "python.zarr", run=QUIET)
+    trim = catalog().get("preprocessor", "lab-trim")(margin_vx=4)
+    trimmed = asem_core.apply(trim, opened["raw"], "python.zarr/raw_lab-trim", QUIET)
+    called = asem_core.predict(trimmed, weights="lab.safetensors", precision="float32", run=QUIET)
     np.testing.assert_array_equal(called.read(), probability.read())
-    model = catalog().get("model", "lab-organelle")()
-    by_python = asem_core.segment(
-        probability, output="cell.zarr/predictions/python/segmentation", model=model, run=QUIET
-    )
+    by_python = asem_core.segment(called, run=QUIET)
     np.testing.assert_array_equal(by_python.read(), expected)
+
+    asem("import", "scan.lab", "-o", "cell.zarr", "--source-layer", "truth", "--layer", "labels/er", "-q")
+    analyze = (
+        "analyze",
+        "lab-count",
+        by_command.path,
+        "-s",
+        "within=cell.zarr/labels/er",
+        "-o",
+        "report",
+        "-q",
+        "-j",
+        1,
+    )
+    asem(*analyze)
+    measured = asem_core.measure(by_python, "lab-count", within="cell.zarr/labels/er", output="by_python", run=QUIET)
+    recipes = (by_recipe.parent / "reports/lab-count/numbers.json").read_text()
+    assert recipes == Path("report/numbers.json").read_text() == Path("by_python/numbers.json").read_text()
+    assert measured.numbers == {"inside": 12**3}
 
     trained = load_trained(catalog(), None, "lab.safetensors")
     images = open_images_of(catalog(), "cell.zarr")

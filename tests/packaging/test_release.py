@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conda_channel import CONDA, stand_ins
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,10 +84,6 @@ def test_the_workflow_builds_checks_tries_and_publishes_a_tag() -> None:
     assert "write" not in str([jobs["build"]["permissions"], jobs["try"]["permissions"], flow["permissions"]])
 
 
-CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "PyMaxflow": "pymaxflow"}
-"""What packages of conda-forge are called that have other names than on the package index."""
-
-
 def test_the_conda_recipe_needs_what_the_project_needs() -> None:
     recipe = yaml("docs/release/recipe.yaml")
     needed = {}
@@ -94,6 +95,35 @@ def test_the_conda_recipe_needs_what_the_project_needs() -> None:
     assert stated.pop("aiohttp") == ""
     assert stated == needed
     assert recipe["build"]["python"]["entry_points"] == [f"asem = {PROJECT['scripts']['asem']}"]
+
+
+@pytest.mark.slow
+def test_the_conda_recipe_builds_and_passes_its_own_tests(tmp_path: Path) -> None:
+    """Of a copy of what git holds; the package has the files, the command and the requirements, and the recipe's tests pass."""
+    rattler = pytest.importorskip("rattler_build", reason="pip install py-rattler-build")
+    if sys.platform != "linux" or not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout of git on Linux")
+    source = tmp_path / "source"
+    source.mkdir()
+    packed = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(source, filter="data")
+    recipe = yaml("docs/release/recipe.yaml")
+    needed = {line.split()[0] for part in ("host", "run") for line in recipe["requirements"][part]}
+    channel = stand_ins(tmp_path / "channel", needed)
+    (made,) = rattler.Stage0Recipe.from_file(str(source / "docs/release/recipe.yaml")).run_build(
+        tool_config=rattler.ToolConfiguration(test_strategy="skip"), output_dir=tmp_path / "out", channels=[channel]
+    )
+    package = rattler.Package.from_file(made.packages[0])
+    assert {line.split(" ")[0] for line in package.depends} == {
+        line.split()[0] for line in recipe["requirements"]["run"]
+    }
+    files = {str(file) for file in package.files}
+    for module in ("asem_core/cli/__init__.py", "asem_registry/weights/mitochondria-phantom.safetensors"):
+        assert f"site-packages/{module}" in files
+    ran = package.run_tests(channel=[channel])
+    assert len(ran) == len(recipe["tests"]) == 2
+    assert all(test.success for test in ran), "\n".join(line for test in ran for line in test.output)
 
 
 def test_the_container_copies_what_there_is_and_installs_extras_that_exist() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from asem_models._convolution import Convolution
+from asem_models._convolution.layer import fast_module
 from asem_models._unet import UNet
 
 SHAPES = [
@@ -174,3 +175,11 @@ for _ in range(2):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("cannot be compiled here (no LLVM here)") == 1
+
+
+@pytest.mark.parametrize("features", [{}, {"avx2": True}, {"fma": True, "avx": True}])
+def test_processors_without_wide_vectors_that_multiply_and_add_use_torch(features, monkeypatch, caplog):
+    """Nothing is compiled there, and nothing is said."""
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: features)
+    assert fast_module.__wrapped__() is None
+    assert not caplog.text

@@ -81,6 +81,7 @@ def test_a_package_predicts_in_their_program_what_it_does_here(asem, tmp_path):
         "no processing step of theirs, so it is said, and the sample is given after it"
     )
     with zipfile.ZipFile(package) as archive:
+        assert archive.read("cover.png").startswith(b"\x89PNG")
         assert "Preprocessing before what the description does: clahe." in archive.read("README.md").decode()
         greys = np.load(archive.open("input.npy"))
     assert np.array_equal(greys[0, 0], 255 - _made_up(greys.shape[2:])), "what the description does is inverted back"
@@ -90,6 +91,7 @@ def test_a_package_predicts_in_their_program_what_it_does_here(asem, tmp_path):
     model = load_model_description(package)
     assert str(model.license) == "CC0-1.0"
     assert [str(c.doi) for c in model.cite] == ["10.1083/jcb.202208005"]
+    assert [cover.source.path.name for cover in model.covers] == ["cover.png"]
     assert [step.id for step in model.inputs[0].preprocessing] == ["ensure_dtype", "scale_linear", "ensure_dtype"]
     for weights in ("onnx", "pytorch_state_dict"):
         sample = create_sample_for_model(model, inputs={"image": voxels[None, None]})
@@ -239,6 +241,23 @@ def test_their_model_predicts_here_what_it_does_there(asem, tmp_path):
     inner = (slice(8, -8),) * 3
     off = np.abs(np.asarray(theirs)[0, 0][inner] - made[1][inner]).max()
     assert off < 1e-4
+
+
+def test_a_description_and_an_address_come_in_as_a_package_does(asem, tls_server, tmp_path, monkeypatch):
+    """A folder, its rdf.yaml, and a package at an address: one network, one card but for its name."""
+    package = their_package(tmp_path / "theirs")
+    with zipfile.ZipFile(package) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    (description,) = (tmp_path / "unpacked").glob("*.yaml")
+    description = description.rename(description.with_name("rdf.yaml"))
+    tls_server.files["/their/package.zip"] = package.read_bytes()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_server.certificate))
+    sources = {"folder": tmp_path / "unpacked", "rdf": description, "address": tls_server.url("/their/package.zip")}
+    for name, source in sources.items():
+        asem("models", "add", source, "--name", name, "--channel", "mitochondria")
+    cards = [asem_registry.find(name) for name in sources]
+    assert len({(card.sha256, card.voxel_size_nm, card.licence, card.about, str(card.options)) for card in cards}) == 1
+    assert [path for method, path, _ in tls_server.requests if method == "GET"][:1] == ["/their/package.zip"]
 
 
 def test_grey_values_as_their_steps_say(asem, tmp_path):

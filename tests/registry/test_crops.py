@@ -164,7 +164,7 @@ def test_image_and_labels_that_do_not_match(reach, tmp_path):
         plan_crop(find_data_set(str(where)), crop, {"mito": "mito"}, str(other), 0, reach)
     alone = tmp_path / "g.zarr"
     write_crop(zarr.open_group(str(alone), mode="w", zarr_format=2).create_group("crop1"), ids)
-    with pytest.raises(BadInput, match="holds no image .*--image ADDRESS"):
+    with pytest.raises(BadInput, match="holds no image .*image=ADDRESS"):
         plan_crop(find_data_set(str(alone)), "crop1", {"mito": "mito"}, None, 0, reach)
     with pytest.raises(BadInput, match="holds no classes"):
         read_crop(str(where / "recon-1/em/fibsem-uint8/s0"))

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from published import COMPRESSIONS, write_n5
 
 from asem_core.errors import AsemError, BadInput, UnknownName
+from asem_core.files import fingerprint
 from asem_core.testing import SourceKit
 from asem_core.volume import Box
 from asem_sources.n5 import N5
@@ -182,6 +183,19 @@ def test_a_changed_block_changes_the_fingerprint(tmp_path, image):
     (folder / "1" / "0" / "2").write_bytes(b"other")
     assert source.fingerprint("raw") != before
     assert N5("s3://organelles/c.n5").fingerprint("raw") is None
+
+
+def test_remote_objects_are_told_by_their_etags(s3, s3_server, monkeypatch):
+    """Another content of the same size, in the same process, is other data; the content of before is the same again."""
+    monkeypatch.setenv("ASEM_S3_ENDPOINT", s3_server)
+    s3.create_bucket(Bucket="identity", ACL="public-read")
+    found = []
+    for body in (b"one", b"two", b"one"):
+        s3.put_object(Bucket="identity", Key="a.zarr/raw/0", Body=body, ACL="public-read")
+        found.append(fingerprint("s3://identity/a.zarr/raw"))
+    assert found[0] == found[2] != found[1]
+    assert None not in found
+    assert fingerprint("s3://identity/nothing") is None
 
 
 def test_a_folder_that_is_nothing(tmp_path):

@@ -202,6 +202,37 @@ def test_what_publishing_asks_for(users, run_file, tmp_path, bucket):
     assert set(read_index((lab / NAME).read_text(), "index")) == {"mito-lab@1", "mito-lab@2"}
 
 
+def test_what_does_not_load_or_predict_its_sample_is_not_listed(users, run_file, tmp_path):
+    """Weights of another architecture than they state are refused; of a published model, so is another sample."""
+    from asem_core.weights import load_weights
+
+    lab = tmp_path / "lab"
+    named = ("--name", "mito-lab", *STATED)
+    stated = {"model": {"use": "mitochondria", "features": 4, "factors": [[2, 2, 2]]}, "voxel_size_nm": [5, 5, 5]}
+    wrong = save_weights(tmp_path / "wrong.safetensors", load_weights(run_file), stated)
+    said = publish(users, wrong, lab, *named, code=1)
+    assert "but the network that its metadata describe has" in said
+    assert not (lab / NAME).exists()
+    publish(users, run_file, lab, *named)
+    users("bob", "models", "registries", "add", lab)
+    sample, whole = lab / "samples" / "mito-lab.safetensors", (lab / "samples" / "mito-lab.safetensors").read_bytes()
+    sample.write_bytes(whole[:-1] + b"x")
+    assert "is not the sample of mito-lab@1" in users("bob", "models", "verify", "mito-lab", "--predict", code=1)
+    sample.write_bytes(whole)
+
+    # Whoever may write may make all sums fit, and a newcomer has none to compare; but other weights predict otherwise.
+    network = load_weights(run_file)
+    network.final_conv_pass.conv_pass[0].bias.data[1] += 1
+    weights, card = lab / "weights" / "mito-lab.safetensors", lab / "cards" / "mito-lab.toml"
+    before = sha256(weights)
+    save_weights(weights, network, {**stated, "model": {**stated["model"], "features": 2}})
+    card.write_text(card.read_text().replace(before, sha256(weights)))
+    (lab / NAME).write_text(write_index({"mito-lab@1": Entry(sha256(card), sha256(weights))}))
+    users("carol", "models", "registries", "add", lab)
+    said = users("carol", "models", "verify", "mito-lab", "--predict", code=1)
+    assert "does not predict its own sample: its probabilities are off by up to 0." in said
+
+
 def test_scores_have_their_commands(users, run_file, tmp_path):
     """An evaluation's scores are in the card with the command that measured them, if it was of these weights."""
     cell, lab = tmp_path / "cell.zarr", tmp_path / "lab"

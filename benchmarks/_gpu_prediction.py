@@ -1,4 +1,4 @@
-"""The steps of `gpu_check.py`: what each asks of a device, and what it must find."""
+"""The steps of `gpu_check.py` about prediction: precision, memory, streams, speed, what is lost and found again."""
 
 from __future__ import annotations
 
@@ -7,102 +7,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
-
-Found = dict[str, Any]
-STEPS: dict[str, tuple[Callable[[Bench], Found], int]] = {}
-
-
-def step(limit_s: int) -> Callable[[Callable[[Bench], Found]], Callable[[Bench], Found]]:
-    """Add a function to the steps, with the seconds after which it is stopped."""
-
-    def add(function: Callable[[Bench], Found]) -> Callable[[Bench], Found]:
-        STEPS[function.__name__] = function, limit_s
-        return function
-
-    return add
-
-
-@attrs.frozen
-class Bench:
-    """Where the steps run, and how large.
-
-    Parameters
-    ----------
-    device : "cuda", "cuda:1", "mps" or "cpu"
-    small : sizes with which the script itself can be checked on a CPU
-    """
-
-    device: str
-    small: bool = False
-
-    def size(self, usual: int, small: int) -> int:
-        return small if self.small else usual
-
-    @property
-    def is_cuda(self) -> bool:
-        return self.device.startswith("cuda")
-
-    def candidates(self) -> tuple[str, ...]:
-        return ("float16", "bfloat16", "tf32", "float32") if self.is_cuda else ("bfloat16", "float32")
-
-    def peak(self) -> int | None:
-        """The most memory that tensors took since the last call, bytes."""
-        import torch
-
-        if not self.is_cuda:
-            return None
-        taken = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return taken
-
-    def wait(self) -> None:
-        import torch
-
-        if self.is_cuda:
-            torch.cuda.synchronize()
-
-
-def grain(edge: int, seed: int = 0) -> np.ndarray:
-    """An image of blurred noise, uint8: cheap to make, with structure on a network's scale."""
-    from scipy.ndimage import zoom
-
-    coarse = np.random.default_rng(seed).random((-(-edge // 6) + 1,) * 3, np.float32)
-    return (zoom(coarse, 6, order=1)[:edge, :edge, :edge] * 255).astype(np.uint8)
-
-
-def published(bench: Bench) -> Any:
-    """The published network, its weights random, its probabilities spread over (0, 1); when small, a shipped one."""
-    from predict_speed import lively, spread
-
-    from asem_core.volume import Volume
-
-    if bench.small:
-        return shipped()["membrane-fibsem-10nm"]
-    network = lively()
-    spread(network, Volume(grain(256), 5.0))
-    return network
-
-
-def shipped() -> dict[str, Any]:
-    """The networks that come with ASEM, by name."""
-    from asem_core.catalog import load_catalog
-    from asem_core.pretrained import find_weights
-    from asem_core.recipe import build
-    from asem_core.weights import load_weights, read_metadata
-
-    networks = {}
-    for name in ("membrane-fibsem-10nm", "mitochondria-phantom"):
-        weights = find_weights(name)
-        options = dict(read_metadata(weights)["model"])
-        model = build(load_catalog().get("model", options.pop("use")), options, name)
-        networks[name] = load_weights(weights, model.network())
-    return networks
+from _gpu_bench import Bench, Found, grain, published, shipped, step
 
 
 @step(60)
@@ -282,94 +192,13 @@ def lost(bench: Bench) -> Found:
     return {"wrong": "an index beyond the end went unnoticed"}
 
 
-def training_of(bench: Bench, precision: str, block: int, batch: int = 1) -> tuple[Any, ...]:
-    """A network on the device, its optimizer, options, and an endless stream of augmented blocks."""
-    import torch
-
-    from asem_core.interfaces import Region
-    from asem_core.training.augment import Augment
-    from asem_core.training.devices import half_precision
-    from asem_core.training.loop import initialise, make_optimizer, to_device
-    from asem_core.training.options import RegionOptions, TrainOptions
-    from asem_core.training.stream import BlockStream
-    from asem_core.volume import Labels, Volume
-    from asem_models._unet import UNet
-    from asem_samplers.uniform import Uniform
-
-    edge = block + 240
-    raw = Volume(grain(edge), 5.0)
-    labels = Labels((raw.data[60:-60, 60:-60, 60:-60] > 140).astype(np.uint8), 5.0, (300.0,) * 3)
-    options = TrainOptions([RegionOptions("", "")], block=(block,) * 3, batch=batch, precision=precision)  # type: ignore[arg-type]
-    network = UNet(features=4, factors=((2, 2, 2),)) if bench.small else UNet()
-    initialise(network, options)
-    device = torch.device(bench.device)
-    half = half_precision(options, device)
-    network = to_device(network, device, half).train()
-    optimizer = make_optimizer(network, options.optimizer, device)
-    stream = BlockStream(Uniform(), [Region("r", raw, labels)], options.block, network.context, Augment(), seed=0)
-    return network, optimizer, options, half, device, stream.cuts(0)
-
-
-@step(150)
-def training(bench: Bench) -> Found:
-    """Iterations a second of the published network in the published block, its memory, and that the loss falls alike."""
-    from itertools import islice
-
-    from asem_core.training.loop import step as train_step
-
-    found: Found = {}
-    for precision in ("bfloat16", "float32"):
-        network, optimizer, options, half, device, cuts = training_of(bench, precision, bench.size(110, 14))
-        losses: list[Any] = []
-
-        def some(count: int, network: Any = network, optimizer: Any = optimizer, cuts: Any = cuts, losses: Any = losses,
-                 options: Any = options, half: Any = half, device: Any = device) -> None:  # fmt: skip
-            for _ in range(count):
-                losses.append(train_step(network, optimizer, list(islice(cuts, 1)), options, half, device))
-                if len(losses) > 1:
-                    losses[-2].value  # noqa: B018  read one step late, as the loop does
-            bench.wait()
-
-        some(bench.size(20, 2))
-        bench.peak()
-        count = bench.size(150, 2)
-        begun = time.perf_counter()
-        some(count)
-        peak = bench.peak()
-        found[precision] = {
-            "iterations_s": count / (time.perf_counter() - begun),
-            "peak_gb": peak and peak / 1e9,
-            "loss": [round(float(np.mean([v.value for v in part])), 4) for part in (losses[:10], losses[-10:])],
-        }
-    return found
-
-
-@step(60)
-def backoff(bench: Bench) -> Found:
-    """Training on a card of 12 GB: a batch that is too large is split, and goes on."""
-    from itertools import islice
-
-    import torch
-
-    from asem_core.training.devices import Processes
-    from asem_core.training.loop import step_within_memory
-
-    if not bench.is_cuda:
-        return {"skipped": "memory of a GPU is limited"}
-    total = torch.cuda.get_device_properties(bench.device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 12e9 / total))
-    network, optimizer, options, half, device, cuts = training_of(bench, "bfloat16", 110, batch=16)
-    loss, after = step_within_memory(network, optimizer, list(islice(cuts, 16)), options, half, Processes(0, 1, device))
-    found = {"batch": after.batch, "accumulate": after.accumulate, "loss": loss.value}
-    return found | ({} if after.batch * after.accumulate == 16 else {"wrong": "blocks were lost"})
-
-
 @step(240)
 def end_to_end(bench: Bench) -> Found:
     """A volume from Zarr to Zarr through the commands' own door: Mvoxel/s, with its pyramid; and the chain without the network."""
     from predict_chain import Copy
 
     from asem_core.blocks import Run
+    from asem_core.cell.record import Record
     from asem_core.cell.store import create_volume, finish_volume, open_volume
     from asem_core.stages.predict import Prediction, predict
     from asem_core.volume import Spec
@@ -390,7 +219,7 @@ def end_to_end(bench: Bench) -> Found:
                     Prediction(device=bench.device, mirrors=mirrors),
                 )  # fmt: skip
                 seconds = time.perf_counter() - begun
-                plan = open_volume(cell / f"{name}{mirrors}").attributes["asem"]["layout"]
+                plan = Record.of(open_volume(cell / f"{name}{mirrors}")).layout
                 found[name] = {"mvoxel_s": 1e-6 * edge**3 / seconds, "seconds": seconds, "plan": plan}
     return found
 
@@ -420,32 +249,6 @@ def workers(bench: Bench) -> Found:
             made.append(open_volume(cell / f"p{count}").read())
     off = int(np.abs(made[0].astype(int) - made[1]).max())
     return {"largest_difference": off} | ({} if off == 0 else {"wrong": "they differ"})
-
-
-@step(120)
-def resume(bench: Bench) -> Found:
-    """A state of training made on this device is loaded on the CPU and back, with the same weights."""
-    import io
-    from itertools import islice
-
-    import torch
-
-    from asem_core.training.loop import step as train_step
-
-    network, optimizer, options, half, device, cuts = training_of(bench, "float32", 14)
-    train_step(network, optimizer, list(islice(cuts, 1)), options, half, device)
-    kept = io.BytesIO()
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict()}, kept)
-    for where in ("cpu", bench.device):
-        kept.seek(0)
-        state = torch.load(kept, map_location=where, weights_only=True)
-        other, its_optimizer, *_ = training_of(Bench(where, bench.small), "float32", 14)
-        other.load_state_dict(state["network"])
-        its_optimizer.load_state_dict(state["optimizer"])
-        train_step(other, its_optimizer, list(islice(cuts, 1)), options, False, torch.device(where))
-        if not all(bool(p.isfinite().all()) for p in other.parameters()):
-            return {"wrong": f"weights that are not finite on {where}"}
-    return {"loaded_on": ["cpu", bench.device]}
 
 
 @step(120)
