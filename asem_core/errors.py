@@ -9,6 +9,7 @@ argument, and a program may take its value as the answer. Warnings, which are to
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -278,6 +279,18 @@ class BlockFailed(AsemError):
 
 class NoSpace(AsemError):
     """The disk is full; the message says how much room is needed."""
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Tell whether an error says that a disk (or a quota) is full, or came of one that does: libraries put their own in its place."""
+    while error is not None:
+        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TrainingStopped(AsemError):

@@ -11,7 +11,6 @@ Every file is written to a temporary name and moved, so a run killed at any mome
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asem_core.errors import BadInput, NoSpace, Option, OutputExists
+from asem_core.errors import BadInput, NoSpace, Option, OutputExists, is_full_disk
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
@@ -152,7 +151,11 @@ class RunFolder:
     def save_state(self, state: Mapping[str, Any]) -> None:
         import torch
 
-        write_whole(self.state, lambda half: torch.save(dict(state), half))
+        def write(half: Path) -> None:
+            with half.open("wb") as file:  # torch's own writer tells of a full disk in riddles, and keeps the file open
+                torch.save(dict(state), file)
+
+        write_whole(self.state, write)
 
     def load_state(self, device: torch.device) -> dict[str, Any]:
         if not self.state.is_file():
@@ -194,9 +197,8 @@ def enough_room(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch's own writers report a full disk as a RuntimeError
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in str(error) or "unexpected pos" in str(error):
+    except (OSError, RuntimeError) as error:
+        if is_full_disk(error):
             raise NoSpace(
                 f"The disk is full: {path} could not be written. What was saved before is complete. Free some space "
                 "(with keep_last a run keeps fewer checkpoints), then run the same command again to resume."

@@ -24,7 +24,7 @@ import typer.core
 from asem_core.cli._later import put_off
 from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.engine.machine import keep_compiled_functions
-from asem_core.errors import AsemError, as_flag, spelled
+from asem_core.errors import AsemError, as_flag, is_full_disk, spelled
 from asem_core.temporary import sweep
 
 _OWN_MODULES = {
@@ -104,6 +104,11 @@ class _Commands(typer.core.TyperGroup):
                 raise
             about = f": {error.filename}" if error.filename else ""
             typer.secho(f"Error: {error.strerror}{about}.{_ADVICE.get(error.errno, '')}", err=True, fg="red")
+            raise typer.Exit(1) from None
+        except Exception as error:
+            if not is_full_disk(error):
+                raise
+            typer.secho(f"Error: The disk is full.{_NO_ROOM}", err=True, fg="red")
             raise typer.Exit(1) from None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Self
 import attrs
 
 from asem_core import errors
-from asem_core.errors import AsemError, BlockFailed, NoSpace
+from asem_core.errors import AsemError, BlockFailed, NoSpace, is_full_disk
 from asem_core.volume import Box, Zyx
 
 Work = Callable[[Box], Any]
@@ -44,7 +43,7 @@ class Failure:
             type(error).__name__,
             [attrs.asdict(p) if isinstance(p, errors.Option) else p for p in parts],
             fatal,
-            _is_no_space(error),
+            is_full_disk(error),
             traceback.format_exc(),
         )
 
@@ -102,7 +101,7 @@ def full_disk_in_words(name: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if _is_no_space(error):
+        if is_full_disk(error):
             raise _full(name, folder) from None
         raise
 
@@ -115,14 +114,6 @@ def _cause(failure: Failure) -> RuntimeError:
     return RuntimeError(failure.traceback)
 
 
-def _is_no_space(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def _is_fatal(error: BaseException) -> bool:
     """Tell an error that no retry can mend."""
-    return _is_no_space(error) or isinstance(error, AsemError)
+    return is_full_disk(error) or isinstance(error, AsemError)

@@ -8,7 +8,6 @@ where the format has it; ids take the narrowest that holds them all.
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import json
 import logging
@@ -37,6 +36,7 @@ from asem_core.errors import (
     OutputExists,
     ShapeMismatch,
     VoxelSizeMismatch,
+    is_full_disk,
 )
 from asem_core.paths import address_option
 from asem_core.progress import tell_reused
@@ -206,7 +206,7 @@ def export_volume(
             note_whole(partial / _WHOLE, half, record, sorted(p.name for p in half.iterdir()) if planes else None)
             _publish(partial, output)
     except (OSError, NoSpace) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full_disk(error):
             raise
         needed = original.spec.box.size * dtype.itemsize
         raise NoSpace(

@@ -41,6 +41,7 @@ _GREY = {
 _COLOURS = ("RGB", "RGBA")
 _WITH_ALPHA = ("LA",)
 _LIBPNG = (("L", "L"), ("I;16", "I;16B"))  # mode, and how it is stored: grey of 8 or 16 bits
+_STRETCHED = {"L;2": 85, "L;4": 17}  # grey of few bits, which Pillow stretches to 255
 _LARGEST_PIXELS = 2**32
 _ORIENTATION = 274  # a tag of EXIF
 
@@ -169,9 +170,10 @@ class _Plane:
 
     def read(self) -> np.ndarray:
         with _open(self.file) as image:
+            stretched = _STRETCHED.get(str(image.tile[0][3]), 1) if image.tile else 1
             values, mode = _decoded(image, self.file), image.mode
         if values.ndim == 2:
-            return values
+            return values // stretched if self.labels else values
         if self.labels and mode in _COLOURS:
             return ids_of_colours(values)
         grey = values[..., 0]

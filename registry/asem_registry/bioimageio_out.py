@@ -6,6 +6,7 @@ program's own test accepts it.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -190,7 +191,8 @@ def _weights(network: Any, sample: Sample, folder: Path, notes: list[str]) -> An
         shutil.copyfile(source, folder / "architecture.py")
         plain = _load_class(folder / "architecture.py", name)(**options)
         plain.load_state_dict(network.state_dict())
-        torch.save({k: t.detach().cpu().clone() for k, t in network.state_dict().items()}, folder / "weights.pt")
+        with (folder / "weights.pt").open("wb") as file:  # so that a full disk is an error of the system
+            torch.save({k: t.detach().cpu().clone() for k, t in network.state_dict().items()}, file)
         described["pytorch_state_dict"] = v.PytorchStateDictWeightsDescr(
             source=folder / "weights.pt",
             architecture=v.ArchitectureFromFileDescr(
@@ -221,24 +223,28 @@ def _write_onnx(network: Any, sample: Sample, path: Path) -> str | None:
     white = _white(sample.image)
     image = torch.from_numpy(sample.image.astype(np.float32) * np.float32(2 / white) - 1)[None, None]
     free = {0: "batch", 2: "z", 3: "y", 4: "x"}
+    made = io.BytesIO()  # a full disk is no fault of the exporter's
     try:
         torch.onnx.export(
             network,
             (image,),
-            str(path),
+            made,
             dynamo=False,  # the newer way takes minutes for the same result
             input_names=["image"],
             output_names=["logits"],
             dynamic_axes={"image": free, "logits": {a: n if n == "batch" else f"{n}_out" for a, n in free.items()}},
             opset_version=_OPSET,
         )
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(made.getvalue(), providers=["CPUExecutionProvider"])
         found = session.run(None, {"image": image.numpy()})[0][0]
     except Exception as error:  # whatever a network has that an exporter or runtime does not know
         return f"it cannot be written ({str(error).strip().splitlines()[0]})"
     odds = found[1] - found[0] if len(found) == 2 else found[0]
     off = float(np.abs(1 / (1 + np.exp(-odds)) - sample.probability).max())
-    return None if off <= LARGEST_ERROR else f"its probabilities differ by up to {off:.2g}"
+    if off > LARGEST_ERROR:
+        return f"its probabilities differ by up to {off:.2g}"
+    path.write_bytes(made.getvalue())
+    return None
 
 
 def _load_class(file: Path, name: str) -> Any:

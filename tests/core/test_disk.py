@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -12,11 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from typer.testing import CliRunner
 
+from asem_core import run_folder
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
+from asem_core.errors import NoSpace
 from asem_core.files import mapped_array
+from asem_core.run_folder import RunFolder
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (130, 150, 150)).astype(np.uint8)
 
@@ -100,3 +105,12 @@ def test_read_only(planes: Path, disk: Path) -> None:
     assert done.returncode == 1
     assert "Cannot write to" in done.stderr
     assert "Choose another place, or" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("count", [1, 1_000_000])
+def test_a_state_that_does_not_fit_is_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever torch makes of the system's error, it is told as a full disk."""
+    monkeypatch.setattr(run_folder, "replacing", lambda path: contextlib.nullcontext(Path("/dev/full")))
+    with pytest.raises(NoSpace, match="The disk is full: .*state.pt could not be written"):
+        RunFolder(tmp_path).save_state({"weights": torch.zeros(count)})
