@@ -251,6 +251,14 @@ def _odd_greys(greys: Greys, volume: Volume) -> Iterator[str]:
         yield f"the highest grey value is {greys.highest:g} of {white:g}: {int(greys.highest).bit_length()} bits in {volume.dtype}"
 
 
+def contrast_of(plane: np.ndarray) -> tuple[float, float]:
+    """Choose the grey values to show as black and white, without the most frequent one: it may be padding around the tissue."""
+    values, counts = np.unique(plane, return_counts=True)
+    kept = plane[plane != values[counts.argmax()]] if len(values) > 1 else plane
+    low, high = np.percentile(kept, (1, 99))
+    return float(low), float(high)
+
+
 def draw(inspection: Inspection, views: Views, path: Path) -> None:
     """Write the three views and the histogram as one picture."""
     from matplotlib.figure import Figure
@@ -265,7 +273,7 @@ def draw(inspection: Inspection, views: Views, path: Path) -> None:
         "x, z": (axes[1, 0], views.xz, extent[2], extent[0]),
     }
     greys = inspection.greys
-    low, high = (greys.percentiles["1%"], greys.percentiles["99%"]) if greys else (None, None)
+    low, high = contrast_of(views.xy)
     unit = "nm" if inspection.voxel_size_nm else "voxels"
     for title, (axis, image, width, height) in shown.items():
         axis.imshow(image, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0), interpolation="nearest")

@@ -17,6 +17,7 @@ from asem_core.blocks import Run
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
 from asem_core.stages.import_ import what_it_takes
+from asem_core.stages.inspect_ import contrast_of
 from asem_core.testing import example_image
 from asem_core.volume import Volume
 
@@ -123,3 +124,13 @@ def test_what_a_large_import_takes(tmp_path: Path) -> None:
     text = what_it_takes(Volume(noise, 5.0), tmp_path / "cell.zarr" / "raw", Run(workers=1))
     assert float(text.partition("about ")[2].split()[0]) == pytest.approx(noise.size * 8 / 7 / 1e9, rel=0.2)
     assert "seconds" in text
+
+
+def test_padding_does_not_decide_the_contrast() -> None:
+    """In 98 % of zeros, the picture shows the greys of the tissue."""
+    plane = np.zeros((100, 100), np.uint16)
+    plane[40:50, 30:50] = np.linspace(9000, 15000, 200).reshape(10, 20)
+    low, high = contrast_of(plane)
+    assert 9000 <= low < 9200
+    assert 14800 < high <= 15000
+    assert contrast_of(np.full((4, 4), 7)) == (7, 7)
