@@ -22,6 +22,7 @@ from foreign_files import IMAGE, SIZE, check_place, choose
 from test_dialects import write_n5
 
 from asem_core.errors import BadInput, MissingExtra
+from asem_sources._png import decode_grey
 
 GIVEN = {"voxel_size_nm": list(SIZE)}
 PLANE = IMAGE[0]
@@ -192,6 +193,29 @@ def test_labels_of_jpeg_are_refused(tmp_path: Path) -> None:
     """JPEG blurs ids into others at every edge."""
     with pytest.raises(BadInput, match=r"cell_\d+.jpg is JPEG, .* Export the labels as PNG or TIFF"):
         choose(foreign.write_planes(tmp_path, ending="jpg"), kind="labels", **GIVEN).open()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, "mixed"])
+def test_filters_of_png(tmp_path: Path, kind: Any, depth: int) -> None:
+    """Every filter, of each of which any bytes are a valid row, gives what Pillow reads; what is damaged is left to it."""
+    rng = np.random.default_rng(depth)
+    height, width = 9, 7
+    kinds = rng.integers(0, 5, height) if kind == "mixed" else [kind] * height
+    rows = b"".join(bytes([k]) + rng.bytes(width * depth // 8) for k in kinds)
+    write_png(tmp_path / "a.png", (height, width), depth, rows)
+    data = (tmp_path / "a.png").read_bytes()
+    shown = np.asarray(Image.open(tmp_path / "a.png"))
+    found = decode_grey(data)
+    assert found is not None
+    np.testing.assert_array_equal(found, shown)
+    assert found.dtype == (np.uint8 if depth == 8 else np.uint16)
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    assert decode_grey(bytes(changed)) is None
+    assert decode_grey(data[: len(data) // 2]) is None
+    write_png(tmp_path / "b.png", (height, width), depth, b"\5" + rows[1:])
+    assert decode_grey((tmp_path / "b.png").read_bytes()) is None
 
 
 @pytest.mark.parametrize("kind", ["image", "labels"])
