@@ -122,6 +122,11 @@ def describe_plugin(plugin: Any, fingerprint: str | None = None) -> dict[str, An
     }
 
 
+def options_to_build(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options of a plugin that `describe_plugin` described, as they build it again: what was left open stays out."""
+    return {name: value for name, value in described["options"].items() if value is not None}
+
+
 def _held_by_layer(place: str) -> str | None:
     """Tell a layer that an option names by its id and revision, if it is ours and unchanged; otherwise by its files."""
     stored = Path(place) / "s0"

@@ -12,7 +12,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.apply import apply, apply_lazily, layer_for
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.provenance import require_image, steps_done
+from asem_core.cell.provenance import options_to_build, require_image, steps_done
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, Option, VoxelSizeMismatch
 from asem_core.interfaces import Preprocessor
@@ -209,9 +209,8 @@ def with_missing_steps_lazily(volume: Volume, trained: Trained, catalog: Catalog
 
 
 def _plugin_of(step: Mapping[str, Any], trained: Trained, catalog: Catalog) -> Preprocessor:
-    options = {k: v for k, v in step["options"].items() if v is not None}
     where = f"{trained.title} @ {step['name']}"
-    plugin: Preprocessor = build(catalog.get("preprocessor", step["name"]), options, where)
+    plugin: Preprocessor = build(catalog.get("preprocessor", step["name"]), options_to_build(step), where)
     return plugin
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from asem_core.catalog import Catalog
-from asem_core.cell.provenance import describe_plugin
+from asem_core.cell.provenance import describe_plugin, options_to_build
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, Option, PluginError, RecipeError, UnknownName
 from asem_core.files import sha256
@@ -222,7 +222,7 @@ def with_options(model: Model, chosen: Mapping[str, Any], where: str) -> Model:
     """
     if not chosen:
         return model
-    known = {key: value for key, value in describe_plugin(model)["options"].items() if value is not None}
+    known = options_to_build(describe_plugin(model))
     found: Model = build(type(model), {**known, **chosen}, f"{where} @ model ({model.name})")
     return found
 
@@ -320,8 +320,7 @@ def _described(catalog: Catalog, weights: Path, model: Model) -> Trained:
 
 def _described_model(model: Model) -> dict[str, Any]:
     """Say which model predicts, with which options: its maps are segmented as it would."""
-    options = describe_plugin(model)["options"]
-    return {"model": model.name, "model_options": {key: value for key, value in options.items() if value is not None}}
+    return {"model": model.name, "model_options": options_to_build(describe_plugin(model))}
 
 
 def _noted_steps(about: Mapping[str, Any], catalog: Catalog) -> list[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from asem_core.blocks import Run, Work
 from asem_core.catalog import Catalog
 from asem_core.cell.edits import read_edits, write_edits
 from asem_core.cell.place import lock, unlock
-from asem_core.cell.provenance import is_unchanged, made_by, require_labels
+from asem_core.cell.provenance import is_unchanged, made_by, options_to_build, require_labels
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume
 from asem_core.errors import BadInput
@@ -357,8 +357,8 @@ def _units_of(labels: Labels, catalog: Catalog, run: Run, before: Proofread | No
     record = Record.of(labels)
     noted = record.made.noted.get("model")
     if record.made.stage == "segment" and isinstance(noted, Mapping):
-        options = {key: value for key, value in noted["options"].items() if value is not None}
-        model: Model = build(catalog.get("model", noted["name"]), options, f"{labels.path} @ model ({noted['name']})")
+        where = f"{labels.path} @ model ({noted['name']})"
+        model: Model = build(catalog.get("model", noted["name"]), options_to_build(noted), where)
         read = record.made.inputs[0]
         beside = Path(labels.path).with_name("probability")
         source = read.address if "://" in read.address or Path(read.address).exists() else str(beside)

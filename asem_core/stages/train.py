@@ -19,7 +19,7 @@ from asem_core.abilities import CutsByThreshold
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
-from asem_core.cell.provenance import describe_plugin, differences, made_by, steps_done
+from asem_core.cell.provenance import describe_plugin, differences, made_by, options_to_build, steps_done
 from asem_core.cell.store import open_volume
 from asem_core.errors import OVERWRITE, OutputExists, RecipeError
 from asem_core.files import sha256
@@ -98,8 +98,7 @@ def read_training_recipe(
 def model_table(table: Any, start_from: str | Path | Mapping[str, Any], folder: Path | None = None) -> Any:
     """Complete the `[model]` table of a recipe by what the weights that it starts from say of their model."""
     if isinstance(start_from, Mapping):  # what a run noted of its model
-        options = {key: value for key, value in start_from["options"].items() if value is not None}
-        known = {"use": start_from["name"], **options}
+        known = {"use": start_from["name"], **options_to_build(start_from)}
     else:
         known = options_of(start_from, folder)
     if not isinstance(table, dict) or table.get("use", known.get("use")) != known.get("use"):

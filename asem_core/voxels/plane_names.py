@@ -74,6 +74,9 @@ def numbered_by_names(planes: Sequence[Path], folder: Path, advice: Sequence[str
                 "planes are in the order of the date and time in their names, which do not show whether one is missing"
             )
             return Numbered({place: planes[i] for place, i in enumerate(_order(moments))}, (told,))
+        if moments is not None and None not in numbers and len({*moments}) > len({*numbers}):
+            places = {moment: place for place, moment in enumerate(sorted({*moments}))}
+            numbers = [places[moment] for moment in moments]  # several files of each moment: tiles, or detectors
     strange = next((i for i, n in enumerate(numbers) if n is None), None)
     if strange is None and counts and not sparse:
         strange = _one_that_makes_a_gap(names, numbers, column)

@@ -72,12 +72,15 @@ def in_units(
     """Read a size (and an origin) that is stated in one unit, or in one for each axis, all in the order z, y, x."""
     each = list(units) if isinstance(units, (list, tuple)) else [units] * 3
     factors = [nm_per(u) for u in each]
-    unusable = [u for u, f, s in zip(each, factors, size, strict=True) if f is None and s is not None]
+    unusable = [i for i, (f, s) in enumerate(zip(factors, size, strict=True)) if f is None and s is not None]
     if unusable:
-        numbers = ", ".join(f"{float(s):g}" for s in size if s is not None)
-        unit = str(unusable[0] or "").strip()
+        usable = [None if i in unusable else s for i, s in enumerate(size)]
+        along = f" along {', '.join(_AXES[i] for i in unusable)}" if any(s is not None for s in usable) else ""
+        numbers = ", ".join(f"{float(size[i] or 0):g}" for i in unusable)
+        unit = str(each[unusable[0]] or "").strip()
         why = f"in '{unit}', which is not a unit of length ({KNOWN_UNITS})" if unit else "without a unit"
-        return Scale(where, fault=f"gives {numbers} {why}")
+        known = in_units(where, usable, units) if along else Scale(where)
+        return attrs.evolve(known, fault=known.fault or f"gives {numbers}{along} {why}")
     nm = [float(s) * f if s is not None and f is not None else None for s, f in zip(size, factors, strict=True)]
     if all(n is None or not (np.isfinite(n) and n > 0) for n in nm):
         return Scale(where)

@@ -77,7 +77,15 @@ class DigitalMicrograph(Source):
         if here.is_file():
             about = _Image.of(here)
             settled = settle(self.path, self.voxel_size_nm, [about.scale])
-            return settled.volume(converted(about, self.path, self.kind, self.grey_range), self.path)
+            others = (
+                [
+                    f"it holds {about.num_images} images, of which the first is used: save the others each in a file of its own"
+                ]
+                if about.num_images > 1
+                else []
+            )
+            values = converted(about, self.path, self.kind, self.grey_range)
+            return settled.volume(values, self.path, questions=others)
         folder = planes_in(here, ENDINGS, "DM3 or DM4", self.pattern, self.files, self.allow_gaps)
         images = at_once(_Image.of, folder.files)
         headers = [
@@ -110,6 +118,7 @@ class _Image:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     scale: Scale
+    num_images: int = 1
 
     @classmethod
     def of(cls, file: Path) -> _Image:
@@ -121,6 +130,7 @@ class _Image:
             with fileDM(str(file), on_memory=False) as dm:
                 # Of several data sets, the first is a thumbnail.
                 i = 0 if dm.numObjects == 1 else 1
+                num = int(dm.numObjects) - i
                 dtype = np.dtype(dm._DM2NPDataType(int(dm.dataType[i]))).newbyteorder("<")
                 shape = tuple(max(1, int(n[i])) for n in (dm.zSize, dm.ySize, dm.xSize))
                 times, begin = max(1, int(dm.zSize2[i])), int(dm.dataOffset[i])
@@ -138,7 +148,7 @@ class _Image:
         needed = begin + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if file.stat().st_size < needed:
             raise BadInput(f"{file} is truncated: it ends before its {needed:,} bytes. Copy it again.")
-        return cls(file, begin, shape, dtype, scale)
+        return cls(file, begin, shape, dtype, scale, num)
 
     @property
     def label(self) -> str:

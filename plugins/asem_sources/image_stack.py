@@ -22,6 +22,7 @@ from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion, ids_of_colours
 from asem_sources._microscopes import as_stored, beside_any
 from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
+from asem_sources._png import decode_grey
 from asem_sources._writing import not_kept, plane_names, write_planes
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ _GREY = {
 }
 _COLOURS = ("RGB", "RGBA")
 _WITH_ALPHA = ("LA",)
-_LIBPNG = (("L", "L"), ("I;16", "I;16B"))  # mode, and how it is stored: grey of 8 or 16 bits
+_PLAIN_GREY = (("L", "L"), ("I;16", "I;16B"))  # mode, and how it is stored: grey of 8 or 16 bits
+_STRETCHED = {"L;2": 85, "L;4": 17}  # grey of few bits, which Pillow stretches to 255
 _LARGEST_PIXELS = 2**32
 _ORIENTATION = 274  # a tag of EXIF
 
@@ -169,9 +171,10 @@ class _Plane:
 
     def read(self) -> np.ndarray:
         with _open(self.file) as image:
+            stretched = _STRETCHED.get(str(image.tile[0][3]), 1) if image.tile else 1
             values, mode = _decoded(image, self.file), image.mode
         if values.ndim == 2:
-            return values
+            return values // stretched if self.labels else values
         if self.labels and mode in _COLOURS:
             return ids_of_colours(values)
         grey = values[..., 0]
@@ -193,14 +196,11 @@ def _meaning(image: Any) -> str:
 
 
 def _decoded(image: Any, file: Path) -> np.ndarray:
-    """Decode the pixels of an image; a grey PNG by libpng where imagecodecs brings it, which takes less time than Pillow."""
-    if image.format == "PNG" and image.tile and (image.mode, str(image.tile[0][3])) in _LIBPNG:
-        try:
-            import imagecodecs
-        except ImportError:
-            pass
-        else:
-            return np.asarray(imagecodecs.png_decode(file.read_bytes()))
+    """Decode the pixels of an image; a plain grey PNG in less time than Pillow takes."""
+    if image.format == "PNG" and image.tile and (image.mode, str(image.tile[0][3])) in _PLAIN_GREY:
+        values = decode_grey(file.read_bytes())
+        if values is not None:
+            return values
     return np.asarray(image)
 
 

@@ -163,9 +163,13 @@ class N5(Source, WritesVolumes):
         if "dimensions" not in attributes and "dimensions" in (finest := _attributes(fs, f"{path}/s0")):
             path, attributes = f"{path}/s0", finest
         if "dimensions" not in attributes:
-            raise UnknownName(
-                f"{address} is not an N5 array or multiscale group. `asem import` lists what {self.path} holds."
+            known = [name for name in self.layers() if name]
+            what = (
+                f"It holds {', '.join(known)}."
+                if known
+                else "It holds none: is it another folder, or not copied whole?"
             )
+            raise UnknownName(f"{address} is not an N5 array or multiscale group. {what}")
         return address, fs, path, attributes
 
 

@@ -43,7 +43,9 @@ qsort_args NONE
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not all(shutil.which(p) for p in ("sge_qmaster", "sge_execd", "qsub")) or os.getuid() != 0,
+        not all(shutil.which(p) for p in ("sge_qmaster", "sge_execd", "qsub"))
+        or not hasattr(os, "getuid")
+        or os.getuid() != 0,
         reason="Grid Engine is not here (Debian: apt-get install gridengine-master gridengine-exec gridengine-client), or this is not root",
     ),
 ]

@@ -169,8 +169,8 @@ def write_imaris(folder: Path, image: np.ndarray = IMAGE, channels: int = 1) -> 
     return path
 
 
-def write_dm3(path: Path, image: np.ndarray, size: tuple[float, ...] = SIZE, unit: str = "nm") -> Path:
-    """Write a DM3 file without a thumbnail: a tree of tags, big-endian names and little-endian values."""
+def write_dm3(path: Path, image: np.ndarray, size: tuple[float, ...] = SIZE, unit: str = "nm", copies: int = 1) -> Path:
+    """Write a DM3 file: a tree of tags, big-endian names and little-endian values; of several copies the first is the thumbnail."""
 
     def tag(name: str, body: bytes, is_group: bool = False) -> bytes:
         return bytes([20 if is_group else 21]) + struct.pack(">H", len(name)) + name.encode() + body
@@ -203,7 +203,8 @@ def write_dm3(path: Path, image: np.ndarray, size: tuple[float, ...] = SIZE, uni
         tag("Dimensions", group(*dimensions), True),
         depth,
     )
-    root = group(tag("ImageList", group(tag("", group(tag("ImageData", image_data, True)), True)), True))
+    images = [tag("", group(tag("ImageData", image_data, True)), True)] * copies
+    root = group(tag("ImageList", group(*images), True))
     path.write_bytes(struct.pack(">iii", 3, len(root), 1) + root + bytes(8))
     return path
 

@@ -349,6 +349,19 @@ def test_units_of_ome_zarr(tmp_path: Path, unit: str | None) -> None:
         check_place(choose(path).open())
 
 
+def test_a_unit_that_is_missing_along_z(tmp_path: Path) -> None:
+    """bioformats2raw writes a scale of 1 without a unit where a size is not known: the others are kept."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=IMAGE.shape, chunks=(16, 16, 16), dtype="u1")
+    axes = [{"name": "z", "type": "space"}, *({"name": a, "type": "space", "unit": "micrometer"} for a in "yx")]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0, 0.005, 0.004]}]}
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+    with pytest.raises(
+        BadInput, match=r"states 5 x 4 nm along y, x .* but not the z step .*gives 1 along z without a unit"
+    ):
+        choose(tmp_path / "a.zarr").open()
+
+
 def test_versions_of_ome_zarr(tmp_path: Path) -> None:
     """Versions without a scale ask for it; 0.1 names no axes; axes come in any order; several times are asked for."""
     for version, axes, data in (("0.1", None, IMAGE[None, None]), ("0.3", ["z", "y", "x"], IMAGE)):

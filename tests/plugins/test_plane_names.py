@@ -70,6 +70,7 @@ def test_order_of_time(tmp_path: Path, names: list[str]) -> None:
 
 
 PLANES = [f"s_{i:03}.tif" for i in EIGHT]
+TILES = [f"Merlin_24-11-15_{120 + 10 * i:06}_0-0-{tile}.tif" for i in range(3) for tile in (0, 1)]
 BOTH = [f"w{w}_s{i:02}.tif" for w in (1, 2) for i in range(1, 4)]
 
 
@@ -85,6 +86,7 @@ BOTH = [f"w{w}_s{i:02}.tif" for w in (1, 2) for i in range(1, 4)]
             [*(f"cell5nm_{p}" for p in PLANES), "cell5nm_preview.tif"],
             r"cell5nm_preview.tif is not named as cell5nm_s_000.tif",
         ),
+        (TILES, r"000120_0-0-0.tif and .*000120_0-0-1.tif in .* are both plane \d+. .*files=.\*0-0-0\*"),
         (BOTH, r"both plane 1. .*files=.\*w1\*..* order by both: pattern="),
         (["a.tif", "b.tif"], r"a.tif has no plane number in its name. If the files are separate images"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from foreign_files import IMAGE, SIZE, check_place, choose
 from test_dialects import write_n5
 
 from asem_core.errors import BadInput, MissingExtra
+from asem_sources._png import decode_grey
 
 GIVEN = {"voxel_size_nm": list(SIZE)}
 PLANE = IMAGE[0]
@@ -33,6 +36,17 @@ def _zarr(path: Path) -> Path:
 def _png(path: Path) -> Path:
     Image.fromarray(PLANE).save(path)
     return path
+
+
+def write_png(path: Path, shape: tuple[int, ...], bits: int, rows: bytes) -> None:
+    """Write a grey PNG of any depth."""
+
+    def part(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    about = struct.pack(">IIBBBBB", shape[1], shape[0], bits, 0, 0, 0, 0)
+    parts = part(b"IHDR", about) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
 def _tiff(path: Path) -> Path:
@@ -179,6 +193,47 @@ def test_labels_of_jpeg_are_refused(tmp_path: Path) -> None:
     """JPEG blurs ids into others at every edge."""
     with pytest.raises(BadInput, match=r"cell_\d+.jpg is JPEG, .* Export the labels as PNG or TIFF"):
         choose(foreign.write_planes(tmp_path, ending="jpg"), kind="labels", **GIVEN).open()
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("kind", [0, 1, 2, 3, 4, "mixed"])
+def test_filters_of_png(tmp_path: Path, kind: Any, depth: int) -> None:
+    """Every filter, of each of which any bytes are a valid row, gives what Pillow reads; what is damaged is left to it."""
+    rng = np.random.default_rng(depth)
+    height, width = 9, 7
+    kinds = rng.integers(0, 5, height) if kind == "mixed" else [kind] * height
+    rows = b"".join(bytes([k]) + rng.bytes(width * depth // 8) for k in kinds)
+    write_png(tmp_path / "a.png", (height, width), depth, rows)
+    data = (tmp_path / "a.png").read_bytes()
+    shown = np.asarray(Image.open(tmp_path / "a.png"))
+    found = decode_grey(data)
+    assert found is not None
+    np.testing.assert_array_equal(found, shown)
+    assert found.dtype == (np.uint8 if depth == 8 else np.uint16)
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    assert decode_grey(bytes(changed)) is None
+    assert decode_grey(data[: len(data) // 2]) is None
+    write_png(tmp_path / "b.png", (height, width), depth, b"\5" + rows[1:])
+    assert decode_grey((tmp_path / "b.png").read_bytes()) is None
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+def test_grey_values_of_few_bits(tmp_path: Path, kind: str) -> None:
+    """Of 4 bits, grey values are stretched as viewers do; ids stay."""
+    few = PLANE >> 4
+    rows = b"".join(b"\0" + bytes(row[::2] << 4 | row[1::2]) for row in few)
+    write_png(tmp_path / "a.png", few.shape, 4, rows)
+    values = choose(tmp_path / "a.png", kind=kind, **GIVEN).open().read()
+    np.testing.assert_array_equal(values[0], few * 17 if kind == "image" else few)
+
+
+def test_several_images_of_digital_micrograph(tmp_path: Path) -> None:
+    """The thumbnail is passed over; further images are told."""
+    assert not choose(foreign.write_dm3(tmp_path / "two.dm3", IMAGE, copies=2)).open().questions
+    volume = choose(foreign.write_dm3(tmp_path / "three.dm3", IMAGE, copies=3)).open()
+    check_place(volume)
+    assert "holds 2 images, of which the first is used" in volume.questions[0]
 
 
 def test_a_description_that_lists_too_few_pages(tmp_path: Path) -> None:
