@@ -287,11 +287,12 @@ def is_full_disk(error: BaseException | None) -> bool:
     numpy keeps only the numbers: "74088 requested and 16256 written".
     """
     while error is not None:
-        of_system = isinstance(error, OSError)
-        if isinstance(error, NoSpace) or (of_system and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        if isinstance(error, NoSpace):
             return True
-        if of_system and error.errno is None and re.search(r"\d+ requested and \d+ written", str(error)):
-            return True
+        if isinstance(error, OSError):
+            cut_short = error.errno is None and re.search(r"\d+ requested and \d+ written", str(error))
+            if cut_short or error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return True
         error = error.__cause__ or error.__context__
     return False
 
