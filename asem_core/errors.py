@@ -282,15 +282,19 @@ class NoSpace(AsemError):
 
 
 def is_full_disk(error: BaseException | None) -> bool:
-    """Tell whether an error says that a disk (or a quota) is full, or came of one that does: libraries put their own in its place."""
+    """Tell whether an error says that a disk (or a quota) is full, or came of one that does: libraries put their own in its place.
+
+    numpy keeps only the numbers: "74088 requested and 16256 written".
+    """
     while error is not None:
-        if isinstance(error, NoSpace) or (isinstance(error, OSError) and error.errno in _FULL):
+        if isinstance(error, NoSpace):
             return True
+        if isinstance(error, OSError):
+            cut_short = error.errno is None and re.search(r"\d+ requested and \d+ written", str(error))
+            if cut_short or error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return True
         error = error.__cause__ or error.__context__
     return False
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class TrainingStopped(AsemError):

@@ -99,16 +99,18 @@ class _Commands(typer.core.TyperGroup):
             told = f" ({error})" if str(error) else ""
             typer.secho(f"Error: Not enough memory for this{told}.{_NO_MEMORY}", err=True, fg="red")
             raise typer.Exit(1) from None
-        except OSError as error:
-            if error.errno in (None, errno.EPIPE):  # typer ends quietly when `| head` has read enough
-                raise
-            about = f": {error.filename}" if error.filename else ""
-            typer.secho(f"Error: {error.strerror}{about}.{_ADVICE.get(error.errno, '')}", err=True, fg="red")
-            raise typer.Exit(1) from None
+        except (typer.Exit, typer.Abort):
+            raise
         except Exception as error:
-            if not is_full_disk(error):
+            # An error of a pipe is left to typer, which ends quietly when `| head` has read enough.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EPIPE):
+                about = f": {error.filename}" if error.filename else ""
+                told = f"{error.strerror}{about}.{_ADVICE.get(error.errno, '')}"
+            elif is_full_disk(error):
+                told = f"The disk is full.{_NO_ROOM}"
+            else:
                 raise
-            typer.secho(f"Error: The disk is full.{_NO_ROOM}", err=True, fg="red")
+            typer.secho(f"Error: {told}", err=True, fg="red")
             raise typer.Exit(1) from None
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from asem_core import run_folder
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
-from asem_core.errors import NoSpace
+from asem_core.errors import NoSpace, is_full_disk
 from asem_core.files import mapped_array
 from asem_core.run_folder import RunFolder
 
@@ -114,3 +114,20 @@ def test_a_state_that_does_not_fit_is_told(count: int, tmp_path: Path, monkeypat
     monkeypatch.setattr(run_folder, "replacing", lambda path: contextlib.nullcontext(Path("/dev/full")))
     with pytest.raises(NoSpace, match="The disk is full: .*state.pt could not be written"):
         RunFolder(tmp_path).save_state({"weights": torch.zeros(count)})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_libraries_errors_of_a_full_disk_are_known(tmp_path: Path) -> None:
+    """numpy's short write, torch's file, the system's own; another error of them is none."""
+
+    for write in (
+        lambda file: torch.save({"weights": torch.zeros(1_000_000)}, file),
+        lambda file: np.save(file, np.zeros(100_000)),
+        lambda file: file.write(bytes(1_000_000)),
+    ):
+        with pytest.raises((OSError, RuntimeError)) as raised, open("/dev/full", "wb") as file:
+            write(file)
+        assert is_full_disk(raised.value)
+    with pytest.raises(FileNotFoundError) as raised:
+        np.load(tmp_path / "nothing.npy")
+    assert not is_full_disk(raised.value)
