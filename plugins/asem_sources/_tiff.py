@@ -134,6 +134,8 @@ def _contents(tiff: Any, file: Path, choice: Choice, whole_set: bool) -> TiffCon
         return _several_images(tiff, series, file, size, choice.labels)
     only = _chosen_series(series, file, choice.series)
     page = only.keyframe
+    if _may_be_planes(page) and (choice.axes or "").lower() == "zyx":
+        return _colours_as_planes(page, file, in_tiff(tiff, file))
     fault = _meaning(page, choice.labels)
     if not whole_set and not fault:
         fault = _part_of_a_set(tiff, file)
@@ -266,6 +268,21 @@ def _raw_stack(series: Any, page: Any, file: Path, size: int, order: list[int], 
     return TiffContents(tuple(pages), tuple(Header(shape, str(page.dtype), truncated) for _ in pages), stated)
 
 
+def _may_be_planes(page: Any) -> bool:
+    """Tell colours that are stored as planes, one after the other: tifffile writes a stack of three planes so if nothing else is said."""
+    return bool(page.axes == "SYX" and page.is_contiguous)
+
+
+def _colours_as_planes(page: Any, file: Path, stated: Stated) -> TiffContents:
+    """Read the colours of a page as the planes of a stack."""
+    shape = (int(page.shape[-2]), int(page.shape[-1]))
+    plane = math.prod(shape) * page.dtype.itemsize
+    stored = f"{page.parent.byteorder}{page.dtype.char}"
+    begins = [page.dataoffsets[0] + plane * i for i in range(page.samplesperpixel)]
+    pages = tuple(TiffPage(file, i, raw=(begin, stored, shape)) for i, begin in enumerate(begins))
+    return TiffContents(pages, tuple(Header(shape, str(page.dtype)) for _ in pages), stated)
+
+
 def _several_images(tiff: Any, series: list[Any], file: Path, size: int, labels: bool) -> TiffContents:
     """List the pages of a file that was written plane by plane: the first that differs is named."""
     pages = [s.keyframe for s in series]
@@ -304,7 +321,10 @@ def _meaning(page: Any, labels: bool) -> Sequence[str | Option]:
         or page.samplesperpixel > 2
     ):
         stored = " (a separate plane for each colour)" if planar else ""
-        return [f"is a colour image{stored}. Save it as 8- or 16-bit grey values."]
+        told: list[str | Option] = [f"is a colour image{stored}. Save it as 8- or 16-bit grey values."]
+        if _may_be_planes(page):
+            told += [" If these are planes of a stack: ", Option("axes", "zyx", of_plugin=True), "."]
+        return told
     if page.samplesperpixel > 1:
         return [
             f"has {page.samplesperpixel} values for each pixel, as grey with transparency. Save it as grey values alone."

@@ -160,6 +160,17 @@ def test_a_palette_is_no_grey_scale(tmp_path: Path) -> None:
     np.testing.assert_array_equal(TiffStack(str(folder), 5.0).open().read(), IMAGE)
 
 
+def test_three_planes_stored_as_colours(tmp_path: Path) -> None:
+    """As tifffile does if nothing is said of them: they are asked about, and the answer reads them."""
+    ids = np.arange(3 * 8 * 10).reshape(3, 8, 10).astype(np.uint16)
+    for values in (IMAGE[:3], ids):
+        tifffile.imwrite(tmp_path / "three.tif", values, photometric="rgb", planarconfig="separate")
+        with pytest.raises(BadInput, match="If these are planes of a stack: axes=.zyx."):
+            TiffStack(str(tmp_path / "three.tif"), 5.0).open()
+        opened = TiffStack(str(tmp_path / "three.tif"), 5.0, axes="zyx").open()
+        np.testing.assert_array_equal(opened.read(), values)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
