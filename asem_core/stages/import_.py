@@ -87,7 +87,8 @@ def _what_is_in(path: str) -> str:
     if not Path(path).is_dir():
         return ""
     endings = Counter("folder" if p.is_dir() else p.suffix or p.name for p in Path(path).iterdir())
-    return f" (it holds {', '.join(f'{n} {e}' for e, n in endings.most_common(4)) or 'nothing'})"
+    told = [f"{n} {e}{'s' * (e == 'folder' and n > 1)}" for e, n in endings.most_common(4)]
+    return f" (it holds {', '.join(told) or 'nothing'})"
 
 
 def _what_to_do(catalog: Catalog, path: str) -> list[str | Option]:
@@ -153,7 +154,7 @@ def import_volume(
     kind = kind or kind_by_name(output)
     if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
         source = attrs.evolve(source, kind=kind)  # type: ignore[misc]
-    volume = source.open(layer)
+    given = volume = source.open(layer)
     questions = _ask(volume)
     if kind not in ("labels", "probability") and not isinstance(volume, Labels):
         volume = with_done(volume, done, catalog or load_catalog())
@@ -206,7 +207,7 @@ def import_volume(
     if kind == "image" and (question := question_greys(made.path, *greys_used(made), made.dtype)):
         log.warning(question)
     if kind == "labels":
-        _question_place(made)
+        _question_place(made, given)
     return made
 
 
@@ -226,19 +227,28 @@ def _require_voxels_of_image(labels: Volume, output: str | Path) -> None:
             )
 
 
-def _question_place(labels: Volume) -> None:
-    """Warn where labels have the shape of the cell's image and lie elsewhere, as those of a cropped image that say nothing of it."""
+def _question_place(labels: Volume, given: Volume) -> None:
+    """Warn where labels came from a file that tells no place, and need not lie where they were put: beside the image of
+    which they have the shape, or at the beginning of one that is larger."""
     cell = cell_of(labels.path)
     image = cell / read_prepared(cell).image
-    if not image.is_dir():
+    if not image.is_dir() or Record.of(given).id:
         return
     raw: Volume = open_volume(image)
-    same = raw.shape == labels.shape and np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-3)
-    if same and not np.allclose(raw.origin_nm, labels.origin_nm, rtol=0, atol=max(raw.voxel_size_nm) / 2):
+    if not np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-3):
+        return
+    begins = [[round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)]
+    if raw.shape == labels.shape and not np.allclose(*begins, rtol=0, atol=max(raw.voxel_size_nm) / 2):
         log.warning(
             "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, import it by "
             "asem annotate import %s FILE -o NAME, which takes the image's place.",
-            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), cell,
+            labels.path, raw.path, *begins, cell,
+        )  # fmt: skip
+    elif given.shape != raw.shape and not any(given.origin_nm):
+        log.warning(
+            "%s does not say where it lies, and its shape is not that of %s (%s, not %s). It was put at 0, 0, 0 nm. If it belongs "
+            "elsewhere, import it by asem annotate import %s FILE --offset Z,Y,X -o NAME.",
+            given.path, raw.path, *(" x ".join(map(str, v.shape)) for v in (given, raw)), cell,
         )  # fmt: skip
 
 

@@ -22,6 +22,9 @@ from asem_core.volume import ArrayLike, Box, Labels, Volume, as_zyx
 
 log = logging.getLogger("asem_core")
 
+NOISE_VX = 64
+"""Half the edge of the part of a plane that is looked at for noise."""
+
 KNOWN = "known"
 """The layer inside a layer of labels that says where they are annotated."""
 
@@ -74,7 +77,23 @@ def understood(labels: Labels, meaning: Meaning) -> Labels:
     BadInput
         See `settled`.
     """
+    if question := _question_noise(labels):
+        log.warning("%s", question)
     return by_meaning(labels, settled(labels, meaning))
+
+
+def _question_noise(labels: Labels) -> str:
+    """Ask whether labels are an image: where most voxels differ from the next one and there are many values."""
+    z, y, x = (n // 2 for n in labels.shape)
+    middle = Box((z, max(0, y - NOISE_VX), max(0, x - NOISE_VX)), (z + 1, y + NOISE_VX, x + NOISE_VX)) & labels.box
+    values = labels.read(middle)[0]
+    differ, num = np.mean(values[:, 1:] != values[:, :-1]) if values.shape[1] > 1 else 0.0, len(np.unique(values))
+    if differ <= 0.5 or num <= 16:
+        return ""
+    return (
+        f"{labels.path} looks like an image, not like labels: in its middle {differ:.0%} of the voxels differ from the next one, "
+        f"in {num} values. Is it the right file?"
+    )
 
 
 def settled(labels: Labels, meaning: Meaning) -> Meaning:

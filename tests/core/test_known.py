@@ -359,3 +359,34 @@ def test_labels_of_a_cropped_image_that_say_no_place_are_questioned(tmp_path, ca
     assert f"asem annotate import {cell} FILE -o NAME" in caplog.text
     assert asem("annotate", "import", cell, tmp_path / "mine.tif", "-o", "placed")[0] == 0
     assert open_volume(cell / "labels/placed").origin_nm == open_volume(cell / "raw").origin_nm
+
+
+def test_labels_of_a_part_that_say_no_place_are_questioned(tmp_path, caplog):
+    """Three annotated planes would lie at the first three of the image; the advice puts them where they belong."""
+    grey = np.random.default_rng(0).integers(50, 200, (12, 30, 40)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", grey)
+    tifffile.imwrite(tmp_path / "mine.tif", (grey[4:7] > 120).astype(np.uint8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "all.tif", (grey > 120).astype(np.uint8))
+    cell = tmp_path / "cell.zarr"
+    at = ("--voxel-size", 5, "-o", cell, "-q")
+    assert asem("import", tmp_path / "a.tif", *at)[0] == 0
+    assert asem("import", tmp_path / "all.tif", "--box", "0:3,:,:", "--layer", "labels/first", *at)[0] == 0
+    assert "does not say where it lies" not in caplog.text
+    assert asem("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at)[0] == 0
+    assert "does not say where it lies, and its shape is not that of" in caplog.text
+    assert f"asem annotate import {cell} FILE --offset Z,Y,X -o NAME" in caplog.text
+    assert asem("annotate", "import", cell, tmp_path / "mine.tif", "--offset", "4,0,0", "-o", "placed")[0] == 0
+    np.testing.assert_array_equal(open_volume(cell / "labels/placed").read()[4:7], grey[4:7] > 120)
+
+
+def test_an_image_given_as_labels_is_questioned(tmp_path, caplog):
+    """Noise is no label; segments of a few voxels are, and so are many ids."""
+    noise = np.random.default_rng(0).integers(50, 200, (12, 30, 40)).astype(np.uint8)
+    small = np.kron(np.arange(12 * 10 * 20).reshape(12, 10, 20), np.ones((1, 3, 2))).astype(np.uint16)
+    cell = tmp_path / "cell.zarr"
+    for name, values in (("small", small), ("noise", noise)):
+        assert "looks like an image" not in caplog.text
+        tifffile.imwrite(tmp_path / f"{name}.tif", values)
+        words = ("import", tmp_path / f"{name}.tif", "--voxel-size", 5, "-o", cell, "--layer", f"labels/{name}", "-q")
+        assert asem(*words)[0] == 0
+    assert "looks like an image, not like labels: in its middle 99% of the voxels differ" in caplog.text
