@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from asem_core.abilities import DescribesItself
 from asem_core.errors import BadInput, Option
+from asem_core.files import near_path
 from asem_core.temporary import replacing
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise BadInput(f"There is no weights file {path}.")
+        raise BadInput(f"There is no weights file {path}.{near_path(path)}")
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -149,7 +150,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             f"{path}: its metadata ({_KEY}) are not a JSON object, so they were not written by ASEM."
         ) from None
     except FileNotFoundError:
-        raise BadInput(f"There is no weights file {path}.") from None
+        raise BadInput(f"There is no weights file {path}.{near_path(path)}") from None
     except SafetensorError as error:
         raise BadInput(
             f"{path} is truncated or is not a safetensors file ({error}). Download or save it again."
@@ -163,7 +164,7 @@ _ADVICE = "Choose the model, and the model's options (features, factors, kernels
 def _require_pickle(path: Path) -> None:
     """Refuse what torch cannot have saved: that is a ZIP archive, or in old versions a pickle."""
     if not path.is_file():
-        raise BadInput(f"There is no weights file {path}.")
+        raise BadInput(f"There is no weights file {path}.{near_path(path)}")
     with path.open("rb") as file:
         if not file.read(2).startswith((b"PK", b"\x80")):
             raise BadInput(

@@ -69,6 +69,7 @@ def view(
     from asem_core.viewing.scene import open_layers, with_errors
     from asem_core.viewing.server import serve
 
+    typer.echo(f"Preparing the view of {cell} ...", err=True)
     catalog = load_catalog()
     shown = open_layers(cell, layers, catalog)
     if model is not None or weights is not None:

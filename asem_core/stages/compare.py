@@ -247,7 +247,8 @@ def draw_measure(reports: Sequence[Report], measure: str, conditions: Sequence[s
             place = at + (k - (len(cells) - 1) / 2) * 0.4 / max(1, len(cells))
             median = _summary(report, measure)
             axes.plot(place, median, "o", color=f"C{k % 10}", markeredgecolor="black", markersize=8, zorder=3)
-        mean = np.nanmean([_summary(r, measure) for r in cells]) if cells else np.nan
+        medians = [m for r in cells if not np.isnan(m := _summary(r, measure))]
+        mean = np.mean(medians) if medians else np.nan
         axes.hlines(mean, at - 0.3, at + 0.3, color="black", linewidth=1.5, zorder=2)
     if positive:
         axes.set_yscale("log")
