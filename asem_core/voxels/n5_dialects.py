@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from asem_core.errors import BadInput, Option
+from asem_core.voxels.bigdataviewer import scale_beside
 from asem_core.voxels.scale import Scale, in_units
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale
 
@@ -56,7 +57,11 @@ def n5_axes(
 def n5_scales(path: str, attributes: Mapping[str, Any], group: Mapping[str, Any], axes: Sequence[str]) -> list[Scale]:
     """Read what an array's own attributes state of where it lies, then what its group's do."""
     level = path.rpartition("/")[2]
+    factors = attributes.get("downsamplingFactors")
+    in_bigdataviewer = re.search(r"^(.*)/setup(\d+)/timepoint\d+", path)  # whose unit stands in its XML
     found = []
+    if in_bigdataviewer:
+        found += scale_beside(in_bigdataviewer[1], int(in_bigdataviewer[2]), (factors or [1, 1, 1])[::-1])
     for multiscale in group.get("multiscales") or []:
         for dataset in multiscale.get("datasets") or []:
             if dataset.get("path") == level and "transform" in dataset:
@@ -66,8 +71,6 @@ def n5_scales(path: str, attributes: Mapping[str, Any], group: Mapping[str, Any]
     ome = _ome(path, group)
     if ome:
         found.append(ome_scale(*ome, len(axes))[0])
-    factors = attributes.get("downsamplingFactors")
-    in_bigdataviewer = re.search(r"setup\d+/timepoint\d+", path) is not None  # whose unit stands in its XML
     for table, scale in ((attributes, None), (group, factors)):
         found += _resolutions(table, scale, axes, None if in_bigdataviewer else "nm")
     if attributes.get("pixelWidth") and attributes.get("pixelUnit") is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -15,7 +16,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import open_volume
 from asem_core.cli import make_app
-from asem_core.errors import BadInput, OutputExists
+from asem_core.errors import BadInput, NoVoxelSize, OutputExists
 from asem_core.stages.bigdataviewer import BigDataViewer, export_for_bigdataviewer
 from asem_core.volume import Volume
 
@@ -68,6 +69,23 @@ def test_the_voxels(xml: Path) -> None:
         for path, factors in zip(levels, about["downsamplingFactors"], strict=True):
             shape = json.loads((path / "attributes.json").read_text())["dimensions"]
             assert shape == [-(-n // f) for n, f in zip(layer.shape[::-1], factors, strict=True)]
+
+
+def test_the_size_in_the_xml_is_read(xml: Path, tmp_path: Path) -> None:
+    """Of an N5 that states no size itself, as BigDataViewer's own: its XML lies beside it under the same name."""
+    setup = shutil.copytree(xml.with_name("dataset.n5"), tmp_path / "cell.n5") / "setup0/timepoint0"
+    shutil.copyfile(xml, tmp_path / "cell.xml")
+    own = ("dimensions", "blockSize", "dataType", "compression", "downsamplingFactors")
+    for place in (setup, *setup.glob("s*")):
+        about = json.loads((place / "attributes.json").read_text()) if (place / "attributes.json").exists() else {}
+        (place / "attributes.json").write_text(json.dumps({k: v for k, v in about.items() if k in own}))
+    size = ET.parse(xml).getroot().findtext(".//ViewSetup/voxelSize/size").split()[::-1]
+    opened = load_catalog().get("source", "n5")(str(setup / "s0")).open()
+    assert opened.voxel_size_nm == tuple(map(float, size))
+    assert "cell.xml of BigDataViewer" in " ".join(opened.remarks)
+    (tmp_path / "cell.xml").unlink()
+    with pytest.raises(NoVoxelSize):
+        load_catalog().get("source", "n5")(str(setup / "s0")).open()
 
 
 def test_again_and_over_other_things(xml: Path, tmp_path: Path) -> None:
