@@ -237,12 +237,13 @@ def _question_place(labels: Volume, given: Volume) -> None:
     raw: Volume = open_volume(image)
     if not np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-3):
         return
-    begins = [[round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)]
-    if raw.shape == labels.shape and not np.allclose(*begins, rtol=0, atol=max(raw.voxel_size_nm) / 2):
+    if raw.shape == labels.shape and not np.allclose(
+        raw.origin_nm, labels.origin_nm, rtol=0, atol=max(raw.voxel_size_nm) / 2
+    ):
         log.warning(
             "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, import it by "
             "asem annotate import %s FILE -o NAME, which takes the image's place.",
-            labels.path, raw.path, *begins, cell,
+            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), cell,
         )  # fmt: skip
     elif given.shape != raw.shape and not any(given.origin_nm):
         log.warning(
