@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from asem_core.volume import Box, Volume
+from asem_core.voxels.ids import distinct, numbered
 
 READ_AT_MOST = 6_000_000
 """Voxels: who is whose neighbour is looked up in the finest level of the pyramid with at most so many."""
@@ -58,7 +59,7 @@ def object_colours(levels: Sequence[Volume]) -> ObjectColours:
         neighbours[a].add(b)
         neighbours[b].add(a)
     chosen: dict[int, int] = {}
-    for object_id in (int(i) for i in _numbered(labels)[0] if i != 0):
+    for object_id in (int(i) for i in numbered(labels)[0] if i != 0):
         taken = [chosen[n] for n in neighbours[object_id] if n in chosen]
         wanted = _preferred(object_id)
         turns = [(wanted + k) % len(PALETTE) for k in range(len(PALETTE))]
@@ -83,7 +84,7 @@ def _pairs(labels: np.ndarray) -> Iterator[tuple[int, int]]:
     from scipy.ndimage import maximum_filter, minimum_filter
 
     reach = 2 * NEAR_VX + 1
-    ids, small = _numbered(labels)
+    ids, small = numbered(labels)
     has_zero = int(ids[0]) == 0
     # The largest and the smallest number near each voxel: where three objects meet, their other voxels tell the rest.
     largest = maximum_filter(small, reach, mode="nearest")
@@ -93,32 +94,8 @@ def _pairs(labels: np.ndarray) -> Iterator[tuple[int, int]]:
         meet = (labels != 0) & (other != small) & (other < nothing)
         if has_zero:
             meet &= other > 0
-        for key in _distinct(small[meet].astype(np.int64) * nothing + other[meet], nothing**2).tolist():
+        for key in distinct(small[meet].astype(np.int64) * nothing + other[meet], nothing**2).tolist():
             yield int(ids[key // nothing]), int(ids[key % nothing])
-
-
-def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids in order, and for each voxel the number of its id among them (int32)."""
-    highest = int(labels.max(initial=0))
-    if labels.dtype.kind != "u" or highest >= _TABLE:
-        ids, numbers = np.unique(labels, return_inverse=True)
-        return ids, numbers.reshape(labels.shape).astype(np.int32)
-    there = np.zeros(highest + 1, bool)
-    there[labels] = True
-    return np.flatnonzero(there), (np.cumsum(there, dtype=np.int32) - 1)[labels]
-
-
-def _distinct(keys: np.ndarray, end: int) -> np.ndarray:
-    """Return the different numbers below `end`, in order."""
-    if end > _TABLE:
-        return np.unique(keys)
-    there = np.zeros(end, bool)
-    there[keys] = True
-    return np.flatnonzero(there)
-
-
-_TABLE = 1 << 24
-"""Numbers up to this are told apart by a table, which takes a tenth of the time that sorting does."""
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import numpy as np
 
 from asem_core.viewing.mesh import Surface, precomputed_fragment, surfaces
 from asem_core.volume import Box, Volume, as_zyx
+from asem_core.voxels.ids import numbered
 
 SEARCHED_VOXELS = 6e6
 """Where objects lie is looked up in the finest level with at most so many voxels."""
@@ -83,10 +84,10 @@ def _boxes_nm(levels: Sequence[Volume]) -> dict[int, tuple[np.ndarray, np.ndarra
 
     coarse = next((v for v in levels if v.box.size <= SEARCHED_VOXELS), levels[-1])
     labels = np.asarray(coarse.read())
-    ids, numbered = np.unique(labels, return_inverse=True)
+    ids, small = numbered(labels)
     size, origin = np.array(coarse.voxel_size_nm), np.array(coarse.origin_nm)
     boxes = {}
-    for object_id, slices in zip(ids, find_objects(numbered.reshape(labels.shape) + 1), strict=True):
+    for object_id, slices in zip(ids, find_objects(small + 1), strict=True):
         if object_id != 0 and slices is not None:
             begin, end = np.array([s.start for s in slices]), np.array([s.stop for s in slices])
             # A voxel more on each side: the object may reach farther in finer levels.

@@ -12,6 +12,7 @@ from asem_core.viewing.server import state_of
 from asem_core.viewing.snapshot import Plane, draw, frame_of, overlays
 from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Labels, Volume
+from asem_core.voxels.ids import distinct, numbered
 
 
 def cubes(num: int = 6, edge: int = 8) -> np.ndarray:
@@ -132,3 +133,16 @@ def test_a_table_without_boxes_has_no_pictures() -> None:
 
     labels, table = measured_cubes()
     assert pictures_of(labels, {"object_id": table["object_id"]}, None) == ({}, {}, ())
+
+
+@pytest.mark.parametrize("values", [[0, 3, 3, 200], [5, 5, 9], [-2, 0, 7], [0, 2**24, 2**40], []])
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int64", "uint64"])
+def test_ids_are_numbered(values: list[int], dtype: str) -> None:
+    """By a table or by sorting: the ids in order, and their number at each voxel."""
+    if values and not (np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max):
+        pytest.skip("the type does not hold these")
+    labels = np.array(values, dtype).reshape(1, 1, -1)
+    ids, numbers = numbered(labels)
+    assert ids.tolist() == (sorted({*values}) or [0][: len(ids)])
+    np.testing.assert_array_equal(ids[numbers], labels)
+    assert distinct(np.array([7, 2, 7]), 8).tolist() == distinct(np.array([7, 2, 7]), 2**40).tolist() == [2, 7]
