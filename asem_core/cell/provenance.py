@@ -207,7 +207,7 @@ def _difference(keys: tuple[str, ...], before: Any, after: Any) -> str:
     if keys[-1] == "revision":
         return "the input, edited since"
     if keys[-1] in ("id", "fingerprint") or "files" in keys:
-        return "the input, which now contains other data"
+        return "the input, which is another one or now contains other data"
     of_input = "the input's " if keys[0] == "inputs" and len(keys) > 1 else ""
     shown = [k for k in keys if k not in ("inputs", "made_by")] or ["inputs"]
     if "options" in shown:

@@ -230,7 +230,7 @@ def test_an_equal_run_is_not_repeated_and_a_different_one_is_refused(tmp_path):
         predict(network, volume, out, QUIET, attrs.evolve(EXACT, mirrors=True))
     with pytest.raises(OutputExists, match=r"differs in: parameters_sha256"):
         predict(small_unet(seed=1), volume, out, QUIET, EXACT)
-    with pytest.raises(OutputExists, match="the input, which now contains other data"):
+    with pytest.raises(OutputExists, match="the input, which is another one or now contains other data"):
         predict(network, noise((16, 16, 16), seed=1), out, QUIET, EXACT)
     replaced = predict(small_unet(seed=1), volume, out, QUIET, EXACT, overwrite=True)
     assert np.abs(replaced.read() - first).max() > 0.01
