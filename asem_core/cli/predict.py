@@ -140,7 +140,8 @@ def predict(
     why = made_of + expected if made_of else f",{expected}" if expected else ""
     where = "" if found.mask is None else f"; only inside {found.mask.path}"
     paths = ", ".join(made.path for made in found.maps.values())
-    typer.echo(f"{paths}: {' x '.join(map(str, first.shape))} voxels, {first.dtype}, from {image.path}{why}{where}")
+    shape, size = " x ".join(map(str, first.shape)), " x ".join(f"{v:g}" for v in first.voxel_size_nm)
+    typer.echo(f"{paths}: {shape} voxels of {size} nm, {first.dtype}, from {image.path}{why}{where}")
 
 
 def segment(

@@ -22,7 +22,7 @@ from asem_core.cell.place import lock as take_lock
 from asem_core.cell.provenance import describe_plugin, kind_by_name, made_by, new_revision, what_it_holds
 from asem_core.cell.record import AnnotatedBox, Record, note, record_at
 from asem_core.cell.store import create_known, create_volume, finish_volume, open_volume, tidy
-from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch
+from asem_core.errors import BadInput, OutsideVolume, PluginError, ShapeMismatch, VoxelSizeMismatch
 from asem_core.files import fingerprint
 from asem_core.interfaces import Annotator, PreparedAnnotator
 from asem_core.progress import still_at
@@ -202,7 +202,12 @@ class Layer:
                 raise BadInput(
                     f"{target} holds the cell's {held}, which annotating would overwrite: name a layer like labels/golgi."
                 )
-            image.require_same_grid(volume)
+            try:
+                image.require_same_grid(volume)
+            except (ShapeMismatch, VoxelSizeMismatch) as error:
+                raise error.followed_by(
+                    f"The layer {target} was there before: name another one, or move it out of the cell."
+                ) from None
             known = _levels(target / KNOWN, volume.shape) if volume.known is not None else []
             return cls(volume, _levels(target, volume.shape), known, lock)
         except BaseException:  # Ctrl-C, too, must give the lock back

@@ -133,6 +133,15 @@ def test_an_image_is_never_annotated_over(cell: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "more").exists()
 
 
+def test_a_layer_of_another_grid_is_named(cell: Path) -> None:
+    """Labels of a part that were imported under the same name are in the way: the message says so, and what to do."""
+    other = Spec((3, 4, 5), "uint8", open_volume(cell / "raw").voxel_size_nm)
+    finish_volume(create_volume(cell / "labels/ball", other, block=32, made_by={"test": 1}))
+    with pytest.raises(ShapeMismatch, match=r"labels/ball was there before: name another one, or move it out"):
+        Layer.open(cell / "labels/ball", open_volume(cell / "raw"))
+    Layer.open(cell / "labels/ball_2", open_volume(cell / "raw")).close()
+
+
 def test_one_editor_at_a_time(cell: Path) -> None:
     """A layer that is open for editing is refused to a second editor until it is closed."""
     image = open_volume(cell / "raw")

@@ -184,7 +184,7 @@ def test_predict_and_segment_by_command(cell, tmp_path):
     result = asem("predict", cell, "--weights", weights, "--quiet", "--precision", "float32")
     assert result.exit_code == 0, result.output
     made = open_volume(cell / "predictions/golgi/probability")
-    assert "32 x 32 x 32 voxels, uint8" in result.output
+    assert "32 x 32 x 32 voxels of" in result.output
     assert f"from {cell}/raw_invert, made of {cell}/raw as the model expects" in result.output
     assert [s["name"] for s in steps_done(made)] == ["invert"]
     plain = save_weights(tmp_path / "plain.safetensors", small_unet(), {**table, "preprocessing": []})
