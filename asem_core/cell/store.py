@@ -105,7 +105,7 @@ def open_volume(
         scales, names = array_scales(array, address)
     settled = settle(address, voxel_size_nm, scales, by=f"asem import {address} -o CELL.zarr")
     require_chunk_fits(address, array.chunks, array.dtype.itemsize)
-    data = arrange(array, list(axes) if axes else names, address, choice)
+    data = arrange(array, list(axes) if axes else names, address, choice, asked=bool(axes))
     if not follow and "://" not in address:
         data = watched(data, address, inner, record, stamp)
     remarks, questions = [f"voxel size: {settled.taken_from}"], settled.questions

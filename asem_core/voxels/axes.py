@@ -20,8 +20,10 @@ def arrange(
     axes: Sequence[str],
     where: str,
     choice: Mapping[str, int | None] | None = None,
+    *,
+    asked: bool = True,
 ) -> ArrayLike:
-    """View an array with the named axes as z, y, x; one without z is one plane, as an image file of one plane is.
+    """View an array with the named axes as z, y, x; one without z is one plane.
 
     Parameters
     ----------
@@ -29,12 +31,20 @@ def arrange(
         One name for each axis of the array, of which z, y and x are kept.
     choice
         Which index of a further axis is taken, by its name ("c", "t"); one of length 1 needs none.
+    asked
+        Whether the user has said what the axes are, as is asked of an array of two.
 
     Raises
     ------
     BadInput
         An axis is missing, or one of several channels or times is not chosen; names the option that answers.
     """
+    if len(array.shape) == 2 and not asked:
+        raise BadInput(
+            f"{where} is one plane ({_listed(axes, array.shape)}), and a volume has z, y and x. If one plane is what you want, say so: ",
+            Option("axes", "".join(axes), of_plugin=True),
+            ".",
+        )
     if len(axes) == len(array.shape) and "z" not in [a.lower() for a in axes]:
         array, axes = _OnePlane(array), ["z", *axes]
     keep, fixed = pick_axes(tuple(array.shape), axes, where, choice)

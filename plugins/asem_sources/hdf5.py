@@ -125,7 +125,7 @@ class Hdf5(Source, WritesVolumes):
             scales = scales_of(data, axes)
             stored = Dataset(self.path, name, tuple(data.shape), stored_dtype(data))
             planes = plane_names_of(file, name)
-        array = arrange(stored, axes, where, {"c": self.channel, "t": self.time})
+        array = arrange(stored, axes, where, {"c": self.channel, "t": self.time}, asked=bool(self.axes))
         settled = settle(where, self.voxel_size_nm, scales)
         others = f" (of {len(found)})" if len(found) > 1 else ""
         remarks = [f"data set: {name}{others}, axes {''.join(axes)}"]

@@ -114,7 +114,7 @@ class N5(Source, WritesVolumes):
         group = _attributes(fs, path.rpartition("/")[0])
         axes = list(self.axes.lower()) if self.axes else n5_axes(path, attributes, group, stored.shape, address)
         settled = settle(address, self.voxel_size_nm, n5_scales(path, attributes, group, axes))
-        volume = arrange(stored, axes, address, {"c": self.channel, "t": self.time})
+        volume = arrange(stored, axes, address, {"c": self.channel, "t": self.time}, asked=bool(self.axes))
         data = converted(volume, address, self.kind, self.grey_range)
         planes = [str(name) for name in attributes.get("planes", [])]
         return attrs.evolve(settled.volume(data, address, planes=planes), attributes={"n5": attributes})

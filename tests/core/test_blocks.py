@@ -180,7 +180,10 @@ def test_a_worker_that_dies_once_is_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its block is done again, and one sentence tells of it."""
-    run_blocks(Touch(tmp_path, (6, 4, 5), "kill once"), BOX, 4, Run(workers=2, progress=False), name="mortal")
+    mortal = Touch(
+        tmp_path, (6, 4, 5), "kill once", wait=0.1
+    )  # or the other worker has done the rest before it is told
+    run_blocks(mortal, BOX, 4, Run(workers=2, progress=False), name="mortal")
     assert set(calls(tmp_path)) == set(map(str, BOX.blocks(4)))
     assert [r.message for r in caplog.records] == ["mortal: a worker ended early (killed by SIGKILL) and is replaced."]
     assert capfd.readouterr().err == ""

@@ -138,7 +138,7 @@ def test_what_was_done_is_told_by_attributes_or_by_the_user(caplog):
 def test_a_recipe_states_what_was_done(tmp_path):
     """`done` of a source: names of steps, checked before any work."""
     file = tmp_path / "r.toml"
-    for done, told in (('["clahe"]', None), ('["clahee"]', "Did you mean 'clahe'"), ('"clahe"', "expected a list of")):
+    for done, told in (('["clahe"]', None), ('["clahee"]', "Did you mean 'clahe'"), ('"clahe"', "expected a list")):
         file.write_text(f'[source]\nuse = "ome-zarr"\npath = "a.zarr"\ndone = {done}\n')
         if told is None:
             assert read_recipe(file).source.done == ("clahe",)

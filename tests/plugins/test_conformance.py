@@ -119,6 +119,7 @@ OPTIONS: dict[tuple[str, str], Callable[[Path], dict[str, Any]]] = {
     ("model", "bioimage-io"): _onnx,
     ("annotator", "from-file"): _label_file,
     ("annotator", "threshold"): lambda _: {"high": 90.0},
+    ("preprocessor", "crop"): lambda _: {"box": "2:,3:,4:30"},
     ("preprocessor", "cell-mask"): lambda _: {"darkest": 2.0, "brightest": 180.0, "smallest_vx": 50},
     ("preprocessor", "match-histogram"): _reference,
     ("preprocessor", "transform-planes"): _table,

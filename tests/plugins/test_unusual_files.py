@@ -75,8 +75,14 @@ def _mrc(path: Path) -> Path:
     ids=["TIFF", "PNG", "MRC", "Zarr", "N5", "HDF5"],
 )
 def test_an_image_without_z_is_one_plane(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    """The rule is the same in every format."""
-    volume = choose(make(tmp_path), **GIVEN).open()
+    """The rule is the same for every image file, and for every array, whose axes are asked for."""
+    path = make(tmp_path)
+    given = dict(GIVEN)
+    if path.suffix not in (".tif", ".png", ".mrc"):
+        with pytest.raises(BadInput, match="is one plane .y .*If one plane is what you want, say so: axes="):
+            choose(path, **given).open()
+        given["axes"] = "yx"
+    volume = choose(path, **given).open()
     np.testing.assert_array_equal(volume.read(), PLANE[None])
     assert volume.voxel_size_nm == SIZE
 

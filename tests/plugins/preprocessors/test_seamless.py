@@ -33,7 +33,6 @@ IMAGE_STEPS: list[Preprocessor] = [
     Clahe(kernel_vx=(7, 40, 16), clip_limit=0.0, dtype="uint16"),
     CellMask(darkest=60, brightest=140, smallest_vx=30),
     Crop(box="1:,:,0:20"),
-    Crop(darkest=20, brightest=250, margin_vx=3),
     Downsample(factor=(2, 3, 2)),
     Normalize(),
     Normalize(method="zscore"),
@@ -66,6 +65,15 @@ def test_images_do_not_depend_on_blocks(
 ) -> None:
     """Random shapes, some smaller than a block and none divisible by it: the same voxels."""
     same_for(step, image(shape, seed), (16, 29))
+
+
+def test_a_cell_is_found_in_any_blocks(image: Callable[..., Volume]) -> None:
+    """Grey values amid padding: the box that is kept does not depend on the blocks in which it is looked for."""
+    volume = Volume(np.pad(image((40, 50, 60)).read(), 40), 5.0)
+    step = Crop(darkest=20, brightest=250, margin_vx=3)
+    boxes = {step.fit(volume, Run(block=block, progress=False)).box for block in (16, 29, 256)}
+    assert len(boxes) == 1
+    assert boxes != {volume.box}
 
 
 @pytest.mark.parametrize("step", LABEL_STEPS, ids=str)
