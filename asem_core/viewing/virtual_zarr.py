@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.volume import Box, Chunked, Computed, Volume, Zyx, as_zyx
+from asem_core.volume import Box, Chunked, Computed, Volume, Zyx, as_zyx, as_zyx_nm
 
 CHUNK = 64
 _CHUNK_KEY = re.compile(r"s(\d{1,2})/c/(\d{1,7})/(\d{1,7})/(\d{1,7})")
@@ -21,12 +21,19 @@ _ARRAY_KEY = re.compile(r"s(\d{1,2})/zarr\.json")
 
 
 def within_the_finest(levels: Sequence[Volume]) -> list[Volume]:
-    """Leave out the last voxels of coarse levels that reach beyond the finest: they would show as a fringe."""
+    """Show coarse levels within the finest: what reaches beyond it would show as a fringe.
+
+    Levels of labels are sampled: their voxels lie at the first of those that they stand for, and are shown over all of them.
+    The last voxels that still reach beyond the finest level are left out.
+    """
     finest = levels[0]
+    begin = np.array(finest.origin_nm) - 0.5 * np.array(finest.voxel_size_nm)
     end = np.array(finest.origin_nm) + (np.array(finest.shape) - 0.5) * finest.voxel_size_nm
     kept = []
     for volume in levels:
         size = np.array(volume.voxel_size_nm)
+        origin = np.maximum(volume.origin_nm, begin + size / 2)
+        volume = attrs.evolve(volume, origin_nm=as_zyx_nm(origin.tolist()))  # type: ignore[misc]
         inside = np.floor((end - volume.origin_nm) / size + 0.5 + 1e-3).astype(int)
         shape = np.clip(inside, 1, volume.shape)
         kept.append(volume if tuple(shape) == volume.shape else volume.crop(Box.of_shape(as_zyx(shape.tolist()))))

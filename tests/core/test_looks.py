@@ -67,6 +67,11 @@ def test_coarse_levels_end_with_the_finest() -> None:
     fine = Volume(np.zeros((64, 70, 100), np.uint8), 5.0)
     coarse = Volume(np.zeros((8, 9, 13), np.uint8), 40.0, 17.5)
     assert [v.shape for v in VirtualZarr("raw", [fine, coarse]).levels] == [(64, 70, 100), (8, 8, 12)]
+    sampled = Volume(
+        np.zeros((8, 8, 12), np.uint8), 40.0, 0.0
+    )  # as levels of labels are, with the centres of every eighth voxel
+    shown = VirtualZarr("labels", [fine, sampled]).levels[1]
+    assert (shown.shape, shown.origin_nm) == ((8, 8, 12), (17.5, 17.5, 17.5))
 
 
 def test_surfaces_are_fine_and_within_the_volume() -> None:
