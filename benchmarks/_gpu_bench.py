@@ -45,6 +45,13 @@ class Bench:
     def candidates(self) -> tuple[str, ...]:
         return ("float16", "bfloat16", "tf32", "float32") if self.is_cuda else ("bfloat16", "float32")
 
+    def act_as_card_of(self, num_bytes: float) -> None:
+        """Let torch take no more than a smaller card has."""
+        import torch
+
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total))
+
     def peak(self) -> int | None:
         """The most memory that tensors took since the last call, bytes."""
         import torch

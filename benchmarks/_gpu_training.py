@@ -76,15 +76,12 @@ def backoff(bench: Bench) -> Found:
     """Training on a card of 12 GB: a batch that is too large is split, and goes on."""
     from itertools import islice
 
-    import torch
-
     from asem_core.training.devices import Processes
     from asem_core.training.loop import step_within_memory
 
     if not bench.is_cuda:
         return {"skipped": "memory of a GPU is limited"}
-    total = torch.cuda.get_device_properties(bench.device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 12e9 / total))
+    bench.act_as_card_of(12e9)
     network, optimizer, options, half, device, cuts = training_of(bench, "bfloat16", 110, batch=16)
     loss, after = step_within_memory(network, optimizer, list(islice(cuts, 16)), options, half, Processes(0, 1, device))
     found = {"batch": after.batch, "accumulate": after.accumulate, "loss": loss.value}

@@ -214,9 +214,7 @@ def import_volume(
 def _require_voxels_of_image(labels: Volume, output: str | Path) -> None:
     """Refuse labels of exactly the shape of the cell's image with voxels of another size: one of both is wrong."""
     cell = cell_of(output)
-    for name in {"raw", read_prepared(cell).image} if cell.is_dir() else ():
-        if not (cell / name).is_dir():
-            continue
+    for name in _images_of(cell):
         raw: Volume = open_volume(cell / name)
         if raw.shape == labels.shape and not np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-2):
             raise BadInput(
@@ -231,26 +229,35 @@ def _question_place(labels: Volume, given: Volume) -> None:
     """Warn where labels came from a file that tells no place, and need not lie where they were put: beside the image of
     which they have the shape, or at the beginning of one that is larger."""
     cell = cell_of(labels.path)
-    image = cell / read_prepared(cell).image
-    if not image.is_dir() or Record.of(given).id:
+    images: list[Volume] = [open_volume(cell / name) for name in _images_of(cell)]
+    images = [v for v in images if np.allclose(v.voxel_size_nm, labels.voxel_size_nm, rtol=1e-3)]
+    if not images or Record.of(given).id or any(_covers(labels, image) for image in images):
         return
-    raw: Volume = open_volume(image)
-    if not np.allclose(raw.voxel_size_nm, labels.voxel_size_nm, rtol=1e-3):
-        return
-    if raw.shape == labels.shape and not np.allclose(
-        raw.origin_nm, labels.origin_nm, rtol=0, atol=max(raw.voxel_size_nm) / 2
-    ):
+    raw = images[0]
+    if raw.shape == labels.shape:
         log.warning(
             "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, import it by "
             "asem annotate import %s FILE -o NAME, which takes the image's place.",
             labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), cell,
         )  # fmt: skip
-    elif given.shape != raw.shape and not any(given.origin_nm):
+    elif not any(given.shape == image.shape for image in images) and not any(given.origin_nm):
         log.warning(
             "%s does not say where it lies, and its shape is not that of %s (%s, not %s). It was put at 0, 0, 0 nm. If it belongs "
             "elsewhere, import it by asem annotate import %s FILE --offset Z,Y,X -o NAME.",
             given.path, raw.path, *(" x ".join(map(str, v.shape)) for v in (given, raw)), cell,
         )  # fmt: skip
+
+
+def _images_of(cell: Path) -> list[str]:
+    """Name the image that commands take, and the one that was imported, as far as they are there."""
+    names = dict.fromkeys([read_prepared(cell).image, "raw"]) if cell.is_dir() else {}
+    return [name for name in names if (cell / name).is_dir()]
+
+
+def _covers(labels: Volume, image: Volume) -> bool:
+    """Tell whether labels have an image's shape and its place."""
+    apart = max(image.voxel_size_nm) / 2
+    return labels.shape == image.shape and np.allclose(labels.origin_nm, image.origin_nm, rtol=0, atol=apart)
 
 
 def what_it_takes(volume: Volume, output: str | Path, run: Run) -> str:

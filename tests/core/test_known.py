@@ -371,6 +371,8 @@ def test_labels_of_a_part_that_say_no_place_are_questioned(tmp_path, caplog):
     at = ("--voxel-size", 5, "-o", cell, "-q")
     assert asem("import", tmp_path / "a.tif", *at)[0] == 0
     assert asem("import", tmp_path / "all.tif", "--box", "0:3,:,:", "--layer", "labels/first", *at)[0] == 0
+    assert asem("prepare", cell, "--set", "crop.box=2:,:,:", "--skip", "mask", "--skip", "clahe", "-q")[0] == 0
+    assert asem("import", tmp_path / "all.tif", "--layer", "labels/all", *at)[0] == 0
     assert "does not say where it lies" not in caplog.text
     assert asem("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at)[0] == 0
     assert "does not say where it lies, and its shape is not that of" in caplog.text

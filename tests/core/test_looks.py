@@ -140,14 +140,23 @@ def test_a_table_without_boxes_has_no_pictures() -> None:
     assert pictures_of(labels, {"object_id": table["object_id"]}, None) == ({}, {}, ())
 
 
-@pytest.mark.parametrize("values", [[0, 3, 3, 200], [5, 5, 9], [-2, 0, 7], [0, 2**24, 2**40], []])
-@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        *(([0, 3, 3, 200], dtype) for dtype in ("uint8", "uint32", "int64", "uint64")),
+        *(([5, 5, 9], dtype) for dtype in ("uint8", "uint32", "int64", "uint64")),
+        ([-2, 0, 7], "int64"),
+        ([0, 2**24, 2**40], "int64"),
+        ([0, 2**24, 2**40], "uint64"),
+        ([0, 2**24], "uint32"),
+        ([], "uint8"),
+        ([], "int64"),
+    ],
+)
 def test_ids_are_numbered(values: list[int], dtype: str) -> None:
     """By a table or by sorting: the ids in order, and their number at each voxel."""
-    if values and not (np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max):
-        pytest.skip("the type does not hold these")
     labels = np.array(values, dtype).reshape(1, 1, -1)
     ids, numbers = numbered(labels)
-    assert ids.tolist() == (sorted({*values}) or [0][: len(ids)])
+    assert ids.tolist() == sorted({*values})
     np.testing.assert_array_equal(ids[numbers], labels)
     assert distinct(np.array([7, 2, 7]), 8).tolist() == distinct(np.array([7, 2, 7]), 2**40).tolist() == [2, 7]

@@ -360,16 +360,22 @@ def test_cancelled_jobs_and_lost_nodes_are_replaced(slurm, tmp_path, caplog):
 
 @needs_slurm
 def test_no_job_is_left_when_a_run_is_killed(slurm, tmp_path):
+    kill_a_run("test_clusters", "on_slurm(workers=4)", in_queue, tmp_path)
+
+
+def kill_a_run(module, profile, in_queue, folder):
+    """Start a run of four workers, of which two wait in the queue; kill it: soon no job is there."""
     program = (
-        "import sys; sys.path.insert(0, {0!r})\nfrom pathlib import Path\nfrom test_clusters import *\n"
-        "run_blocks(Slow(Path({1!r}), 60), BOX, 1, Run(progress=False, on=on_slurm(workers=4), scratch=Path({1!r}) / 's'), name='k')"
-    ).format(str(Path(__file__).parent), str(tmp_path))
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom pathlib import Path\nfrom {module} import *\n"
+        f"folder = Path({str(folder)!r})\n"
+        f"run_blocks(Slow(folder, 60), BOX, 1, Run(progress=False, on={profile}, scratch=folder / 's'), name='k')"
+    )
     parent = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
-    wait_for(lambda: len(list(tmp_path.glob("begun-*"))) >= 2)
-    assert len(in_queue()) == 4  # two wait
+    wait_for(lambda: len(list(folder.glob("begun-*"))) >= 2)
+    assert len(in_queue()) == 4
     os.killpg(parent.pid, signal.SIGKILL)
     parent.wait()
-    wait_for(lambda: not in_queue(), 40)
+    wait_for(lambda: not in_queue(), 60)
 
 
 @needs_slurm

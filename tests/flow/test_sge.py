@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 import tifffile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_clusters import BOX, Slow, asem, said, wait_for
+from test_clusters import BOX, Slow, asem, kill_a_run, said, wait_for
 
 from asem_core.blocks import Run, run_blocks
 from asem_core.cell.store import open_volume
@@ -192,16 +191,7 @@ def test_a_time_limit_is_met_by_others_that_go_on(sge, tmp_path, caplog):
 
 
 def test_no_job_is_left_when_a_run_is_killed(sge, tmp_path):
-    program = (
-        "import sys; sys.path.insert(0, {0!r})\nfrom pathlib import Path\nfrom test_sge import *\n"
-        "run_blocks(Slow(Path({1!r}), 60), BOX, 1, Run(progress=False, on=on_sge(workers=4), scratch=Path({1!r}) / 's'), name='k')"
-    ).format(str(Path(__file__).parent), str(tmp_path))
-    parent = subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
-    wait_for(lambda: len(list(tmp_path.glob("begun-*"))) >= 2)
-    assert len(in_queue()) == 4  # two wait
-    os.killpg(parent.pid, signal.SIGKILL)
-    parent.wait()
-    wait_for(lambda: not in_queue(), 60)
+    kill_a_run("test_sge", "on_sge(workers=4)", in_queue, tmp_path)
 
 
 def test_a_wrong_queue_is_said(sge, tmp_path):
