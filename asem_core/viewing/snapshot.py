@@ -329,7 +329,11 @@ def _split(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
     """Take the first image as the ground, and what goes over it; further images are left out."""
     images = [x for x in layers if x.kind == "image"]
     if not images:
-        raise BadInput("A picture needs an image layer, for example ", Option("layers", "raw"), ".")
+        raise BadInput(
+            "A picture needs an image layer: add it, for example ",
+            Option("layers", "raw"),
+            ". If the cell holds none, import it first: asem import PLANES/ -o CELL.zarr",
+        )
     return images[:1], [x for x in layers if x.kind != "image" and not x.is_aside]
 
 
