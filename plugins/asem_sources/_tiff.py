@@ -134,7 +134,7 @@ def _contents(tiff: Any, file: Path, choice: Choice, whole_set: bool) -> TiffCon
         return _several_images(tiff, series, file, size, choice.labels)
     only = _chosen_series(series, file, choice.series)
     page = only.keyframe
-    if _may_be_planes(page) and (choice.axes or "").lower() == "zyx":
+    if _may_be_planes(page) and _num_planes(only) == 1 and (choice.axes or "").lower() == "zyx":
         return _colours_as_planes(page, file, in_tiff(tiff, file))
     fault = _meaning(page, choice.labels)
     if not whole_set and not fault:

@@ -169,6 +169,9 @@ def test_three_planes_stored_as_colours(tmp_path: Path) -> None:
             TiffStack(str(tmp_path / "three.tif"), 5.0).open()
         opened = TiffStack(str(tmp_path / "three.tif"), 5.0, axes="zyx").open()
         np.testing.assert_array_equal(opened.read(), values)
+    tifffile.imwrite(tmp_path / "six.tif", np.stack([ids, ids]), photometric="rgb", planarconfig="separate")
+    with pytest.raises(BadInput, match="is a colour image"):  # of two pages, one would be lost
+        TiffStack(str(tmp_path / "six.tif"), 5.0, axes="zyx").open()
 
 
 @pytest.mark.parametrize(
