@@ -105,15 +105,14 @@ def _store(labels: Labels, run: Run) -> Iterator[Path]:
     """Give a file that holds for each voxel whether it is sheet or tubule: one byte each, kept where the run can be resumed."""
     from asem_core.blocks import temporary_folder
     from asem_core.files import mapped_array
+    from asem_core.temporary import replacing
 
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder()) if run.scratch is None else run.scratch
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "sheets-and-tubules.npy"
         if not path.exists():
-            half = path.with_suffix(".half")
-            mapped_array(half, np.uint8, labels.shape).flush()
-            half.replace(path)
+            with replacing(path) as half:
+                mapped_array(half, np.uint8, labels.shape).flush()
         yield path
 
 

@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from asem_core.interfaces import Fitted
+from asem_core.temporary import whole_file
 from asem_core.volume import Box, Outside, Spec, Zyx, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK
 from asem_preprocessors._morphology import Bits
@@ -65,11 +66,8 @@ def store_mask(mask_of: Callable[[Box], np.ndarray], box: Box, run: Run, name: s
 
 
 def _store_block(mask_of: Callable[[Box], np.ndarray], folder: Path, box: Box) -> None:
-    file = _file(folder, box.begin)
-    half = file.with_suffix(".half")
-    with half.open("wb") as opened:
-        np.save(opened, np.packbits(mask_of(box), axis=2, bitorder="little"))
-    half.replace(file)
+    with whole_file(_file(folder, box.begin)) as file:
+        np.save(file, np.packbits(mask_of(box), axis=2, bitorder="little"))
 
 
 def _file(folder: Path, begin: Zyx) -> Path:
