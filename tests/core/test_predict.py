@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -70,6 +71,18 @@ def test_tiled_equals_untiled(scene, tmp_path, block, workers):
     made = predict(network, volume, tmp_path / "a.zarr/p", run, attrs.evolve(EXACT, workers=workers))
     assert made.dtype == np.float32
     assert np.abs(made.read() - right).max() <= 1e-5
+
+
+def test_a_small_volume_needs_no_other_process(tmp_path, monkeypatch):
+    """One would load torch for seconds; a large volume has one, which reads while it computes."""
+    started = []
+    monkeypatch.setattr("asem_core.blocks.work_off", lambda *_, **__: started.append(1))
+    predict(Copy(), noise((8, 8, 8)), tmp_path / "a.zarr/p", Run(block=4, progress=False), EXACT)
+    assert not started
+    monkeypatch.setattr("asem_core.prediction.blockwise.SHORT_VX", 8**3 - 1)
+    with contextlib.suppress(Exception):  # as nothing is done
+        predict(Copy(), noise((8, 8, 8)), tmp_path / "b.zarr/p", Run(block=4, progress=False), EXACT)
+    assert started
 
 
 def test_uint8_differs_at_rounding_ties_only(scene, tmp_path):
