@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 import tomlkit
 
-from asem_core.abilities import OffersTemplates
+from asem_core.abilities import OffersTemplates, TellsTouchingApart
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
@@ -34,13 +34,13 @@ from asem_core.stages.as_trained import as_trained
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import replacing, temporary_folder
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, profiles_of
+from asem_core.training.given import Given
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.settings import (
     ENOUGH,
     SPARSE,
     TEMPLATES,
-    Given,
     Length,
     Setting,
     Settings,
@@ -150,6 +150,7 @@ def plan(
             profiles,
             templates,
             lambda kind: sampler_for(kind, catalog),
+            model.touching_options if issubclass(model, TellsTouchingApart) else None,
             watch=options.watch,
             downsample=downsample,
         )

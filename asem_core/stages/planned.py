@@ -25,8 +25,8 @@ from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import model_table
 from asem_core.temporary import replacing
 from asem_core.training.classes import has_classes
+from asem_core.training.given import Given
 from asem_core.training.options import OpenOptions, is_open, options_alone
-from asem_core.training.settings import Given
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, holds_strokes, parts_of
