@@ -169,7 +169,7 @@ OfClasses = Foreground | LogOdds | Softmax
 """Heads that predict where classes are."""
 _KINDS: Mapping[str, type[Head]] = {
     "foreground": Foreground, "log-odds": LogOdds, "softmax": Softmax, "affinities": Affinities,
-    "contacts": Contacts, "descriptors": Descriptors,
+    "contact": Contacts, "descriptors": Descriptors,
 }  # fmt: skip
 
 
@@ -180,8 +180,8 @@ def affinity_map(of: str, offset: Zyx) -> str:
 
 
 def contact_map(of: str) -> str:
-    """Name the map of contacts: `contacts`, below the name of its class."""
-    return f"{of}/contacts" if of else "contacts"
+    """Name the map of contacts: `contact`, below the name of its class."""
+    return f"{of}/contact" if of else "contact"
 
 
 @runtime_checkable

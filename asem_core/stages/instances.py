@@ -174,8 +174,8 @@ class ByContacts:
         BadInput
             The contacts do not lie beside the map.
         """
-        contacts = _beside(probability, self.of, contact_map(""), "contacts")
-        about = {"contacts": contact_map(self.of), "threshold": self.threshold}
+        contacts = _beside(probability, self.of, contact_map(""), "contact map")
+        about = {"contact": contact_map(self.of), "threshold": self.threshold}
         extra = _Extra(_Contact(contacts, probability, self.threshold), (), [contacts], about)
         how = Watershed(outside_above=254 / 255)
         return _merged(probability, run, how, self.merge_below, self.smallest_vx, extra)

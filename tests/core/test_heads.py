@@ -258,7 +258,7 @@ def predicted(tmp_path: Path) -> Volume:
         name = Affinities("", [offset]).maps[0]
         write(map_path(tmp_path / "c.zarr/predictions/m/probability", name), ((target == 1) * 255).astype(np.uint8))
     contacts = contact_targets(torch.from_numpy(np.pad(ids, 2)), (2, 2, 2), (2, 2, 2)).numpy() == 1
-    write(map_path(tmp_path / "c.zarr/predictions/m/probability", "contacts"), (contacts * 255).astype(np.uint8))
+    write(map_path(tmp_path / "c.zarr/predictions/m/probability", "contact"), (contacts * 255).astype(np.uint8))
     return probability
 
 
@@ -300,7 +300,7 @@ def test_contacts_separate_what_the_map_joins(predicted: Volume, tmp_path: Path)
 @pytest.mark.parametrize(
     ("by", "words"),
     [
-        (ByContacts("of_others"), "has no contacts beside it"),
+        (ByContacts("of_others"), "has no contact map beside it"),
         (ByAffinities("", ((0, 0, -9),), 0.5), "has no affinities beside it"),
         (ByAffinities("", OFFSETS[3:], 0.5), "None of the affinities is between neighbours"),
     ],
