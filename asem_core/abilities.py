@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from asem_core.blocks import Run
+    from asem_core.heads import Head
     from asem_core.interfaces import Preprocessor, Template
 
 
@@ -233,6 +234,17 @@ class DescribesItself(Protocol):
 
 
 @runtime_checkable
+class StatesHeads(Protocol):
+    """What a network can do besides: state what its channels mean. One that is arranged for inference may give the log-odds of its
+    maps alone, a channel each."""
+
+    @property
+    @abstractmethod
+    def heads(self) -> Sequence[Head]:
+        """The heads in the order of their channels; empty where the number of channels tells it."""
+
+
+@runtime_checkable
 class TravelsAsSource(Protocol):
     """What a network can do besides: give itself as one Python file that needs nothing but torch, for other programs."""
 
@@ -275,6 +287,22 @@ class TellsTouchingApart(Protocol):
     @abstractmethod
     def touching_options(cls, reach_vx: Zyx) -> Mapping[str, Any]:
         """Give the options that make it do so: another object within `reach_vx` voxels (z, y, x) is a contact."""
+
+
+@runtime_checkable
+class SeveralClasses(Protocol):
+    """What a model can do besides: tell several organelles apart, with a map each.
+
+    A class that has the name of a model plugin has its labels prepared, is scored and is segmented as that model says, with
+    the options of `per_class`; another one as this model says.
+    """
+
+    classes: Sequence[str]
+    per_class: Mapping[str, Mapping[str, Any]]
+
+    @abstractmethod
+    def shared_with(self, name: str) -> Sequence[str]:
+        """Name the options of this model that hold for a class's own model, too, where it has them and `per_class` says nothing else."""
 
 
 @runtime_checkable

@@ -358,16 +358,16 @@ def show(
     OutsideVolume
         The box extends beyond the image.
     """
-    from asem_core.viewing.scene import open_layers, with_errors
+    from asem_core.stages.view import ViewOptions, view
     from asem_core.viewing.snapshot import draw_planes
 
-    address, catalog = _address(cell), load_catalog()
+    address = _address(cell)
     names = [layers] if isinstance(layers, str) else layers
     if names is None and "://" not in address and is_cell(cell_of(address)) and cell_of(address) != Path(address):
         place = cell_of(address)
         names = [_image_under(place), Path(address).relative_to(place).as_posix()]
         names, address = list(dict.fromkeys(names)), str(place)
-    shown = with_errors(open_layers(address, names, catalog), address, catalog, truth, threshold)
+    shown = view(address, ViewOptions(layers=names, truth=truth, threshold=threshold), load_catalog())
     planes = [plane] if isinstance(plane, str) else plane
     return Picture(draw_planes(shown, planes, montage=montage, box=box, width=width, axes=axes))
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal
 
 import attrs
@@ -159,7 +159,7 @@ def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
     built-ins are those of `asem-core`.
     """
     allowed = set(limit) if limit is not None else _limit_from_environment()
-    manager = pluggy.PluginManager("asem")
+    manager = _Manager("asem")
     manager.add_hookspecs(hookspecs)
     offers: list[Offer] = []
     problems: list[Problem] = []
@@ -175,6 +175,16 @@ def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
             offers += new_offers
             folders += new_folders
     return Catalog(tuple(offers), tuple(problems), tuple(folders))
+
+
+class _Manager(pluggy.PluginManager):
+    """Looks closely at marked functions only, one name of thirty in a module."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        found = vars(plugin).get(name)
+        if not isinstance(found, (FunctionType, MethodType)) or not hasattr(found, f"{self.project_name}_impl"):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
 
 
 def _limit_from_environment() -> set[str] | None:
@@ -219,12 +229,14 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer]
 
 def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
     others = [p for p in manager.get_plugins() if p is not module]
+    implemented = {hook.name for hook in manager.get_hookcallers(module) or ()}
     version = _name_and_version(point.dist)[1]
     offers = []
     for kind, protocol in KINDS.items():
-        hook = manager.subset_hook_caller(f"register_{kind}s", others)
-        results = hook()
-        if not results and any(i.plugin is module for i in hook.get_hookimpls()):  # pluggy leaves None out
+        if f"register_{kind}s" not in implemented:
+            continue
+        results = manager.subset_hook_caller(f"register_{kind}s", others)()
+        if not results:  # pluggy leaves None out
             raise PluginError(f"register_{kind}s() returned None: it must return a list of classes.")
         for returned in results:
             if not isinstance(returned, (list, tuple)):

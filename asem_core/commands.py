@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,6 +87,8 @@ def read_voxel_size(text: str | None) -> ZyxNm | None:
 
 def read_options(pairs: list[str] | None) -> dict[str, Any]:
     """Read `key=value` pairs; values are written as in TOML, and a bare word is a text."""
+    import tomllib
+
     options: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")

@@ -13,7 +13,6 @@ import errno
 import json
 import re
 import shlex
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -121,6 +120,8 @@ def spelled_for_recipe() -> Iterator[None]:
 
 def _is_bare(value: Any) -> bool:
     """Tell whether a value is a text that `--set` takes without quotes, because it means nothing else."""
+    import tomllib
+
     try:
         return isinstance(value, str) and not tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import attrs
 
+from asem_core.abilities import StatesHeads
 from asem_core.errors import BadInput, PluginError
 from asem_core.paths import is_reserved
 from asem_core.volume import Zyx, ZyxNm, as_zyx
+
+
+def _as_tuple(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Do what `tuple` does, whose own signature attrs would parse at every start."""
+    return tuple(values)
 
 
 @attrs.frozen
@@ -65,7 +70,7 @@ class Softmax:
     of : the classes whose labels it learns, in the order of their channels
     """
 
-    of: tuple[str, ...] = attrs.field(converter=tuple)
+    of: tuple[str, ...] = attrs.field(converter=_as_tuple)
 
     @property
     def num_channels(self) -> int:
@@ -154,7 +159,7 @@ class Descriptors:
     """
 
     of: str = ""
-    sigma_vx: ZyxNm = attrs.field(default=(8.0, 8.0, 8.0), converter=tuple)
+    sigma_vx: ZyxNm = attrs.field(default=(8.0, 8.0, 8.0), converter=_as_tuple)
     weight: float = 1.0
     num_channels: ClassVar[int] = 10
     maps: ClassVar[tuple[str, ...]] = ()
@@ -182,33 +187,6 @@ def affinity_map(of: str, offset: Zyx) -> str:
 def contact_map(of: str) -> str:
     """Name the map of contacts: `contact`, below the name of its class."""
     return f"{of}/contact" if of else "contact"
-
-
-@runtime_checkable
-class StatesHeads(Protocol):
-    """What a network can do besides: state what its channels mean. One that is arranged for inference may give the log-odds of its
-    maps alone, a channel each."""
-
-    @property
-    @abstractmethod
-    def heads(self) -> Sequence[Head]:
-        """The heads in the order of their channels; empty where the number of channels tells it."""
-
-
-@runtime_checkable
-class SeveralClasses(Protocol):
-    """What a model can do besides: tell several organelles apart, with a map each.
-
-    A class that has the name of a model plugin has its labels prepared, is scored and is segmented as that model says, with
-    the options of `per_class`; another one as this model says.
-    """
-
-    classes: Sequence[str]
-    per_class: Mapping[str, Mapping[str, Any]]
-
-    @abstractmethod
-    def shared_with(self, name: str) -> Sequence[str]:
-        """Name the options of this model that hold for a class's own model, too, where it has them and `per_class` says nothing else."""
 
 
 def stated_by(network: Any) -> tuple[Head, ...]:

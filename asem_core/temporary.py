@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from asem_core.locks import held
 
@@ -97,6 +98,18 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that only one process writes, in a folder of its own: it has its name once it is whole.
+
+    What a killed process left is written over, and no other file is looked for: there may be one for each block of an image.
+    """
+    half = path.with_suffix(".half")
+    with half.open("wb") as file:
+        yield file
+    half.replace(path)
 
 
 def _half_of(path: Path) -> Path:

@@ -137,7 +137,7 @@ def kernel_seconds(raw: Volume) -> float:
     from asem_core.voxels.components import _Describe, _LabelBlock
     from asem_preprocessors._clahe_kernels import tile_histograms
     from asem_preprocessors._morphology import Ball
-    from asem_preprocessors._scratch import store_mask
+    from asem_preprocessors._painted import store_mask
     from asem_preprocessors.cell_mask import _Between, _Closed
     from asem_preprocessors.clahe import Clahe
 

@@ -14,6 +14,7 @@ import attrs
 import numpy as np
 
 from asem_core import __version__, files
+from asem_core.catalog import KINDS
 from asem_core.cell.elsewhere import done_elsewhere, steps_of
 from asem_core.cell.record import Input, Kind, Record, record_at
 from asem_core.errors import BadInput
@@ -295,7 +296,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    if hasattr(value, "name") and attrs.has(type(value)):
+    if any(kind in type(value).__mro__ for kind in KINDS.values()):
         return describe_plugin(value)
     if attrs.has(type(value)):
         return {a.name: _plain(getattr(value, a.name)) for a in attrs.fields(type(value))}

@@ -23,9 +23,7 @@ import typer.core
 
 from asem_core.cli._later import put_off
 from asem_core.engine.interrupt import STOPPED, leave
-from asem_core.engine.machine import keep_compiled_functions
 from asem_core.errors import AsemError, as_flag, is_full_disk, spelled
-from asem_core.temporary import sweep
 
 _OWN_MODULES = {
     "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
@@ -38,7 +36,9 @@ _OWN_MODULES = {
 _FLOW_ORDER = tuple(_OWN_MODULES)
 
 _WITHOUT_IMAGES = {"", "--version", "plugins list", "models list"}
-"""Commands that numpy would only slow down; so it does help."""
+"""Commands that read no image and no file but their own; so does help."""
+_PUT_OFF = ("numpy", "hashlib", "platformdirs", "xml.etree.ElementTree")
+"""What many modules import and none of these commands uses: a fifth of their time."""
 
 _NO_ROOM = " Free some space, then run the same command again."
 _REFUSED = " Choose another place with -o, or change its permissions."
@@ -171,9 +171,13 @@ def main() -> None:
     """Run the program: the entry point of the script `asem`."""
     words = sys.argv[1:]
     if " ".join(words[:2]) in _WITHOUT_IMAGES or words[-1] in ("-h", "--help"):
-        put_off("numpy")
+        for name in _PUT_OFF:
+            put_off(name)
         gc.disable()  # what is made for a list is all still needed when it ends
     else:
+        from asem_core.engine.machine import keep_compiled_functions
+        from asem_core.temporary import sweep
+
         keep_compiled_functions()
         sweep()
     # Torch then puts large maps in large pages of memory, where the system has them: a fifth less time in training.

@@ -268,9 +268,9 @@ def _show(
     axis.set_xlabel("x (µm)")
     axis.set_ylabel("y (µm)")
     bins = np.linspace(low, high, 129).tolist()
-    greys.hist(plane.ravel(), bins, color="0.75", label="plane")
+    greys.hist(plane.ravel(), bins, histtype="stepfilled", color="0.75", label="plane")
     if mask is not None:
-        greys.hist(plane[mask], bins, color="0.25", label="inside the mask")
+        greys.hist(plane[mask], bins, histtype="stepfilled", color="0.25", label="inside the mask")
         greys.legend(fontsize=8)
     greys.set_yscale("log")
     greys.set_xlabel("grey value")

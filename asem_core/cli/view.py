@@ -2,14 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from asem_core.commands import Quiet, container_of, require_picture
-
-if TYPE_CHECKING:
-    from asem_core.viewing.scene import Layer
+from asem_core.commands import Quiet, require_picture
 
 Layers = Annotated[
     list[str] | None,
@@ -66,16 +63,14 @@ def view(
         asem view cell.zarr -l raw --model mitochondria-cf-5nm
     """
     from asem_core.catalog import load_catalog
-    from asem_core.viewing.scene import open_layers, with_errors
+    from asem_core.stages import view as stage
     from asem_core.viewing.server import serve
 
     typer.echo(f"Preparing the view of {cell} ...", err=True)
-    catalog = load_catalog()
-    shown = open_layers(cell, layers, catalog)
-    if model is not None or weights is not None:
-        live = _live_layers(cell, model, weights, image, device)
-        shown = [*(x for x in shown if x.name not in {layer.name for layer in live}), *live]
-    shown = with_errors(shown, cell, catalog, truth, threshold)
+    options = stage.ViewOptions(
+        layers=layers, model=model, weights=weights, image=image, device=device, truth=truth, threshold=threshold
+    )
+    shown = stage.view(cell, options, load_catalog())
     with serve(shown, title=Path(cell).name, bind=bind, port=port) as served:
         typer.echo(served.url)
         if "SSH_CONNECTION" in os.environ and bind == "127.0.0.1":
@@ -86,28 +81,6 @@ def view(
             _open_page(served.url)
         typer.echo("Ctrl-C stops.")
         _wait()
-
-
-def _live_layers(cell: str, model: str | None, weights: Path | None, image: str | None, device: str) -> "list[Layer]":
-    """Open a layer for each class of a network; what tells objects apart is computed with them and not shown."""
-    from asem_core.blocks import Run
-    from asem_core.catalog import load_catalog
-    from asem_core.heads import class_maps, stated_by
-    from asem_core.prediction.trained import load_trained
-    from asem_core.stages.inputs import open_images_of
-    from asem_core.stages.predict import map_path, predict_live
-    from asem_core.viewing.scene import Layer, colour_of
-
-    catalog = load_catalog()
-    container = container_of(Path(cell))
-    trained = load_trained(catalog, model, weights)
-    layer = f"predictions/live-{Path(weights or model or '').stem}/probability"
-    images = open_images_of(catalog, str(container), image)
-    live = predict_live(trained, images, container / layer, Run(progress=False), catalog, device=device)
-    return [
-        Layer(map_path(layer, of).as_posix(), "probability", [live[of]], colour_of(of or trained.organelle, catalog))
-        for of in class_maps(stated_by(trained.network))
-    ]
 
 
 def _open_page(url: str) -> None:
@@ -172,12 +145,12 @@ def snapshot(
         asem snapshot cell.zarr --plane z=40 -l raw -l seeds/mito --axes -o strokes.png
     """
     from asem_core.catalog import load_catalog
-    from asem_core.viewing.scene import open_layers, with_errors
+    from asem_core.stages import view as stage
     from asem_core.viewing.snapshot import draw_planes, write_picture
 
     require_picture(output)
-    catalog = load_catalog()
-    shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
+    options = stage.ViewOptions(layers=layers, truth=truth, threshold=threshold)
+    shown = stage.view(cell, options, load_catalog())
     picture = draw_planes(shown, planes or (), montage=montage, box=box, width=width, axes=axes)
     typer.echo(str(write_picture(picture, output)))
 
@@ -206,15 +179,15 @@ def movie(
     """
     from asem_core.catalog import load_catalog
     from asem_core.errors import BadInput
+    from asem_core.stages import view as stage
     from asem_core.viewing.movie import write_movie
-    from asem_core.viewing.scene import open_layers, with_errors
     from asem_core.viewing.snapshot import AXES, box_in, ground_of, movie_frames
 
     require_picture(output, (".mp4", ".gif"))
     if len(axis) != 1 or axis not in AXES:
         raise BadInput(f"'{axis}' is not an axis: z, y or x.")
-    catalog = load_catalog()
-    shown = with_errors(open_layers(cell, layers, catalog), cell, catalog, truth, threshold)
+    options = stage.ViewOptions(layers=layers, truth=truth, threshold=threshold)
+    shown = stage.view(cell, options, load_catalog())
     part = box_in(box, ground_of(shown))
     frames = movie_frames(shown, AXES.index(axis), step=step, box=part, width=width, progress=not quiet)
     typer.echo(str(write_movie(frames, output, fps)))

@@ -106,6 +106,7 @@ class _Crew:
     idle: list[_Ask] = attrs.field(factory=list)  # used by the thread of the run only
     orderly: bool = False
     _over: bool = False
+    _closed: bool = False
     _starting: threading.Lock = attrs.field(factory=threading.Lock)
     _processes: dict[int, subprocess.Popen[bytes]] = attrs.field(factory=dict)
     _keepers: list[threading.Thread] = attrs.field(factory=list)
@@ -170,7 +171,8 @@ class _Crew:
                 self._guard.stdin.close()
         for keeper in self._keepers:
             keeper.join()
-        with contextlib.suppress(OSError):  # the thread that waits for connections sees that it is over
+        self._closed = True
+        with contextlib.suppress(OSError):  # the thread that waits for connections sees that it is closed
             Client(self.listener.address).close()
 
     # --- processes
@@ -305,7 +307,8 @@ class _Crew:
     # --- conversations
 
     def _accept(self) -> None:
-        while not self._over:
+        """Let workers connect, also when all is done: one that was still starting learns by that there is nothing to do."""
+        while not self._closed:
             try:
                 connection = self.listener.accept()
             except OSError:  # a stranger who hung up at once, or too many open files

@@ -48,6 +48,8 @@ _PLACES = 3
 """A precision is tried at so many."""
 LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
 """Edges beyond which a larger block saves little work but takes much memory."""
+SHORT_VX = 128**3
+"""Up to so many voxels are predicted sooner by this process than by one that must first be started and load torch."""
 
 
 @attrs.frozen
@@ -198,6 +200,7 @@ def predict_maps(
     work = _Work(network, volume, outs, [out.finished for out in outs], box.begin, mask, arithmetic, block)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(spec.shape, block, strict=True))
+    is_short = num_blocks <= 2 or math.prod(spec.shape) <= SHORT_VX
     made = fill_volumes(
         outs,
         work,
@@ -205,7 +208,7 @@ def predict_maps(
         run,
         name=f"predict-{Path(output).parent.name}",
         skip=None if mask is None else work.lies_outside,
-        threads=1 if num_blocks <= 2 and run.workers == 1 else threads,
+        threads=1 if is_short and run.workers == 1 else threads,
     )
     for one in made:
         if question := question_map(one, mask):

@@ -10,12 +10,13 @@ from typing import Any
 
 import attrs
 
+from asem_core.abilities import SeveralClasses
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin, options_to_build
 from asem_core.cell.record import Record
 from asem_core.errors import BadInput, MissingExtra, Option, PluginError, RecipeError, UnknownName
 from asem_core.files import sha256
-from asem_core.heads import OfClasses, SeveralClasses, stated_by
+from asem_core.heads import OfClasses, stated_by
 from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build

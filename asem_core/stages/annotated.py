@@ -8,12 +8,12 @@ from typing import Any
 
 import attrs
 
+from asem_core.abilities import SeveralClasses
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_annotation, open_volume
 from asem_core.errors import BadInput, Option, UnknownName
-from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Region
 from asem_core.recipe import build
 from asem_core.stages.annotate import annotated_boxes

@@ -18,12 +18,11 @@ from typing import Any, cast
 import attrs
 import numpy as np
 
-from asem_core.abilities import OffersTemplates, TellsTouchingApart
+from asem_core.abilities import OffersTemplates, SeveralClasses, TellsTouchingApart
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
 from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists
-from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.pretrained import find_weights

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asem_core.abilities import SeveralClasses
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import describe_plugin
 from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError, spelled_for_recipe
-from asem_core.heads import SeveralClasses
 from asem_core.interfaces import Model, Source
 from asem_core.paths import expand, named_paths
 from asem_core.prediction.expected import require_voxel_size, warn_of_other_steps

@@ -13,8 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.abilities import FindsObjects, RemovesSmallSegments
-from asem_core.heads import SeveralClasses
+from asem_core.abilities import FindsObjects, RemovesSmallSegments, SeveralClasses
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx

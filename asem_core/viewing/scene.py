@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import fnmatch
 import functools
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,25 +110,6 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
         return shown
     masks = {read_prepared(address).mask, "mask", "volumes/mask"}  # ours, and where the published method puts it
     return [attrs.evolve(layer, is_aside=layer.name in masks) for layer in shown]
-
-
-def with_errors(
-    shown: list[Layer], cell: str | Path, catalog: Catalog, truth: str | None, threshold: float = 0.5
-) -> list[Layer]:
-    """Add the errors of every prediction that is shown; without a `truth`, a layer of the same cell, there are none.
-
-    Raises
-    ------
-    BadInput
-        The threshold is no probability.
-    """
-    if not 0 < threshold <= 1:
-        raise BadInput(f"A threshold is a probability above 0 and at most 1, not {threshold:g}.")
-    if truth is None:
-        return shown
-    (true,) = open_layers(re.split(r"(?<=\.zarr)/", str(cell))[0], [truth], catalog)
-    predicted = [x for x in shown if x.kind == "probability" or x.name.endswith("segmentation")]
-    return [*shown, *(errors_layer(true, x, threshold) for x in predicted)]
 
 
 def _open(address: str, name: str, catalog: Catalog) -> Layer:

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, run_blocks
+from asem_core.temporary import whole_file
 from asem_core.volume import Box, Zyx, as_zyx
 
 
@@ -73,11 +74,8 @@ class _Divide:
             near = np.full(len(a), np.abs(offset).sum() == 1, np.int64)
             pairs = np.stack([np.minimum(a, b), np.maximum(a, b), value, np.ones_like(value), near], axis=1)
             rows.append(added(pairs))
-        target = division_file(self.folder, cell)
-        half = target.with_suffix(".half")
-        with half.open("wb") as file:
+        with whole_file(division_file(self.folder, cell)) as file:
             np.save(file, added(np.concatenate(rows)))
-        half.replace(target)
 
 
 def added(rows: np.ndarray) -> np.ndarray:

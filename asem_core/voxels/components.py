@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks
-from asem_core.temporary import temporary_folder
+from asem_core.temporary import temporary_folder, whole_file
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 MaskOf = Callable[[Box], np.ndarray]
@@ -264,16 +264,13 @@ class _Describe:
             behind = np.moveaxis(labels, axis, 0)[size:]
             planes[f"behind{axis}"] = behind[0] if len(behind) else np.zeros((0, 0), labels.dtype)
         smallest = np.min_scalar_type(num)
-        target = _file(self.folder, block)
-        half = target.with_suffix(".half")
-        with half.open("wb") as file:
+        with whole_file(_file(self.folder, block)) as file:
             np.savez(
                 file,
                 **{name: rows[1:] for name, rows in statistics.items()},
                 neighbours=np.unique(neighbours, axis=0),
                 **{name: plane.astype(smallest) for name, plane in planes.items()},
             )
-        half.replace(target)
 
 
 def _meeting(tiles: list[Box], block: Zyx, folder: Path, offsets: dict[Zyx, int]) -> np.ndarray:

@@ -7,9 +7,12 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asem_core.errors import BadInput, Option
-from asem_core.voxels.plane_names import Numbered, numbered_by_names, numbered_by_pattern
+
+if TYPE_CHECKING:
+    from asem_core.voxels.plane_names import Numbered
 
 
 def plane_files(folder: Path, endings: Collection[str], files: str = "*") -> tuple[list[Path], list[str]]:
@@ -54,6 +57,8 @@ def number_planes(
     BadInput
         A name has no number, or two have the same.
     """
+    from asem_core.voxels.plane_names import Numbered, numbered_by_names, numbered_by_pattern
+
     planes, _ = plane_files(folder, endings, files)
     if pattern is not None:
         return numbered_by_pattern(planes, pattern, folder, advice)

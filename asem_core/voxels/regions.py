@@ -18,6 +18,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, run_blocks
+from asem_core.temporary import whole_file
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_core.voxels._divisions import added, divided, division_file, read_fragments
 
@@ -191,11 +192,8 @@ class _Fragment:
                 planes[f"{side}{axis}"] = np.moveaxis(local, axis, 0)[at]
                 planes[f"{side}{axis}_boundary"] = np.moveaxis(boundary, axis, 0)[at]
         self.fragments[_within(cell, self.box).slices] = local
-        target = _file(self.folder, cell)
-        half = target.with_suffix(".half")
-        with half.open("wb") as file:
+        with whole_file(_file(self.folder, cell)) as file:
             np.savez(file, sizes=sizes, peaks=peaks[1:], edges=touching(local, boundary), **planes)
-        half.replace(target)
 
 
 def fragments(boundary: np.ndarray, how: Watershed) -> tuple[np.ndarray, np.ndarray]:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import attrs
 import numpy as np
 
-from asem_analyzers._contacts import SURFACE, load_contacts
 from asem_analyzers._objects import Objects, measure_each
 from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, positive_nm
-from asem_analyzers._places import giving_way, in_place, names_of, only, overlaps_um3
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
@@ -81,6 +79,8 @@ class Contacts(Analyzer):
         ShapeMismatch
             Such a layer does not share any space with the segmentation.
         """
+        from asem_analyzers._places import giving_way
+
         layers = self._layers(segmentation)
         names = tuple(layers)
         above = self._above(names)
@@ -119,6 +119,7 @@ class Contacts(Analyzer):
 
     def _layers(self, segmentation: Labels) -> dict[str, Labels]:
         """Open all segmentations, the measured one first, by their names, each in its place."""
+        from asem_analyzers._places import in_place, names_of
         from asem_core import open_volume
 
         names = names_of([segmentation.path, *self.others])
@@ -137,6 +138,8 @@ class Contacts(Analyzer):
         return {n: self.priority[: self.priority.index(n)] if n in self.priority else self.priority for n in names}
 
     def _find(self, labels: Labels, run: Run) -> Objects:
+        from asem_analyzers._places import only
+
         found = chosen_objects(labels, self.objects, self.smallest_um3, run)
         return attrs.evolve(found, labels=only(found.labels, found.ids)) if self.smallest_um3 else found
 
@@ -144,6 +147,8 @@ class Contacts(Analyzer):
         self, objects: Objects, others: Mapping[str, Objects], name: str, run: Run
     ) -> tuple[np.ndarray, list[np.ndarray]]:
         """Measure the objects of one segmentation: their surfaces in um2, and their contacts with each of the others."""
+        from asem_analyzers._contacts import SURFACE, load_contacts
+
         itself = list(others).index(name) if name in others else None
         load = partial(load_contacts, objects, list(others.values()), itself, self.contact_nm, self.reach_nm or 0.0)
         index, rows = measure_each(objects, load, run, name="contacts")
@@ -156,6 +161,8 @@ class Contacts(Analyzer):
         self, first: str, second: str, found: Mapping[str, Objects], layers: Mapping[str, Labels], run: Run
     ) -> tuple[np.ndarray, float]:
         """Measure what two segmentations share: rows of index, index, um3; and in all, before any of them gives way."""
+        from asem_analyzers._places import overlaps_um3
+
         if first == second:
             return np.zeros((0, 3)), 0.0
         a, b = found[first], found[second]

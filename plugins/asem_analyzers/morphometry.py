@@ -11,7 +11,6 @@ import numpy as np
 
 from asem_analyzers._objects import Objects, measure_each
 from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, open_mask, space_um3
-from asem_analyzers._shapes import KINDS, Shape, shape_of
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.paths import LayerPath
@@ -110,10 +109,14 @@ def _load_shape(objects: Objects, with_kind: bool) -> Callable[[int], np.ndarray
 
 
 def _shape_row(objects: Objects, with_kind: bool, index: int) -> np.ndarray:
+    from asem_analyzers._shapes import shape_of
+
     return np.array([attrs.astuple(shape_of(objects, index, with_kind=with_kind))], np.float64)
 
 
 def _object_table(objects: Objects, rows: np.ndarray, with_kind: bool) -> dict[str, Column]:
+    from asem_analyzers._shapes import KINDS, Shape
+
     names = [field.name for field in attrs.fields(Shape)]
     shape = dict(zip(names, rows.T if len(objects) else np.zeros((len(names), 0)), strict=True))
     volume = objects.volume_um3

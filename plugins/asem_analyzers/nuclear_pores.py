@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from asem_analyzers._envelope import Envelope, outliers, triangulate
 from asem_analyzers._objects import Objects, find_objects, measure_each
 from asem_analyzers._polarity import membrane_of
 from asem_analyzers._rings import CLEAR_NM, NUM_PROFILES, REASONS, STEP_DEGREES, Membrane, Ring, measure_ring
@@ -19,6 +18,7 @@ from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.volume import Labels, Volume
 
 if TYPE_CHECKING:
+    from asem_analyzers._envelope import Envelope
     from asem_core.blocks import Run
 
 METHOD = """\
@@ -110,6 +110,8 @@ class NuclearPores(Analyzer):
         BadInput
             No image is given.
         """
+        from asem_analyzers._envelope import outliers, triangulate
+
         if raw is None:
             raise BadInput("nuclear-pores measures pores in the image: give it: ", Option("raw", "cell.zarr/raw"), ".")
         found = find_objects(segmentation, run)

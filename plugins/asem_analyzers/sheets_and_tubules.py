@@ -13,9 +13,6 @@ import numpy as np
 
 from asem_analyzers._objects import Objects
 from asem_analyzers._options import ObjectsOf, chosen_objects, not_negative, open_mask, positive_nm, space_um3
-from asem_analyzers._tissue import NUM_MEASURES, SHEET, TILE, TUBULE, load_tile
-from asem_analyzers._tunnels import count_tunnels
-from asem_core.files import mapped_array
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Analysis, Analyzer, Column
 from asem_core.paths import LayerPath
@@ -71,6 +68,8 @@ class SheetsAndTubules(Analyzer):
         ShapeMismatch, VoxelSizeMismatch
             It lies on another grid.
         """
+        from asem_analyzers._tunnels import count_tunnels
+
         mask = open_mask(self.cell_mask, segmentation)
         found = chosen_objects(segmentation, self.objects, self.smallest_um3, run)
         with _store(segmentation, run) as store:
@@ -105,19 +104,20 @@ class SheetsAndTubules(Analyzer):
 def _store(labels: Labels, run: Run) -> Iterator[Path]:
     """Give a file that holds for each voxel whether it is sheet or tubule: one byte each, kept where the run can be resumed."""
     from asem_core.blocks import temporary_folder
+    from asem_core.files import mapped_array
+    from asem_core.temporary import replacing
 
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder()) if run.scratch is None else run.scratch
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "sheets-and-tubules.npy"
         if not path.exists():
-            half = path.with_suffix(".half")
-            mapped_array(half, np.uint8, labels.shape).flush()
-            half.replace(path)
+            with replacing(path) as half:
+                mapped_array(half, np.uint8, labels.shape).flush()
         yield path
 
 
 def _measured(found: Objects, thickest_nm: float, store: Path, run: Run) -> np.ndarray:
+    from asem_analyzers._tissue import NUM_MEASURES, TILE, load_tile
     from asem_core.blocks import map_blocks
 
     load = partial(load_tile, found, thickest_nm, store)
@@ -127,12 +127,15 @@ def _measured(found: Objects, thickest_nm: float, store: Path, run: Run) -> np.n
 
 def _sheets(found: Objects, store: Path, run: Run) -> Components:
     """Find the connected sheets; their value is the row of the object, counted from 1."""
+    from asem_analyzers._tissue import TILE
     from asem_core.voxels.components import components
 
     return components(partial(_sheet_of, found, store), found.labels.box, run.block or TILE, run, name="sheets")
 
 
 def _sheet_of(found: Objects, store: Path, box: Box) -> np.ndarray:
+    from asem_analyzers._tissue import SHEET
+
     flat = np.load(store, mmap_mode="r")[box.slices] == SHEET
     if not flat.any():
         return np.zeros(box.shape, np.int64)
@@ -263,6 +266,8 @@ def _cell_table(
 def _figures(found: Objects, store: Path, nodes: np.ndarray) -> dict[str, Figure]:
     """Draw where sheets, tubules and junctions are, as seen along z."""
     from matplotlib.figure import Figure
+
+    from asem_analyzers._tissue import SHEET, TUBULE
 
     if not len(found):
         return {}

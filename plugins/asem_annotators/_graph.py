@@ -9,6 +9,8 @@ from typing import Self
 import attrs
 import numpy as np
 
+from asem_core.temporary import whole_file
+
 GREY_BINS = 5
 
 
@@ -38,10 +40,8 @@ class Graph:
     def save(self, path: Path) -> None:
         """Write to a file; a half-written one is never visible."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".half")
-        with half.open("wb") as file:
+        with whole_file(path) as file:
             np.savez(file, **{a.name: getattr(self, a.name) for a in attrs.fields(type(self))})
-        half.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:

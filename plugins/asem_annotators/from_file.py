@@ -11,7 +11,6 @@ from asem_annotators._boxes import honour
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Annotator
 from asem_core.paths import FilePath
-from asem_core.voxels.known import Meaning
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -70,6 +69,7 @@ class FromFile(Annotator):
         """
         from asem_core import Reading, choose_source, labels_in, require_ids
         from asem_core.catalog import load_catalog
+        from asem_core.voxels.known import Meaning
 
         source = choose_source(load_catalog(), self.path, self.use, {}, self.voxel_size_nm)
         reading = Reading(self.offset_vx, self.ids, Meaning(self.ignore, self.background))

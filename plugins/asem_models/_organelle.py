@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 
 from asem_core.abilities import OffersTemplates, TellsTouchingApart
-from asem_core.heads import Affinities, Contacts, Descriptors, Foreground, Head
 from asem_core.interfaces import Fitted, Model, Preprocessor, Template
 from asem_core.volume import Volume
 from asem_core.voxels.lengths import voxels_in
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from asem_core.blocks import Run
+    from asem_core.heads import Head
 
 Triple = tuple[int, int, int]
 
@@ -137,11 +137,15 @@ class Organelle(Model, OffersTemplates, TellsTouchingApart):
 
     def heads(self) -> Sequence[Head]:
         """State what the network's channels mean; none: background and foreground, as published."""
+        from asem_core.heads import Foreground
+
         more = self.instance_heads()
         return [Foreground(), *more] if more else []
 
     def instance_heads(self) -> list[Head]:
         """State the heads that tell objects apart."""
+        from asem_core.heads import Affinities, Contacts, Descriptors
+
         found: list[Head] = [Affinities(self.instances_of, self.affinities)] if self.affinities else []
         found += [] if self.contacts_vx is None else [Contacts(self.instances_of, self.contacts_vx)]
         return found + ([] if self.descriptors_vx is None else [Descriptors(self.instances_of, self.descriptors_vx)])

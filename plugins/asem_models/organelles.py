@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from asem_core.abilities import SeveralClasses
 from asem_core.errors import BadInput
-from asem_core.heads import Head, LogOdds, SeveralClasses, Softmax, require_class_names, require_classes
 from asem_core.hookspecs import hookimpl
 from asem_models._organelle import Organelle, Triple
+
+if TYPE_CHECKING:
+    from asem_core.heads import Head
 
 INSTANCE_OPTIONS = (
     "instances_of",
@@ -50,6 +53,8 @@ class Organelles(Organelle, SeveralClasses):
     per_class: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        from asem_core.heads import require_class_names, require_classes
+
         require_class_names(self.classes)
         require_classes(self.per_class, self.classes, "per_class")
         if self.instance_heads() and not self.instances_of:
@@ -72,6 +77,8 @@ class Organelles(Organelle, SeveralClasses):
 
     def heads(self) -> Sequence[Head]:
         """State the channels of the classes."""
+        from asem_core.heads import LogOdds, Softmax
+
         classes = [Softmax(self.classes)] if self.softmax else [LogOdds(name) for name in self.classes]
         return [*classes, *self.instance_heads()]
 

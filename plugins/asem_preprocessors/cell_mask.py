@@ -17,12 +17,13 @@ from asem_core.volume import Box, Volume, as_zyx
 from asem_core.voxels.lengths import tell_in_voxels, voxels_in
 from asem_preprocessors._greys import finite
 from asem_preprocessors._morphology import Ball
-from asem_preprocessors._outside import Limits, find_limits, given_limits
-from asem_preprocessors._scratch import FittedPainted, StoredMask, own_scratch, store_mask, work_block
+from asem_preprocessors._scratch import own_scratch, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.voxels.components import Components
+    from asem_preprocessors._outside import Limits
+    from asem_preprocessors._painted import FittedPainted, StoredMask
 
 log = logging.getLogger("asem_core")
 
@@ -87,6 +88,8 @@ class CellMask(Preprocessor, PartOfPreparation):
             The mask is empty, or the image holds NaN or infinite values.
         """
         from asem_core.voxels.components import components
+        from asem_preprocessors._outside import find_limits, given_limits
+        from asem_preprocessors._painted import FittedPainted, store_mask
 
         run = own_scratch(run, self, volume)
         instead = {o: 0.0 for o in ("opening_nm", "closing_nm", "smallest_um3") if getattr(self, _in_vx(o)) is not None}
@@ -172,7 +175,7 @@ class _Between:
             info = np.iinfo(volume.dtype)
             darkest = max(math.floor(max(limits.darkest, -1)), -1)
             brightest = math.ceil(min(limits.brightest, info.max + 1))
-            limits = Limits(darkest, brightest)
+            limits = attrs.evolve(limits, darkest=darkest, brightest=brightest)
         return cls(volume, limits)
 
     def __call__(self, box: Box) -> np.ndarray:

@@ -14,7 +14,7 @@ from asem_core.volume import Box, Outside, Spec, Volume
 from asem_core.voxels.lengths import tell_in_voxels, voxels_in
 from asem_preprocessors._labels import require_labels
 from asem_preprocessors._morphology import check_one_unit
-from asem_preprocessors._scratch import FittedPainted, own_scratch, work_block
+from asem_preprocessors._scratch import own_scratch, work_block
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -60,6 +60,7 @@ class CleanLabels(Preprocessor):
             The volume does not hold labels.
         """
         from asem_core.voxels.components import components
+        from asem_preprocessors._painted import FittedPainted
 
         require_labels(volume, self.name)
         tell_in_voxels(self, volume.voxel_size_nm)

@@ -17,7 +17,6 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK
-from asem_preprocessors._outside import Cubes, cube_greys, given_limits
 from asem_preprocessors._scratch import own_scratch
 
 if TYPE_CHECKING:
@@ -119,6 +118,7 @@ class Crop(Preprocessor, PartOfPreparation):
         from asem_core.blocks import map_blocks
         from asem_core.voxels.average import average
         from asem_core.voxels.limits import require_memory
+        from asem_preprocessors._outside import Cubes, cube_greys, given_limits
 
         cubes_of = [-(-n // CELL) for n in volume.shape]
         require_memory(

@@ -13,7 +13,6 @@ from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Preprocessor
 from asem_core.paths import FilePath
-from asem_core.tables import read_rows
 from asem_core.volume import Volume
 from asem_preprocessors._transforms import FittedTransforms
 
@@ -82,6 +81,8 @@ def read_matrices(file: Path, num_planes: int) -> np.ndarray:
     ------
     BadInput
     """
+    from asem_core.tables import read_rows
+
     rows = read_rows(file)
     if rows and not _is_number(rows[0][1][0]):
         rows = rows[1:]

@@ -11,7 +11,6 @@ import numpy as np
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Region, Sampler, Suited
 from asem_core.volume import Box, Zyx, as_zyx
-from asem_core.voxels.meetings import meetings
 from asem_samplers.balanced import Balanced
 
 MOST_VX = 1_000
@@ -69,6 +68,8 @@ def contacts_of(region: Region, rng: np.random.Generator) -> list[np.ndarray]:
 
 def _meetings(part: Region, slab: Box) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     """Yield pairs of objects that meet in a slab, or at its end, with the voxels where they do."""
+    from asem_core.voxels.meetings import meetings
+
     wide = Box(slab.begin, as_zyx([e + 1 for e in slab.end])) & part.labels.box
     ids = part.labels.read(wide)
     if part.mask is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +14,6 @@ import numpy as np
 from asem_core.errors import BadInput, Option
 from asem_core.volume import Box
 from asem_core.voxels.opening import is_file_of
-from asem_core.voxels.plane_names import z_positions
 from asem_core.voxels.planes import missing_planes, number_planes, plane_files, refuse_gaps, z_step
 from asem_core.voxels.scale import Scale
 from asem_core.voxels.values import Conversion
@@ -118,6 +116,8 @@ class _Recent:
 
 def at_once(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Call a function for each item, several at once; in order."""
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(function, items))
 
@@ -141,6 +141,8 @@ class Folder:
 
     def z_scale(self, z_nm: Sequence[float] | None = None) -> tuple[list[Scale], list[str]]:
         """Give the z step of the names (`z=8.5521um`), then that of the slices' own positions; and what is odd."""
+        from asem_core.voxels.plane_names import z_positions
+
         scales, questions = [], list(self.questions)
         places = {"the names of the planes": z_positions(self.files), "the slices' own z positions": z_nm}
         for where, positions in places.items():

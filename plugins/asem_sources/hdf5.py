@@ -35,7 +35,6 @@ from asem_core.voxels.hdf5 import (
 from asem_core.voxels.opening import is_file_of, require_place
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import converted
-from asem_sources._writing import block_of, chunk_shape, removed_if_unfinished, write_in_order
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -135,6 +134,8 @@ class Hdf5(Source, WritesVolumes):
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume as one data set, in chunks, with its place in nm as CREMI notes it, and in um as Fiji does."""
+        from asem_sources._writing import block_of, chunk_shape, removed_if_unfinished, write_in_order
+
         with removed_if_unfinished(Path(self.path)), create_hdf5(self.path) as file:
             data = file.create_dataset(
                 self.dataset,

@@ -20,10 +20,7 @@ from asem_core.volume import Volume
 from asem_core.voxels.opening import require_one_volume, what_it_is
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion, ids_of_colours
-from asem_sources._microscopes import as_stored, beside_any
 from asem_sources._planes import Folder, Header, Planes, at_once, check_alike, holds_planes, planes_in
-from asem_sources._png import decode_grey
-from asem_sources._writing import not_kept, plane_names, write_planes
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -102,6 +99,8 @@ class ImageStack(Source, WritesVolumes):
         BadInput
             No such path, no planes, a gap, a plane in colour, or one that differs in size or type, or is damaged; no voxel size.
         """
+        from asem_sources._microscopes import as_stored, beside_any
+
         here = require_one_volume(self.path, layer, "a stack of planes")
         folder = self._folder(here)
         pages = [_Plane(file, self.kind == "labels") for file in folder.files]
@@ -123,6 +122,8 @@ class ImageStack(Source, WritesVolumes):
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write one PNG a plane into a folder, named as the original's planes."""
+        from asem_sources._writing import not_kept, plane_names, write_planes
+
         write_planes(_save, volume, Path(self.path), plane_names(volume, ".png"), run)
         return not_kept(volume, "PNG", size=True, planes=False)
 
@@ -197,6 +198,8 @@ def _meaning(image: Any) -> str:
 
 def _decoded(image: Any, file: Path) -> np.ndarray:
     """Decode the pixels of an image; a plain grey PNG in less time than Pillow takes."""
+    from asem_sources._png import decode_grey
+
     if image.format == "PNG" and image.tile and (image.mode, str(image.tile[0][3])) in _PLAIN_GREY:
         values = decode_grey(file.read_bytes())
         if values is not None:

@@ -21,8 +21,6 @@ from asem_core.voxels.axes import arrange
 from asem_core.voxels.opening import is_file_of, require_one_volume, what_it_is
 from asem_core.voxels.scale import Scale, in_units, settle
 from asem_core.voxels.values import converted, shift_in_words
-from asem_sources._microscopes import beside
-from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -86,6 +84,8 @@ class Mrc(Source, WritesVolumes):
         MissingExtra
             mrcfile is not installed.
         """
+        from asem_sources._microscopes import beside
+
         require_one_volume(self.path, layer, "an MRC file")
         header = _header(self.path)
         stored = _Sections.of(self.path, header)
@@ -107,6 +107,8 @@ class Mrc(Source, WritesVolumes):
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume section by section, with its voxel size, and the statistics that readers set their contrast by."""
+        from asem_sources._writing import not_kept, removed_if_unfinished, slab_of, write_in_order
+
         mrcfile = _library(self.path)
         mode = mrcfile.utils.mode_from_dtype(volume.dtype)
         with (

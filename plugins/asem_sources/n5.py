@@ -34,7 +34,6 @@ from asem_core.voxels.limits import require_chunk_fits
 from asem_core.voxels.n5_dialects import n5_axes, n5_scales
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import converted
-from asem_sources._writing import WriteBlocks, block_of, chunk_shape
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -122,6 +121,7 @@ class N5(Source, WritesVolumes):
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume as an array with its place (`transform` of cellmap, `pixelResolution` of Fiji) and what made it."""
         from asem_core.blocks import run_blocks
+        from asem_sources._writing import WriteBlocks, block_of, chunk_shape
 
         folder = Path(self.path)
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,8 @@ from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Labels, Volume
-from asem_core.voxels.known import KNOWN
 from asem_core.voxels.values import converted
 from asem_core.voxels.zarr_dialects import multiscale_of
-from asem_sources._writing import block_of, not_kept
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -78,6 +76,7 @@ class OmeZarr(Source, WritesVolumes):
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume as an image with a pyramid and its place in nm, and what made it."""
         from asem_core import write_multiscale
+        from asem_sources._writing import block_of, not_kept
 
         write_multiscale(Path(self.path), volume, block_of(volume), run, zarr_format=3 if self.version == "0.5" else 2)
         return not_kept(volume, "OME-Zarr", origin=False)
@@ -113,6 +112,7 @@ class OmeZarr(Source, WritesVolumes):
 
     def _open(self, address: str) -> Volume:
         from asem_core import open_volume
+        from asem_core.voxels.known import KNOWN
 
         choice = {"c": self.channel, "t": self.time}
         found: Volume = open_volume(address, voxel_size_nm=self.voxel_size_nm, choice=choice, axes=self.axes)

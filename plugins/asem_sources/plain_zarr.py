@@ -14,7 +14,6 @@ from asem_core.interfaces import Source
 from asem_core.paths import FilePath
 from asem_core.volume import Volume
 from asem_core.voxels.opening import require_one_volume
-from asem_sources._writing import WriteBlocks, block_of, chunk_shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +70,7 @@ class PlainZarr(Source, WritesVolumes):
         from numcodecs import Blosc
 
         from asem_core.blocks import run_blocks
+        from asem_sources._writing import WriteBlocks, block_of, chunk_shape
 
         target = Path(self.path)
         for folder in _groups_around(target):

@@ -21,7 +21,6 @@ from asem_core.volume import Labels, Volume, as_zyx_nm
 from asem_core.voxels.axes import arrange
 from asem_core.voxels.scale import Scale, settle
 from asem_core.voxels.values import converted
-from asem_sources._writing import WriteBlocks, block_of, chunk_shape, not_kept
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -108,6 +107,7 @@ class Precomputed(Source, WritesVolumes):
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write a volume as one scale: images raw, ids of 32 and 64 bits packed as `compressed_segmentation`."""
         from asem_core.blocks import run_blocks
+        from asem_sources._writing import WriteBlocks, block_of, chunk_shape, not_kept
 
         labels = isinstance(volume, Labels)
         packed = labels and volume.dtype.itemsize >= 4

@@ -21,12 +21,10 @@ from asem_core.voxels.planes import plane_files
 from asem_core.voxels.scale import settle
 from asem_core.voxels.values import conversion
 from asem_sources._planes import Folder, Planes, at_once, check_alike, holds_planes, planes_in
-from asem_sources._tiff import Choice, TiffContents, files_of_set, read_contents
-from asem_sources._tiff_writing import write_file, write_folder
-from asem_sources._writing import not_kept
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
+    from asem_sources._tiff import Choice, TiffContents
 
 ENDINGS = (".tif", ".tiff")
 
@@ -107,6 +105,8 @@ class TiffStack(Source, WritesVolumes):
         MissingExtra
             What decompresses the planes is not installed.
         """
+        from asem_sources._tiff import read_contents
+
         here = require_one_volume(self.path, layer, "a TIFF stack")
         files, one_set = self._files(here)
         folder = self._folder(here) if here.is_dir() and not one_set else None
@@ -132,6 +132,9 @@ class TiffStack(Source, WritesVolumes):
 
     def write(self, volume: Volume, run: Run) -> Sequence[str]:
         """Write one file a plane, named as the original's, or, where the path ends in `.tif`, one file of many pages."""
+        from asem_sources._tiff_writing import write_file, write_folder
+        from asem_sources._writing import not_kept
+
         one_file = Path(self.path).suffix.lower() in ENDINGS
         (write_file if one_file else write_folder)(volume, Path(self.path), run, self.compress)
         return not_kept(volume, "TIFF", planes=one_file)
@@ -144,6 +147,8 @@ class TiffStack(Source, WritesVolumes):
 
     def _files(self, here: Path) -> tuple[list[Path], bool]:
         """List the files of planes, and say whether they are the set of one OME-TIFF, whose metadata order them."""
+        from asem_sources._tiff import files_of_set
+
         files = plane_files(here, ENDINGS, self.files)[0] if here.is_dir() else [here]
         in_set = files_of_set(files[0]) if files else []
         one_set = bool(in_set) and (here.is_file() or {*in_set} == {*files})
@@ -151,6 +156,8 @@ class TiffStack(Source, WritesVolumes):
 
     @property
     def _choice(self) -> Choice:
+        from asem_sources._tiff import Choice
+
         return Choice(self.kind == "labels", self.channel, self.time, self.series, self.axes)
 
     def _folder(self, here: Path) -> Folder:
@@ -161,6 +168,8 @@ class TiffStack(Source, WritesVolumes):
 
     def _contents(self, files: Sequence[Path]) -> list[TiffContents]:
         """Look into each file; of several, all but the last must hold as many planes as the first."""
+        from asem_sources._tiff import read_contents
+
         contents = at_once(lambda file: read_contents(file, self._choice), files)
         num = len(contents[0].pages) if contents else 0
         for file, found in zip(files, contents, strict=True):

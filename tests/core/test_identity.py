@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 import zarr
@@ -169,3 +170,14 @@ def test_a_record_of_another_schema_is_refused(tmp_path: Path) -> None:
     group.attrs["asem"] = {**group.attrs["asem"], "schema": 99}  # type: ignore[dict-item]
     with pytest.raises(BadInput, match=f"its record has schema 99, and this version reads {SCHEMA}"):
         open_volume(tmp_path / "cell.zarr/raw")
+
+
+def test_a_name_alone_makes_no_plugin() -> None:
+    """What is no plugin is described by its fields, whatever these are called."""
+
+    @attrs.frozen
+    class Stain:
+        name: str
+        strength: float
+
+    assert made_by("test", stain=Stain("osmium", 0.5))["stain"] == {"name": "osmium", "strength": 0.5}

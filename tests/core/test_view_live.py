@@ -20,7 +20,8 @@ from asem_core.prediction.blockwise import predict_maps
 from asem_core.prediction.live import block_for, live_prediction, predictor_of_boxes
 from asem_core.prediction.trained import load_trained
 from asem_core.stages.inputs import open_images_of
-from asem_core.stages.predict import Prediction, PredictOptions, predict, predict_image, predict_live
+from asem_core.stages.predict import Prediction, PredictOptions, predict, predict_image
+from asem_core.stages.view import ViewOptions, view
 from asem_core.viewing.virtual_zarr import VirtualZarr
 from asem_core.volume import Box, Computed, Spec, Volume
 from asem_core.weights import save_weights
@@ -185,9 +186,8 @@ def both_doors(cell, **about):
             ).probability
         )
     )
-    yield lambda: predict_live(
-        trained, open_images_of(catalog, str(cell)), cell / "predictions/live/probability", run, catalog, device="cpu"
-    )[""]
+    shown = ViewOptions(layers=["raw"], weights=weights, device="cpu")
+    yield lambda: view(cell, shown, catalog)[-1].volume
 
 
 def test_a_live_layer_equals_the_prediction_with_mask_mirrors_and_steps(tmp_path):

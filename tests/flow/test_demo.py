@@ -6,9 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from asem_core.cli import make_app
 
 
 def asem(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -29,10 +34,18 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     return folder, asem("demo", "-o", "out", "-q", cwd=folder)
 
 
-def test_the_demo_names_its_report(tmp_path: Path) -> None:
+@pytest.fixture
+def asem_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Type a command in this process, in the folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASEM_OFFLINE", "1")
+    return lambda *words: CliRunner().invoke(make_app(), words)
+
+
+def test_the_demo_names_its_report(asem_here: Callable[..., Result], tmp_path: Path) -> None:
     """A small one, in this process: it ends well, says every stage, and names a report and a picture that exist."""
-    folder, done = tmp_path, asem("demo", "-o", "out", "--size-nm", "800", "-q", "-j", "1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    folder, done = tmp_path, asem_here("demo", "-o", "out", "--size-nm", "800", "-q", "-j", "1")
+    assert done.exit_code == 0, done.output
     assert f"Report: {Path('out') / 'report.html'}" in done.stdout
     assert (folder / "out" / "report.html").stat().st_size > 100_000
     assert (folder / "out" / "demo.png").stat().st_size > 100_000
@@ -73,13 +86,13 @@ def test_a_second_run_reuses_the_first(demo) -> None:
     assert {p: p.stat().st_mtime_ns for p in layer.rglob("*") if p.is_file()} == before
 
 
-def test_bad_words_are_told(tmp_path: Path) -> None:
+def test_bad_words_are_told(asem_here: Callable[..., Result], tmp_path: Path) -> None:
     """A file in the folder's place and an unknown look are refused in a sentence."""
     (tmp_path / "taken").write_text("")
-    done = asem("demo", "-o", "taken", cwd=tmp_path)
-    assert done.returncode == 1
+    done = asem_here("demo", "-o", "taken")
+    assert done.exit_code == 1
     assert "is a file; the demo needs a folder" in done.stderr
-    done = asem("demo", "--look", "cryo", cwd=tmp_path)
-    assert done.returncode == 1
+    done = asem_here("demo", "--look", "cryo")
+    assert done.exit_code == 1
     assert "look" in done.stderr
     assert not (tmp_path / "asem_demo").exists()

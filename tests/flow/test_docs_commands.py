@@ -86,6 +86,7 @@ def test_console_blocks_run(
     shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     publish_small_model(tmp_path, s3, s3_server, monkeypatch)
+    monkeypatch.setattr("asem_core.stages.plan.seconds_per_iteration", lambda *_, **__: 2.5)  # of a whole network
     for line in commands("\n".join(runs(page))):
         assert line.startswith("asem "), f"{page}: {line} is no command of asem: it says why it is not run"
         for large, small in SMALLER.items():

@@ -22,13 +22,11 @@ from asem_core.cli import make_app
 from asem_core.errors import PluginError, RecipeError
 from asem_core.flow import run_flow
 from asem_core.interfaces import Region
-from asem_core.prediction.trained import load_trained
 from asem_core.recipe import read_recipe
 from asem_core.run_folder import RunFolder
-from asem_core.stages.inputs import open_images_of
-from asem_core.stages.predict import predict_live
 from asem_core.stages.recipe_checks import require_inputs
 from asem_core.stages.train import read_training_recipe
+from asem_core.stages.view import ViewOptions, view
 from asem_core.training.augment import Augment
 from asem_core.training.stream import BlockStream
 from asem_core.volume import Box, Labels, Volume
@@ -153,10 +151,8 @@ def test_every_door_gives_the_same(lab: Path, caplog: pytest.LogCaptureFixture) 
     assert recipes == Path("report/numbers.json").read_text() == Path("by_python/numbers.json").read_text()
     assert measured.numbers == {"inside": 12**3}
 
-    trained = load_trained(catalog(), None, "lab.safetensors")
-    images = open_images_of(catalog(), "cell.zarr")
-    live = predict_live(trained, images, Path("cell.zarr/predictions/live/probability"), QUIET, catalog(), device="cpu")
-    np.testing.assert_array_equal(live[""].read(), probability.read())
+    live = view("cell.zarr", ViewOptions(layers=["raw"], weights=Path("lab.safetensors"), device="cpu"), catalog())[-1]
+    np.testing.assert_array_equal(live.volume.read(), probability.read())
 
     asem(
         "segment",

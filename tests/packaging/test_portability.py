@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FILES = [f for part in ("asem_core", "plugins", "registry") for f in sorted((ROOT / part).rglob("*.py"))]
-TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 TEXT = {"read_text", "write_text"}
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    return {file: ast.parse(file.read_text(encoding="utf-8")) for file in FILES}
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -26,7 +31,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 def test_text_is_utf_8_everywhere() -> None:
     """Files of text name their encoding: Windows would take the one of its language."""
     wrong = []
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         for name, call in calls(tree):
             if name in TEXT and not any(k.arg == "encoding" for k in call.keywords):
                 wrong.append(f"{file.relative_to(ROOT)}:{call.lineno}")
@@ -57,7 +62,7 @@ def test_what_only_unix_has_is_asked_for_first() -> None:
         text = file.read_text(encoding="utf-8")
         used = {
             node.attr
-            for node in ast.walk(TREES[file])
+            for node in ast.walk(trees()[file])
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("os", "signal")
         }
         if used & ONLY_UNIX and not any(guard in text for guard in GUARDS):
@@ -66,7 +71,7 @@ def test_what_only_unix_has_is_asked_for_first() -> None:
     for file in FILES:
         modules = [
             name
-            for node in ast.walk(TREES[file])
+            for node in ast.walk(trees()[file])
             for name in (
                 [a.name for a in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
             )
@@ -148,7 +153,7 @@ def test_cores_are_counted_where_there_is_no_affinity(monkeypatch: pytest.Monkey
 
 def test_binary_files_are_opened_as_such() -> None:
     """Windows changes bytes 10 of files that are opened by number without `O_BINARY`."""
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         if any(name == "open" and ast.unparse(call.func) == "os.open" for name, call in calls(tree)):
             assert '"O_BINARY"' in file.read_text(encoding="utf-8"), file
 

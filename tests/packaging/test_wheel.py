@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import venv
@@ -37,7 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an environment that has the wheel and, from this one, the libraries it needs."""
     folder = tmp_path_factory.mktemp("fresh")
-    venv.create(folder, with_pip=True)
+    has_pip = importlib.util.find_spec("pip") is not None  # it is borrowed, too, as it takes long to install
+    venv.create(folder, with_pip=not has_pip)
     python = folder / "bin" / "python"
     site = next((folder / "lib").glob("python*")) / "site-packages"
     # The libraries are large: the environment borrows them. ASEM itself, installed here in editable mode, is not borrowed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import shutil
 import sys
@@ -53,6 +54,7 @@ def viewer(display: None) -> Iterator[Any]:
     import napari
 
     viewer = napari.Viewer()
+    gc.freeze()  # as after collecting the tests: napari looks for garbage whenever a layer goes
     yield viewer
     viewer.close()
 

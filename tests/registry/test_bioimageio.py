@@ -20,11 +20,15 @@ from asem_core.training.options import OptimizerOptions
 from asem_core.weights import save_weights
 from asem_registry.sample import _made_up, trained_of
 
-pytest.importorskip("bioimageio.core", reason="pip install 'asem-core[bioimageio]'")
-pytest.importorskip("onnxruntime", reason="pip install 'asem-core[bioimageio]'")
-
 SMALL = {"use": "mitochondria", "features": 2, "factors": [[2, 2, 2]]}
 STATED = ("--licence", "CC0-1.0", "--preparation", "none", "--contrast", "dark membranes")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def their_program():
+    """Skip all where it is missing. It takes ten seconds to load, which processes that run other files need not."""
+    pytest.importorskip("bioimageio.core", reason="pip install 'asem-core[bioimageio]'")
+    pytest.importorskip("onnxruntime", reason="pip install 'asem-core[bioimageio]'")
 
 
 @pytest.fixture
