@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from asem_core.stages.import_ import choose_source as choose_source
     from asem_core.stages.import_ import import_volume as import_volume
     from asem_core.stages.instances import ByAffinities as ByAffinities
+    from asem_core.stages.instances import ByContacts as ByContacts
     from asem_core.stages.instances import Enclosed as Enclosed
     from asem_core.stages.instances import PartedByShape as PartedByShape
     from asem_core.stages.learning import finish_cell as finish_cell
@@ -121,6 +122,7 @@ PUBLIC = {
     "choose_source": "stages.import_",
     "import_volume": "stages.import_",
     "ByAffinities": "stages.instances",
+    "ByContacts": "stages.instances",
     "Enclosed": "stages.instances",
     "PartedByShape": "stages.instances",
     "apply": "cell.apply",

@@ -280,6 +280,16 @@ class FindsObjects(Protocol):
 
 
 @runtime_checkable
+class TellsTouchingApart(Protocol):
+    """A model whose network can learn where objects touch, from labels with an id for each: an optional ability, which `asem plan` asks for."""
+
+    @classmethod
+    @abstractmethod
+    def touching_options(cls, reach_vx: Zyx) -> Mapping[str, Any]:
+        """Give the options that make it do so: another object within `reach_vx` voxels (z, y, x) is a contact."""
+
+
+@runtime_checkable
 class SeveralClasses(Protocol):
     """What a model can do besides: tell several organelles apart, with a map each.
 

@@ -119,6 +119,33 @@ class Affinities:
 
 
 @attrs.frozen
+class Contacts:
+    """One channel: the log-odds that a voxel of an object lies near another object, so where objects touch.
+
+    Unlike affinities, it is learnt from the voxels of objects only, as what lies outside is told by the foreground; and it looks alike in a mirror.
+
+    Parameters
+    ----------
+    of : the class whose ids tell objects apart
+    reach_vx : how far away the other object may be, zyx, in voxels
+    weight : of the loss, beside the other heads' losses
+    """
+
+    of: str = ""
+    reach_vx: Zyx = attrs.field(default=(2, 2, 2), converter=as_zyx)
+    weight: float = 1.0
+    num_channels: ClassVar[int] = 1
+
+    def __attrs_post_init__(self) -> None:
+        if min(self.reach_vx) < 0 or not any(self.reach_vx) or max(self.reach_vx) > 100:
+            raise BadInput(f"contacts_vx is {list(self.reach_vx)}; give three lengths in voxels (z, y, x), not all 0.")
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        return (contact_map(self.of),)
+
+
+@attrs.frozen
 class Descriptors:
     """Ten channels of local shape descriptors (Sheridan et al. 2022), an auxiliary head: learnt, never predicted.
 
@@ -142,11 +169,12 @@ class Descriptors:
             raise BadInput(f"descriptors_vx is {list(self.sigma_vx)}; give three lengths in voxels (z, y, x), above 0.")
 
 
-Head = Foreground | LogOdds | Softmax | Affinities | Descriptors
+Head = Foreground | LogOdds | Softmax | Affinities | Contacts | Descriptors
 OfClasses = Foreground | LogOdds | Softmax
 """Heads that predict where classes are."""
 _KINDS: Mapping[str, type[Head]] = {
-    "foreground": Foreground, "log-odds": LogOdds, "softmax": Softmax, "affinities": Affinities, "descriptors": Descriptors,
+    "foreground": Foreground, "log-odds": LogOdds, "softmax": Softmax, "affinities": Affinities,
+    "contact": Contacts, "descriptors": Descriptors,
 }  # fmt: skip
 
 
@@ -154,6 +182,11 @@ def affinity_map(of: str, offset: Zyx) -> str:
     """Name the map of an offset: `affinity_-1_0_0`, below the name of its class."""
     name = "affinity_" + "_".join(map(str, offset))
     return f"{of}/{name}" if of else name
+
+
+def contact_map(of: str) -> str:
+    """Name the map of contacts: `contact`, below the name of its class."""
+    return f"{of}/contact" if of else "contact"
 
 
 def stated_by(network: Any) -> tuple[Head, ...]:

@@ -248,8 +248,8 @@ class Model(Protocol):
 Template = Literal["isotropic", "anisotropic", "planes"]
 """Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that are independent of each other."""
 
-Suited = Literal["isotropic", "anisotropic", "planes", "strokes"]
-"""What a sampler may suit: a kind of image, or labels of which only strokes are known."""
+Suited = Literal["isotropic", "anisotropic", "planes", "strokes", "instances"]
+"""What a sampler may suit: a kind of image, labels of which only strokes are known, or objects that touch and are told apart."""
 
 
 @attrs.frozen

@@ -11,7 +11,8 @@ from asem_core.run_folder import RunFolder
 
 
 def registry() -> Any:
-    """Load the registry module that is installed: it has `find(name) -> Card`, `pull(name) -> Path` and `require(name) -> Card`.
+    """Load the registry module that is installed: it has `find(name) -> Card`, `pull(name) -> Path`, `require(name) -> Card` and
+    `of_model(model) -> (names here, names elsewhere)`.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
     python benchmarks/touching_mitochondria.py [--run RUN] [--size-nm 800,1600,1600] [--touching 0.7]
 
-Predicts with the shipped `mitochondria-phantom`, and with a training run that has affinities if one is given (see `--recipe`), and
+Predicts with the shipped `mitochondria-phantom`, and with a training run that tells objects apart if one is given (see `--recipe`), and
 prints for each way to separate objects the scores against the instances; with the share of mitochondria that touch another.
 `--recipe FILE` writes the recipe of such a run and ends.
 """
@@ -31,7 +31,7 @@ QUIET = Run(progress=False)
 CELL = {"scene": "cytoplasm", "voxel_size_nm": [10, 10, 10], "mitochondria_fraction": 0.3, "er_per_um3": 4.0}
 SCORES = ("panoptic_quality", "average_precision_50", "average_precision_75", "voi_split", "voi_merge")
 
-RECIPE = """# Mitochondria of phantom cells that touch, with affinities{descriptors_told}.
+RECIPE = """# Mitochondria of phantom cells that touch, with {head}{descriptors_told}.
 [model]
 use = "mitochondria"
 features = 8
@@ -39,16 +39,17 @@ factors = [[2, 2, 2], [2, 2, 2]]
 kernels = [[[3, 3, 3]], [[3, 3, 3], [3, 3, 3]], [[3, 3, 3], [3, 3, 3]]]
 dilate_nm = 0.0
 smallest_object_um3 = 0.0
-affinities = [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [-4, 0, 0], [0, -4, 0], [0, 0, -4]]
+{heads}
 {descriptors}
 split = true
 
 [sampler]
-use = "uniform"
+use = "{sampler}"
 
 [train]
 block = [38, 38, 38]
 iterations = {iterations}
+seed = {seed}
 checkpoint_every = {iterations}
 choose = "last"
 initialise = "he"
@@ -70,10 +71,22 @@ shift_probability = 0.0
 """
 
 
-def recipe(iterations: int, descriptors: bool) -> str:
+HEADS = {
+    "contacts": "contacts_vx = [2, 2, 2]",
+    "affinities": "affinities = [[-1, 0, 0], [0, -1, 0], [0, 0, -1], [-4, 0, 0], [0, -4, 0], [0, 0, -4]]",
+}
+
+
+def recipe(iterations: int, head: str, descriptors: bool, sampler: str, seed: int) -> str:
     told = " and local shape descriptors" if descriptors else ""
     text = RECIPE.format(
-        iterations=iterations, descriptors="descriptors_vx = [6, 6, 6]" if descriptors else "", descriptors_told=told
+        iterations=iterations,
+        head=head,
+        heads=HEADS[head],
+        descriptors="descriptors_vx = [6, 6, 6]" if descriptors else "",
+        descriptors_told=told,
+        sampler=sampler,
+        seed=seed,
     )
     for seed in (81, 82):
         cell = ", ".join(
@@ -101,13 +114,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path)
     parser.add_argument("--size-nm", default="800,1600,1600")
     parser.add_argument("--touching", type=float, default=0.7)
+    parser.add_argument("--smallest-vx", type=int, default=500, help="as a plan sets it for objects 200 nm thick")
     parser.add_argument("--seed", type=int, default=91)
     parser.add_argument("--recipe", type=Path)
     parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--head", choices=HEADS, default="contacts")
     parser.add_argument("--descriptors", action="store_true")
+    parser.add_argument("--sampler", default="touching")
+    parser.add_argument("--training-seed", type=int, default=0)
     options = parser.parse_args()
     if options.recipe is not None:
-        options.recipe.write_text(recipe(options.iterations, options.descriptors))
+        text = recipe(options.iterations, options.head, options.descriptors, options.sampler, options.training_seed)
+        options.recipe.write_text(text)
         return
     size: Any = [float(n) for n in options.size_nm.split(",")]
     cell: Any = CELL
@@ -128,8 +146,8 @@ def main() -> None:
         if options.run:
             ways += [("run", "connected components", {"split": False})]
             ways += [
-                ("run", f"affinities, merge_below {m}", {"split": True, "merge_below": m})
-                for m in (0.05, 0.1, 0.2, 0.3)
+                ("run", f"told apart, merge_below {m}", {"split": True, "merge_below": m})
+                for m in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
             ]
         maps: dict[str, Any] = {}
         for name, told, chosen in ways:
@@ -142,7 +160,7 @@ def main() -> None:
                 )
                 print(f"{name}: predicted in {time.process_time() - begun:.0f} s of processor time")
             assert trained.model is not None
-            model = with_options(trained.model, {**chosen, "smallest_segment_vx": 50}, "benchmark")
+            model = with_options(trained.model, {**chosen, "smallest_segment_vx": options.smallest_vx}, "benchmark")
             target = place / "found" / f"{name}-{told.replace(' ', '-').replace(',', '')}"
             made = segment(maps[name][""], target, QUIET, model)
             pair = Pair("a", open_volume(made.path, kind=type(made)), open_labels(place / "labels/truth"))

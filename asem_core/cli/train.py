@@ -50,6 +50,14 @@ From = Annotated[
         help="Weights to start from: a run folder, a file, or a name from `asem models list`.",
     ),
 ]
+FromOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="WEIGHTS",
+        help="Weights to start from: a run folder, a file, or a name from `asem models list`; auto tries those on this machine.",
+    ),
+]
 
 
 def mount(app: typer.Typer) -> None:
@@ -70,7 +78,7 @@ def train(
     minutes: OwnMinutes = None,
     iterations: Iterations = None,
     raw: RawLayer = None,
-    weights: From = None,
+    weights: FromOrAuto = None,
     output: Output = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, exactly as it would have continued.")
@@ -132,7 +140,7 @@ def plan_and_train(
     recipe = folder.with_name(folder.name + ".toml")
     require_run_folder(folder, recipe)
     plan(cells, labels, model, minutes, iterations, raw, weights, seed, recipe, overwrite, quiet)
-    _train(recipe, folder, weights, device, overwrite, quiet)
+    _train(recipe, folder, None, device, overwrite, quiet)  # the recipe names the weights to start from
 
 
 def plan(
@@ -142,7 +150,7 @@ def plan(
     minutes: Minutes = 10.0,
     iterations: Iterations = None,
     raw: RawLayer = None,
-    weights: From = None,
+    weights: FromOrAuto = None,
     seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Recipe file to write.", show_default="print it")
@@ -318,8 +326,11 @@ def _train(
 ) -> None:
     from asem_core.catalog import load_catalog
     from asem_core.stages.planned import whole_recipe
+    from asem_core.stages.start import AUTO
     from asem_core.stages.train import read_training_recipe, train
 
+    if weights == AUTO:
+        raise typer.BadParameter("--from auto chooses weights for a CELL with --labels; for a recipe, name them.")
     catalog = load_catalog()
     folder = output or _default_output(recipe)
     whole = whole_recipe(

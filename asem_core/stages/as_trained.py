@@ -14,7 +14,7 @@ from asem_core.catalog import Catalog
 from asem_core.interfaces import Model
 from asem_core.prediction.trained import expected_by, options_of
 from asem_core.pretrained import weights_file
-from asem_core.training.settings import Given
+from asem_core.training.given import Given
 from asem_core.volume import ZyxNm
 from asem_core.weights import read_tensors
 

@@ -14,7 +14,7 @@ from asem_core.cell.place import lock, unlock, work_folder
 from asem_core.cell.provenance import made_by
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput
-from asem_core.heads import affinity_map
+from asem_core.heads import affinity_map, contact_map
 from asem_core.interfaces import Fitted
 from asem_core.temporary import temporary_folder
 from asem_core.volume import Box, Outside, Spec, Volume, Zyx, as_zyx
@@ -111,17 +111,9 @@ class ByAffinities:
         BadInput
             The affinities do not lie beside the map, or none of them is between neighbours.
         """
-        beside = Path(probability.path)
-        own = beside.parent if beside.parent.name == self.of else beside.parent / self.of
-        maps: list[tuple[Zyx, Volume]] = []
-        for offset in self.offsets:
-            place = own / affinity_map("", as_zyx(offset)) / beside.name
-            if not place.exists():
-                raise BadInput(
-                    f"{probability.path} has no affinities beside it ({place} is missing): predict it anew with the network "
-                    "that has them, or segment it without."
-                )
-            maps.append((as_zyx(offset), open_volume(place)))
+        maps = [
+            (as_zyx(o), _beside(probability, self.of, affinity_map("", as_zyx(o)), "affinities")) for o in self.offsets
+        ]
         near = [(offset, made) for offset, made in maps if np.abs(offset).sum() == 1]
         if not near:
             raise BadInput(
@@ -153,10 +145,78 @@ class _Divided:
                 if not inside.is_empty:
                     place = inside.shift(step).shift([-b for b in box.begin]).slices
                     result[place] = np.maximum(result[place], division_of(inside))
-        if self.threshold is None:
-            return result
-        inside_object = at_least(self.probability.read(box), self.threshold)
-        return np.where(inside_object, np.minimum(result, 254), 255).astype(np.uint8)
+        return result if self.threshold is None else _in_objects(result, self.probability, self.threshold, box)
+
+
+@attrs.frozen
+class ByContacts:
+    """How objects are found from the contacts that a network predicted beside its map.
+
+    Fragments come from a watershed of the probability of a contact, in voxels of at least the threshold. Two that touch are merged while the lower
+    quartile of that probability between them is below `merge_below`.
+
+    Parameters
+    ----------
+    of : class of the contacts (see `heads.Contacts`)
+    threshold : only voxels of at least this probability belong to objects
+    """
+
+    of: str
+    merge_below: float = 0.5
+    threshold: float = 0.5
+    smallest_vx: int = 0
+
+    def segment(self, probability: Volume, run: Run) -> Fitted:
+        """Find the objects of a map (see `Model.segment`); errors as of `Enclosed.segment`.
+
+        Raises
+        ------
+        BadInput
+            The contacts do not lie beside the map.
+        """
+        contacts = _beside(probability, self.of, contact_map(""), "contact map")
+        about = {"contact": contact_map(self.of), "threshold": self.threshold}
+        extra = _Extra(_Contact(contacts, probability, self.threshold), (), [contacts], about)
+        how = Watershed(outside_above=254 / 255)
+        return _merged(probability, run, how, self.merge_below, self.smallest_vx, extra)
+
+
+@attrs.frozen
+class _Contact:
+    """Contacts as a boundary; certain where there is no object at all."""
+
+    contacts: Volume
+    probability: Volume
+    threshold: float
+
+    def __call__(self, box: Box) -> np.ndarray:
+        values = _Boundary(self.contacts, of_objects=False)(box)
+        return _in_objects(values, self.probability, self.threshold, box)
+
+
+def _in_objects(boundary: np.ndarray, probability: Volume, threshold: float, box: Box) -> np.ndarray:
+    """Set a boundary to 255 where a map is below a threshold, and only there."""
+    inside = at_least(probability.read(box), threshold)
+    return np.where(inside, np.minimum(boundary, 254), 255).astype(np.uint8)
+
+
+def _beside(probability: Volume, of: str, name: str, what: str) -> Volume:
+    """Open a map that a network predicted besides another.
+
+    Raises
+    ------
+    BadInput
+        It is not there.
+    """
+    beside = Path(probability.path)
+    own = beside.parent if beside.parent.name == of else beside.parent / of
+    place = own / name / beside.name
+    if not place.exists():
+        raise BadInput(
+            f"{probability.path} has no {what} beside it ({place} is missing): predict it anew with the network "
+            "that has them, or segment it without."
+        )
+    return open_volume(place)
 
 
 @attrs.frozen(eq=False)

@@ -17,29 +17,31 @@ from typing import Any, cast
 
 import attrs
 import numpy as np
-import tomlkit
 
-from asem_core.abilities import OffersTemplates, SeveralClasses
+from asem_core.abilities import OffersTemplates, SeveralClasses, TellsTouchingApart
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
 from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
+from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
-from asem_core.stages.annotated import Annotated, as_table, classes_together, model_for, open_part, places_of
+from asem_core.stages.annotated import Annotated, classes_together, model_for, open_part, places_of
 from asem_core.stages.as_trained import as_trained
+from asem_core.stages.plan_recipe import asked, recipe_text, regions_of
+from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import replacing, temporary_folder
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, profiles_of
+from asem_core.training.given import Given
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.settings import (
     ENOUGH,
     SPARSE,
     TEMPLATES,
-    Given,
     Length,
     Setting,
     Settings,
@@ -77,7 +79,8 @@ class PlanOptions:
     watch
         Set a part aside to watch; False learns from all.
     start_from
-        Weights to begin with (a run, a file or a name of the registry): their network is taken.
+        Weights to begin with (a run, a file or a name of the registry): their network is taken. "auto" tries those of the registry that are
+        here and fit (see `asem_core.stages.start`).
     """
 
     minutes: float = 10.0
@@ -130,25 +133,25 @@ def plan(
     UnknownName
         There are no such weights.
     """
-    begun, given = clock(), given or Given()
-    said = {key: value for (table, key), value in given.values.items() if table == "model"}
+    begun, told = clock(), given or Given()
+    said = {key: value for (table, key), value in told.values.items() if table == "model"}
     regions = [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
     found = fingerprint_of_classes([region for *_, region in regions])
     profiles = [profiles_of(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
-    if options.start_from is not None:
-        network = {key for options_ in templates.values() for key in options_}
-        given = as_trained(given, model, options.start_from, network, found.voxel_size_nm, catalog)
+    its_network = {key for options_ in templates.values() for key in options_}
     own = [place for place, *_ in regions]
     small = smallest_object(found, build(model, said, "plan @ model"))
 
-    def chosen_at(downsample: Sequence[int] | None) -> Settings:
+    def chosen_at(downsample: Sequence[int] | None, given: Given) -> Settings:
+        apart = issubclass(model, TellsTouchingApart) and not given.network(its_network)
         settings = choose_settings(
             found,
             [box for _, box, _ in regions],
             profiles,
             templates,
             lambda kind: sampler_for(kind, catalog),
+            cast(type[TellsTouchingApart], model).touching_options if apart else None,
             watch=options.watch,
             downsample=downsample,
         )
@@ -158,16 +161,32 @@ def plan(
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
         return attrs.evolve(settings, lines=[*lines, *given.over(_block(settings, model), network)])
 
+    def set_up_of(tried: Settings, given: Given, scratch: Path, weights: str | None = None) -> TrainingSetup:
+        recipe = _recipe(_tables(tried, own, options, given), model, catalog)
+        return set_up(recipe, catalog, RunFolder(scratch), None if weights is None else find_weights(weights))
+
+    def begun_with(weights: str) -> Given:
+        return as_trained(told, model, weights, its_network, found.voxel_size_nm, catalog)
+
+    def found_by(weights: str) -> float:
+        its = begun_with(weights)
+        tried = chosen_at(its.values.get(("train", "downsample")), its)
+        with temporary_folder() as scratch:
+            return f1_of(set_up_of(tried, its, scratch, weights)) if tried.split.watched else 0.0
+
+    start, why_start = options.start_from, "as asked for"
+    if start == AUTO:
+        start, why_start = nearest_start(model.name, found, catalog, found_by, say)
+    given = told if start is None else begun_with(start)
     asked_for = given.values.get(("train", "downsample"))
-    settings = chosen_at(asked_for)
+    settings = chosen_at(asked_for, given)
     if options.iterations is None:
         enough_s = TIMING_SHARE * 60 * options.minutes
         measure = measure or partial(seconds_per_iteration, num_iterations=TIMED, clock=clock, enough_s=enough_s)
 
         def seconds_each(tried: Settings) -> float:
-            recipe = _recipe(_tables(tried, own, options, given), model, catalog)
             with temporary_folder() as scratch:
-                return measure(set_up(recipe, catalog, RunFolder(scratch)))
+                return measure(set_up_of(tried, given, scratch))
 
         def in_time(tried: Settings) -> tuple[Settings, Length]:
             network = templates[tried.template]
@@ -177,15 +196,17 @@ def plan(
         say("Measuring how long an iteration takes")
         settings, length = in_time(settings)
         while length.time_is_left and asked_for is None and (step := finer(found, settings.downsample)):
-            smaller, its = in_time(chosen_at(step))
+            smaller, its = in_time(chosen_at(step, given))
             if its.iterations < length.iterations:
                 break
             settings, length = smaller, its
     else:
         length = Length(options.iterations, "as asked for")
     number, why, chosen = length.iterations, length.why, templates[settings.template]
-    settings = attrs.evolve(settings, lines=[*settings.lines, *given.over(_length(number, why), chosen)])
-    return TrainingPlan(found, settings, _recipe_text(model.name, settings, own, options, given))
+    lines = [*settings.lines, *given.over(_length(number, why), chosen)]
+    lines += [] if start is None else [Setting("train", "start_from", named_anywhere(start), why_start)]
+    settings = attrs.evolve(settings, lines=lines)
+    return TrainingPlan(found, settings, recipe_text(model.name, settings, own, options, given))
 
 
 def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[str, Any]:
@@ -288,32 +309,11 @@ def _length(number: int, why: str) -> list[Setting]:
     ]
 
 
-def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
-    """Say in one comment what a plan was made for: the same again finds it, another is another plan."""
-    what = [
-        f"{p.told}{' and strokes' if p.strokes else ''} on {p.raw.resolve()} in {', '.join(map(str, p.boxes))}"
-        for p in places
-    ]
-    length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
-    start = f", from {options.start_from}" if options.start_from else ""
-    return f"# Made for: {model}, {length}, seed {options.seed}{start}; {'; '.join(what)}"
-
-
 def _tables(settings: Settings, places: Sequence[Annotated], options: PlanOptions, given: Given) -> dict[str, Any]:
     """Give the tables of a recipe, of any length."""
     tables = attrs.evolve(settings, lines=[*settings.lines, *_length(100, "")]).table()
-    tables["train"] |= _regions(settings, places, given) | {"seed": options.seed}
+    tables["train"] |= regions_of(settings, places, given) | {"seed": options.seed}
     return tables
-
-
-def _regions(settings: Settings, places: Sequence[Annotated], given: Given) -> dict[str, list[dict[str, Any]]]:
-    """Name each box with the layers that it lies in; `places` has one entry for each annotated box."""
-
-    def of(boxes: Sequence[tuple[int, Box]]) -> list[dict[str, Any]]:
-        return [as_table(places[i], box) for i, box in boxes]
-
-    watched = [dict(region) for region in given.validation] or of(settings.split.watched)
-    return {"regions": of(settings.split.learnt), "validation": watched}
 
 
 def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> TrainingRecipe:
@@ -324,42 +324,6 @@ def _recipe(tables: Mapping[str, Any], model: type[Model], catalog: Catalog) -> 
         build(TrainOptions, tables["train"], "plan @ train"),
         Path(),
     )
-
-
-# --- the recipe ---------------------------------------------------------------------------------------------------
-
-
-def _recipe_text(
-    model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions, given: Given
-) -> str:
-    """Write TOML by hand: a reason stands behind its line, where people read it."""
-    head = ["# A training plan, made from the labels:", *(f"#   {line}" for line in settings.found.in_words())]
-    head.append(asked(model, list(dict.fromkeys(places)), options))
-    head += ["# Edit what you like, and train with it: asem train THIS_FILE", ""]
-    lines = [Setting("model", "use", model), *settings.lines, Setting("train", "seed", options.seed)]
-    text = head
-    for table in ("model", "sampler", "train", "train.optimizer", "train.loss", "train.augment"):
-        text.append(f"[{table}]")
-        text += [
-            f"{line.key} = {_inline(line.value)}" + (f"  # {line.why}" if line.why else "")
-            for line in lines
-            if line.table == table
-        ]
-        text.append("")
-    for kind, boxes in _regions(settings, places, given).items():
-        if kind == "validation" and not given.validation:
-            told = "validation, never trained on: " if boxes else "no validation, the last weights are used: "
-            text.append(f"# {told}{settings.split.why}")
-        for box in boxes:
-            text += [f"[[train.{kind}]]", *(f"{k} = {_inline(v)}" for k, v in box.items()), ""]
-    return "\n".join(text)
-
-
-def _inline(value: Any) -> str:
-    """Write a value in one line, also a table."""
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{tomlkit.item(k).as_string()} = {_inline(v)}" for k, v in value.items()) + " }"
-    return str(tomlkit.item(value).as_string())
 
 
 # --- what a person names ------------------------------------------------------------------------------------------

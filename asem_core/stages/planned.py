@@ -25,8 +25,8 @@ from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import model_table
 from asem_core.temporary import replacing
 from asem_core.training.classes import has_classes
+from asem_core.training.given import Given
 from asem_core.training.options import OpenOptions, is_open, options_alone
-from asem_core.training.settings import Given
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, holds_strokes, parts_of
@@ -179,9 +179,11 @@ def whole_recipe(
                 f"{recipe.name} says how long to train: leave ", Option("minutes"), " out, or iterations in the recipe."
             )
         return recipe
-    model = tables.get("model", {})
+    model, begins = tables.get("model", {}), train.get("start_from")
     if start_from is not None:
         model = model_table(model, start_from)
+    elif isinstance(begins, str):
+        model = model_table(model, begins, recipe.parent)
     if not isinstance(model, dict) or not isinstance(model.get("use"), str):
         raise RecipeError(f'{recipe.name}: model does not say which plugin: add [model] with use = "...".')
     chosen = {"model": model, "train": train} | ({"sampler": tables["sampler"]} if "sampler" in tables else {})

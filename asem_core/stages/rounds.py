@@ -150,6 +150,7 @@ def _settings(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Loop
         wanted = PlanOptions(iterations=LEAST_ITERATIONS, watch=False, start_from=start)
         recipe = tomlkit.parse(plan([lesson.what], lesson.model, catalog, wanted).text)
     train = recipe["train"]
+    train.pop("start_from", None)  # each round starts from those of the round before
     train["seed"], train["regions"] = options.seed + len(lesson.rounds), tomlkit.item(_regions(lesson))
     train["optimizer"]["learning_rate"] *= 0.5 ** sum(1 for r in lesson.rounds[-3:] if r.stopped)
     iterations = options.iterations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, options_to_build, steps_done
 from asem_core.cell.store import open_volume
-from asem_core.errors import OVERWRITE, OutputExists, RecipeError
+from asem_core.errors import OVERWRITE, OutputExists, RecipeError, UnknownName
 from asem_core.files import sha256
 from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
@@ -76,6 +76,9 @@ def read_training_recipe(
     table = read_toml(path)
     if start_from is not None:
         table["model"] = model_table(table.get("model", {}), start_from)
+    elif isinstance(table.get("train"), dict) and isinstance(begins := table["train"].get("start_from"), str):
+        with suppress(UnknownName):  # of a run that has begun, they may be gone
+            table["model"] = model_table(table.get("model", {}), begins, folder)
     for needed in ("model", "train"):
         if not isinstance(table.get(needed), dict):
             raise RecipeError(f"{path.name}: the table [{needed}] is missing.")
@@ -158,7 +161,7 @@ def train(
     ----------
     start_from
         Weights to fine-tune: a `.safetensors` or `.pt` file, a run's folder (of which the first checkpoint of the fit regime
-        is taken), or a name of the registry. None draws random weights.
+        is taken), or a name of the registry. None: those that the recipe names, or random ones.
     resume
         Go on with a run that must be there. Without it, too, the same run in `output` goes on where it was stopped; the result
         is the same as without the stop.
@@ -187,6 +190,9 @@ def train(
     from asem_core.training.report import write_training_report
 
     folder = RunFolder(Path(output))
+    beside = None
+    if start_from is None and recipe.options.start_from is not None:
+        start_from, beside = recipe.options.start_from, recipe.folder
     resume = resume or (folder.is_run() and not overwrite)
     with join_processes(device) as processes, one_writer(folder.path) if processes.leads else nullcontext():
         if not processes.leads:
@@ -196,7 +202,7 @@ def train(
             folder.forget_prepared()
         begun = resume and folder.state.is_file()
         if start_from is not None and not begun:  # of a run that has begun, they are not needed, and may be gone
-            start_from = find_weights(str(start_from), choice="finetune_from")
+            start_from = find_weights(str(start_from), beside, choice="finetune_from")
         try:
             setup = set_up(recipe, catalog, folder, start_from, begun=begun)
         except OutputExists:

@@ -15,6 +15,7 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Region
 from asem_core.training.regions import IGNORE, input_box, read_target
 from asem_core.volume import Box, ZyxNm, as_zyx, full_range
+from asem_core.voxels.meetings import meetings
 
 SAMPLE_VX = 6_000_000
 """At most so many voxels of all regions together are looked at."""
@@ -46,6 +47,8 @@ class Fingerprint:
         averaged away: near 1 = the next plane shows the same, near 0 = nothing of it; 1 where there is one plane.
     contrast
         Difference of the mean grey values inside and outside, in standard deviations of all.
+    num_touching
+        Pairs of objects, by their ids, that share faces of voxels in the part looked at.
     thinnest
         Of several classes, the one that `thickness_nm` is of; else "".
     """
@@ -60,6 +63,7 @@ class Fingerprint:
     num_objects: int
     plane_correlation: float
     contrast: float
+    num_touching: int = 0
     thinnest: str = ""
 
     @property
@@ -72,7 +76,7 @@ class Fingerprint:
         z, y, x = (f"{v:g}" for v in self.voxel_size_nm)
         return [
             f"voxels of {z} x {y} x {x} nm; {self.num_annotated_vx:,} are annotated, in {self.num_planes} planes",
-            f"{self.foreground_fraction:.1%} are object, in {self.num_objects} pieces; the thinnest tenth {f'of {self.thinnest}, the thinnest class, ' if self.thinnest else ''}is {self.thickness_nm:.0f} nm thick",
+            f"{self.foreground_fraction:.1%} are object, in {self.num_objects} pieces{f', {self.num_touching} pairs of objects touch' if self.num_touching else ''}; the thinnest tenth {f'of {self.thinnest}, the thinnest class, ' if self.thinnest else ''}is {self.thickness_nm:.0f} nm thick",
             f"neighbouring planes correlate by {self.plane_correlation:.2f}; object and background differ by "
             f"{self.contrast:.1f} standard deviations of the grey values",
         ]
@@ -114,6 +118,7 @@ class _Part:
 
     image: np.ndarray
     target: np.ndarray
+    touching: int  # pairs of objects
 
 
 def fingerprint(regions: Sequence[Region]) -> Fingerprint:
@@ -159,6 +164,7 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
             thickness / 4 / size[1],
         ),
         abs(float(inside.mean()) - float(outside.mean())) / spread if spread else 0.0,
+        sum(p.touching for p in parts),
     )
 
 
@@ -174,8 +180,14 @@ def _parts(region: Region, most_vx: int) -> list[_Part]:
     for place in boxes:
         image = region.raw.read(input_box(region, place, (0, 0, 0)), outside="reflect")
         scaled = image.astype(np.float32) / full_range(image.dtype)
-        found.append(_Part(scaled, read_target(region, place, exclude=False)))
+        target = read_target(region, place, exclude=False)
+        found.append(_Part(scaled, target, _pairs_touching(region.labels.read(place) * (target == 1))))
     return [p for p in found if (p.target != IGNORE).any()]
+
+
+def _pairs_touching(ids: np.ndarray) -> int:
+    """Count the pairs of objects that share faces of voxels."""
+    return len({tuple(pair) for axis in range(3) for pair in np.unique(meetings(ids, axis)[0], axis=0).tolist()})
 
 
 def _thickness_nm(parts: Sequence[_Part], size: ZyxNm) -> tuple[float, int]:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from asem_core.heads import Affinities, Foreground, Head, LogOdds, OfClasses, Softmax, odds_of, settled
+import attrs
+
+from asem_core.heads import Affinities, Contacts, Foreground, Head, LogOdds, OfClasses, Softmax, odds_of, settled
 from asem_core.training.descriptors import local_shape_descriptors
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE
-from asem_core.training.targets import Need, affinity_targets, needs_of_head
+from asem_core.training.targets import SAME, Need, affinity_targets, contact_targets, needs_of_head
 from asem_core.volume import as_zyx
+
+LEAST_FREQUENCY = 0.01
+"""What frequencies of voxels where objects touch are clipped to at least: they are rare, and nothing else tells objects apart."""
 
 if TYPE_CHECKING:
     import torch
@@ -63,10 +68,12 @@ def _loss_of_head(head: Head, part: torch.Tensor, needed: Sequence[torch.Tensor]
     if isinstance(head, (Foreground, LogOdds)):
         return loss_of(as_logits(part, head), labels, options)
     margin = as_zyx([(n - m) // 2 for n, m in zip(labels.shape[1:], part.shape[2:], strict=True)])
+    if isinstance(head, Contacts):
+        near = torch.stack([contact_targets(ids, head.reach_vx, margin) for ids in labels])
+        return head.weight * loss_of(as_logits(part, head), near, _for_rare(options))
     if isinstance(head, Affinities):
         target = torch.stack([affinity_targets(ids, head.offsets, margin) for ids in labels])
-        odds = part.flatten(0, 1)[:, None]  # each offset is learnt as a map of its own
-        return head.weight * loss_of(as_logits(odds, head), target.flatten(0, 1), options)
+        return head.weight * affinity_loss(part.flatten(0, 1), target.flatten(0, 1), options)
     wanted = torch.stack([local_shape_descriptors(ids, head.sigma_vx, margin) for ids in labels])
     inside = labels[(slice(None), *(slice(m, n - m) for m, n in zip(margin, labels.shape[1:], strict=True)))] > 0
     errors = (part.float().sigmoid() - wanted).square().mean(1) * inside
@@ -113,6 +120,31 @@ def loss_of(logits: torch.Tensor, target: torch.Tensor, options: LossOptions) ->
     logits = logits.float()
     losses = functional.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
     return _averaged(losses, target, logits.shape[1], options)
+
+
+def affinity_loss(odds: torch.Tensor, kinds: torch.Tensor, options: LossOptions) -> torch.Tensor:
+    """Average the cross-entropy of affinities, each offset a map of its own.
+
+    Where objects touch is the rarest of the three kinds of pairs, and all that the foreground does not tell already: the three are weighed against
+    their frequencies.
+
+    Parameters
+    ----------
+    odds : float (n, z, y, x)
+    kinds : int64 (n, z, y, x), see `affinity_targets`
+
+    Returns
+    -------
+    As `loss_of`
+    """
+    from torch.nn import functional
+
+    losses = functional.binary_cross_entropy_with_logits(odds.float(), (kinds == SAME).float(), reduction="none")
+    return _averaged(losses, kinds, 3, _for_rare(options))
+
+
+def _for_rare(options: LossOptions) -> LossOptions:
+    return attrs.evolve(options, least_frequency=min(options.least_frequency, LEAST_FREQUENCY))
 
 
 def exclusive_loss(logits: torch.Tensor, labels: torch.Tensor, options: LossOptions) -> torch.Tensor:

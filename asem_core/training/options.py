@@ -139,6 +139,8 @@ class TrainOptions:
         Shape of the network's result for one block, zyx; raw is read around it as the network needs.
     batch, accumulate
         Blocks a step and process; steps whose gradients are added up before the weights change.
+    start_from
+        Weights to begin with: a run, a file (relative to the recipe) or a name of the registry; None: random ones, or those of `--from`.
     iterations, seed
         Changes of the weights; the number from which everything random follows.
     checkpoint_every, keep_last
@@ -180,6 +182,7 @@ class TrainOptions:
     block: Zyx = (110, 110, 110)
     batch: int = 1
     accumulate: int = 1
+    start_from: str | None = None
     iterations: int = 100_000
     seed: int = 0
     checkpoint_every: int = 1000

@@ -286,7 +286,7 @@ def _instances(setup: TrainingSetup) -> Iterator[Finding]:
         if len(ids) < 2:
             yield Finding(
                 f"The labels{name and ' of '}{name} hold {len(ids)} objects, so there is nothing to tell apart: give labels with an id for "
-                "each object, or leave out affinities and descriptors_vx.",
+                "each object, or leave out affinities, contacts_vx and descriptors_vx.",
                 refused=True,
             )
 

@@ -7,7 +7,7 @@ measurement behind each. None knows a data set. What follows from them is a reci
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -40,6 +40,12 @@ LEAST_WATCHED = 8
 SPARSE = 0.2
 """Where less of the boxes is annotated, these are strokes: how thick objects are is not seen, and most blocks hold none."""
 
+LEAST_TOUCHING = 3
+"""Pairs of objects that touch: fewer do not teach a network to tell objects apart."""
+
+BETWEEN_NM = 20.0
+"""No working pixel is larger where objects that touch are told apart by the two membranes between them."""
+
 LEAST_BALLS = 30
 """A watched part whose object is worth fewer balls as thick as its thin parts says nothing of the threshold."""
 
@@ -59,6 +65,9 @@ FEW_LABELS_VX = 1_500_000
 """Fewer annotated (working) voxels are learnt by heart within minutes."""
 
 
+TouchingOptions = Callable[[Zyx], Mapping[str, Any]]
+
+
 @attrs.frozen
 class Setting:
     """One line of a plan: an option, its value and the reason; `table` is "model", "sampler", "train" or below it."""
@@ -67,41 +76,6 @@ class Setting:
     key: str
     value: Any
     why: str = ""
-
-
-@attrs.frozen
-class Given:
-    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part."""
-
-    values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
-    validation: Sequence[Mapping[str, Any]] = ()
-    why: str = "as the recipe says"
-
-    def behind(self, values: Mapping[tuple[str, str], Any], why: str) -> Given:
-        """Take further values where none is given."""
-        return attrs.evolve(self, values={**values, **self.values}, why=self.why if self.values else why)
-
-    def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
-        """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""
-        whole = {"sampler"} if any(table == "sampler" for table, _ in self.values) else set()
-        if self.network(network):
-            whole.add("model")
-        return [
-            attrs.evolve(line, value=self.values[line.table, line.key], why=self.why)
-            if (line.table, line.key) in self.values
-            else line
-            for line in lines
-            if line.table not in whole or (line.table, line.key) in self.values
-        ]
-
-    def others(self, lines: Sequence[Setting]) -> list[Setting]:
-        """List what is given beyond some lines."""
-        known = {(line.table, line.key) for line in lines}
-        return [Setting(*place, value, self.why) for place, value in self.values.items() if place not in known]
-
-    def network(self, options: Collection[str]) -> bool:
-        """Tell whether any of the options that make a network is given."""
-        return any(table == "model" and key in options for table, key in self.values)
 
 
 @attrs.frozen
@@ -120,7 +94,16 @@ class Split:
 # --- rules --------------------------------------------------------------------------------------------------------
 
 
-def downsampling(found: Fingerprint, boxes: Sequence[Box]) -> Setting:
+def touching(found: Fingerprint, template: Template, options: TouchingOptions | None) -> list[Setting]:
+    """Let the network learn where objects touch, if enough do: within two pixels of another; in the plane where planes lie apart."""
+    if options is None or found.num_touching < LEAST_TOUCHING:
+        return []
+    lines = options((2 if template == "isotropic" else 0, 2, 2)).items()
+    why = f"{found.num_touching} pairs of objects touch: where they do is learnt, too"
+    return [Setting("model", key, value, why if i == 0 else "") for i, (key, value) in enumerate(lines)]
+
+
+def downsampling(found: Fingerprint, boxes: Sequence[Box], most_nm: float = math.inf) -> Setting:
     """Average voxels while `PIXELS_ACROSS` of them still fit across the thin parts; z only as far as planes stay apart.
 
     Wherever a box begins, it holds a whole voxel of as many as half its length.
@@ -128,7 +111,7 @@ def downsampling(found: Fingerprint, boxes: Sequence[Box]) -> Setting:
     if found.share_annotated < SPARSE:
         return Setting("train", "downsample", [1, 1, 1], "strokes do not say how thick objects are")
     pixel = found.voxel_size_nm[1]
-    most = found.thickness_nm / PIXELS_ACROSS
+    most = min(found.thickness_nm / PIXELS_ACROSS, most_nm)
     most_z, most_across = (min(b.shape[axis] + 1 for b in boxes for axis in axes) // 2 for axes in ((0,), (1, 2)))
     factor = 1
     while 2 * factor <= min(MOST_AVERAGED, most_across) and 2 * factor * pixel <= most:
@@ -394,6 +377,7 @@ def choose_settings(
     profiles: Sequence[Any],
     network: Mapping[Template, Mapping[str, Any]],
     sampler: Callable[[Suited], str],
+    tell_apart: TouchingOptions | None = None,
     *,
     watch: bool = True,
     downsample: Sequence[int] | None = None,
@@ -405,10 +389,14 @@ def choose_settings(
     boxes, profiles : what is annotated, and its object voxels by plane; see `watched_part`
     network : a model's options for each template (see `abilities.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
+    tell_apart : a model's options to learn where objects touch (see `abilities.TellsTouchingApart`); None where it has none
     watch : whether a part is set aside to watch
     downsample : instead of what the rule gives
     """
-    first = downsampling(found, boxes) if downsample is None else Setting("train", "downsample", list(downsample))
+    most_nm = BETWEEN_NM if touching(found, "isotropic", tell_apart) else math.inf
+    first = (
+        downsampling(found, boxes, most_nm) if downsample is None else Setting("train", "downsample", list(downsample))
+    )
     factor = as_zyx(first.value)
     template, why_template = layout(found, factor)
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
@@ -435,6 +423,10 @@ def choose_settings(
         *schedule(template, few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
+    apart = touching(found, template, tell_apart)
     kind, why = suited_to(found, template)
+    if apart:
+        kind, why = "instances", "most blocks contain no two objects that touch"
+    lines += apart
     lines.append(Setting("sampler", "use", sampler(kind), why))
     return Settings(found, template, factor, few, split, lines)

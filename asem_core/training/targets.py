@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
-from asem_core.heads import Affinities, Descriptors, Head, learnt_by
+from asem_core.heads import Affinities, Contacts, Descriptors, Head, learnt_by
 from asem_core.interfaces import Region
 from asem_core.training.descriptors import reach_of
 from asem_core.training.regions import IGNORE, labels_box, read_target
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 """The id of a voxel that is not annotated."""
+
+OUTSIDE, SAME, APART = 0, 1, 2
+"""What two voxels are to each other: one of them belongs to no object, both to one object, each to another."""
 
 
 @attrs.frozen
@@ -51,6 +54,8 @@ def needs_of_head(head: Head) -> tuple[Need, ...]:
     """Say which labels a head learns from."""
     if isinstance(head, Affinities):
         return (Need(head.of, ids=True, reach=as_zyx(np.abs(head.offsets).max(axis=0).tolist())),)
+    if isinstance(head, Contacts):
+        return (Need(head.of, ids=True, reach=head.reach_vx),)
     if isinstance(head, Descriptors):
         return (Need(head.of, ids=True, reach=reach_of(head.sigma_vx)),)
     return tuple(Need(name) for name in learnt_by(head))
@@ -94,7 +99,7 @@ def read_need(region: Region, need: Need, box: Box, *, exclude: bool) -> np.ndar
 
 
 def affinity_targets(ids: torch.Tensor, offsets: Sequence[Zyx], margin: Zyx) -> torch.Tensor:
-    """Say for each offset whether a voxel and the one there are of one object.
+    """Say for each offset what a voxel and the one there are to each other.
 
     Parameters
     ----------
@@ -103,15 +108,11 @@ def affinity_targets(ids: torch.Tensor, offsets: Sequence[Zyx], margin: Zyx) -> 
 
     Returns
     -------
-    int64 (offsets, z, y, x): 1 and 0, and `IGNORE` where one of both is not annotated
+    int64 (offsets, z, y, x): `OUTSIDE`, `SAME` or `APART`, and `IGNORE` where one of both is not annotated
     """
     import torch
-    from torch.nn import functional
 
-    shape = [n - 2 * m for n, m in zip(ids.shape, margin, strict=True)]
-    more = [max(0, max(abs(o[a]) for o in offsets) - margin[a]) for a in range(3)]
-    wide = functional.pad(ids, [n for m in reversed(more) for n in (m, m)], value=UNKNOWN)
-    begin = [a + b for a, b in zip(more, margin, strict=True)]
+    wide, begin, shape = _with_reach(ids, np.abs(offsets).max(axis=0).tolist(), margin)
 
     def at(offset: Sequence[int]) -> torch.Tensor:
         return wide[tuple(slice(b + o, b + o + n) for b, o, n in zip(begin, offset, shape, strict=True))]
@@ -120,6 +121,44 @@ def affinity_targets(ids: torch.Tensor, offsets: Sequence[Zyx], margin: Zyx) -> 
     made = []
     for offset in offsets:
         other = at(offset)
-        same = ((own == other) & (own > 0)).long()
-        made.append(same.masked_fill((own == UNKNOWN) | (other == UNKNOWN), IGNORE))
+        kind = torch.where(own == other, SAME, APART).masked_fill((own == 0) | (other == 0), OUTSIDE)
+        made.append(kind.masked_fill((own == UNKNOWN) | (other == UNKNOWN), IGNORE))
     return torch.stack(made)
+
+
+def contact_targets(ids: torch.Tensor, reach: Zyx, margin: Zyx) -> torch.Tensor:
+    """Say where another object lies within `reach` voxels along each axis (a box around each voxel).
+
+    Parameters
+    ----------
+    ids, margin : as of `affinity_targets`
+
+    Returns
+    -------
+    int64 (z, y, x): 1 and 0 in objects; `IGNORE` outside, and where what is not annotated is as near and no other object is
+    """
+    import torch
+    from torch.nn import functional
+
+    wide, begin, shape = _with_reach(ids, reach, margin)
+    around = tuple(slice(b - r, b + n + r) for b, n, r in zip(begin, shape, reach, strict=True))
+    own = wide[tuple(slice(b, b + n) for b, n in zip(begin, shape, strict=True))]
+    near = wide[around].float()
+
+    def largest(values: torch.Tensor) -> torch.Tensor:
+        return functional.max_pool3d(values[None, None], [2 * r + 1 for r in reach], stride=1)[0, 0]
+
+    most, least = largest(near), -largest(-near.where(near > 0, torch.inf))
+    other = (most != own) | (least != own)
+    unclear = (own <= 0) | (~other & (largest((near == UNKNOWN).float()) > 0))
+    return other.long().masked_fill(unclear, IGNORE)
+
+
+def _with_reach(ids: torch.Tensor, reach: Sequence[int], margin: Zyx) -> tuple[torch.Tensor, list[int], list[int]]:
+    """Pad ids with `UNKNOWN` where the margin is smaller than what is looked at; returns them, and begin and shape of what is asked for."""
+    from torch.nn import functional
+
+    shape = [n - 2 * m for n, m in zip(ids.shape, margin, strict=True)]
+    more = [max(0, r - m) for r, m in zip(reach, margin, strict=True)]
+    wide = functional.pad(ids, [n for m in reversed(more) for n in (m, m)], value=UNKNOWN)
+    return wide, [a + b for a, b in zip(more, margin, strict=True)], shape

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
-from asem_core.abilities import OffersTemplates
+from asem_core.abilities import OffersTemplates, TellsTouchingApart
 from asem_core.interfaces import Fitted, Model, Preprocessor, Template
 from asem_core.volume import Volume
 from asem_core.voxels.lengths import voxels_in
@@ -22,7 +22,7 @@ Triple = tuple[int, int, int]
 
 
 @attrs.frozen(kw_only=True)
-class Organelle(Model, OffersTemplates):
+class Organelle(Model, OffersTemplates, TellsTouchingApart):
     """An organelle of the published method; its numbers are fields that each organelle overrides.
 
     Lengths and volumes are converted to voxels of the given labels, also if these are anisotropic. If a number in voxels (`_vx`)
@@ -51,16 +51,20 @@ class Organelle(Model, OffersTemplates):
     affinities
         Offsets (z, y, x, voxels) at which the network also predicts whether two voxels are of one object, [[-1, 0, 0], ...]; those of
         length 1 are boundaries between neighbours, longer ones see farther. Labels must have an id for each object.
+    contacts_vx
+        The network also predicts where another object lies within this many voxels (z, y, x), so where objects touch. Labels must have an
+        id for each object.
     descriptors_vx
         Standard deviation (z, y, x, voxels) of the window of local shape descriptors (Sheridan et al. 2022), which the network
         then learns besides, to learn the rest better; None: none.
     instances_of
         The labels whose ids these tell apart, by their name in the table of a region's labels; "": the organelle's own.
     split
-        Separate touching objects: by the affinities, if the network predicts them; else where objects are narrow, although no boundary
+        Separate touching objects: by the contacts or affinities, if the network predicts them; else where objects are narrow, although no boundary
         was predicted between them.
     merge_below
-        Where affinities separate objects: fragments are merged while the mean of 1 - affinity between them is below this.
+        Where contacts or affinities separate objects: fragments are merged while the lower quartile of the probability of a contact, or the
+        mean of 1 - affinity, between them is below this.
     split_below
         Two parts stay one object if the neck between them is at most this much narrower than the thinner part: 0 separates
         everywhere, 1 nowhere.
@@ -92,6 +96,7 @@ class Organelle(Model, OffersTemplates):
     smallest_segment_um3: float = 0.0
     smallest_segment_vx: int = 0
     affinities: tuple[Triple, ...] = ()
+    contacts_vx: Triple | None = None
     descriptors_vx: tuple[float, float, float] | None = None
     instances_of: str = ""
     split: bool = False
@@ -111,7 +116,12 @@ class Organelle(Model, OffersTemplates):
     @classmethod
     def also_shape_network(cls) -> Sequence[str]:
         """Name what shapes the network besides `network_options`."""
-        return ("feature_factor", "affinities", "descriptors_vx")
+        return ("feature_factor", "affinities", "contacts_vx", "descriptors_vx")
+
+    @classmethod
+    def touching_options(cls, reach_vx: Triple) -> Mapping[str, Any]:
+        """Predict contacts, and separate objects by them; `merge_below` was the best on a phantom cell (docs/accuracy/instances.md)."""
+        return {"contacts_vx": list(reach_vx), "split": True, "merge_below": 0.3}
 
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""
@@ -134,9 +144,10 @@ class Organelle(Model, OffersTemplates):
 
     def instance_heads(self) -> list[Head]:
         """State the heads that tell objects apart."""
-        from asem_core.heads import Affinities, Descriptors
+        from asem_core.heads import Affinities, Contacts, Descriptors
 
         found: list[Head] = [Affinities(self.instances_of, self.affinities)] if self.affinities else []
+        found += [] if self.contacts_vx is None else [Contacts(self.instances_of, self.contacts_vx)]
         return found + ([] if self.descriptors_vx is None else [Descriptors(self.instances_of, self.descriptors_vx)])
 
     def label_steps(self) -> list[Preprocessor]:
@@ -166,9 +177,12 @@ class Organelle(Model, OffersTemplates):
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Threshold a probability map, and number its objects if `objects` is set; separate them if `split` is."""
-        from asem_core import ByAffinities, PartedByShape, threshold_objects
+        from asem_core import ByAffinities, ByContacts, PartedByShape, threshold_objects
 
         smallest = self.smallest_segment(probability)
+        if self.split and self.contacts_vx is not None:
+            near = ByContacts(self.instances_of, self.merge_below, self.threshold, smallest)
+            return near.segment(probability, run)
         if self.split and self.affinities:
             by = ByAffinities(self.instances_of, self.affinities, self.merge_below, self.threshold, smallest)
             return by.segment(probability, run)

@@ -10,12 +10,20 @@ import attrs
 from asem_core.abilities import SeveralClasses
 from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
-from asem_models._organelle import Organelle
+from asem_models._organelle import Organelle, Triple
 
 if TYPE_CHECKING:
     from asem_core.heads import Head
 
-INSTANCE_OPTIONS = ("instances_of", "affinities", "descriptors_vx", "split", "split_below", "merge_below")
+INSTANCE_OPTIONS = (
+    "instances_of",
+    "affinities",
+    "contacts_vx",
+    "descriptors_vx",
+    "split",
+    "split_below",
+    "merge_below",
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -34,7 +42,7 @@ class Organelles(Organelle, SeveralClasses):
         A voxel belongs to one class at most: the maps of all classes and the background add up to 1. Otherwise classes are independent, and
         a voxel may belong to several.
     per_class
-        Options of such a model, by class: `per_class.membrane = { cells = true }`. Those that tell objects apart (`affinities`, `split`, ...) need
+        Options of such a model, by class: `per_class.membrane = { cells = true }`. Those that tell objects apart (`contacts_vx`, `affinities`, `split`, ...) need
         not be repeated for the class of `instances_of`.
     """
 
@@ -51,9 +59,14 @@ class Organelles(Organelle, SeveralClasses):
         require_classes(self.per_class, self.classes, "per_class")
         if self.instance_heads() and not self.instances_of:
             raise BadInput(
-                "affinities and descriptors_vx tell the objects of one class apart: say of which, instances_of = "
+                "affinities, contacts_vx and descriptors_vx tell the objects of one class apart: say of which, instances_of = "
                 f'"{self.classes[0]}".'
             )
+
+    @classmethod
+    def touching_options(cls, reach_vx: Triple) -> Mapping[str, Any]:
+        """Give none: whose objects are to be told apart, people must say (`instances_of`)."""
+        return {}
 
     def shared_with(self, name: str) -> Sequence[str]:
         """Name what was said of how objects are told apart, for the class whose objects these are."""

@@ -53,7 +53,7 @@ class Balanced(Sampler):
         for field in attrs.fields(type(self)):
             if not 0 <= getattr(self, field.name) <= 1:
                 raise RecipeError(
-                    f"sampler balanced: {field.name} is {getattr(self, field.name)}; it lies from 0 to 1."
+                    f"sampler {self.name}: {field.name} is {getattr(self, field.name)}; it lies from 0 to 1."
                 )
 
     def boxes(self, regions: Sequence[Region], shape: Zyx, rng: np.random.Generator) -> Iterator[tuple[int, Box]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asem_registry.card import Card
     from asem_registry.settings import Settings
 
-__all__ = ["find", "names", "pull", "require"]
+__all__ = ["find", "names", "of_model", "pull", "require"]
 
 
 def find(name: str, settings: Settings | None = None) -> Card:
@@ -42,6 +42,21 @@ def names(settings: Settings | None = None) -> list[str]:
     from asem_registry.settings import Settings
 
     return load_library(settings or Settings.load()).names()
+
+
+def of_model(model: str, settings: Settings | None = None) -> tuple[list[str], list[str]]:
+    """List the names of all weights of a model plugin: those on this machine, and those that would be fetched."""
+    from asem_registry.cache import state_of
+    from asem_registry.library import load_library
+    from asem_registry.settings import Settings
+
+    settings = settings or Settings.load()
+    library = load_library(settings)
+    cards = [card for name in library.names() if (card := library.find(name)).model == model]
+    is_here = [state_of(card, settings) != "not cached" for card in cards]
+    return [c.name for c, here in zip(cards, is_here, strict=True) if here], [
+        c.name for c, here in zip(cards, is_here, strict=True) if not here
+    ]
 
 
 def require(name: str, settings: Settings | None = None) -> Card:

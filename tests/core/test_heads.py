@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from asem_core import ByAffinities
+from asem_core import ByAffinities, ByContacts
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.errors import BadInput, PluginError, RecipeError
-from asem_core.heads import Affinities, Descriptors, Foreground, LogOdds, maps_of
+from asem_core.heads import Affinities, Contacts, Descriptors, Foreground, LogOdds, maps_of
 from asem_core.interfaces import Region
 from asem_core.prediction.blockwise import Prediction, map_path, predict_maps
 from asem_core.prediction.trained import load_trained, network_of
@@ -26,7 +26,7 @@ from asem_core.training.loss import total_loss
 from asem_core.training.options import LossOptions
 from asem_core.training.regions import IGNORE
 from asem_core.training.stream import BlockStream
-from asem_core.training.targets import UNKNOWN, Need, affinity_targets, needs_of
+from asem_core.training.targets import APART, OUTSIDE, SAME, UNKNOWN, Need, affinity_targets, contact_targets, needs_of
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_core.voxels.regions import Watershed, find_regions
 from asem_models._unet import UNet
@@ -120,12 +120,45 @@ def test_targets_turn_with_the_block(order: tuple[int, ...], signs: tuple[int, .
 
 
 def test_affinities_know_background_and_what_is_unknown() -> None:
-    """One object: 1; two, or background: 0; beyond the block or not annotated: not learnt."""
+    """One object, two, or background; beyond the block or not annotated: not learnt."""
     ids = torch.tensor([[[1, 1, 2, 0, 0, UNKNOWN, 1]]])
     (found,) = affinity_targets(ids, [(0, 0, -1)], (0, 0, 0))
-    assert found.flatten().tolist() == [IGNORE, 1, 0, 0, 0, IGNORE, IGNORE]
+    assert found.flatten().tolist() == [IGNORE, SAME, APART, OUTSIDE, OUTSIDE, IGNORE, IGNORE]
     (inner,) = affinity_targets(ids, [(0, 0, -2)], (0, 0, 1))
-    assert inner.flatten().tolist() == [IGNORE, 0, 0, 0, IGNORE]
+    assert inner.flatten().tolist() == [IGNORE, APART, OUTSIDE, OUTSIDE, IGNORE]
+
+
+def test_contacts_lie_near_another_object() -> None:
+    """In objects only; where what is not annotated, or the end of the block, is as near and no other object is, nothing is learnt."""
+    ids = torch.tensor([[[0, 1, 1, 1, 1, 2, 2, 2, 2, UNKNOWN, 3, 0, 4]]])
+    found = contact_targets(ids, (0, 0, 2), (0, 0, 0))
+    no = IGNORE
+    assert found.flatten().tolist() == [no, no, 0, 1, 1, 1, 1, no, 1, no, 1, no, 1]
+    inner = contact_targets(ids, (0, 0, 2), (0, 0, 3))
+    assert inner.flatten().tolist() == found.flatten().tolist()[3:-3]
+
+
+def test_contacts_equal_those_counted_voxel_by_voxel() -> None:
+    """Within a box around each voxel of another reach along each axis."""
+    ids, reach = blobs(), (1, 2, 3)
+    found = contact_targets(torch.from_numpy(np.pad(ids, [(r, r) for r in reach])), reach, reach).numpy()
+    for at in np.ndindex(ids.shape):
+        around = ids[tuple(slice(max(0, a - r), a + r + 1) for a, r in zip(at, reach, strict=True))]
+        near = bool(((around > 0) & (around != ids[at])).any())
+        assert found[at] == (IGNORE if ids[at] == 0 else near)
+
+
+def test_where_objects_touch_counts_as_much_as_all_the_rest_of_them() -> None:
+    """However few such pairs and voxels are: of a pair of objects that the network takes for one, the loss speaks of the contact."""
+    ids = torch.ones(1, 12, 12, 12, dtype=torch.long)
+    ids[:, :, :, 11:] = 2
+    for head in (Affinities("", [(0, 0, -1)]), Contacts("", (0, 0, 1))):
+        output = torch.zeros(1, 1, 12, 12, 12, requires_grad=True)
+        total_loss(output, {Need(ids=True): ids}, (head,), LossOptions(least_frequency=0.4)).backward()
+        assert output.grad is not None
+        slope = output.grad[0, 0].sum((0, 1)).abs()
+        at_contact = slope[11] if isinstance(head, Affinities) else slope[10] + slope[11]
+        assert float(at_contact / slope.sum()) == pytest.approx(0.5, abs=0.01)
 
 
 def test_augmented_ids_lie_where_the_image_does() -> None:
@@ -173,6 +206,7 @@ def test_heads_learn_only_what_is_annotated() -> None:
     [
         ({"affinities": ((0, 0, 0),)}, "none of them"),
         ({"descriptors_vx": (0.0, 1.0, 1.0)}, "three lengths in voxels"),
+        ({"contacts_vx": (0, 0, 0)}, "contacts_vx is .* not all 0"),
     ],
 )
 def test_heads_that_mean_nothing_are_refused(options: dict[str, object], words: str) -> None:
@@ -216,13 +250,15 @@ def touching(shape: tuple[int, int, int] = (20, 24, 28)) -> np.ndarray:
 
 @pytest.fixture
 def predicted(tmp_path: Path) -> Volume:
-    """A probability map that joins three objects, with affinities beside it that do not."""
+    """A probability map that joins three objects, with affinities and contacts beside it that do not."""
     ids = touching()
     probability = write(tmp_path / "c.zarr/predictions/m/probability", ((ids > 0) * 255).astype(np.uint8))
     targets = affinity_targets(torch.from_numpy(ids), OFFSETS, (0, 0, 0)).numpy()
     for offset, target in zip(OFFSETS, targets, strict=True):
         name = Affinities("", [offset]).maps[0]
         write(map_path(tmp_path / "c.zarr/predictions/m/probability", name), ((target == 1) * 255).astype(np.uint8))
+    contacts = contact_targets(torch.from_numpy(np.pad(ids, 2)), (2, 2, 2), (2, 2, 2)).numpy() == 1
+    write(map_path(tmp_path / "c.zarr/predictions/m/probability", "contact"), (contacts * 255).astype(np.uint8))
     return probability
 
 
@@ -245,15 +281,32 @@ def test_affinities_separate_what_the_map_joins(predicted: Volume, tmp_path: Pat
     np.testing.assert_array_equal(segment(predicted, tmp_path / "c.zarr/by_model", QUIET, model).read(), made[0])
 
 
+def test_contacts_separate_what_the_map_joins(predicted: Volume, tmp_path: Path) -> None:
+    """Exactly where the objects meet, for each size of blocks; with a threshold that nothing reaches, they are one."""
+    ids, made = touching(), []
+    for edge in (16, 24):
+        run = Run(progress=False, block=(edge,) * 3)
+        made.append(segment(predicted, tmp_path / f"c.zarr/near{edge}", run, ByContacts("")).read())
+    pairs = np.unique(np.stack([ids.ravel(), made[0].ravel()]), axis=1)
+    assert pairs.shape == (2, 4)
+    assert len(set(pairs[1].tolist())) == 4
+    np.testing.assert_array_equal(*made)
+    model = Mitochondria(split=True, contacts_vx=(2, 2, 2))
+    np.testing.assert_array_equal(segment(predicted, tmp_path / "c.zarr/by_model", QUIET, model).read(), made[0])
+    one = segment(predicted, tmp_path / "c.zarr/one", QUIET, ByContacts("", merge_below=1.0))
+    np.testing.assert_array_equal(one.read(), ids > 0)
+
+
 @pytest.mark.parametrize(
     ("by", "words"),
     [
+        (ByContacts("of_others"), "has no contact map beside it"),
         (ByAffinities("", ((0, 0, -9),), 0.5), "has no affinities beside it"),
         (ByAffinities("", OFFSETS[3:], 0.5), "None of the affinities is between neighbours"),
     ],
 )
 def test_affinities_that_are_not_there_are_asked_for(
-    predicted: Volume, tmp_path: Path, by: ByAffinities, words: str
+    predicted: Volume, tmp_path: Path, by: ByAffinities | ByContacts, words: str
 ) -> None:
     """The message says what is missing."""
     with pytest.raises(BadInput, match=words):

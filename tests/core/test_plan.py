@@ -24,7 +24,7 @@ from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.train import read_training_recipe, train
 from asem_core.volume import Box
-from asem_core.weights import read_metadata
+from asem_core.weights import copy_weights, read_metadata
 
 sys.path.insert(0, str(Path(__file__).parent))
 from planned_cell import SHAPE, balls, cell, grey_of, small, write  # noqa: F401 - fixtures
@@ -78,6 +78,46 @@ def test_a_plan_takes_the_network_of_the_weights_it_starts_from(cell: Path, tmp_
         sizes = [key for key in table["model"] if "object" in key or "segment" in key]
         own = ["smallest_segment_um3"] if name == "mitochondria" else []
         assert sizes == own, "those of the weights are in voxels of another image"
+
+
+@pytest.mark.usefixtures("small")
+def test_weights_that_find_enough_are_started_from(cell: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--from auto` tries what is here and fits; the recipe names what it chose, and trains from it alone."""
+    catalog, runner = load_catalog(), CliRunner()
+    made = plan(places_of([cell], "mito"), catalog.get("model", "mitochondria"), catalog, PlanOptions(iterations=2))
+    for name in ("before", "fine"):
+        (tmp_path / f"{name}.toml").write_text(made.text)
+        train(read_training_recipe(tmp_path / f"{name}.toml", catalog), catalog, tmp_path / name, progress=False)
+    for file in (tmp_path / "fine/checkpoints").iterdir():
+        copy_weights(file, file, {**read_metadata(file), "voxel_size_nm": [3, 3, 3]})
+
+    class Registry:
+        def of_model(self, model: str) -> tuple[list[str], list[str]]:
+            assert model == "mitochondria"
+            return [str(tmp_path / "before"), str(tmp_path / "fine")], ["far-away"]
+
+    monkeypatch.setattr("asem_core.stages.start.registry", Registry)
+    words = ["train", str(cell), "--labels", "mito", "--iterations", "2", "--from", "auto", "-o"]
+    for enough, number in ((1.0, 0), (0.0, 1)):
+        monkeypatch.setattr("asem_core.stages.start.ENOUGH_FOUND", enough)
+        done = runner.invoke(make_app(), [*words, str(tmp_path / f"run{number}")])
+        assert done.exit_code == 0, done.output
+        assert "before: F1 0." in done.output
+        assert "fine: F1" not in done.output
+        assert "Not tried, as not on this machine: far-away" in done.output
+        start = RunFolder(tmp_path / f"run{number}").read_json("provenance.json")["start_from"]
+        assert (start is not None) == number
+        assert ("start_from" in (tmp_path / f"run{number}.toml").read_text()) == number
+    refused = runner.invoke(make_app(), ["train", str(tmp_path / "run1.toml"), "--from", "auto"])
+    assert "name them." in refused.output
+    again = runner.invoke(make_app(), ["train", str(tmp_path / "run1.toml"), "-q", "-o", str(tmp_path / "again")])
+    assert again.exit_code == 0, again.output
+    both = [next((tmp_path / name / "checkpoints").iterdir()).read_bytes() for name in ("run1", "again")]
+    assert both[0] == both[1]
+    for file in (tmp_path / "before/checkpoints").iterdir():
+        file.unlink()
+    words = ["train", str(tmp_path / "run1.toml"), "-q", "-o", str(tmp_path / "again")]
+    assert runner.invoke(make_app(), words).exit_code == 0, "a finished run needs them no more"
 
 
 @pytest.mark.usefixtures("small")

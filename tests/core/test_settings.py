@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 import pytest
 
 from asem_core.catalog import load_catalog
+from asem_core.interfaces import Region
 from asem_core.stages.plan import _in_time
 from asem_core.training.fingerprint import fingerprint
 from asem_core.training.settings import (
@@ -28,7 +30,7 @@ from asem_core.training.settings import (
     threshold,
     watched_part,
 )
-from asem_core.volume import Box
+from asem_core.volume import Box, Labels
 
 sys.path.insert(0, str(Path(__file__).parent))
 from planned_cell import SHAPE, balls, found, region
@@ -167,6 +169,43 @@ def test_much_time_makes_the_network_wider(seconds: float, most_features: int, f
     tables = larger.table()
     assert (tables["model"]["features"], tables["train"].get("batch", 1)) == (features, batch)
     assert length.iterations * each(larger) <= 600
+
+
+def test_pairs_of_objects_that_touch_are_counted() -> None:
+    """By ids that share faces, on what is annotated; labels of ones and zeros have none."""
+    ids = np.zeros(SHAPE, np.uint16)
+    ids[5:15, 5:15, 5:15], ids[5:15, 15:25, 5:15], ids[5:15, 25:35, 5:15], ids[20:30, 40:50, 40:50] = 1, 2, 3, 4
+    known = np.ones(SHAPE, bool)
+    known[:, 25:35] = False
+    assert fingerprint([labelled(ids)]).num_touching == 2
+    assert "2 pairs of objects touch" in fingerprint([labelled(ids)]).in_words()[1]
+    assert fingerprint([labelled(ids, known)]).num_touching == 1
+    assert fingerprint([labelled(ids > 0)]).num_touching == 0
+
+
+def labelled(ids: np.ndarray, known: np.ndarray | None = None) -> Region:
+    made = region(ids > 0, (8, 8, 8), known)
+    return attrs.evolve(made, labels=Labels(ids.astype(np.uint32), 8.0))
+
+
+@pytest.mark.parametrize(("size", "reach"), [((8, 8, 8), [2, 2, 2]), ((50, 8, 8), [0, 2, 2])])
+def test_objects_that_touch_are_told_apart(size: tuple[float, float, float], reach: list[int]) -> None:
+    """Where enough do, and the model can: with fine pixels, and blocks around the contacts."""
+    model = load_catalog().get("model", "mitochondria")
+    boxes, profiles = [Box((0, 0, 0), (500, 500, 500))], [[np.full(500, 10**5)] * 3]
+
+    def tables(number: int, options: Any = model.touching_options) -> dict[str, Any]:
+        about = found(voxel_size_nm=size, thickness_nm=400.0, num_touching=number)
+        return choose_settings(about, boxes, profiles, {}, lambda kind: kind, options).table()
+
+    many = tables(9)
+    assert many["model"] == {"contacts_vx": reach, "split": True, "merge_below": 0.3}
+    assert many["sampler"]["use"] == "instances"
+    assert many["train"]["downsample"][1:] == [2, 2]
+    for other in (tables(2), tables(9, None)):
+        assert "model" not in other
+        assert other["sampler"]["use"] != "instances"
+        assert other["train"]["downsample"][1:] == [4, 4]
 
 
 def test_what_is_too_small_for_an_object_is_left_out() -> None:

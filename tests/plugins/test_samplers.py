@@ -15,6 +15,7 @@ from asem_core.interfaces import Region
 from asem_core.testing import SamplerKit
 from asem_core.volume import Box, Labels, Volume
 from asem_samplers.balanced import Balanced, RegionCounts
+from asem_samplers.touching import Touching, contacts_of
 from asem_samplers.uniform import Uniform
 
 
@@ -28,6 +29,10 @@ class TestBalancedInside(SamplerKit):
 
 class TestUniform(SamplerKit):
     plugin = Uniform()
+
+
+class TestTouching(SamplerKit):
+    plugin = Touching()
 
 
 def region(labels: np.ndarray, mask: np.ndarray | None = None, name: str = "r") -> Region:
@@ -118,6 +123,41 @@ def test_uniform_boxes_lie_inside_or_around() -> None:
         assert box.end[0] >= 3
         assert min(box.begin[1:]) >= 0
         assert max(box.end[1:]) <= 20
+
+
+def test_contacts_are_those_counted_voxel_by_voxel() -> None:
+    """Every pair of objects that share a face, across slabs, too; background and what is masked out touch nothing."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, (66, 5, 6)).astype(np.uint16)
+    mask = (rng.random(labels.shape) < 0.8).astype(np.uint8)
+    expected: dict[tuple[int, int], int] = {}
+    seen = np.where(mask, labels, 0).astype(int)
+    for at in np.ndindex(seen.shape):
+        for axis in range(3):
+            there = tuple(a + (i == axis) for i, a in enumerate(at))
+            if there[axis] < seen.shape[axis] and 0 < seen[at] != seen[there] > 0:
+                pair = tuple(sorted((seen[at], seen[there])))
+                expected[pair] = expected.get(pair, 0) + 1  # type: ignore[index,arg-type]
+    found = contacts_of(region(labels, mask), rng)
+    assert sorted(map(len, found)) == sorted(expected.values())
+
+
+def test_pairs_that_touch_are_drawn_alike() -> None:
+    """A box in so many holds a contact, of a large or of a small one; the others are those of `balanced`."""
+    labels = np.zeros((8, 40, 60), np.uint8)
+    labels[:, :, :30], labels[:, :, 30:50], labels[2, 3, 50] = 1, 2, 3
+    places = region(labels)
+    rng = np.random.default_rng(0)
+    drawn = [box for _, box in islice(Touching(share=1.0).boxes([places], (4, 4, 4), rng), 2000)]
+    ids = [set(np.unique(places.labels.read(box, outside="reflect")).tolist()) - {0} for box in drawn]
+    assert all(len(found) > 1 for found in ids)
+    assert np.mean([3 in found for found in ids]) == pytest.approx(0.5, abs=0.05)
+    alone = region((labels == 1).astype(np.uint8))
+    one, other = (
+        [box for _, box in islice(plugin.boxes([alone], (4, 4, 4), np.random.default_rng(1)), 20)]
+        for plugin in (Touching(share=0.9), Balanced())
+    )
+    assert one == other
 
 
 def test_a_rule_that_nothing_meets_is_an_error() -> None:

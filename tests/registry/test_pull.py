@@ -34,6 +34,14 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(fetch, "PIECE_BYTES", 1000)
 
 
+def test_weights_of_a_model_are_those_here_and_those_elsewhere(settings):
+    """The shipped ones are here; those that would be fetched are named, and nothing is."""
+    here, elsewhere = asem_registry.of_model("mitochondria", settings)
+    assert "mitochondria-phantom" in here
+    assert "mitochondria-cf-5nm" in elsewhere
+    assert not {"membrane-phantom", "er-cf-5nm"} & {*here, *elsewhere}
+
+
 def test_pulls_once_then_works_without_a_network(served, server, settings, weights_bytes):
     """The second pull asks the server nothing, and neither does one offline."""
     path = obtain(served, settings, progress=False)

@@ -1,0 +1,45 @@
+"""What a plan is told rather than left to choose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from asem_core.training.settings import Setting
+
+
+@attrs.frozen
+class Given:
+    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part."""
+
+    values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
+    validation: Sequence[Mapping[str, Any]] = ()
+    why: str = "as the recipe says"
+
+    def behind(self, values: Mapping[tuple[str, str], Any], why: str) -> Given:
+        """Take further values where none is given."""
+        return attrs.evolve(self, values={**values, **self.values}, why=self.why if self.values else why)
+
+    def over(self, lines: Sequence[Setting], network: Collection[str]) -> list[Setting]:
+        """Replace the values of lines by those that are given. A network, or a sampler, of which a part is given is given whole."""
+        whole = {"sampler"} if any(table == "sampler" for table, _ in self.values) else set()
+        if self.network(network):
+            whole.add("model")
+        return [
+            attrs.evolve(line, value=self.values[line.table, line.key], why=self.why)
+            if (line.table, line.key) in self.values
+            else line
+            for line in lines
+            if line.table not in whole or (line.table, line.key) in self.values
+        ]
+
+    def others(self, lines: Sequence[Setting]) -> list[Setting]:
+        """List what is given beyond some lines."""
+        known = {(line.table, line.key) for line in lines}
+        return [Setting(*place, value, self.why) for place, value in self.values.items() if place not in known]
+
+    def network(self, options: Collection[str]) -> bool:
+        """Tell whether any of the options that make a network is given."""
+        return any(table == "model" and key in options for table, key in self.values)
