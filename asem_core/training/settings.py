@@ -96,7 +96,7 @@ class Split:
 
 def touching(found: Fingerprint, template: Template, options: TouchingOptions | None) -> list[Setting]:
     """Let the network learn where objects touch, if enough do: within two pixels of another; in the plane where planes lie apart."""
-    if options is None or found.num_touching < LEAST_TOUCHING:
+    if options is None or found.num_touching < LEAST_TOUCHING or found.share_annotated < SPARSE:
         return []
     lines = options((2 if template == "isotropic" else 0, 2, 2)).items()
     why = f"{found.num_touching} pairs of objects touch: where they do is learnt, too"

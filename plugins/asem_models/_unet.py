@@ -161,7 +161,9 @@ class UNet(nn.Module):
             It has heads: what its channels mean is known here only.
         """
         if self.heads:
-            raise BadInput("A network of several classes, or with affinities, cannot be exported for other programs.")
+            raise BadInput(
+                "A network of several classes, or one that tells touching objects apart, cannot be exported for other programs."
+            )
         return Path(__file__).with_name("_unet_plain.py"), "PlainUNet", self.spec()
 
     def num_values(self, shape: Sequence[int]) -> int:

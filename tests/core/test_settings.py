@@ -28,6 +28,7 @@ from asem_core.training.settings import (
     num_checkpoints,
     smallest_object,
     threshold,
+    touching,
     watched_part,
 )
 from asem_core.volume import Box, Labels
@@ -202,6 +203,9 @@ def test_objects_that_touch_are_told_apart(size: tuple[float, float, float], rea
     assert many["model"] == {"contacts_vx": reach, "split": True, "merge_below": 0.3}
     assert many["sampler"]["use"] == "instances"
     assert many["train"]["downsample"][1:] == [2, 2]
+    assert not touching(found(num_touching=9, share_annotated=0.1), "isotropic", model.touching_options), (
+        "strokes have no ids"
+    )
     for other in (tables(2), tables(9, None)):
         assert "model" not in other
         assert other["sampler"]["use"] != "instances"
