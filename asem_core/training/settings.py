@@ -43,7 +43,7 @@ SPARSE = 0.2
 LEAST_TOUCHING = 3
 """Pairs of objects that touch: fewer do not teach a network to tell objects apart."""
 
-BETWEEN_NM = 20.0
+BETWEEN_NM = 12.0
 """No working pixel is larger where objects that touch are told apart by the two membranes between them."""
 
 LEAST_BALLS = 30

@@ -202,7 +202,7 @@ def test_objects_that_touch_are_told_apart(size: tuple[float, float, float], rea
     many = tables(9)
     assert many["model"] == {"contacts_vx": reach, "split": True, "merge_below": 0.3}
     assert many["sampler"]["use"] == "instances"
-    assert many["train"]["downsample"][1:] == [2, 2]
+    assert many["train"]["downsample"][1:] == [1, 1]
     assert not touching(found(num_touching=9, share_annotated=0.1), "isotropic", model.touching_options), (
         "strokes have no ids"
     )
