@@ -404,7 +404,7 @@ def choose_settings(
     split = watched_part(boxes, profiles, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
     if not watch:
         split = Split(list(enumerate(boxes)), [], "everything is used for training")
-    watched = bool(split.watched)
+    watched, apart = bool(split.watched), touching(found, template, tell_apart)
     lines = [first]
     lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")
               for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
@@ -423,7 +423,9 @@ def choose_settings(
         *schedule(template, few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
-    apart = touching(found, template, tell_apart)
+    if apart:
+        why_outlines = "objects that touch meet at their outlines"
+        lines = [attrs.evolve(s, value=False, why=why_outlines) if s.key == "ignore_exclusion" else s for s in lines]
     kind, why = suited_to(found, template)
     if apart:
         kind, why = "instances", "most blocks contain no two objects that touch"

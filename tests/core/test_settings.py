@@ -203,6 +203,7 @@ def test_objects_that_touch_are_told_apart(size: tuple[float, float, float], rea
     assert many["model"] == {"contacts_vx": reach, "split": True, "merge_below": 0.3}
     assert many["sampler"]["use"] == "instances"
     assert many["train"]["downsample"][1:] == [1, 1]
+    assert not many["train"]["loss"]["ignore_exclusion"], "objects that touch meet at their outlines"
     assert not touching(found(num_touching=9, share_annotated=0.1), "isotropic", model.touching_options), (
         "strokes have no ids"
     )
