@@ -24,6 +24,13 @@ ALIKE = 0.25
 """Voxels whose edges differ by at most this part are taken for the same."""
 
 
+def nearest_voxels(trained: ZyxNm, size: ZyxNm) -> tuple[list[int], list[float], bool]:
+    """Average voxels of `size` to the nearest to those of weights: by which factors, to which size in nm, and whether these are alike."""
+    factors = [max(1, round(t / s)) for t, s in zip(trained, size, strict=True)]
+    reached = [f * s for f, s in zip(factors, size, strict=True)]
+    return factors, reached, np.allclose(reached, trained, rtol=ALIKE)
+
+
 def as_trained(
     given: Given, model: type[Model], weights: str, network: Collection[str], size: ZyxNm, catalog: Catalog
 ) -> Given:
@@ -48,10 +55,9 @@ def as_trained(
     known: dict[tuple[str, str], Any] = {("model", k): said[k] for k in network if said.get(k) is not None}
     trained = expected_by(catalog, weights).voxel_size_nm
     if trained is not None:
-        factors = [max(1, round(t / s)) for t, s in zip(trained, size, strict=True)]
-        reached = [f * s for f, s in zip(factors, size, strict=True)]
+        factors, reached, is_alike = nearest_voxels(trained, size)
         known["train", "downsample"] = factors
-        if not np.allclose(reached, trained, rtol=ALIKE):
+        if not is_alike:
             log.warning(
                 "%s: trained with voxels of %s nm; the nearest here are of %s nm, in which objects look different, so it may "
                 "learn no faster than from nothing.",

@@ -168,11 +168,11 @@ def plan(
     def begun_with(weights: str) -> Given:
         return as_trained(told, model, weights, its_network, found.voxel_size_nm, catalog)
 
-    def found_by(weights: str) -> float:
+    def found_by(weights: str) -> float | None:
         its = begun_with(weights)
         tried = chosen_at(its.values.get(("train", "downsample")), its)
         with temporary_folder() as scratch:
-            return f1_of(set_up_of(tried, its, scratch, weights)) if tried.split.watched else 0.0
+            return f1_of(set_up_of(tried, its, scratch, weights)) if tried.split.watched else None
 
     start, why_start = options.start_from, "as asked for"
     if start == AUTO:

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from asem_core.catalog import Catalog
 from asem_core.prediction.trained import expected_by
 from asem_core.pretrained import registry, weights_file
-from asem_core.stages.as_trained import ALIKE
+from asem_core.stages.as_trained import nearest_voxels
 from asem_core.training.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
@@ -26,31 +24,34 @@ ENOUGH_FOUND = 0.5
 
 
 def nearest_start(
-    model: str, found: Fingerprint, catalog: Catalog, found_by: Callable[[str], float], say: Callable[[str], None]
+    model: str,
+    found: Fingerprint,
+    catalog: Catalog,
+    found_by: Callable[[str], float | None],
+    say: Callable[[str], None],
 ) -> tuple[str | None, str]:
     """Choose weights of the registry that are on this machine; returns their name, or None, and why.
 
     Parameters
     ----------
-    found_by : F1 of weights on what is set aside, at their best threshold, before any training; 0 where nothing is
+    found_by : F1 of weights on what is set aside, at their best threshold, before any training; None where nothing is
     """
     here, elsewhere = registry().of_model(model)
-    scores = {name: found_by(name) for name in here if _fits(name, found, catalog)}
+    fitting = [name for name in here if _fits(name, found, catalog)]
+    scores = {name: f1 for name in fitting if (f1 := found_by(name)) is not None}
     least = 2 * found.foreground_fraction / (1 + found.foreground_fraction)  # of calling everything object
     least += ENOUGH_FOUND * (1 - least)
     for name, f1 in scores.items():
         say(
             f"{name}: F1 {f1:.2f} on the validation part before any training; it takes {least:.2f} to start from weights"
         )
+    if untried := [name for name in fitting if name not in scores]:
+        say(f"Not tried, as no part is set aside to try them on: {', '.join(untried)}")
     if elsewhere:
         say(f"Not tried, as not on this machine: {', '.join(elsewhere)} (asem models pull NAME)")
     best = max(scores, key=lambda name: scores[name], default=None)
     if best is None or scores[best] < least:
-        say(
-            "Starting from random weights: no weights of the registry fit"
-            if best is None
-            else "Starting from random weights"
-        )
+        say("Starting from random weights" + ("" if fitting else ": no weights on this machine fit"))
         return None, ""
     return best, f"finds F1 {scores[best]:.2f} on the validation part before any training"
 
@@ -58,15 +59,13 @@ def nearest_start(
 def _fits(name: str, found: Fingerprint, catalog: Catalog) -> bool:
     """Tell whether whole factors of the voxels here come near to those of the weights."""
     trained = expected_by(catalog, name).voxel_size_nm
-    if trained is None:
-        return False
-    factors = [max(1, round(t / s)) for t, s in zip(trained, found.voxel_size_nm, strict=True)]
-    return np.allclose(np.multiply(factors, found.voxel_size_nm), trained, rtol=ALIKE)
+    return trained is not None and nearest_voxels(trained, found.voxel_size_nm)[2]
 
 
 def named_anywhere(weights: str) -> str:
     """Name weights so that a recipe finds them from any folder."""
-    return str(weights_file(weights).resolve()) if weights_file(weights) else weights  # type: ignore[union-attr]
+    file = weights_file(weights)
+    return weights if file is None else str(file.resolve())
 
 
 def f1_of(setup: TrainingSetup) -> float:

@@ -120,8 +120,11 @@ class Organelle(Model, OffersTemplates, TellsTouchingApart):
 
     @classmethod
     def touching_options(cls, reach_vx: Triple) -> Mapping[str, Any]:
-        """Predict contacts, and separate objects by them; `merge_below` was the best on a phantom cell (docs/accuracy/instances.md)."""
-        return {"contacts_vx": list(reach_vx), "split": True, "merge_below": 0.3}
+        """Predict contacts, and separate objects by them; `merge_below` was the best on a phantom cell (docs/accuracy/instances.md).
+
+        What is no count of objects, as a membrane, has none.
+        """
+        return {"contacts_vx": list(reach_vx), "split": True, "merge_below": 0.3} if cls().objects else {}
 
     def network(self) -> torch.nn.Module:
         """Build the untrained network."""

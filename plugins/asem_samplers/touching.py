@@ -14,7 +14,7 @@ from asem_core.volume import Box, Zyx, as_zyx
 from asem_samplers.balanced import Balanced
 
 MOST_VX = 1_000
-"""Voxels that are kept of each contact; of more, so many are drawn."""
+"""Voxels that are kept of each contact in each slab that is read, across each axis; of more, so many are drawn."""
 
 
 @attrs.frozen
@@ -45,10 +45,11 @@ class Touching(Balanced):
                 yield next(others)
                 continue
             index, places = contacts[rng.integers(len(contacts))]
-            place = places[rng.integers(len(places))] - rng.integers(
+            inside = rng.integers(
                 0, np.maximum(1, np.array(shape) - 1)
-            )  # both sides lie in it
-            yield index, Box.of_shape(shape).shift(as_zyx(place.tolist()))
+            )  # so that both sides of the face lie in the box
+            begin = places[rng.integers(len(places))] - inside
+            yield index, Box.of_shape(shape).shift(as_zyx(begin.tolist()))
 
 
 def contacts_of(region: Region, rng: np.random.Generator) -> list[np.ndarray]:
@@ -76,9 +77,11 @@ def _meetings(part: Region, slab: Box) -> Iterator[tuple[tuple[int, int], np.nda
         ids = np.where(part.mask.read(wide) != 0, ids, 0)
     for axis in range(3):
         pairs, places = meetings(ids[tuple(slice(n + (a == axis)) for a, n in enumerate(slab.shape))], axis)
-        each, of = np.unique(pairs, axis=0, return_inverse=True)
-        for number, (first, second) in enumerate(each.tolist()):
-            yield (first, second), places[of.ravel() == number] + slab.begin
+        each, of, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+        sorted_places = places[np.argsort(of.ravel(), kind="stable")] + slab.begin
+        ends = np.cumsum(counts).tolist()
+        for (first, second), count, end in zip(each.tolist(), counts.tolist(), ends, strict=True):
+            yield (first, second), sorted_places[end - count : end]
 
 
 @hookimpl
