@@ -29,7 +29,7 @@ from asem_core.engine.machine import available_cores
 from asem_core.engine.schedule import Schedule
 from asem_core.errors import BadInput, BlockFailed, Option
 from asem_core.progress import Bar
-from asem_core.temporary import temporary_folder, whole_file
+from asem_core.temporary import temporary_folder, write_whole
 from asem_core.volume import LARGEST_EDGE, Box, Zyx, as_zyx
 
 __all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
@@ -272,7 +272,7 @@ class _SaveResults:
         work = self.load()
 
         def save(tile: Box) -> None:
-            with whole_file(_result_file(self.folder, tile)) as file:
+            with write_whole(_result_file(self.folder, tile), alone=True) as half, half.open("wb") as file:
                 np.save(file, work(tile), allow_pickle=False)
 
         return save

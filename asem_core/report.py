@@ -12,8 +12,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +22,7 @@ import numpy as np
 from asem_core.cell.provenance import identity
 from asem_core.errors import OVERWRITE, BadInput, OutputExists
 from asem_core.interfaces import Analysis, Column
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 
 if TYPE_CHECKING:
     import pyarrow
@@ -137,7 +136,7 @@ def write_report(folder: Path, title: str, sections: Sequence[Section], *, made_
         summary=_summary(made_by),
         made_by=json.dumps(_plain(made_by), indent=2, ensure_ascii=False),
     )
-    _write_whole(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    _write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
@@ -179,14 +178,17 @@ def _write_tables(folder: Path, tables: Mapping[str, Table]) -> None:
             for name, values in zip(table, columns, strict=True)
         ]
         arrow = pa.table(columns, schema=pa.schema(fields))
-        _write_whole(folder / f"{stem}.csv", partial(csv.write_csv, arrow))
-        _write_whole(folder / f"{stem}.parquet", partial(parquet.write_table, arrow))
+        with write_whole(folder / f"{stem}.csv") as half:
+            csv.write_csv(arrow, half)
+        with write_whole(folder / f"{stem}.parquet") as half:
+            parquet.write_table(arrow, half)
     meanings = [
         {"table": stem, "column": name, "about": column.about}
         for stem, table in tables.items()
         for name, column in table.items()
     ]
-    _write_whole(folder / "columns.csv", partial(csv.write_csv, pa.Table.from_pylist(meanings)))
+    with write_whole(folder / "columns.csv") as half:
+        csv.write_csv(pa.Table.from_pylist(meanings), half)
 
 
 def read_tables(folder: str | Path) -> dict[str, pyarrow.Table]:
@@ -202,22 +204,20 @@ def _write_figure(folder: Path, stem: str, figure: Figure) -> str:
 
     svg, png = folder / f"{stem}.svg", folder / f"{stem}.png"
     with matplotlib.rc_context({"svg.hashsalt": stem}):
-        save = partial(figure.savefig, bbox_inches="tight", dpi=DPI)
-        _write_whole(svg, partial(save, format="svg", metadata={"Date": None}))
-        _write_whole(png, partial(save, format="png"))
+        for path, metadata in ((svg, {"Date": None}), (png, None)):
+            with write_whole(path) as half:
+                figure.savefig(half, format=path.suffix[1:], bbox_inches="tight", dpi=DPI, metadata=metadata)
     shown, mime = (svg, "image/svg+xml") if svg.stat().st_size <= LARGEST_SVG else (png, "image/png")
     return f"data:{mime};base64,{base64.b64encode(shown.read_bytes()).decode()}"
 
 
 def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n"
-    _write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    _write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write under a temporary name and rename, so that nobody ever opens half a file."""
-    with replacing(path) as half:
-        write(half)
+def _write_text(path: Path, text: str) -> None:
+    with write_whole(path) as half:
+        half.write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from asem_core.errors import BadInput, NoSpace, Option, OutputExists, is_full_disk
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,8 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_whole(self.path / name, lambda half: half.write_text(text, encoding="utf-8"))
+        with saved_whole(self.path / name) as half:
+            half.write_text(text, encoding="utf-8")
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON files.
@@ -84,7 +85,7 @@ class RunFolder:
         return self.path / str(self.read_json("choice.json")[what])
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
-        with enough_room(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+        with _enough_room(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_metrics(self, kind: str) -> list[dict[str, Any]]:
@@ -99,7 +100,8 @@ class RunFolder:
         if self.metrics.exists():
             lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [s for s in lines if s.endswith("\n") and json.loads(s)["iteration"] <= iteration]
-            write_whole(self.metrics, lambda half: half.write_text("".join(kept), encoding="utf-8"))
+            with saved_whole(self.metrics) as half:
+                half.write_text("".join(kept), encoding="utf-8")
         for later in self.saved_iterations():
             if later > iteration:
                 self.checkpoint(later).unlink()
@@ -151,11 +153,9 @@ class RunFolder:
     def save_state(self, state: Mapping[str, Any]) -> None:
         import torch
 
-        def write(half: Path) -> None:
-            with half.open("wb") as file:  # torch's own writer tells of a full disk in riddles, and keeps the file open
-                torch.save(dict(state), file)
-
-        write_whole(self.state, write)
+        # torch's own writer tells of a full disk in riddles, and keeps the file open
+        with saved_whole(self.state) as half, half.open("wb") as file:
+            torch.save(dict(state), file)
 
     def load_state(self, device: torch.device) -> dict[str, Any]:
         if not self.state.is_file():
@@ -181,14 +181,15 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     return found
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that a reader sees the old one or the whole new one, and never half of it."""
-    with enough_room(path), replacing(path) as half:
-        write(half)
+@contextmanager
+def saved_whole(path: Path) -> Iterator[Path]:
+    """Write a file of a run by `write_whole`; a full disk is told as `NoSpace`."""
+    with _enough_room(path), write_whole(path) as half:
+        yield half
 
 
 @contextmanager
-def enough_room(path: Path) -> Iterator[None]:
+def _enough_room(path: Path) -> Iterator[None]:
     """Turn the system's "disk full" into words.
 
     Raises

@@ -12,7 +12,6 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from asem_core.locks import held
 
@@ -86,42 +85,52 @@ def sweep(base: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which then becomes `path` in one step: readers see the old file or the whole new one.
+def write_whole(path: Path, *, alone: bool = False) -> Iterator[Path]:
+    """Give a name under which to write a file or a folder, which then becomes `path` in one step.
 
+    Readers see the old file or the whole new one, never half of it. A folder cannot replace another: that is removed first.
     What killed processes left by half is removed.
+
+    Parameters
+    ----------
+    alone
+        No other process writes `path`: a lock is held, or it is one of the pieces of a run, which has a folder of its own. There
+        may be one for each block of an image, and looking for what others left would take longer with each.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = _half_of(path)
+    if alone:
+        half = half_alone(path)
+        if os.path.lexists(half):
+            remove(half)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_halves(path)
+        half = path.with_name(f".{path.name}.{_host()}-{os.getpid()}{_HALF}")
     try:
         yield half
         os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
+    except BaseException:
+        remove(half)
+        raise
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that only one process writes, in a folder of its own: it has its name once it is whole.
-
-    What a killed process left is written over, and no other file is looked for: there may be one for each block of an image.
-    """
-    half = path.with_suffix(".half")
-    with half.open("wb") as file:
-        yield file
-    half.replace(path)
-
-
-def _half_of(path: Path) -> Path:
-    sweep_halves(path)
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}{_HALF}")
+def half_alone(path: Path) -> Path:
+    """Name the half of a file or a folder that only one process writes: a killed one leaves it."""
+    return path.with_name(f".{path.name}{_HALF}")
 
 
 def sweep_halves(path: Path) -> None:
-    """Remove what killed processes left of a file that they were replacing."""
+    """Remove what killed processes left of a file or a folder that several may write."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*{_HALF}"):
         if not _lives(left.name.split("-")[-1].removesuffix(_HALF)):
-            left.unlink(missing_ok=True)
+            remove(left)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_half(file: Path) -> bool:

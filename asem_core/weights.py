@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asem_core.abilities import DescribesItself
 from asem_core.errors import BadInput, Option
 from asem_core.files import near_path
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def copy_weights(source: str | Path, target: str | Path, metadata: Mapping[str, 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> Path:
     from safetensors.torch import save
 
-    with replacing(path) as half:
+    with write_whole(path) as half:
         # not `save_file`, which makes files that only their owner may read, whatever the umask says
         half.write_bytes(save(dict(tensors), metadata={_KEY: json.dumps(metadata)}))
     return path

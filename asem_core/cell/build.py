@@ -104,7 +104,10 @@ def begin(target: Path, spec: Spec, about: Record, fill: float, *, anew: bool) -
 
 
 def publish(build: Path, target: Path) -> None:
-    """Give a whole layer its place, and take away what it replaces."""
+    """Give a whole layer its place, and take away what it replaces.
+
+    No `write_whole`: what was built elsewhere, block by block and in many runs, takes the place of a folder that others may read.
+    """
     real = target.resolve()
     try:
         if real.exists():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from asem_core.temporary import replacing, sweep_halves
+from asem_core.temporary import sweep_halves, write_whole
 
 _V3, _V2, _V2_ATTRIBUTES, _V2_ALL = "zarr.json", ".zgroup", ".zattrs", ".zmetadata"
 
@@ -53,5 +53,5 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _write(file: Path, values: Mapping[str, Any]) -> None:
-    with replacing(file) as half:
+    with write_whole(file) as half:
         half.write_text(json.dumps(values, indent=2), encoding="utf-8")

@@ -10,7 +10,6 @@ import contextlib
 import glob
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from asem_core.errors import OVERWRITE, OutputBusy, OutputExists
 from asem_core.files import fingerprint
 from asem_core.locks import acquired, let_go
 from asem_core.progress import tell_reused
-from asem_core.temporary import replacing
+from asem_core.temporary import half_alone, remove, write_whole
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
@@ -76,16 +75,11 @@ def written_whole(output: Path, made_by: Mapping[str, Any]) -> Iterator[Half]:
     BadInput
         It would lie in a cell.
     """
-    with one_writer(output):
-        half = Half(output.with_name(f".{output.name}.partial"))
-        remove(half.path)
-        try:
-            yield half
-            note_whole(note_of(output), half.path, made_by, **half.facts)
-            remove(output)
-            half.path.rename(output)
-        finally:
-            remove(half.path)
+    with one_writer(output), write_whole(output, alone=True) as path:
+        half = Half(path)
+        yield half
+        note_whole(note_of(output), path, made_by, **half.facts)
+        remove(output)
 
 
 def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -105,9 +99,8 @@ def finished(output: Path, made_by: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _remove_left(output: Path) -> None:
-    hidden = f".{output.name}"
-    lock = output.with_name(f"{hidden}.lock")
-    left = list(output.parent.glob(f"{glob.escape(hidden)}.*partial"))
+    lock = output.with_name(f".{output.name}.lock")
+    left = list(left_of(output))
     if not lock.exists() and not left:
         return
     with contextlib.suppress(
@@ -117,6 +110,13 @@ def _remove_left(output: Path) -> None:
         for half in left:
             remove(half)
         let_go(held)
+
+
+def left_of(output: Path) -> Iterator[Path]:
+    """List what killed commands left of an output, which nobody writes now: a half, or parts that an equal command goes on with."""
+    if os.path.lexists(half := half_alone(output)):
+        yield half
+    yield from output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial")
 
 
 def is_noted(output: Path) -> bool:
@@ -165,16 +165,8 @@ def note_whole(
     that nobody knows. `names` are the files of it that count, in a folder that may hold others; None: all.
     """
     text = json.dumps({"made": _described(written, made_by, names), "names": names, "facts": facts})
-    with replacing(note) as half:
+    with write_whole(note) as half:
         half.write_text(text, encoding="utf-8")
-
-
-def remove(output: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if output.is_dir() and not output.is_symlink():
-        shutil.rmtree(output)
-    else:
-        output.unlink(missing_ok=True)
 
 
 def note_of(output: Path) -> Path:

@@ -10,7 +10,7 @@ from string import Template
 from asem_core.catalog import KINDS
 from asem_core.errors import BadInput, OutputExists
 from asem_core.hookspecs import CONTRACT
-from asem_core.temporary import temporary_folder
+from asem_core.temporary import write_whole
 
 _FILES = {
     "pyproject.toml": """\
@@ -94,13 +94,11 @@ def write_project(name: str, folder: Path, kind: str = "model") -> Path:
     if project.exists():
         _require_same(project, texts)
         return project
-    folder.mkdir(parents=True, exist_ok=True)
-    with temporary_folder(folder) as half:  # it appears whole
+    with write_whole(project) as half:
         for path, text in texts.items():
-            target = half / project.name / path
+            target = half / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
-        (half / project.name).rename(project)
     return project
 
 

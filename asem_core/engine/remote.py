@@ -24,7 +24,7 @@ from asem_core.engine.clusters import Cluster
 from asem_core.engine.crew import WAITING_TOLD_S
 from asem_core.engine.done import private_folder, require_own_file
 from asem_core.errors import AsemError, BadInput
-from asem_core.temporary import replacing, temporary_folder
+from asem_core.temporary import temporary_folder, write_whole
 
 log = logging.getLogger("asem_core")
 
@@ -190,7 +190,7 @@ def _main() -> None:
     signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, note)
     code = subprocess.run(orders["command"], cwd=orders["folder"], stdin=subprocess.DEVNULL, check=False).returncode
-    with replacing(file.with_name(f"{index}.status")) as half:
+    with write_whole(file.with_name(f"{index}.status")) as half:
         half.write_text("cut off" if asked_to_end or code < 0 else str(code), encoding="utf-8")
 
 

@@ -8,7 +8,6 @@ where the format has it; ids take the narrowest that holds them all.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import logging
 import zlib
@@ -22,7 +21,7 @@ import numpy as np
 from asem_core.abilities import WritesVolumes
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.outputs import finished, is_noted, note_of, note_whole, one_writer, remove
+from asem_core.cell.outputs import finished, is_noted, left_of, note_of, note_whole, one_writer
 from asem_core.cell.place import cell_of, name_in_cell
 from asem_core.cell.provenance import identity, made_by, what_it_holds
 from asem_core.cell.record import Input, Record
@@ -41,6 +40,7 @@ from asem_core.errors import (
 from asem_core.paths import address_option
 from asem_core.progress import tell_reused
 from asem_core.recipe import build
+from asem_core.temporary import remove
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.components import value_range
 from asem_core.voxels.thresholds import at_least
@@ -194,7 +194,7 @@ def export_volume(
     )
     try:
         with one_writer(output, writer.part_of):
-            for left in output.parent.glob(f".{glob.escape(output.name)}.{'[0-9a-f]' * 8}.partial"):
+            for left in left_of(output):
                 if left != partial:  # of an export of something else that was killed
                     remove(left)
             partial.mkdir(exist_ok=True)
@@ -248,7 +248,10 @@ _WHOLE = "whole.json"
 
 
 def _publish(partial: Path, output: Path) -> None:
-    """Give what was written its name, or what is left of it after a kill; planes join the files of a folder."""
+    """Give what was written its name, or what is left of it after a kill; planes join the files of a folder.
+
+    No `write_whole`: an equal export goes on with the parts, and the many files of a folder get their names one by one.
+    """
     half, whole = partial / output.name, partial / _WHOLE
     names = _names_of(whole)
     if names is not None:

@@ -8,6 +8,7 @@ The recipe is a file like any other: `asem train` takes it, people edit it.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,7 +34,7 @@ from asem_core.stages.as_trained import as_trained
 from asem_core.stages.plan_recipe import asked, recipe_text, regions_of
 from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
-from asem_core.temporary import replacing, temporary_folder
+from asem_core.temporary import temporary_folder, write_whole
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, profiles_of
 from asem_core.training.given import Given
 from asem_core.training.options import TrainOptions
@@ -399,9 +400,10 @@ def write_plan(
     text = plan(places, catalog.get("model", name), catalog, options, given=given, say=say).text
     if recipe is not None:
         if kept is not None:
-            recipe.rename(kept)
+            with write_whole(kept) as half:
+                shutil.copyfile(recipe, half)
             say(f"{kept}: the previous recipe")
-        with replacing(recipe) as half:
+        with write_whole(recipe) as half:
             half.write_text(text, encoding="utf-8")
         say(f"{recipe}: the plan, each line with its reason")
     return text

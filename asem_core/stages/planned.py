@@ -23,7 +23,7 @@ from asem_core.stages.annotate import annotated_boxes
 from asem_core.stages.annotated import Annotated
 from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import model_table
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 from asem_core.training.classes import has_classes
 from asem_core.training.given import Given
 from asem_core.training.options import OpenOptions, is_open, options_alone
@@ -94,7 +94,7 @@ def completed(
     say(f"Choosing what {where} leaves open from its labels, for {time:g} minute{'s' * (time != 1)}")
     text = plan(places, catalog.get("model", tables["model"]["use"]), catalog, options, given=given, say=say).text
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as half:
+    with write_whole(target) as half:
         half.write_text(f"{mark}\n{text}", encoding="utf-8")
     say(f"{target}: the whole recipe, each line with its reason")
     return target

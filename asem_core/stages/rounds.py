@@ -13,7 +13,7 @@ import tomlkit
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, Option, TrainingStopped
 from asem_core.interfaces import Model
-from asem_core.run_folder import RunFolder, write_whole
+from asem_core.run_folder import RunFolder, saved_whole
 from asem_core.stages.annotated import Annotated, as_table
 from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import read_training_recipe, set_up
@@ -114,7 +114,8 @@ def learn_round(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Lo
     if not file.exists():
         text = _settings(lesson, folder, catalog, options)
         folder.path.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda half: half.write_text(text, encoding="utf-8"))
+        with saved_whole(file) as half:
+            half.write_text(text, encoding="utf-8")
     recipe = read_training_recipe(file, catalog, lesson.cell, lesson.start)
     number = recipe.options.iterations
     if folder.saved_iterations()[-1:] == [number] and (folder.path / "choice.json").exists():

@@ -30,7 +30,7 @@ from asem_core.prediction.trained import model_of_class, network_of, options_of,
 from asem_core.pretrained import find_weights
 from asem_core.progress import say
 from asem_core.recipe import Choice, build, build_choice, read_toml
-from asem_core.run_folder import RunFolder, write_whole
+from asem_core.run_folder import RunFolder, saved_whole
 from asem_core.temporary import temporary_folder
 from asem_core.training.classes import open_classes, with_class_labels
 from asem_core.training.options import TrainOptions, is_open, options_alone
@@ -401,5 +401,6 @@ def _claim(folder: RunFolder, recipe: TrainingRecipe, record: dict[str, Any], *,
     folder.path.mkdir(parents=True, exist_ok=True)
     if recipe.path is not None and recipe.path != (folder.path / "recipe.toml").resolve():
         text = recipe.path.read_bytes()
-        write_whole(folder.path / "recipe.toml", lambda half: half.write_bytes(text))
+        with saved_whole(folder.path / "recipe.toml") as half:
+            half.write_bytes(text)
     folder.write_json(known.name, {**record, _RECIPE_FOLDER: str(recipe.folder)})

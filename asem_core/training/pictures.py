@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from asem_core.heads import Head
-from asem_core.run_folder import write_whole
+from asem_core.run_folder import saved_whole
 from asem_core.training.loss import class_odds
 from asem_core.training.regions import IGNORE, read_target
 from asem_core.training.targets import Need, needs_of
@@ -53,7 +53,8 @@ def write_picture(
     row = np.concatenate([np.concatenate(rows[n : n + 4], axis=1) for n in range(0, len(rows), 4)])
     scale = max(1, round(256 / shape[1]))
     picture = Image.fromarray(row.repeat(scale, axis=0).repeat(scale, axis=1))
-    write_whole(path, lambda half: picture.save(half, format="png"))
+    with saved_whole(path) as half:
+        picture.save(half, format="png")
 
 
 def _rgb(grey: np.ndarray) -> np.ndarray:

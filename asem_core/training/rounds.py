@@ -11,7 +11,7 @@ import attrs
 import cattrs
 import numpy as np
 
-from asem_core.run_folder import write_whole
+from asem_core.run_folder import saved_whole
 from asem_core.training.snapshot import Snapshot
 from asem_core.volume import Box, Labels, as_zyx
 
@@ -115,7 +115,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain JSON, whole or not at all."""
     text = json.dumps(content, indent=2) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda half: half.write_text(text, encoding="utf-8"))
+    with saved_whole(path) as half:
+        half.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

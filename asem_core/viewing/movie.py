@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from asem_core.errors import AsemError, BadInput, MissingExtra, NoSpace
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 
 
 def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> Path:
@@ -33,7 +33,7 @@ def write_movie(frames: Iterator[np.ndarray], output: Path, fps: float = 20) -> 
     write = {".gif": _write_gif, ".mp4": _write_mp4}.get(output.suffix.lower())
     if write is None:
         raise BadInput(f"A movie must be .mp4 or .gif, not {output.name}.")
-    with replacing(output) as half:  # of this process only: an ffmpeg whose run was killed may live a moment longer
+    with write_whole(output) as half:  # of this process only: an ffmpeg whose run was killed may live a moment longer
         write(frames, half, fps)
     return output
 

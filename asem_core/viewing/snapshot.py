@@ -15,7 +15,7 @@ import numpy as np
 
 from asem_core.errors import BadInput, Option, OutsideVolume
 from asem_core.progress import counted
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.marks import Ruler, with_axes, with_border, with_scale_bar
 from asem_core.viewing.scene import STROKE_COLOURS, Layer
@@ -317,7 +317,7 @@ def write_picture(picture: np.ndarray, output: Path) -> Path:
     if output.suffix.lower() not in (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".pdf"):
         raise BadInput(f"A picture must be .png, .tif, .jpg or .pdf, not {output.name}.")
     form = Image.registered_extensions()[output.suffix.lower()]
-    with replacing(output) as half:
+    with write_whole(output) as half:
         Image.fromarray(picture).save(half, form, dpi=(300, 300), resolution=300)
     return output
 

@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, run_blocks
-from asem_core.temporary import whole_file
+from asem_core.temporary import write_whole
 from asem_core.volume import Box, Zyx, as_zyx
 
 
@@ -74,7 +74,7 @@ class _Divide:
             near = np.full(len(a), np.abs(offset).sum() == 1, np.int64)
             pairs = np.stack([np.minimum(a, b), np.maximum(a, b), value, np.ones_like(value), near], axis=1)
             rows.append(added(pairs))
-        with whole_file(division_file(self.folder, cell)) as file:
+        with write_whole(division_file(self.folder, cell), alone=True) as half, half.open("wb") as file:
             np.save(file, added(np.concatenate(rows)))
 
 

@@ -20,7 +20,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, Work, map_blocks, run_blocks
-from asem_core.temporary import temporary_folder, whole_file
+from asem_core.temporary import temporary_folder, write_whole
 from asem_core.volume import Box, Volume, Zyx, as_zyx
 
 MaskOf = Callable[[Box], np.ndarray]
@@ -264,7 +264,7 @@ class _Describe:
             behind = np.moveaxis(labels, axis, 0)[size:]
             planes[f"behind{axis}"] = behind[0] if len(behind) else np.zeros((0, 0), labels.dtype)
         smallest = np.min_scalar_type(num)
-        with whole_file(_file(self.folder, block)) as file:
+        with write_whole(_file(self.folder, block), alone=True) as half, half.open("wb") as file:
             np.savez(
                 file,
                 **{name: rows[1:] for name, rows in statistics.items()},

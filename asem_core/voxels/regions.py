@@ -18,7 +18,7 @@ import attrs
 import numpy as np
 
 from asem_core.blocks import Run, run_blocks
-from asem_core.temporary import whole_file
+from asem_core.temporary import write_whole
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_core.voxels._divisions import added, divided, division_file, read_fragments
 
@@ -142,10 +142,8 @@ def find_regions(
             into, of, height = _by_shape(edges, peaks)
         else:
             into, of, height = agglomerate(len(sizes), edges)
-        half = folder / f"{GRAPH}.half"
-        with half.open("wb") as file:
+        with write_whole(folder / GRAPH, alone=True) as half, half.open("wb") as file:
             np.savez(file, offsets=offsets, size_vx=sizes, edges=edges[:, :4], into=into, of=of, height=height / 255)
-        half.replace(folder / GRAPH)
         (folder / "watershed.json").write_text(json.dumps(attrs.asdict(how)), encoding="utf-8")
         for cell in box.blocks(how.lattice):
             _file(folder, cell).unlink()
@@ -192,7 +190,7 @@ class _Fragment:
                 planes[f"{side}{axis}"] = np.moveaxis(local, axis, 0)[at]
                 planes[f"{side}{axis}_boundary"] = np.moveaxis(boundary, axis, 0)[at]
         self.fragments[_within(cell, self.box).slices] = local
-        with whole_file(_file(self.folder, cell)) as file:
+        with write_whole(_file(self.folder, cell), alone=True) as half, half.open("wb") as file:
             np.savez(file, sizes=sizes, peaks=peaks[1:], edges=touching(local, boundary), **planes)
 
 

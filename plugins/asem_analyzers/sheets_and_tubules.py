@@ -105,13 +105,13 @@ def _store(labels: Labels, run: Run) -> Iterator[Path]:
     """Give a file that holds for each voxel whether it is sheet or tubule: one byte each, kept where the run can be resumed."""
     from asem_core.blocks import temporary_folder
     from asem_core.files import mapped_array
-    from asem_core.temporary import replacing
+    from asem_core.temporary import write_whole
 
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder()) if run.scratch is None else run.scratch
         path = folder / "sheets-and-tubules.npy"
         if not path.exists():
-            with replacing(path) as half:
+            with write_whole(path) as half:
                 mapped_array(half, np.uint8, labels.shape).flush()
         yield path
 

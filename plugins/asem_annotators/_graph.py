@@ -9,7 +9,7 @@ from typing import Self
 import attrs
 import numpy as np
 
-from asem_core.temporary import whole_file
+from asem_core.temporary import write_whole
 
 GREY_BINS = 5
 
@@ -40,7 +40,7 @@ class Graph:
     def save(self, path: Path) -> None:
         """Write to a file; a half-written one is never visible."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        with write_whole(path, alone=True) as half, half.open("wb") as file:
             np.savez(file, **{a.name: getattr(self, a.name) for a in attrs.fields(type(self))})
 
     @classmethod

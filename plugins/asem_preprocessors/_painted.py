@@ -12,7 +12,7 @@ import attrs
 import numpy as np
 
 from asem_core.interfaces import Fitted
-from asem_core.temporary import whole_file
+from asem_core.temporary import write_whole
 from asem_core.volume import Box, Outside, Spec, Zyx, as_zyx
 from asem_preprocessors._greys import PASS_BLOCK
 from asem_preprocessors._morphology import Bits
@@ -66,7 +66,7 @@ def store_mask(mask_of: Callable[[Box], np.ndarray], box: Box, run: Run, name: s
 
 
 def _store_block(mask_of: Callable[[Box], np.ndarray], folder: Path, box: Box) -> None:
-    with whole_file(_file(folder, box.begin)) as file:
+    with write_whole(_file(folder, box.begin), alone=True) as half, half.open("wb") as file:
         np.save(file, np.packbits(mask_of(box), axis=2, bitorder="little"))
 
 

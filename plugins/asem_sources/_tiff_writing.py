@@ -54,7 +54,8 @@ def _planes_of(volume: Volume) -> Iterator[np.ndarray]:
 def _save_plane(file: Path, plane: np.ndarray, about: dict[str, Any], tags: dict[str, Any]) -> None:
     import tifffile
 
-    tifffile.imwrite(file, plane, metadata=about, **tags)
+    ome = ".ome.tif" in file.name.lower()  # said, as the name that the file has until it is whole ends otherwise
+    tifffile.imwrite(file, plane, ome=ome, metadata=about, **tags)
 
 
 def _tags(volume: Volume, compress: bool) -> dict[str, Any]:

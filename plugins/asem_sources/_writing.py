@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import numpy as np
 
+from asem_core.temporary import write_whole
 from asem_core.volume import Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:
@@ -92,12 +92,8 @@ class _WritePlanes:
 
     def write(self, box: Box) -> None:
         for name, plane in zip(self.names[box.slices[0]], self.volume.read(box), strict=True):
-            half = self.folder / f".{os.getpid()}.{name}"  # its ending tells some programs the format
-            try:
+            with write_whole(self.folder / name, alone=True) as half:
                 self.save(half, plane)
-                half.replace(self.folder / name)
-            finally:
-                half.unlink(missing_ok=True)
 
 
 @attrs.frozen

@@ -19,7 +19,7 @@ import attrs
 import numpy as np
 
 from asem_core.errors import BadInput, MissingExtra, Option
-from asem_core.temporary import replacing, temporary_folder_of_libraries
+from asem_core.temporary import temporary_folder_of_libraries, write_whole
 from asem_registry.card import Card, card_toml
 from asem_registry.sample import Sample
 
@@ -61,7 +61,7 @@ def export(card: Card, trained: Any, sample: Sample, output: Path, words: Words)
         raise BadInput(f"A package of bioimage.io is a ZIP file: call it {output.with_suffix('.zip')}, not {output}.")
     notes: list[str] = []
     output.parent.mkdir(parents=True, exist_ok=True)
-    with temporary_folder_of_libraries() as folder, replacing(output) as half, warnings.catch_warnings():
+    with temporary_folder_of_libraries() as folder, write_whole(output) as half, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = folder / "package.zip"
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ import attrs
 
 from asem_core.errors import AsemError, Option
 from asem_core.files import sha256
-from asem_core.temporary import replacing, temporary_folder
-from asem_registry.cache import Receipt, has_sum_of_weights, obtain, place, receipt_of
+from asem_core.temporary import temporary_folder, write_whole
+from asem_registry.cache import Receipt, has_sum_of_weights, obtain, place, receipt_of, sync
 from asem_registry.card import BadCard, Card, card_toml, parse_card
 from asem_registry.fetch import check_room
 from asem_registry.library import load_library
@@ -39,7 +38,7 @@ def bundle(cards: Sequence[Card], output: Path, settings: Settings) -> Path:
     weights = {card.key: obtain(card, settings) for card in cards}
     output.parent.mkdir(parents=True, exist_ok=True)
     check_room(output.parent, sum(path.stat().st_size for path in weights.values()))
-    with replacing(output) as half, zipfile.ZipFile(half, "w", zipfile.ZIP_STORED) as archive:
+    with write_whole(output) as half, zipfile.ZipFile(half, "w", zipfile.ZIP_STORED) as archive:
         for card in cards:
             receipt = receipt_of(card, settings) or _receipt_of_bundled(card, weights[card.key])
             archive.writestr(f"{card.key}/card.toml", card_toml(card))
@@ -176,10 +175,9 @@ def keep(card: Card, weights: Path | None, home: Path) -> Card:
 
 def _replace(path: Path, data: bytes) -> None:
     check_room(path.parents[1], len(data))
-    with replacing(path) as half, half.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with write_whole(path) as half:
+        half.write_bytes(data)
+        sync(half)
 
 
 def _extract(archive: zipfile.ZipFile, member: str, folder: Path) -> Path:

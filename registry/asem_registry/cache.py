@@ -24,8 +24,9 @@ import attrs
 
 from asem_core.errors import AsemError, MissingExtra, NoSpace
 from asem_core.files import sha256
+from asem_core.temporary import write_whole
 from asem_registry.card import Card
-from asem_registry.fetch import FetchError, check_room, fetch, require_s3, room
+from asem_registry.fetch import FetchError, check_room, fetch, put, require_s3, room
 from asem_registry.settings import Settings
 
 LOG = logging.getLogger("asem_registry")
@@ -151,9 +152,10 @@ def place(card: Card, source: Path, receipt: Receipt, settings: Settings) -> Pat
             raise WrongSum(_wrong(card, "the bundle", receipt.weights_sha256, found, "Nothing was installed."))
         with _in_cache():
             check_room(weights.parent, source.stat().st_size)
-        half = weights.with_name("half.safetensors")
-        shutil.copyfile(source, half)
-        _commit(half, weights, receipt)
+        with write_whole(weights, alone=True) as half:
+            shutil.copyfile(source, half)
+            sync(half)
+        _keep(receipt, weights)
     return weights
 
 
@@ -258,19 +260,20 @@ def _fetch(card: Card, weights: Path, settings: Settings, progress: bool) -> Non
 def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -> None:
     """Turn a checked download into the cached file."""
     source_bytes = part.stat().st_size
-    half = weights.with_name("half.safetensors")
     try:
         with room(part, source_bytes):
-            _as_safetensors(card, url, part, half)
-            receipt = Receipt(
-                url=url,
-                fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                source_sha256=source_sum,
-                source_bytes=source_bytes,
-                weights_sha256=sha256(half),
-                trusted_on_first_use=card.trust_on_first_use,
-            )
-            _commit(half, weights, receipt)
+            with write_whole(weights, alone=True) as half:
+                _as_safetensors(card, url, part, half)
+                sync(half)
+                receipt = Receipt(
+                    url=url,
+                    fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    source_sha256=source_sum,
+                    source_bytes=source_bytes,
+                    weights_sha256=sha256(half),
+                    trusted_on_first_use=card.trust_on_first_use,
+                )
+            _keep(receipt, weights)
     finally:
         _tidy(weights.parent)
 
@@ -301,7 +304,7 @@ def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
 
     native = url.endswith(".safetensors")
     named = source.with_name("source.safetensors" if native else "source.pt")
-    os.replace(source, named)
+    put(source, named)
     try:
         model = build(load_catalog().get("model", card.model), dict(card.options), card.origin)
         network = load_weights(named, model.network())
@@ -310,7 +313,7 @@ def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
             f"{card.key} from {url} is refused and deleted: {str(error).replace(str(named), 'it')}"
         ) from None
     if native:
-        os.replace(named, target)
+        put(named, target)
     else:
         metadata = {
             "model": {"use": card.model, **card.options},
@@ -325,15 +328,17 @@ def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
         save_weights(target, network, metadata)
 
 
-def _commit(half: Path, weights: Path, receipt: Receipt) -> None:
-    """Make a checked file visible: data first, then its receipt, each in one step and on the disk."""
-    note = weights.with_name("half.json")
-    note.write_text(json.dumps(attrs.asdict(receipt), indent=1), encoding="utf-8")
-    for path in (half, note):
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-    os.replace(half, weights)
-    os.replace(note, weights.with_name("receipt.json"))
+def _keep(receipt: Receipt, weights: Path) -> None:
+    """Write the receipt of weights that are in their place: without one, they are fetched again."""
+    with write_whole(weights.with_name("receipt.json"), alone=True) as half:
+        half.write_text(json.dumps(attrs.asdict(receipt), indent=1), encoding="utf-8")
+        sync(half)
+
+
+def sync(file: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def _absent(card: Card, settings: Settings, why: str) -> str:

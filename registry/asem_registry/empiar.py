@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import html
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,8 @@ import attrs
 
 from asem_core.errors import BadInput
 from asem_core.files import sha256
-from asem_core.temporary import replacing
-from asem_registry.fetch import FetchError, NotThere, check_room, fetch, read_page
+from asem_core.temporary import write_whole
+from asem_registry.fetch import FetchError, NotThere, check_room, fetch, put, read_page
 from asem_registry.settings import Settings
 
 LICENCE = "CC0 1.0, as EMPIAR states for all of its entries"
@@ -221,7 +220,7 @@ def pull(
         except FetchError as error:
             raise type(error)(f"{address}: {error}. Run the same command again to resume.") from None
         found = sha256(part)
-        os.replace(part, target)
+        put(part, target)
         sums.add(file.path, found)
 
     from asem_core.progress import open_bar, times
@@ -247,9 +246,9 @@ def _describe(entry: Entry, output: Path) -> None:
     others = [path.stem for path in output.glob("EMPIAR-*.json") if path != about]
     if others:
         raise BadInput(f"{output} holds {others[0]}. Choose another folder for {entry.name}.")
-    with replacing(about) as half:
+    with write_whole(about) as half:
         half.write_text(json.dumps(entry.stated, indent=1), encoding="utf-8")
-    with replacing(output / "LICENCE.txt") as half:
+    with write_whole(output / "LICENCE.txt") as half:
         half.write_text(f"{entry.title}\n{entry.terms}\n", encoding="utf-8")
 
 
@@ -266,7 +265,7 @@ class _Sums:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""
         whole = text[: text.rfind("\n") + 1]
         if whole != text:  # a line that was cut off
-            with replacing(file) as half:
+            with write_whole(file) as half:
                 half.write_text(whole, encoding="utf-8", newline="\n")
         return cls(file, {path: found for found, _, path in (line.partition("  ") for line in whole.splitlines())})
 

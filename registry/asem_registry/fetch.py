@@ -85,6 +85,11 @@ def fetch(url: str, part: Path, settings: Settings, *, size: int | None, progres
     return remote.url
 
 
+def put(part: Path, target: Path) -> None:
+    """Give a file that `fetch` brought another name: it is no `write_whole`, as a part that was cut stays, to go on with it."""
+    os.replace(part, target)
+
+
 def read_texts(address: str, suffix: str, settings: Settings, limit_bytes: int = 1 << 20) -> dict[str, str]:
     """Read a small text file, or every one with this suffix in a folder; the result is by address.
 

@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from asem_core.errors import AsemError, UnknownName
-from asem_core.temporary import replacing
+from asem_core.temporary import write_whole
 from asem_registry.card import BadCard, Card, parse_card, read_card
 from asem_registry.index import NAME, Tampered, card_path, read_index, require_listed, require_unchanged
 from asem_registry.settings import Settings
@@ -121,7 +121,7 @@ class _Memory:
     def keep(self, index: str | None, texts: Mapping[str, str]) -> None:
         if index is not None:
             self.seen |= {key: entry.weights_sha256 for key, entry in read_index(index, "the copy").items()}
-        with replacing(self.file) as half:
+        with write_whole(self.file) as half:
             half.write_text(json.dumps({"index": index, "texts": texts, "seen": self.seen}), encoding="utf-8")
 
     def require_no_index(self, place: str) -> None:

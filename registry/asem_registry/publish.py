@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from asem_core.errors import BadInput, Option, OutputExists
-from asem_core.temporary import replacing, temporary_folder
+from asem_core.temporary import temporary_folder, write_whole
 from asem_registry.cache import obtain
 from asem_registry.card import Card, Score, card_toml, parse_card
 from asem_registry.index import NAME, Entry, card_path, read_index, require_unchanged, write_index
@@ -168,7 +168,7 @@ class _Folder:
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if self.read(name) != data:
-            with replacing(file) as half:
+            with write_whole(file) as half:
                 half.write_bytes(data)
 
 

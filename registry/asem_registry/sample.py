@@ -12,7 +12,7 @@ from asem_core.errors import BadInput
 from asem_core.files import sha256
 from asem_registry.cache import NotCached, folder_of, locked, obtain
 from asem_registry.card import Card
-from asem_registry.fetch import fetch
+from asem_registry.fetch import fetch, put
 from asem_registry.settings import Settings
 
 LARGEST_DIFFERENCE = 0.01
@@ -146,7 +146,7 @@ def _fetch(card: Card, where: str, file: Path, settings: Settings) -> None:
     with locked(file.parent, card.key):
         part = file.with_name("source.part")
         fetch(where, part, settings, size=None, progress=False)
-        part.replace(file)
+        put(part, file)
 
 
 def to_bytes(sample: Sample) -> bytes:

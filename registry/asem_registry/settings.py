@@ -82,14 +82,14 @@ def write_places(places: Sequence[str]) -> Path:
     """
     import tomlkit
 
-    from asem_core.temporary import replacing
+    from asem_core.temporary import write_whole
 
     path = config_path()
     _registry_table(path)  # checked
     document = tomlkit.parse(path.read_text(encoding="utf-8") if path.is_file() else "")
     document.setdefault("registry", tomlkit.table())["cards"] = list(places)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as half:
+    with write_whole(path) as half:
         half.write_text(tomlkit.dumps(document), encoding="utf-8")
     return path
 

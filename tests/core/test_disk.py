@@ -111,7 +111,7 @@ def test_read_only(planes: Path, disk: Path) -> None:
 @pytest.mark.parametrize("count", [1, 1_000_000])
 def test_a_state_that_does_not_fit_is_told(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever torch makes of the system's error, it is told as a full disk."""
-    monkeypatch.setattr(run_folder, "replacing", lambda path: contextlib.nullcontext(Path("/dev/full")))
+    monkeypatch.setattr(run_folder, "write_whole", lambda path: contextlib.nullcontext(Path("/dev/full")))
     with pytest.raises(NoSpace, match="The disk is full: .*state.pt could not be written"):
         RunFolder(tmp_path).save_state({"weights": torch.zeros(count)})
 

@@ -61,7 +61,7 @@ def test_again(case: str, cell: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert code == 0, said
     before = snapshot(tmp_path)
     (tmp_path / f".{output}.lock").touch()
-    for left in (f".{output}.partial", f".{output}.0123abcd.partial"):
+    for left in (f".{output}.half", f".{output}.0123abcd.partial"):
         (tmp_path / left).mkdir()
         (tmp_path / left / "half").touch()
     code, again = run(words, cell / "cell.zarr/labels/a")

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from asem_core.temporary import _host, replacing, sweep, temporary_folder
+from asem_core.temporary import _host, is_half, sweep, temporary_folder, write_whole
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_no_other_temporary_folders() -> None:
 def test_half_files(base: Path) -> None:
     """A file appears whole or not at all; halves of processes that live no more are swept, others stay."""
     file = base / "state[1].pt"
-    with replacing(file) as half:
+    with write_whole(file) as half:
         half.write_text("half")
         assert not file.exists()
     assert file.read_text() == "half"
@@ -80,10 +80,39 @@ def test_half_files(base: Path) -> None:
     dead = next(pid for pid in range(os.getpid() + 1, 10**7) if not psutil.pid_exists(pid))
     for pid in (dead, os.getppid()):
         (base / mine.replace(f"-{os.getpid()}.", f"-{pid}.")).touch()
-    with pytest.raises(ValueError, match="no"), replacing(file) as half:
+    with pytest.raises(ValueError, match="no"), write_whole(file) as half:
         half.write_text("more")
         raise ValueError("no")
     assert file.read_text() == "half"
     assert sorted(p.name for p in base.iterdir()) == sorted(
         [file.name, mine.replace(f"-{os.getpid()}.", f"-{os.getppid()}.")]
     )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_folders_and_pieces_of_a_run(base: Path, alone: bool) -> None:
+    """A folder, too, has its name once it is whole; what a killed process left in its place is not mixed in; a failure leaves none."""
+    folder = base / "project"
+    dead = next(pid for pid in range(os.getpid() + 1, 10**7) if not psutil.pid_exists(pid))
+    left = base / (".project.half" if alone else f".project.{_host()}-{dead}.half")
+    left.mkdir()
+    (left / "old").touch()
+    with pytest.raises(ValueError, match="no"), write_whole(folder, alone=alone) as half:
+        half.mkdir()
+        (half / "new").touch()
+        raise ValueError("no")
+    assert not list(base.iterdir())
+    with write_whole(folder, alone=alone) as half:
+        half.mkdir()
+        (half / "new").touch()
+        assert is_half(half)
+        assert not folder.exists()
+    assert [p.relative_to(base).as_posix() for p in base.rglob("*")] == ["project", "project/new"]
+
+
+def test_pieces_look_for_no_others(base: Path) -> None:
+    """There may be one for each block of an image: what is written of others is not touched."""
+    (base / ".1.npy.half").touch()
+    with write_whole(base / "0.npy", alone=True) as half:
+        half.write_bytes(b"0")
+    assert sorted(p.name for p in base.iterdir()) == [".1.npy.half", "0.npy"]

@@ -218,6 +218,37 @@ def plugin_names(file: Path) -> Iterator[str]:
             yield str(node.value.value)
 
 
+RENAMES = {
+    "asem_core/temporary.py": "`write_whole` itself, and a folder that is hidden until its lock is held",
+    "asem_core/cell/build.py": "a layer, built in many runs, takes the place of one that others may read",
+    "asem_core/stages/export.py": "an equal export goes on with the parts of one that was killed",
+    "registry/asem_registry/fetch.py": "a download that was cut keeps its part, to go on with it",
+}
+"""Who gives files other names, and why it is no `write_whole`."""
+
+
+def test_there_is_one_way_to_write_whole() -> None:
+    """Files and folders appear whole by `temporary.write_whole`; what renames besides has its reason."""
+    found = {
+        file.relative_to(ROOT).as_posix()
+        for part in ("asem_core", "plugins", "registry")
+        for file in (ROOT / part).rglob("*.py")
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Call) and renames(node)
+    }
+    assert found == set(RENAMES)
+
+
+def renames(call: ast.Call) -> bool:
+    """Tell calls of `os.replace`, `os.rename`, `Path.rename` and `Path.replace`, which takes one argument where that of text takes two."""
+    function = ast.unparse(call.func)
+    return (
+        function in ("os.replace", "os.rename", "os.renames")
+        or function.endswith((".rename", ".renames"))
+        or (function.endswith(".replace") and len(call.args) + len(call.keywords) == 1)
+    )
+
+
 def test_every_public_name_is_where_the_core_says() -> None:
     """What `asem_core` offers loads, and the type checker sees the same names."""
     import asem_core
