@@ -262,17 +262,17 @@ def _install(card: Card, url: str, source_sum: str, part: Path, weights: Path) -
     source_bytes = part.stat().st_size
     try:
         with room(part, source_bytes):
-            with write_whole(weights, alone=True) as half:
-                _as_safetensors(card, url, part, half)
-                sync(half)
-                receipt = Receipt(
-                    url=url,
-                    fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                    source_sha256=source_sum,
-                    source_bytes=source_bytes,
-                    weights_sha256=sha256(half),
-                    trusted_on_first_use=card.trust_on_first_use,
-                )
+            checked = _as_safetensors(card, url, part)
+            receipt = Receipt(
+                url=url,
+                fetched=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                source_sha256=source_sum,
+                source_bytes=source_bytes,
+                weights_sha256=sha256(checked),
+                trusted_on_first_use=card.trust_on_first_use,
+            )
+            sync(checked)
+            put(checked, weights)
             _keep(receipt, weights)
     finally:
         _tidy(weights.parent)
@@ -296,8 +296,8 @@ def first_use(receipt: Receipt) -> str:
     )
 
 
-def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
-    """Check that a file is weights of the card's model, and write it as safetensors."""
+def _as_safetensors(card: Card, url: str, source: Path) -> Path:
+    """Check that a file is weights of the card's model, and give it, or a conversion, as safetensors beside it."""
     from asem_core.catalog import load_catalog
     from asem_core.recipe import build
     from asem_core.weights import load_weights, save_weights
@@ -313,19 +313,18 @@ def _as_safetensors(card: Card, url: str, source: Path, target: Path) -> None:
             f"{card.key} from {url} is refused and deleted: {str(error).replace(str(named), 'it')}"
         ) from None
     if native:
-        put(named, target)
-    else:
-        metadata = {
-            "model": {"use": card.model, **card.options},
-            "voxel_size_nm": list(card.voxel_size_nm),
-            "preprocessing": [
-                {"name": step["use"], "options": {k: v for k, v in step.items() if k != "use"}}
-                for step in card.preprocessing
-            ],
-            "card": card.key,
-            "converted_from": url,
-        }
-        save_weights(target, network, metadata)
+        return named
+    metadata = {
+        "model": {"use": card.model, **card.options},
+        "voxel_size_nm": list(card.voxel_size_nm),
+        "preprocessing": [
+            {"name": step["use"], "options": {k: v for k, v in step.items() if k != "use"}}
+            for step in card.preprocessing
+        ],
+        "card": card.key,
+        "converted_from": url,
+    }
+    return save_weights(named.with_suffix(".safetensors"), network, metadata)
 
 
 def _keep(receipt: Receipt, weights: Path) -> None:
