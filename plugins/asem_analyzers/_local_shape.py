@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 import numpy as np
@@ -55,11 +54,13 @@ def local_shape(mask: np.ndarray) -> LocalShape:
     """
     import edt
 
+    from asem_analyzers._local_shape_kernels import paint
+
     padded = np.pad(mask, 1)
     depth = edt.edt(padded.view(np.uint8))
     voxels = np.flatnonzero(padded)
     order = voxels[np.argsort(-depth.ravel()[voxels], kind="stable")]
-    radius, sheet = _compiled()(padded.view(np.uint8), depth, order, REACH, MORE_VX, FLATNESS, SAMPLES)
+    radius, sheet = paint(padded.view(np.uint8), depth, order, REACH, MORE_VX, FLATNESS, SAMPLES)
     inner = (slice(1, -1),) * 3
     return LocalShape(radius[inner], sheet[inner].view(bool), (padded & (depth >= CORE * radius))[inner])
 
@@ -99,59 +100,3 @@ def cubic(mask: np.ndarray, voxel_size_nm: ZyxNm, edge_nm: float) -> np.ndarray:
         part = (at - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
         field = np.take(field, low, axis) * (1 - part) + np.take(field, low + 1, axis) * part
     return np.asarray(field[tuple(slice(None) if a in axes else slice(1, -1) for a in range(3))] > 0)
-
-
-@cache
-def _compiled() -> Any:
-    import numba
-
-    return numba.njit(cache=True)(_paint)
-
-
-def _paint(mask, depth, order, reach, more, flatness, samples):  # type: ignore[no-untyped-def]
-    """Give voxels the radius and the class of the largest ball that holds them, in order of depth, deepest first."""
-    nz, ny, nx = mask.shape
-    radius = np.zeros(mask.shape, np.float32)
-    sheet = np.zeros(mask.shape, np.uint8)
-    done = np.zeros(mask.shape, np.uint8)
-    for k in range(order.size):
-        z, y, x = order[k] // (ny * nx), order[k] // nx % ny, order[k] % nx
-        if done[z, y, x]:
-            continue
-        # The nearest voxel outside is `d` away, the surface somewhere within the last half voxel of that.
-        d = depth[z, y, x]
-        r = d - 0.25
-        far = reach * d + more
-        step = max(1, int(r / samples))
-        n = int(far / step)
-        count = 0
-        for a in range(-n, n + 1):
-            w = z + a * step
-            if w < 0 or w >= nz:
-                continue
-            for b in range(-n, n + 1):
-                v = y + b * step
-                if v < 0 or v >= ny:
-                    continue
-                rest = far * far - (a * a + b * b) * step * step
-                if rest < 0:
-                    continue
-                m = int(np.sqrt(rest) / step)
-                for c in range(-m, m + 1):
-                    u = x + c * step
-                    if 0 <= u < nx and mask[w, v, u]:
-                        count += 1
-        tube = np.pi * r * r * 2 * far
-        flat = count * step**3 > tube * (far / r) ** flatness
-        n = int(d)
-        for w in range(max(0, z - n), min(nz, z + n + 1)):
-            for v in range(max(0, y - n), min(ny, y + n + 1)):
-                for u in range(max(0, x - n), min(nx, x + n + 1)):
-                    apart = (w - z) ** 2 + (v - y) ** 2 + (u - x) ** 2
-                    if mask[w, v, u] and apart < d * d:
-                        if radius[w, v, u] < r:
-                            radius[w, v, u] = r
-                            sheet[w, v, u] = flat
-                        if apart <= d * d / 4:
-                            done[w, v, u] = 1
-    return radius, sheet

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
 
+from asem_analyzers._kept_blocks import KeptBlocks, keeping_blocks
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
-    from asem_core.voxels.components import Components
 
     Measure = Callable[[int], np.ndarray]
     """Measures the object at an index of `Objects`: float64 (rows, measures), any number of rows, also none."""
 
 BLOCK: Zyx = (128, 128, 128)
-BLOCKS_KEPT = 16
-"""Labelled blocks a worker remembers: 134 MB."""
 NEIGHBOURHOOD_VX = 256
 OBJECTS_AT_ONCE = 16
 """How many objects a worker measures before it reports."""
 
-# Columns of what a block says of an object: id, voxels, begin, end, sum of zyx, sum of zz zy zx yy yx xx.
 NUM_STATISTICS = 1 + 1 + 3 + 3 + 3 + 6
+"""Columns of what a block says of an object: id, voxels, begin, end, sum of zyx, sum of zz zy zx yy yx xx."""
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 
 
@@ -79,6 +77,10 @@ class Objects:
         lengths = 2 * np.sqrt(5 * np.maximum(values, 0))  # a solid ellipsoid has variance (axis / 2)^2 / 5
         return lengths[:, ::-1], np.swapaxes(vectors, 1, 2)[:, ::-1]
 
+    def keeping_blocks(self) -> Objects:
+        """The same, remembering what was read last, for a worker that reads near objects one after the other."""
+        return attrs.evolve(self, labels=keeping_blocks(self.labels))
+
     def take(self, keep: np.ndarray) -> Objects:
         """Keep some objects: a bool array, or indices."""
         arrays = ("ids", "num_vx", "begin", "end", "mean_vx", "covariance_vx")
@@ -109,38 +111,12 @@ def connect(segmentation: Labels, run: Run) -> Labels:
 
     block = run.block or BLOCK
     found = components(partial(_foreground, segmentation), segmentation.box, block, run)
-    array = _ComponentArray(found, segmentation.shape, block)
+    array = KeptBlocks(found.read, segmentation.shape, found.dtype, block)
     return Labels(array, segmentation.voxel_size_nm, segmentation.origin_nm, f"{segmentation.path} (components)")
 
 
 def _foreground(segmentation: Labels, box: Box) -> np.ndarray:
     return np.asarray(segmentation.read(box) != 0)
-
-
-class _ComponentArray:
-    """The ids of connected components as a lazy array, which remembers the blocks it labelled last."""
-
-    def __init__(self, components: Components, shape: Zyx, block: Zyx) -> None:
-        self.components, self.shape, self.block = components, shape, block
-        self._labelled = lru_cache(maxsize=BLOCKS_KEPT)(components.read)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_ComponentArray, (self.components, self.shape, self.block))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.components.dtype
-
-    def __getitem__(self, key: tuple[slice, slice, slice]) -> np.ndarray:
-        wanted = Box(as_zyx([k.start for k in key]), as_zyx([k.stop for k in key]))
-        first = as_zyx([b // n * n for b, n in zip(wanted.begin, self.block, strict=True)])
-        result = np.empty(wanted.shape, self.dtype)
-        for corner in Box(first, wanted.end).blocks(self.block):
-            block = Box(corner.begin, as_zyx(np.add(corner.begin, self.block).tolist())) & Box.of_shape(self.shape)
-            part = block & wanted
-            labelled = self._labelled(block)[part.shift([-b for b in block.begin]).slices]
-            result[part.shift([-b for b in wanted.begin]).slices] = labelled
-        return result
 
 
 def list_ids(labels: Labels, run: Run) -> Objects:
@@ -172,19 +148,14 @@ def _load_statistics(labels: Labels) -> Callable[[Box], np.ndarray]:
 
 def _block_statistics(labels: Labels, box: Box) -> np.ndarray:
     """Gather int64 rows (see `NUM_STATISTICS`), one an id of the block; positions in voxels of the volume."""
-    block = labels.read(box)
-    where = np.nonzero(block)
-    ids, inverse, counts = np.unique(block[where], return_inverse=True, return_counts=True)
+    from asem_analyzers._object_kernels import gather, stretches
+
+    found, place = stretches(labels.read(box))
+    ids, row_of = np.unique(found, return_inverse=True)
     rows = np.zeros((len(ids), NUM_STATISTICS), np.int64)
-    rows[:, 0], rows[:, 1] = ids.astype(np.int64), counts
+    rows[:, 0] = ids.astype(np.int64)
     rows[:, 2:5] = labels.shape
-    at = [w + b for w, b in zip(where, box.begin, strict=True)]
-    for axis, position in enumerate(at):
-        np.minimum.at(rows[:, 2 + axis], inverse, position)
-        np.maximum.at(rows[:, 5 + axis], inverse, position + 1)
-        rows[:, 8 + axis] = np.bincount(inverse, position, len(ids))
-    for column, (i, j) in enumerate(PAIRS, start=11):
-        rows[:, column] = np.bincount(inverse, at[i] * at[j], len(ids))
+    gather(rows, row_of, place, box.begin)
     return rows
 
 
@@ -228,15 +199,13 @@ def read_mask(labels: Volume, box: Box, object_id: int) -> np.ndarray:
 
 
 def read_coarse(labels: Volume, box: Box, object_id: int, factors: Zyx) -> np.ndarray:
-    """Read a mask at a fraction of the resolution: a voxel is set if at least half of those it stands for are."""
-    if max(factors) == 1:
-        return read_mask(labels, box, object_id)
-    shape = [-(-n // f) for n, f in zip(box.shape, factors, strict=True)]
-    result = np.zeros(shape, bool)
-    across = [b + n * f for b, n, f in zip(box.begin[1:], shape[1:], factors[1:], strict=True)]
-    for z in range(shape[0]):
-        begin = box.begin[0] + z * factors[0]
-        slab = Box((begin, *box.begin[1:]), (begin + factors[0], across[0], across[1]))
-        part = read_mask(labels, slab, object_id).reshape(factors[0], shape[1], factors[1], shape[2], factors[2])
-        result[z] = part.mean(axis=(0, 2, 4)) >= 0.5
+    """Read a mask at a fraction of the resolution, part by part: a voxel is set if at least half of those it stands for are."""
+    from asem_analyzers._object_kernels import half_set
+
+    shape = as_zyx([-(-n // f) for n, f in zip(box.shape, factors, strict=True)])
+    result = np.empty(shape, bool)
+    for part in Box.of_shape(shape).blocks(as_zyx([max(1, n // f) for n, f in zip(BLOCK, factors, strict=True)])):
+        begin, end = (np.add(box.begin, np.multiply(at, factors)).tolist() for at in (part.begin, part.end))
+        mask = read_mask(labels, Box(as_zyx(begin), as_zyx(end)), object_id)
+        result[part.slices] = half_set(mask, factors) if max(factors) > 1 else mask
     return result

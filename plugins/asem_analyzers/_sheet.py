@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -50,16 +48,18 @@ class Directions:
         self._shape = tuple(np.ceil((shape_nm + 2 * thickness_nm) / self._cell).astype(int))
         self._tensor = np.zeros((*self._shape, 6))
         for begin, facets in tiles:
-            n, flat = facets.normal, np.ravel_multi_index(self._cells(facets.centre_nm + begin), self._shape)
+            cells, cell_of = self._cells(facets.centre_nm + begin)
             for k, (i, j) in enumerate(_PAIRS):
-                weight = facets.area_nm2 * n[:, i] * n[:, j]
-                self._tensor[..., k] += np.bincount(flat, weight, math.prod(self._shape)).reshape(self._shape)
+                weight = facets.area_nm2 * facets.normal[:, i] * facets.normal[:, j]
+                self._tensor.reshape(-1, 6)[cells, k] += np.bincount(cell_of, weight, len(cells))
         for k in range(6):
             sigma = NEIGHBOURHOOD * thickness_nm / self._cell
             self._tensor[..., k] = gaussian_filter(self._tensor[..., k], sigma, mode="constant")
 
-    def _cells(self, at_nm: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(np.clip((at_nm + self._margin) // self._cell, 0, np.array(self._shape) - 1).astype(np.intp).T)
+    def _cells(self, at_nm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Give the cells in which places lie, each once, by their number in the grid; and for every place which of them it is."""
+        at = np.clip((at_nm + self._margin) // self._cell, 0, np.array(self._shape) - 1).astype(np.intp)
+        return np.unique(np.ravel_multi_index(tuple(at.T), self._shape), return_inverse=True)
 
     def area_nm2(self, begin_nm: np.ndarray, facets: Facets) -> float:
         """Measure the area of the middle surface between facets.
@@ -67,11 +67,12 @@ class Directions:
         That is half the area of both faces, each facet counted by how much it faces along the sheet's normal there: a rim
         counts nothing, a bulging face as its shadow on the middle surface.
         """
-        local = self._tensor[self._cells(facets.centre_nm + begin_nm)]
-        matrix = np.empty((len(local), 3, 3))
+        cells, cell_of = self._cells(facets.centre_nm + begin_nm)
+        local = self._tensor.reshape(-1, 6)[cells]
+        matrix = np.empty((len(cells), 3, 3))
         for k, (i, j) in enumerate(_PAIRS):
             matrix[:, i, j] = matrix[:, j, i] = local[:, k]
-        normal = np.linalg.eigh(matrix)[1][:, :, 2]
+        normal = np.linalg.eigh(matrix)[1][cell_of, :, 2]
         return float((facets.area_nm2 * np.abs((facets.normal * normal).sum(axis=1))).sum()) / 2
 
 
@@ -90,28 +91,24 @@ def extent_vx(mask: np.ndarray, core: np.ndarray) -> float:
     """
     import cc3d
 
+    from asem_analyzers._sheet_kernels import distances, way
+
     piece = np.pad(cc3d.largest_k(mask.view(np.uint8), k=1, connectivity=26).astype(np.uint8), 2)
     piece += piece * np.pad(core, 2)
     voxels = np.flatnonzero(piece)
     if not len(voxels):
         return 0.0
     steps = _steps(piece.shape)
-    longest, start, way = 0.0, int(voxels[0]), np.array([voxels[0]])
+    longest, start, longest_way = 0.0, int(voxels[0]), voxels[:1]
     for _ in range(3):  # to the farthest voxel, from there to the farthest, and once more where that was no end
-        distance, before = _compiled()(piece.ravel(), start, *steps, OFF_CORE)
+        distance = distances(piece.ravel(), start, *steps, OFF_CORE)
         farthest = int(voxels[np.argmax(distance[voxels])])
         if distance[farthest] <= longest:
             break
-        longest, start, way = float(distance[farthest]), farthest, _way(before, farthest)
-    at = np.stack(np.unravel_index(way, piece.shape), axis=1)
+        longest, start = float(distance[farthest]), farthest
+        longest_way = way(piece.ravel(), distance, farthest, *steps, OFF_CORE)
+    at = np.stack(np.unravel_index(longest_way, piece.shape), axis=1)
     return _straightened(at, piece) + 1
-
-
-def _way(before: np.ndarray, end: int) -> np.ndarray:
-    way = [end]
-    while before[way[-1]] >= 0:
-        way.append(int(before[way[-1]]))
-    return np.array(way)
 
 
 def _straightened(at: np.ndarray, piece: np.ndarray) -> float:
@@ -144,39 +141,3 @@ def _steps(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     via = np.stack([np.ceil(moves / 2) @ strides, np.floor(moves / 2) @ strides], axis=1).astype(np.int64)
     via[np.abs(moves).max(axis=1) == 1] = 0
     return moves @ strides, np.linalg.norm(moves, axis=1), via
-
-
-@cache
-def _compiled() -> Any:
-    import heapq
-
-    import numba
-
-    push, pop = heapq.heappush, heapq.heappop
-
-    @numba.njit(cache=True)
-    def run(inside, start, offset, length, via, off_core):  # type: ignore[no-untyped-def]
-        done = np.full(inside.size, -1.0)
-        best = np.full(inside.size, np.inf)
-        before = np.full(inside.size, -1)
-        best[start] = 0.0
-        heap = [(0.0, start)]
-        while len(heap):
-            so_far, at = pop(heap)
-            if done[at] >= 0:
-                continue
-            done[at] = so_far
-            for k in range(offset.size):
-                to = at + offset[k]
-                if not inside[to] or done[to] >= 0:
-                    continue
-                if not inside[at + via[k, 0]] or not inside[at + via[k, 1]]:
-                    continue
-                far = so_far + length[k] * (1.0 if inside[to] == 2 else off_core)
-                if far < best[to]:
-                    best[to] = far
-                    before[to] = at
-                    push(heap, (far, to))
-        return done, before
-
-    return run

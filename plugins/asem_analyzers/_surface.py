@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import attrs
 import numpy as np
@@ -34,7 +35,7 @@ class Facets:
 
 
 def smoothing_vx(voxel_size_nm: ZyxNm) -> tuple[float, float, float]:
-    """Say by how many voxels `smooth` smooths along each axis."""
+    """Say by how many voxels a mask is smoothed along each axis before it is meshed."""
     z, y, x = (SIGMA_VX * max(1.0, LEAST * max(voxel_size_nm) / s) for s in voxel_size_nm)
     return z, y, x
 
@@ -42,21 +43,6 @@ def smoothing_vx(voxel_size_nm: ZyxNm) -> tuple[float, float, float]:
 def margin_vx(voxel_size_nm: ZyxNm) -> Zyx:
     """Say how many voxels around a box its surface depends on."""
     return as_zyx([math.ceil(4 * 2**0.5 * s) + 2 for s in smoothing_vx(voxel_size_nm)])
-
-
-def smooth(mask: np.ndarray, sigma_vx: tuple[float, float, float] = (SIGMA_VX, SIGMA_VX, SIGMA_VX)) -> np.ndarray:
-    """Smooth a mask so that its level 0.5 is its surface; float32, the same shape.
-
-    A Gaussian alone moves a curved surface inwards, by sigma^2 times the mean curvature: 9 % of the area of a sphere of
-    five voxels. The difference of two Gaussians used here, 2 G(s) - G(s sqrt 2), has no second moment, so a curved
-    surface stays in place to that order.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    field = mask.astype(np.float32)
-    narrow = gaussian_filter(field, sigma_vx, mode="nearest")
-    wide = gaussian_filter(field, [s * 2**0.5 for s in sigma_vx], mode="nearest")
-    return np.asarray(2 * narrow - wide)
 
 
 def facets(mask: np.ndarray, voxel_size_nm: ZyxNm, inner: Box | None = None) -> Facets:
@@ -72,30 +58,39 @@ def facets(mask: np.ndarray, voxel_size_nm: ZyxNm, inner: Box | None = None) -> 
     """
     from skimage.measure import marching_cubes
 
+    from asem_analyzers._surface_kernels import near_surface, smoothed, triangles
+
+    # Marching cubes looks only where it can find anything, in cubes that are named by their last corner.
+    inside = Box((1, 1, 1), as_zyx(mask.shape))
+    cubes = inside if inner is None else Box(inner.begin, as_zyx([e + 1 for e in inner.end])) & inside
     sigma = smoothing_vx(voxel_size_nm)
-    field = smooth(mask, sigma)
-    if not field.min() < 0.5 < field.max():
+    reach = as_zyx([math.ceil(2 * s / SIGMA_VX) for s in sigma])
+    near, low, high = near_surface(mask.view(np.uint8), reach, cubes.begin, cubes.end)
+    field, least, largest = smoothed(mask.view(np.uint8), low, high, *_weights(sigma))
+    if not least < 0.5 < largest:
         return Facets(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 3)))
-    vertices, faces, _, _ = marching_cubes(field, 0.5, mask=_near_surface(mask, sigma))
-    corners = vertices[faces].astype(np.float64)
-    centre = corners.mean(axis=1)
-    if inner is not None:
-        kept = ((centre >= np.subtract(inner.begin, 0.5)) & (centre < np.subtract(inner.end, 0.5))).all(axis=1)
-        corners, centre = corners[kept], centre[kept]
-    corners *= voxel_size_nm
-    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    twice = np.linalg.norm(normal, axis=1)
-    normal /= np.where(twice > 0, twice, 1)[:, None]
-    return Facets(centre * voxel_size_nm, twice / 2, normal)
+    vertices, faces, _, _ = marching_cubes(field, 0.5, mask=near)
+    begin, end = (-np.inf, np.inf) if inner is None else (np.subtract(inner.begin, 0.5), np.subtract(inner.end, 0.5))
+    sides = (np.broadcast_to(np.asarray(side, np.float64), 3) for side in (voxel_size_nm, begin, end))
+    return Facets(*triangles(vertices, faces, *sides))
 
 
-def _near_surface(mask: np.ndarray, sigma_vx: tuple[float, float, float]) -> np.ndarray:
-    """Restrict marching cubes to where it can find anything; it is slow on empty space."""
-    from scipy.ndimage import maximum_filter, minimum_filter
+@cache
+def _weights(sigma_vx: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, Zyx]:
+    """Give the weights that smooth a mask so that its level 0.5 is its surface; see `_surface_kernels.smoothed`.
 
-    bits = mask.view(np.uint8)
-    size = [2 * math.ceil(2 * s / SIGMA_VX) + 1 for s in sigma_vx]
-    return np.asarray(maximum_filter(bits, size) != minimum_filter(bits, size))
+    A Gaussian alone moves a curved surface inwards, by sigma^2 times the mean curvature: 9 % of the area of a sphere of
+    five voxels. The difference of two Gaussians used here, 2 G(s) - G(s sqrt 2), has no second moment, so a curved
+    surface stays in place to that order.
+    """
+    reach = as_zyx([int(4 * 2**0.5 * s + 0.5) for s in sigma_vx])
+    narrow, wide = np.zeros((2, 3, 1 + max(reach)))
+    for weights, factor in ((narrow, 1.0), (wide, 2**0.5)):
+        for axis, s in enumerate(np.multiply(sigma_vx, factor).tolist()):
+            at = np.arange(-int(4 * s + 0.5), int(4 * s + 0.5) + 1)
+            bell = np.exp(-0.5 / (s * s) * at**2)
+            weights[axis, : len(at) // 2 + 1] = (bell / bell.sum())[len(at) // 2 :]
+    return narrow, wide, reach
 
 
 def facet_tiles(labels: Labels, object_id: int, box: Box, margin: int = 0) -> Iterator[tuple[Box, Facets]]:

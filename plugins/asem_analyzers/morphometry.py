@@ -105,7 +105,7 @@ class Morphometry(Analyzer):
 
 
 def _load_shape(objects: Objects, with_kind: bool) -> Callable[[int], np.ndarray]:
-    return partial(_shape_row, objects, with_kind)
+    return partial(_shape_row, objects.keeping_blocks(), with_kind)
 
 
 def _shape_row(objects: Objects, with_kind: bool, index: int) -> np.ndarray:
