@@ -114,11 +114,10 @@ def open_(
 
         asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400 --seeds strokes.csv
     """
-    from importlib.metadata import entry_points
-
     from asem_core.errors import MissingExtra
+    from asem_core.installed import entry_points
 
-    window = next(iter(entry_points(group="asem.window")), None)
+    window = next(iter(entry_points("asem.window")), None)
     try:
         import napari  # noqa: F401
     except ImportError:
