@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 import asem_core
+from asem_core import LoopOptions
 from asem_core.blocks import Run
 from asem_core.built import build_flow
 from asem_core.catalog import Catalog, load_catalog
@@ -33,6 +37,9 @@ from asem_core.volume import Box, Labels, Volume
 from asem_core.weights import save_weights
 from asem_napari._cutter import Cutter
 from asem_napari.session import Session
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from _window import annotation_window, virtual_screen, work_until
 
 LAB = Path(__file__).with_name("their_lab.py")
 QUIET = Run(progress=False)
@@ -85,6 +92,18 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     about = {"model": {"use": "lab-organelle"}, "voxel_size_nm": [8, 8, 8], "preprocessing": []}
     save_weights(tmp_path / "lab.safetensors", model.network(), about)
     return tmp_path
+
+
+@pytest.fixture
+def window(lab: Path) -> Iterator[Any]:
+    """Open the annotation window on a virtual screen, where the package is installed."""
+    if importlib.util.find_spec("napari") is None or shutil.which("Xvfb") is None:
+        pytest.skip(
+            "napari is not installed (extra napari), or there is no Xvfb for a virtual screen (system package xvfb)"
+        )
+    with virtual_screen(), annotation_window() as panel:
+        panel.loop.options = LoopOptions(iterations=2, device="cpu")
+        yield panel
 
 
 def asem(*words: object) -> str:
@@ -263,12 +282,55 @@ def test_an_annotator_without_strokes(lab: Path) -> None:
     asem_core.annotate(annotator, image, box, np.zeros(box.shape, np.uint8), "cell.zarr/labels/python", QUIET)
     np.testing.assert_array_equal(asem_core.open_volume("cell.zarr/labels/python").read(), by_command)
 
-    window, cutter = Session.open(Path("cell.zarr"), "window", box), Cutter()  # what the window does, without a screen
-    window.check(annotator)
-    window.accept(cutter.cut(annotator, window.image, box, QUIET.within("w"), window.seeds, None), annotator)
-    window.close()
+    session, cutter = Session.open(Path("cell.zarr"), "beside", box), Cutter()  # what the window does, without a screen
+    session.check(annotator)
+    session.accept(cutter.cut(annotator, session.image, box, QUIET.within("w"), session.seeds, None), annotator)
+    session.close()
     cutter.stop()
+    np.testing.assert_array_equal(asem_core.open_volume("cell.zarr/labels/beside").read(), by_command)
+
+
+@pytest.mark.slow  # a minute: it starts processes that load torch
+def test_in_the_window(window: Any, lab: Path) -> None:
+    """Keys and buttons: their annotator cuts a box without strokes; their model learns from strokes and finishes the cell, as by commands."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+
+    def press(key: str) -> None:
+        QTest.keyClicks(window.viewer.window._qt_viewer.canvas.native, key)
+
+    asem("import", "scan.lab", "-o", "cell.zarr", "-q")
+    cut = "annotate cut cell.zarr --use lab-middle --box 0:16,0:16,0:16 -o labels/middle -q"
+    asem(*cut.split())
+    window.open(Path("cell.zarr"), "window", Box.parse("0:16,0:16,0:16"))
+    window.cutting.annotators.setCurrentText("lab-middle")
+    press("c")
+    work_until(lambda: not window.cutting.is_busy)
+    by_command = asem_core.open_volume("cell.zarr/labels/middle").read()
     np.testing.assert_array_equal(asem_core.open_volume("cell.zarr/labels/window").read(), by_command)
+
+    window.open(Path("cell.zarr"), "mine")
+    window.session.seeds[10:16:2, 9:19:3, 9:19] = asem_core.OBJECT
+    window.session.seeds[2:38:6, 2:38:6, 30:38] = asem_core.BACKGROUND
+    window.save()
+    shutil.copytree("cell.zarr", "other.zarr")
+    loop = "loop other.zarr --labels mine --device cpu -q"
+    asem(*f"{loop} --model lab-organelle --from lab.safetensors --iterations 2".split())
+    asem(*f"{loop} --finish".split())
+    asem("segment", "other.zarr/predictions/mine/probability", "-q", "-j", 1)
+    window.loop.model.setCurrentText("lab-organelle")
+    window.loop.weights.setText("lab.safetensors")
+    press("l")
+    work_until(lambda: len(window.loop.loop.rounds) > 0)
+    press("l")
+    assert not window.loop.learn.isChecked()
+    QTest.mouseClick(window.loop.finish, Qt.MouseButton.LeftButton)
+    work_until(lambda: "To keep the model: asem models add" in window.status.text())
+    assert "mine: segmentation" in window.viewer.layers
+    expected = np.zeros((40, 40, 40), np.uint8)
+    expected[8:20, 8:20, 8:20] = 1  # the largest object alone: their threshold and their global step
+    for cell in ("cell.zarr", "other.zarr"):
+        np.testing.assert_array_equal(asem_core.open_volume(f"{cell}/predictions/mine/segmentation").read(), expected)
 
 
 def test_training_by_every_door(lab: Path) -> None:
