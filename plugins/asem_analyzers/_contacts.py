@@ -10,7 +10,7 @@ import numpy as np
 
 from asem_analyzers._objects import Objects
 from asem_analyzers._places import box_around, voxel_at
-from asem_analyzers._surface import Facets, continue_outside, facet_tiles, facets, margin_vx
+from asem_analyzers._surface import Facets, Mesh, continue_outside, facets, margin_vx
 from asem_core.volume import Box, ZyxNm
 
 SURFACE = -1.0
@@ -47,7 +47,7 @@ def contacts_of(
     labels = objects.labels
     near: dict[tuple[int, int], tuple[float, float]] = {}
     surface = 0.0
-    for around, own in facet_tiles(labels, int(objects.ids[index]), objects.box(index)):
+    for around, own in Mesh(labels, int(objects.ids[index]), objects.box(index)):
         if not len(own.area_nm2):
             continue
         surface += float(own.area_nm2.sum())

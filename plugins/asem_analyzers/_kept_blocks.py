@@ -30,24 +30,28 @@ class KeptBlocks:
     def __init__(self, read: Callable[[Box], np.ndarray], shape: Zyx, dtype: np.dtype[Any], block: Zyx) -> None:
         self.read, self.shape, self.dtype, self.block = read, shape, dtype, block
         self._most = KEPT_BYTES // (math.prod(block) * dtype.itemsize)
-        self._kept = lru_cache(self._most)(read)
+        self._kept = lru_cache(self._most)(self._read_block)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (KeptBlocks, (self.read, self.shape, self.dtype, self.block))
 
     def __getitem__(self, key: tuple[slice, slice, slice]) -> np.ndarray:
-        wanted = Box(as_zyx([k.start for k in key]), as_zyx([k.stop for k in key]))
-        first = [b // n * n for b, n in zip(wanted.begin, self.block, strict=True)]
-        corners = [range(b, e, n) for b, e, n in zip(first, wanted.end, self.block, strict=True)]
+        corners = [range(k.start // n * n, k.stop, n) for k, n in zip(key, self.block, strict=True)]
         if math.prod(map(len, corners)) > self._most:
-            return self.read(wanted)
-        result = np.empty(wanted.shape, self.dtype)
+            return self.read(Box(as_zyx([k.start for k in key]), as_zyx([k.stop for k in key])))
+        result = np.empty([k.stop - k.start for k in key], self.dtype)
         for corner in itertools.product(*corners):
-            block = Box(corner, as_zyx(np.add(corner, self.block).tolist())) & Box.of_shape(self.shape)
-            part = block & wanted
-            to, of = part.shift([-b for b in wanted.begin]), part.shift([-b for b in block.begin])
-            result[to.slices] = self._kept(block)[of.slices]
+            to, of = [], []
+            for begin, n, k in zip(corner, self.block, key, strict=True):
+                first, end = max(begin, k.start), min(begin + n, k.stop)
+                to.append(slice(first - k.start, end - k.start))
+                of.append(slice(first - begin, end - begin))
+            result[tuple(to)] = self._kept(corner)[tuple(of)]
         return result
+
+    def _read_block(self, corner: Zyx) -> np.ndarray:
+        end = [min(b + n, length) for b, n, length in zip(corner, self.block, self.shape, strict=True)]
+        return self.read(Box(corner, as_zyx(end)))
 
 
 def keeping_blocks(labels: Labels) -> Labels:

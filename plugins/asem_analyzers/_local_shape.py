@@ -7,6 +7,7 @@ from typing import Literal
 import attrs
 import numpy as np
 
+from asem_analyzers._depth import squared_depth, stable_order
 from asem_core.volume import ZyxNm
 
 Kind = Literal["tube", "sheet", "blob"]
@@ -34,7 +35,12 @@ class LocalShape:
 
     radius_vx: np.ndarray  # float32 zyx: radius of the largest ball in the mask that holds the voxel
     is_sheet: np.ndarray  # bool zyx: that ball lies in a sheet
-    is_core: np.ndarray  # bool zyx: the middle of the object: the voxel is deep, for its local radius
+    depth_vx: np.ndarray  # float32 zyx: distance to the nearest voxel outside
+
+    @property
+    def is_core(self) -> np.ndarray:
+        """bool zyx: the middle of the object: the voxel is deep, for its local radius."""
+        return (self.depth_vx > 0) & (self.depth_vx >= CORE * self.radius_vx)
 
     @property
     def sheet_fraction(self) -> float:
@@ -52,17 +58,16 @@ def local_shape(mask: np.ndarray) -> LocalShape:
     ----------
     mask : bool, zyx, of cubic voxels; beyond its borders there is nothing
     """
-    import edt
-
     from asem_analyzers._local_shape_kernels import paint
 
     padded = np.pad(mask, 1)
-    depth = edt.edt(padded.view(np.uint8))
+    squared = squared_depth(padded)
+    depth = np.sqrt(squared, dtype=np.float32)
     voxels = np.flatnonzero(padded)
-    order = voxels[np.argsort(-depth.ravel()[voxels], kind="stable")]
+    order = voxels[stable_order(squared.max() - squared.ravel()[voxels])]
     radius, sheet = paint(padded.view(np.uint8), depth, order, REACH, MORE_VX, FLATNESS, SAMPLES)
     inner = (slice(1, -1),) * 3
-    return LocalShape(radius[inner], sheet[inner].view(bool), (padded & (depth >= CORE * radius))[inner])
+    return LocalShape(radius[inner], sheet[inner].view(bool), depth[inner])
 
 
 def kind_of(sheet_fraction: float, axes_nm: np.ndarray, volume_nm3: float) -> Kind:

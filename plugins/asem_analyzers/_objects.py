@@ -81,8 +81,8 @@ class Objects:
         """The same, remembering what was read last, for a worker that reads near objects one after the other."""
         return attrs.evolve(self, labels=keeping_blocks(self.labels))
 
-    def take(self, keep: np.ndarray) -> Objects:
-        """Keep some objects: a bool array, or indices."""
+    def take(self, keep: np.ndarray | slice) -> Objects:
+        """Keep some objects: a bool array, indices, or a slice."""
         arrays = ("ids", "num_vx", "begin", "end", "mean_vx", "covariance_vx")
         return attrs.evolve(self, **{name: getattr(self, name)[keep] for name in arrays})
 

@@ -11,13 +11,15 @@ from asem_analyzers._local_shape import Kind, cubic, kind_of, local_shape
 from asem_analyzers._objects import Objects, read_coarse
 from asem_analyzers._sheet import extent_vx, sheet_area_nm2
 from asem_analyzers._skeleton import skeleton
-from asem_analyzers._surface import Facets, facet_tiles
+from asem_analyzers._surface import Facets, Mesh
 from asem_core.volume import Zyx, ZyxNm, as_zyx
 
 KINDS: tuple[Kind, ...] = ("tube", "sheet", "blob")
 LARGEST_VX = 2_000_000
 """Larger objects are judged and thinned at lower resolution: their centreline does not need the detail."""
 LARGEST_BOX_VX = 32_000_000
+LARGEST_MESH = 2_000_000
+"""Facets kept in memory, 56 bytes each. A larger mesh is found again each time it is looked at: three times for a sheet."""
 NAN = float("nan")
 
 
@@ -44,11 +46,13 @@ def shape_of(objects: Objects, index: int, *, with_kind: bool) -> Shape:
     labels, box, object_id = objects.labels, objects.box(index), int(objects.ids[index])
     size_nm = np.asarray(labels.voxel_size_nm)
 
+    mesh = Mesh(labels, object_id, box, LARGEST_MESH)
+
     def tiles() -> Iterator[tuple[np.ndarray, Facets]]:
-        for around, found in facet_tiles(labels, object_id, box):
+        for around, found in mesh:
             yield np.subtract(around.begin, box.begin) * size_nm, found
 
-    surface = sum(float(found.area_nm2.sum()) for _, found in tiles())
+    surface = sum(float(found.area_nm2.sum()) for _, found in mesh)
     if not with_kind:
         return Shape(surface_nm2=surface)
     volume = float(objects.num_vx[index] * size_nm.prod())
@@ -58,7 +62,7 @@ def shape_of(objects: Objects, index: int, *, with_kind: bool) -> Shape:
     if not mask.any():  # too thin to survive coarsening
         return Shape(surface_nm2=surface)
     local = local_shape(mask)
-    axes = objects.principal_axes_nm()[0][index]
+    axes = objects.take(slice(index, index + 1)).principal_axes_nm()[0][0]
     kind = kind_of(local.sheet_fraction, axes, volume)
     known = Shape(surface_nm2=surface, kind=KINDS.index(kind), sheet_fraction=local.sheet_fraction)
     if kind == "sheet":

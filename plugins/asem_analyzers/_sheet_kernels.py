@@ -18,8 +18,9 @@ def distances(inside, start, offset, length, via, off_core):  # type: ignore[no-
     Dial, Commun. ACM 12, 632 (1969).
     """
     cost = np.stack((length, length * off_core, length))  # by what `inside` is where a step ends
-    best = np.full(inside.size, np.inf)
+    best = np.where(inside > 0, np.inf, -1.0)  # nothing is shorter than where a way is settled, or none leads
     unsettled = inside.copy()
+    shorter = np.empty(offset.size, np.int64)
     # The entries of all buckets, chained; those that are done are chained, too, and used again.
     voxel, following = np.empty(1024, np.int64), np.empty(1024, np.int64)
     bucket = np.full(NUM_BUCKETS, -1)
@@ -41,11 +42,13 @@ def distances(inside, start, offset, length, via, off_core):  # type: ignore[no-
             continue
         unsettled[at] = 0
         so_far = best[at]
-        for n in range(offset.size):
+        num = 0
+        for n in range(offset.size):  # without a branch, which could not be foreseen
+            shorter[num] = n
+            num += so_far + length[n] < best[at + offset[n]]
+        for n in shorter[:num]:
             to = at + offset[n]
-            if not unsettled[to]:
-                continue
-            known, far = best[to], so_far + cost[unsettled[to], n]
+            known, far = best[to], so_far + cost[inside[to], n]
             if far >= known or not inside[at + via[n, 0]] or not inside[at + via[n, 1]]:
                 continue
             best[to] = far

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import attrs
 import numpy as np
 
+from asem_analyzers._depth import squared_depth
+from asem_analyzers._surface import half_gaussian
 from asem_analyzers._thinning import thin
 
 SMOOTHING_VX = 3.0
@@ -42,9 +46,13 @@ class _Branch:
 class _Graph:
     """A node is a clump of junction voxels, or an end, or one voxel of a ring without junctions."""
 
-    num_nodes: int
+    centre_nm: np.ndarray  # float64 (nodes, 3)
     node_of: np.ndarray  # int (voxels,), -1 inside a branch
     branches: list[_Branch]
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.centre_nm)
 
     @property
     def degree(self) -> np.ndarray:
@@ -90,12 +98,8 @@ def junctions(mask: np.ndarray, edge_nm: float) -> np.ndarray:
 
     if not mask.any():
         return np.zeros((0, 5))
-    graph, at_nm, radius_nm, _ = _centreline(mask, edge_nm)
+    graph, _, radius_nm, _ = _centreline(mask, edge_nm)
     num, node = graph.num_nodes, graph.node_of
-    counted = np.bincount(node[node >= 0], minlength=num)[:, None]
-    centre = (
-        np.stack([np.bincount(node[node >= 0], at_nm[node >= 0, axis], num) for axis in range(3)], axis=1) / counted
-    )
     radius = np.zeros(num)
     np.maximum.at(radius, node[node >= 0], radius_nm[node >= 0])
     degree = graph.degree
@@ -111,7 +115,7 @@ def junctions(mask: np.ndarray, edge_nm: float) -> np.ndarray:
     for g in np.flatnonzero(tubes > 2).tolist():
         members = np.flatnonzero((group == g) & (degree > 2))
         if len(members):
-            place = centre[members].mean(axis=0) - edge_nm / 2  # the mask was padded by a voxel
+            place = graph.centre_nm[members].mean(axis=0) - edge_nm / 2  # the mask was padded by a voxel
             found.append((*place, radius[members].max(), tubes[g]))
     return np.array(found, np.float64).reshape(-1, 5)
 
@@ -124,17 +128,16 @@ def _centreline(mask: np.ndarray, edge_nm: float) -> tuple[_Graph, np.ndarray, n
     the graph; place (nm, from the middle of the first voxel of the padding of one voxel) and radius (nm) of its voxels; the mask with this
     padding and without cavities
     """
-    import edt
     import fill_voids
 
-    size_nm = np.full(3, edge_nm)
-    solid = fill_voids.fill(np.pad(mask, 1))
+    solid = np.ascontiguousarray(fill_voids.fill(np.pad(mask, 1)))
+    squared = squared_depth(solid)
     lines = solid
-    depth = edt.edt(solid.view(np.uint8), anisotropy=tuple(size_nm))
     while True:
-        lines = thin(lines, depth, size_nm)
+        lines = thin(lines, squared)
         at = np.argwhere(lines)
-        at_nm, radius_nm = at * size_nm, depth[tuple(at.T)].astype(np.float64)
+        at_nm = at * edge_nm
+        radius_nm = np.sqrt(squared[lines] * np.float32(edge_nm**2), dtype=np.float32).astype(np.float64)
         graph = _graph(at, at_nm)
         spurs = _spurs(graph, at_nm, radius_nm)
         lines[tuple(at[spurs].T)] = False
@@ -144,90 +147,37 @@ def _centreline(mask: np.ndarray, edge_nm: float) -> tuple[_Graph, np.ndarray, n
 
 def _graph(at: np.ndarray, at_nm: np.ndarray) -> _Graph:
     """Turn the voxels of a skeleton into nodes and branches."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import connected_components
+    from asem_analyzers._skeleton_kernels import trace
 
-    pairs, n = _touching(at), len(at)
-    degree = np.bincount(pairs.ravel(), minlength=n)
-    is_node = degree != 2
-    within = pairs[is_node[pairs].all(axis=1) & (degree[pairs] > 2).all(axis=1)]
-    _, group = connected_components(csr_array((np.ones(len(within)), (within[:, 0], within[:, 1])), (n, n)), False)
-    node_of = np.full(n, -1)
-    node_of[is_node] = np.unique(group[is_node], return_inverse=True)[1]
-    num_nodes = int(node_of.max(initial=-1)) + 1
-
-    neighbours: list[list[int]] = [[] for _ in range(n)]
-    for a, b in pairs.tolist():
-        neighbours[a].append(b)
-        neighbours[b].append(a)
-    centre = np.array([at_nm[node_of == k].mean(axis=0) for k in range(num_nodes)]).reshape(-1, 3)
-    branches: list[_Branch] = []
-    seen = is_node.copy()
-    for start in np.flatnonzero(is_node).tolist():
-        for first in neighbours[start]:
-            if node_of[first] >= 0:  # two nodes that touch: a branch without voxels of its own
-                if node_of[first] != node_of[start] and start < first:
-                    branches.append(_branch(node_of[start], [start, first], node_of[first], at_nm, centre))
-            elif not seen[first]:
-                path = _walk(start, first, neighbours, node_of, seen)
-                branches.append(_branch(node_of[start], path, node_of[path[-1]], at_nm, centre))
-    for start in range(n):
-        if not seen[start]:  # what is left is rings without a junction
-            seen[start] = True
-            node_of[start] = num_nodes
-            path = _walk(start, neighbours[start][0], neighbours, node_of, seen)
-            branches.append(_branch(num_nodes, path, num_nodes, at_nm, np.vstack([centre, at_nm[start]])))
-            centre = np.vstack([centre, at_nm[start]])
-            num_nodes += 1
-    # A loop of fewer voxels is no hole but the voxels around a junction.
-    branches = [b for b in branches if b.nodes[0] != b.nodes[1] or len(b.voxels) > SMALLEST_LOOP_VX]
-    return _Graph(num_nodes, node_of, branches)
+    node_of, centre, nodes, voxels, first = trace(_touching(at), at_nm)
+    branches = [
+        _Branch(
+            (a, b), voxels[i:j], _smooth_length(np.vstack([centre[a], at_nm[voxels[i + 1 : j - 1]], centre[b]]), a == b)
+        )
+        for (a, b), i, j in zip(nodes.tolist(), first[:-1].tolist(), first[1:].tolist(), strict=True)
+        # A loop of fewer voxels is no hole but the voxels around a junction.
+        if a != b or j - i > SMALLEST_LOOP_VX
+    ]
+    return _Graph(centre, node_of, branches)
 
 
 def _touching(at: np.ndarray) -> np.ndarray:
-    """List pairs of voxels that share a face, edge or corner; int (m, 2)."""
+    """List pairs of voxels that share a face, edge or corner; int64 (m, 2)."""
     from scipy.spatial import cKDTree
 
-    return np.asarray(cKDTree(at).query_pairs(1.8, output_type="ndarray").reshape(-1, 2))
-
-
-def _walk(start: int, first: int, neighbours: list[list[int]], node_of: np.ndarray, seen: np.ndarray) -> list[int]:
-    """Follow a branch from a node's voxel to the next node's voxel."""
-    path = [start, first]
-    while node_of[path[-1]] < 0:
-        seen[path[-1]] = True
-        a, b = neighbours[path[-1]]
-        path.append(b if a == path[-2] else a)
-    return path
-
-
-def _branch(start: int, path: list[int], end: int, at_nm: np.ndarray, centre: np.ndarray) -> _Branch:
-    points = np.vstack([centre[start], at_nm[path[1:-1]], centre[end]])
-    return _Branch((int(start), int(end)), np.array(path), _smooth_length(points, closed=start == end))
+    return np.asarray(cKDTree(at).query_pairs(1.8, output_type="ndarray").reshape(-1, 2), np.int64)
 
 
 def _smooth_length(points: np.ndarray, closed: bool) -> float:
     """Measure a path in nm after smoothing it; its two ends stay."""
-    if len(points) > 4:
-        if closed:
-            smooth = _smooth(points[:-1], mode="wrap")
-            smooth = np.vstack([smooth, smooth[:1]])
-        else:  # reflecting through the end points keeps them and the direction there
-            reach = min(len(points) - 1, int(4 * SMOOTHING_VX))
-            before = 2 * points[0] - points[reach:0:-1]
-            after = 2 * points[-1] - points[-2 : -reach - 2 : -1]
-            longer = np.vstack([before, points, after])
-            smooth = _smooth(longer, mode="nearest")[reach : reach + len(points)]
-        points = smooth
-    return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
+    from asem_analyzers._skeleton_kernels import smooth_steps
+
+    return float(smooth_steps(points, closed, *_bells()).sum())
 
 
-def _smooth(points: np.ndarray, mode: str) -> np.ndarray:
-    """Smooth along a path without pulling its bends inwards (see `_surface.smooth`)."""
-    from scipy.ndimage import gaussian_filter1d
-
-    narrow = gaussian_filter1d(points, SMOOTHING_VX, axis=0, mode=mode)
-    return np.asarray(2 * narrow - gaussian_filter1d(points, SMOOTHING_VX * 2**0.5, axis=0, mode=mode))
+@cache
+def _bells() -> tuple[np.ndarray, np.ndarray]:
+    return half_gaussian(SMOOTHING_VX), half_gaussian(SMOOTHING_VX * 2**0.5)
 
 
 def _spurs(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndarray:
@@ -239,8 +189,8 @@ def _spurs(graph: _Graph, at_nm: np.ndarray, radius_nm: np.ndarray) -> np.ndarra
             if degree[tip] != 1 or degree[inner] < 3:
                 continue
             reach = branch.length_nm + radius_nm[branch.voxels[node_of[branch.voxels] == tip]].max()
-            junction = at_nm[node_of == inner].mean(axis=0)
-            room = radius_nm[np.linalg.norm(at_nm - junction, axis=1) <= reach].max()
+            apart = np.linalg.norm(at_nm - graph.centre_nm[inner], axis=1)
+            room = radius_nm[apart <= reach].max()
             if reach < PROTRUSION * room and branch.length_nm < shortest.get(inner, (np.inf,))[0]:
                 shortest[inner] = (branch.length_nm, branch.voxels[node_of[branch.voxels] != inner])
     return np.concatenate([np.zeros(0, np.int64), *(voxels for _, voxels in shortest.values())])

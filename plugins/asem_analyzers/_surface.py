@@ -34,6 +34,9 @@ class Facets:
         return Facets(self.centre_nm[keep], self.area_nm2[keep], self.normal[keep])
 
 
+NO_FACETS = Facets(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 3)))
+
+
 def smoothing_vx(voxel_size_nm: ZyxNm) -> tuple[float, float, float]:
     """Say by how many voxels a mask is smoothed along each axis before it is meshed."""
     z, y, x = (SIGMA_VX * max(1.0, LEAST * max(voxel_size_nm) / s) for s in voxel_size_nm)
@@ -56,6 +59,8 @@ def facets(mask: np.ndarray, voxel_size_nm: ZyxNm, inner: Box | None = None) -> 
         Triangles are kept whose centre lies in this box of voxels (each voxel reaching half a voxel around its centre),
         so that tiles neither miss nor repeat any.
     """
+    if mask.all() or not mask.any():
+        return NO_FACETS
     from skimage.measure import marching_cubes
 
     from asem_analyzers._surface_kernels import near_surface, smoothed, triangles
@@ -65,10 +70,10 @@ def facets(mask: np.ndarray, voxel_size_nm: ZyxNm, inner: Box | None = None) -> 
     cubes = inside if inner is None else Box(inner.begin, as_zyx([e + 1 for e in inner.end])) & inside
     sigma = smoothing_vx(voxel_size_nm)
     reach = as_zyx([math.ceil(2 * s / SIGMA_VX) for s in sigma])
-    near, low, high = near_surface(mask.view(np.uint8), reach, cubes.begin, cubes.end)
-    field, least, largest = smoothed(mask.view(np.uint8), low, high, *_weights(sigma))
+    near, *corners = near_surface(mask.view(np.uint8), reach, cubes.begin, cubes.end)
+    field, least, largest = smoothed(mask.view(np.uint8), *corners, *_weights(sigma))
     if not least < 0.5 < largest:
-        return Facets(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 3)))
+        return NO_FACETS
     vertices, faces, _, _ = marching_cubes(field, 0.5, mask=near)
     begin, end = (-np.inf, np.inf) if inner is None else (np.subtract(inner.begin, 0.5), np.subtract(inner.end, 0.5))
     sides = (np.broadcast_to(np.asarray(side, np.float64), 3) for side in (voxel_size_nm, begin, end))
@@ -83,28 +88,53 @@ def _weights(sigma_vx: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarr
     five voxels. The difference of two Gaussians used here, 2 G(s) - G(s sqrt 2), has no second moment, so a curved
     surface stays in place to that order.
     """
-    reach = as_zyx([int(4 * 2**0.5 * s + 0.5) for s in sigma_vx])
-    narrow, wide = np.zeros((2, 3, 1 + max(reach)))
-    for weights, factor in ((narrow, 1.0), (wide, 2**0.5)):
-        for axis, s in enumerate(np.multiply(sigma_vx, factor).tolist()):
-            at = np.arange(-int(4 * s + 0.5), int(4 * s + 0.5) + 1)
-            bell = np.exp(-0.5 / (s * s) * at**2)
-            weights[axis, : len(at) // 2 + 1] = (bell / bell.sum())[len(at) // 2 :]
+    sides = [[half_gaussian(factor * s) for s in sigma_vx] for factor in (1.0, 2**0.5)]
+    reach = as_zyx([len(side) - 1 for side in sides[1]])
+    narrow, wide = (np.stack([np.pad(side, (0, max(reach) + 1 - len(side))) for side in three]) for three in sides)
     return narrow, wide, reach
 
 
-def facet_tiles(labels: Labels, object_id: int, box: Box, margin: int = 0) -> Iterator[tuple[Box, Facets]]:
-    """Mesh one object tile by tile.
+def half_gaussian(sigma: float) -> np.ndarray:
+    """Give the weights of samples 0, 1, ... away in a Gaussian of four standard deviations; those on both sides add up to 1."""
+    reach = int(4 * sigma + 0.5)
+    bell = np.exp(-0.5 / (sigma * sigma) * np.arange(-reach, reach + 1) ** 2)
+    return np.asarray((bell / bell.sum())[reach:])
 
-    Yields the box read (the tile grown by at least `margin`, in voxels of `labels`) and the facets of the tile, placed from the
-    first voxel of the box read. What the border of the volume cuts open is not surface: the object is taken to go on.
+
+class Mesh:
+    """The facets of one object tile by tile, as often as they are looked at.
+
+    Gives, for each tile, the box read (the tile grown by `margin_vx`) and the facets of the tile, placed from the first voxel of the
+    box read. What the border of the volume cuts open is not surface: the object is taken to go on.
+
+    Parameters
+    ----------
+    most_kept
+        Facets that are kept, of the first tiles; those of the others are found again each time.
     """
-    for tile in (box.grow(1) & labels.box).blocks(TILE_VX):
-        around = tile.grow(np.maximum(margin, margin_vx(labels.voxel_size_nm)).tolist())
-        mask = read_mask(labels, around, object_id)
-        if not mask.any():
-            continue
-        yield around, facets(continue_outside(mask, around, labels), labels.voxel_size_nm, tile.shift(_minus(around)))
+
+    def __init__(self, labels: Labels, object_id: int, box: Box, most_kept: int = 0) -> None:
+        self._labels, self._object_id = labels, object_id
+        self._tiles = list((box.grow(1) & labels.box).blocks(TILE_VX))
+        self._kept: list[tuple[Box, Facets]] = []
+        self._room = most_kept
+
+    def __iter__(self) -> Iterator[tuple[Box, Facets]]:
+        for number, tile in enumerate(self._tiles):
+            if number < len(self._kept):
+                yield self._kept[number]
+                continue
+            found = self._found(tile)
+            if number == len(self._kept) and len(found[1].area_nm2) <= self._room:
+                self._kept.append(found)
+                self._room -= len(found[1].area_nm2)
+            yield found
+
+    def _found(self, tile: Box) -> tuple[Box, Facets]:
+        labels = self._labels
+        around = tile.grow(margin_vx(labels.voxel_size_nm))
+        mask = continue_outside(read_mask(labels, around, self._object_id), around, labels)
+        return around, facets(mask, labels.voxel_size_nm, tile.shift(_minus(around)))
 
 
 def _minus(box: Box) -> tuple[int, int, int]:

@@ -16,13 +16,15 @@ def near_surface(mask, reach, first, end):  # type: ignore[no-untyped-def]
 
     Returns
     -------
-    bool zyx; int64 (z, y), (z, y): where along x the first of them is, and the place past the last
+    bool zyx; bool (z,), the planes that hold a corner of the cubes whose last corners these voxels are; and where such corners
+    begin and end, int64 (3,) each
     """
     nz, ny, nx = mask.shape
     rz, ry, rx = reach
     plane, row, line = np.empty((ny, nx), np.uint8), np.empty(nx + 2 * rx, np.uint8), np.empty(nx, np.uint8)
     near = np.zeros(mask.shape, np.bool_)
-    low, high = np.full((nz, ny), nx), np.zeros((nz, ny), np.int64)
+    planes = np.zeros(nz, np.bool_)
+    low, high = np.array(mask.shape), np.zeros(3, np.int64)
     for z in range(first[0], end[0]):
         for y in range(max(0, first[1] - ry), min(ny, end[1] + ry)):
             plane[y] = 0
@@ -42,11 +44,88 @@ def near_surface(mask, reach, first, end):  # type: ignore[no-untyped-def]
             while last > begin and seen[last - 1] != BOTH:
                 last -= 1
             if begin < last:
-                low[z, y], high[z, y] = first[2] + begin, first[2] + last
                 out = near[z, y, first[2] + begin : first[2] + last]
                 for k in range(out.size):
                     out[k] = seen[begin + k] == BOTH
-    return near, low, high
+                planes[z - 1 : z + 1] = True
+                low[0], low[1], low[2] = min(low[0], z - 1), min(low[1], y - 1), min(low[2], first[2] + begin - 1)
+                high[0], high[1], high[2] = z + 1, max(high[1], y + 1), max(high[2], first[2] + last)
+    return near, planes, low, high
+
+
+@_jit
+def smoothed(mask, planes, first, end, narrow, wide, reach):  # type: ignore[no-untyped-def]
+    """Smooth a mask where `near_surface` found corners; 0 elsewhere. Beyond its border, the mask goes on.
+
+    Sums are taken in the order, and rounded where, `scipy.ndimage.gaussian_filter` does.
+
+    Parameters
+    ----------
+    narrow, wide : float64 (3, 1 + the largest reach), weights of voxels 0, 1, ... away along each axis; the result is 2 narrow - wide
+    reach : along each axis, in voxels, of both
+
+    Returns
+    -------
+    float32 zyx, and its least and largest value there
+    """
+    field = np.zeros(mask.shape, np.float32)
+    least, largest = np.float32(np.inf), np.float32(-np.inf)
+    if not planes.any():
+        return field, least, largest
+    rz, ry, rx = reach
+    around = _around(mask, first, end, reach)
+    # A plane is one line in memory, so each axis is a distance along it. What ends of rows so get from the next row is left out.
+    height, width = around.shape[1:]
+    lines = around.reshape(-1)
+    along_z = np.empty((2, height * width), np.float32)
+    along_y = np.empty((2, (height - 2 * ry) * width), np.float32)
+    along_x = np.empty((2, along_y.shape[1] - 2 * rx), np.float32)
+    total = np.empty(height * width)
+    for z in range(first[0], end[0]):
+        if not planes[z]:
+            continue
+        column = lines[(z - first[0]) * height * width : (z - first[0] + 2 * rz + 1) * height * width]
+        for which in range(2):
+            weights = narrow if which == 0 else wide
+            _filter(along_z[which], total, column, weights[0], rz, height * width)
+            _filter(along_y[which], total, along_z[which], weights[1], ry, width)
+            _filter(along_x[which], total, along_y[which], weights[2], rx, 1)
+        for y in range(first[1], end[1]):
+            out = field[z, y, first[2] : end[2]]
+            begin = (y - first[1]) * width
+            _combine(out, along_x[0, begin : begin + out.size], along_x[1, begin : begin + out.size])
+            for value in out:
+                least, largest = min(least, value), max(largest, value)
+    return field, least, largest
+
+
+@_jit
+def _around(mask, first, end, reach):  # type: ignore[no-untyped-def]
+    """Copy a box with its surroundings; beyond the border, the outermost voxels are repeated."""
+    nz, ny, nx = mask.shape
+    rz, ry, rx = reach
+    result = np.empty((end[0] - first[0] + 2 * rz, end[1] - first[1] + 2 * ry, end[2] - first[2] + 2 * rx), np.uint8)
+    for z in range(result.shape[0]):
+        for y in range(result.shape[1]):
+            row = mask[min(max(first[0] - rz + z, 0), nz - 1), min(max(first[1] - ry + y, 0), ny - 1)]
+            for x in range(result.shape[2]):
+                result[z, y, x] = row[min(max(first[2] - rx + x, 0), nx - 1)]
+    return result
+
+
+@_jit
+def _filter(out, total, values, weights, reach, step):  # type: ignore[no-untyped-def]
+    """Filter along an axis on which neighbours are `step` apart; `out` begins `reach` of them after `values`."""
+    part = total[: out.size]
+    _begin(part, values[reach * step : reach * step + out.size], weights[0])
+    for j in range(reach, 0, -1):
+        if weights[j] > 0:
+            before, after = (reach - j) * step, (reach + j) * step
+            _add(part, values[before : before + out.size], values[after : after + out.size], weights[j])
+    _round(out, part)
+
+
+# Loops from 0 over slices: of other ranges, numba asks at each step whether an index counts from the end.
 
 
 @_jit
@@ -59,90 +138,6 @@ def _join(seen, mask):  # type: ignore[no-untyped-def]
 def _unite(seen, other):  # type: ignore[no-untyped-def]
     for k in range(seen.size):
         seen[k] |= other[k]
-
-
-@_jit
-def smoothed(mask, low, high, narrow, wide, reach):  # type: ignore[no-untyped-def]
-    """Smooth a mask at the corners of the cubes that `near_surface` found, each named by its last corner; 0 elsewhere.
-
-    Sums are taken in the order, and rounded where, `scipy.ndimage.gaussian_filter` does.
-
-    Parameters
-    ----------
-    narrow, wide : float64 (3, 1 + the largest reach), weights of voxels 0, 1, ... away along each axis
-    reach : along each axis, in voxels, with narrow and wide alike: weights may be 0
-
-    Returns
-    -------
-    float32 zyx, and the least and largest value
-    """
-    nz, ny, nx = mask.shape
-    rz, ry, rx = reach
-    field = np.zeros(mask.shape, np.float32)
-    along_z = np.zeros((2, ny, nx), np.float32)
-    along_y = np.zeros((2, nx + 2 * rx), np.float32)
-    both = np.zeros((2, nx), np.float32)
-    total = np.empty(nx + 2 * rx)
-    begin, end = np.empty(ny, np.int64), np.empty(ny, np.int64)
-    least, largest = np.float32(np.inf), np.float32(-np.inf)
-    for z in range(nz):
-        some = False
-        for y in range(ny):
-            b, e = nx, 0
-            for w in range(z, min(nz, z + 2)):
-                for v in range(y, min(ny, y + 2)):
-                    b, e = min(b, low[w, v]), max(e, high[w, v])
-            begin[y], end[y] = max(0, b - 1), e
-            some |= b < e
-        if not some:
-            continue
-        for y in range(ny):
-            b, e = nx, 0
-            for v in range(max(0, y - ry), min(ny, y + ry + 1)):
-                if begin[v] < end[v]:
-                    b, e = min(b, begin[v]), max(e, end[v])
-            if b >= e:
-                continue
-            b, e = max(0, b - rx), min(nx, e + rx)
-            for which in range(2):
-                weight = narrow[0] if which == 0 else wide[0]
-                part = total[: e - b]
-                _begin(part, mask[z, y, b:e], weight[0])
-                for j in range(rz, 0, -1):
-                    _add(part, mask[max(0, z - j), y, b:e], mask[min(nz - 1, z + j), y, b:e], weight[j])
-                _round(along_z[which, y, b:e], part)
-        for y in range(ny):
-            if begin[y] >= end[y]:
-                continue
-            first, last = begin[y], end[y]
-            b, e = max(0, first - rx), min(nx, last + rx)
-            for which in range(2):
-                weight = narrow[1] if which == 0 else wide[1]
-                part, line = total[: e - b], along_y[which]
-                _begin(part, along_z[which, y, b:e], weight[0])
-                for j in range(ry, 0, -1):
-                    before, after = along_z[which, max(0, y - j)], along_z[which, min(ny - 1, y + j)]
-                    _add(part, before[b:e], after[b:e], weight[j])
-                _round(line[b + rx : e + rx], part)
-                if b == 0:
-                    line[:rx] = line[rx]
-                if e == nx:
-                    line[nx + rx :] = line[nx + rx - 1]
-                weight = narrow[2] if which == 0 else wide[2]
-                part, line = total[: last - first], line[first : last + 2 * rx]
-                _begin(part, line[rx : rx + part.size], weight[0])
-                for j in range(rx, 0, -1):
-                    _add(part, line[rx - j : rx - j + part.size], line[rx + j : rx + j + part.size], weight[j])
-                _round(both[which, : part.size], part)
-            out = field[z, y, first:last]
-            for k in range(out.size):
-                out[k] = np.float32(2) * both[0, k] - both[1, k]
-            for value in out:
-                least, largest = min(least, value), max(largest, value)
-    return field, least, largest
-
-
-# Loops from 0 over slices: of other ranges, numba asks at each step whether an index counts from the end.
 
 
 @_jit
@@ -161,6 +156,12 @@ def _add(total, before, after, weight):  # type: ignore[no-untyped-def]
 def _round(out, total):  # type: ignore[no-untyped-def]
     for k in range(out.size):
         out[k] = total[k]
+
+
+@_jit
+def _combine(out, narrow, wide):  # type: ignore[no-untyped-def]
+    for k in range(out.size):
+        out[k] = np.float32(2) * narrow[k] - wide[k]
 
 
 @_jit

@@ -9,32 +9,32 @@ from __future__ import annotations
 
 import numpy as np
 
+from asem_analyzers._depth import stable_order
+
 SLOPE = 0.5
 """An end that deepens faster than this towards its neighbour is a ridge to a corner of the surface, and is removed."""
 TAPER = 0.15
 """The same in the first sweep, where ends are not yet thin: a larger one grows branches on rough surfaces."""
 
 
-def thin(mask: np.ndarray, depth_nm: np.ndarray, voxel_size_nm: np.ndarray) -> np.ndarray:
+def thin(mask: np.ndarray, squared_vx: np.ndarray) -> np.ndarray:
     """Thin a mask to lines one voxel wide.
 
     Parameters
     ----------
-    mask : bool, zyx
+    mask : bool, zyx, of cubic voxels
         Its outermost voxels must be empty.
-    depth_nm : float32, zyx
-        Distance of each voxel of the mask to the nearest voxel outside.
+    squared_vx : int32, zyx
+        Square of the distance of each voxel of the mask to the nearest voxel outside.
     """
     from asem_analyzers._thinning_kernels import thin as thin_in_order
 
-    left = np.ascontiguousarray(mask).view(np.uint8).copy()
+    left = mask.view(np.uint8).copy()
     voxels = np.flatnonzero(mask)
-    order = voxels[np.lexsort((_field(voxels, mask.shape), depth_nm.ravel()[voxels]))]
+    order = voxels[stable_order(8 * squared_vx.ravel()[voxels] + _field(voxels, mask.shape))]
     cells = np.indices((3, 3, 3)).reshape(3, 27).T - 1
     offsets = cells @ np.array([mask.shape[1] * mask.shape[2], mask.shape[2], 1])
-    thin_in_order(
-        left.ravel(), order, depth_nm.ravel(), offsets, np.linalg.norm(cells * voxel_size_nm, axis=1), SLOPE, TAPER
-    )
+    thin_in_order(left.ravel(), order, squared_vx.ravel(), offsets, np.linalg.norm(cells, axis=1), SLOPE, TAPER)
     return left.view(bool)
 
 

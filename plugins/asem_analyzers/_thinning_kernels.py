@@ -29,7 +29,7 @@ LOWEST_BIT[(DE_BRUIJN << np.arange(32) & 0xFFFFFFFF) >> 27] = np.arange(32)
 
 
 @_jit
-def thin(left, order, depth, offsets, step_nm, slope, taper):  # type: ignore[no-untyped-def]
+def thin(left, order, squared, offsets, length, slope, taper):  # type: ignore[no-untyped-def]
     """Remove simple voxels from `left`, sweep by sweep in the given order, until none goes; ends of lines stay."""
     stale = np.ones(left.size, np.uint8)  # something around has gone since the voxel was looked at
     changed, first = True, True
@@ -45,7 +45,7 @@ def thin(left, order, depth, offsets, step_nm, slope, taper):  # type: ignore[no
                 for n in range(27):
                     around |= np.int64(left[voxel + offsets[n]]) << n
                 around &= ~(1 << 13)
-                if _is_simple(around) and not _is_end(around, voxel, depth, offsets, step_nm, most, steepest):
+                if _is_simple(around) and not _is_end(around, voxel, squared, offsets, length, most, steepest):
                     left[voxel] = 0
                     changed = True
                     for n in range(27):
@@ -91,7 +91,7 @@ def _piece(start, cells, near):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _is_end(around, voxel, depth, offsets, step_nm, most, steepest):  # type: ignore[no-untyped-def]
+def _is_end(around, voxel, squared, offsets, length, most, steepest):  # type: ignore[no-untyped-def]
     """Tell if a voxel is the end of a line: of few neighbours, which touch each other, and none of them much deeper.
 
     The last voxel of a slice has up to four neighbours, in the next slice. It stays while the rest gets thin: a tube that tapers
@@ -103,10 +103,11 @@ def _is_end(around, voxel, depth, offsets, step_nm, most, steepest):  # type: ig
         num += 1
     if num > most:
         return False
-    bits = around
+    bits, depth = around, np.sqrt(np.float32(squared[voxel]))
     while bits:
         n = _place(bits)
         bits &= bits - 1
-        if bits & ~TOUCHING[n] or not depth[voxel + offsets[n]] - depth[voxel] < steepest * step_nm[n]:
+        deeper = np.sqrt(np.float32(squared[voxel + offsets[n]])) - depth
+        if bits & ~TOUCHING[n] or deeper >= steepest * length[n]:
             return False
     return True
