@@ -1,9 +1,9 @@
 """Training iterations of the published network: ASEM's step against a plain float32 loop, in turn, in one process.
 
-    python benchmarks/train_speed.py [--block 46] [--rounds 3] [--device cpu]
+    python benchmarks/train_speed.py [--block 46] [--rounds 3] [--device cpu] [--precision auto]
 
 The plain loop: the same network of torch's own convolutions, the same blocks, loss and Adam in float32, contiguous memory, no
-augmentation. ASEM's step: its own convolutions, `precision = "auto"` (bfloat16 where the hardware has it), with the whole
+augmentation. ASEM's step: its own convolutions, `precision = "auto"` (bfloat16 where the hardware has it) unless told otherwise, with the whole
 published augmentation. `--block 110` is the published size (an input of 204^3).
 """
 
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=46)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     given = parser.parse_args()
     device = torch.device(given.device)
     rng = np.random.default_rng(0)
@@ -44,7 +45,7 @@ def main() -> None:
     def cuts(augment: Augment) -> object:
         return BlockStream(Uniform(), [Region("r", raw, labels)], block, (47,) * 3, augment, seed=0).cuts(0)
 
-    options = TrainOptions(regions=(RegionOptions("", ""),), block=block)
+    options = TrainOptions(regions=(RegionOptions("", ""),), block=block, precision=given.precision)
     network = Mitochondria().network()
     initialise(network, options)
     half = half_precision(options, device)
@@ -56,7 +57,7 @@ def main() -> None:
     def plain() -> None:
         image, target = next(still).to_tensors(device)  # type: ignore[call-overload]
         plain_adam.zero_grad()
-        loss = torch.nn.functional.cross_entropy(plain_network(image[None]), target[None])
+        loss = torch.nn.functional.cross_entropy(plain_network(image[None]), next(iter(target.values()))[None])
         loss.backward()
         plain_adam.step()
         loss.item()

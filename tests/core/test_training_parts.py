@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,6 +17,7 @@ from asem_core.errors import BadInput, NoSpace, RecipeError
 from asem_core.interfaces import Region
 from asem_core.recipe import build
 from asem_core.run_folder import RunFolder
+from asem_core.training.devices import autocast, has_amx
 from asem_core.training.loop import learning_rate
 from asem_core.training.loss import class_weights, loss_of
 from asem_core.training.options import LossOptions, OptimizerOptions, TrainOptions
@@ -289,3 +293,46 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
         RunFolder(tmp_path).chosen()
     with pytest.raises(BadInput, match=r"holds no state.pt: nothing to resume"):
         RunFolder(tmp_path).load_state(torch.device("cpu"))
+
+
+# --- bfloat16 on a CPU ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("filters", "how"),
+    [
+        ((8, 4, 3, 3, 3), {}),
+        ((8, 4, 1, 3, 3), {}),
+        ((8, 2, 3, 3, 3), {"stride": (2, 1, 2), "padding": (1, 0, 2), "dilation": (2, 1, 1), "groups": 2}),
+        ((8, 4, 3, 5, 3), {"padding": "same"}),
+        ((8, 4, 2, 3, 3), {"padding": "same"}),
+    ],
+)
+def test_gradients_of_filters_in_bfloat16_are_those_of_float32(filters: tuple[int, ...], how: dict[str, Any]) -> None:
+    """They are worked out plane by plane (`GradientsPlaneByPlane`), whatever a convolution's options are."""
+    rng = torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, generator=rng) for shape in ((2, 4, 8, 9, 10), filters, (8,))]
+    found = []
+    for half in (False, True):
+        inputs = [g.clone().requires_grad_() for g in given]
+        with autocast(half, torch.device("cpu")):
+            made = torch.nn.functional.conv3d(*inputs, **how)
+        assert made.dtype == (torch.bfloat16 if half else torch.float32)
+        (made.float() ** 2).mean().backward()
+        found.append([made.float().detach(), *(g.grad for g in inputs)])
+    for right, here in zip(*found, strict=True):
+        assert float((right - here).norm() / right.norm()) < 0.01  # bfloat16 keeps 8 bits
+
+
+@pytest.mark.skipif(not has_amx(), reason="the processor has no AMX, whose gradients these are")
+def test_gradients_of_large_flat_maps_in_bfloat16_do_not_kill_the_process() -> None:
+    """torch's own write beyond their memory there; without it the process survives, or dies, by chance."""
+    code = (
+        "import torch; from asem_core.training.devices import autocast\n"
+        "layer = torch.nn.Conv3d(16, 16, (1, 3, 3)).to(memory_format=torch.channels_last_3d)\n"
+        "for _ in range(4):\n"
+        "    image = torch.randn(1, 16, 6, 136, 136).to(memory_format=torch.channels_last_3d)\n"
+        "    with autocast(True, torch.device('cpu')): made = layer(image)\n"
+        "    (made.float() ** 2).mean().backward()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
