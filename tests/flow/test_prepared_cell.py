@@ -239,12 +239,16 @@ precision = "float32"
 
 
 def test_a_mask_among_the_steps_of_a_recipe_is_a_mask(cell: Path, model: tuple[str, str]) -> None:
-    """The image goes on past `cell-mask`, and the prediction keeps to the mask."""
-    (cell.parent / "recipe.toml").write_text(RECIPE)
-    catalog = load_catalog()
-    flow = build_flow(read_recipe(cell.parent / "recipe.toml"), catalog)
-    run_flow(flow, catalog, cell.parent / "out", Run(progress=False), print)
-    made = cell.parent / "out/cell.zarr"
+    """The image goes on past `cell-mask`, and the prediction keeps to the mask; also to one that the recipe names."""
+
+    def run(text: str, output: str) -> Path:
+        (cell.parent / "recipe.toml").write_text(text)
+        catalog = load_catalog()
+        flow = build_flow(read_recipe(cell.parent / "recipe.toml"), catalog)
+        run_flow(flow, catalog, cell.parent / output, Run(progress=False), print)
+        return cell.parent / output / "cell.zarr"
+
+    made = run(RECIPE, "out")
     assert layers(made) == [
         "raw", "raw_clahe", "raw_crop", "mask", "predictions/membrane/probability", "predictions/membrane/segmentation",
     ]  # fmt: skip
@@ -255,6 +259,10 @@ def test_a_mask_among_the_steps_of_a_recipe_is_a_mask(cell: Path, model: tuple[s
     # By command, what the recipe made is taken, too.
     asem("predict", made, *model, "-q", "--precision", "float32", "-o", made / "predictions/b/probability")
     assert "raw_clahe_2" not in layers(made)
+    step = '[[preprocess]]\nuse = "cell-mask"\nsmallest_vx = 1000\n'
+    named = run(RECIPE.replace(step, "") + 'mask = "out/cell.zarr/mask"\n', "named")
+    assert "mask" not in layers(named)
+    np.testing.assert_array_equal(open_volume(named / "predictions/membrane/probability").read(), found.read())
 
 
 def test_a_cell_without_an_image_is_refused_with_what_to_do(cell: Path) -> None:
