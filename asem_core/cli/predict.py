@@ -134,7 +134,7 @@ def predict(
     found = predict_image(
         trained, images, target, make_run(DEFAULT_WORKERS, block, quiet, on), how, catalog, box=box, overwrite=overwrite
     )
-    image, first = found.image, next(iter(found.maps.values()))
+    image, first = found.seen, next(iter(found.maps.values()))
     made_of = "" if image.path in (v.path for v in images.volumes) else f", made of {images.volumes[0].path}"
     expected = "" if as_is or other_steps(steps_done(image), trained) else " as the model expects"
     why = made_of + expected if made_of else f",{expected}" if expected else ""

@@ -16,7 +16,8 @@ from asem_core.errors import BadInput
 from asem_core.heads import maps_of, stated_by
 from asem_core.prediction.live import predictor_of_boxes
 from asem_core.prediction.trained import Trained
-from asem_core.volume import ArrayLike, Box, Volume, Zyx, as_zyx
+from asem_core.volume import ArrayLike, Box, Volume, as_zyx
+from asem_core.voxels.resample import box_behind, read_finer
 
 
 def predictor_anywhere(
@@ -24,8 +25,8 @@ def predictor_anywhere(
 ) -> Callable[[Box], np.ndarray]:
     """Return the function that predicts a box of an image: uint8 of the box's shape, 255 = 1.
 
-    If the network was trained at larger voxels, by whole factors, the image is averaged where it is read, and each of its
-    voxels gets the probability of the larger one that it lies in.
+    If the network was trained at larger voxels, by whole factors, the image is averaged where it is read, and probabilities are
+    interpolated between the larger voxels.
 
     Raises
     ------
@@ -41,8 +42,14 @@ def predictor_anywhere(
     if factor == (1, 1, 1):
         return predictor_of_boxes(trained.network, image, device)
     step = catalog.able("preprocessor", AveragesVoxels).by_factor(factor)
-    coarse = predictor_of_boxes(trained.network, apply_lazily(step, image, Run(progress=False)), device)
-    return lambda box: _enlarged(coarse, box, factor)
+    averaged = apply_lazily(step, image, Run(progress=False))
+    predict = predictor_of_boxes(trained.network, averaged, device)
+
+    def found(box: Box) -> np.ndarray:
+        behind = box_behind(averaged, image, box)
+        return read_finer(attrs.evolve(averaged.crop(behind), data=predict(behind)), image, box)
+
+    return found
 
 
 def predictor_mirrored(
@@ -80,11 +87,3 @@ class _Mirror:
         z, y, x = key
         begin, end, _ = x.indices(self.shape[2])
         return np.asarray(self.array[z, y, self.shape[2] - end : self.shape[2] - begin])[:, :, ::-1]
-
-
-def _enlarged(coarse: Callable[[Box], np.ndarray], box: Box, factor: Zyx) -> np.ndarray:
-    begin = as_zyx([b // f for b, f in zip(box.begin, factor, strict=True)])
-    end = as_zyx([-(-e // f) for e, f in zip(box.end, factor, strict=True)])
-    values = coarse(Box(begin, end))
-    index = [np.arange(b, e) // f - o for b, e, f, o in zip(box.begin, box.end, factor, begin, strict=True)]
-    return values[np.ix_(*index)]

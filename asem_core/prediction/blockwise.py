@@ -34,6 +34,7 @@ from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic
 from asem_core.progress import tell_reused
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
+from asem_core.voxels.resample import box_behind, box_covering, on_grid_of, read_finer, whole_factors
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +106,7 @@ def predict_maps(
     *,
     box: Box | None = None,
     mask: Labels | None = None,
+    onto: Volume | None = None,
     details: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Volume]:
@@ -117,10 +119,13 @@ def predict_maps(
     volume
         uint8, uint16, or floats in [0, 1]. Beyond its border its mirror image is seen.
     box
-        Predict only this box (voxels of `volume`); the result is as large as the box, and lies where the box lies.
+        Predict only this box (voxels of `volume`, or of `onto`); the result is as large as the box, and lies where the box lies.
     mask
         Predict only where this is not 0, for example inside the cell; it may cover a part of the volume. Elsewhere the
         result is 0, and blocks that lie wholly outside are not computed.
+    onto
+        The image that `volume` was averaged from, by whole factors: the result has its voxels, interpolated linearly between
+        those of `volume` (see `on_grid_of`).
     overwrite
         Replace what something else made; and what an equal run left unfinished, where `run` asks for other blocks.
     details
@@ -128,7 +133,7 @@ def predict_maps(
 
     Returns
     -------
-    By name ("" the only one): uint8 (255 = 1), float16 or float32, on the volume's grid. If an equal run has finished them, they are
+    By name ("" the only one): uint8 (255 = 1), float16 or float32, on the grid of the volume, or of `onto`. If an equal run has finished them, they are
     returned as they are; if one was interrupted, its finished blocks are kept.
 
     Raises
@@ -145,8 +150,10 @@ def predict_maps(
             "mirrors averages the maps of mirror images, but affinities look otherwise in a mirror: leave it out."
         )
     _check_greys(volume)
-    part = volume if box is None else volume.crop(box)
-    box = volume.box if box is None else box
+    image = volume if onto is None else onto
+    part = image if box is None else image.crop(box)
+    box = part.box if box is None else box
+    seen = box if onto is None else box_covering(volume, part)  # in voxels of `volume`
     record = made_by(
         "predict",
         inputs=[volume],
@@ -155,6 +162,7 @@ def predict_maps(
         network=network.spec() if isinstance(network, DescribesItself) else type(network).__name__,
         parameters_sha256=digest(network),
         how=attrs.evolve(how, device="any", workers=0),  # a run may go on on other devices
+        **({} if onto is None else {"onto_nm": list(onto.voxel_size_nm)}),
         **dict(details or {}),
     )
     records = {name: {**record, "of": name} if name else record for name in maps_of(stated)}
@@ -184,11 +192,13 @@ def predict_maps(
     if layout is not None and layout.get("device") != device.partition(":")[0] and run.on is None:
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
         layout = _choose_layout(
-            network, volume, box, mask, attrs.evolve(run, block=as_zyx(layout["block"])), how, device
+            network, volume, seen, mask, attrs.evolve(run, block=as_zyx(layout["block"])), how, device
         )
-    layout = layout or _choose_layout(network, volume, box, mask, run, how, device)
+    layout = layout or _choose_layout(network, volume, seen, mask, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
-    block = as_zyx(layout["block"])
+    factor = as_zyx(1) if onto is None else whole_factors(volume.voxel_size_nm, onto.voxel_size_nm)
+    assert factor is not None, "onto has no voxels of which whole numbers make one of the image"
+    block = as_zyx([b * f for b, f in zip(layout["block"], factor, strict=True)])
     outs = create_volumes(
         {str(paths[name]): noted for name, noted in records.items()},
         spec,
@@ -197,10 +207,10 @@ def predict_maps(
         about=Record("probability", layout=layout),
     )
     arithmetic = Arithmetic(device, layout["precision"], bool(how.mirrors), how.output, how.compiled)
-    work = _Work(network, volume, outs, [out.finished for out in outs], box.begin, mask, arithmetic, block)
+    work = _Work(network, volume, outs, [out.finished for out in outs], box.begin, mask, arithmetic, block, onto)
     threads = 3 if device.startswith("cuda") else 2
     num_blocks = math.prod(-(-n // b) for n, b in zip(spec.shape, block, strict=True))
-    is_short = num_blocks <= 2 or math.prod(spec.shape) <= SHORT_VX
+    is_short = num_blocks <= 2 or seen.size <= SHORT_VX
     made = fill_volumes(
         outs,
         work,
@@ -211,7 +221,7 @@ def predict_maps(
         threads=1 if is_short and run.workers == 1 else threads,
     )
     for one in made:
-        if question := question_map(one, mask):
+        if question := question_map(one, None if mask is None else on_grid_of(one, mask)):
             log.warning("%s", question)
     return dict(zip(records, made, strict=True))
 
@@ -262,10 +272,11 @@ class _Work:
     volume: Volume
     outputs: Sequence[Volume]
     finished: Sequence[bool]  # which of them are there already
-    begin: Zyx
+    begin: Zyx  # of the outputs, in voxels of `volume`, or of `onto`
     mask: Labels | None
     arithmetic: Arithmetic
     block: Zyx
+    onto: Volume | None
 
     def __call__(self) -> Work:
         predictor = Predictor(self.network, self.arithmetic)
@@ -276,12 +287,13 @@ class _Work:
         def process(block: Box) -> None:
             # Blocks at the far border are smaller, and would show nothing; several threads take blocks at once.
             check = block.size == largest and bool(unchecked) and unchecked.pop()
-            found = self.predict(predictor, block.shift(self.begin), check=check)
+            box = self._seen(block)
+            found = self.predict(predictor, box, check=check)
             for output, there, values in zip(
                 self.outputs, self.finished, found if found.ndim == 4 else [found], strict=True
             ):
                 if not there:
-                    output.data[block.slices] = values  # type: ignore[index]
+                    self._write(output, block, box, values)
 
         return process
 
@@ -293,7 +305,21 @@ class _Work:
         return found
 
     def lies_outside(self, block: Box) -> bool:
-        return not self._mask(block.shift(self.begin)).any()
+        return not self._mask(self._seen(block)).any()
+
+    def _seen(self, block: Box) -> Box:
+        """Say which box of the input volume a block of the outputs is made of."""
+        box = block.shift(self.begin)
+        return box if self.onto is None else box_behind(self.volume, self.onto, box)
+
+    def _write(self, output: Volume, block: Box, box: Box, values: np.ndarray) -> None:
+        """Write what was predicted in a box of the input volume to a block of an output."""
+        if self.onto is None:
+            output.data[block.slices] = values  # type: ignore[index]
+            return
+        made = attrs.evolve(self.volume.crop(box), data=values)
+        for part in block.blocks(2 * CHUNK):  # what is interpolated at once: bounds the memory
+            output.data[part.slices] = read_finer(made, self.onto, part.shift(self.begin))  # type: ignore[index]
 
     def _mask(self, box: Box) -> np.ndarray:
         assert self.mask is not None

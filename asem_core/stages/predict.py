@@ -15,7 +15,7 @@ from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
 from asem_core.cell.store import open_labels
 from asem_core.errors import BadInput, Option, VoxelSizeMismatch, as_flag
-from asem_core.heads import maps_of, stated_by
+from asem_core.heads import class_maps, maps_of, stated_by
 from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
@@ -68,10 +68,19 @@ class PredictOptions(Prediction):
 
 @attrs.frozen
 class Predicted:
-    """Probability maps by class ("" for a network of one), the image as the network saw it, and the mask they were predicted within."""
+    """What was predicted, and of what.
+
+    Attributes
+    ----------
+    maps : probability maps by class ("" for a network of one)
+    image : the image on whose grid they are
+    seen : the image as the network saw it; its voxels may be averages of those of `image`
+    mask : that they were predicted within
+    """
 
     maps: Mapping[str, Volume]
     image: Volume
+    seen: Volume
     mask: Labels | None
 
     @property
@@ -151,18 +160,29 @@ def predict_image(
     )
     covering = None if part is None else box_covering(image, part)
     warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
+    onto = given if _may_be_enlarged(trained, image, given) else None
     made = predict_maps(
         trained.network,
         image,
         output,
         run,
         attrs.evolve(options.how, mirrors=trained.mirrors if options.mirrors is None else options.mirrors),
-        box=covering,
+        box=covering if onto is None or part is None else onto.box_of(part),
+        onto=onto,
         mask=None if mask is None else mask_for(image, mask, catalog, run),
         details=trained.details if details is None else details,
         overwrite=overwrite,
     )
-    return Predicted(made, image, mask)
+    return Predicted(made, image if onto is None else onto, image, mask)
+
+
+def _may_be_enlarged(trained: Trained, image: Volume, given: Volume) -> bool:
+    """Tell whether maps are written with the voxels of the image that was given, of which the network's are averages.
+
+    Affinities and contacts speak of neighbours at the network's voxels, and all maps of a network share one grid.
+    """
+    stated = stated_by(trained.network)
+    return image.voxel_size_nm != given.voxel_size_nm and maps_of(stated) == class_maps(stated)
 
 
 def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:

@@ -175,6 +175,20 @@ def box_covering(volume: Volume, part: Volume) -> Box:
 _SLACK = 1e-3  # of a voxel: faces that meet but for rounding
 
 
+def box_behind(volume: Volume, finer: Volume, box: Box) -> Box:
+    """Say which voxels of `volume` a box of the finer grid of `finer` is interpolated from."""
+    return box_covering(volume, finer.crop(box)).grow(1) & volume.box
+
+
+def read_finer(volume: Volume, finer: Volume, box: Box) -> np.ndarray:
+    """Read a box, in voxels of `finer`, of a volume with larger voxels; `box_behind` is all of it that is looked at.
+
+    Where `finer` sticks out of the volume, by less than a larger voxel, the volume goes on as its mirror image.
+    """
+    seen = on_grid_of(finer, volume)
+    return seen.read(box.shift([-b for b in finer.box_of(seen).begin]), outside="reflect")
+
+
 @attrs.frozen(eq=False)
 class _Finer:
     """A lazy array: `volume` with each voxel divided by `factor`."""

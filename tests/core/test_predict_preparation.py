@@ -7,23 +7,29 @@ import re
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
-from asem_core.cell.apply import apply
+from asem_core.cell.apply import apply, apply_in_memory
 from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import create_volume, finish_volume, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
+from asem_core.prediction.anywhere import predictor_anywhere
+from asem_core.prediction.blockwise import predict_maps
 from asem_core.prediction.expected import as_expected, missing_steps, require_voxel_size, resample, with_missing_steps
 from asem_core.prediction.trained import Trained, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.stages.predict import predict
-from asem_core.volume import Spec, Volume
+from asem_core.volume import Box, Labels, Spec, Volume
+from asem_core.voxels.resample import on_grid_of
 from asem_core.weights import save_weights
+from asem_models.golgi import Golgi
+from asem_preprocessors.downsample import Downsample
 
 sys.path.insert(0, str(Path(__file__).parent))
 from predict_networks import Copy, small_unet
@@ -214,7 +220,7 @@ def test_overwrite_replaces_the_preprocessing_too(cell, tmp_path):
 
 
 def test_a_box_is_of_the_image_given_also_when_it_is_resampled(cell, tmp_path):
-    """15 voxels of 5 nm lie in 8 of 10 nm."""
+    """The map has the voxels of the image that was given, 5 nm, though the network sees 10 nm."""
     table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [10, 10, 10], "preprocessing": []}
     words = (cell, "-w", save_weights(tmp_path / "golgi.safetensors", small_unet(), table), "-q", "--resample")
     told = asem("predict", *words, "--box", "0:40,:,:")
@@ -223,8 +229,33 @@ def test_a_box_is_of_the_image_given_also_when_it_is_resampled(cell, tmp_path):
     result = asem("predict", *words, "--box", "0:15,8:24,:")
     assert result.exit_code == 0, result.output
     made = open_volume(cell / "predictions/golgi/probability")
-    assert made.shape == (8, 8, 16)
-    assert made.origin_nm == (2.5, 42.5, 2.5)
+    assert (made.shape, made.voxel_size_nm, made.origin_nm) == ((15, 16, 32), (5, 5, 5), (0, 40, 0))
+    assert asem("predict", *words, "-o", cell / "predictions/all/probability").exit_code == 0
+    whole = open_volume(cell / "predictions/all/probability")
+    assert np.array_equal(made.read(), whole.read(whole.box_of(made)))
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 32), (33, 70, 35)])
+def test_a_map_of_averaged_voxels_is_interpolated_at_those_of_the_image(shape, tmp_path):
+    """The same as if the whole map of larger voxels was interpolated, whatever the blocks; 0 where the mask is."""
+    given = Volume(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (10.0, 5.0, 5.0), (0.0, 15.0, 0.0))
+    seen = apply_in_memory(Downsample(factor=(1, 2, 3)), given)
+    mask = Labels(np.ones(seen.shape, np.uint8), seen.voxel_size_nm, seen.origin_nm)
+    mask.data[:, :, :4] = 0
+    how = (small_unet().eval(), seen)
+    coarse = predict_maps(*how, tmp_path / "a.zarr/p", QUIET, mask=mask)[""]
+    finer = on_grid_of(given, coarse)
+    right = finer.read(given.box.shift([-b for b in given.box_of(finer).begin]), outside="reflect")
+    for number, block in enumerate((None, (16, 16, 16))):
+        run = attrs.evolve(QUIET, block=block)
+        made = predict_maps(*how, tmp_path / f"{number}.zarr/p", run, mask=mask, onto=given)[""]
+        made.require_same_grid(given)
+        assert np.array_equal(made.read(), right)
+    anywhere = predictor_anywhere(Trained(how[0], None, seen.voxel_size_nm, (), {}), given, load_catalog(), "cpu")
+    part = Box((3, 5, 20), (9, 12, 31))
+    assert np.abs(anywhere(part).astype(int) - right[part.slices]).max() <= 1  # half precision, or not
+    assert (right[:, :, :10] == 0).all()
+    assert (right[:, :, 12:] > 0).any()
 
 
 def test_a_network_trained_on_averaged_voxels_gets_such(cell, tmp_path):
@@ -240,7 +271,21 @@ def test_a_network_trained_on_averaged_voxels_gets_such(cell, tmp_path):
     assert "Add --resample" in refused.output
     result = asem("predict", *words)
     assert result.exit_code == 0, result.output
-    assert open_volume(cell / "predictions/golgi/probability").voxel_size_nm == (10, 10, 10)
+    assert open_volume(cell / "raw_downsample").voxel_size_nm == (10, 10, 10)
+    open_volume(cell / "predictions/golgi/probability").require_same_grid(open_volume(cell / "raw"))
+
+
+def test_affinities_stay_at_the_voxels_that_they_speak_of(cell, tmp_path):
+    """An offset in voxels of the network says nothing of those of the image."""
+    options = {**OPTIONS, "affinities": [[1, 0, 0]]}
+    table = {"model": {"use": "golgi", **options}, "voxel_size_nm": [10, 10, 10], "preprocessing": []}
+    network = Golgi(**options).network()
+    words = (cell, "-w", save_weights(tmp_path / "g.safetensors", network, table), "-q", "--resample")
+    result = asem("predict", *words)
+    assert result.exit_code == 0, result.output
+    layers = [open_volume(p.parent) for p in (cell / "predictions").rglob("s0")]
+    assert len(layers) == 2
+    assert {v.voxel_size_nm for v in layers} == {(10, 10, 10)}
 
 
 def probability(cell, **record):

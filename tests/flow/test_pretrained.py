@@ -176,7 +176,8 @@ def test_voxels_are_averaged_to_the_size_that_is_known(tmp_path: Path, weights: 
     """`resample` makes 2.5 nm 5 nm, then does the rest."""
     cell = run(tmp_path, "small", size=2.5, predict="resample = true")
     probability = open_volume(cell / "predictions/mitochondria/probability")
-    assert probability.voxel_size_nm == (5, 5, 5)
+    assert probability.voxel_size_nm == (2.5, 2.5, 2.5)
+    assert open_volume(cell / "raw_downsample").voxel_size_nm == (5, 5, 5)
     assert [s["name"] for s in steps_done(probability)] == ["downsample", "invert", "clahe"]
 
 

@@ -165,7 +165,7 @@ def test_whole_recipe(project: Path) -> None:
 
 
 def test_coarse_network_and_other_images(project: Path) -> None:
-    """A network of larger voxels predicts the image and others, and is scored and exported on the image's own grid."""
+    """A network of larger voxels predicts the image and others, is scored and exported, all on the image's own grid."""
     text = RECIPE.replace("iterations = 4", "iterations = 4\ndownsample = [1, 2, 2]").replace(
         "block = [16", "block = [8"
     )
@@ -175,7 +175,8 @@ def test_coarse_network_and_other_images(project: Path) -> None:
     assert "balls at 0.5: F1" in run()
     first = open_volume(project / "out/cell.zarr/predictions/mitochondria/probability")
     other = open_volume(project / "out/again.zarr/predictions/mitochondria/probability")
-    assert first.voxel_size_nm == (5.0, 10.0, 10.0)
+    assert open_volume(project / "out/cell.zarr/raw_downsample").voxel_size_nm == (5.0, 10.0, 10.0)
+    first.require_same_grid(open_volume(project / "out/cell.zarr/raw"))
     np.testing.assert_array_equal(first.read(), other.read())
     assert open_volume(project / "out/again.zarr/predictions/mitochondria/segmentation").shape == first.shape
     assert tifffile.imread(project / "out/export/probability/cell_120.tif").shape == SHAPE[1:]
