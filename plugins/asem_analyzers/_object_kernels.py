@@ -12,19 +12,15 @@ _jit = numba.njit(cache=True, nogil=True)
 def stretches(block):  # type: ignore[no-untyped-def]
     """List the stretches of one id along x: their ids, and int64 (n, 4), their z, y, and where along x they begin and end."""
     nz, ny, nx = block.shape
+    in_row = np.empty((nz, ny), np.int64)
+    for z in range(nz):
+        for y in range(ny):
+            in_row[z, y] = _num_stretches(block[z, y])
+    ids, place = np.empty(in_row.sum(), block.dtype), np.empty((in_row.sum(), 4), np.int64)
     num = 0
     for z in range(nz):
         for y in range(ny):
-            before = block.dtype.type(0)
-            for x in range(nx):
-                here = block[z, y, x]
-                num += here != before and here != 0
-                before = here
-    ids, place = np.empty(num, block.dtype), np.empty((num, 4), np.int64)
-    num = 0
-    for z in range(nz):
-        for y in range(ny):
-            x = 0
+            x = 0 if in_row[z, y] else nx
             while x < nx:
                 here, begin = block[z, y, x], x
                 while x < nx and block[z, y, x] == here:
@@ -34,6 +30,15 @@ def stretches(block):  # type: ignore[no-untyped-def]
                     place[num, 0], place[num, 1], place[num, 2], place[num, 3] = z, y, begin, x
                     num += 1
     return ids, place
+
+
+@_jit
+def _num_stretches(row):  # type: ignore[no-untyped-def]
+    num = np.int64(row[0] != 0)
+    later, before = row[1:], row[:-1]
+    for k in range(later.size):
+        num += (later[k] != before[k]) & (later[k] != 0)
+    return num
 
 
 @_jit
