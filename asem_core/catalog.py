@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Literal
@@ -17,7 +19,6 @@ import pluggy
 
 from asem_core import hookspecs
 from asem_core.errors import PluginError, UnknownName
-from asem_core.installed import EntryPoint, entry_points
 from asem_core.interfaces import Analyzer, Annotator, Model, Preprocessor, Sampler, Source
 
 KINDS: Mapping[str, type] = {
@@ -163,13 +164,13 @@ def load_catalog(limit: Iterable[str] | None = None) -> Catalog:
     offers: list[Offer] = []
     problems: list[Problem] = []
     folders: list[Path] = []
-    for point in sorted(entry_points("asem"), key=lambda p: (p.distribution != "asem-core", p.name, p.value)):
-        if allowed is not None and point.distribution not in allowed:
+    for point in sorted(entry_points(group="asem"), key=lambda p: (_owner(p) != "asem-core", p.name, p.value)):
+        if allowed is not None and _owner(point) not in allowed:
             continue
         try:
             new_offers, new_folders = _load(manager, point)
         except (Exception, SystemExit) as error:  # a stranger's code: whatever it raises must not stop the host
-            problems.append(Problem(point.name, point.distribution, _reason(error)))
+            problems.append(Problem(point.name, _owner(point), _reason(error)))
         else:
             offers += new_offers
             folders += new_folders
@@ -191,16 +192,29 @@ def _limit_from_environment() -> set[str] | None:
     return {name.strip() for name in text.split(",") if name.strip()} if text is not None else None
 
 
+def _owner(point: EntryPoint) -> str:
+    return _name_and_version(point.dist)[0]
+
+
+@functools.cache
+def _name_and_version(distribution: Distribution | None) -> tuple[str, str]:
+    """Ask once: each question parses the distribution's metadata anew."""
+    if distribution is None:
+        return "unknown distribution", ""
+    metadata = distribution.metadata
+    return metadata["Name"], metadata["Version"]
+
+
 def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
     module = importlib.import_module(point.value)
     written_for = vars(module).get("ASEM_CONTRACT", hookspecs.CONTRACT)
     if written_for != hookspecs.CONTRACT:
         raise PluginError(
             f"{point.value} was written for version {written_for} of the plugin contract, and this ASEM has version "
-            f"{hookspecs.CONTRACT}. Install a version of {point.distribution} for it, or another version of asem-core."
+            f"{hookspecs.CONTRACT}. Install a version of {_owner(point)} for it, or another version of asem-core."
         )
     # Two entry points may share a name (or a module): pluggy would drop the second, so each gets a name of its own.
-    name = f"{point.distribution}:{point.name}:{point.value}"
+    name = f"{_owner(point)}:{point.name}:{point.value}"
     if manager.is_registered(module):
         raise PluginError(f"{point.value} is listed twice in the entry-point group 'asem'.")
     try:
@@ -216,6 +230,7 @@ def _load(manager: pluggy.PluginManager, point: EntryPoint) -> tuple[list[Offer]
 def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint) -> tuple[list[Offer], list[Path]]:
     others = [p for p in manager.get_plugins() if p is not module]
     implemented = {hook.name for hook in manager.get_hookcallers(module) or ()}
+    version = _name_and_version(point.dist)[1]
     offers = []
     for kind, protocol in KINDS.items():
         if f"register_{kind}s" not in implemented:
@@ -229,7 +244,7 @@ def _offers(manager: pluggy.PluginManager, module: ModuleType, point: EntryPoint
                 raise PluginError(f"register_{kind}s() must return a list of classes, but returned {what}.")
             for cls in returned:
                 _check_class(cls, kind, protocol)
-                offers.append(Offer(kind, cls.name, cls, point.name, point.distribution, point.version))
+                offers.append(Offer(kind, cls.name, cls, point.name, _owner(point), version))
     folders = []
     for returned in manager.subset_hook_caller("register_weights", others)():
         for folder in returned:

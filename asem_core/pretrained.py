@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from asem_core.errors import MissingExtra, UnknownName
-from asem_core.installed import entry_points
 from asem_core.run_folder import RunFolder
 
 
@@ -19,7 +19,7 @@ def registry() -> Any:
     MissingExtra
         None is installed.
     """
-    for point in entry_points("asem.registry"):
+    for point in entry_points(group="asem.registry"):
         return point.load()
     raise MissingExtra("No registry of pretrained models is installed. Give a weights file, or: pip install asem-core.")
 

@@ -18,7 +18,6 @@ from asem_core.catalog import KINDS
 from asem_core.cell.elsewhere import done_elsewhere, steps_of
 from asem_core.cell.record import Input, Kind, Record, record_at
 from asem_core.errors import BadInput
-from asem_core.installed import entry_points
 from asem_core.interfaces import Preprocessor
 from asem_core.paths import address_option, named_paths, slashed
 from asem_core.volume import Box, Volume
@@ -273,13 +272,13 @@ _FOLDERS_OF_LABELS = {"labels", "seeds", "exclusion", "mask", "instances", "grou
 
 @functools.cache
 def _version_of(package: str) -> str:
-    from importlib.metadata import packages_distributions, version
+    from importlib.metadata import entry_points, packages_distributions, version
 
     # A plugin's entry point says whose it is. What every installed distribution holds is read only without one: it takes
     # half a second, and an editable install does not tell.
-    for point in entry_points("asem"):
-        if point.module.partition(".")[0] == package:
-            return f"{point.distribution} {point.version}"
+    for entry in entry_points(group="asem"):
+        if entry.module.partition(".")[0] == package and entry.dist is not None:
+            return f"{entry.dist.name} {entry.dist.version}"
     owners = packages_distributions().get(package)
     return f"{owners[0]} {version(owners[0])}" if owners else f"asem-core {__version__}"
 

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,6 @@ import typer.core
 from asem_core.cli._later import put_off
 from asem_core.engine.interrupt import STOPPED, leave
 from asem_core.errors import AsemError, as_flag, is_full_disk, spelled
-from asem_core.installed import entry_points
 
 _OWN_MODULES = {
     "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
@@ -159,7 +159,7 @@ def make_app(command: str | None = None) -> typer.Typer:
         importlib.import_module(f"{__name__}.{module}").mount(app)
     if own:
         return app
-    for point in entry_points("asem.cli"):
+    for point in entry_points(group="asem.cli"):
         try:
             point.load().mount(app)
         except (Exception, SystemExit) as error:  # a stranger's module must not take the other commands away

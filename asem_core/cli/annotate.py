@@ -114,10 +114,11 @@ def open_(
 
         asem annotate open cell.zarr --name golgi --box 100:300,200:400,200:400 --seeds strokes.csv
     """
-    from asem_core.errors import MissingExtra
-    from asem_core.installed import entry_points
+    from importlib.metadata import entry_points
 
-    window = next(iter(entry_points("asem.window")), None)
+    from asem_core.errors import MissingExtra
+
+    window = next(iter(entry_points(group="asem.window")), None)
     try:
         import napari  # noqa: F401
     except ImportError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import attrs
 
 from asem_core.errors import AsemError, PluginError, UnknownName
-from asem_core.installed import entry_points
 from asem_registry.card import Card, near_names, read_card, split_name
 from asem_registry.places import Found, read_cards, read_place
 from asem_registry.settings import Settings
@@ -117,7 +117,7 @@ def _add(cards: dict[str, list[Card]], broken: dict[str, str], found: Found) -> 
 
 def _plugin_folders() -> list[Path]:
     """Ask the plugins of other distributions; asem-core's own cards are `SHIPPED`, and loading its plugins takes time."""
-    others = {point.distribution for point in entry_points("asem")} - {"asem-core"}
+    others = {p.dist.name for p in entry_points(group="asem") if p.dist is not None and p.dist.name != "asem-core"}
     if "ASEM_PLUGINS" in os.environ:
         others &= {name.strip() for name in os.environ["ASEM_PLUGINS"].split(",")}
     if not others:
