@@ -49,6 +49,7 @@ from asem_core.training.settings import (
     Split,
     block,
     choose_settings,
+    even_odds,
     finer,
     iterations,
     num_checkpoints,
@@ -142,7 +143,8 @@ def plan(
     templates = {name: _network(model, name) for name in TEMPLATES}
     its_network = {key for options_ in templates.values() for key in options_}
     own = [place for place, *_ in regions]
-    small = smallest_object(found, build(model, said, "plan @ model"))
+    built = build(model, said, "plan @ model")
+    small = smallest_object(found, built)
 
     def chosen_at(downsample: Sequence[int] | None, given: Given) -> Settings:
         apart = issubclass(model, TellsTouchingApart) and not given.network(its_network)
@@ -158,6 +160,7 @@ def plan(
         )
         network = templates[settings.template]
         lines = [*given.over(settings.lines, network), *given.over(small, ())]
+        lines += given.over(even_odds(found, lines, built), ())
         lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
         return attrs.evolve(settings, lines=[*lines, *given.over(_block(settings, model), network)])

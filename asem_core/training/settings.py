@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.abilities import FindsObjects, RemovesSmallSegments, SeveralClasses
+from asem_core.abilities import CutsByThreshold, FindsObjects, RemovesSmallSegments, SeveralClasses
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
@@ -267,9 +267,20 @@ def threshold(found: Fingerprint, split: Split) -> Setting:
             "train",
             "choose_threshold",
             False,
-            "too little object in the validation part to choose one: probability 0.5",
+            "too little object in the validation part to choose one",
         )
     return Setting("train", "choose_threshold", True, "chosen on the validation part, if that improves F1")
+
+
+def even_odds(found: Fingerprint, lines: Sequence[Setting], model: Model) -> list[Setting]:
+    """Where no threshold is chosen, cut at even odds: the loss counts the rarer class more, which probabilities then do, too."""
+    chosen = {line.key: line.value for line in lines}
+    if chosen["choose_threshold"] or not isinstance(model, CutsByThreshold) or isinstance(model, SeveralClasses):
+        return []
+    least = chosen["least_frequency"]
+    even = round(1 - min(max(found.foreground_fraction, least), 1 - least), 2)
+    times = f"the loss counts object {even / (1 - even):.2g} times as much as background"
+    return [] if even == model.threshold else [Setting("model", "threshold", even, f"even odds: {times}")]
 
 
 def smallest_object(found: Fingerprint, model: Model) -> list[Setting]:

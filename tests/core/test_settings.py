@@ -22,6 +22,7 @@ from asem_core.training.settings import (
     Split,
     choose_settings,
     downsampling,
+    even_odds,
     finer,
     iterations,
     layout,
@@ -211,6 +212,21 @@ def test_objects_that_touch_are_told_apart(size: tuple[float, float, float], rea
         assert "model" not in other
         assert other["sampler"]["use"] != "instances"
         assert other["train"]["downsample"][1:] == [4, 4]
+
+
+@pytest.mark.parametrize(("share", "even"), [(0.05, 0.6), (0.45, 0.55), (0.5, None), (0.9, 0.4)])
+def test_where_no_threshold_is_chosen_objects_are_cut_at_even_odds(share: float, even: float | None) -> None:
+    """Classes are weighted by their frequencies, 1.5 : 1 at most; a chosen or given threshold stays."""
+    catalog = load_catalog()
+    about = attrs.evolve(found(), foreground_fraction=share)
+    mitochondria = catalog.get("model", "mitochondria")()
+    lines = [Setting("train", "choose_threshold", False), Setting("train.loss", "least_frequency", 0.4)]
+    made = even_odds(about, lines, mitochondria)
+    assert [(line.table, line.key, line.value) for line in made] == (
+        [] if even is None else [("model", "threshold", even)]
+    )
+    assert not even_odds(about, [Setting("train", "choose_threshold", True), lines[1]], mitochondria)
+    assert not even_odds(about, lines, catalog.get("model", "organelles")())
 
 
 def test_what_is_too_small_for_an_object_is_left_out() -> None:
