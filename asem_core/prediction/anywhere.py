@@ -8,15 +8,14 @@ from typing import Any
 import attrs
 import numpy as np
 
-from asem_core.abilities import AveragesVoxels
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
-from asem_core.cell.apply import apply_lazily
 from asem_core.errors import BadInput
 from asem_core.heads import maps_of, stated_by
+from asem_core.prediction.expected import resample_lazily
 from asem_core.prediction.live import predictor_of_boxes
 from asem_core.prediction.trained import Trained
-from asem_core.volume import ArrayLike, Box, Volume, as_zyx
+from asem_core.volume import ArrayLike, Box, Volume
 from asem_core.voxels.resample import box_behind, read_finer
 
 
@@ -37,17 +36,20 @@ def predictor_anywhere(
         raise BadInput(
             f"The network predicts several maps ({', '.join(maps)}), and this takes one: predict them first, with asem predict."
         )
-    size = trained.voxel_size_nm or image.voxel_size_nm
-    factor = as_zyx([max(1, round(t / s)) for t, s in zip(size, image.voxel_size_nm, strict=True)])
-    if factor == (1, 1, 1):
-        return predictor_of_boxes(trained.network, image, device)
-    step = catalog.able("preprocessor", AveragesVoxels).by_factor(factor)
-    averaged = apply_lazily(step, image, Run(progress=False))
-    predict = predictor_of_boxes(trained.network, averaged, device)
+    seen = resample_lazily(image, trained, catalog, Run(progress=False))
+    return at_voxels_of(image, seen, predictor_of_boxes(trained.network, seen, device))
+
+
+def at_voxels_of(image: Volume, seen: Volume, predict: Callable[[Box], np.ndarray]) -> Callable[[Box], np.ndarray]:
+    """Turn what predicts boxes of an averaged image, of one map or several, into what predicts boxes of the image itself."""
+    if seen is image:
+        return predict
 
     def found(box: Box) -> np.ndarray:
-        behind = box_behind(averaged, image, box)
-        return read_finer(attrs.evolve(averaged.crop(behind), data=predict(behind)), image, box)
+        behind = box_behind(seen, image, box)
+        values, place = predict(behind), seen.crop(behind)
+        maps = [read_finer(attrs.evolve(place, data=m), image, box) for m in values.reshape(-1, *behind.shape)]
+        return np.stack(maps).reshape(*values.shape[:-3], *box.shape)
 
     return found
 

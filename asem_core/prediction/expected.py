@@ -109,12 +109,23 @@ def resample(
     volume: Volume, trained: Trained, catalog: Catalog, container: Path, run: Run, *, overwrite: bool = False
 ) -> Volume:
     """Average voxels to the size the network was trained on, where whole factors do: the layer `raw_downsample`."""
+    step = _averaging(volume, trained, catalog)
+    return volume if step is None else _apply_for_network(step, volume, container, run, overwrite)
+
+
+def resample_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
+    """Average voxels where they are read; nothing is stored."""
+    step = _averaging(volume, trained, catalog)
+    return volume if step is None else apply_lazily(step, volume, run)
+
+
+def _averaging(volume: Volume, trained: Trained, catalog: Catalog) -> Preprocessor | None:
     wanted = trained.voxel_size_nm
     factors = None if wanted is None else _factors(volume, wanted)
     if wanted is None or factors is None or _close(volume.voxel_size_nm, wanted):
-        return volume
-    step = catalog.able("preprocessor", AveragesVoxels).by_factor(factors)
-    return _apply_for_network(step, volume, container, run, overwrite)
+        return None
+    step: Preprocessor = catalog.able("preprocessor", AveragesVoxels).by_factor(factors)
+    return step
 
 
 def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
@@ -201,11 +212,24 @@ def with_missing_steps(
     return volume
 
 
-def with_missing_steps_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
-    """Do the same where the result is read; nothing is stored."""
+def as_expected_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
+    """Do the same as `as_expected` where the result is read; nothing is stored. Voxels are averaged if those of the training were.
+
+    Raises
+    ------
+    VoxelSizeMismatch, BadInput
+        See `require_voxel_size` and `missing_steps`.
+    """
+    seen = resample_lazily(volume, trained, catalog, run) if averages(trained) else volume
+    require_voxel_size(seen, trained)
     for step in missing_steps(volume, trained):
-        volume = apply_lazily(_plugin_of(step, trained, catalog), volume, run)
-    return volume
+        seen = apply_lazily(_plugin_of(step, trained, catalog), seen, run)
+    return seen
+
+
+def averages(trained: Trained) -> bool:
+    """Tell whether voxels are averaged unasked: a plan often chose that for the training, and nobody typed their size."""
+    return max(trained.averaged_vx) > 1
 
 
 def _plugin_of(step: Mapping[str, Any], trained: Trained, catalog: Catalog) -> Preprocessor:

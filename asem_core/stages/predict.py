@@ -20,18 +20,19 @@ from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
     as_expected,
+    as_expected_lazily,
+    averages,
     choose_image,
     mask_for,
     missing_steps,
     require_voxel_size,
     warn_of_greys,
-    with_missing_steps_lazily,
 )
 from asem_core.prediction.trained import Trained, expected_by
 from asem_core.pretrained import registry
 from asem_core.stages.inputs import Images
 from asem_core.volume import Box, Labels, Volume, as_zyx
-from asem_core.voxels.resample import box_covering
+from asem_core.voxels.resample import box_covering, whole_factors
 
 __all__ = ["PredictOptions", "Predicted", "Prediction", "map_path", "predict", "predict_image", "predict_live"]
 
@@ -139,9 +140,7 @@ def predict_image(
     require_steps(options.done, catalog)
     usual = () if options.as_is else images.usual
     volumes = [recognised(volume, catalog) for volume in images.volumes]
-    # Who trained on averaged voxels predicts such; often the plan chose them, and nobody typed their size.
-    averages = max(trained.averaged_vx) > 1 and not (options.as_is or options.allow_voxel_size)
-    resampled = options.resample or averages
+    resampled = options.resample or (averages(trained) and not (options.as_is or options.allow_voxel_size))
     given = with_done(choose_image(volumes, trained, usual, resampled=resampled), options.done, catalog)
     part = given.crop(Box.parse(box, given.shape)) if box else None
     mask = images.mask if options.mask is None else None
@@ -219,25 +218,31 @@ def predict_live(
     OutputBusy
         Another viewer computes this layer.
     """
+    from asem_core.prediction.anywhere import at_voxels_of
     from asem_core.prediction.live import block_for, live_predictions, predictor_of_boxes
 
     volumes = [recognised(volume, catalog) for volume in images.volumes]
-    given = with_done(choose_image(volumes, trained, images.usual), None, catalog)
+    given = with_done(choose_image(volumes, trained, images.usual, resampled=averages(trained)), None, catalog)
     try:
-        require_voxel_size(given, trained)
-        missing = missing_steps(given, trained)
+        image = as_expected_lazily(given, trained, catalog, run)
     except BadInput as error:
         raise type(error)(error.told(_predict_first)) from None
-    image = with_missing_steps_lazily(given, trained, catalog, run)
+    missing = missing_steps(given, trained)
     if not missing:  # what is done where it is read would be done for nothing
         warn_of_greys(image, trained)
-    mask = None if images.mask is None else mask_for(given, images.mask, catalog, run)
+    mask = None if images.mask is None else mask_for(image, images.mask, catalog, run)
     places = {name: map_path(output, name) for name in maps_of(stated_by(trained.network))}
+    predict = predictor_of_boxes(trained.network, image, device, mask, mirrors=trained.mirrors)
+    shown, block = image, block_for(as_zyx(trained.network.context))
+    if _may_be_enlarged(trained, image, given):
+        shown, predict = given, at_voxels_of(given, image, predict)
+        factor = whole_factors(image.voxel_size_nm, given.voxel_size_nm) or (1, 1, 1)
+        block = as_zyx([b * f for b, f in zip(block, factor, strict=True)])
     arrays = live_predictions(
-        predictor_of_boxes(trained.network, image, device, mask, mirrors=trained.mirrors),
-        image,
+        predict,
+        shown,
         places,
-        block=block_for(as_zyx(trained.network.context)),
+        block=block,
         made_of=given,
         details={
             **trained.details,
@@ -248,7 +253,7 @@ def predict_live(
         },
     )
     return {
-        name: Volume(array, image.voxel_size_nm, image.origin_nm, str(places[name])) for name, array in arrays.items()
+        name: Volume(array, shown.voxel_size_nm, shown.origin_nm, str(places[name])) for name, array in arrays.items()
     }
 
 

@@ -202,6 +202,18 @@ def test_a_live_layer_equals_the_prediction_with_mask_mirrors_and_steps(tmp_path
     np.testing.assert_array_equal(live, whole)
 
 
+def test_a_live_layer_of_averaged_voxels_equals_the_prediction(tmp_path):
+    """Who trained by a plan views the model at once, with the voxels of the image; steps are done after averaging."""
+    write_cell(tmp_path / "cell.zarr")
+    steps = [{"name": "invert", "options": {}}]
+    about = {"voxel_size_nm": [5, 10, 10], "averaged_vx": [1, 2, 2], "preprocessing": steps}
+    torch.manual_seed(0)
+    whole, live = (door().read() for door in both_doors(tmp_path / "cell.zarr", **about))
+    assert whole.shape == (24, 30, 36)
+    assert whole.std() > 0
+    np.testing.assert_array_equal(live, whole)
+
+
 @pytest.mark.parametrize(
     ("holds", "about", "error", "told"),
     [
