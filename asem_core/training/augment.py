@@ -34,7 +34,8 @@ class Augment:
     mirror
         Axes that may be mirrored, for example "zyx", "yx" or "".
     transpose
-        Axes that may be exchanged: "auto" takes those whose voxel size equals that of y, "" none.
+        Axes that may be exchanged: "auto" takes those whose voxel size equals that of y, and along which the block is as long, so that
+        it covers the place that was drawn for it; "" none.
     elastic_spacing_vx, elastic_jitter_vx
         Distance of the control points, and the standard deviation of their displacement along each axis (0: none).
     rotation_deg
@@ -95,7 +96,11 @@ class Augment:
         """Draw a deformation of `box` (voxels of the image; the network's input)."""
         axes = [i for i, name in enumerate("zyx") if name in self.transpose]
         if self.transpose == "auto":
-            axes = [i for i in range(3) if np.isclose(voxel_size_nm[i], voxel_size_nm[1], rtol=1e-3)]
+            axes = [
+                i
+                for i in range(3)
+                if np.isclose(voxel_size_nm[i], voxel_size_nm[1], rtol=1e-3) and box.shape[i] == box.shape[1]
+            ]
         before, after = (_signed_permutation(axes, self.mirror, rng) for _ in range(2))
         # `after` says where each axis of the block comes from; the warped block has these lengths before it is turned.
         shape = np.abs(after) @ box.shape

@@ -50,6 +50,18 @@ def test_image_and_labels_stay_aligned(seed: int, jitter: float, slip: float, cu
     np.testing.assert_array_equal(found[clear], part[clear] > 30)
 
 
+def test_a_flat_block_is_not_turned_out_of_the_place_drawn_for_it() -> None:
+    """It would stand across the plane of a stroke that it was drawn around, and hold hardly any of it; unless asked for."""
+    box, rng = Box.of_shape((6, 24, 24)), np.random.default_rng(0)
+
+    def planes_needed(transpose: str) -> set[int]:
+        augment = attrs.evolve(STILL, mirror="zyx", transpose=transpose)
+        return {augment.draw_warp(box, (5.0, 5.0, 5.0), rng).needs(box).shape[0] for _ in range(40)}
+
+    assert max(planes_needed("auto")) < 12
+    assert max(planes_needed("zyx")) >= 24
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds)
 def test_mirror_and_transpose_permute_voxels(seed: int) -> None:
