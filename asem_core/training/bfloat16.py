@@ -2,8 +2,9 @@
 
 On processors with AMX, PyTorch's gradient of the filters (torch 2.13 with oneDNN 3.12) writes beyond its memory where a map has few and
 large planes, and the process dies: with 1 x 3 x 3 filters of 16 channels from about 6 x 100 x 100 voxels on, with 3 x 3 x 3 filters of 32
-channels at 7 x 260 x 260. Its 2D gradients do not. So here each plane of a filter learns by itself, as a 2D filter whose
-batch are the planes of the map; nothing is copied, and the time is the same.
+channels at 7 x 260 x 260, with transposed 1 x 2 x 2 filters of 16 channels at 1 x 200 x 200. Its 2D gradients do not. So here
+each plane of a filter learns by itself, as a 2D filter whose batch are the planes of the map; nothing is copied, and the time is
+the same.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class GradientsPlaneByPlane(TorchFunctionMode):
     ) -> Any:
         if func is torch.conv3d:
             return _conv3d(*args, **(kwargs or {}))
+        if func is torch.conv_transpose3d:
+            return _conv_transpose3d(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -37,32 +40,51 @@ def _conv3d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    if input.dim() == 4:
-        return _conv3d(input[None], weight, bias, stride, padding, dilation, groups)[0]
     if isinstance(padding, str):
         reach = [(k - 1) * d for k, d in zip(weight.shape[2:], _triple(dilation), strict=True)]
         if padding == "same" and any(r % 2 for r in reach):  # more behind than before
-            return torch.conv3d(input, weight, bias, stride, padding, dilation, groups)
+            input = torch.nn.functional.pad(input, [n for r in reversed(reach) for n in (r // 2, r - r // 2)])
+            padding = "valid"
         padding = [r // 2 if padding == "same" else 0 for r in reach]
-    found: torch.Tensor = _Convolve.apply(
-        input, weight, bias, _triple(stride), _triple(padding), _triple(dilation), groups
+    return _convolve(
+        input, weight, bias, _triple(stride), _triple(padding), _triple(dilation), False, _triple(0), groups
     )
-    return found
+
+
+def _conv_transpose3d(
+    input: torch.Tensor,  # noqa: A002: as torch.conv_transpose3d calls it
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> torch.Tensor:
+    how = (_triple(stride), _triple(padding), _triple(dilation), True, _triple(output_padding), groups)
+    return _convolve(input, weight, bias, *how)
 
 
 def _triple(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) * 3 if isinstance(value, int) else tuple(value) * (3 // len(value))
 
 
+def _convolve(image: torch.Tensor, *how: Any) -> torch.Tensor:
+    if image.dim() == 4:
+        return _convolve(image[None], *how)[0]
+    found: torch.Tensor = _Convolve.apply(image, *how)
+    return found
+
+
 class _Convolve(torch.autograd.Function):
-    """torch.conv3d in bfloat16, whose filters learn plane by plane."""
+    """torch.convolution in bfloat16, whose filters learn plane by plane."""
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx: Any, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *how: Any) -> Any:
         ctx.save_for_backward(image, weight)
         ctx.how = how
-        return torch.conv3d(image, weight, bias, *how)
+        return torch.convolution(image, weight, bias, *how)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -71,12 +93,16 @@ class _Convolve(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
         of_image = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_image = grad.conv3d_input(image.shape, weight, gradient, *ctx.how)
+            only_image = [True, False, False]
+            of_image = torch.ops.aten.convolution_backward(gradient, image, weight, None, *ctx.how, only_image)[0]
         if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(image, weight.shape, gradient, *ctx.how)
+            stride, padding, dilation, transposed, _, groups = ctx.how
+            # A transposed convolution is one from its result to its image.
+            source, target = (gradient, image) if transposed else (image, gradient)
+            of_weight = _weight_gradient(source, weight.shape, target, stride, padding, dilation, groups)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3, 4), dtype=torch.float32)
-        return of_image, of_weight, of_bias, None, None, None, None
+        return of_image, of_weight, of_bias, *(None for _ in ctx.how)
 
 
 def _weight_gradient(

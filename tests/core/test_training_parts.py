@@ -306,17 +306,32 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
         ((8, 2, 3, 3, 3), {"stride": (2, 1, 2), "padding": (1, 0, 2), "dilation": (2, 1, 1), "groups": 2}),
         ((8, 4, 3, 5, 3), {"padding": "same"}),
         ((8, 4, 2, 3, 3), {"padding": "same"}),
+        ((8, 4, 2, 3, 4), {"padding": "same", "dilation": (1, 2, 3)}),
+        ((4, 8, 1, 2, 2), {"stride": (1, 2, 2), "transposed": True}),
+        (
+            (4, 4, 3, 3, 2),
+            {
+                "stride": (2, 2, 1),
+                "padding": (1, 0, 1),
+                "output_padding": (1, 0, 0),
+                "groups": 2,
+                "dilation": (1, 2, 1),
+                "transposed": True,
+            },
+        ),
     ],
 )
 def test_gradients_of_filters_in_bfloat16_are_those_of_float32(filters: tuple[int, ...], how: dict[str, Any]) -> None:
     """They are worked out plane by plane (`GradientsPlaneByPlane`), whatever a convolution's options are."""
     rng = torch.Generator().manual_seed(0)
+    how = dict(how)
+    convolve = torch.nn.functional.conv_transpose3d if how.pop("transposed", False) else torch.nn.functional.conv3d
     given = [torch.randn(shape, generator=rng) for shape in ((2, 4, 8, 9, 10), filters, (8,))]
     found = []
     for half in (False, True):
         inputs = [g.clone().requires_grad_() for g in given]
         with autocast(half, torch.device("cpu")):
-            made = torch.nn.functional.conv3d(*inputs, **how)
+            made = convolve(*inputs, **how)
         assert made.dtype == (torch.bfloat16 if half else torch.float32)
         (made.float() ** 2).mean().backward()
         found.append([made.float().detach(), *(g.grad for g in inputs)])
@@ -325,13 +340,19 @@ def test_gradients_of_filters_in_bfloat16_are_those_of_float32(filters: tuple[in
 
 
 @pytest.mark.skipif(not has_amx(), reason="the processor has no AMX, whose gradients these are")
-def test_gradients_of_large_flat_maps_in_bfloat16_do_not_kill_the_process() -> None:
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [("Conv3d(16, 16, (1, 3, 3))", (6, 136, 136)), ("ConvTranspose3d(16, 16, (1, 2, 2), (1, 2, 2))", (1, 200, 200))],
+)
+def test_gradients_of_large_flat_maps_in_bfloat16_do_not_kill_the_process(
+    layer: str, shape: tuple[int, int, int]
+) -> None:
     """torch's own write beyond their memory there; without it the process survives, or dies, by chance."""
     code = (
         "import torch; from asem_core.training.devices import autocast\n"
-        "layer = torch.nn.Conv3d(16, 16, (1, 3, 3)).to(memory_format=torch.channels_last_3d)\n"
+        f"layer = torch.nn.{layer}.to(memory_format=torch.channels_last_3d)\n"
         "for _ in range(4):\n"
-        "    image = torch.randn(1, 16, 6, 136, 136).to(memory_format=torch.channels_last_3d)\n"
+        f"    image = torch.randn(1, 16, *{shape}).to(memory_format=torch.channels_last_3d)\n"
         "    with autocast(True, torch.device('cpu')): made = layer(image)\n"
         "    (made.float() ** 2).mean().backward()\n"
     )
