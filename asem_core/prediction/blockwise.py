@@ -34,7 +34,7 @@ from asem_core.prediction.outcome import question_map
 from asem_core.prediction.precision import check_large, choose_arithmetic
 from asem_core.progress import tell_reused
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
-from asem_core.voxels.resample import box_behind, box_covering, on_grid_of, read_finer, whole_factors
+from asem_core.voxels.resample import box_behind, box_covering, read_finer, whole_factors
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,8 @@ _WORKSPACE = 0.15
 
 _PLACES = 3
 """A precision is tried at so many."""
+_PART = 2 * CHUNK
+"""Edge of what is interpolated, or read of the mask, at once: bounds the memory, as a block may be some voxels of a network, and many of an image."""
 LARGEST_BLOCK = {"cpu": 384, "cuda": 512}
 """Edges beyond which a larger block saves little work but takes much memory."""
 SHORT_VX = 128**3
@@ -121,8 +123,8 @@ def predict_maps(
     box
         Predict only this box (voxels of `volume`, or of `onto`); the result is as large as the box, and lies where the box lies.
     mask
-        Predict only where this is not 0, for example inside the cell; it may cover a part of the volume. Elsewhere the
-        result is 0, and blocks that lie wholly outside are not computed.
+        Predict only where this is not 0, for example inside the cell, on the grid of the result; it may cover a part of it.
+        Elsewhere the result is 0, and blocks that lie wholly outside are not computed.
     onto
         The image that `volume` was averaged from, by whole factors: the result has its voxels, interpolated linearly between
         those of `volume` (see `on_grid_of`).
@@ -151,6 +153,8 @@ def predict_maps(
         )
     _check_greys(volume)
     image = volume if onto is None else onto
+    if mask is not None:
+        image.box_of(mask)  # raises, before anything is written
     part = image if box is None else image.crop(box)
     box = part.box if box is None else box
     seen = box if onto is None else box_covering(volume, part)  # in voxels of `volume`
@@ -191,10 +195,8 @@ def predict_maps(
             )
     if layout is not None and layout.get("device") != device.partition(":")[0] and run.on is None:
         # It was begun on another kind of device: the blocks stay, the precision is chosen for this one.
-        layout = _choose_layout(
-            network, volume, seen, mask, attrs.evolve(run, block=as_zyx(layout["block"])), how, device
-        )
-    layout = layout or _choose_layout(network, volume, seen, mask, run, how, device)
+        layout = _choose_layout(network, volume, seen, attrs.evolve(run, block=as_zyx(layout["block"])), how, device)
+    layout = layout or _choose_layout(network, volume, seen, run, how, device)
     spec = Spec(part.shape, np.dtype(how.output), part.voxel_size_nm, part.origin_nm)
     factor = as_zyx(1) if onto is None else whole_factors(volume.voxel_size_nm, onto.voxel_size_nm)
     assert factor is not None, "onto has no voxels of which whole numbers make one of the image"
@@ -221,7 +223,7 @@ def predict_maps(
         threads=1 if is_short and run.workers == 1 else threads,
     )
     for one in made:
-        if question := question_map(one, None if mask is None else on_grid_of(one, mask)):
+        if question := question_map(one, mask):
             log.warning("%s", question)
     return dict(zip(records, made, strict=True))
 
@@ -287,44 +289,32 @@ class _Work:
         def process(block: Box) -> None:
             # Blocks at the far border are smaller, and would show nothing; several threads take blocks at once.
             check = block.size == largest and bool(unchecked) and unchecked.pop()
-            box = self._seen(block)
-            found = self.predict(predictor, box, check=check)
+            box = block.shift(self.begin)
+            seen = box if self.onto is None else box_behind(self.volume, self.onto, box)
+            found = predict_box(predictor, self.volume, seen, check=check)
             for output, there, values in zip(
                 self.outputs, self.finished, found if found.ndim == 4 else [found], strict=True
             ):
                 if not there:
-                    self._write(output, block, box, values)
+                    self._write(output, block, attrs.evolve(self.volume.crop(seen), data=values))
 
         return process
 
-    def predict(self, predictor: Predictor, box: Box, *, check: bool = False) -> np.ndarray:
-        """Predict a box of the input volume; 0 outside the mask."""
-        found = predict_box(predictor, self.volume, box, check=check)
-        if self.mask is not None:
-            found = found * (self._mask(box) != 0)
-        return found
-
     def lies_outside(self, block: Box) -> bool:
-        return not self._mask(self._seen(block)).any()
+        return not any(self._inside(part).any() for part in block.blocks(_PART))
 
-    def _seen(self, block: Box) -> Box:
-        """Say which box of the input volume a block of the outputs is made of."""
-        box = block.shift(self.begin)
-        return box if self.onto is None else box_behind(self.volume, self.onto, box)
+    def _write(self, output: Volume, block: Box, made: Volume) -> None:
+        """Write what was predicted, a part of the input volume, to a block of an output; 0 outside the mask."""
+        for part in [block] if self.onto is None else block.blocks(_PART):
+            values = made.data if self.onto is None else read_finer(made, self.onto, part.shift(self.begin))
+            output.data[part.slices] = values if self.mask is None else values * self._inside(part)  # type: ignore[index]
 
-    def _write(self, output: Volume, block: Box, box: Box, values: np.ndarray) -> None:
-        """Write what was predicted in a box of the input volume to a block of an output."""
-        if self.onto is None:
-            output.data[block.slices] = values  # type: ignore[index]
-            return
-        made = attrs.evolve(self.volume.crop(box), data=values)
-        for part in block.blocks(2 * CHUNK):  # what is interpolated at once: bounds the memory
-            output.data[part.slices] = read_finer(made, self.onto, part.shift(self.begin))  # type: ignore[index]
-
-    def _mask(self, box: Box) -> np.ndarray:
+    def _inside(self, part: Box) -> np.ndarray:
+        """Say which voxels of a part of the outputs lie in the mask."""
         assert self.mask is not None
-        place = self.volume.box_of(self.mask)
-        return self.mask.read(box.shift([-b for b in place.begin]), outside=0)
+        place = (self.volume if self.onto is None else self.onto).box_of(self.mask)
+        found: np.ndarray = self.mask.read(part.shift(self.begin).shift([-b for b in place.begin]), outside=0) != 0
+        return found
 
 
 def predict_box(predictor: Predictor, volume: Volume, box: Box, *, check: bool = False) -> np.ndarray:
@@ -368,9 +358,7 @@ def _num_workers(run: Run, how: Prediction, device: str) -> int:
     return min(run.workers, -(-available_cores() // 8)) if device == "cpu" else 1
 
 
-def _choose_layout(
-    network: Any, volume: Volume, box: Box, mask: Labels | None, run: Run, how: Prediction, device: str
-) -> dict[str, Any]:
+def _choose_layout(network: Any, volume: Volume, box: Box, run: Run, how: Prediction, device: str) -> dict[str, Any]:
     """Choose precision and block shape; kept with the output, so that an interrupted run goes on with the same."""
     if run.on:  # the devices are elsewhere: nothing can be tried here
         precision: str = "float32" if how.precision == "auto" else how.precision
@@ -379,7 +367,7 @@ def _choose_layout(
             as_zyx(3 * CHUNK) if run.on.gpus else choose_block(network, box.shape, device, 4, memory, run.on.workers)
         )
         return {"precision": precision, "block": list(block), "device": "elsewhere"}
-    samples = _samples(network, volume, box, mask)
+    samples = _samples(network, volume, box)
     precision = choose_arithmetic(network, samples, Arithmetic(device), how.precision).precision
     memory = free_memory(device, run.workers)
     itemsize = 2 if precision.endswith("16") else 4
@@ -387,7 +375,7 @@ def _choose_layout(
     return {"precision": precision, "block": list(block), "device": device.partition(":")[0]}
 
 
-def _samples(network: Any, volume: Volume, box: Box, mask: Labels | None) -> list[np.ndarray]:
+def _samples(network: Any, volume: Volume, box: Box) -> list[np.ndarray]:
     """Read the inputs of some small blocks, those with most contrast, for trying a precision."""
     size = min(24, *box.shape)
     images = []

@@ -168,7 +168,7 @@ def predict_image(
         attrs.evolve(options.how, mirrors=trained.mirrors if options.mirrors is None else options.mirrors),
         box=covering if onto is None or part is None else onto.box_of(part),
         onto=onto,
-        mask=None if mask is None else mask_for(image, mask, catalog, run),
+        mask=None if mask is None else mask_for(image if onto is None else onto, mask, catalog, run),
         details=trained.details if details is None else details,
         overwrite=overwrite,
     )

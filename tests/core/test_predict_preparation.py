@@ -240,12 +240,13 @@ def test_a_map_of_averaged_voxels_is_interpolated_at_those_of_the_image(shape, t
     """The same as if the whole map of larger voxels was interpolated, whatever the blocks; 0 where the mask is."""
     given = Volume(np.random.default_rng(0).integers(0, 256, shape, np.uint8), (10.0, 5.0, 5.0), (0.0, 15.0, 0.0))
     seen = apply_in_memory(Downsample(factor=(1, 2, 3)), given)
-    mask = Labels(np.ones(seen.shape, np.uint8), seen.voxel_size_nm, seen.origin_nm)
-    mask.data[:, :, :4] = 0
+    mask = Labels(np.ones(shape, np.uint8), given.voxel_size_nm, given.origin_nm)
+    mask.data[:, :, :11] = 0
     how = (small_unet().eval(), seen)
-    coarse = predict_maps(*how, tmp_path / "a.zarr/p", QUIET, mask=mask)[""]
+    coarse = predict_maps(*how, tmp_path / "a.zarr/p", QUIET)[""]
     finer = on_grid_of(given, coarse)
-    right = finer.read(given.box.shift([-b for b in given.box_of(finer).begin]), outside="reflect")
+    interpolated = finer.read(given.box.shift([-b for b in given.box_of(finer).begin]), outside="reflect")
+    right = interpolated * mask.data
     for number, block in enumerate((None, (16, 16, 16))):
         run = attrs.evolve(QUIET, block=block)
         made = predict_maps(*how, tmp_path / f"{number}.zarr/p", run, mask=mask, onto=given)[""]
@@ -253,9 +254,29 @@ def test_a_map_of_averaged_voxels_is_interpolated_at_those_of_the_image(shape, t
         assert np.array_equal(made.read(), right)
     anywhere = predictor_anywhere(Trained(how[0], None, seen.voxel_size_nm, (), {}), given, load_catalog(), "cpu")
     part = Box((3, 5, 20), (9, 12, 31))
-    assert np.abs(anywhere(part).astype(int) - right[part.slices]).max() <= 1  # half precision, or not
-    assert (right[:, :, :10] == 0).all()
-    assert (right[:, :, 12:] > 0).any()
+    assert np.abs(anywhere(part).astype(int) - interpolated[part.slices]).max() <= 1  # half precision, or not
+    assert (right[:, :, 11:] > 0).any()
+
+
+def test_a_mask_of_a_part_lies_anywhere_among_averaged_voxels(cell, tmp_path):
+    """It needs to be on the image's grid only; one that is not is refused before anything is written."""
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [10, 10, 10], "preprocessing": []}
+    words = (cell, "-w", save_weights(tmp_path / "golgi.safetensors", small_unet(), table), "-q", "--resample")
+    assert asem("predict", *words, "-o", cell / "predictions/all/probability").exit_code == 0
+    raw = open_volume(cell / "raw")
+    whole = open_volume(cell / "predictions/all/probability").read()
+    part, inside = Box((5, 3, 7), (12, 20, 30)), np.zeros(raw.shape, bool)
+    inside[part.slices] = True
+    for name, size, off in (("part", 5.0, 0.0), ("off", 2.5, 2.0)):
+        spec = Spec(part.shape, np.uint8, size, tuple(5.0 * b + off for b in part.begin))
+        out = create_volume(cell / "masks" / name, spec, block=32, made_by={}, fill=1)
+        finish_volume(out, QUIET)
+    result = asem("predict", *words, "--mask", cell / "masks/part")
+    assert result.exit_code == 0, result.output
+    assert np.array_equal(open_volume(cell / "predictions/golgi/probability").read(), whole * inside)
+    refused = asem("predict", *words, "--mask", cell / "masks/off", "-o", cell / "predictions/off/probability")
+    assert "not a whole number" in refused.output
+    assert not (cell / "predictions/off").exists()
 
 
 def test_a_network_trained_on_averaged_voxels_gets_such(cell, tmp_path):
