@@ -247,7 +247,7 @@ def _predict(
     run: Run,
     overwrite: bool,
 ) -> tuple[Volume, Mapping[str, Volume]]:
-    """Predict an image; returns it as the network saw it, and the map of each class."""
+    """Predict an image; returns the one on whose grid the maps are, and the map of each class."""
     assert flow.model is not None
     details = {
         **{key: trained.details[key] for key in ("model_options",) if key in trained.details},

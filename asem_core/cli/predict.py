@@ -140,8 +140,10 @@ def predict(
     why = made_of + expected if made_of else f",{expected}" if expected else ""
     where = "" if found.mask is None else f"; only inside {found.mask.path}"
     paths = ", ".join(made.path for made in found.maps.values())
-    shape, size = " x ".join(map(str, first.shape)), " x ".join(f"{v:g}" for v in first.voxel_size_nm)
-    typer.echo(f"{paths}: {shape} voxels of {size} nm, {first.dtype}, from {image.path}{why}{where}")
+    shape = " x ".join(map(str, first.shape))
+    size, seen = (" x ".join(f"{v:g}" for v in volume.voxel_size_nm) for volume in (first, image))
+    interpolated = "" if size == seen else f", interpolated from {seen} nm"
+    typer.echo(f"{paths}: {shape} voxels of {size} nm{interpolated}, {first.dtype}, from {image.path}{why}{where}")
 
 
 def segment(

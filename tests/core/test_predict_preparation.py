@@ -292,6 +292,8 @@ def test_a_network_trained_on_averaged_voxels_gets_such(cell, tmp_path):
     assert "Add --resample" in refused.output
     result = asem("predict", *words)
     assert result.exit_code == 0, result.output
+    told = f"voxels of 5 x 5 x 5 nm, interpolated from 10 x 10 x 10 nm, uint8, from {cell}/raw_downsample"
+    assert told in result.output.replace("\n", "")
     assert open_volume(cell / "raw_downsample").voxel_size_nm == (10, 10, 10)
     open_volume(cell / "predictions/golgi/probability").require_same_grid(open_volume(cell / "raw"))
 
