@@ -288,7 +288,8 @@ def expected_by(catalog: Catalog, weights: str | Path, folder: Path | None = Non
         return Trained(None, None, as_zyx_nm(card.voxel_size_nm), _steps_of(card), {"model": card.key})
     about = read_metadata(file)
     size = about.get("voxel_size_nm")
-    return Trained(None, None, as_zyx_nm(size) if size else None, _noted_steps(about, catalog), {"model": str(weights)})
+    wanted, averaged = as_zyx_nm(size) if size else None, as_zyx(about.get("averaged_vx", (1, 1, 1)))
+    return Trained(None, None, wanted, _noted_steps(about, catalog), {"model": str(weights)}, averaged_vx=averaged)
 
 
 def _from_file(catalog: Catalog, name: str | None, weights: Path, options: dict[str, Any]) -> Trained:

@@ -13,7 +13,7 @@ from asem_core.cell.store import open_volume
 from asem_core.errors import AsemError, BadInput, RecipeError, spelled_for_recipe
 from asem_core.interfaces import Model, Source
 from asem_core.paths import expand, named_paths
-from asem_core.prediction.expected import require_voxel_size, warn_of_other_steps
+from asem_core.prediction.expected import averages, require_voxel_size, warn_of_other_steps
 from asem_core.prediction.trained import expected_by, network_of, require_weights_of
 from asem_core.pretrained import require_weights
 from asem_core.recipe import Choice, Recipe, build
@@ -299,6 +299,8 @@ def require_voxels_expected(flow: Flow, image: Volume, catalog: Catalog) -> None
         return
     if all(step.changes != "size" for step in flow.steps):
         expected = expected_by(catalog, flow.weights, flow.recipe.folder)
+        if averages(expected) and not flow.predict.as_is:
+            return
         require_voxel_size(image, expected, allow=flow.predict.allow_voxel_size)
 
 

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from asem_core.blocks import Run
+from asem_core.built import build_flow
 from asem_core.catalog import load_catalog
 from asem_core.cell.apply import apply, apply_in_memory
 from asem_core.cell.provenance import steps_done
@@ -24,7 +25,9 @@ from asem_core.prediction.blockwise import predict_maps
 from asem_core.prediction.expected import as_expected, missing_steps, require_voxel_size, resample, with_missing_steps
 from asem_core.prediction.trained import Trained, load_trained
 from asem_core.pretrained import find_weights
+from asem_core.recipe import read_recipe
 from asem_core.stages.predict import predict
+from asem_core.stages.recipe_checks import require_voxels_expected
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_core.voxels.resample import on_grid_of
 from asem_core.weights import save_weights
@@ -296,6 +299,15 @@ def test_a_network_trained_on_averaged_voxels_gets_such(cell, tmp_path):
     assert told in result.output.replace("\n", "")
     assert open_volume(cell / "raw_downsample").voxel_size_nm == (10, 10, 10)
     open_volume(cell / "predictions/golgi/probability").require_same_grid(open_volume(cell / "raw"))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f"[source]\nuse = 'ome-zarr'\npath = '{cell}'\n[model]\nuse = 'golgi'\nweights = 'a.safetensors'\n"
+    )
+    flow = build_flow(read_recipe(recipe), load_catalog())
+    require_voxels_expected(flow, open_volume(cell / "raw"), load_catalog())
+    flow = attrs.evolve(flow, predict=attrs.evolve(flow.predict, as_is=True))
+    with pytest.raises(VoxelSizeMismatch, match="resample"):
+        require_voxels_expected(flow, open_volume(cell / "raw"), load_catalog())
 
 
 def test_affinities_stay_at_the_voxels_that_they_speak_of(cell, tmp_path):
