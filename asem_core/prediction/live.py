@@ -17,7 +17,6 @@ import numpy as np
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import Output, create_volume
-from asem_core.heads import maps_of, stated_by
 from asem_core.volume import Box, Computed, Labels, Spec, Volume, Zyx, as_zyx
 
 BLOCK: Zyx = (64, 64, 64)
@@ -82,29 +81,33 @@ class LivePrediction(Computed):
 
 
 def predictor_of_boxes(
-    network: Any, volume: Volume, device: str = "auto", mask: Labels | None = None, *, mirrors: bool = False
+    network: Any, volume: Volume, device: str = "auto", *, mirrors: bool = False
 ) -> Callable[[Box], np.ndarray]:
-    """Load a network onto its device, and return the function that predicts one box of an image; 0 outside of a mask.
+    """Load a network onto its device, and return the function that predicts one box of an image.
 
     Of a network of several maps (`maps_of`), the function gives all of them: uint8 (maps, z, y, x).
     """
     from asem_core.prediction.blockwise import predict_box
     from asem_core.prediction.inference import Arithmetic, Predictor, choose_device
 
-    num_maps = len(maps_of(stated_by(network)))
-    predictor = Predictor(network, Arithmetic(choose_device(device), mirrors=mirrors))
-    if mask is None:
-        return functools.partial(predict_box, predictor, volume)
+    return functools.partial(
+        predict_box, Predictor(network, Arithmetic(choose_device(device), mirrors=mirrors)), volume
+    )
+
+
+def within(
+    mask: Labels, volume: Volume, predict: Callable[[Box], np.ndarray], num_maps: int
+) -> Callable[[Box], np.ndarray]:
+    """Predict boxes of a volume only where a mask on its grid is not 0: elsewhere the maps are 0, and nothing is computed for boxes outside."""
     begin = volume.box_of(mask).begin
-    inside = mask
 
-    def predict(box: Box) -> np.ndarray:
-        known = inside.read(box.shift([-b for b in begin]), outside=0) != 0
-        if not known.any():
+    def predict_within(box: Box) -> np.ndarray:
+        inside = mask.read(box.shift([-b for b in begin]), outside=0) != 0
+        if not inside.any():
             return np.zeros(box.shape if num_maps == 1 else (num_maps, *box.shape), np.uint8)
-        return np.asarray(predict_box(predictor, volume, box) * known)
+        return np.asarray(predict(box) * inside)
 
-    return predict
+    return predict_within
 
 
 def block_for(context: Zyx) -> Zyx:

@@ -219,7 +219,7 @@ def predict_live(
         Another viewer computes this layer.
     """
     from asem_core.prediction.anywhere import at_voxels_of
-    from asem_core.prediction.live import block_for, live_predictions, predictor_of_boxes
+    from asem_core.prediction.live import block_for, live_predictions, predictor_of_boxes, within
 
     volumes = [recognised(volume, catalog) for volume in images.volumes]
     given = with_done(choose_image(volumes, trained, images.usual, resampled=averages(trained)), None, catalog)
@@ -230,14 +230,15 @@ def predict_live(
     missing = missing_steps(given, trained)
     if not missing:  # what is done where it is read would be done for nothing
         warn_of_greys(image, trained)
-    mask = None if images.mask is None else mask_for(image, images.mask, catalog, run)
     places = {name: map_path(output, name) for name in maps_of(stated_by(trained.network))}
-    predict = predictor_of_boxes(trained.network, image, device, mask, mirrors=trained.mirrors)
     shown, block = image, block_for(as_zyx(trained.network.context))
+    predict = predictor_of_boxes(trained.network, image, device, mirrors=trained.mirrors)
     if _may_be_enlarged(trained, image, given):
         shown, predict = given, at_voxels_of(given, image, predict)
         factor = whole_factors(image.voxel_size_nm, given.voxel_size_nm) or (1, 1, 1)
         block = as_zyx([b * f for b, f in zip(block, factor, strict=True)])
+    if images.mask is not None:
+        predict = within(mask_for(shown, images.mask, catalog, run), shown, predict, len(places))
     arrays = live_predictions(
         predict,
         shown,

@@ -82,7 +82,7 @@ def test_a_run_is_one_folder(recipe: Recipe, plain: RunFolder) -> None:
 
 def test_it_learns(recipe: Recipe, catalog: Catalog, tmp_path: Path) -> None:
     """After some iterations bright balls are found in planes that were never trained on."""
-    path = recipe(iterations="60", checkpoint_every="30", learning_rate="2e-2")
+    path = recipe(iterations="60", checkpoint_every="30", learning_rate="1e-2")
     folder = run(path, catalog, tmp_path / "run")
     first, last = folder.read_metrics("validate")
     assert last["loss"] < first["loss"]
