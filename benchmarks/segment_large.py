@@ -1,6 +1,6 @@
 """Tens of thousands of touching objects: time, memory and what another threshold takes, by the commands that a user types.
 
-    python benchmarks/segment_large.py                                   # 1000^3 voxels, 21,952 cells
+    python benchmarks/segment_large.py                                   # 1000^3 voxels, 21,870 cells
     python benchmarks/segment_large.py --edge 512 --pitch 36 --workers 2 --folder runs/segment_large
 
 The map is drawn: the faces between the nearest of points that lie near a cubic lattice, as the membranes between cells would be predicted. Each cell is
