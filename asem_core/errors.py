@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -68,14 +69,21 @@ def as_flag(option: Option) -> str:
     value = option.value
     if option.of_plugin:
         text = value if _is_bare(value) else _in_toml(value).replace(", ", ",")
-        return f"--set {shlex.quote(f'{option.name}={option.shown or text}')}"
+        return f"--set {quoted(f'{option.name}={option.shown or text}')}"
     flag = _FLAGS.get(option.name, "--" + option.name.replace("_", "-"))
     if value == []:
         return f"{flag} none"
     if option.shown or value is None or value is True:
         return f"{flag} {option.shown}".rstrip()
     values = value if isinstance(value, (list, tuple)) else [value]
-    return f"{flag} {shlex.quote(','.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values))}"
+    return f"{flag} {quoted(','.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values))}"
+
+
+def quoted(word: object) -> str:
+    """Spell a word of a command (a path, a name) so that a shell takes it as one: `asem import 'my cells/a.tif'`."""
+    import subprocess
+
+    return subprocess.list2cmdline([str(word)]) if os.name == "nt" else shlex.quote(str(word))
 
 
 def as_argument(option: Option) -> str:
@@ -253,10 +261,10 @@ def install_command(extra: str) -> str:
     except PackageNotFoundError:  # run from a source tree that was never installed
         lines = []
     packages = [line.partition(";")[0].strip() for line in lines if re.search(rf"""extra == ['"]{extra}['"]""", line)]
-    wanted = " ".join(shlex.quote(p) for p in packages) or shlex.quote(f"asem-core[{extra}]")
+    wanted = " ".join(quoted(p) for p in packages) or quoted(f"asem-core[{extra}]")
     if {"pipx", "venvs"} <= set(Path(sys.prefix).parts):
         return f"pipx inject asem-core {wanted}"
-    python = shlex.quote(sys.executable)
+    python = quoted(sys.executable)
     if importlib.util.find_spec("pip") is None:  # environments of uv
         return f"uv pip install --python {python} {wanted}"
     return f"{python} -m pip install {wanted}"

@@ -21,7 +21,7 @@ from asem_core.cell.place import ZARR_MARKS, work_folder, work_folders, zarr_for
 from asem_core.cell.provenance import identity, kind_by_name, new_identity, new_revision
 from asem_core.cell.pyramid import halve_alongside
 from asem_core.cell.record import Kind, Made, Record, record_at
-from asem_core.errors import AsemError, BadInput, OutputExists
+from asem_core.errors import AsemError, BadInput, OutputExists, quoted
 from asem_core.temporary import is_half, temporary_folder
 from asem_core.volume import Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
@@ -141,7 +141,7 @@ def require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | 
     if edits := read_edits(found.attributes):
         raise OutputExists(
             f"{found.path} was proofread: its {len(edits)} edits would be lost. Write to another layer, or take them back first: "
-            f"asem proofread undo {found.path} --all."
+            f"asem proofread undo {quoted(found.path)} --all."
         )
     if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
         raise BadInput(

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
 from asem_core.cell.node import container_attributes, layers
 from asem_core.cell.place import name_in_cell
-from asem_core.cell.provenance import is_unchanged
+from asem_core.cell.provenance import is_unchanged, options_to_build
 from asem_core.cell.record import Record
 from asem_core.cell.store import note_in_container, open_labels, open_volume
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import OVERWRITE, BadInput, Option, UnknownName, as_flag, quoted
 from asem_core.volume import Labels, Volume
 
 
@@ -71,21 +73,26 @@ def open_mask(cell: str | Path) -> Labels | None:
     return None if name is None else open_labels(f"{cell}/{name}")
 
 
-def open_images(cell: str | Path) -> list[Volume]:
+def open_images(cell: str | Path, image: str | None = None, *, outdated: bool = False) -> list[Volume]:
     """Open the image of a cell and the images that it was made of, last made first, as far as they are still there.
+
+    Parameters
+    ----------
+    image : the layer to begin with, where it is another
+    outdated : open images that were made of what has changed since, too: those that are made again
 
     Raises
     ------
     BadInput
         There is none, or one has changed since the next was made of it.
     """
-    found: list[Volume] = [open_volume(f"{cell}/{read_prepared(cell).image}")]
-    while (before := _made_of(cell, found[-1])) is not None:
+    found: list[Volume] = [open_volume(f"{cell}/{image or read_prepared(cell).image}")]
+    while (before := _made_of(cell, found[-1], outdated)) is not None:
         found.append(before)
     return found
 
 
-def _made_of(cell: str | Path, volume: Volume) -> Volume | None:
+def _made_of(cell: str | Path, volume: Volume, outdated: bool) -> Volume | None:
     made = Record.of(volume).made
     then = made.inputs[0] if made.step and made.inputs else None
     name = name_in_cell(then.address) if then else "."
@@ -95,12 +102,22 @@ def _made_of(cell: str | Path, volume: Volume) -> Volume | None:
         before: Volume = open_volume(f"{cell}/{name}")
     except UnknownName:  # removed to save room
         return None
-    if not is_unchanged(then, before):
+    if not outdated and not is_unchanged(then, before):
+        again = f"asem prepare {quoted(cell)} --overwrite"
+        if name_in_cell(volume.path) not in read_prepared(cell).usual:
+            again = _command_of_step(made.step or {}, before.path, volume.path)
         raise BadInput(
-            f"{volume.path} was made of {before.path}, which has changed since. Make it again: asem prepare {cell} --overwrite; "
+            f"{volume.path} was made of {before.path}, which has changed since. Make it again: {again}; "
             f"or name the layer to use it as it is: {volume.path}."
         )
     return before
+
+
+def _command_of_step(step: Mapping[str, Any], source: str, output: str) -> str:
+    """Write the command that does a step again, as `describe_plugin` described it, into the layer that it made."""
+    options = [as_flag(Option(name, value, of_plugin=True)) for name, value in options_to_build(step).items()]
+    words = ["asem preprocess", quoted(source), "--use", quoted(step["name"]), *options, "-o", quoted(output)]
+    return " ".join([*words, as_flag(OVERWRITE)])
 
 
 _KEY = "asem_prepared"

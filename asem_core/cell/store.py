@@ -31,7 +31,7 @@ from asem_core.cell.provenance import differences, identity
 from asem_core.cell.pyramid import HalvedAlongside, build_pyramid
 from asem_core.cell.record import Kind, Made, Record, note
 from asem_core.cell.watch import stamp_of, watched
-from asem_core.errors import OVERWRITE, BadInput, NoSpace, NotAnImage, Option, OutputBusy, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, NoSpace, NotAnImage, Option, OutputBusy, OutputExists, quoted
 from asem_core.files import fingerprint
 from asem_core.paths import slashed
 from asem_core.temporary import sweep_zarr
@@ -103,7 +103,7 @@ def open_volume(
     else:
         array, inner = node, ""
         scales, names = array_scales(array, address)
-    settled = settle(address, voxel_size_nm, scales, by=f"asem import {address} -o CELL.zarr")
+    settled = settle(address, voxel_size_nm, scales, by=f"asem import {quoted(address)} -o CELL.zarr")
     require_chunk_fits(address, array.chunks, array.dtype.itemsize)
     data = arrange(array, list(axes) if axes else names, address, choice, asked=bool(axes))
     if not follow and "://" not in address:

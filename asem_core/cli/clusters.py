@@ -9,6 +9,7 @@ import attrs
 import typer
 
 from asem_core.commands import AsJson, print_json
+from asem_core.errors import quoted
 
 
 def mount(app: typer.Typer) -> None:
@@ -65,7 +66,7 @@ def add(
     cluster = make_cluster(name, table, "asem clusters add")
     file = add_cluster(cluster)
     typer.echo(
-        f"{name} was added to {file}. Its workers will connect to {cluster.address}. Try it: asem clusters test {name}"
+        f"{name} was added to {file}. Its workers will connect to {cluster.address}. Try it: asem clusters test {quoted(name)}"
     )
 
 

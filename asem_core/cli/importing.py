@@ -1,6 +1,5 @@
 """`asem import`: a microscope's export becomes a layer of a cell."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +20,7 @@ from asem_core.commands import (
     read_options,
     read_voxel_size,
 )
+from asem_core.errors import quoted
 
 
 def mount(app: typer.Typer) -> None:
@@ -101,7 +101,7 @@ def import_(
     except BadInput as error:
         if source is None or ("://" not in source and not Path(source).exists()):
             raise
-        raise error.followed_by(f"For details: asem inspect {shlex.quote(source)}") from error
+        raise error.followed_by(f"For details: asem inspect {quoted(source)}") from error
     z, y, x = made.shape
     told = " x ".join(f"{v:.6g}" for v in made.voxel_size_nm)
     typer.echo(f"{made.path}: {z} x {y} x {x} voxels of {told} nm")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asem_core.commands import AsJson, Quiet, make_run, print_json, read_numbers
+from asem_core.errors import quoted
 
 if TYPE_CHECKING:
     from asem_core.training.rounds import Round
@@ -98,7 +99,8 @@ def loop(
         if finish:
             probability, run = finish_cell(session, make_run(1, quiet=quiet))
             typer.echo(
-                f"{probability.path}. Next: asem segment {probability.path}. To keep the model: asem models add {run} --name {labels}"
+                f"{probability.path}. Next: asem segment {quoted(probability.path)}. To keep the model: "
+                f"asem models add {quoted(run)} --name {quoted(labels)}"
             )
             return
         made: list[Round] = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asem_core.commands import AsJson, print_json
+from asem_core.errors import quoted
 
 if TYPE_CHECKING:
     from asem_core.catalog import Offer
@@ -140,4 +141,6 @@ def new(
     if taken is not None:
         raise BadInput(f"A {taken.kind} of {taken.distribution} is called '{name}' already. Choose another name.")
     made = write_project(name, folder, kind)
-    typer.echo(f"{made}/ is ready. Next:\n  pip install -e {made}[test]\n  pytest {made}\n  asem plugins show {name}")
+    typer.echo(
+        f"{made}/ is ready. Next:\n  pip install -e {quoted(f'{made}[test]')}\n  pytest {quoted(made)}\n  asem plugins show {quoted(name)}"
+    )

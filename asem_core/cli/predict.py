@@ -22,6 +22,7 @@ from asem_core.commands import (
     read_options,
     read_voxel_size,
 )
+from asem_core.errors import quoted
 
 if TYPE_CHECKING:
     from asem_core.volume import Volume
@@ -208,7 +209,7 @@ def segment(
     from asem_core.stages.segment import advice_on_tiny, choose_segmentation
     from asem_core.stages.segment import segment as segment_volume
 
-    advice = f"asem predict {probability} --model NAME makes one (asem models list)"
+    advice = f"asem predict {quoted(probability)} --model NAME makes one (asem models list)"
     require_layer(probability, "a probability map", lambda name: "probability" in name.split("/"), advice)
     volume: Volume = open_volume(probability)
     target = output or Path(volume.path).with_name("segmentation")

@@ -85,7 +85,7 @@ def prepare(
     image = None if cell == container else cell.relative_to(container).as_posix()
     z = None
     if plane is not None:
-        first: Volume = open_images(container)[-1] if image is None else open_volume(cell)
+        first: Volume = open_images(container, outdated=True)[-1] if image is None else open_volume(cell)
         z = _z_of(plane, first)
     try:
         made = prepare_cell(

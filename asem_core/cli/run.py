@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from asem_core.commands import DEFAULT_WORKERS, BlockShape, On, Overwrite, Quiet, Workers, make_run
+from asem_core.errors import quoted
 
 
 def mount(app: typer.Typer) -> None:
@@ -48,4 +49,4 @@ def run(
         return
     folder = output or Path(recipe.stem)
     run_flow(flow, catalog, folder, make_run(workers, block, quiet, on), typer.echo, overwrite=overwrite)
-    typer.echo(f"Everything is in {folder}/; look at it with: asem view {folder / 'cell.zarr'}")
+    typer.echo(f"Everything is in {folder}/; look at it with: asem view {quoted(folder / 'cell.zarr')}")

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import attrs
 import platformdirs
 
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, quoted
 from asem_core.paths import config_path
 
 Kind = Literal["slurm", "lsf", "sge", "ssh", "command"]
@@ -225,7 +225,7 @@ def find_cluster(name: str) -> Cluster:
     known = clusters()
     if name not in known:
         raise BadInput(
-            f"No cluster is called '{name}'. Known: {', '.join(known) or 'none'}. Name one: asem clusters add {name} --kind slurm"
+            f"No cluster is called '{name}'. Known: {', '.join(known) or 'none'}. Name one: asem clusters add {quoted(name)} --kind slurm"
         )
     if not colon:
         return known[name]

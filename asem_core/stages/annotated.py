@@ -13,7 +13,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_annotation, open_volume
-from asem_core.errors import BadInput, Option, UnknownName
+from asem_core.errors import BadInput, Option, UnknownName, quoted
 from asem_core.interfaces import Model, Region
 from asem_core.recipe import build
 from asem_core.stages.annotate import annotated_boxes
@@ -82,7 +82,7 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
             known = list(dict.fromkeys(n.split("/", 1)[1] for n in there if n.startswith(("labels/", "seeds/"))))
             raise UnknownName(
                 f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Import some: asem annotate import, or "
-                f"asem import LABELS --layer labels/{Path(labels).name} -o {cell}."
+                f"asem import LABELS --layer {quoted(f'labels/{Path(labels).name}')} -o {quoted(cell)}."
             )
     return found
 

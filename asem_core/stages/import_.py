@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, open_volume, write_known
-from asem_core.errors import BadInput, Option
+from asem_core.errors import BadInput, Option, quoted
 from asem_core.files import near_path
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
@@ -103,16 +102,16 @@ def _what_to_do(catalog: Catalog, path: str) -> list[str | Option]:
         several = ", or put all planes of a stack into one folder" if len(inside) > 1 else ""
         names = ", ".join(p.name for p in inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
         return [
-            f"Of the folders in it, these can be imported: {names}. Import one: asem import {shlex.quote(str(inside[0]))}{several}."
+            f"Of the folders in it, these can be imported: {names}. Import one: asem import {quoted(inside[0])}{several}."
         ]
     if alone := readable([p for p in within if p.is_file()][:100]):
         return [
-            f"Its files can be imported one by one: asem import {shlex.quote(str(alone[0]))}. If each is one plane, save them as TIFF."
+            f"Its files can be imported one by one: asem import {quoted(alone[0])}. If each is one plane, save them as TIFF."
         ]
     if packed := [p for p in within or [here] if p.suffix.lower() in _PACKED]:
         return [f"{packed[0].name if within else 'It'} is packed: unpack it first."]
     if here.is_file() and (beside := readable(p for p in sorted(here.parent.glob(f"{glob.escape(here.stem)}*")))):
-        return [f"The voxels may be in {beside[0].name} beside it: asem import {shlex.quote(str(beside[0]))}."]
+        return [f"The voxels may be in {beside[0].name} beside it: asem import {quoted(beside[0])}."]
     return [
         "Save it as TIFF, MRC, HDF5 or OME-Zarr (Fiji opens most formats of microscopes, by Bio-Formats), name the plugin (",
         Option("use"),
@@ -238,13 +237,13 @@ def _question_place(labels: Volume, given: Volume) -> None:
         log.warning(
             "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, import it by "
             "asem annotate import %s FILE -o NAME, which takes the image's place.",
-            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), cell,
+            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), quoted(cell),
         )  # fmt: skip
     elif not any(given.shape == image.shape for image in images) and not any(given.origin_nm):
         log.warning(
             "%s does not say where it lies, and its shape is not that of %s (%s, not %s). It was put at 0, 0, 0 nm. If it belongs "
             "elsewhere, import it by asem annotate import %s FILE --offset Z,Y,X -o NAME.",
-            given.path, raw.path, *(" x ".join(map(str, v.shape)) for v in (given, raw)), cell,
+            given.path, raw.path, *(" x ".join(map(str, v.shape)) for v in (given, raw)), quoted(cell),
         )  # fmt: skip
 
 

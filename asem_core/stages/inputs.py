@@ -8,7 +8,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import is_cell, open_images, open_mask, read_prepared
 from asem_core.cell.store import open_volume
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, quoted
 from asem_core.stages.import_ import choose_source
 from asem_core.volume import Labels, Volume, ZyxNm
 
@@ -46,6 +46,6 @@ def open_images_of(
         return Images(open_images(source), read_prepared(source).usual, open_mask(source))
     if layer is None and (there := layers(source)) and all(n.startswith("labels/") for n in there):
         raise BadInput(
-            f"{source} has labels but no image. Import one: asem import PLANES --voxel-size 5,5,5 -o {source}"
+            f"{source} has labels but no image. Import one: asem import PLANES --voxel-size 5,5,5 -o {quoted(source)}"
         )
     return Images([open_volume(f"{source.rstrip('/')}/{layer}" if layer else source)])

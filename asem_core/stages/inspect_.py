@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from asem_core.catalog import Catalog
 from asem_core.cell.prepared import is_cell
 from asem_core.cell.record import Record
-from asem_core.errors import AsemError, BadInput, Option, as_flag
+from asem_core.errors import AsemError, BadInput, Option, as_flag, quoted
 from asem_core.interfaces import Source
 from asem_core.stages.import_ import choose_source
 from asem_core.volume import Volume, ZyxNm, as_zyx_nm, full_range
@@ -92,7 +91,14 @@ def inspect(
     BadInput
         Nothing is there, or no plugin reads it.
     """
-    answers = _Answers(catalog, path, use, dict(options), layer, voxel_size_nm)
+    given = [
+        Option("use", use),
+        Option("source_layer", layer),
+        Option("voxel_size_nm", voxel_size_nm),
+        *(Option(name, value, of_plugin=True) for name, value in options.items()),
+    ]
+    given = [option for option in given if option.value is not None]
+    answers = _Answers(catalog, path, use, dict(options), layer, voxel_size_nm, given)
     source = answers.source()
     try:
         layers = tuple(source.layers())
@@ -115,9 +121,7 @@ def inspect(
     remarks = tuple(line for line in found.remarks if not (asked_size and line.startswith("voxel size")))
     ours = is_cell(path) and bool(Record.of(found).id)
     if ours:
-        remarks += (
-            f"a cell already, which every command takes as it is; to look at it: asem snapshot {shlex.quote(path)}",
-        )
+        remarks += (f"a cell already, which every command takes as it is; to look at it: asem snapshot {quoted(path)}",)
     return Inspection(
         path,
         source.name,
@@ -147,6 +151,7 @@ class _Answers:
     options: dict[str, Any]
     layer: str | None
     voxel_size_nm: ZyxNm | None
+    given: Sequence[Option]
     asks: list[str] = attrs.field(factory=list)
     answered: list[Option] = attrs.field(factory=list)
     last: Volume | None = None
@@ -186,8 +191,10 @@ class _Answers:
 
     def command(self) -> str:
         name = Path(self.path.rstrip("/")).name.split(".")[0] or "cell"
-        flags = map(as_flag, self.answered)
-        return " ".join(["asem import", shlex.quote(self.path), *flags, "-o", shlex.quote(f"{name}.zarr")])
+        chosen = {option.name: option for option in (*self.given, *self.answered)}
+        return " ".join(
+            ["asem import", quoted(self.path), *map(as_flag, chosen.values()), "-o", quoted(f"{name}.zarr")]
+        )
 
 
 # --- looking ------------------------------------------------------------------------------------------------------

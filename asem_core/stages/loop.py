@@ -30,7 +30,7 @@ from asem_core.cell.place import unlock
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.errors import BadInput, MissingExtra, Option, OutputBusy, TrainingStopped, VoxelSizeMismatch
+from asem_core.errors import BadInput, MissingExtra, Option, OutputBusy, TrainingStopped, VoxelSizeMismatch, quoted
 from asem_core.locks import held as held_lock
 from asem_core.prediction.anywhere import predictor_anywhere, predictor_mirrored
 from asem_core.prediction.expected import require_voxel_size
@@ -105,7 +105,7 @@ class Session:
             options = _as_begun(options, read_json(noted), folder)
         elif not to_learn:
             raise BadInput(
-                f"{cell} has no session '{name}' yet: paint strokes of both classes, then asem loop {cell} --labels {name}."
+                f"{cell} has no session '{name}' yet: paint strokes of both classes, then asem loop {quoted(cell)} --labels {quoted(name)}."
             )
         else:
             options = attrs.evolve(options, model=options.model or model_for(name, catalog))
@@ -171,7 +171,7 @@ class Session:
         if not self.seeds.exists():
             raise BadInput(
                 f"{self.cell} has no strokes '{self.name}': paint some object and some background first (asem annotate open "
-                f"{self.cell} --name {self.name})."
+                f"{quoted(self.cell)} --name {quoted(self.name)})."
             )
         found: Labels = open_volume(self.seeds, kind=Labels, follow=True)
         self.image.require_same_grid(found)
@@ -342,7 +342,7 @@ class Session:
         rounds = self.rounds()
         if not rounds and not (self._place(1) / "begun.json").exists():
             raise BadInput(
-                f"The session '{self.name}' has finished no round yet: asem loop {self.cell} --labels {self.name}."
+                f"The session '{self.name}' has finished no round yet: asem loop {quoted(self.cell)} --labels {quoted(self.name)}."
             )
         now = (rounds[-1].number, rounds[-1].shown) if rounds else (0, "classifier")
         if self._shown is None or self._shown[:2] != now:

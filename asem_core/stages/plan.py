@@ -23,7 +23,7 @@ from asem_core.abilities import OffersTemplates, SeveralClasses, TellsTouchingAp
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
-from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists
+from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists, quoted
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.pretrained import find_weights
@@ -391,7 +391,7 @@ def write_plan(
                 say(f"{recipe}: the plan made before for the same labels is used; {OVERWRITE} makes a new one")
                 return text
             raise OutputExists(
-                f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {recipe}. "
+                f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {quoted(recipe)}. "
                 "For a new plan choose another output, or add ",
                 OVERWRITE,
                 ": the recipe is then kept under another name.",

@@ -192,14 +192,15 @@ def layer_names(steps: Sequence[Preprocessor]) -> list[str]:
 
 def _before_preparation(cell: Path, known: Prepared) -> Volume:
     """Open what the last preparation began with; what was made of its result is left, which is said."""
-    chain = open_images(cell)
+    chain = open_images(cell, outdated=True)  # what is made again may be out of date, but not what it is made of
     prepared = [i for i, volume in enumerate(chain) if layer_name(volume) in known.usual]
     if not prepared:
-        return chain[0]
+        return open_image(cell)
     if prepared[0] > 0:
         log.warning(
             "%s was made from the last preparation of %s; it stays, but later commands use what is prepared now.",
             chain[0].path,
             cell,
         )
-    return chain[prepared[-1] + 1] if prepared[-1] + 1 < len(chain) else open_volume(cell / "raw")
+    before = chain[prepared[-1] + 1 :] or [open_volume(cell / "raw")]
+    return open_images(cell, layer_name(before[0]))[0]

@@ -21,7 +21,7 @@ from asem_core.cell.place import lock, unlock
 from asem_core.cell.provenance import is_unchanged, made_by, options_to_build, require_labels
 from asem_core.cell.record import Record, record_at
 from asem_core.cell.store import Output, create_volume, fill_volume, open_volume
-from asem_core.errors import BadInput
+from asem_core.errors import BadInput, quoted
 from asem_core.interfaces import Model
 from asem_core.recipe import build
 from asem_core.stages.instances import Fragments
@@ -317,7 +317,7 @@ def warn_of_edits(segmentation: Labels) -> str | None:
     if not num:
         return None
     return (
-        f"{segmentation.path} has {num} edits that are not in its voxels: asem proofread apply {segmentation.path} writes them to "
+        f"{segmentation.path} has {num} edits that are not in its voxels: asem proofread apply {quoted(segmentation.path)} writes them to "
         f"{proofread_layer(segmentation.path)}; use that layer."
     )
 

@@ -21,7 +21,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
 from asem_core.cell.provenance import describe_plugin, differences, made_by, options_to_build, steps_done
 from asem_core.cell.store import open_volume
-from asem_core.errors import OVERWRITE, OutputExists, RecipeError, UnknownName
+from asem_core.errors import OVERWRITE, OutputExists, RecipeError, UnknownName, quoted
 from asem_core.files import sha256
 from asem_core.heads import classes_of, stated_by
 from asem_core.interfaces import Model, Region, Sampler
@@ -268,7 +268,7 @@ def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
         if saved
         else "Stopped before the first checkpoint: nothing of the training is kept"
     )
-    return f"{kept}. To resume: {go_on_with or f'asem train --resume {folder.path}'}."
+    return f"{kept}. To resume: {go_on_with or f'asem train --resume {quoted(folder.path)}'}."
 
 
 def set_up(

@@ -20,7 +20,7 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import kind_by_name, what_it_holds
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_volume
-from asem_core.errors import BadInput, UnknownName
+from asem_core.errors import BadInput, UnknownName, quoted
 from asem_core.paths import slashed
 from asem_core.viewing.colours import ObjectColours, object_colours, rgb
 from asem_core.volume import Box, Labels, Volume
@@ -98,7 +98,9 @@ def open_layers(cell: str | Path, names: Sequence[str] | None, catalog: Catalog)
     if not found:
         if not names:
             return [_open(address, Path(address).name, catalog)]  # the path is a layer itself, or says what it is
-        raise BadInput(f"{address} holds no images. Import one: asem import PLANES/ --voxel-size 5,5,5 -o {address}")
+        raise BadInput(
+            f"{address} holds no images. Import one: asem import PLANES/ --voxel-size 5,5,5 -o {quoted(address)}"
+        )
     wanted: dict[str, None] = {}
     for pattern in names or ["*"]:
         matching = fnmatch.filter(found, pattern.strip("/"))

@@ -13,6 +13,7 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGroupBox, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout
 
 from asem_core import BACKGROUND, OBJECT, LoopOptions
+from asem_core.errors import quoted
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_napari._colours import map_colours
 from asem_napari._curve import Curve
@@ -175,7 +176,7 @@ class LoopSection(QGroupBox):
                 case Finished(layers, network):
                     self._open(layers)
                     self.panel.objects.list_layers(loop.cell)
-                    self.panel.tell(f"The cell is done. To keep the model: asem models add {network}")
+                    self.panel.tell(f"The cell is done. To keep the model: asem models add {quoted(network)}")
                 case Changed(map=changed, state=state):
                     if changed:
                         self.panel.refresh(self.layer)

@@ -22,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from asem_core.errors import AsemError, MissingExtra, NoSpace
+from asem_core.errors import AsemError, MissingExtra, NoSpace, quoted
 from asem_core.files import sha256
 from asem_core.temporary import write_whole
 from asem_registry.card import Card
@@ -343,8 +343,8 @@ def sync(file: Path) -> None:
 def _absent(card: Card, settings: Settings, why: str) -> str:
     return (
         f"{card.key} is not in the cache {settings.cache} and cannot be fetched: {why}\n"
-        f"On a machine with a network, `asem models pull {card.key}` fetches it, and "
-        f"`asem models bundle {card.key} -o models.zip` packs it to be copied here: `asem models unbundle models.zip`."
+        f"On a machine with a network, `asem models pull {quoted(card.key)}` fetches it, and "
+        f"`asem models bundle {quoted(card.key)} -o models.zip` packs it to be copied here: `asem models unbundle models.zip`."
     )
 
 
@@ -352,7 +352,7 @@ def _wrong(card: Card, source: str, expected: str, got: str, what: str, *, chang
     if changed:
         hint = (
             "The file on the server differs from the one that was first downloaded. If its authors replaced it on purpose, "
-            f"`asem models remove {card.key} --forget` and pull again; else do not trust it."
+            f"`asem models remove {quoted(card.key)} --forget` and pull again; else do not trust it."
         )
     else:
         hint = (
@@ -390,4 +390,4 @@ def check(card: Card, settings: Settings) -> str:
     with locked(weights.parent, card.key):
         if not _is_good(card, weights, settings):
             weights.unlink(missing_ok=True)
-    return f"damaged: it was deleted; `asem models pull {card.key}` fetches it again"
+    return f"damaged: it was deleted; `asem models pull {quoted(card.key)}` fetches it again"

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from asem_core.errors import quoted
 from asem_registry import cli_data, cli_registries
 from asem_registry.card_options import About, Aliases, Citation, Contrast, Preparation, TrainingData, VoxelSize
 
@@ -276,7 +277,7 @@ def bundle(
     library = load_library(settings)
     path = bundle([library.find(name) for name in names], output, settings)
     typer.echo(
-        f"{path} ({path.stat().st_size / 1e6:.1f} MB): copy it to the other machine, then: asem models unbundle {path.name} --sha256 {sha256(path)}"
+        f"{path} ({path.stat().st_size / 1e6:.1f} MB): copy it to the other machine, then: asem models unbundle {quoted(path.name)} --sha256 {quoted(sha256(path))}"
     )
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from asem_core.errors import quoted
+
 
 def mount(app: typer.Typer) -> None:
     data = typer.Typer(
@@ -110,7 +112,10 @@ def pull_data(
         if data_set.contrast:
             typer.echo(data_set.contrast, err=True)
         typer.echo(data_set.terms, err=True)
-        typer.echo(f"Next: asem data pull {name} VOLUME --box z0:z1,y0:y1,x0:x1 -o {name}.zarr/raw", err=True)
+        typer.echo(
+            f"Next: asem data pull {quoted(name)} VOLUME --box z0:z1,y0:y1,x0:x1 -o {quoted(f'{name}.zarr/raw')}",
+            err=True,
+        )
         return
     run = _run(workers, quiet)
     if classes is not None or _is_crop(part):
@@ -125,7 +130,10 @@ def pull_data(
         typer.echo(
             f"{volume.path}  {list(volume.shape)} voxels of {list(volume.voxel_size_nm)} nm, {volume.dtype}, {gigabytes:.3g} GB"
         )
-        typer.echo(f"Next: asem data pull {name} {part} --box z0:z1,y0:y1,x0:x1 -o {name}.zarr/raw", err=True)
+        typer.echo(
+            f"Next: asem data pull {quoted(name)} {quoted(part)} --box z0:z1,y0:y1,x0:x1 -o {quoted(f'{name}.zarr/raw')}",
+            err=True,
+        )
         return
     made = pull(data_set, part, box, output, run, settings)
     typer.echo(f"{made.path}  {list(made.shape)} voxels of {list(made.voxel_size_nm)} nm. {data_set.licence}")
@@ -151,7 +159,9 @@ def _pull_crop(
         for line in _class_rows(found):
             typer.echo(line)
         typer.echo(data_set.terms, err=True)
-        typer.echo(f"Next: asem data pull {data_set.name} {crop} --classes NAME,NAME -o crop.zarr", err=True)
+        typer.echo(
+            f"Next: asem data pull {quoted(data_set.name)} {quoted(crop)} --classes NAME,NAME -o crop.zarr", err=True
+        )
         return
     if output.suffix != ".zarr":
         raise BadInput(f"-o {output}: a crop becomes a cell with several layers. Name the cell, for example crop.zarr.")
@@ -212,7 +222,9 @@ def _pull_files(name: str, pattern: str | None, output: Path | None, settings: A
         for file in empiar.list_folder(entry, "data", settings):
             typer.echo(f"{file.path}{'/' if file.is_folder else _size(file.about_bytes)}")
         typer.echo(entry.terms, err=True)
-        typer.echo(f"Next: asem data pull {name} 'data/*' to see files, and with -o FOLDER to download them.", err=True)
+        typer.echo(
+            f"Next: asem data pull {quoted(name)} 'data/*' to see files, and with -o FOLDER to download them.", err=True
+        )
         return
     files = empiar.select(entry, pattern, settings)
     total = empiar.total_bytes(files)
@@ -221,14 +233,17 @@ def _pull_files(name: str, pattern: str | None, output: Path | None, settings: A
     if output is None:
         for file in files:
             typer.echo(f"{file.path}{_size(file.about_bytes)}")
-        typer.echo(f"Next: asem data pull {name} '{pattern}' -o FOLDER", err=True)
+        typer.echo(f"Next: asem data pull {quoted(name)} {quoted(pattern)} -o FOLDER", err=True)
         return
     empiar.pull(entry, files, output, settings, workers=workers, progress=not quiet)
     typer.echo(f"{output}: {told}. Their checksums: {output / empiar.SUMS}; licence: {output / 'LICENCE.txt'}.")
     pixels = {found.pixel_nm for found in entry.image_sets if found.pixel_nm}
     yx = ",".join(f"{v:g}" for v in pixels.pop()) if len(pixels) == 1 else "Y,X"
     folder = (output / files[0].path).parent if len(files) > 1 else output / files[0].path
-    typer.echo(f"Next: asem inspect {folder}, then asem import {folder} --voxel-size Z,{yx} -o cell.zarr", err=True)
+    typer.echo(
+        f"Next: asem inspect {quoted(folder)}, then asem import {quoted(folder)} --voxel-size {quoted(f'Z,{yx}')} -o cell.zarr",
+        err=True,
+    )
 
 
 def _size(about: int | None) -> str:

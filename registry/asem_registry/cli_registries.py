@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from asem_core.errors import quoted
 from asem_registry.card_options import About, Aliases, Citation, Contrast, Preparation, TrainingData, VoxelSize
 
 
@@ -108,7 +109,7 @@ def publish(
     published = publish(card, weights, made, to, settings)
     typer.echo(
         f"{published.key} is published: {published.origin}. Read back, it predicts its sample. "
-        f"Others use it after: asem models registries add {to}"
+        f"Others use it after: asem models registries add {quoted(to)}"
     )
 
 

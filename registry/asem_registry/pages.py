@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.errors import quoted
 from asem_registry.card import Card, card_toml
 
 
@@ -143,7 +144,7 @@ def models_page(cards: Iterable[Card]) -> str:
 def _not_measured_here(card: Card) -> str:
     """Say why no command measures a model, and which does with ground truth of one's own."""
     why = "Stated by its authors, on cells with ground truth that are not at hand here, so not measured again."
-    yours = f"`asem models score {card.name} --on CELL --truth labels/NAME` measures it on a cell of yours."
+    yours = f"`asem models score {quoted(card.name)} --on CELL --truth labels/NAME` measures it on a cell of yours."
     return f"{why} {yours}" if card.scores else yours
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from asem_core.errors import BadInput, Option, OutputExists
+from asem_core.errors import BadInput, Option, OutputExists, quoted
 from asem_core.temporary import temporary_folder, write_whole
 from asem_registry.cache import obtain
 from asem_registry.card import Card, Score, card_toml, parse_card
@@ -94,7 +94,7 @@ def scores_of_reports(folders: Sequence[Path], card: Card) -> tuple[Score, ...]:
             prediction, truth = record["inputs"][:2]
         except (OSError, ValueError, KeyError, TypeError):
             raise BadInput(
-                f"{folder} is not the report of an evaluation: asem evaluate PREDICTION TRUTH -o {folder}"
+                f"{folder} is not the report of an evaluation: asem evaluate PREDICTION TRUTH -o {quoted(folder)}"
             ) from None
         made_with = _first(prediction, "weights_sha256")
         if made_with != card.sha256:
@@ -240,7 +240,7 @@ def _commands(record: dict[str, Any], card: Card) -> str:
     while predicting.get("stage") != "predict" and predicting.get("inputs"):
         predicting = predicting["inputs"][0].get("made_by", {})
     image = _short(predicting["inputs"][0]["path"]) if predicting.get("inputs") else "IMAGE"
-    words = ["asem evaluate", _short(prediction["path"]), _short(truth["path"])]
+    words = ["asem evaluate", quoted(_short(prediction["path"])), quoted(_short(truth["path"]))]
     zone = (record.get("zone") or {}).get("options", {})
     for unit in ("vx", "nm"):
         widths = [zone.get(f"{side}_{unit}") for side in ("dilate", "erode")]
@@ -251,7 +251,7 @@ def _commands(record: dict[str, Any], card: Card) -> str:
     boxes = [box for box in record.get("box", []) if box]
     words += [f"--box {boxes[0]}"] if boxes and isinstance(boxes[0], str) else []
     words += [f"-t {t:g}" for t in record.get("thresholds", ())]
-    return f"asem predict {image} --model {card.key} && {' '.join(words)}"
+    return f"asem predict {quoted(image)} --model {quoted(card.key)} && {' '.join(words)}"
 
 
 def _short(path: str) -> str:
