@@ -14,10 +14,10 @@ from asem_core.catalog import Catalog, Offer, load_catalog
 from asem_core.cell.record import Made, Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
-from asem_core.errors import BadInput, OutputExists, RecipeError
-from asem_core.interfaces import Model
-from asem_core.stages.segment import Segmentation, choose_segmentation, segment
-from asem_core.volume import Spec, Volume
+from asem_core.errors import BadInput, OutputExists, PluginError, RecipeError
+from asem_core.interfaces import Fitted, Model
+from asem_core.stages.segment import Segmentation, choose_segmentation, segment, threshold_objects
+from asem_core.volume import Box, Spec, Volume
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +239,42 @@ def test_what_a_model_can_do_is_asked_of_its_protocols(blobs):
         choose_segmentation(catalog, blobs, "plain", {"smallest_um3": 0.5}, "asem segment")
     assert isinstance(chosen, CutsByThreshold)
     assert not isinstance(Plain(), CutsByThreshold)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (lambda blobs, _: blobs.read() > 127, "'plain' returned ndarray from `segment` instead of a function of blocks"),
+        (
+            lambda blobs, run: threshold_objects(blobs.crop(Box((0, 0, 0), (8, 8, 8))), run),
+            r"'plain' segments blobs into \[8, 8, 8\] voxels at \[5.*, 10.*, 15.*\] nm, which is not the map's grid",
+        ),
+        (lambda blobs, _: Unchanged(attrs.evolve(blobs.spec, dtype="float32")), "'plain' segments into float32; labels"),
+    ],
+    ids=["an array", "another grid", "floats"],
+)  # fmt: skip
+def test_what_a_model_makes_of_a_map_is_checked(blobs, tmp_path, made, told):
+    """What is no labels on the map's grid names the model, and nothing is written."""
+
+    @attrs.frozen
+    class Lying(Plain):
+        def segment(self, probability, run):
+            return made(probability, run)
+
+    with pytest.raises(PluginError, match=told):
+        segment(blobs, tmp_path / "a.zarr/s", run(64), Lying())
+    assert not (tmp_path / "a.zarr").exists()
+
+
+@attrs.frozen
+class Unchanged(Fitted):
+    """Gives what it is given."""
+
+    output: Spec
+    outside = "error"
+
+    def needs(self, box):
+        return box
+
+    def __call__(self, block, box):
+        return block
