@@ -20,9 +20,13 @@ from asem_core.cli import make_app
 from asem_core.errors import BadInput, OutputExists, OutsideVolume, ShapeMismatch, UnknownName
 from asem_core.stages.annotate import check_seeds
 from asem_core.stages.export import choose_writer
+from asem_core.stages.learning import keep_learning
+from asem_core.stages.proofread import _Objects
 from asem_core.viewing.mesh import export_meshes
 from asem_core.viewing.scene import find
+from asem_core.viewing.snapshot import write_picture
 from asem_core.volume import Box, Labels, Volume
+from asem_core.voxels.axes import arrange
 from asem_preprocessors.crop import Crop
 from asem_preprocessors.downsample import Downsample
 from asem_sources.tiff_stack import TiffStack
@@ -80,6 +84,26 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),
         OutputExists,
         "exists. Choose another output, or add overwrite=True.",
+    ),
+    "a picture of another form": (
+        lambda folder: write_picture(np.zeros((2, 2, 3), np.uint8), folder / "a.gif"),
+        BadInput,
+        "A picture must be .png, .tif, .jpg or .pdf, not a.gif.",
+    ),
+    "a channel of an image without": (
+        lambda _: arrange(np.zeros((4, 6, 8)), "zyx", "ids", {"c": 1}),
+        BadInput,
+        "ids has no channel 1: its axes are z 4, y 6, x 8.",
+    ),
+    "ids that are too large to proofread": (
+        lambda _: _Objects.of(attrs.evolve(IDS, attributes=Record("labels", num_objects=2**29).attributes())),
+        BadInput,
+        "ids has ids up to 536870912: only ids up to 268435456 can be proofread.",
+    ),
+    "a time to learn below 0": (
+        lambda _: keep_learning(None, -60.0),  # type: ignore[arg-type]
+        BadInput,
+        "A time to learn is 0 or more, not -1 minutes.",
     ),
     "seeds of another shape": (
         lambda _: check_seeds(Threshold(), np.zeros((1, 1, 1), np.uint8), IDS.box),
