@@ -17,13 +17,16 @@ import numpy as np
 
 from asem_core.errors import PluginError
 from asem_core.interfaces import Region, Sampler
-from asem_core.training.augment import Augment, Shade, Warp
-from asem_core.training.regions import input_box, labels_box
-from asem_core.training.targets import Need, read_need
+from asem_core.training.augment import UNCHANGED, Augment, Shade, Warp
+from asem_core.training.regions import IGNORE, input_box, labels_box
+from asem_core.training.targets import UNKNOWN, Need, read_need
 from asem_core.volume import Box, Zyx, full_range
 
 if TYPE_CHECKING:
     import torch
+
+VARIED_AGAIN = 20
+"""So often a block is varied anew while nothing in it is annotated; then it stays as the sampler drew it."""
 
 
 @attrs.frozen(eq=False)
@@ -122,18 +125,34 @@ class BlockStream:
         return index, box
 
     def cut(self, number: int, region: Region, box: Box) -> Cut:
-        """Read block `number` of the stream, which lies at `box` of the region's labels."""
+        """Read block `number` of the stream, which lies at `box` of the region's labels.
+
+        Turned or enlarged, a block of sparse labels may lose all that is annotated: then it is varied anew.
+        """
         rng = np.random.default_rng([self.seed, self.rank, number])
         whole = input_box(region, box, self.context)
-        result = whole.grow([-c for c in self.context])
-        warp = self.augment.draw_warp(whole, region.raw.voxel_size_nm, rng)
+        for augment in (*[self.augment] * VARIED_AGAIN, UNCHANGED):
+            warp = augment.draw_warp(whole, region.raw.voxel_size_nm, rng)
+            labels = {need: self._labels(region, need, warp) for need in self.needs}
+            if any(_holds_known(need, drawn, warp) for need, drawn in labels.items()):
+                break
         shade = self.augment.draw_shade(whole.shape[0], rng)
         image_box = warp.needs(whole)
         image = region.raw.read(image_box, outside="reflect")
-        labels = {}
-        for need in self.needs:
-            shown = result.grow(need.margin(self.context))
-            place = warp.needs(shown)
-            values = read_need(region, need, labels_box(region, place), exclude=self.exclude)
-            labels[need] = Drawn(values, place, shown)
         return Cut(region, box, image, image_box, labels, warp, shade)
+
+    def _labels(self, region: Region, need: Need, warp: Warp) -> Drawn:
+        shown = warp.box.grow([-c for c in self.context]).grow(need.margin(self.context))
+        place = warp.needs(shown)
+        return Drawn(read_need(region, need, labels_box(region, place), exclude=self.exclude), place, shown)
+
+
+def _holds_known(need: Need, drawn: Drawn, warp: Warp) -> bool:
+    """Tell whether anything is annotated in what is shown of labels."""
+    import torch
+
+    unknown = UNKNOWN if need.ids else IGNORE
+    if (drawn.values != unknown).all() or (drawn.values == unknown).all():
+        return bool(drawn.values.flat[0] != unknown)
+    shown = warp.sample(torch.from_numpy(drawn.values), drawn.box, drawn.shown, "nearest")
+    return bool((shown != unknown).any())
