@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+# Options of mallopt(3).
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
+_MIB = 1 << 20
 
 
 def available_cores() -> int:
@@ -25,6 +33,31 @@ def keep_compiled_functions() -> None:
     if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_is_writable, usual)):
         user = os.getuid() if hasattr(os, "getuid") else "user"
         os.environ["NUMBA_CACHE_DIR"] = str(private_folder(Path(tempfile.gettempdir()) / f".asem-numba-{user}"))
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within this context, keep memory that was freed instead of giving it back to the system, which fills each page with zeros again.
+
+    Training frees and takes the same maps in each iteration. Does nothing without glibc, or where MALLOC_... is set in the environment.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if change is None or any(name.startswith("MALLOC_") for name in os.environ):
+        yield
+        return
+    for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * _MIB)):
+        change(option, value)
+    try:
+        yield
+    finally:  # where glibc's own adjustment ends in a process of large arrays
+        for option, value in (
+            (_MMAP_MAX, 1 << 16),
+            (_MMAP_THRESHOLD, 32 * _MIB),
+            (_TRIM_THRESHOLD, 64 * _MIB),
+            (_TOP_PAD, 128 << 10),
+        ):
+            change(option, value)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_writable(folder: Path) -> bool:

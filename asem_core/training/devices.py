@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from asem_core.engine.machine import freed_memory_kept
 from asem_core.prediction.inference import choose_device
 from asem_core.prediction.precision import multiplies_bfloat16
 from asem_core.training.options import TrainOptions
@@ -82,7 +83,8 @@ def join_processes(device: str) -> Iterator[Processes]:
         device = "mps"
     device = choose_device(device)
     if size == 1:
-        yield Processes(0, 1, torch.device(device))
+        with freed_memory_kept():
+            yield Processes(0, 1, torch.device(device))
         return
     if device.startswith("cuda"):
         device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
@@ -90,7 +92,8 @@ def join_processes(device: str) -> Iterator[Processes]:
     # A day, since the others wait while the first process prepares labels; torchrun sees to processes that died.
     torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(days=1))
     try:
-        yield Processes(rank, size, torch.device(device))
+        with freed_memory_kept():
+            yield Processes(rank, size, torch.device(device))
     finally:
         torch.distributed.destroy_process_group()
 
