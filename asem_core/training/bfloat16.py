@@ -32,7 +32,7 @@ class GradientsPlaneByPlane(TorchFunctionMode):
 
 
 def _conv3d(
-    input: torch.Tensor,  # noqa: A002: as torch.conv3d calls it
+    input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     stride: int | Sequence[int] = 1,
@@ -52,7 +52,7 @@ def _conv3d(
 
 
 def _conv_transpose3d(
-    input: torch.Tensor,  # noqa: A002: as torch.conv_transpose3d calls it
+    input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     stride: int | Sequence[int] = 1,
@@ -114,16 +114,18 @@ def _weight_gradient(
     dilation: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
-    """The gradient of filters (out, in, z, y, x): that of each of their planes."""
+    """The gradient of filters (out, in, z, y, x): that of each of their planes; of a single channel, all planes at once, as channels."""
     if padding[0]:
         image = torch.nn.functional.pad(image, (0, 0, 0, 0, padding[0], padding[0]))
-    flat, planes = _as_batch(gradient), []
-    for plane in range(shape[2]):
-        begin = plane * dilation[0]
-        seen = image[:, :, begin : begin + (gradient.shape[2] - 1) * stride[0] + 1 : stride[0]]
-        size = (*shape[:2], *shape[3:])
-        planes.append(grad.conv2d_weight(_as_batch(seen), size, flat, stride[1:], padding[1:], dilation[1:], groups))
-    return torch.stack(planes, 2)
+    begins = [plane * dilation[0] for plane in range(shape[2])]
+    seen = [image[:, :, b : b + (gradient.shape[2] - 1) * stride[0] + 1 : stride[0]] for b in begins]
+    alone = image.shape[1] == 1
+    if alone:
+        seen = [torch.cat(seen, 1).contiguous(memory_format=torch.channels_last_3d)]
+    flat, size = _as_batch(gradient), (shape[0], seen[0].shape[1] // groups, *shape[3:])
+    how = (stride[1:], padding[1:], dilation[1:], groups)
+    planes = [grad.conv2d_weight(_as_batch(part), size, flat, *how) for part in seen]
+    return planes[0][:, None] if alone else torch.stack(planes, 2)
 
 
 def _as_batch(maps: torch.Tensor) -> torch.Tensor:
