@@ -30,12 +30,17 @@ def add_normalisation(network: nn.Module) -> nn.Module:
     """Put a batch normalisation between every 3D convolution and the ReLU that follows it in a `Sequential`, in place."""
     from torch import nn
 
+    from asem_core.training.normalised_relu import NormalisedReLU
+
     for sequence in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
         for index in range(len(sequence) - 1):
             convolution = sequence[index]
             if isinstance(convolution, nn.Conv3d) and isinstance(sequence[index + 1], nn.ReLU):
-                norm = nn.BatchNorm3d(convolution.out_channels)
+                norm = NormalisedReLU(convolution.out_channels)
+                if convolution.bias is not None:
+                    convolution.bias.requires_grad_(False)  # what it adds, the normalisation takes away again
                 sequence[index] = nn.Sequential(convolution, norm.to(convolution.weight.device))
+                sequence[index + 1] = nn.Identity()  # the normalisation is the ReLU, too
     return network
 
 
@@ -76,7 +81,7 @@ def keep_output(
 
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
     # Maps are passed on as they are, so that those of deeper layers are measured, too, as if nothing had been put between.
-    passing = [norm.register_forward_hook(lambda _, maps, __: maps[0]) for norm in norms]
+    passing = [norm.register_forward_hook(lambda _, maps, __: maps[0].relu()) for norm in norms]
     measure_normalisation(network, forward, images, processes)
     for hook in passing:
         hook.remove()
@@ -96,7 +101,7 @@ def without_normalisation(network: nn.Module) -> nn.Module:
     for sequence in [m for m in plain.modules() if isinstance(m, nn.Sequential)]:
         for index, part in enumerate(sequence):
             if isinstance(part, nn.Sequential) and isinstance(part[-1], nn.BatchNorm3d):
-                sequence[index] = _folded(*part)
+                sequence[index], sequence[index + 1] = _folded(*part), nn.ReLU(inplace=True)
     return plain
 
 
