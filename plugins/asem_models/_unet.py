@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from asem_core.errors import BadInput
@@ -132,16 +133,14 @@ class UNet(nn.Module):
         float32 (n, out_channels, z', y', x'), without the activation (see `asem_core.heads`)
         """
         self.output_shape(image.shape[2:])
-        skips = []
+        shapes, skips = self.skip_shapes(image.shape[2:]), []
         for level, factor in enumerate(self.factors):
-            image = self.unet.encoders[level](image)
-            skips.append(image)
-            image = functional.max_pool3d(image, factor)
+            image, skip = _PoolAndCrop.apply(self.unet.encoders[level](image), factor, shapes[level])
+            skips.append(skip)
         image = self.unet.encoders[-1](image)
         for level in reversed(range(len(self.factors))):
             image = functional.interpolate(image, scale_factor=[float(f) for f in self.factors[level]], mode="nearest")
-            shape = [self._cropped(n, level, axis) for axis, n in enumerate(image.shape[2:])]
-            image = torch.cat([_centre(skips.pop(), shape), _centre(image, shape)], dim=1)
+            image = torch.cat([skips.pop(), _centre(image, shapes[level])], dim=1)
             image = self.unet.decoders[level](image)
         result: torch.Tensor = self.final_conv_pass(image)
         return result
@@ -299,6 +298,32 @@ class _ConvPass(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.conv_pass(image)
         return result
+
+
+class _PoolAndCrop(torch.autograd.Function):
+    """Pool a map by a factor, and take its middle of `shape`: one gradient of both, instead of two whole maps that are added up."""
+
+    @staticmethod
+    def forward(ctx: Any, image: torch.Tensor, factor: Zyx, shape: Zyx) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled, places = torch.ops.aten.max_pool3d_with_indices(image, factor)
+        ctx.save_for_backward(image, places)
+        ctx.factor, ctx.middle = factor, _middle(image.shape[2:], shape)
+        return pooled, image[ctx.middle].clone(memory_format=torch.preserve_format)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, of_pooled: torch.Tensor, of_middle: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        image, places = ctx.saved_tensors
+        how = (ctx.factor, ctx.factor, (0, 0, 0), (1, 1, 1), False, places)
+        gradient: torch.Tensor = torch.ops.aten.max_pool3d_with_indices_backward(of_pooled, image, *how)
+        gradient[ctx.middle] += of_middle
+        return gradient, None, None
+
+
+def _middle(have: Sequence[int], shape: Sequence[int]) -> tuple[Any, ...]:
+    """The middle of the last three axes; an odd rest leaves one voxel more at the end."""
+    begins = [(have_ - n) // 2 for have_, n in zip(have, shape, strict=True)]
+    return (..., *(slice(b, b + n) for b, n in zip(begins, shape, strict=True)))
 
 
 def _centre(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -173,3 +173,17 @@ def test_the_spec_rebuilds_the_network():
     again = UNet(**network.spec())
     assert [t.shape for t in again.state_dict().values()] == [t.shape for t in network.state_dict().values()]
     assert again.context == network.context
+
+
+def test_gradients_are_those_of_the_plain_network():
+    """Pooling and cropping share one gradient; it is that of both, added up."""
+    network = lively(UNet(features=2))
+    image = torch.rand(1, 1, 140, 140, 140, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    tensors = {name: tensor.detach().clone().requires_grad_(True) for name, tensor in network.named_parameters()}
+    found, right = network(image), published_forward(tensors, image)
+    slope = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+    found.backward(slope)
+    right.backward(slope)
+    for name, own in network.named_parameters():
+        expected = tensors[name].grad
+        assert torch.allclose(own.grad, expected, atol=1e-4 * float(expected.abs().max())), name
