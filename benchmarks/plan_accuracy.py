@@ -13,6 +13,9 @@ labels, one in four of them object, and the best of five thresholds on the score
 `asem_core.training.settings`, `--line` a line of the recipe: what a rule is worth is seen by changing it. Prints one row, and appends it to
 FOLDER/rows.jsonl.
 
+`phantom-ORGANELLE-LOOK` learns from one box of 128^3 voxels of a phantom cell, the one with most of the organelle, and is scored on another
+cell; where a shipped network knows the organelle, its F1 there is `shipped`.
+
 `--simulate` trains nothing: it plans for the devices of a table of assumed speeds, and prints what fits their memory and fills the time.
 """
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -40,7 +44,9 @@ from asem_core.catalog import load_catalog
 from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume, write_known
 from asem_core.evaluation.scores import Scores, exclusion_of, score
-from asem_core.prediction.trained import load_trained
+from asem_core.prediction.trained import Trained, load_trained
+from asem_core.pretrained import registry
+from asem_core.recipe import build
 from asem_core.stages.annotated import Annotated
 from asem_core.stages.inputs import open_images_of
 from asem_core.stages.plan import PlanOptions, plan
@@ -49,6 +55,7 @@ from asem_core.stages.train import read_training_recipe, train
 from asem_core.training import settings
 from asem_core.volume import Box, Labels, Spec, Volume
 from asem_preprocessors.exclusion_zone import ExclusionZone
+from asem_sources.phantom import Phantom
 
 QUIET = Run(progress=False)
 
@@ -70,7 +77,8 @@ class Case:
     voxel_size_nm: tuple[float, float, float]
     learnt: Sequence[Part]
     scored: Part
-    zone_vx: tuple[int, int]
+    zone_vx: tuple[float, float]
+    shipped: str | None = None  # a network of the registry to compare with
 
     @property
     def flat(self) -> bool:
@@ -106,7 +114,8 @@ def three_boxes(seed: int) -> Callable[[Part], Sequence[Box]]:
     """Draw three boxes of 48^3 apart from each other, each with some object."""
 
     def draw(part: Part) -> Sequence[Box]:
-        rng, found = np.random.default_rng(seed), []
+        rng = np.random.default_rng(seed)
+        found: list[Box] = []
         (whole,) = part.boxes
         while len(found) < 3:
             begin = [int(rng.integers(b, e - 48)) for b, e in zip(whole.begin, whole.end, strict=True)]
@@ -140,6 +149,37 @@ def hela() -> Case:
     return Case("mitochondria", (50, 10, 10), [plane(1), plane(30)], plane(60), (2, 2))
 
 
+PHANTOMS: dict[str, dict[str, Any]] = {
+    "mitochondria": {"scene": "corner", "size_nm": (1400, 2400, 2400), "mitochondria_fraction": 0.15},
+    "clathrin-coats": {
+        "scene": "membrane", "size_nm": (1400, 1000, 2400), "trace_nm": 10,
+        "pits_per_um2": 8, "caveolae_per_um2": 4, "vesicles_per_um3": 4,
+    },
+    "nuclear-pores": {"scene": "nucleus", "size_nm": (1400, 2400, 2400), "trace_nm": 10},
+    "endoplasmic-reticulum": {"scene": "cytoplasm", "size_nm": (1400, 2400, 2400)},
+    "golgi": {"scene": "cytoplasm", "size_nm": (1400, 2400, 2400), "golgi_per_um3": 1.0},
+}  # fmt: skip
+TRUTH = {"nuclear-pores": "pore-channels"}
+LOOKS = {"cf": (1, 101), "hpfs": (2, 102)}
+"""Seeds of the cell that is learnt from, and of the one that is scored."""
+
+
+def phantom(organelle: str, look: str) -> Case:
+    def drawn(seed: int) -> Part:
+        source = Phantom(seed=seed, look=look, inverted=False, voxel_size_nm=10.0, **PHANTOMS[organelle])  # type: ignore[arg-type]
+        labels = (source.open(f"labels/{TRUTH.get(organelle, organelle)}").read() > 0).astype(np.uint8)
+        return Part(source.open().read(), labels, [Box.of_shape(labels.shape)])
+
+    learnt, scored = (drawn(seed) for seed in LOOKS[look])
+    edge = [min(128, n) for n in learnt.labels.shape]
+    places = itertools.product(*(range(0, n - e + 1, 4) for n, e in zip(learnt.labels.shape, edge, strict=True)))
+    boxes = [Box.of_shape(edge).shift(at) for at in places]
+    learnt = attrs.evolve(learnt, boxes=[max(boxes, key=lambda b: int(learnt.labels[b.slices].sum()))])
+    zone = build(load_catalog().get("model", organelle), {}, organelle).exclusion_zone()
+    shipped = f"{organelle}-phantom" if f"{organelle}-phantom" in registry().names() else None
+    return Case(organelle, (10, 10, 10), [learnt], scored, (zone.dilate_nm / 10, zone.erode_nm / 10), shipped)
+
+
 CASES: dict[str, Callable[[int], Case]] = {
     "fib25": lambda _: fib25(lambda part: part.boxes),
     "fib25-8": lambda _: fib25(lambda _: [Box((50, 0, 0), (58, 250, 250))]),
@@ -148,6 +188,11 @@ CASES: dict[str, Callable[[int], Case]] = {
     "vnc": lambda _: vnc([Box((0, 0, 0), (11, 1024, 1024))]),
     "vnc-box": lambda _: vnc([Box((2, 300, 300), (8, 700, 700))]),
     "hela": lambda _: hela(),
+    **{
+        f"phantom-{organelle}-{look}": lambda _, organelle=organelle, look=look: phantom(organelle, look)  # type: ignore[misc]
+        for organelle in PHANTOMS
+        for look in LOOKS
+    },
 }
 
 
@@ -275,15 +320,9 @@ def learn(case: Case, folder: Path, budget: float, seed: int, lines: Sequence[st
     recipe = read_training_recipe(recipe_path, catalog)
     run = train(recipe, catalog, folder / "run", progress=False, device="cpu")
     spent = time.process_time() - begun
-    scored = folder / "scored.zarr"
-    box = case.scored.boxes[0]
-    write(case.scored.image, scored / "raw", case.voxel_size_nm)
+    write(case.scored.image, folder / "scored.zarr" / "raw", case.voxel_size_nm)
     trained = load_trained(catalog, None, run.path)
-    text = ",".join(f"{b}:{e}" for b, e in zip(box.begin, box.end, strict=True))
-    how = PredictOptions(resample=True, device="cpu")
-    found = predict_image(trained, open_images_of(catalog, str(scored)), scored / "p", QUIET, how, catalog, box=text)
-    threshold = float(trained.model.threshold)  # type: ignore[union-attr]
-    counts = compare(case, found.maps[""])
+    threshold, counts = predicted(case, trained, folder / "scored.zarr", "p")
     watched = run.read_metrics("validate")
     options_ = recipe.options
     return {
@@ -305,7 +344,24 @@ def learn(case: Case, folder: Path, budget: float, seed: int, lines: Sequence[st
         "f1_at_half": round(counts.at(0.5).f1, 4),
         "f1_best": round(counts.at(counts.best()).f1, 4),
         "best": round(counts.best(), 2),
-    }
+    } | against(case, folder / "scored.zarr")
+
+
+def predicted(case: Case, trained: Trained, cell: Path, layer: str) -> tuple[float, Scores]:
+    """Predict what is scored; the network's threshold, and the scores at each."""
+    box, catalog = case.scored.boxes[0], load_catalog()
+    text = ",".join(f"{b}:{e}" for b, e in zip(box.begin, box.end, strict=True))
+    how = PredictOptions(resample=True, device="cpu")
+    found = predict_image(trained, open_images_of(catalog, str(cell)), cell / layer, QUIET, how, catalog, box=text)
+    return float(trained.model.threshold), compare(case, found.maps[""])  # type: ignore[union-attr]
+
+
+def against(case: Case, cell: Path) -> dict[str, Any]:
+    """Score the shipped network of the organelle at its own threshold."""
+    if case.shipped is None:
+        return {}
+    threshold, counts = predicted(case, load_trained(load_catalog(), None, case.shipped), cell, "shipped")
+    return {"shipped": round(counts.at(threshold).f1, 4)}
 
 
 def lay_out(case: Case, folder: Path) -> list[Annotated]:
