@@ -155,7 +155,7 @@ def plan(
             templates,
             lambda kind: sampler_for(kind, catalog),
             cast(type[TellsTouchingApart], model).touching_options if apart else None,
-            watch=options.watch,
+            watch=given.validated if given.validation else options.watch,
             downsample=downsample,
         )
         network = templates[settings.template]

@@ -107,9 +107,11 @@ def _given(tables: Mapping[str, Any], folder: Path, where: str) -> Given:
     nested |= {("sampler", key): value for key, value in tables.get("sampler", {}).items()}
     for table in TABLES:
         nested |= {(f"train.{table}", key): value for key, value in train.pop(table, {}).items()}
-    validation = [_resolved(region, folder, where) for region in train.pop("validation", [])]
+    regions = train.pop("validation", [])
+    validation = [_resolved(region, folder, where) for region in regions]
+    validated = [box for region in regions for box in _annotated(region, folder, where).boxes]
     nested |= {("train", key): value for key, value in train.items() if key not in ("regions", "seed")}
-    return Given(nested, validation)
+    return Given(nested, validation, validated)
 
 
 def _resolved(region: Mapping[str, Any], folder: Path, where: str) -> dict[str, Any]:

@@ -8,14 +8,21 @@ from typing import Any
 import attrs
 
 from asem_core.training.settings import Setting
+from asem_core.volume import Box
 
 
 @attrs.frozen
 class Given:
-    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part."""
+    """What is not for the plan to choose: values by table and option, and regions to validate on instead of a watched part.
+
+    Attributes
+    ----------
+    validated : what is annotated in these regions, in voxels of their labels
+    """
 
     values: Mapping[tuple[str, str], Any] = attrs.field(factory=dict)
     validation: Sequence[Mapping[str, Any]] = ()
+    validated: Sequence[Box] = ()
     why: str = "as the recipe says"
 
     def behind(self, values: Mapping[tuple[str, str], Any], why: str) -> Given:

@@ -258,9 +258,9 @@ def _end_to_watch(box: Box, profiles: np.ndarray, size: float, step: Zyx, gap: Z
     return best and best[1:]
 
 
-def threshold(found: Fingerprint, split: Split) -> Setting:
+def threshold(found: Fingerprint, watched: Sequence[Box]) -> Setting:
     """Believe the watched part of the threshold where it holds enough object to tell."""
-    object_nm3 = found.foreground_fraction * sum(b.size for _, b in split.watched) * math.prod(found.voxel_size_nm)
+    object_nm3 = found.foreground_fraction * sum(b.size for b in watched) * math.prod(found.voxel_size_nm)
     balls = object_nm3 / (found.thickness_nm**2 * max(found.thickness_nm, found.voxel_size_nm[0]))
     if balls < LEAST_BALLS:
         return Setting(
@@ -390,7 +390,7 @@ def choose_settings(
     sampler: Callable[[Suited], str],
     tell_apart: TouchingOptions | None = None,
     *,
-    watch: bool = True,
+    watch: bool | Sequence[Box] = True,
     downsample: Sequence[int] | None = None,
 ) -> Settings:
     """Apply the rules.
@@ -401,7 +401,7 @@ def choose_settings(
     network : a model's options for each template (see `abilities.OffersTemplates`); empty where it offers none
     sampler : names the one that suits a template
     tell_apart : a model's options to learn where objects touch (see `abilities.TellsTouchingApart`); None where it has none
-    watch : whether a part is set aside to watch
+    watch : whether a part is set aside to watch; or boxes that are watched anyway, of other annotations
     downsample : instead of what the rule gives
     """
     most_nm = BETWEEN_NM if touching(found, "isotropic", tell_apart) else math.inf
@@ -413,16 +413,17 @@ def choose_settings(
     few = found.num_annotated_vx / math.prod(factor) < FEW_LABELS_VX
     thick_vx = [max(1, round(found.thickness_nm / s)) for s in found.voxel_size_nm]
     split = watched_part(boxes, profiles, factor, as_zyx([0 if template == "planes" else thick_vx[0], *thick_vx[1:]]))
-    if not watch:
+    if watch is not True:
         split = Split(list(enumerate(boxes)), [], "everything is used for training")
-    watched, apart = bool(split.watched), touching(found, template, tell_apart)
+    watched = list(watch) if isinstance(watch, Sequence) else [b for _, b in split.watched]
+    apart = touching(found, template, tell_apart)
     lines = [first]
     lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")
               for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
     lines += [
         Setting("train", "choose", "last", "the last steps are the smallest, and one validation part is noisier than they are"),
-        threshold(found, split),
-        Setting("train", "choose_mirrors", watched, "tried on the validation part" if watched else ""),
+        threshold(found, watched),
+        Setting("train", "choose_mirrors", bool(watched), "tried on the validation part" if watched else ""),
         Setting("train", "initialise", "he", "learns faster than PyTorch's default"),
         Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),
         Setting("train", "prepare_labels", False, "labels are used as they were drawn"),

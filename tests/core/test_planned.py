@@ -113,6 +113,7 @@ def test_a_network_a_sampler_and_held_out_parts_of_the_recipes_own_stay(project:
     tables = tomllib.loads((project / "run.plan.toml").read_text())
     assert tables["model"].pop("smallest_segment_um3") > 0
     assert tables["model"].pop("threshold") == 0.6, "even odds"
+    assert tables["train"]["choose_mirrors"], "tried on the recipe's own validation part"
     assert tables["model"] == {"use": "mitochondria", "features": 3, "factors": [[1, 2, 2]], "kernels": [[[1, 3, 3]]]}
     assert tables["sampler"] == {"use": "uniform"}
     assert [r["box"] for r in tables["train"]["regions"]] == ["0:30,0:64,0:64"]

@@ -19,7 +19,6 @@ from asem_core.training.settings import (
     MIRRORS_COST,
     Setting,
     Settings,
-    Split,
     choose_settings,
     downsampling,
     even_odds,
@@ -132,8 +131,24 @@ def test_time_that_is_left_goes_into_finer_pixels() -> None:
 
 def test_few_objects_say_nothing_of_the_threshold() -> None:
     for size, told in ((40, False), (200, True)):
-        split = Split([], [(0, Box((0, 0, 0), (size, size, size)))], "")
-        assert threshold(found(), split).value is told
+        assert threshold(found(), [Box((0, 0, 0), (size, size, size))]).value is told
+
+
+def test_a_validation_part_of_ones_own_chooses_the_threshold_too() -> None:
+    """As one that the plan sets aside would; all other boxes are learnt from."""
+    boxes, profiles, own = (
+        [Box((0, 0, 0), (200, 200, 200))],
+        [[np.full(200, 10**4)] * 3],
+        Box((0, 0, 0), (200, 200, 90)),
+    )
+    made = choose_settings(found(), boxes, profiles, {}, lambda _: "balanced", watch=[own])
+    assert made.split.learnt == [(0, boxes[0])]
+    assert not made.split.watched
+    assert made.table()["train"]["choose_threshold"]
+    assert made.table()["train"]["choose_mirrors"]
+    without = choose_settings(found(), boxes, profiles, {}, lambda _: "balanced", watch=False).table()["train"]
+    assert not without["choose_threshold"]
+    assert not without["choose_mirrors"]
 
 
 def test_few_labels_are_varied_more() -> None:
