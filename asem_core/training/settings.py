@@ -18,7 +18,7 @@ from asem_core.interfaces import Model, Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
 
-TEMPLATES: tuple[Template, ...] = ("isotropic", "anisotropic", "planes")
+TEMPLATES: tuple[Template, ...] = ("isotropic", "strokes", "anisotropic", "planes")
 
 PIXELS_ACROSS = 3.5
 """Pixels across the thinnest tenth of the object: fewer lose its outline, more cost time and context."""
@@ -26,7 +26,16 @@ PIXELS_ACROSS = 3.5
 MOST_AVERAGED = 4
 """So many pixels become one at most: outlines are drawn one or two pixels off, and half a working pixel is not more."""
 
-BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
+BLOCKS: dict[Template, Zyx] = {
+    "isotropic": (46, 46, 46),
+    "strokes": (1, 94, 94),
+    "anisotropic": (6, 134, 134),
+    "planes": (1, 220, 220),
+}
+"""About how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
+
+Strokes lie in planes: of a block one plane thick, all that is computed lies in the plane of a stroke.
+"""
 
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
@@ -133,6 +142,8 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     if (
         found.anisotropy <= 1.5
     ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
+        if found.share_annotated < SPARSE:
+            return "strokes", f"planes are {z:g} nm apart, pixels {y:g} nm, and strokes lie in planes"
         return "isotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
     if found.plane_correlation < LEAST_CORRELATION:
         return (
@@ -140,15 +151,6 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
             f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is treated as a separate image",
         )
     return "anisotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
-
-
-def block(template: Template, found: Fingerprint) -> Zyx:
-    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
-
-    Strokes lie in planes: a flat block holds more of them for the same work.
-    """
-    z, y, x = BLOCKS[template]
-    return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
 
 def schedule(template: Template, few: bool) -> list[Setting]:

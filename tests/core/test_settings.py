@@ -80,6 +80,9 @@ def test_pixels_are_averaged_only_where_objects_stay_thick_enough() -> None:
 
 def test_templates_follow_the_planes() -> None:
     assert layout(found(), (1, 1, 1))[0] == "isotropic"
+    assert layout(found(share_annotated=0.1), (1, 1, 1))[0] == "strokes"
+    factors = load_catalog().get("model", "mitochondria").network_options("strokes")["factors"]
+    assert all(z == 1 for z, _, _ in factors), "of a plane of strokes, few planes around it are read"
     assert layout(found(voxel_size_nm=(30, 6, 6)), (1, 4, 4))[0] == "anisotropic"
     assert layout(found(voxel_size_nm=(100, 10, 10), plane_correlation=0.2), (1, 2, 2))[0] == "planes"
     assert layout(found(planes_together=1), (1, 1, 1))[0] == "planes"
