@@ -28,7 +28,7 @@ MOST_AVERAGED = 4
 
 BLOCKS: dict[Template, Zyx] = {
     "isotropic": (46, 46, 46),
-    "strokes": (1, 94, 94),
+    "strokes": (1, 46, 46),
     "anisotropic": (6, 134, 134),
     "planes": (1, 220, 220),
 }
@@ -48,6 +48,9 @@ LEAST_WATCHED = 8
 
 SPARSE = 0.2
 """Where less of the boxes is annotated, these are strokes: how thick objects are is not seen, and most blocks hold none."""
+
+STROKES_AT_ONCE = 4
+"""Blocks around strokes that are learnt from at once: one by one, the network follows the class of the last."""
 
 LEAST_TOUCHING = 3
 """Pairs of objects that touch: fewer do not teach a network to tell objects apart."""
@@ -172,9 +175,12 @@ def schedule(template: Template, few: bool) -> list[Setting]:
 
 def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting]:
     """Vary blocks the more, the less is known of what a new plane or cell looks like."""
-    strong = few or template != "isotropic"
+    strokes = template == "strokes"
+    strong = not strokes and (few or template != "isotropic")
     why = (
-        "few labels: unseen blocks may look different"
+        "strokes are of the cell that is predicted: unseen blocks look like these"
+        if strokes
+        else "few labels: unseen blocks may look different"
         if few
         else "planes differ in contrast and in how objects are cut"
         if strong
@@ -187,8 +193,8 @@ def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting
         "zoom": [0.75, 1.35] if strong else [1.0, 1.0],
         "noise": 0.03 if strong else 0.0,
         "blur_vx": 0.7 if strong else 0.0,
-        "elastic_jitter_vx": [0.0, 2.0, 2.0] if strong else [0.0, 0.0, 0.0],
-        "rotation_deg": [0.0, 90.0] if strong else [0.0, 0.0],
+        "elastic_jitter_vx": [0.0, 2.0, 2.0] if strong or strokes else [0.0, 0.0, 0.0],
+        "rotation_deg": [0.0, 90.0] if strong or strokes else [0.0, 0.0],
         "shift_probability": 0.02 if template == "anisotropic" else 0.0,
     }
     return [Setting("train.augment", k, v, why if i == 0 else "") for i, (k, v) in enumerate(numbers.items())]
@@ -440,6 +446,10 @@ def choose_settings(
     if apart:
         why_outlines = "objects that touch meet at their outlines"
         lines = [attrs.evolve(s, value=False, why=why_outlines) if s.key == "ignore_exclusion" else s for s in lines]
+    if template == "strokes":
+        lines.append(
+            Setting("train", "batch", STROKES_AT_ONCE, "a block holds a stroke or two, often of one class only")
+        )
     kind, why = suited_to(found, template)
     if apart:
         kind, why = "instances", "most blocks contain no two objects that touch"
