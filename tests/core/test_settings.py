@@ -19,6 +19,7 @@ from asem_core.training.settings import (
     MIRRORS_COST,
     Setting,
     Settings,
+    augmentation,
     choose_settings,
     downsampling,
     even_odds,
@@ -160,6 +161,13 @@ def test_few_labels_are_varied_more() -> None:
     many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}, lambda _: "balanced").table()["train"]
     assert few["optimizer"]["weight_decay"] > many["optimizer"]["weight_decay"]
     assert few["augment"]["gamma"] != [1.0, 1.0] == many["augment"]["gamma"]
+
+
+def test_strokes_are_turned_but_look_as_in_the_cell() -> None:
+    """What is predicted is the very cell that was painted in."""
+    lines = {line.key: line.value for line in augmentation("strokes", (1, 1, 1), few=True)}
+    assert lines["rotation_deg"] == [0.0, 90.0]
+    assert lines["zoom"] == lines["gamma"] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
