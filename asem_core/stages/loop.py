@@ -204,9 +204,10 @@ class Session:
         maps: dict[str, PredictBox] = {}
         scores: dict[str, MapScore | None] = {}
         if (classifier := self._classify(place, snapshot)) is not None:
-            maps["classifier"], scores["classifier"] = classifier, agreement(classifier, held, aside)
+            maps["classifier"] = classifier
             if ready is not None and (not before or before[-1].shown == "classifier"):
                 ready(classifier)
+            scores["classifier"] = agreement(classifier, held, aside)
         learnt = self._learn(place, snapshot, before, progress)
         last, weights = last_weights(before), learnt.weights
         stopped = learnt.stopped and f"learning diverged, {_what_is_kept(last)}: {learnt.stopped}"

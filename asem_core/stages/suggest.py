@@ -17,6 +17,9 @@ from asem_core.voxels.strokes import parts_of
 SIDE = 48
 """Edge of a place in the plane, in voxels: what is seen at once while painting."""
 
+ENDS = 8
+"""This part of the image at either end of each axis is not suggested: there maps are unsure because the image ends."""
+
 LOOKED_AT = 64
 """So many places are looked at, spread over the image: they bound the time."""
 
@@ -93,16 +96,17 @@ def rank(
 
 
 def candidates(image: Volume, seed: int) -> list[Box]:
-    """Draw places: one in each cell of a lattice over the image, at a random position; single planes of `SIDE` pixels."""
+    """Draw places: one in each cell of a lattice over the image without its ends, at a random position; single planes of `SIDE` pixels."""
     rng = np.random.default_rng(seed)
-    shape = np.array(image.shape)
-    edge = (image.box.size / LOOKED_AT) ** (1 / 3)
+    end = np.array(image.shape) // ENDS
+    shape = np.array(image.shape) - 2 * end
+    edge = (shape.prod() / LOOKED_AT) ** (1 / 3)
     counts = np.maximum(1, np.rint(shape / edge)).astype(int)
     while counts.prod() > LOOKED_AT:
         counts[int(np.argmax(counts))] -= 1
     found = []
     for place in np.ndindex(*counts):
-        low, high = shape * place // counts, shape * (np.array(place) + 1) // counts
+        low, high = end + shape * place // counts, end + shape * (np.array(place) + 1) // counts
         voxel = rng.integers(low, np.maximum(high, low + 1))
         found.append(around(image, as_zyx(voxel.tolist())))
     return found
