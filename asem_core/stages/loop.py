@@ -110,9 +110,7 @@ class Session:
         else:
             options = attrs.evolve(options, model=options.model or model_for(name, catalog))
             catalog.get("model", str(options.model))
-        lock = None
-        if to_learn:
-            lock = take_lock(folder)
+        lock = take_lock(folder) if to_learn else None
         try:
             session = cls(Path(cell), name, catalog, options, lock)
             if options.start_from is not None and not noted.exists():
@@ -218,7 +216,8 @@ class Session:
 
         if weights is not None:
             take(weights)
-            stopped = collapsed(before, scores["network"])
+            good = None if last is None else agreement(self._predictor(self.folder / last), held, aside)
+            stopped = collapsed(good, scores["network"], min(snapshot.num_strokes))
         if stopped is not None:
             weights = None if last is None else self.folder / last
             if weights is not None:
@@ -233,9 +232,8 @@ class Session:
             round(time.perf_counter() - begun, 2), stopped,
         )  # fmt: skip
         write_json(place / "round.json", attrs.asdict(made))
-        if (
-            weights is not None and weights == learnt.weights and last is not None
-        ):  # the next round goes on from this one
+        # The next round goes on from this one.
+        if last is not None and weights is not None and weights == learnt.weights:
             (self.folder / last).parents[1].joinpath("state.pt").unlink(missing_ok=True)
         self._shown = (made.number, shown, maps[shown])
         if ready is not None:

@@ -12,7 +12,7 @@ import cattrs
 import numpy as np
 
 from asem_core.run_folder import saved_whole
-from asem_core.training.snapshot import Snapshot
+from asem_core.training.snapshot import EVERY, Snapshot
 from asem_core.volume import Box, Labels, as_zyx
 
 PredictBox = Callable[[Box], np.ndarray]
@@ -95,13 +95,19 @@ def better(scores: Mapping[str, MapScore | None], maps: Sequence[str]) -> str:
 
 
 WORSE = 0.15
-"""A network that is right about so much less of what is set aside than before has gone wrong."""
+"""A network that is right about so much less of what is set aside than its last weights has gone wrong."""
 
 
-def collapsed(before: Sequence[Round], now: MapScore | None) -> str | None:
-    """Tell whether the network forgot what it knew: much worse on what is set aside than after the round before."""
-    good = before[-1].network if before else None
-    if now is None or good is None or now.right > good.right - WORSE:
+def collapsed(good: MapScore | None, now: MapScore | None, num_strokes: int) -> str | None:
+    """Tell whether the network forgot what it knew: much worse than its last `good` weights on the same strokes set aside.
+
+    Parameters
+    ----------
+    num_strokes : of the rarer class, learnt from or not. Of few, few are set aside: two standard errors of a share of these, at most
+        1 / sqrt(number), say nothing.
+    """
+    worse = max(WORSE, max(1, num_strokes // EVERY) ** -0.5)
+    if now is None or good is None or now.right > good.right - worse:
         return None
     return f"the network became worse on what is set aside ({good.right:.2f} before, {now.right:.2f} now): its last good weights are kept"
 

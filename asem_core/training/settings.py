@@ -32,10 +32,7 @@ BLOCKS: dict[Template, Zyx] = {
     "anisotropic": (6, 134, 134),
     "planes": (1, 220, 220),
 }
-"""About how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
-
-Strokes lie in planes: of a block one plane thick, all that is computed lies in the plane of a stroke.
-"""
+"""About how large a block should be: small ones fit into the cache of a processor. Strokes lie in planes, and so do their blocks."""
 
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
@@ -271,12 +268,7 @@ def threshold(found: Fingerprint, watched: Sequence[Box]) -> Setting:
     object_nm3 = found.foreground_fraction * sum(b.size for b in watched) * math.prod(found.voxel_size_nm)
     balls = object_nm3 / (found.thickness_nm**2 * max(found.thickness_nm, found.voxel_size_nm[0]))
     if balls < LEAST_BALLS:
-        return Setting(
-            "train",
-            "choose_threshold",
-            False,
-            "too little object in the validation part to choose one",
-        )
+        return Setting("train", "choose_threshold", False, "too little object in the validation part to choose one")
     return Setting("train", "choose_threshold", True, "chosen on the validation part, if that improves F1")
 
 

@@ -21,7 +21,7 @@ from asem_core.stages.annotate import Layer
 from asem_core.stages.learning import keep_learning, look_at
 from asem_core.stages.loop import Session, folder_of
 from asem_core.stages.rounds import LoopOptions
-from asem_core.training.rounds import MapScore, agreement, better
+from asem_core.training.rounds import MapScore, agreement, better, collapsed
 from asem_core.training.settings import BLOCKS
 from asem_core.training.snapshot import set_aside, take_snapshot
 from asem_core.volume import Box, Labels, Volume
@@ -80,6 +80,32 @@ def weights_of(session: Session) -> list[dict[str, np.ndarray]]:
         for r in session.rounds()
         if r.weights
     ]
+
+
+def test_a_network_is_held_against_its_last_weights_on_the_same_strokes(
+    cell: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strokes set aside since may be harder for both, which is no reason to drop a round."""
+    compared: list[tuple[MapScore | None, MapScore | None]] = []
+    monkeypatch.setattr("asem_core.stages.loop.collapsed", lambda good, now, _: compared.append((good, now)))
+    held: list[Any] = []
+    judge = agreement
+    monkeypatch.setattr(
+        "asem_core.stages.loop.agreement",
+        lambda predict, aside, parts: held.append(aside) or judge(predict, aside, parts),
+    )
+    with opened(cell, catalog) as session:
+        session.round()
+        assert compared == [(None, session.rounds()[0].network)]
+        held.clear()
+        session.round()
+    assert len(held) == 3, "classifier, network, and the last weights"
+    assert held[0] is held[1] is held[2]
+    assert compared[1][0] is not None
+    good, bad = MapScore(0.9, 0.1), MapScore(0.5, 0.2)
+    assert "became worse" in str(collapsed(good, bad, 50))
+    assert collapsed(good, bad, 20) is None, "of four strokes set aside, two may be painted wrong"
+    assert collapsed(good, MapScore(0.8, 0.1), 500) is collapsed(None, bad, 500) is None
 
 
 def test_rounds_follow_each_other(cell: Path, catalog: Catalog) -> None:
