@@ -109,6 +109,7 @@ def predict_maps(
     box: Box | None = None,
     mask: Labels | None = None,
     onto: Volume | None = None,
+    made_of: Volume | None = None,
     details: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> dict[str, Volume]:
@@ -128,6 +129,8 @@ def predict_maps(
     onto
         The image that `volume` was averaged from, by whole factors: the result has its voxels, interpolated linearly between
         those of `volume` (see `on_grid_of`).
+    made_of
+        The image that `volume` is made of where it is read: recorded instead of it; `details` say how.
     overwrite
         Replace what something else made; and what an equal run left unfinished, where `run` asks for other blocks.
     details
@@ -160,7 +163,7 @@ def predict_maps(
     seen = box if onto is None else box_covering(volume, part)  # in voxels of `volume`
     record = made_by(
         "predict",
-        inputs=[volume],
+        inputs=[made_of or volume],
         box=box,
         mask=mask,
         network=network.spec() if isinstance(network, DescribesItself) else type(network).__name__,

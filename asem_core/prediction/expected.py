@@ -212,17 +212,27 @@ def with_missing_steps(
     return volume
 
 
-def as_expected_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
-    """Do the same as `as_expected` where the result is read; nothing is stored. Voxels are averaged if those of the training were.
+def as_expected_lazily(
+    volume: Volume,
+    trained: Trained,
+    catalog: Catalog,
+    run: Run,
+    *,
+    as_is: bool = False,
+    allow_voxel_size: bool = False,
+    resampled: bool | None = None,
+) -> Volume:
+    """Do the same as `as_expected` where the result is read; nothing is stored. By default, voxels are averaged if those of the training were.
 
     Raises
     ------
     VoxelSizeMismatch, BadInput
         See `require_voxel_size` and `missing_steps`.
     """
-    seen = resample_lazily(volume, trained, catalog, run) if averages(trained) else volume
-    require_voxel_size(seen, trained)
-    for step in missing_steps(volume, trained):
+    resampled = averages(trained) if resampled is None else resampled
+    seen = resample_lazily(volume, trained, catalog, run) if resampled else volume
+    require_voxel_size(seen, trained, allow=allow_voxel_size)
+    for step in [] if as_is else missing_steps(volume, trained):
         seen = apply_lazily(_plugin_of(step, trained, catalog), seen, run)
     return seen
 

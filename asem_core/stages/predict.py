@@ -13,6 +13,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.elsewhere import recognised, require_steps, with_done
 from asem_core.cell.place import cell_of
+from asem_core.cell.provenance import steps_done
 from asem_core.cell.store import open_labels
 from asem_core.errors import BadInput, Option, VoxelSizeMismatch, as_flag
 from asem_core.heads import class_maps, maps_of, stated_by
@@ -27,6 +28,7 @@ from asem_core.prediction.expected import (
     missing_steps,
     require_voxel_size,
     warn_of_greys,
+    warn_of_other_steps,
 )
 from asem_core.prediction.trained import Trained, expected_by
 from asem_core.pretrained import registry
@@ -126,8 +128,8 @@ def predict_image(
 
     Parameters
     ----------
-    output : the layer to write, of several maps see `map_path`; images that are made for it lie in the same cell
-    box : only this part, in voxels of the image as it was given (see `Box.parse`)
+    output : the layer to write, of several maps see `map_path`; images that are made for the whole lie in the same cell
+    box : only this part, in voxels of the image as it was given (see `Box.parse`); only what it needs is prepared, and not kept
     details : what to record of the network; by default what `trained` says of itself
 
     Raises
@@ -146,20 +148,22 @@ def predict_image(
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
         mask = open_labels(options.mask)
-    image = as_expected(
-        given,
-        trained,
-        catalog,
-        cell_of(output),
-        run,
-        as_is=options.as_is,
-        allow_voxel_size=options.allow_voxel_size,
-        resampled=resampled,
-        overwrite=overwrite,
-    )
+    wishes: dict[str, bool] = {
+        "as_is": options.as_is,
+        "allow_voxel_size": options.allow_voxel_size,
+        "resampled": resampled,
+    }
+    if part is None:
+        image = as_expected(given, trained, catalog, cell_of(output), run, overwrite=overwrite, **wishes)
+    else:  # of a large image, only what a box needs is prepared
+        warn_of_other_steps(given.path, steps_done(given), trained, as_is=options.as_is)
+        image = as_expected_lazily(given, trained, catalog, run, **wishes)
     covering = None if part is None else box_covering(image, part)
     warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
     onto = given if _may_be_enlarged(trained, image, given) else None
+    noted = dict(trained.details if details is None else details)
+    if image is not given and part is not None:
+        noted["prepared"] = [list(image.voxel_size_nm), [] if options.as_is else missing_steps(given, trained)]
     made = predict_maps(
         trained.network,
         image,
@@ -169,7 +173,8 @@ def predict_image(
         box=covering if onto is None or part is None else onto.box_of(part),
         onto=onto,
         mask=None if mask is None else mask_for(image if onto is None else onto, mask, catalog, run),
-        details=trained.details if details is None else details,
+        details=noted,
+        made_of=None if part is None else given,
         overwrite=overwrite,
     )
     return Predicted(made, image if onto is None else onto, image, mask)

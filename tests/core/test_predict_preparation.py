@@ -50,11 +50,15 @@ def trained(*steps, voxel_size_nm=(5.0, 5.0, 5.0)):
 @pytest.fixture
 def cell(tmp_path):
     """A cell with a raw image of 32^3 voxels of 5 nm."""
-    spec = Spec((32, 32, 32), np.uint8, 5.0)
-    out = create_volume(tmp_path / "cell.zarr/raw", spec, block=32, made_by={"stage": "import"})
-    out.data[:] = np.random.default_rng(1).integers(0, 256, spec.shape, dtype=np.uint8)
-    finish_volume(out)
+    layer_of_noise(tmp_path / "cell.zarr/raw", seed=1)
     return tmp_path / "cell.zarr"
+
+
+def layer_of_noise(path, *, seed, overwrite=False):
+    spec = Spec((32, 32, 32), np.uint8, 5.0)
+    out = create_volume(path, spec, block=32, made_by={"stage": "import", "seed": seed}, overwrite=overwrite)
+    out.data[:] = np.random.default_rng(seed).integers(0, 256, spec.shape, dtype=np.uint8)
+    finish_volume(out)
 
 
 def step(table):
@@ -233,9 +237,35 @@ def test_a_box_is_of_the_image_given_also_when_it_is_resampled(cell, tmp_path):
     assert result.exit_code == 0, result.output
     made = open_volume(cell / "predictions/golgi/probability")
     assert (made.shape, made.voxel_size_nm, made.origin_nm) == ((15, 16, 32), (5, 5, 5), (0, 40, 0))
+    assert not (cell / "raw_downsample").exists(), "only what the box needs is averaged, where it is read"
     assert asem("predict", *words, "-o", cell / "predictions/all/probability").exit_code == 0
     whole = open_volume(cell / "predictions/all/probability")
     assert np.array_equal(made.read(), whole.read(whole.box_of(made)))
+
+
+def test_of_a_large_image_only_what_a_box_needs_is_prepared(cell, tmp_path):
+    """The same voxels as in the whole, found again, and told apart from what was predicted as it is, or of another image."""
+    table = {"model": {"use": "golgi", **OPTIONS}, "voxel_size_nm": [5, 5, 5], "preprocessing": [INVERT, CLAHE]}
+    words = (
+        cell,
+        "-w",
+        save_weights(tmp_path / "golgi.safetensors", small_unet(), table),
+        "-q",
+        "--box",
+        "3:19,8:24,:",
+    )
+    for _ in range(2):
+        result = asem("predict", *words)
+        assert result.exit_code == 0, result.output
+        assert not list(cell.glob("raw_*"))
+    made = open_volume(cell / "predictions/golgi/probability")
+    assert asem("predict", *words[:-2], "-o", cell / "predictions/all/probability").exit_code == 0
+    assert (cell / "raw_clahe").exists()
+    whole = open_volume(cell / "predictions/all/probability")
+    assert np.array_equal(made.read(), whole.read(whole.box_of(made)))
+    assert "was made differently" in asem("predict", *words, "--as-is").output
+    layer_of_noise(cell / "raw", seed=2, overwrite=True)
+    assert "was made differently" in asem("predict", *words).output
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 32), (33, 70, 35)])
