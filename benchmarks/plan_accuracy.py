@@ -360,7 +360,7 @@ def against(case: Case, cell: Path) -> dict[str, Any]:
     """Score the shipped network of the organelle at its own threshold."""
     if case.shipped is None:
         return {}
-    threshold, counts = predicted(case, load_trained(load_catalog(), None, case.shipped), cell, "shipped")
+    threshold, counts = predicted(case, load_trained(load_catalog(), case.shipped, None), cell, "shipped")
     return {"shipped": round(counts.at(threshold).f1, 4)}
 
 
