@@ -245,9 +245,8 @@ class Model(Protocol):
         """
 
 
-Template = Literal["isotropic", "strokes", "anisotropic", "planes"]
-"""Kinds of images: voxels alike along all axes; the same, of which only strokes are known; planes further apart than pixels; planes that are
-independent of each other."""
+Template = Literal["isotropic", "anisotropic", "planes"]
+"""Kinds of images: voxels alike along all axes; planes further apart than pixels; planes that are independent of each other."""
 
 Suited = Literal["isotropic", "anisotropic", "planes", "strokes", "instances"]
 """What a sampler may suit: a kind of image, labels of which only strokes are known, or objects that touch and are told apart."""

@@ -40,7 +40,6 @@ from asem_core.training.given import Given
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.settings import (
-    BLOCKS,
     ENOUGH,
     SPARSE,
     TEMPLATES,
@@ -48,6 +47,7 @@ from asem_core.training.settings import (
     Setting,
     Settings,
     Split,
+    block,
     choose_settings,
     even_odds,
     finer,
@@ -290,7 +290,7 @@ def _block(settings: Settings, model: type[Model]) -> list[Setting]:
         )
     learnt = max((box for _, box in settings.split.learnt), key=lambda b: b.size)
     most = [max(1, n // f) for n, f in zip(learnt.shape, settings.downsample, strict=True)]
-    wished = BLOCKS[settings.template]
+    wished = block(settings.template, settings.found)
     if settings.found.share_annotated >= SPARSE:  # the image around strokes is there to be seen
         wished = as_zyx([min(n, m) for n, m in zip(wished, most, strict=True)])
     fitting: Zyx = network.output_shape(network.input_shape(wished))

@@ -18,7 +18,7 @@ from asem_core.interfaces import Model, Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
 
-TEMPLATES: tuple[Template, ...] = ("isotropic", "strokes", "anisotropic", "planes")
+TEMPLATES: tuple[Template, ...] = ("isotropic", "anisotropic", "planes")
 
 PIXELS_ACROSS = 3.5
 """Pixels across the thinnest tenth of the object: fewer lose its outline, more cost time and context."""
@@ -26,13 +26,7 @@ PIXELS_ACROSS = 3.5
 MOST_AVERAGED = 4
 """So many pixels become one at most: outlines are drawn one or two pixels off, and half a working pixel is not more."""
 
-BLOCKS: dict[Template, Zyx] = {
-    "isotropic": (46, 46, 46),
-    "strokes": (1, 46, 46),
-    "anisotropic": (6, 134, 134),
-    "planes": (1, 220, 220),
-}
-"""About how large a block should be: small ones fit into the cache of a processor. Strokes lie in planes, and so do their blocks."""
+BLOCKS: dict[Template, Zyx] = {"isotropic": (46, 46, 46), "anisotropic": (6, 134, 134), "planes": (1, 220, 220)}
 
 LEAST_CORRELATION = 0.5
 """Below this, the next plane says little about this one."""
@@ -45,9 +39,6 @@ LEAST_WATCHED = 8
 
 SPARSE = 0.2
 """Where less of the boxes is annotated, these are strokes: how thick objects are is not seen, and most blocks hold none."""
-
-STROKES_AT_ONCE = 4
-"""Blocks around strokes that are learnt from at once: one by one, the network follows the class of the last."""
 
 LEAST_TOUCHING = 3
 """Pairs of objects that touch: fewer do not teach a network to tell objects apart."""
@@ -142,8 +133,6 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     if (
         found.anisotropy <= 1.5
     ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
-        if found.share_annotated < SPARSE:
-            return "strokes", f"planes are {z:g} nm apart, pixels {y:g} nm, and strokes lie in planes"
         return "isotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
     if found.plane_correlation < LEAST_CORRELATION:
         return (
@@ -151,6 +140,15 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
             f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is treated as a separate image",
         )
     return "anisotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
+
+
+def block(template: Template, found: Fingerprint) -> Zyx:
+    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
+
+    Strokes lie in planes: a flat block holds more of them for the same work.
+    """
+    z, y, x = BLOCKS[template]
+    return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
 
 def schedule(template: Template, few: bool) -> list[Setting]:
@@ -172,12 +170,9 @@ def schedule(template: Template, few: bool) -> list[Setting]:
 
 def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting]:
     """Vary blocks the more, the less is known of what a new plane or cell looks like."""
-    strokes = template == "strokes"
-    strong = not strokes and (few or template != "isotropic")
+    strong = few or template != "isotropic"
     why = (
-        "strokes are of the cell that is predicted: unseen blocks look like these"
-        if strokes
-        else "few labels: unseen blocks may look different"
+        "few labels: unseen blocks may look different"
         if few
         else "planes differ in contrast and in how objects are cut"
         if strong
@@ -190,8 +185,8 @@ def augmentation(template: Template, downsample: Zyx, few: bool) -> list[Setting
         "zoom": [0.75, 1.35] if strong else [1.0, 1.0],
         "noise": 0.03 if strong else 0.0,
         "blur_vx": 0.7 if strong else 0.0,
-        "elastic_jitter_vx": [0.0, 2.0, 2.0] if strong or strokes else [0.0, 0.0, 0.0],
-        "rotation_deg": [0.0, 90.0] if strong or strokes else [0.0, 0.0],
+        "elastic_jitter_vx": [0.0, 2.0, 2.0] if strong else [0.0, 0.0, 0.0],
+        "rotation_deg": [0.0, 90.0] if strong else [0.0, 0.0],
         "shift_probability": 0.02 if template == "anisotropic" else 0.0,
     }
     return [Setting("train.augment", k, v, why if i == 0 else "") for i, (k, v) in enumerate(numbers.items())]
@@ -438,10 +433,6 @@ def choose_settings(
     if apart:
         why_outlines = "objects that touch meet at their outlines"
         lines = [attrs.evolve(s, value=False, why=why_outlines) if s.key == "ignore_exclusion" else s for s in lines]
-    if template == "strokes":
-        lines.append(
-            Setting("train", "batch", STROKES_AT_ONCE, "a block holds a stroke or two, often of one class only")
-        )
     kind, why = suited_to(found, template)
     if apart:
         kind, why = "instances", "most blocks contain no two objects that touch"

@@ -110,10 +110,6 @@ class Organelle(Model, OffersTemplates, TellsTouchingApart):
         across, flat, deep = (1, 2, 2), (1, 3, 3), (3, 3, 3)
         if template == "isotropic":
             return {"features": features, "factors": [[2, 2, 2]] * 2, "kernels": [[deep], [deep, deep], [deep, deep]]}
-        if (
-            template == "strokes"
-        ):  # blocks are one plane thick: not halved along z, the network needs few planes around it
-            return {"features": features, "factors": [across] * 2, "kernels": [[flat], [deep, deep], [deep, deep]]}
         last = deep if template == "anisotropic" else flat
         return {"features": features, "factors": [across] * 3, "kernels": [[flat], [flat] * 2, [flat] * 2, [last] * 2]}
 

@@ -27,7 +27,6 @@ def make_small() -> None:
 
     narrow = {"features": 2, "factors": [[2, 2, 2]], "kernels": [[[3, 3, 3]], [[3, 3, 3]]]}
     BLOCKS["isotropic"] = (12, 12, 12)
-    BLOCKS["strokes"] = (1, 24, 24)
     loop.NUM_MEASURED, rounds.LONG = 2, 2
     Organelle.network_options = classmethod(lambda *_, **__: narrow)  # type: ignore[method-assign, assignment]
 

@@ -42,7 +42,6 @@ def _narrow(_cls: type, _template: str, width: int = 1) -> dict[str, object]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny network: what is tested is not how well it learns."""
     monkeypatch.setitem(BLOCKS, "isotropic", (12, 12, 12))
-    monkeypatch.setitem(BLOCKS, "strokes", (1, 24, 24))
     monkeypatch.setattr("asem_core.training.loop.NUM_MEASURED", 2)
     monkeypatch.setattr("asem_models._organelle.Organelle.network_options", _narrow)
 

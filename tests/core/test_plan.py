@@ -307,8 +307,6 @@ def test_strokes_are_learnt_from(tmp_path: Path) -> None:
     tables = made.settings.table()
     assert tables["train"]["downsample"] == [1, 1, 1]
     assert tables["sampler"]["use"] == "annotated"
-    assert tables["train"]["block"][0] <= 2, "a stroke lies in a plane"
-    assert tables["train"]["batch"] == 4
     (tmp_path / "r.toml").write_text(made.text)
     run = train(read_training_recipe(tmp_path / "r.toml", catalog), catalog, tmp_path / "run", progress=False)
     assert any(line["loss"] > 0 for line in run.read_metrics("train"))

@@ -19,7 +19,6 @@ from asem_core.training.settings import (
     MIRRORS_COST,
     Setting,
     Settings,
-    augmentation,
     choose_settings,
     downsampling,
     even_odds,
@@ -81,9 +80,6 @@ def test_pixels_are_averaged_only_where_objects_stay_thick_enough() -> None:
 
 def test_templates_follow_the_planes() -> None:
     assert layout(found(), (1, 1, 1))[0] == "isotropic"
-    assert layout(found(share_annotated=0.1), (1, 1, 1))[0] == "strokes"
-    factors = load_catalog().get("model", "mitochondria").network_options("strokes")["factors"]
-    assert all(z == 1 for z, _, _ in factors), "of a plane of strokes, few planes around it are read"
     assert layout(found(voxel_size_nm=(30, 6, 6)), (1, 4, 4))[0] == "anisotropic"
     assert layout(found(voxel_size_nm=(100, 10, 10), plane_correlation=0.2), (1, 2, 2))[0] == "planes"
     assert layout(found(planes_together=1), (1, 1, 1))[0] == "planes"
@@ -161,13 +157,6 @@ def test_few_labels_are_varied_more() -> None:
     many = choose_settings(found(num_annotated_vx=10**8), boxes, profiles, {}, lambda _: "balanced").table()["train"]
     assert few["optimizer"]["weight_decay"] > many["optimizer"]["weight_decay"]
     assert few["augment"]["gamma"] != [1.0, 1.0] == many["augment"]["gamma"]
-
-
-def test_strokes_are_turned_but_look_as_in_the_cell() -> None:
-    """What is predicted is the very cell that was painted in."""
-    lines = {line.key: line.value for line in augmentation("strokes", (1, 1, 1), few=True)}
-    assert lines["rotation_deg"] == [0.0, 90.0]
-    assert lines["zoom"] == lines["gamma"] == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(

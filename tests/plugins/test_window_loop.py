@@ -59,7 +59,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny network: what is tested is not how well it learns."""
     narrow = {"features": 2, "factors": [[2, 2, 2]], "kernels": [[[3, 3, 3]], [[3, 3, 3]]]}
     monkeypatch.setitem(BLOCKS, "isotropic", (12, 12, 12))
-    monkeypatch.setitem(BLOCKS, "strokes", (1, 24, 24))
     monkeypatch.setattr("asem_core.training.loop.NUM_MEASURED", 2)
     monkeypatch.setattr("asem_core.stages.suggest.LOOKED_AT", 4)
     monkeypatch.setattr("asem_models._organelle.Organelle.network_options", classmethod(lambda *_: narrow))
