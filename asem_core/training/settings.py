@@ -55,6 +55,9 @@ CHECKPOINT_COST = 12
 ENOUGH = 6000
 """Where there is time for so many iterations of a wider network, or of more blocks each, that is the better use of it."""
 
+MOST_OFTEN = 400
+"""So often a voxel is learnt from at most: few labels, seen oftener, are learnt by heart."""
+
 MIRRORS_COST = 20
 """Iterations that trying mirrors takes the time of: the watched blocks are predicted eight times once more."""
 
@@ -315,7 +318,7 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
     """Use the time there is, but pass no voxel more often than there is something to learn from it."""
     fitting = max(20, int(seconds / seconds_each))
     by_time = max(20, fitting - num_checkpoints(fitting) * CHECKPOINT_COST - MIRRORS_COST)
-    by_labels = max(600, 250 * annotated_vx // block_vx)
+    by_labels = max(600, MOST_OFTEN * annotated_vx // block_vx)
     if by_time <= by_labels:
         return Length(
             by_time,
@@ -323,7 +326,7 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
         )
     return Length(
         by_labels,
-        f"each annotated voxel is then seen 250 times; more would memorise the labels ({seconds_each:.2f} s each here)",
+        f"each annotated voxel is then seen {MOST_OFTEN} times; more would memorise the labels ({seconds_each:.2f} s each here)",
         time_is_left=True,
     )
 

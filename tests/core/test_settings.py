@@ -115,7 +115,7 @@ def test_time_is_used_unless_labels_are_few() -> None:
         "validation takes its part of the time"
     )
     length = iterations(1e6, 0.5, 10**6, 10**5)
-    assert length.iterations == 2500
+    assert length.iterations == 4000
     assert length.time_is_left
     assert "would memorise the labels" in length.why
 
