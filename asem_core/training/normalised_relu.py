@@ -39,12 +39,13 @@ class NormalisedReLU(nn.BatchNorm3d):
 
 
 def _fits(maps: torch.Tensor) -> bool:
-    """Tell whether maps are real ones in the memory of the CPU, with the channels last."""
+    """Tell whether maps are real ones in the memory of the CPU, with the channels last and more than one value each (torch refuses one)."""
     return (
         type(maps) is torch.Tensor
         and maps.device.type == "cpu"
         and maps.dtype in (torch.float32, torch.bfloat16)
         and maps.is_contiguous(memory_format=LAYOUT)
+        and maps.numel() > maps.shape[1]
         and not torch.compiler.is_compiling()
     )
 

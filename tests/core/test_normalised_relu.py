@@ -79,3 +79,10 @@ def test_memory_is_kept_within_the_context_only(monkeypatch):
         with freed_memory_kept():
             kept = torch.zeros(1 << 22)
         assert float((kept + 1).sum()) == 1 << 22
+
+
+def test_a_single_value_a_map_is_refused_as_by_torch():
+    """Normalised by itself it would be 0, whatever the image: nothing above it could learn."""
+    one = torch.randn(1, 4, 1, 1, 1).to(memory_format=torch.channels_last_3d)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        NormalisedReLU(4).train()(one)
