@@ -62,7 +62,8 @@ class _NormalisedReLU(torch.autograd.Function):
         # Sums of what is left of the first voxel are exact where maps are far from 0.
         centre = maps.detach()[0, :, 0, 0, 0].float().numpy()
         first, second = _sums(lambda first, sums: add_up(flat, shift, _wide(centre), first, sums), flat, channels) / num
-        mean, variance = centre + first, np.maximum(second - first**2, 0)
+        with np.errstate(invalid="ignore"):  # of maps that are no numbers, as torch's: the loss tells
+            mean, variance = centre + first, np.maximum(second - first**2, 0)
         factor = weight.detach().numpy() / np.sqrt(variance + eps)
         offset = bias.detach().numpy() - mean * factor
         result = torch.empty_like(maps, memory_format=LAYOUT)
