@@ -309,7 +309,7 @@ class TestCommands:
         for use in ("watershed", "graph-cut"):
             code, output = asem(
                 "annotate", "cut", cell, "--seeds", tmp_path / "seeds.npy", "--box", "4:36,5:40,6:44", "--use", use,
-                "-o", use if use == "watershed" else f"labels/{use}", "--json",
+                "-o", use if use == "watershed" else f"labels/{use}", "--json", "--quiet",
             )  # fmt: skip
             assert code == 0, output
             assert json.loads(output)["object_vx"] == open_volume(cell / f"labels/{use}").read().sum() > 0
