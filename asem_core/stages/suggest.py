@@ -18,7 +18,7 @@ SIDE = 48
 """Edge of a place in the plane, in voxels: what is seen at once while painting."""
 
 ENDS = 8
-"""This part of the image at either end of each axis is not suggested: there maps are unsure because the image ends."""
+"""An eighth of the image at either end of each axis, but no more than a place is wide, is not suggested: there maps are unsure because the image ends."""
 
 LOOKED_AT = 64
 """So many places are looked at, spread over the image: they bound the time."""
@@ -98,7 +98,7 @@ def rank(
 def candidates(image: Volume, seed: int) -> list[Box]:
     """Draw places: one in each cell of a lattice over the image without its ends, at a random position; single planes of `SIDE` pixels."""
     rng = np.random.default_rng(seed)
-    end = np.array(image.shape) // ENDS
+    end = np.minimum(np.array(image.shape) // ENDS, SIDE)
     shape = np.array(image.shape) - 2 * end
     edge = (shape.prod() / LOOKED_AT) ** (1 / 3)
     counts = np.maximum(1, np.rint(shape / edge)).astype(int)

@@ -36,6 +36,17 @@ def image(corner: bool = True) -> Volume:
     return Volume(np.clip(values, 0, 255).astype(np.uint8), 5.0)
 
 
+def test_only_the_ends_of_an_image_are_left_out() -> None:
+    """An eighth of a small axis; of a long one no more than a place is wide; nothing of a few planes."""
+    places = candidates(Volume(np.broadcast_to(np.uint8(0), (3, 160, 4000)), 10.0), seed=0)
+    middles = np.array([[(b + e) / 2 for b, e in zip(p.begin, p.end, strict=True)] for p in places])
+    assert set(middles[:, 0]) <= {0.5, 1.5, 2.5}
+    assert middles[:, 1].min() >= 20
+    assert middles[:, 1].max() <= 140
+    assert 48 <= middles[:, 2].min() < 300
+    assert 3700 < middles[:, 2].max() <= 4000 - 48
+
+
 def test_places_are_spread_over_the_image() -> None:
     """One in each cell of a lattice, of about equal edges; at any place in it, and inside."""
     found = candidates(image(), 0)
