@@ -18,20 +18,32 @@ CHUNK = 64
 
 
 @numba.njit(cache=True, nogil=True)
+def _widen(values, shift, bits):  # type: ignore[no-untyped-def]
+    """Read values as the bits of float32."""
+    for k in range(len(values)):
+        bits[k] = np.uint32(values[k]) << shift
+
+
+@numba.njit(cache=True, nogil=True)
+def _narrow(bits, shift, result):  # type: ignore[no-untyped-def]
+    """Write the bits of float32; as bfloat16, rounded to nearest, ties to even."""
+    odd, half = (np.uint32(1), np.uint32(0x7FFF)) if shift else (np.uint32(0), np.uint32(0))
+    for k in range(len(result)):
+        result[k] = np.uint32(bits[k] + half + np.uint32((bits[k] >> shift) & odd)) >> shift
+
+
+@numba.njit(cache=True, nogil=True)
 def add_up(values, shift, centre, first, sums):  # type: ignore[no-untyped-def]
-    """Sum `values - centre`, and its square, into `sums`, float32 (chunks, 2, lanes), of the chunks from `first` on."""
+    """Sum `values - centre`, and its square, into `sums`, zeros of float32 (chunks, 2, lanes), of the chunks from `first` on."""
     lanes = len(centre)
     row = np.empty(lanes, np.float32)
     bits = row.view(np.uint32)
     for chunk in range(len(sums)):
         begin = (first + chunk) * CHUNK * lanes
         one, two = sums[chunk, 0], sums[chunk, 1]
-        one[:] = 0
-        two[:] = 0
         for at in range(begin, min(begin + CHUNK * lanes, len(values)), lanes):
             some = values[at : at + lanes]
-            for k in range(len(some)):
-                bits[k] = np.uint32(some[k]) << shift
+            _widen(some, shift, bits)
             for k in range(len(some)):
                 value = row[k] - centre[k]
                 one[k] += value
@@ -44,15 +56,12 @@ def scale(values, shift, factor, offset, result):  # type: ignore[no-untyped-def
     lanes = len(factor)
     row = np.empty(lanes, np.float32)
     bits = row.view(np.uint32)
-    odd, half = _to_round(shift)
     for at in range(0, len(values), lanes):
         some, made = values[at : at + lanes], result[at : at + lanes]
-        for k in range(len(some)):
-            bits[k] = np.uint32(some[k]) << shift
+        _widen(some, shift, bits)
         for k in range(len(some)):
             row[k] = max(row[k] * factor[k] + offset[k], np.float32(0))
-        for k in range(len(some)):
-            made[k] = np.uint32(bits[k] + half + np.uint32((bits[k] >> shift) & odd)) >> shift
+        _narrow(bits, shift, made)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -64,13 +73,10 @@ def add_up_gradient(values, gradient, shift, factor, offset, centre, first, sums
     for chunk in range(len(sums)):
         begin = (first + chunk) * CHUNK * lanes
         one, two = sums[chunk, 0], sums[chunk, 1]
-        one[:] = 0
-        two[:] = 0
         for at in range(begin, min(begin + CHUNK * lanes, len(values)), lanes):
             some, slopes = values[at : at + lanes], gradient[at : at + lanes]
-            for k in range(len(some)):
-                bits[k] = np.uint32(some[k]) << shift
-                slope_bits[k] = np.uint32(slopes[k]) << shift
+            _widen(some, shift, bits)
+            _widen(slopes, shift, slope_bits)
             for k in range(len(some)):
                 passed = slope[k] if row[k] * factor[k] + offset[k] > 0 else np.float32(0)
                 one[k] += passed
@@ -83,20 +89,11 @@ def scale_gradient(values, gradient, shift, factor, offset, by_value, constant, 
     lanes = len(factor)
     row, slope = np.empty(lanes, np.float32), np.empty(lanes, np.float32)
     bits, slope_bits = row.view(np.uint32), slope.view(np.uint32)
-    odd, half = _to_round(shift)
     for at in range(0, len(values), lanes):
         some, slopes, made = values[at : at + lanes], gradient[at : at + lanes], result[at : at + lanes]
-        for k in range(len(some)):
-            bits[k] = np.uint32(some[k]) << shift
-            slope_bits[k] = np.uint32(slopes[k]) << shift
+        _widen(some, shift, bits)
+        _widen(slopes, shift, slope_bits)
         for k in range(len(some)):
             passed = slope[k] if row[k] * factor[k] + offset[k] > 0 else np.float32(0)
             row[k] = passed * factor[k] + (row[k] * by_value[k] + constant[k])
-        for k in range(len(some)):
-            made[k] = np.uint32(bits[k] + half + np.uint32((bits[k] >> shift) & odd)) >> shift
-
-
-@numba.njit(cache=True, nogil=True)
-def _to_round(shift):  # type: ignore[no-untyped-def]
-    """What is added to the bits of a float32 so that cutting it to bfloat16 rounds to nearest, ties to even; nothing for float32."""
-    return (np.uint32(1), np.uint32(0x7FFF)) if shift else (np.uint32(0), np.uint32(0))
+        _narrow(bits, shift, made)

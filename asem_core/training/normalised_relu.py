@@ -121,7 +121,7 @@ def _sums(work: Callable[[int, np.ndarray], None], flat: np.ndarray, channels: i
     from asem_core.training._normalise_kernels import CHUNK
 
     repeats = _repeats(channels)
-    sums = np.empty((-(-len(flat) // (CHUNK * repeats * channels)), 2, repeats * channels), np.float32)
+    sums = np.zeros((-(-len(flat) // (CHUNK * repeats * channels)), 2, repeats * channels), np.float32)
     _share(lambda begin, end: work(begin, sums[begin:end]), len(sums), 1)
     added: np.ndarray = sums.sum(0, dtype=np.float64).reshape(2, repeats, channels).sum(1)
     return added
