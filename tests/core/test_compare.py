@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from asem_core.report import Section, write_report
 from asem_core.stages.compare import compare, holm, p_value
 
 
-def report(folder: Path, volumes: np.ndarray, analysis: str = "morphometry") -> Path:
+def report(folder: Path, volumes: np.ndarray, analysis: str = "morphometry", *, measure: str = "volume_um3") -> Path:
     table = {
         "object_id": Column(np.arange(1, len(volumes) + 1), "id"),
-        "volume_um3": Column(volumes, "volume"),
+        measure: Column(volumes, "what is measured"),
         "touches_border": Column(np.arange(len(volumes)) == 0, "border"),
     }
     made_by = {"stage": "analyze", "step": {"name": analysis, "options": {}}}
@@ -77,6 +78,14 @@ def test_mistakes_are_explained(cells: list[tuple[str, Path]], tmp_path: Path) -
     other = report(tmp_path / "pores", np.ones(3), "nuclear-pores")
     with pytest.raises(BadInput, match="different analyses"):
         compare([cells[0], ("a", other)], tmp_path / "out")
+    unlike = report(tmp_path / "unlike", np.ones(3), measure="length_nm")
+    with pytest.raises(
+        BadInput, match="have no measure in common. The first has: object_id, volume_um3, touches_border"
+    ):
+        compare([cells[0], ("a", unlike)], tmp_path / "out")
+    shutil.rmtree(unlike / "tables")
+    with pytest.raises(BadInput, match="is a report without tables"):
+        compare([cells[0], ("a", unlike)], tmp_path / "out")
     with pytest.raises(BadInput, match="has no table 'x'. Its tables: objects"):
         compare([cells[0]], tmp_path / "out", table="x")
 

@@ -23,6 +23,7 @@ from asem_core.blocks import Run
 from asem_core.errors import BadInput, UnknownName
 from asem_core.stages.import_ import import_volume
 from asem_core.volume import Box
+from asem_sources.amira import AmiraMesh
 
 QUIET = Run(progress=False)
 SIGNED = IMAGE.astype(np.int16) - 100
@@ -252,6 +253,33 @@ def test_packed_amira(tmp_path: Path, packing: str) -> None:
         choose(other).open().read()
     with pytest.raises(BadInput, match="the bounding box in the file gives 8, 5, 4 without a unit"):
         choose(foreign.write_amira(tmp_path, labels, packing, unit="")).open()
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "sentence"),
+    [
+        ("# AmiraMesh", "# HyperMesh", r"is not an AmiraMesh file: its first line is not '# AmiraMesh'\. Is it of another"),
+        ("define Lattice", "define Points", r"holds no lattice of voxels \(a surface or a field of another kind\)"),
+        ("{ byte Data", "{ complex Data", "holds values of type 'complex'; an image holds byte, "),
+        ("{ byte Data", "{ byte[3] Data", "holds 3 values for each voxel of 'Data'; a volume has one"),
+        ("@1(HxByteRLE", "@1(HxRunes", "is packed by 'HxRunes', which is not known. Save it unpacked in Amira"),
+        ("follows\n@1", "follows\n@2", "is truncated: its data section @1 is missing. Copy it again"),
+        ("define Lattice 48", "define Lattice 96", "is damaged or truncated: 84,480 of 168,960 bytes are there. Copy it again"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_amira_file(tmp_path: Path, part: str, other: str, sentence: str) -> None:
+    """One word of the header is another."""
+    path = foreign.write_amira(tmp_path, packing="HxByteRLE")
+    data = path.read_bytes()
+    assert data.count(part.encode()) == 1
+    path.write_bytes(data.replace(part.encode(), other.encode()))
+    with pytest.raises(BadInput, match=sentence):
+        AmiraMesh(str(path)).open().read()
+
+
+def test_a_lattice_that_an_amira_file_has_not(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"has no lattice 'Labels'\. Its lattices: Data\."):
+        AmiraMesh(str(foreign.write_amira(tmp_path))).open("Labels")
 
 
 def test_channels_of_imaris(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from published import BEGIN, SCALE, cell_and_truth, upload, write_cosem, write_crop, write_openorganelle
 
 from asem_core.blocks import Run
+from asem_core.catalog import load_catalog
 from asem_core.cell.record import Record
 from asem_core.cell.store import open_labels, open_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName
-from asem_core.volume import Box
+from asem_core.volume import Box, Labels, Volume
 from asem_registry.containers import Container
-from asem_registry.crops import COSEM_IDS, read_crop
+from asem_registry.crops import COSEM_IDS, at_voxels_of, read_crop
 from asem_registry.datasets import NotReachable, find_data_set, outline, plan_crop, pull_crop
 
 QUIET = Run(progress=False)
@@ -162,6 +163,13 @@ def test_image_and_labels_that_do_not_match(reach, tmp_path):
     zarr.open_array(str(other)).attrs.update(resolution=list(SCALE))
     with pytest.raises(BadInput, match="lies outside of the image"):
         plan_crop(find_data_set(str(where)), crop, {"mito": "mito"}, str(other), 0, reach)
+    mask = zarr.create_array(str(where / crop / "masks/mito/s1"), shape=(1, 1, 1), dtype="uint8", zarr_format=2)
+    mask.attrs.update(resolution=list(SCALE))
+    with pytest.raises(BadInput, match=r"masks/mito/s1 has the shape \[1, 1, 1\], but its labels \[4, 12, 16\]"):
+        plan_crop(find_data_set(str(where)), crop, {"mito": "mito"}, None, 0, reach).labels["mito"].open()
+    tiny = Labels(np.ones((1, 1, 1), np.uint8), 4.0, path="tiny")
+    with pytest.raises(BadInput, match="tiny is smaller than one voxel of image"):
+        at_voxels_of(Volume(np.zeros((9, 9, 9)), 8.0, path="image"), tiny, (2, 2, 2), load_catalog())
     alone = tmp_path / "g.zarr"
     write_crop(zarr.open_group(str(alone), mode="w", zarr_format=2).create_group("crop1"), ids)
     with pytest.raises(BadInput, match="holds no image .*image=ADDRESS"):

@@ -128,6 +128,38 @@ def test_a_damaged_block_is_named(tmp_path, image):
         N5(str(tmp_path / "a.n5")).open("x").read()
 
 
+@pytest.mark.parametrize(
+    ("compression", "at", "other", "sentence"),
+    [
+        ("raw", 0, b"\0\1", "has mode 1 and 3 axes; images have mode 0 and, here, 3 axes"),
+        ("raw", 2, b"\0\2", "has mode 0 and 2 axes; images have mode 0 and, here, 3 axes"),
+        ("lz4", 16, b"LZ5", r"is damaged \(not an LZ4 block stream\)\. Copy it again"),
+    ],
+)
+def test_what_is_wrong_with_a_block(tmp_path, image, compression, at, other, sentence):
+    """Some bytes of it are others."""
+    block = write_n5(tmp_path / "a.n5" / "x", image, compression=compression, resolution=[1, 1, 1]) / "1" / "0" / "2"
+    data = block.read_bytes()
+    block.write_bytes(data[:at] + other + data[at + len(other) :])
+    with pytest.raises(BadInput, match=f"block .*1/0/2 {sentence}"):
+        N5(str(tmp_path / "a.n5")).open("x").read()
+
+
+def test_a_block_that_cannot_be_read_is_no_empty_block(tmp_path, image):
+    """Here a folder lies in its place."""
+    block = write_n5(tmp_path / "a.n5" / "x", image, resolution=[1, 1, 1]) / "1" / "0" / "2"
+    block.unlink()
+    block.mkdir()
+    with pytest.raises(OSError, match="block .*1/0/2 cannot be read: IsADirectoryError"):
+        N5(str(tmp_path / "a.n5")).open("x").read()
+
+
+def test_attributes_that_are_no_json(tmp_path, image):
+    (write_n5(tmp_path / "a.n5" / "x", image) / "attributes.json").write_text("{")
+    with pytest.raises(BadInput, match=r"x/attributes\.json is not JSON\. Copy the container again"):
+        N5(str(tmp_path / "a.n5")).open("x")
+
+
 def test_unknown_compression_and_layer(tmp_path, image):
     """Each says what is known."""
     write_n5(tmp_path / "a.n5" / "x", image, resolution=[1, 1, 1])
