@@ -22,7 +22,7 @@ On = Annotated[
     typer.Option(
         "--on",
         metavar="CLUSTER",
-        help="Run on this cluster; NAME:8 sets the number of workers. See asem clusters.",
+        help="Run on this cluster; NAME:8 sets the number of workers. See `asem clusters`.",
     ),
 ]
 BlockShape = Annotated[str | None, typer.Option("--block", help="Block shape in voxels: one number, or z,y,x.")]

@@ -26,7 +26,7 @@ import attrs
 class Option:
     """An option that answers an error or a warning, as a part of its text.
 
-    BadInput(f"{path} does not state its voxel size. Give it in nm, z,y,x: ", Option("voxel_size_nm", [5, 5, 5]), ".")
+    BadInput(f"{path} does not state its voxel size. Give it in nm, z,y,x: ", Option("voxel_size_nm", [5, 5, 5]))
 
     Parameters
     ----------
@@ -165,12 +165,10 @@ class AsemError(Exception):
             return str(self)
 
     def followed_by(self, sentence: str) -> Self:
-        """Tell the same, and one sentence more."""
-        *parts, last = self.args
-        ended = not isinstance(last, Option) and str(last).endswith(("?", "!"))
-        told = type(self)(
-            *parts, last if isinstance(last, Option) else str(last).rstrip("."), f"{'' if ended else '.'} {sentence}"
-        )
+        """Tell the same, and one sentence more; in another line where the first ends with what is copied, without a full stop."""
+        last = self.args[-1]
+        between = " " if isinstance(last, str) and last.endswith((".", "?", "!")) else "\n"
+        told = type(self)(*self.args, between + sentence)
         told.of_recipe = self.of_recipe
         return told
 

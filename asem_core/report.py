@@ -87,7 +87,6 @@ def find_finished_report(folder: Path, made_by: Mapping[str, Any], *, overwrite:
         raise OutputExists(
             f"{folder} contains a report that was made from other data or with other options. Choose another folder, or add ",
             OVERWRITE,
-            ".",
         )
     return None
 

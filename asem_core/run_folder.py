@@ -136,7 +136,6 @@ class RunFolder:
                 f"{self.path} contains files that do not belong to a training run ({', '.join(others[:3])}{', ...' if others[3:] else ''}), "
                 "which are never replaced. Choose another folder: ",
                 Option("output", shown="FOLDER"),
-                ".",
             )
 
     def forget_prepared(self) -> None:
@@ -162,7 +161,6 @@ class RunFolder:
             raise BadInput(
                 f"{self.path} holds no {self.state.name}: nothing to resume. Start the run without ",
                 Option("resume"),
-                ".",
             )
         return load_state(self.state, device)
 

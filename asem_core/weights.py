@@ -208,7 +208,6 @@ def _network_of(path: str | Path) -> torch.nn.Module:
         raise BadInput(
             f"{path} does not say which model it belongs to. Name the model: ",
             Option("model", shown="NAME"),
-            ".",
         )
     model = build(load_catalog().get("model", name), table, f"metadata of {path}")
     stated = num_weights(model)

@@ -141,7 +141,7 @@ def require_replaceable(found: Volume, before: Record, made: Made, kind: Kind | 
     if edits := read_edits(found.attributes):
         raise OutputExists(
             f"{found.path} was proofread: its {len(edits)} edits would be lost. Write to another layer, or take them back first: "
-            f"asem proofread undo {quoted(found.path)} --all."
+            f"asem proofread undo {quoted(found.path)} --all"
         )
     if kind not in (None, "image") and (before.kind or kind_by_name(found.path)) == "image":
         raise BadInput(

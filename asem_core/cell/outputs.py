@@ -136,9 +136,7 @@ def require_free(output: Path, *, overwrite: bool) -> None:
     if not is_noted(output):
         raise OutputExists(f"{output} contains other files, which are never replaced. Choose another output.")
     if not overwrite:
-        raise OutputExists(
-            f"{output} exists and was made from other data. Choose another output, or add ", OVERWRITE, "."
-        )
+        raise OutputExists(f"{output} exists and was made from other data. Choose another output, or add ", OVERWRITE)
 
 
 def made_before(output: Path, made_by: Mapping[str, Any], run: Run, *, overwrite: bool) -> bool:

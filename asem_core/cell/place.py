@@ -77,7 +77,7 @@ def require_cell(folder: str | Path, layer: str) -> None:
     if cell.resolve() != Path(folder).resolve():
         name = name_in_cell(str(folder)) + ("" if layer == "raw" else f"/{layer}")
         meant = Option("layer", shown="labels/NAME") if name == "labels" else Option("layer", name)
-        raise BadInput(f"{folder} lies inside the cell {cell}. Give the cell itself, and the layer in it: ", meant, ".")
+        raise BadInput(f"{folder} lies inside the cell {cell}. Give the cell itself, and the layer in it: ", meant)
 
 
 def require_outside_cells(output: str | Path, part_of: Sequence[str] = ()) -> None:

@@ -107,8 +107,8 @@ def _made_of(cell: str | Path, volume: Volume, outdated: bool) -> Volume | None:
         if name_in_cell(volume.path) not in read_prepared(cell).usual:
             again = _command_of_step(made.step or {}, before.path, volume.path)
         raise BadInput(
-            f"{volume.path} was made of {before.path}, which has changed since. Make it again: {again}; "
-            f"or name the layer to use it as it is: {volume.path}."
+            f"{volume.path} was made of {before.path}, which has changed since. Name the layer to use it as it is ({volume.path}), "
+            f"or make it again: {again}"
         )
     return before
 

@@ -237,9 +237,9 @@ def require_labels(volume: Volume, needs: str) -> None:
     held = what_it_holds(volume)
     if held == "image":
         advice = "If it holds labels after all, import it as such: asem import ... --kind labels"
-        raise BadInput(f"{volume.path} is an image; {needs}. {advice}.")
+        raise BadInput(f"{volume.path} is an image; {needs}. {advice}")
     if held == "probability":
-        raise BadInput(f"{volume.path} is a probability map; {needs}. Segment it first: asem segment.")
+        raise BadInput(f"{volume.path} is a probability map; {needs}. Segment it first: asem segment")
 
 
 def require_image(volume: Volume, needs: str) -> None:
@@ -253,7 +253,7 @@ def require_image(volume: Volume, needs: str) -> None:
     if held not in (None, "image"):
         raise BadInput(
             f"{volume.path} holds {'labels' if held == 'labels' else 'a probability map'}; {needs}. If it holds an image after all, "
-            "import it as such: asem import ... --kind image."
+            "import it as such: asem import ... --kind image"
         )
 
 

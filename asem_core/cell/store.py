@@ -382,7 +382,6 @@ def find_finished(
         raise OutputExists(
             f"{target} is not a layer, so it is never replaced. Name a new layer: ",
             Option("output", str(target / "new")),
-            ".",
         )
     require_replaceable(found, before, Made(made_by), kind)
     if not overwrite:

@@ -99,8 +99,8 @@ def loop(
         if finish:
             probability, run = finish_cell(session, make_run(1, quiet=quiet))
             typer.echo(
-                f"{probability.path}. Next: asem segment {quoted(probability.path)}. To keep the model: "
-                f"asem models add {quoted(run)} --name {quoted(labels)}"
+                f"{probability.path}\nNext: asem segment {quoted(probability.path)}\n"
+                f"To keep the model: asem models add {quoted(run)} --name {quoted(labels)}"
             )
             return
         made: list[Round] = []

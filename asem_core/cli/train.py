@@ -39,7 +39,7 @@ On = Annotated[
     str | None,
     typer.Option(
         metavar="CLUSTER",
-        help="Train on this cluster, with one process per GPU; NAME:2 uses two machines. See asem clusters.",
+        help="Train on this cluster, with one process per GPU; NAME:2 uses two machines. See `asem clusters`.",
     ),
 ]
 From = Annotated[
@@ -355,7 +355,7 @@ def _train(
 
 
 def _tell(folder: "RunFolder") -> None:
-    typer.echo(f"Predict with {folder.chosen()}; report of the run: {folder.path / 'report.html'}.")
+    typer.echo(f"Predict with {folder.chosen()}; report of the run: {folder.path / 'report.html'}")
 
 
 def _default_output(recipe: Path) -> Path:

@@ -60,7 +60,7 @@ def run_on(
             found = again()
             if found is None:
                 raise BadInput(
-                    f"{what}, and left nothing to resume from. Give it more time, or more memory: asem clusters list."
+                    f"{what}, and left nothing to resume from. Give it more time, or more memory: asem clusters list"
                 )
             log.warning("%s; another job resumes it.", what)
             words = found

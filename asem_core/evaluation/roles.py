@@ -29,13 +29,11 @@ def require_roles(exclusion: str | None, mask: str | None) -> None:
         raise BadInput(
             f"{exclusion} is a metric mask, in which 0 is ignored; in an exclusion layer everything except 0 is ignored. Give it as ",
             Option("mask"),
-            ".",
         )
     if mask is not None and "exclusion" in slashed(mask).split("/"):
         raise BadInput(
             f"{mask} is an exclusion zone, in which everything except 0 is ignored; in a mask 0 is ignored. Give it as ",
             Option("exclusion"),
-            ".",
         )
 
 
@@ -71,7 +69,7 @@ def question_roles(truth: Labels, exclusion: Labels | None, mask: Labels | None,
     return (
         f"{given.path if given is not None else ''}, given as {what}, leaves out {num_ignored / box.size:.0%} of the voxels, "
         f"but only {num_outline_ignored / num_outline:.0%} of those at the outlines: is it meant the other way round? An exclusion zone leaves out everything "
-        f"except 0; a mask, such as the authors' metric masks, leaves out 0. If so, give it as {Option(use)}."
+        f"except 0; a mask, such as the authors' metric masks, leaves out 0. If so, give it as {Option(use)}"
     )
 
 

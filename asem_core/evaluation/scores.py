@@ -223,14 +223,13 @@ def require_covered(prediction: Volume, truth: Labels, box: Box) -> None:
             f"{prediction.path} covers {place & truth.box} of {truth.path}, not all of {box} "
             "(in voxels of the truth). Predict there too, or compare a smaller box",
             *_as_option(place & box),
-            ".",
         )
 
 
 def _as_option(box: Box) -> Sequence[str | Option]:
-    """Write a box as it is typed; nothing for an empty one."""
+    """Write a box as it is typed; a full stop for an empty one."""
     sides = ",".join(f"{b}:{e}" for b, e in zip(box.begin, box.end, strict=True))
-    return () if box.is_empty else (": ", Option("box", sides))
+    return (".",) if box.is_empty else (": ", Option("box", sides))
 
 
 def _levels(prediction: Volume, thresholds: Sequence[float]) -> np.ndarray:

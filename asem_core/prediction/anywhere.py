@@ -34,7 +34,7 @@ def predictor_anywhere(
     """
     if len(maps := maps_of(stated_by(trained.network))) > 1:
         raise BadInput(
-            f"The network predicts several maps ({', '.join(maps)}), and this takes one: predict them first, with asem predict."
+            f"The network predicts several maps ({', '.join(maps)}), and this takes one: predict them first: asem predict"
         )
     seen = resample_lazily(image, trained, catalog, Run(progress=False))
     return at_voxels_of(image, seen, predictor_of_boxes(trained.network, seen, device))

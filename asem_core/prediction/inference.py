@@ -68,18 +68,16 @@ def choose_device(wanted: str) -> str:
             f"The device {wanted} was asked for, but {found} visible to PyTorch {torch.__version__} here. "
             "Check nvidia-smi and that PyTorch was installed with CUDA, or use ",
             Option("device", "cpu"),
-            ".",
         )
     if kind == "mps":
         if not torch.backends.mps.is_available():
             raise BadInput(
                 "The device mps was asked for, but this is not a Mac with Apple silicon. Use ",
                 Option("device", "cpu"),
-                ".",
             )
         if not torch.backends.mps.is_macos_or_newer(13, 2):
             raise BadInput(
-                "The device mps needs macOS 13.2 or newer, for convolutions in 3D. Use ", Option("device", "cpu"), "."
+                "The device mps needs macOS 13.2 or newer, for convolutions in 3D. Use ", Option("device", "cpu")
             )
     return wanted
 
@@ -136,7 +134,6 @@ class Predictor:
                 f"There is not enough memory on {self.device} for even a block of {list(shape)} voxels. "
                 "Free some, or use ",
                 Option("device", "cpu"),
-                ".",
             )
         rest = shape[axis] - first
         lines = (slice(0, self._input_edge(first, axis)), slice(first, first + self._input_edge(rest, axis)))

@@ -154,7 +154,6 @@ def check_large(predictor: Predictor, image: np.ndarray, found: np.ndarray) -> N
             Option("precision", "float32"),
             " or a smaller ",
             Option("block"),
-            ".",
         )
 
 

@@ -139,9 +139,8 @@ def load_trained(
         raise BadInput(
             "Say which model: ",
             Option("model", shown="NAME"),
-            " (see asem models list), or ",
+            " (asem models list), or ",
             Option("weights", shown="FILE"),
-            ".",
         )
     if weights is None and name is not None and Path(name).suffix in (".safetensors", ".pt"):
         name, weights = None, name
@@ -170,7 +169,7 @@ def find_model(catalog: Catalog, name: str) -> Model:
         try:
             card = registry().find(name)
         except UnknownName:
-            raise error.followed_by("Pretrained ones: asem models list.") from None
+            raise error.followed_by("Pretrained ones: asem models list") from None
         return _model_of(card, catalog)
     return plugin
 
@@ -264,7 +263,7 @@ def require_weights_of(model: str, weights: str | Path, folder: Path | None = No
     if owner not in (None, model):
         raise BadInput(
             f"The weights {weights} are of the model '{owner}', not of '{model}'. Name that model, or other weights "
-            "(see asem models list)."
+            "(asem models list)."
         )
 
 

@@ -81,8 +81,8 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
         else:
             known = list(dict.fromkeys(n.split("/", 1)[1] for n in there if n.startswith(("labels/", "seeds/"))))
             raise UnknownName(
-                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Import some: asem annotate import, or "
-                f"asem import LABELS --layer {quoted(f'labels/{Path(labels).name}')} -o {quoted(cell)}."
+                f"{cell} has no labels '{labels}'. It has: {', '.join(known) or 'none'}. Import some (asem annotate import), or a whole layer: "
+                f"asem import LABELS --layer {quoted(f'labels/{Path(labels).name}')} -o {quoted(cell)}"
             )
     return found
 

@@ -199,10 +199,10 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
     if held == "image":
         raise BadInput(
             f"{path} is an image; a prediction is a probability map or labels. "
-            "If it is one after all, import it as such: asem import ... --layer predictions/NAME --kind probability (or labels)."
+            "If it is one after all, import it as such: asem import ... --layer predictions/NAME --kind probability (or labels)"
         )
     if held == "probability" and segmentation:
-        raise BadInput(f"{path} is a probability map: leave out ", Option("segmentation"), ".")
+        raise BadInput(f"{path} is a probability map: leave out ", Option("segmentation"))
     if segmentation or (held or kind_by_name(path)) == "labels":
         return open_labels(path)
     found: Volume = open_volume(path)
@@ -211,7 +211,6 @@ def open_prediction(path: str, *, segmentation: bool = False) -> Volume:
             f"{path} does not say what it holds, and its values are 0 and 1. As probabilities (the largest value of the type = 1) "
             "that would be background everywhere: if it is a segmentation, add ",
             Option("segmentation", True),
-            ".",
         )
     return found
 

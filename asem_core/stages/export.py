@@ -114,7 +114,6 @@ def choose_writer(catalog: Catalog, path: str, use: str | None, options: Mapping
         raise BadInput(
             f"The source '{use}' reads its format, but does not write it. Choose another ({', '.join(able)}), or leave out ",
             Option("use"),
-            ".",
         )
     return build(plugin, {place: path, **options}, f"asem export @ source ({use})")  # type: ignore[no-any-return]
 
@@ -236,7 +235,7 @@ def _require_free(output: Path, original: Original, overwrite: bool) -> None:
         raise BadInput(f"{output} is the original stack, which is never written to. Choose another output.")
     taken = output.exists() and (output.is_file() or any(output.iterdir()))
     if taken and not overwrite:
-        raise OutputExists(f"{output} exists and is not empty. Choose another output, or add ", OVERWRITE, ".")
+        raise OutputExists(f"{output} exists and is not empty. Choose another output, or add ", OVERWRITE)
     if taken and output.is_dir() and not is_noted(output) and any(p.is_dir() for p in output.iterdir()):
         raise OutputExists(
             f"{output} is a folder that holds other folders and that no export wrote, so it is not replaced. Choose another output."

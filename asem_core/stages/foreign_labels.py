@@ -69,7 +69,6 @@ def labels_in(
             f"{found.path} would lie at {covered} of {image.path}, whose shape is {list(image.shape)}. Correct its offset, or "
             "give the box to fill: ",
             Option("box", shown="Z:Z,Y:Y,X:X"),
-            ".",
         )
     box = covered if box is None else box
     if not covered.contains(box):

@@ -63,7 +63,6 @@ def choose_source(
             raise BadInput(
                 "Say what to import: a path, or a source that makes images itself: ",
                 Option("use", " or ".join(makers)),
-                ".",
             )
         if "://" not in path and not Path(path).exists():
             raise BadInput(f"{path} does not exist.{near_path(path)}")
@@ -99,19 +98,17 @@ def _what_to_do(catalog: Catalog, path: str) -> list[str | Option]:
     here = Path(path)
     within = sorted(p for p in here.iterdir() if not p.name.startswith(".")) if here.is_dir() else []
     if inside := readable([p for p in within if p.is_dir()][:100]):
-        several = ", or put all planes of a stack into one folder" if len(inside) > 1 else ""
+        several = "Put all planes of a stack into one folder, or import" if len(inside) > 1 else "Import"
         names = ", ".join(p.name for p in inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
-        return [
-            f"Of the folders in it, these can be imported: {names}. Import one: asem import {quoted(inside[0])}{several}."
-        ]
+        return [f"Of the folders in it, these can be imported: {names}. {several} one: asem import {quoted(inside[0])}"]
     if alone := readable([p for p in within if p.is_file()][:100]):
         return [
-            f"Its files can be imported one by one: asem import {quoted(alone[0])}. If each is one plane, save them as TIFF."
+            f"If each of its files is one plane, save them as TIFF; they can be imported one by one: asem import {quoted(alone[0])}"
         ]
     if packed := [p for p in within or [here] if p.suffix.lower() in _PACKED]:
         return [f"{packed[0].name if within else 'It'} is packed: unpack it first."]
     if here.is_file() and (beside := readable(p for p in sorted(here.parent.glob(f"{glob.escape(here.stem)}*")))):
-        return [f"The voxels may be in {beside[0].name} beside it: asem import {quoted(beside[0])}."]
+        return [f"The voxels may be in {beside[0].name} beside it: asem import {quoted(beside[0])}"]
     return [
         "Save it as TIFF, MRC, HDF5 or OME-Zarr (Fiji opens most formats of microscopes, by Bio-Formats), name the plugin (",
         Option("use"),
@@ -148,7 +145,6 @@ def import_volume(
         raise BadInput(
             f"{output} is the name of an image. Name a layer for the probability map: ",
             Option("layer", shown="predictions/NAME"),
-            ".",
         )
     kind = kind or kind_by_name(output)
     if kind in ("image", "labels") and isinstance(source, ReadsByKind) and source.kind is None:
@@ -293,7 +289,7 @@ def _ask(volume: Volume) -> list[str]:
     odd_size = unlikely_size(volume.voxel_size_nm)
     questions = [*volume.questions, *([odd_size] if odd_size else [])]
     for question in questions:
-        log.warning("%s: %s.", volume.path, question.rstrip("."))
+        log.warning("%s: %s", volume.path, question)
     return questions
 
 

@@ -116,14 +116,14 @@ def finish_cell(session: Session, run: Run) -> tuple[Volume, Path]:
     weights = last_weights(session.rounds())
     if weights is None:
         raise BadInput(
-            f"The session '{session.name}' has no network yet: asem loop {quoted(session.cell)} --labels {quoted(session.name)}."
+            f"The session '{session.name}' has no network yet: asem loop {quoted(session.cell)} --labels {quoted(session.name)}"
         )
     output = session.cell / "predictions" / session.name / "probability"
     objects = output.with_name("segmentation")
     if objects.exists() and (edits := read_edits(open_volume(objects).attributes)):
         raise BadInput(
             f"{objects} has {len(edits)} proofreading edits, which belong to the map that would be replaced. To keep them, rename "
-            f"{output.parent}; to drop them: asem proofread undo {quoted(objects)} --all."
+            f"{output.parent}; to drop them: asem proofread undo {quoted(objects)} --all"
         )
     folder = (session.folder / weights).parents[1]
     trained = load_trained(session.catalog, None, session.folder / weights)

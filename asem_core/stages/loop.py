@@ -105,7 +105,7 @@ class Session:
             options = _as_begun(options, read_json(noted), folder)
         elif not to_learn:
             raise BadInput(
-                f"{cell} has no session '{name}' yet: paint strokes of both classes, then asem loop {quoted(cell)} --labels {quoted(name)}."
+                f"{cell} has no session '{name}' yet: paint strokes of both classes, then asem loop {quoted(cell)} --labels {quoted(name)}"
             )
         else:
             options = attrs.evolve(options, model=options.model or model_for(name, catalog))
@@ -168,8 +168,8 @@ class Session:
         """
         if not self.seeds.exists():
             raise BadInput(
-                f"{self.cell} has no strokes '{self.name}': paint some object and some background first (asem annotate open "
-                f"{quoted(self.cell)} --name {quoted(self.name)})."
+                f"{self.cell} has no strokes '{self.name}': paint some object and some background first: asem annotate open "
+                f"{quoted(self.cell)} --name {quoted(self.name)}"
             )
         found: Labels = open_volume(self.seeds, kind=Labels, follow=True)
         self.image.require_same_grid(found)
@@ -341,7 +341,7 @@ class Session:
         rounds = self.rounds()
         if not rounds and not (self._place(1) / "begun.json").exists():
             raise BadInput(
-                f"The session '{self.name}' has finished no round yet: asem loop {quoted(self.cell)} --labels {quoted(self.name)}."
+                f"The session '{self.name}' has finished no round yet: asem loop {quoted(self.cell)} --labels {quoted(self.name)}"
             )
         now = (rounds[-1].number, rounds[-1].shown) if rounds else (0, "classifier")
         if self._shown is None or self._shown[:2] != now:

@@ -79,7 +79,7 @@ class Neuroglancer:
             raise BadInput(
                 f"Give the address at which {cell} and the files written for it will be published, because a browser reads them from there: ",
                 Option("at", "https://my-lab.org/cells", of_plugin=True),
-                ", or s3://bucket/cells. To look at a cell on this computer: asem view.",
+                ", or s3://bucket/cells. To look at a cell on this computer: asem view",
             )
         return at.rstrip("/")
 

@@ -50,7 +50,7 @@ def object_tables(layers: Sequence[Layer], folders: Sequence[Path]) -> dict[str,
                 if table.num_rows > 1 and not layer.object_colours.several:
                     log.warning(
                         "%s is a binary map, so the objects that %s lists have no ids in it. Segment it into objects, and "
-                        "measure those: asem segment ... --objects.",
+                        "measure those: asem segment ... --objects",
                         layer.name,
                         folder,
                     )
@@ -70,7 +70,6 @@ def require_cell(cell: str) -> None:
         raise BadInput(
             f"{cell} is not a cell with layers. Give the whole cell, and choose layers by ",
             Option("layers", ["raw", "labels/*"], of_plugin=True),
-            ".",
         )
 
 

@@ -248,7 +248,6 @@ def _in_time(
             f"The time is too short: an iteration takes {each:.2g} s here, and {max(0.0, left()):.0f} s are left after planning. "
             "Give more: ",
             Option("minutes", needed),
-            ".",
         )
     for width, batch in uses_of_time(settings.few):
         network = {} if model is None else _network(model, settings.template, width)
@@ -371,9 +370,8 @@ def write_plan(
     if labels is None:
         known = [n.removeprefix("labels/") for n in layers(cells[0]) if n.startswith("labels/")]
         raise BadInput(
-            "Name the labels to train on: ",
+            f"Name the labels to train on ({cells[0]} has: {', '.join(known) or 'none'}): ",
             Option("labels", shown="NAME"),
-            f". {cells[0]} has: {', '.join(known) or 'none'}.",
         )
     several = {Path(n).name: places_of(cells, n, raw) for n in labels.split(",")}
     if len(several) > 1:
@@ -391,10 +389,9 @@ def write_plan(
                 say(f"{recipe}: the plan made before for the same labels is used; {OVERWRITE} makes a new one")
                 return text
             raise OutputExists(
-                f"{recipe} was made for other data or options, or boxes were annotated since. To train with it: asem train {quoted(recipe)}. "
-                "For a new plan choose another output, or add ",
+                f"{recipe} was made for other data or options, or boxes were annotated since. For a new plan choose another output, or add ",
                 OVERWRITE,
-                ": the recipe is then kept under another name.",
+                f", which keeps the recipe under another name. To train with it: asem train {quoted(recipe)}",
             )
         kept = next(k for n in count(1) if not (k := recipe.with_suffix(f".{n}.toml")).exists())
     for place in places:

@@ -88,7 +88,6 @@ def completed(
         raise OutputExists(
             f"{target} holds settings that were chosen for another recipe. Choose another output, or add ",
             OVERWRITE,
-            ".",
         )
     places = [_annotated(region, folder, where) for region in train["regions"]]
     say(f"Choosing what {where} leaves open from its labels, for {time:g} minute{'s' * (time != 1)}")

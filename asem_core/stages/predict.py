@@ -198,7 +198,7 @@ def layer_to_write(source: str, output: str | Path | None, model: str) -> Path:
         No cell is named: neither as output, nor by the image.
     """
     if output is None and "://" in source:
-        raise BadInput(f"{source} is not on this machine: say where to write, ", Option("output", "cell.zarr"), ".")
+        raise BadInput(f"{source} is not on this machine: say where to write, ", Option("output", "cell.zarr"))
     cell = cell_of(source) if output is None else Path(output)
     if cell.suffix != ".zarr":
         if output is not None and cell_of(output).suffix == ".zarr":

@@ -131,7 +131,7 @@ def open_proofread(
     require_labels(labels, "objects are proofread")
     if not Record.of(labels).id:
         raise BadInput(
-            f"{layer} was not made here, so it cannot be proofread: import it into a cell first, with asem import."
+            f"{layer} was not made here, so it cannot be proofread: import it into a cell first: asem import"
         )
     edits = [Edit.parse(noted) for noted in read_edits(labels.attributes)][:upto]
     units = _units_of(labels, catalog, run, before, needed=any(edit.kind == "split" for edit in edits))

@@ -57,7 +57,7 @@ def require_whole(flow: Flow, name: str) -> None:
             )
     if flow.model is not None and flow.weights is None and recipe.train is None:
         raise RecipeError(
-            f'{name}: [model] has no weights: add weights = "NAME" (see asem models list) or a file, or a [train] table.'
+            f'{name}: [model] has no weights: add weights = "NAME" (asem models list) or a file, or a [train] table.'
         )
     if flow.weights is not None and not isinstance(flow.weights, str):
         raise RecipeError(f"{name}: option 'weights' @ model: expected text in quotes, got {flow.weights!r}")

@@ -268,7 +268,7 @@ def _what_is_kept(folder: RunFolder, go_on_with: str | None) -> str:
         if saved
         else "Stopped before the first checkpoint: nothing of the training is kept"
     )
-    return f"{kept}. To resume: {go_on_with or f'asem train --resume {quoted(folder.path)}'}."
+    return f"{kept}. To resume: {go_on_with or f'asem train --resume {quoted(folder.path)}'}"
 
 
 def set_up(
@@ -384,7 +384,7 @@ def _begun_otherwise(folder: RunFolder, told: Sequence[str]) -> OutputExists:
         f"{', '.join(told[:4])}{', ...' if told[4:] else ''}): the run cannot be resumed. Train into another folder, "
         "or replace that run (",
         OVERWRITE,
-        "); to use its weights, asem finetune --from.",
+        "); to use its weights, asem finetune --from",
     )
 
 

@@ -114,9 +114,9 @@ def _labels_of(cell: str, organelle: str) -> str:
     for name in (f"labels/{organelle}", f"labels/{organelle.replace('-', '_')}"):
         if name in there:
             return name
-    known = f"It has {', '.join(there)}." if there else "It has no labels: asem annotate import."
+    if not there:
+        raise BadInput(f"{cell} has no labels. Import some: asem annotate import")
     raise BadInput(
-        f"{cell} has no labels/{organelle}. Name the labels to compare with: ",
+        f"{cell} has no labels/{organelle}. It has {', '.join(there)}. Name the labels to compare with: ",
         Option("truth", shown="labels/NAME"),
-        f". {known}",
     )

@@ -184,7 +184,7 @@ def export_meshes(
         tell_reused(output, shown=run.progress)
         return int(facts["objects"])
     if output.exists() and not overwrite:
-        raise OutputExists(f"{output} exists. Choose another output, or add ", OVERWRITE, ".")
+        raise OutputExists(f"{output} exists. Choose another output, or add ", OVERWRITE)
     if output.is_dir() and not all(_MESH_FILE.fullmatch(f.name) for f in output.iterdir()):
         raise OutputExists(f"{output} holds other files than meshes, which are not replaced. Choose another output.")
     require_mesher(form)

@@ -329,7 +329,7 @@ def _split(layers: Sequence[Layer]) -> tuple[list[Layer], list[Layer]]:
         raise BadInput(
             "A picture needs an image layer: add it, for example ",
             Option("layers", "raw"),
-            ". If the cell holds none, import it first: asem import PLANES/ -o CELL.zarr",
+            ", or, if the cell holds none, import it first: asem import PLANES/ -o CELL.zarr",
         )
     return images[:1], [x for x in layers if x.kind != "image" and not x.is_aside]
 

@@ -43,7 +43,6 @@ def arrange(
         raise BadInput(
             f"{where} is one plane ({_listed(axes, array.shape)}), and a volume has z, y and x. If one plane is what you want, say so: ",
             Option("axes", "".join(axes), of_plugin=True),
-            ".",
         )
     if len(axes) == len(array.shape) and "z" not in [a.lower() for a in axes]:
         array, axes = _OnePlane(array), ["z", *axes]

@@ -108,7 +108,6 @@ def numbered_by_pattern(planes: Sequence[Path], pattern: str, folder: Path, advi
             raise BadInput(
                 f"{file} has no plane number that the pattern '{pattern}' finds in its name. Move it out of the folder, or ",
                 *advice,
-                ".",
             )
         key = tuple(int(g) for g in found.groups())
         if key in keyed:
@@ -221,7 +220,6 @@ def _unlike_the_others(
             f"{file} has no plane number in its name. If the files are separate images, import one by its own name; otherwise move "
             "this one out of the folder, or ",
             *advice,
-            ".",
         )
     what = (
         "has no plane number in its name"
@@ -237,9 +235,7 @@ def _unlike_the_others(
         and not any(fnmatch.fnmatchcase(u, plane) for u in unnamed)
         else []
     )
-    return BadInput(
-        f"{file} {what}. If it is no plane, ", *leave, "move it out of the folder; if it is one, ", *advice, "."
-    )
+    return BadInput(f"{file} {what}. If it is no plane, ", *leave, "move it out of the folder; if it is one, ", *advice)
 
 
 def _both_the_same(
@@ -251,7 +247,6 @@ def _both_the_same(
         *(part for found in said for part in (*found, ". ")),
         f"{'Otherwise move' if said else 'Move'} one out of the folder, or ",
         *advice,
-        ".",
     )
 
 

@@ -156,7 +156,7 @@ def _question(
 ) -> Sequence[str | Option]:
     def answer(values: Sequence[str]) -> Sequence[str | Option]:
         option = Option("voxel_size_nm", [float(v) for v in values])
-        return [f"{by} {as_flag(option)}" if by else option, "."]
+        return [f"{by} {as_flag(option)}" if by else option]
 
     known = [f"{n:.6g}" for n in found if n is not None]
     told = f" ({'; '.join(faults)})" if faults else ""
@@ -177,8 +177,8 @@ def unlikely_size(size_nm: Sequence[float]) -> str | None:
     if not all(low <= v <= high for v in size_nm):
         return (
             f"A voxel of {_times(size_nm)} nm is unlikely for electron microscopy ({low:g} nm to {high / 1000:g} um). Another unit "
-            f"may be meant: give the right size with {Option('voxel_size_nm')}."
-            + "".join(map(str, _perhaps_um(size_nm)))
+            "may be meant."
+            + "".join(map(str, _perhaps_um(size_nm) or (" Give the right size: ", Option("voxel_size_nm"))))
         )
     z, y, x = size_nm
     if max(y, x) <= OBLONG * min(y, x):

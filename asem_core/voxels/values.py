@@ -74,7 +74,6 @@ class Conversion:
                 else [
                     "Replace them, or set the grey values that become black and white; values that are not numbers then become black: ",
                     grey_range_option(),
-                    ".",
                 ]
             )
             raise BadInput(f"{where} holds values that are not numbers (NaN) or infinite. ", *advice)
@@ -92,16 +91,27 @@ class Conversion:
                 f"{where} holds labels from {smallest:g} to {largest:g} as {self.stored}, which are kept from "
                 f"{self.low:g} to {self.high:.0f}. Export them as unsigned integers."
             )
-        labels: list[str | Option] = [" If these are labels, import them as such: ", Option("kind", "labels"), "."]
         whole = self.stored.kind == "f" and smallest >= 0 and not (np.rint(values) != values).any()
         ids = self.stored.kind == "i" and (smallest == -1 or self.stored.itemsize == 8)  # -1 is: not annotated
+        labels, greys = Option("kind", "labels"), grey_range_option(float(smallest), float(largest))
+        ways: list[str | Option] = ["Say which become black and white: ", greys]
+        if ids:
+            ways = [
+                "If these are labels, import them as such (",
+                labels,
+                "); else say which become black and white: ",
+                greys,
+            ]
+        elif whole:
+            ways = [
+                "Say which become black and white (",
+                greys,
+                "), or, if these are labels, import them as such: ",
+                labels,
+            ]
         raise BadInput(
-            f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}.",
-            *(labels if ids else ()),
-            " Say which become black and white: ",
-            grey_range_option(float(smallest), float(largest)),
-            ".",
-            *(labels if whole else ()),
+            f"{where} holds {self.stored} grey values from {smallest:g} to {largest:g}, outside {self.low:g} to {self.high:g}. ",
+            *ways,
         )
 
 

@@ -103,9 +103,7 @@ class ClathrinCoats(Analyzer):
         from asem_analyzers._polarity import membrane_of
 
         if raw is None:
-            raise BadInput(
-                "clathrin-coats measures membranes in the image: give it: ", Option("raw", "cell.zarr/raw"), "."
-            )
+            raise BadInput("clathrin-coats measures membranes in the image: give it: ", Option("raw", "cell.zarr/raw"))
         source = self._source(raw)
         found = find_objects(segmentation, run)
         found = found.take(found.volume_um3 >= self.smallest_um3)

@@ -113,7 +113,7 @@ class NuclearPores(Analyzer):
         from asem_analyzers._envelope import outliers, triangulate
 
         if raw is None:
-            raise BadInput("nuclear-pores measures pores in the image: give it: ", Option("raw", "cell.zarr/raw"), ".")
+            raise BadInput("nuclear-pores measures pores in the image: give it: ", Option("raw", "cell.zarr/raw"))
         found = find_objects(segmentation, run)
         reason = self._judge(found)
         candidates = np.flatnonzero((reason == "") | (reason == CUT))

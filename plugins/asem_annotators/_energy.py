@@ -46,8 +46,8 @@ class Energy:
             import maxflow
         except ImportError:  # whoever passes ASEM on may leave it out, since it is GPL: see docs/licences.md
             raise MissingExtra(
-                "graph-cut needs PyMaxflow, which is not installed: pip install PyMaxflow. Or use another annotator, such as "
-                "random-walker or watershed."
+                "graph-cut needs PyMaxflow, which is not installed. Use another annotator, such as random-walker or watershed, "
+                "or: pip install PyMaxflow"
             ) from None
 
         count = len(self.unary)

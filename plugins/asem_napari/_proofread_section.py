@@ -68,7 +68,7 @@ class ProofreadSection(QGroupBox):
         self.stop()
         session, name = self.panel.session, self.choice.currentText()
         if session is None or not name:
-            self.panel.tell("Open a cell with a segmentation first: finish the cell, or asem segment.")
+            self.panel.tell("Open a cell with a segmentation first: finish the cell, or run asem segment on its map.")
             return
         path = Path(self.panel.cell.text()) / name
         try:

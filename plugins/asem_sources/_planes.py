@@ -195,7 +195,7 @@ def planes_in(
         refuse_gaps(
             numbered,
             folder,
-            ["Restore it, or join the planes around the gap: ", Option("allow_gaps", True, of_plugin=True), "."],
+            ["Restore it, or join the planes around the gap: ", Option("allow_gaps", True, of_plugin=True)],
         )
     return Folder(tuple(numbered[n] for n in order), tuple(order), tuple(passed), found.questions)
 

@@ -323,7 +323,7 @@ def _meaning(page: Any, labels: bool) -> Sequence[str | Option]:
         stored = " (a separate plane for each colour)" if planar else ""
         told: list[str | Option] = [f"is a colour image{stored}. Save it as 8- or 16-bit grey values."]
         if _may_be_planes(page):
-            told += [" If these are planes of a stack: ", Option("axes", "zyx", of_plugin=True), "."]
+            told += [" If these are planes of a stack: ", Option("axes", "zyx", of_plugin=True)]
         return told
     if page.samplesperpixel > 1:
         return [
@@ -336,7 +336,6 @@ def _meaning(page: Any, labels: bool) -> Sequence[str | Option]:
             "is an indexed image: its values are numbers of colours in a palette, not grey values. Convert it to 8-bit grey "
             "values, or, if they are ids of labels, import it as such: ",
             Option("kind", "labels"),
-            ".",
         ]
     if name == "MINISWHITE" and page.dtype.kind == "f":
         return ["has floating-point values in which 0 is white. Invert it first."]

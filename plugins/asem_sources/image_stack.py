@@ -164,7 +164,6 @@ class _Plane:
                     "is an indexed image: its values are numbers of colours, not grey values. Save it as 8-bit grey values, or, if they "
                     "are ids of labels, import it as such: ",
                     Option("kind", "labels"),
-                    ".",
                 ],
             )
         dtype = "uint32" if self.labels and mode in _COLOURS else _GREY.get(mode, "uint8")

@@ -236,7 +236,7 @@ def _pull_files(name: str, pattern: str | None, output: Path | None, settings: A
         typer.echo(f"Next: asem data pull {quoted(name)} {quoted(pattern)} -o FOLDER", err=True)
         return
     empiar.pull(entry, files, output, settings, workers=workers, progress=not quiet)
-    typer.echo(f"{output}: {told}. Their checksums: {output / empiar.SUMS}; licence: {output / 'LICENCE.txt'}.")
+    typer.echo(f"{output}: {told}. Their checksums: {output / empiar.SUMS}; licence: {output / 'LICENCE.txt'}")
     pixels = {found.pixel_nm for found in entry.image_sets if found.pixel_nm}
     yx = ",".join(f"{v:g}" for v in pixels.pop()) if len(pixels) == 1 else "Y,X"
     folder = (output / files[0].path).parent if len(files) > 1 else output / files[0].path

@@ -278,7 +278,6 @@ def match(image: Container, layer: str, crop: Crop, names: Sequence[str]) -> Mat
         f"The labels of {crop.container.address} have voxels of {finest} nm, which make up no voxels of the image {image.address}/{layer}: "
         f"{', '.join(str(list(size)) for size in sizes)} nm. Name another image: ",
         Option("image"),
-        ".",
     )
 
 
@@ -310,7 +309,7 @@ def box_around(image: Volume, labels: Sequence[Volume], margin_nm: float) -> Box
     boxes = [box for box in boxes if not box.is_empty]
     if not boxes:
         raise BadInput(
-            f"{labels[0].path} lies outside of the image {image.path}. Name another image: ", Option("image"), "."
+            f"{labels[0].path} lies outside of the image {image.path}. Name another image: ", Option("image")
         )
     margin = [math.ceil(margin_nm / size - 1e-6) for size in image.voxel_size_nm]
     begin = np.min([box.begin for box in boxes], axis=0) - margin

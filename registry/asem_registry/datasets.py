@@ -92,7 +92,7 @@ def find_data_set(name: str) -> DataSet:
             f"the data set's DOI at https://openorganelle.janelia.org/datasets/{name}",
             (f"{address}.n5",),
             _CHALLENGE.format(name),
-            "In some of OpenOrganelle's images membranes are bright: look at it; if so, asem preprocess CELL --use invert.",
+            "In some of OpenOrganelle's images membranes are bright: look at it. If so: asem preprocess CELL --use invert",
         )
     raise UnknownName(f"No data set is called '{name}'. {near_names(name, known)}")
 
@@ -227,7 +227,6 @@ def _image_of(data_set: DataSet, crop: str, image: str | None, settings: Setting
         raise BadInput(
             f"{container.address} holds no image (em/..., raw): name the one that was annotated, ",
             Option("image", shown="ADDRESS"),
-            ".",
         )
     return container, (own or images)[0]
 

@@ -96,7 +96,6 @@ def add_run(card: Card, weights: Path, words: Mapping[str, Any], home: Path, els
             raise OutputExists(
                 f"{path} belongs to other weights, and a version never changes: add ",
                 Option("version", card.version + 1),
-                ".",
             )
         kept = {key: getattr(before, key) for key, value in words.items() if value in NOT_STATED}
         card = attrs.evolve(card, **{key: value for key, value in kept.items() if value not in NOT_STATED})

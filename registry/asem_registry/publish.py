@@ -116,7 +116,7 @@ def _require_stated(card: Card) -> None:
     for option in (Option("licence", "CC BY 4.0"), Option("training_data", shown="TEXT")):
         if getattr(card, option.name) in ("", "not stated"):
             named = option.name.replace("_", " ")
-            raise BadInput(f"Users of a published model must know its {named}: add ", option, ".")
+            raise BadInput(f"Users of a published model must know its {named}: add ", option)
 
 
 def _require_new(entries: dict[str, Entry], card: Card, to: str) -> None:
@@ -125,7 +125,6 @@ def _require_new(entries: dict[str, Entry], card: Card, to: str) -> None:
         raise OutputExists(
             f"{to} has {card.key} with other weights, and a version never changes: add ",
             Option("version", newest + 1),
-            ".",
         )
 
 

@@ -7,7 +7,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,13 @@ ROOT = Path(asem_core.__file__).parents[1]
 
 
 def asem(*words: object) -> str:
-    """Run a command; returns what it says in one line."""
-    return " ".join(CliRunner().invoke(make_app(), [str(w) for w in words]).output.split())
+    """Run a command; returns what it says."""
+    return CliRunner().invoke(make_app(), [str(w) for w in words]).output
 
 
 def advised(text: str, begin: str) -> list[str]:
     """Read the advised command that begins like this, as a shell does: up to the end of the clause."""
-    reader = shlex.shlex(text[text.index(begin) :], posix=True)
+    reader = shlex.shlex(text[text.index(begin) :].splitlines()[0], posix=True)
     reader.whitespace_split, reader.commenters = True, ""
     words: list[str] = []
     for word in reader:
@@ -151,6 +152,45 @@ def test_no_message_puts_an_unquoted_value_into_a_command() -> None:
                 if isinstance(text, ast.JoinedStr):
                     found += [f"{file.relative_to(ROOT)}:{text.lineno}: {value}" for value in _bare_words(text)]
     assert not found
+
+
+COMMAND = r"\b(asem [a-z]+( [a-z]+)?|pip install)( (-\S+( [^\s-]\S*)?|[A-Z.]\S*|\S*[/=]\S*))*?(?<!\.)\.(?=\s|$)"
+"""An advised command with a full stop behind it; values that are put into a message are X."""
+
+
+def test_no_full_stop_follows_what_is_copied() -> None:
+    """It would be copied with the command or option that a message ends with."""
+    found = []
+    for part in ("asem_core", "plugins", "registry"):
+        for file in (ROOT / part).rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            found += [
+                f"{file.relative_to(ROOT)}:{node.lineno}"
+                for node in ast.walk(tree)
+                if id(node) not in docstrings and _stops_behind_a_command(node)
+            ]
+    assert not found
+
+
+def _stops_behind_a_command(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and bool(re.search(COMMAND, node.value))
+    if isinstance(node, ast.JoinedStr):
+        said = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        return bool(re.search(COMMAND, said)) or _stops_behind_a_word(node.values)
+    return isinstance(node, ast.Call) and _stops_behind_a_word(node.args)
+
+
+def _stops_behind_a_word(parts: Sequence[ast.expr]) -> bool:
+    """Tell whether the part behind an option or a quoted word begins with a full stop."""
+    for one, other in pairwise(parts):
+        value = ast.unparse(one.value if isinstance(one, ast.FormattedValue) else one)
+        said = other.values[0] if isinstance(other, ast.JoinedStr) and other.values else other
+        copied = value.startswith(("Option(", "OVERWRITE", "quoted(", "as_flag("))
+        if copied and isinstance(said, ast.Constant) and re.match(r"\.(\s|$)", str(said.value)):
+            return True
+    return False
 
 
 def _bare_words(text: ast.JoinedStr) -> Iterator[str]:

@@ -164,7 +164,7 @@ def test_an_import_into_a_layer_is_told_which_options_mean_it(tmp_path: Path) ->
     assert invoke(*words, "-o", str(cell)).exit_code == 0
     refused = invoke(*words, "-o", str(cell / "labels/er"))
     assert refused.exit_code == 1
-    assert "Give the cell itself, and the layer in it: --layer labels/er." in refused.stderr
+    assert "Give the cell itself, and the layer in it: --layer labels/er" in refused.stderr
     assert not (cell / "labels").exists()
     advised = [*words, "--source-layer", "labels/membrane", "-o", str(cell), "--layer", "labels/er"]
     assert invoke(*advised).exit_code == 0

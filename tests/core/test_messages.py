@@ -78,12 +78,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "a mesh of a probability map": (
         lambda folder: export_meshes(attrs.evolve(IDS, attributes=PROBABILITY), folder / "out", QUIET, form="ply"),
         BadInput,
-        "ids is a probability map; surfaces are made from labels. Segment it first: asem segment.",
+        "ids is a probability map; surfaces are made from labels. Segment it first: asem segment",
     ),
     "a mesh that is there": (
         lambda folder: export_meshes(IDS, folder, QUIET, form="ply"),
         OutputExists,
-        "exists. Choose another output, or add overwrite=True.",
+        "exists. Choose another output, or add overwrite=True",
     ),
     "a picture of another form": (
         lambda folder: write_picture(np.zeros((2, 2, 3), np.uint8), folder / "a.gif"),

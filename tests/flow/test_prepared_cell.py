@@ -138,7 +138,10 @@ def test_an_image_that_changed_since_is_told(cell: Path, model: tuple[str, str])
     finish_volume(create_volume(cell / "raw", spec, block=64, made_by={"stage": "import", "n": 2}, overwrite=True))
     result = CliRunner().invoke(make_app(), ["predict", str(cell), *model, "-q"])
     said = " ".join(result.output.split())
-    assert f"which has changed since. Make it again: asem prepare {cell} --overwrite" in said
+    assert (
+        f"which has changed since. Name the layer to use it as it is ({cell}/raw_crop), or make it again: asem prepare {cell} --overwrite"
+        in said
+    )
 
 
 def test_one_step_by_itself(cell: Path) -> None:

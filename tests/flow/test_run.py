@@ -191,7 +191,7 @@ def test_ctrl_c_in_training_says_to_run_again(project: Path, monkeypatch: pytest
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "step", stops)
         stopped = invoke("run", "recipe.toml", "-o", "out", "-q", "-j", "1")
-    assert "To resume: the same asem run again." in stopped.stderr
+    assert "To resume: the same asem run again" in stopped.stderr
     assert (project / "out/training/provenance.json").exists()
 
 

@@ -177,7 +177,7 @@ def test_a_thumbnail_is_no_plane(tmp_path: Path) -> None:
     ("values", "sentence"),
     [
         (IMAGE.astype(np.int16) - 200, "holds int16 grey values from -170 to 16, outside 0 to 32767"),
-        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white: grey_range="),
+        (IMAGE.astype(np.float32), "outside 0 to 1. Say which become black and white .grey_range="),
         (np.full(IMAGE.shape, np.nan, np.float32), "holds values that are not numbers"),
     ],
 )

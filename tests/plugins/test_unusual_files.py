@@ -301,7 +301,7 @@ def test_what_a_file_is_by_its_first_bytes(tmp_path: Path, name: str, begin: byt
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda here: foreign.write_mrc(here), r"files can be imported one by one: asem import .*\.mrc"),
+        (lambda here: foreign.write_mrc(here), r"they can be imported one by one: asem import .*\.mrc"),
         (lambda here: (here / "planes.zip").write_bytes(b"PK"), r"planes.zip is packed: unpack it first"),
     ],
 )

@@ -260,7 +260,7 @@ def test_scores_have_their_commands(users, run_file, tmp_path):
         "-o",
         tmp_path / "again",
     )
-    assert "has no labels/mitochondria. Name the labels" in users("ann", *again[:5], code=1)
+    assert "has no labels/mitochondria. It has labels/mito. Name the labels" in users("ann", *again[:5], code=1)
     scored = json.loads(users("ann", *again, "--device", "cpu", "-q", "--json"))["scores"][0]
     words = ("--model", "mine", "--box", "4:20,:,:", "-j", 1, "-q", "--json")
     right = json.loads(users("ann", "evaluate", *layers, *words))["scores"][0]
