@@ -13,11 +13,11 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_annotation, open_volume
-from asem_core.errors import BadInput, Option, UnknownName, quoted
+from asem_core.errors import BadInput, Option, RecipeError, UnknownName, quoted
 from asem_core.interfaces import Model, Region
 from asem_core.recipe import build
 from asem_core.stages.annotate import annotated_boxes
-from asem_core.training.classes import open_classes
+from asem_core.training.classes import has_classes, open_classes
 from asem_core.training.fingerprint import box_text
 from asem_core.training.options import RegionOptions
 from asem_core.training.regions import open_region
@@ -143,9 +143,18 @@ def open_part(place: Annotated, box: Box, model: type[Model], said: Mapping[str,
     Parameters
     ----------
     said : options of the model
+
+    Raises
+    ------
+    RecipeError
+        The labels are named by class, but none are the organelle's own.
     """
     options, name = build(RegionOptions, as_table(place, box), "plan @ region"), f"{place.labels.name} {box}"
     if SeveralClasses not in model.__mro__:
+        if has_classes(options.labels):  # the others say which objects its heads tell apart
+            if model.name not in options.labels:
+                raise RecipeError(f"{name}: labels names {', '.join(options.labels)}, but not {model.name}: add these.")
+            options = attrs.evolve(options, labels=options.labels[model.name])
         return open_region(options, name, catalog, Path())
     whole: Any = build(model, said, "plan @ model")
     return open_classes(options, name, catalog, Path(), (1, 1, 1), tuple(whole.classes), whole)

@@ -24,6 +24,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
 from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists, quoted
+from asem_core.heads import has_direction, stated_by
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.pretrained import find_weights
@@ -159,7 +160,7 @@ def plan(
             downsample=downsample,
         )
         network = templates[settings.template]
-        lines = [*given.over(settings.lines, network), *given.over(small, ())]
+        lines = [*given.over(_mirrors(settings.lines, model, given), network), *given.over(small, ())]
         lines += given.over(even_odds(found, lines, built), ())
         lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
@@ -218,6 +219,15 @@ def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[
     if not issubclass(model, OffersTemplates):
         return {}
     return cast(type[OffersTemplates], model).network_options(template, width)
+
+
+def _mirrors(lines: Sequence[Setting], model: type[Model], given: Given) -> list[Setting]:
+    """Try no mirrors where a map looks otherwise in them."""
+    told = {key: value for (table, key), value in given.values.items() if table == "model"}
+    if not has_direction(stated_by(build(model, told, "plan @ model").network())):
+        return list(lines)
+    why = "affinities look otherwise in a mirror"
+    return [attrs.evolve(line, value=False, why=why) if line.key == "choose_mirrors" else line for line in lines]
 
 
 def _in_time(
