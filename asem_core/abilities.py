@@ -290,6 +290,34 @@ class TellsTouchingApart(Protocol):
 
 
 @runtime_checkable
+class MergesFragments(Protocol):
+    """A model whose segmentation merges fragments up to a probability: an option, for which a training may find a better value."""
+
+    merge_below: float
+    """From 0 to 1."""
+    instances_of: str
+    """The class whose ids tell what belongs together; "": its own."""
+
+    @abstractmethod
+    def merges(self) -> bool:
+        """Whether its segmentation does so, as its options are."""
+
+
+@runtime_checkable
+class LearnsBoundaries(Protocol):
+    """A model that can learn the boundaries between cells from labels with an id for each: an optional ability, which `asem plan` asks for."""
+
+    @abstractmethod
+    def learns_from_cells(self) -> bool:
+        """Whether that is what the labels are, as its options are."""
+
+    @classmethod
+    @abstractmethod
+    def options_for_cells(cls) -> Mapping[str, Any]:
+        """Give the options that make it so."""
+
+
+@runtime_checkable
 class SeveralClasses(Protocol):
     """What a model can do besides: tell several organelles apart, with a map each.
 

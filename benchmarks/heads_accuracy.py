@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from _data import data_path, hardware
+from _data import hardware
 from plan_accuracy import QUIET, read, write
 
 from asem_core.catalog import load_catalog
@@ -116,6 +116,7 @@ def lay_out(cell: Path) -> tuple[Path, np.ndarray]:
     """Write the images and both kinds of labels as a cell; returns the neurons, too."""
     image = np.stack([read(f"fib25/raw/fib25_{z:04}.tif") for z in range(250)])
     neurons, membrane = read("fib25/neurons_z000-149.tif"), read("fib25/membrane_z000-149.tif") > 0
+    neurons[neurons == 255] = neurons.max() + 1  # to `write`, 255 is what nobody annotated
     write(image, cell / "raw", (10, 10, 10))
     write(membrane.astype(np.uint8), cell / "labels" / "membrane", (10, 10, 10))
     write(neurons, cell / "labels" / "cells", (10, 10, 10))

@@ -20,7 +20,6 @@ from asem_core.stages.annotate import annotated_boxes
 from asem_core.training.classes import has_classes, open_classes
 from asem_core.training.fingerprint import box_text
 from asem_core.training.options import RegionOptions
-from asem_core.training.regions import open_region
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, holds_strokes, parts_of
@@ -150,11 +149,12 @@ def open_part(place: Annotated, box: Box, model: type[Model], said: Mapping[str,
         The labels are named by class, but none are the organelle's own.
     """
     options, name = build(RegionOptions, as_table(place, box), "plan @ region"), f"{place.labels.name} {box}"
-    if SeveralClasses not in model.__mro__:
-        if has_classes(options.labels):  # the others say which objects its heads tell apart
-            if model.name not in options.labels:
-                raise RecipeError(f"{name}: labels names {', '.join(options.labels)}, but not {model.name}: add these.")
-            options = attrs.evolve(options, labels=options.labels[model.name])
-        return open_region(options, name, catalog, Path())
     whole: Any = build(model, said, "plan @ model")
-    return open_classes(options, name, catalog, Path(), (1, 1, 1), tuple(whole.classes), whole)
+    if SeveralClasses in model.__mro__:
+        return open_classes(options, name, catalog, Path(), (1, 1, 1), tuple(whole.classes), whole)
+    if has_classes(options.labels):  # the others say which objects its heads tell apart
+        named: Any = options.labels
+        if model.name not in named:
+            raise RecipeError(f"{name}: labels names {', '.join(named)}, but not {model.name}: add these.")
+        options = attrs.evolve(options, labels=named[model.name])
+    return open_classes(options, name, catalog, Path(), (1, 1, 1), ("",), whole)

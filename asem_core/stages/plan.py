@@ -19,13 +19,13 @@ from typing import Any, cast
 import attrs
 import numpy as np
 
-from asem_core.abilities import OffersTemplates, SeveralClasses, TellsTouchingApart
+from asem_core.abilities import LearnsBoundaries, OffersTemplates, SeveralClasses, TellsTouchingApart
 from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import require_outside_cells
 from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists, quoted
 from asem_core.heads import has_direction, stated_by
-from asem_core.interfaces import Model, Suited, Template
+from asem_core.interfaces import Model, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice
@@ -36,7 +36,7 @@ from asem_core.stages.plan_recipe import asked, recipe_text, regions_of
 from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import temporary_folder, write_whole
-from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, profiles_of
+from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, num_touching, profiles_of
 from asem_core.training.given import Given
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
@@ -48,6 +48,7 @@ from asem_core.training.settings import (
     Setting,
     Settings,
     Split,
+    are_cells,
     block,
     choose_settings,
     even_odds,
@@ -138,7 +139,16 @@ def plan(
     """
     begun, told = clock(), given or Given()
     said = {key: value for (table, key), value in told.values.items() if table == "model"}
-    regions = [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
+
+    def opened() -> list[tuple[Annotated, Box, Region]]:
+        return [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
+
+    regions, for_cells = opened(), model.options_for_cells() if issubclass(model, LearnsBoundaries) else {}
+    of_cells: list[Setting] = []
+    if for_cells and not for_cells.keys() & said.keys():
+        of_cells = are_cells(num_touching([region for *_, region in regions]), for_cells)
+        said |= {line.key: line.value for line in of_cells}
+        regions = opened() if of_cells else regions
     found = fingerprint_of_classes([region for *_, region in regions])
     profiles = [profiles_of(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
@@ -160,7 +170,7 @@ def plan(
             downsample=downsample,
         )
         network = templates[settings.template]
-        lines = [*given.over(_mirrors(settings.lines, model, given), network), *given.over(small, ())]
+        lines = [*given.over(_mirrors(settings.lines, model, given), network), *given.over([*of_cells, *small], ())]
         lines += given.over(even_odds(found, lines, built), ())
         lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))

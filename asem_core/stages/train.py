@@ -31,6 +31,7 @@ from asem_core.pretrained import find_weights
 from asem_core.progress import say
 from asem_core.recipe import Choice, build, build_choice, read_toml
 from asem_core.run_folder import RunFolder, saved_whole
+from asem_core.stages.mergers import choose_merge_below, ids_of
 from asem_core.temporary import temporary_folder
 from asem_core.training.classes import open_classes, with_class_labels
 from asem_core.training.options import TrainOptions, is_open, options_alone
@@ -222,6 +223,11 @@ def train(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
         if processes.leads:
+            if recipe.options.choose_threshold:
+                watched = ids_of(recipe.model, recipe.options, setup.validation, catalog, recipe.folder)
+                if watched and progress:
+                    say("train: Choosing how far fragments are merged, on the validation part")
+                choose_merge_below(folder, watched, catalog, str(processes.device))
             if progress:
                 say("train: Writing the report")
             write_training_report(folder, setup, record)

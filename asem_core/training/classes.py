@@ -9,6 +9,7 @@ from typing import Any, Literal
 import attrs
 import numpy as np
 
+from asem_core.abilities import LearnsBoundaries, SeveralClasses
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import RecipeError
@@ -56,6 +57,7 @@ def open_classes(
             folder,
             downsample,
             values=values,
+            of_cells=_of_cells(model_of_class(catalog, model, c)) and (c == "" or isinstance(model, SeveralClasses)),
         )
         for c in classes
         for place, values in places.get(c or model.name, ())
@@ -86,6 +88,10 @@ def _places(
             f"{{ {names[0]} = [1], {names[1]} = [2, 3] }}. A class that is not annotated there is left out."
         )
     return {names[0]: [(options.labels, None)]}
+
+
+def _of_cells(model: Model) -> bool:
+    return isinstance(model, LearnsBoundaries) and model.learns_from_cells()
 
 
 def has_classes(place: Any) -> bool:

@@ -118,7 +118,6 @@ class _Part:
 
     image: np.ndarray
     target: np.ndarray
-    touching: int  # pairs of objects
 
 
 def fingerprint(regions: Sequence[Region]) -> Fingerprint:
@@ -145,7 +144,7 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
         raise BadInput(f"No voxel of {names} is object: there is nothing to learn. Is it the right layer of labels?")
     if num_foreground == num_annotated:
         raise BadInput(f"Every annotated voxel of {names} is object: annotate background, too.")
-    parts = [part for region in regions for part in _parts(region, SAMPLE_VX // len(regions))]
+    parts = [part for region in regions for part in _parts(region, len(regions))]
     size = regions[0].raw.voxel_size_nm
     thickness, num_objects = _thickness_nm(parts, size)
     inside, outside = (np.concatenate([p.image[p.target == value][::7] for p in parts]) for value in (1, 0))
@@ -164,30 +163,38 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
             thickness / 4 / size[1],
         ),
         abs(float(inside.mean()) - float(outside.mean())) / spread if spread else 0.0,
-        sum(p.touching for p in parts),
+        num_touching(regions),
     )
 
 
-def _parts(region: Region, most_vx: int) -> list[_Part]:
-    """Read a region, or up to eight boxes spread over it where it is larger than `most_vx`."""
-    box = region.labels.box
-    boxes = [box]
-    if box.size > most_vx:
-        edge = as_zyx([min(n, max(1, round((most_vx / 8) ** (1 / 3)))) for n in box.shape])
-        tiles = list(box.blocks(edge))
-        boxes = [tiles[i] for i in np.linspace(0, len(tiles) - 1, 8).round().astype(int)]
+def num_touching(regions: Sequence[Region]) -> int:
+    """Count the pairs of objects, by their ids, that share faces of voxels in the part looked at."""
+    return sum(_pairs(region, box) for region in regions for box in _looked_at(region, len(regions)))
+
+
+def _pairs(region: Region, box: Box) -> int:
+    ids = region.labels.read(box) * (read_target(region, box, exclude=False) == 1)
+    return len({tuple(pair) for axis in range(3) for pair in np.unique(meetings(ids, axis)[0], axis=0).tolist()})
+
+
+def _looked_at(region: Region, num_regions: int) -> list[Box]:
+    """Choose a region as a whole, or up to eight boxes spread over it where it is large."""
+    box, most_vx = region.labels.box, SAMPLE_VX // num_regions
+    if box.size <= most_vx:
+        return [box]
+    edge = as_zyx([min(n, max(1, round((most_vx / 8) ** (1 / 3)))) for n in box.shape])
+    tiles = list(box.blocks(edge))
+    return [tiles[i] for i in np.linspace(0, len(tiles) - 1, 8).round().astype(int)]
+
+
+def _parts(region: Region, num_regions: int) -> list[_Part]:
+    """Read what is looked at of a region, where any of it is annotated."""
     found = []
-    for place in boxes:
+    for place in _looked_at(region, num_regions):
         image = region.raw.read(input_box(region, place, (0, 0, 0)), outside="reflect")
         scaled = image.astype(np.float32) / full_range(image.dtype)
-        target = read_target(region, place, exclude=False)
-        found.append(_Part(scaled, target, _pairs_touching(region.labels.read(place) * (target == 1))))
+        found.append(_Part(scaled, read_target(region, place, exclude=False)))
     return [p for p in found if (p.target != IGNORE).any()]
-
-
-def _pairs_touching(ids: np.ndarray) -> int:
-    """Count the pairs of objects that share faces of voxels."""
-    return len({tuple(pair) for axis in range(3) for pair in np.unique(meetings(ids, axis)[0], axis=0).tolist()})
 
 
 def _thickness_nm(parts: Sequence[_Part], size: ZyxNm) -> tuple[float, int]:

@@ -155,7 +155,8 @@ class TrainOptions:
         and "best" when fine-tuning.
     choose_threshold
         Note in the chosen weights, as their model's `threshold`, the probability with the highest F1 on the validation
-        regions instead of the model's own.
+        regions instead of the model's own. Of a model that merges fragments, the `merge_below` of the lowest variation of information
+        there, too, if they hold ten objects with ids.
     choose_mirrors
         Note in the chosen weights that prediction should average over mirror images, where the last checkpoint gains
         enough by it on the validation regions; what `asem predict` then does unless told otherwise.

@@ -28,6 +28,7 @@ from asem_core.prediction.expected import mask_for
 from asem_core.recipe import Choice, build_choice
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.boundaries import boundaries_of
 from asem_core.voxels.known import Meaning, both_known, extent_of_known, of_values, understood
 from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
 from asem_core.voxels.strokes import at_larger_voxels, holds_strokes, painted_over
@@ -48,6 +49,7 @@ def open_region(
     downsample: Zyx = (1, 1, 1),
     *,
     values: Sequence[int] | None = None,
+    of_cells: bool = False,
 ) -> Region:
     """Open what a recipe says about a region; relative paths are relative to `folder`.
 
@@ -55,6 +57,7 @@ def open_region(
     ----------
     downsample : so many voxels (zyx) become one, in every volume of the region
     values : of the labels, that are objects; the others are background. None: all but 0
+    of_cells : the labels are cells with an id each, and what is learnt are the boundaries between them
 
     Raises
     ------
@@ -73,6 +76,7 @@ def open_region(
     raw = _downsampled(with_done(image, options.done, catalog), downsample, catalog)
     stored = of_values(_labels(opened(options.labels, "labels"), options, values), values)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
+    labels = boundaries_of(labels) if of_cells else labels
     if options.strokes is not None:
         strokes = open_annotation(opened(options.strokes, "strokes").path)
         stored = strokes

@@ -31,6 +31,10 @@ def write_training_report(folder: RunFolder, setup: TrainingSetup, made_by: Mapp
         "fine-tune from": choice["finetune_from"],
         "rule": choice["rule"],
     }
+    if "mergers" in choice:
+        below = choice["mergers"]["merge_below"]
+        numbers |= {"fragments are merged below": below}
+        numbers |= {"variation of information on validation, bits": choice["mergers"]["voi"].get(str(below), "")}
     used = next((v for v in validated if f"{v['iteration']:07d}" in choice["predict_from"]), None)
     if used:
         numbers |= {f"{label} on validation, threshold 0.5": used[key] for key, label in _SCORES.items()}

@@ -61,6 +61,9 @@ MOST_OFTEN = 400
 MIRRORS_COST = 20
 """Iterations that trying mirrors takes the time of: the watched blocks are predicted eight times once more."""
 
+RARER_COUNTS = 1.5
+"""So many times as much as the commoner class the rarer one counts in the loss, at most."""
+
 SMALLEST = 0.5
 """What is smaller than a ball of this part of the thickness of thin parts is no object."""
 
@@ -95,6 +98,14 @@ class Split:
 
 
 # --- rules --------------------------------------------------------------------------------------------------------
+
+
+def are_cells(num_touching: int, options: Mapping[str, Any]) -> list[Setting]:
+    """Let a model of what lies between cells learn from cells: membranes have no neighbours with another id, cells do."""
+    if num_touching < LEAST_TOUCHING:
+        return []
+    why = f"{num_touching} pairs of objects touch: the labels are cells, and the boundaries between them are learnt"
+    return [Setting("model", key, value, why if i == 0 else "") for i, (key, value) in enumerate(options.items())]
 
 
 def touching(found: Fingerprint, template: Template, options: TouchingOptions | None) -> list[Setting]:
@@ -133,9 +144,8 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     z, y, _ = (s * f for s, f in zip(found.voxel_size_nm, downsample, strict=True))
     if found.planes_together == 1 and found.share_annotated >= SPARSE:
         return "planes", "no two annotated planes are adjacent"
-    if (
-        found.anisotropy <= 1.5
-    ):  # of the stored voxels: planes that were cut one by one stay so, however pixels are averaged
+    # Of the stored voxels: planes that were cut one by one stay so, however pixels are averaged.
+    if found.anisotropy <= 1.5:
         return "isotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
     if found.plane_correlation < LEAST_CORRELATION:
         return (
@@ -159,15 +169,11 @@ def schedule(template: Template, few: bool) -> list[Setting]:
     step, why = 2e-3, "with normalised maps, large steps are stable"
     if template == "planes":
         step, why = 5e-4, "planes differ: smaller steps"
+    decay, why_decay = (1e-3, "few labels: weights are kept small") if few else (3e-5, "")
     return [
         Setting("train.optimizer", "learning_rate", step, why),
         Setting("train.optimizer", "schedule", "cosine", "the last steps are the smallest"),
-        Setting(
-            "train.optimizer",
-            "weight_decay",
-            1e-3 if few else 3e-5,
-            "few labels: weights are kept small" if few else "",
-        ),
+        Setting("train.optimizer", "weight_decay", decay, why_decay),
     ]
 
 
@@ -288,14 +294,8 @@ def smallest_object(found: Fingerprint, model: Model) -> list[Setting]:
         return []
     ball = found.thickness_nm * SMALLEST
     um3 = float(f"{math.pi / 6 * ball**3 * 1e-9:.2g}")
-    return [
-        Setting(
-            "model",
-            "smallest_segment_um3",
-            um3,
-            f"a ball of {ball:.0f} nm: thin parts of objects are {found.thickness_nm:.0f} nm thick",
-        )
-    ]
+    why = f"a ball of {ball:.0f} nm: thin parts of objects are {found.thickness_nm:.0f} nm thick"
+    return [Setting("model", "smallest_segment_um3", um3, why)]
 
 
 def _slab(box: Box, axis: int, begin: int, end: int) -> Box:
@@ -427,7 +427,8 @@ def choose_settings(
         Setting("train", "prepare_labels", False, "labels are used as they were drawn"),
         Setting("train", "missing_context", "reflect", "annotated to the border of the image, where it is mirrored"),
         Setting("train", "readers", 1),
-        Setting("train.loss", "least_frequency", 0.4, "classes weighted 1.5 : 1 at most: probabilities near 0.5 stay meaningful"),
+        Setting("train.loss", "least_frequency", round(1 / (1 + RARER_COUNTS), 3),
+                f"classes weighted {RARER_COUNTS:g} : 1 at most: probabilities near 0.5 stay meaningful"),
         Setting("train.loss", "ignore_exclusion", factor[1] == 1, "outlines are drawn one or two pixels off" if factor[1] == 1 else
                 "a working pixel is as large as the error of the outlines"),
         *schedule(template, few),

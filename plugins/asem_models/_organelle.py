@@ -201,6 +201,10 @@ class Organelle(Model, OffersTemplates, TellsTouchingApart):
             connectivity=self.connectivity,
         )
 
+    def merges(self) -> bool:
+        """Whether `segment` merges fragments up to `merge_below`."""
+        return self.split and (self.contacts_vx is not None or bool(self.affinities))
+
     def smallest_segment(self, probability: Volume) -> int:
         """Give the least number of voxels of an object of a map."""
         return max(self.smallest_segment_vx, voxels_in(self.smallest_segment_um3, probability.voxel_size_nm))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
+from asem_core.abilities import LearnsBoundaries
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted
 from asem_core.volume import Volume
@@ -16,13 +18,16 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(kw_only=True)
-class Membrane(Organelle):
+class Membrane(Organelle, LearnsBoundaries):
     """Boundaries between cells; the paper has no model of them.
 
     The exclusion zone extends only outwards: inwards it would cover most of a membrane.
 
     Parameters
     ----------
+    labels_are
+        "cells": the labels are cells with an id each, and what is learnt are the boundaries between them: the voxels on both sides of each
+        face between two ids, and those that have none.
     cells
         `segment` writes the cells that membranes enclose (for example neurites), each with an id, instead of the membranes:
         fragments of a seeded watershed, merged in order of the lower quartile of the membrane probability between them, or of
@@ -35,7 +40,21 @@ class Membrane(Organelle):
 
     exclusion_dilate_nm: float = 10.0
     objects: bool = False
+    labels_are: Literal["membranes", "cells"] = "membranes"
     cells: bool = False
+
+    def learns_from_cells(self) -> bool:
+        """Whether labels are cells, not the membranes between them."""
+        return self.labels_are == "cells"
+
+    @classmethod
+    def options_for_cells(cls) -> Mapping[str, Any]:
+        """Learn from cells, and find cells."""
+        return {"labels_are": "cells", "cells": True}
+
+    def merges(self) -> bool:
+        """Whether `segment` merges fragments up to `merge_below`."""
+        return self.cells
 
     def segment(self, probability: Volume, run: Run) -> Fitted:
         """Threshold a probability map; or find the cells that membranes enclose."""

@@ -1,0 +1,141 @@
+"""Cells with an id each as labels: the boundaries between them are learnt, and how far fragments are merged is chosen by their ids."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+from skimage.segmentation import find_boundaries
+from typer.testing import CliRunner
+
+from asem_core.catalog import load_catalog
+from asem_core.cli import make_app
+from asem_core.errors import RecipeError
+from asem_core.run_folder import RunFolder
+from asem_core.stages.planned import whole_recipe
+from asem_core.stages.train import read_training_recipe, set_up
+from asem_core.training.regions import read_target
+from asem_core.volume import Box, Labels
+from asem_core.voxels.boundaries import boundaries_of
+from asem_core.weights import read_metadata
+
+sys.path.insert(0, str(Path(__file__).parent))
+from planned_cell import SHAPE, small, write  # noqa: F401 - a fixture
+
+RECIPE = """
+[model]
+use = "membrane"
+{model}
+
+[train]
+minutes = 1
+
+[[train.regions]]
+raw = "cell.zarr"
+labels = {labels}
+"""
+BOTH = '{ membrane = "cell.zarr/labels/membrane", cells = "cell.zarr/labels/cells" }'
+
+
+def voronoi(shape: tuple[int, int, int] = SHAPE, num: int = 60) -> np.ndarray:
+    """Ids of cells that fill a volume."""
+    seeds = np.random.default_rng(3).uniform(0, 1, (num, 3)) * shape
+    voxels = np.stack(np.indices(shape), -1).reshape(-1, 3)
+    return (cKDTree(seeds).query(voxels)[1] + 1).reshape(shape).astype(np.uint16)
+
+
+@pytest.fixture
+def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    ids = voronoi()
+    between = find_boundaries(ids, connectivity=1, mode="thick")
+    noise = np.random.default_rng(0).normal(0, 10, SHAPE)
+    write(tmp_path / "cell.zarr/raw", np.clip(170 - 90 * between + noise, 0, 255).astype(np.uint8))
+    write(tmp_path / "cell.zarr/labels/cells", ids)
+    write(tmp_path / "cell.zarr/labels/with_background", ids * (ids > 9))
+    write(tmp_path / "cell.zarr/labels/membrane", between.astype(np.uint8))
+    monkeypatch.setattr("asem_core.stages.plan.seconds_per_iteration", lambda *_, **__: 2.5)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cell.zarr"
+
+
+def asem(*words: str) -> str:
+    done = CliRunner().invoke(make_app(), [*words])
+    assert done.exit_code == 0, done.output
+    return " ".join(done.output.split())
+
+
+def test_boundaries_lie_on_both_sides_of_faces() -> None:
+    """As scikit-image's; of any part of the volume; and where labels leave membranes out, there."""
+    ids = voronoi()
+    labels = Labels(ids, (8, 8, 8))
+    expected = find_boundaries(ids, connectivity=1, mode="thick")
+    made = boundaries_of(labels)
+    assert (made.read() == expected).all()
+    part = Box((3, 10, 20), (21, 40, 64))
+    assert (made.read(part) == expected[part.slices]).all()
+    assert (made.crop(part).read() == expected[part.slices]).all()
+    left_out = np.where(find_boundaries(ids, connectivity=1, mode="inner"), 0, ids)
+    assert (boundaries_of(Labels(left_out, (8, 8, 8))).read() == (left_out == 0)).all()
+
+
+def test_planes_that_lie_apart_have_boundaries_in_the_plane() -> None:
+    ids = voronoi()
+    made = boundaries_of(Labels(ids, (40, 8, 8))).read()
+    for z in (0, 20):
+        assert (made[z] == find_boundaries(ids[z], connectivity=1, mode="thick")).all()
+
+
+@pytest.mark.usefixtures("small")
+def test_cells_are_learnt_from_and_found_by_their_boundaries(cell: Path) -> None:
+    """One command: the plan says what the labels are, the network learns boundaries, and the weights know how far to merge."""
+    asem("train", str(cell), "--labels", "cells", "--model", "membrane", "--iterations", "24", "-o", "run", "-q")
+    tables = tomllib.loads(Path("run.toml").read_text())
+    assert (tables["model"]["labels_are"], tables["model"]["cells"]) == ("cells", True)
+    assert "pairs of objects touch: the labels are cells" in Path("run.toml").read_text()
+    choice = RunFolder(Path("run")).read_json("choice.json")
+    voi = {float(t): v for t, v in choice["mergers"]["voi"].items()}
+    chosen = choice["mergers"]["merge_below"]
+    assert voi[chosen] <= 1.02 * min(voi.values())
+    assert voi[chosen] < voi[0.9]
+    assert read_metadata(RunFolder(Path("run")).chosen())["model"]["merge_below"] == chosen
+    asem("predict", str(cell), "--weights", "run", "-o", "cell.zarr/p", "-q")
+    asem("segment", "cell.zarr/p", "-o", "cell.zarr/found", "-q")
+    asem("evaluate", "cell.zarr/found", "cell.zarr/labels/cells", "--objects", "-o", "scores")
+
+    recipe = read_training_recipe("run.toml", load_catalog())
+    region = set_up(recipe, load_catalog(), RunFolder(Path("other"))).regions[0]
+    box = Box((0, 0, 0), (8, 30, 30))
+    expected = find_boundaries(voronoi(), connectivity=1, mode="thick")
+    place = box.shift(region.raw.box_of(region.labels).begin)
+    assert (read_target(region, box, exclude=False) == expected[place.slices]).all()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("said", ['labels_are = "membranes"', "cells = false"])
+def test_what_a_recipe_says_of_its_labels_stays(cell: Path, said: str) -> None:
+    Path("open.toml").write_text(RECIPE.format(model=said, labels='"cell.zarr/labels/with_background"'))
+    found = tomllib.loads(whole_recipe(Path("open.toml"), Path("run"), load_catalog()).read_text())["model"]
+    assert found.get("labels_are", "membranes") == "membranes"
+
+
+@pytest.mark.usefixtures("small")
+def test_membranes_whose_cells_are_told_apart_are_planned(cell: Path) -> None:
+    """By the organelle's own labels; and maps that look otherwise in a mirror are not averaged over mirrors."""
+    model = 'affinities = [[-1, 0, 0]]\ninstances_of = "cells"\ncells = true'
+    Path("open.toml").write_text(RECIPE.format(model=model, labels=BOTH))
+    found = tomllib.loads(whole_recipe(Path("open.toml"), Path("run"), load_catalog()).read_text())
+    assert found["train"]["choose_mirrors"] is False
+    assert set(found["train"]["regions"][0]["labels"]) == {"membrane", "cells"}
+    setup = set_up(read_training_recipe("run.plan.toml", load_catalog()), load_catalog(), RunFolder(Path("other")))
+    assert set(setup.regions[0].classes) == {"", "cells"}
+
+
+def test_labels_without_the_organelles_own_are_refused(cell: Path) -> None:
+    labels = '{ cells = "cell.zarr/labels/cells" }'
+    Path("open.toml").write_text(RECIPE.format(model="", labels=labels))
+    with pytest.raises(RecipeError, match="labels names cells, but not membrane: add these"):
+        whole_recipe(Path("open.toml"), Path("run"), load_catalog())
