@@ -12,7 +12,7 @@ from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput
 from asem_core.heads import maps_of, stated_by
-from asem_core.prediction.expected import resample_lazily
+from asem_core.prediction.expected import lazily, resample
 from asem_core.prediction.live import predictor_of_boxes
 from asem_core.prediction.trained import Trained
 from asem_core.volume import ArrayLike, Box, Volume
@@ -36,7 +36,7 @@ def predictor_anywhere(
         raise BadInput(
             f"The network predicts several maps ({', '.join(maps)}), and this takes one: predict them first: asem predict"
         )
-    seen = resample_lazily(image, trained, catalog, Run(progress=False))
+    seen = resample(image, trained, catalog, lazily(Run(progress=False)))
     return at_voxels_of(image, seen, predictor_of_boxes(trained.network, seen, device))
 
 

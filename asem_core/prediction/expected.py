@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,37 +27,62 @@ log = logging.getLogger("asem_core")
 LARGEST_VOXEL_SIZE_ERROR = 0.15
 
 
+Do = Callable[[Preprocessor, Volume], Volume]
+"""How a step is done to an image: `into_layers`, or `lazily`."""
+
+
 def as_expected(
     volume: Volume,
     trained: Trained,
     catalog: Catalog,
-    container: Path,
-    run: Run,
+    do: Do,
     *,
     as_is: bool = False,
     allow_voxel_size: bool = False,
-    resampled: bool = False,
-    overwrite: bool = False,
+    resampled: bool | None = None,
 ) -> Volume:
     """Make an image what the network expects: resampled if wanted, its voxel size checked, its preprocessing completed.
 
+    Returns the volume itself if it lacks nothing.
+
     Parameters
     ----------
-    container : where new layers go
+    do : how each step is done
     as_is : do no preprocessing
     allow_voxel_size : accept voxels more than 15 % off
-    resampled : average voxels first, where whole factors do
+    resampled : average voxels first, where whole factors do; by default if those of the training were
 
     Raises
     ------
     VoxelSizeMismatch, BadInput
         See `require_voxel_size` and `missing_steps`.
     """
-    if resampled:
-        volume = resample(volume, trained, catalog, container, run, overwrite=overwrite)
+    if averages(trained) if resampled is None else resampled:
+        volume = resample(volume, trained, catalog, do)
     require_voxel_size(volume, trained, allow=allow_voxel_size)
-    warn_of_other_steps(volume.path, steps_done(volume), trained, as_is=as_is)
-    return volume if as_is else with_missing_steps(volume, trained, catalog, container, run, overwrite=overwrite)
+    for step in [] if as_is else missing_steps(volume, trained):
+        volume = do(_plugin_of(step, trained, catalog), volume)
+    return volume
+
+
+def into_layers(container: Path, run: Run, *, overwrite: bool = False) -> Do:
+    """Do steps into layers of a container: `raw_<step>`, as in a flow, or `raw_<step>_2`, ... where another image has that name.
+
+    Images of the cell's own preparation are never replaced.
+    """
+
+    def do(step: Preprocessor, volume: Volume) -> Volume:
+        prepared = read_prepared(container)
+        own = {prepared.image, *prepared.usual}
+        layer = layer_for(step, volume, container, lambda name: name in own or not overwrite, overwrite)
+        return apply(step, volume, layer, run, overwrite=overwrite)
+
+    return do
+
+
+def lazily(run: Run) -> Do:
+    """Do steps where their result is read; nothing is stored."""
+    return lambda step, volume: apply_lazily(step, volume, run)
 
 
 def mask_for(volume: Volume, mask: Labels, catalog: Catalog, run: Run) -> Labels:
@@ -105,27 +130,13 @@ def _said(option: str) -> Option:
     return Option(option, True, table="predict")
 
 
-def resample(
-    volume: Volume, trained: Trained, catalog: Catalog, container: Path, run: Run, *, overwrite: bool = False
-) -> Volume:
-    """Average voxels to the size the network was trained on, where whole factors do: the layer `raw_downsample`."""
-    step = _averaging(volume, trained, catalog)
-    return volume if step is None else _apply_for_network(step, volume, container, run, overwrite)
-
-
-def resample_lazily(volume: Volume, trained: Trained, catalog: Catalog, run: Run) -> Volume:
-    """Average voxels where they are read; nothing is stored."""
-    step = _averaging(volume, trained, catalog)
-    return volume if step is None else apply_lazily(step, volume, run)
-
-
-def _averaging(volume: Volume, trained: Trained, catalog: Catalog) -> Preprocessor | None:
+def resample(volume: Volume, trained: Trained, catalog: Catalog, do: Do) -> Volume:
+    """Average voxels to the size the network was trained on, where whole factors do."""
     wanted = trained.voxel_size_nm
     factors = None if wanted is None else _factors(volume, wanted)
     if wanted is None or factors is None or _close(volume.voxel_size_nm, wanted):
-        return None
-    step: Preprocessor = catalog.able("preprocessor", AveragesVoxels).by_factor(factors)
-    return step
+        return volume
+    return do(catalog.able("preprocessor", AveragesVoxels).by_factor(factors), volume)
 
 
 def missing_steps(volume: Volume, trained: Trained) -> list[Mapping[str, Any]]:
@@ -194,49 +205,6 @@ def warn_of_greys(image: Volume, trained: Trained) -> None:
         log.warning("%s", question)
 
 
-def with_missing_steps(
-    volume: Volume,
-    trained: Trained,
-    catalog: Catalog,
-    container: Path,
-    run: Run,
-    *,
-    overwrite: bool = False,
-) -> Volume:
-    """Do the preprocessing that the network expects and the volume lacks; layers are named `raw_<step>`, as in a flow.
-
-    Returns the volume itself if it lacks nothing.
-    """
-    for step in missing_steps(volume, trained):
-        volume = _apply_for_network(_plugin_of(step, trained, catalog), volume, container, run, overwrite)
-    return volume
-
-
-def as_expected_lazily(
-    volume: Volume,
-    trained: Trained,
-    catalog: Catalog,
-    run: Run,
-    *,
-    as_is: bool = False,
-    allow_voxel_size: bool = False,
-    resampled: bool | None = None,
-) -> Volume:
-    """Do the same as `as_expected` where the result is read; nothing is stored. By default, voxels are averaged if those of the training were.
-
-    Raises
-    ------
-    VoxelSizeMismatch, BadInput
-        See `require_voxel_size` and `missing_steps`.
-    """
-    resampled = averages(trained) if resampled is None else resampled
-    seen = resample_lazily(volume, trained, catalog, run) if resampled else volume
-    require_voxel_size(seen, trained, allow=allow_voxel_size)
-    for step in [] if as_is else missing_steps(volume, trained):
-        seen = apply_lazily(_plugin_of(step, trained, catalog), seen, run)
-    return seen
-
-
 def averages(trained: Trained) -> bool:
     """Tell whether voxels are averaged unasked: a plan often chose that for the training, and nobody typed their size."""
     return max(trained.averaged_vx) > 1
@@ -246,17 +214,6 @@ def _plugin_of(step: Mapping[str, Any], trained: Trained, catalog: Catalog) -> P
     where = f"{trained.title} @ {step['name']}"
     plugin: Preprocessor = build(catalog.get("preprocessor", step["name"]), options_to_build(step), where)
     return plugin
-
-
-def _apply_for_network(step: Preprocessor, volume: Volume, container: Path, run: Run, overwrite: bool) -> Volume:
-    """Do one step into the layer `raw_<step>`, or `raw_<step>_2`, ... where another image lies under that name.
-
-    Images of the cell's own preparation are never replaced.
-    """
-    prepared = read_prepared(container)
-    own = {prepared.image, *prepared.usual}
-    layer = layer_for(step, volume, container, lambda name: name in own or not overwrite, overwrite)
-    return apply(step, volume, layer, run, overwrite=overwrite)
 
 
 def choose_image(

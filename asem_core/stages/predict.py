@@ -21,9 +21,10 @@ from asem_core.paths import LayerPath
 from asem_core.prediction.blockwise import Prediction, map_path, predict, predict_maps
 from asem_core.prediction.expected import (
     as_expected,
-    as_expected_lazily,
     averages,
     choose_image,
+    into_layers,
+    lazily,
     mask_for,
     missing_steps,
     require_voxel_size,
@@ -148,16 +149,18 @@ def predict_image(
     mask = images.mask if options.mask is None else None
     if options.mask not in (None, "none"):
         mask = open_labels(options.mask)
-    wishes: dict[str, bool] = {
-        "as_is": options.as_is,
-        "allow_voxel_size": options.allow_voxel_size,
-        "resampled": resampled,
-    }
-    if part is None:
-        image = as_expected(given, trained, catalog, cell_of(output), run, overwrite=overwrite, **wishes)
-    else:  # of a large image, only what a box needs is prepared
-        warn_of_other_steps(given.path, steps_done(given), trained, as_is=options.as_is)
-        image = as_expected_lazily(given, trained, catalog, run, **wishes)
+    warn_of_other_steps(given.path, steps_done(given), trained, as_is=options.as_is)
+    # Of a large image, only what a box needs is prepared.
+    do = lazily(run) if part is not None else into_layers(cell_of(output), run, overwrite=overwrite)
+    image = as_expected(
+        given,
+        trained,
+        catalog,
+        do,
+        as_is=options.as_is,
+        allow_voxel_size=options.allow_voxel_size,
+        resampled=resampled,
+    )
     covering = None if part is None else box_covering(image, part)
     warn_of_greys(image if covering is None else image.crop(covering & image.box), trained)
     onto = given if _may_be_enlarged(trained, image, given) else None
@@ -229,7 +232,7 @@ def predict_live(
     volumes = [recognised(volume, catalog) for volume in images.volumes]
     given = with_done(choose_image(volumes, trained, images.usual, resampled=averages(trained)), None, catalog)
     try:
-        image = as_expected_lazily(given, trained, catalog, run)
+        image = as_expected(given, trained, catalog, lazily(run))
     except BadInput as error:
         raise type(error)(error.told(_predict_first)) from None
     missing = missing_steps(given, trained)

@@ -13,7 +13,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.errors import BadInput, Option
 from asem_core.prediction.blockwise import aligned
-from asem_core.prediction.expected import as_expected_lazily, averages, choose_image
+from asem_core.prediction.expected import as_expected, averages, choose_image, lazily
 from asem_core.prediction.inference import Arithmetic, Predictor
 from asem_core.prediction.trained import Trained
 from asem_core.stages.evaluate import EvaluateOptions, Evaluation, Pair, evaluate, open_truth, part_in_common
@@ -52,7 +52,7 @@ def cut_piece(trained: Trained, source: str, at: Zyx | None, shape: Zyx, catalog
     """
     images = open_images_of(catalog, source)
     given = choose_image(images.volumes, trained, images.usual, resampled=averages(trained))
-    image = as_expected_lazily(given, trained, catalog, Run(progress=False))
+    image = as_expected(given, trained, catalog, lazily(Run(progress=False)))
     middle = at or as_zyx([n // 2 for n in image.shape])
     begin = [min(max(0, m - n // 2), max(0, whole - n)) for m, n, whole in zip(middle, shape, image.shape, strict=True)]
     box = Box(as_zyx(begin), as_zyx([b + n for b, n in zip(begin, shape, strict=True)]))

@@ -22,7 +22,14 @@ from asem_core.cli import make_app
 from asem_core.errors import BadInput, UnknownName, VoxelSizeMismatch
 from asem_core.prediction.anywhere import predictor_anywhere
 from asem_core.prediction.blockwise import predict_maps
-from asem_core.prediction.expected import as_expected, missing_steps, require_voxel_size, resample, with_missing_steps
+from asem_core.prediction.expected import (
+    as_expected,
+    into_layers,
+    missing_steps,
+    require_voxel_size,
+    resample,
+    warn_of_other_steps,
+)
 from asem_core.prediction.trained import Trained, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.recipe import read_recipe
@@ -67,12 +74,12 @@ def step(table):
 
 def test_missing_preprocessing_is_done_and_named_as_in_a_flow(cell):
     raw = open_volume(cell / "raw")
-    made = with_missing_steps(raw, trained(INVERT, CLAHE), load_catalog(), cell, QUIET)
+    made = as_expected(raw, trained(INVERT, CLAHE), load_catalog(), into_layers(cell, QUIET))
     assert made.path == str(cell / "raw_clahe")
     assert [s["name"] for s in steps_done(made)] == ["invert", "clahe"]
     np.testing.assert_array_equal(open_volume(cell / "raw_invert").read(), 255 - raw.read())
     assert missing_steps(made, trained(INVERT, CLAHE)) == []
-    assert with_missing_steps(made, trained(INVERT, CLAHE), load_catalog(), cell, QUIET) is made
+    assert as_expected(made, trained(INVERT, CLAHE), load_catalog(), into_layers(cell, QUIET)) is made
 
 
 def test_only_what_is_missing_is_done(cell):
@@ -92,11 +99,11 @@ def test_only_what_is_missing_is_done(cell):
 )
 def test_preprocessing_that_the_network_does_not_know_is_told(cell, caplog, wanted, told):
     inverted = apply(step(INVERT), open_volume(cell / "raw"), cell / "raw_invert", QUIET)
-    as_expected(inverted, trained(*wanted), load_catalog(), cell, QUIET)
+    warn_of_other_steps(inverted.path, steps_done(inverted), trained(*wanted))
     assert re.search(told, caplog.text)
     caplog.clear()
-    as_expected(inverted, trained(INVERT), load_catalog(), cell, QUIET)
-    as_expected(open_volume(cell / "raw"), trained(INVERT), load_catalog(), cell, QUIET)
+    warn_of_other_steps(inverted.path, steps_done(inverted), trained(INVERT))
+    warn_of_other_steps("raw", [], trained(INVERT))
     assert not caplog.text
 
 
@@ -141,10 +148,10 @@ def test_another_voxel_size_is_refused_and_resampling_offered():
 
 def test_resampling_makes_the_size_the_network_knows(cell):
     raw = open_volume(cell / "raw")
-    made = resample(raw, trained(voxel_size_nm=(10.0, 10.0, 5.0)), load_catalog(), cell, QUIET)
+    made = resample(raw, trained(voxel_size_nm=(10.0, 10.0, 5.0)), load_catalog(), into_layers(cell, QUIET))
     assert made.path == str(cell / "raw_downsample")
     assert made.voxel_size_nm == (10, 10, 5)
-    assert resample(raw, trained(), load_catalog(), cell, QUIET) is raw
+    assert resample(raw, trained(), load_catalog(), into_layers(cell, QUIET)) is raw
 
 
 def test_models_are_found_by_file_plugin_or_name(tmp_path):
