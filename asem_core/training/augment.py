@@ -12,7 +12,6 @@ mirror + transpose; intensity.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -20,6 +19,7 @@ import numpy as np
 
 from asem_core.errors import RecipeError
 from asem_core.volume import Box, Zyx, ZyxNm, as_zyx
+from asem_core.voxels.slabs import in_slabs
 
 if TYPE_CHECKING:
     import torch
@@ -268,15 +268,12 @@ def _sample_on_cpu(
     warp = (lattice.astype(np.float32), bases, weights, planes.astype(np.float32), mode == "nearest")
     voxels = np.ascontiguousarray(source.numpy())  # else the kernel is compiled once more, for views
     result = np.empty([len(r) for r in rows], np.float32)
-    num_threads = min(torch.get_num_threads(), len(result))
-    ends = np.linspace(0, len(result), num_threads + 1).astype(int).tolist()
 
     def sample(begin: int, end: int) -> None:
         sample_planes(voxels, *warp, begin, result[begin:end])
 
     # Threads of our own: numba takes three times as long to compile a loop that is to be parallel.
-    with ThreadPoolExecutor(num_threads) as pool:
-        list(pool.map(sample, ends[:-1], ends[1:]))
+    in_slabs(sample, len(result), threads=torch.get_num_threads())
     return torch.from_numpy(result)
 
 

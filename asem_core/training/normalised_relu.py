@@ -6,13 +6,14 @@ While small networks learn, passes over the maps take as long as the convolution
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+from asem_core.voxels.slabs import in_slabs
 
 LAYOUT = torch.channels_last_3d
 
@@ -122,7 +123,7 @@ def _sums(work: Callable[[int, np.ndarray], None], flat: np.ndarray, channels: i
 
     repeats = _repeats(channels)
     sums = np.zeros((-(-len(flat) // (CHUNK * repeats * channels)), 2, repeats * channels), np.float32)
-    _share(lambda begin, end: work(begin, sums[begin:end]), len(sums), 1)
+    in_slabs(lambda begin, end: work(begin, sums[begin:end]), len(sums), threads=torch.get_num_threads())
     added: np.ndarray = sums.sum(0, dtype=np.float64).reshape(2, repeats, channels).sum(1)
     return added
 
@@ -139,15 +140,4 @@ def _each(
     def work(begin: int, end: int) -> None:
         kernel(*(values[begin:end] for values in read), *how, result[begin:end])
 
-    _share(work, len(result), channels)
-
-
-def _share(work: Callable[[int, int], None], num: int, step: int) -> None:
-    """Let threads do parts of the work, each a multiple of `step` long."""
-    threads = min(torch.get_num_threads(), num // step)
-    if threads < 2:
-        work(0, num)
-        return
-    begins = (np.linspace(0, num // step, threads, endpoint=False).astype(int) * step).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, begins, [*begins[1:], num]))
+    in_slabs(work, len(result), threads=torch.get_num_threads(), step=channels)

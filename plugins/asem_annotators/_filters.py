@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from asem_annotators._supervoxels import in_slabs
 from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.voxels.slabs import in_slabs
 
 PER_SCALE = 9
 """Maps of one scale: smoothed, gradient, Laplacian, three eigenvalues each of Hessian and structure tensor."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 import numpy as np
 
-from asem_core import available_cores
+from asem_core.voxels.slabs import in_slabs
 
 FINER = 0.7  # of sigma, for greys: they need no derivatives
 
@@ -116,14 +115,6 @@ def walls(image: np.ndarray, sheet: np.ndarray, spacing: Sequence[float], sigma:
     grey += sheet
     grey /= 2
     return grey.astype(np.uint8)
-
-
-def in_slabs(work: Callable[[int, int], object], depth: int) -> None:
-    """Call `work(begin, end)` for slabs of planes, on as many threads as there are cores."""
-    threads = max(1, min(available_cores(), 8, depth))
-    ends = np.linspace(0, depth, threads + 1).round().astype(int).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, ends[:-1], ends[1:]))
 
 
 def _to_bytes(values: np.ndarray) -> np.ndarray:

@@ -191,7 +191,7 @@ class _Forest:
     def judge(self, values: np.ndarray) -> np.ndarray:
         """Average the trees' shares of object: float32 (voxels, maps) -> float32 (voxels,)."""
         from asem_annotators import _filter_kernels as kernels
-        from asem_annotators._supervoxels import in_slabs
+        from asem_core.voxels.slabs import in_slabs
 
         result = np.empty(len(values), np.float32)
         nodes = (self.roots, self.feature, self.threshold, self.left, self.right, self.share)
