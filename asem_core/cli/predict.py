@@ -80,7 +80,13 @@ def predict(
         typer.Option("--workers", "-j", min=0, help="Number of worker processes. 0: one per GPU, or one per 8 cores."),
     ] = 0,
     on: On = None,
-    block: BlockShape = None,
+    block: Annotated[
+        str | None,
+        typer.Option(
+            "--block",
+            help="Block shape in the network's voxels, which may be averages of the image's: one number, or z,y,x.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

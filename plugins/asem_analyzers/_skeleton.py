@@ -64,7 +64,7 @@ def skeleton(mask: np.ndarray, edge_nm: float) -> Skeleton:
 
     Cavities are filled first. End branches that hardly leave the largest ball around their junction are removed: they
     lead to corners of the surface. Branches are smoothed before their length is taken, and each free end is prolonged
-    to the surface.
+    to the surface. All lengths are in nm; only what thinning leaves behind, zigzags and tiny loops, is judged in voxels (`_VX`).
 
     Parameters
     ----------
