@@ -27,6 +27,7 @@ from asem_core.stages.export import choose_writer
 from asem_core.stages.object_tables import record_of, require_cell
 from asem_core.viewing.scene import Layer, open_layers
 from asem_core.volume import Volume
+from asem_core.voxels.values import Cast
 
 XML = "dataset.xml"
 DATA = "dataset.n5"
@@ -100,22 +101,7 @@ def _write_layer(setup: Path, layer: Layer, catalog: Catalog, run: Run) -> None:
 
 def _as_read(volume: Volume) -> Volume:
     dtype = _TYPES.get(volume.dtype)
-    return volume if dtype is None else attrs.evolve(volume, data=_Cast(volume.data, dtype))
-
-
-@attrs.frozen(eq=False)
-class _Cast:
-    """An array whose values are read as another type."""
-
-    array: Any
-    dtype: np.dtype[Any]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        return np.asarray(self.array[key], self.dtype)
+    return volume if dtype is None else attrs.evolve(volume, data=Cast(volume.data, dtype))
 
 
 def _described(layers: Sequence[Layer]) -> ET.Element:

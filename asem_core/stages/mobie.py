@@ -31,8 +31,9 @@ from asem_core.paths import FilePath
 from asem_core.stages.object_tables import ID, columns_of, object_tables, record_of, report_folders, require_cell
 from asem_core.viewing.colours import rgb
 from asem_core.viewing.scene import Layer, open_layers
-from asem_core.volume import Labels, Volume, as_zyx
+from asem_core.volume import Labels, as_zyx
 from asem_core.voxels.components import components
+from asem_core.voxels.values import Cast
 
 if TYPE_CHECKING:
     import pyarrow
@@ -110,23 +111,7 @@ def _as_stored(layer: Layer) -> Layer:
     """Take half floats, which Fiji does not read, as single ones."""
     if layer.volume.dtype != np.float16:
         return layer
-    return attrs.evolve(layer, levels=[attrs.evolve(v, data=_Float32(v)) for v in layer.levels])
-
-
-@attrs.frozen(eq=False)
-class _Float32:
-    volume: Volume
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.volume.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float32)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        return np.asarray(self.volume.data[key], np.float32)
+    return attrs.evolve(layer, levels=[attrs.evolve(v, data=Cast(v.data, np.dtype(np.float32))) for v in layer.levels])
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

@@ -214,3 +214,18 @@ def converted(
     convert = conversion(np.dtype(array.dtype), kind, grey_range, shifted, where)
     same = convert.scale is None and not convert.must_check and convert.dtype == np.dtype(array.dtype)
     return array if same else Converted(array, convert, where)
+
+
+@attrs.frozen(eq=False)
+class Cast:
+    """An array whose values are read as another type."""
+
+    array: ArrayLike
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return np.asarray(self.array[key], self.dtype)

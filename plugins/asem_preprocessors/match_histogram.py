@@ -10,7 +10,7 @@ import numpy as np
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
-from asem_preprocessors._greys import finite, grey_histogram
+from asem_preprocessors._greys import changed, grey_histogram
 from asem_preprocessors._scratch import own_scratch
 
 if TYPE_CHECKING:
@@ -77,9 +77,7 @@ class FittedMatchHistogram(Fitted):
         return box
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        if block.dtype in (np.uint8, np.uint16):  # few values: work them out once
-            return self._map(np.arange(np.iinfo(block.dtype).max + 1))[block]
-        return self._map(finite(block, box, "match-histogram"))
+        return changed(self._map, block, box, "match-histogram")
 
     def _map(self, greys: np.ndarray) -> np.ndarray:
         mapped = np.interp(greys, self.before, self.after)

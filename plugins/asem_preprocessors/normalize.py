@@ -12,7 +12,7 @@ from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Changes, Fitted, Preprocessor
 from asem_core.volume import Box, Outside, Spec, Volume
-from asem_preprocessors._greys import finite, grey_histogram
+from asem_preprocessors._greys import changed, grey_histogram
 from asem_preprocessors._scratch import own_scratch
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ class FittedNormalize(Fitted):
         return box
 
     def __call__(self, block: np.ndarray, box: Box) -> np.ndarray:
-        if block.dtype in (np.uint8, np.uint16):  # few values: work them out once
-            return self._stretch(np.arange(np.iinfo(block.dtype).max + 1))[block]
-        return self._stretch(finite(block, box, "normalize"))
+        return changed(self._stretch, block, box, "normalize")
 
     def _stretch(self, greys: np.ndarray) -> np.ndarray:
         stretched = np.clip((greys.astype(np.float64) - self.zero) * self.factor, self.least, self.greatest)
