@@ -1,6 +1,6 @@
 """How good are settings chosen from the labels? Plan, train, predict and score a set of real images, beside a random forest.
 
-    python benchmarks/plan_accuracy.py SET [--minutes 2] [--seed 0] [--speed 1.0] [--forest FOREST.py]
+    python benchmarks/plan_accuracy.py SET [--minutes 2] [--seed 0] [--speed 1.0] [--forest FOREST.py] [--constants]
                                        [--rule NAME=VALUE ...] [--line TABLE.KEY=VALUE ...] [--folder runs/plan]
 
 SET is one of the sets below, in the folder ASEM_TEST_DATA. `N minutes` are 2 N processor-minutes of a core with AVX-512, plan and all included:
@@ -16,6 +16,7 @@ FOLDER/rows.jsonl.
 `phantom-ORGANELLE-LOOK` learns from one box of 128^3 voxels of a phantom cell, the one with most of the organelle, and is scored on another
 cell; where a shipped network knows the organelle, its F1 there is `shipped`.
 
+`--constants` runs the set as it is, and once for each value of the constants of the rules, one below and one above, that gives it another plan.
 `--simulate` trains nothing: it plans for the devices of a table of assumed speeds, and prints what fits their memory and fills the time.
 """
 
@@ -28,6 +29,8 @@ import itertools
 import json
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -239,6 +242,41 @@ def simulate(case: Case, folder: Path, minutes: float) -> None:
         )
 
 
+CONSTANTS: dict[str, tuple[float, float, float]] = {
+    "PIXELS_ACROSS": (2.5, 3.5, 5.0),
+    "RARER_COUNTS": (1.0, 1.5, 3.0),
+    "MOST_OFTEN": (200, 400, 800),
+    "ENOUGH": (3000, 6000, 12000),
+    "FEW_LABELS_VX": (500_000, 1_500_000, 5_000_000),
+}
+"""Constants of the rules, each with the value that it has and one on either side."""
+
+
+def different(case: Case, folder: Path, minutes: float) -> list[str]:
+    """List the rules of `CONSTANTS` that change the plan of a set, on a device that is counted, not timed; say which do not."""
+    places, catalog = lay_out(case, folder), load_catalog()
+    device = DEVICES["2 cores, AVX-512"]
+
+    def tables() -> dict[str, Any]:
+        def measure(training: Any) -> float:
+            return cost(training)[0] / device.tflops / 1e12 + device.overhead_s
+
+        model, options = catalog.get("model", case.model), PlanOptions(minutes)
+        return plan(places, model, catalog, options, clock=lambda: 0.0, measure=measure).settings.table()
+
+    usual, found = tables(), []
+    for name, values in CONSTANTS.items():
+        own = getattr(settings, name)
+        for value in values:
+            setattr(settings, name, value)
+            if tables() != usual:
+                found.append(f"{name}={value}")
+            else:
+                print(f"{name}={value}: the same plan")
+        setattr(settings, name, own)
+    return found
+
+
 def cost(training: Any) -> tuple[float, float]:
     """Count the operations of an iteration, and estimate its memory in bytes: float32 maps kept for the gradient, without computing any."""
     import copy
@@ -276,6 +314,7 @@ def main() -> None:
     parser.add_argument("--forest", type=Path)
     parser.add_argument("--only-forest", action="store_true")
     parser.add_argument("--simulate", action="store_true")
+    parser.add_argument("--constants", action="store_true")
     parser.add_argument("--rule", action="append", default=[])
     parser.add_argument("--line", action="append", default=[])
     parser.add_argument("--folder", type=Path, default=Path("runs/plan"))
@@ -287,6 +326,12 @@ def main() -> None:
     case = CASES[given.set](given.seed)
     if given.simulate:
         simulate(case, given.folder / f"{given.set}-simulated-{os.getpid()}", given.minutes)
+        return
+    if given.constants:
+        for rule in ["", *different(case, given.folder / f"{given.set}-constants-{os.getpid()}", given.minutes)]:
+            words = [given.set, f"--minutes={given.minutes}", f"--seed={given.seed}", f"--speed={given.speed}"]
+            words += [f"--folder={given.folder}", *([f"--rule={rule}"] if rule else [])]
+            subprocess.run([sys.executable, __file__, *words], check=True)
         return
     row: dict[str, Any] = {"set": given.set, "minutes": given.minutes, "seed": given.seed}
     row |= {"changed": [*given.rule, *given.line]} if given.rule or given.line else {}
