@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from asem_core.blocks import Run
     from asem_core.volume import ZyxNm
 
-Workers = Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of worker processes.")]
+Workers = Annotated[
+    int, typer.Option("--workers", "-j", min=1, help="Number of worker processes.", show_default="all cores")
+]
 On = Annotated[
     str | None,
     typer.Option(

@@ -148,13 +148,14 @@ def _row(parameter: Any) -> str:
     names = ", ".join(f"`{o}`" for o in [*parameter.opts, *parameter.secondary_opts])
     if parameter.param_type_name == "argument":
         names = f"`{(parameter.metavar or parameter.name).upper()}`"
-    default = parameter.default
-    if parameter.name == "workers":
-        shown = "all cores"
-    elif parameter.required:
+    default, told = parameter.default, getattr(parameter, "show_default", None)
+    if parameter.required:
         shown = "needed"
+    elif isinstance(told, str):
+        shown = told
     else:
-        shown = "" if default in (None, False, (), []) or callable(default) else f"`{default}`"
+        without = default is None or default is False or default in ((), [], "") or callable(default)
+        shown = "" if without else f"`{default}`"
     text = (getattr(parameter, "help", None) or "").replace("|", "\\|").replace("\n", " ")
     return f"| {names} | {text} | {shown} |"
 

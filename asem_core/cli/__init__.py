@@ -27,7 +27,7 @@ from asem_core.errors import AsemError, as_flag, is_full_disk, spelled
 
 _OWN_MODULES = {
     "demo": None, "inspect": "inspect", "import": "importing", "prepare": "prepare", "preprocess": "prepare",
-    "annotate": "annotate", "loop": "loop", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
+    "annotate": "annotate", "loop": "loop", "plan": "train", "train": "train", "finetune": "train", "preflight": "train", "predict": "predict", "segment": "predict",
     "proofread": "proofread", "evaluate": "evaluate", "analyze": "analyze", "compare": "compare", "export": "export", "run": "run",
     "view": "view", "snapshot": "view", "movie": "view", "models": None, "data": None, "plugins": "plugins",
     "clusters": "clusters", "doctor": "doctor",
@@ -131,7 +131,7 @@ def make_app(command: str | None = None) -> typer.Typer:
         cls=_Commands,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 140},
     )
 
     @app.callback()
@@ -140,7 +140,8 @@ def make_app(command: str | None = None) -> typer.Typer:
             bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
         ] = False,
         verbose: Annotated[
-            int, typer.Option("-v", "--verbose", count=True, help="Show more messages; -vv shows all.")
+            int,
+            typer.Option("-v", "--verbose", count=True, help="Show more messages; -vv shows all.", show_default=False),
         ] = 0,
     ) -> None:
         """Segment organelles in FIB-SEM volumes with plugins chosen by name.

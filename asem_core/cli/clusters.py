@@ -13,7 +13,10 @@ from asem_core.errors import quoted
 
 
 def mount(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="Name clusters, to run commands on them with --on NAME.")
+    group = typer.Typer(
+        no_args_is_help=True,
+        help="Name clusters, to run commands on them with `--on NAME`.\n\nExample: `asem clusters add big --kind slurm --workers 40`",
+    )
     group.command("add", no_args_is_help=True)(add)
     group.command("list")(list_)
     group.command("test", no_args_is_help=True)(test)

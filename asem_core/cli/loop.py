@@ -62,7 +62,8 @@ def loop(
     """Learn from the strokes of a cell: a pixel classifier at once, a network round after round.
 
     Everything lies in the cell (loop/NAME): run the command again to go on, also after an interruption. One stroke in five is set
-    aside and never learnt from; whichever map is right about more of them is shown. Paint beside it: asem annotate open.
+    aside and never learnt from; whichever map is right about more of them is shown. Meanwhile, paint with
+    `asem annotate open`.
 
     Examples:
 

@@ -18,8 +18,10 @@ Ids = Annotated[list[int], typer.Argument(metavar="ID ...", help="Objects, by th
 
 def mount(app: typer.Typer) -> None:
     about = (
-        "Correct the objects of a segmentation: merge, split, delete, relabel. Edits are a log that is kept with the layer, whose voxels "
-        "stay as they were; apply writes the corrected objects to a layer of their own, which is then measured, viewed and exported."
+        "Correct the objects of a segmentation: merge, split, delete, relabel.\n\n"
+        "The edits are kept with the layer, whose voxels stay as they were. `apply` writes the corrected objects to a layer of their own, "
+        "which you then measure, view and export.\n\n"
+        "Example: `asem proofread merge cell.zarr/predictions/mito/segmentation 12 31`"
     )
     group = typer.Typer(no_args_is_help=True, help=about)
     group.command("merge", no_args_is_help=True)(merge)

@@ -194,7 +194,9 @@ def plan(
 def finetune(
     context: typer.Context,
     weights: From = None,
-    recipe: Recipe = None,
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="RECIPE", help="TOML file with [train]; it needs no [model].")
+    ] = None,
     output: Output = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
     device: Device = "auto",
@@ -205,7 +207,7 @@ def finetune(
     """Continue training from existing weights on a new region: a few thousand iterations adapt a model to another cell.
 
     For a run folder, the first checkpoint of the fit regime is used. The best checkpoint on the validation regions is
-    chosen, unless the recipe says otherwise. The weights record their model and its network, so the recipe needs no [model].
+    chosen, unless the recipe says otherwise. The model and its network are those of the weights.
 
     Examples:
 

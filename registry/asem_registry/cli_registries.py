@@ -168,8 +168,10 @@ def score(
         Path | None, typer.Option("--output", "-o", help="Folder for the report.", show_default="scores/NAME")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of processes.")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was made of something else.")] = False,
+    workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Number of worker processes.")] = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output that was made differently.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs.")] = False,
 ) -> None:

@@ -212,7 +212,7 @@ def test_a_new_plugin_takes_no_name_that_is_taken(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("group", ["annotate", "models", "data", "plugins"])
+@pytest.mark.parametrize("group", ["annotate", "proofread", "models", "data", "plugins", "clusters"])
 def test_help_of_groups_has_an_example(group: str) -> None:
     """A group of commands shows one to begin with."""
     assert f"asem {group} " in invoke(group, "--help").output.partition("Example")[2]
