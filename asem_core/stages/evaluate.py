@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import attrs
 
-from asem_core.abilities import FindsObjects, MakesZones, ZoneShape
+from asem_core.abilities import FindsObjects, LearnsBoundaries, MakesZones, MergesFragments, ZoneShape
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.provenance import kind_by_name, made_by, require_labels, what_it_holds
@@ -22,15 +22,17 @@ from asem_core.evaluation.roles import require_roles
 from asem_core.evaluation.scores import exclusion_of, matched, score
 from asem_core.interfaces import Column, Model, Preprocessor
 from asem_core.paths import LayerPath
+from asem_core.prediction.trained import model_behind
 from asem_core.progress import tell_reused
 from asem_core.report import find_finished_report, write_report
 from asem_core.stages.proofread import warn_of_edits
 from asem_core.volume import Box, Labels, Volume
-from asem_core.voxels.components import value_range
+from asem_core.voxels.boundaries import boundaries_of
+from asem_core.voxels.components import has_ids, value_range
 from asem_core.voxels.known import Meaning
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
-log = logging.getLogger("asem_core")
+log, remarks = logging.getLogger("asem_core"), logging.getLogger("asem_core.remarks")
 
 
 @attrs.frozen
@@ -147,7 +149,10 @@ def evaluate(
     mask = None if options.mask is None else open_truth(options.mask, "mask")
     count = options.objects
     if count is None:
-        count = isinstance(model, FindsObjects) and model.objects
+        count = (isinstance(model, FindsObjects) and model.objects) or (
+            isinstance(model, MergesFragments) and model.merges()
+        )
+    pairs = [_as_learnt(pair, catalog, run) for pair in pairs]
     read = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
     record = made_by(
         "evaluate",
@@ -185,6 +190,15 @@ def evaluate(
     parts = sections(scores, options.thresholds, counted)
     page = None if folder is None else write_report(folder, title, parts, made_by=record)
     return _evaluation({name: _rows(table) for part in parts for name, table in part.tables.items()}, page)
+
+
+def _as_learnt(pair: Pair, catalog: Catalog, run: Run) -> Pair:
+    """Compare the map of a network that learnt the boundaries between cells with these, where the truth are cells with an id each."""
+    maker = None if isinstance(pair.prediction, Labels) else model_behind(catalog, pair.prediction)
+    if not isinstance(maker, LearnsBoundaries) or not maker.learns_from_cells() or not has_ids(pair.truth, run):
+        return pair
+    remarks.info("%s: the boundaries between these cells are the truth, as they were learnt.", pair.truth.path)
+    return attrs.evolve(pair, truth=boundaries_of(pair.truth))
 
 
 def open_prediction(path: str, *, segmentation: bool = False) -> Volume:

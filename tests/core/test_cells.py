@@ -105,6 +105,11 @@ def test_cells_are_learnt_from_and_found_by_their_boundaries(cell: Path) -> None
     asem("predict", str(cell), "--weights", "run", "-o", "cell.zarr/p", "-q")
     asem("segment", "cell.zarr/p", "-o", "cell.zarr/found", "-q")
     asem("evaluate", "cell.zarr/found", "cell.zarr/labels/cells", "--objects", "-o", "scores")
+    by_cells, by_membranes = (
+        asem("evaluate", "cell.zarr/p", f"cell.zarr/labels/{name}").partition(" at 0.5: ")[2]
+        for name in ("cells", "membrane")
+    )
+    assert by_cells == by_membranes, "the map is one of boundaries, whatever the truth is given as"
 
     recipe = read_training_recipe("run.toml", load_catalog())
     region = set_up(recipe, load_catalog(), RunFolder(Path("other"))).regions[0]
