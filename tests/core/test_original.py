@@ -282,7 +282,7 @@ def test_a_mask_given_the_wrong_way_round_is_detected(container, caplog):
     wrong = question_roles(truth, mask, None, truth.box)
     assert "m, given as exclusion, leaves out" in wrong
     assert "If so, give it as mask" in wrong
-    assert "If so, give it as exclusion." in question_roles(truth, None, zone, truth.box)
+    assert "If so, give it as exclusion" in question_roles(truth, None, zone, truth.box)
     place = str(container / "volumes/metric_masks/mito")
     options = RegionOptions(str(container / "volumes/raw"), str(container / "volumes/labels/mito"), exclusion=place)
     with pytest.raises(BadInput, match="Give it as mask"):
