@@ -26,10 +26,12 @@ from asem_core.prediction.trained import model_behind
 from asem_core.progress import tell_reused
 from asem_core.report import find_finished_report, write_report
 from asem_core.stages.proofread import warn_of_edits
+from asem_core.training.settings import LEAST_TOUCHING
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.boundaries import boundaries_of
 from asem_core.voxels.components import has_ids, value_range
 from asem_core.voxels.known import Meaning
+from asem_core.voxels.meetings import touch
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
 log, remarks = logging.getLogger("asem_core"), logging.getLogger("asem_core.remarks")
@@ -193,11 +195,13 @@ def evaluate(
 
 
 def _as_learnt(pair: Pair, catalog: Catalog, run: Run) -> Pair:
-    """Compare the map of a network that learnt the boundaries between cells with these, where the truth are cells with an id each."""
+    """Compare a map of what lies between cells with the boundaries between them, where the truth are cells with an id each."""
     maker = None if isinstance(pair.prediction, Labels) else model_behind(catalog, pair.prediction)
-    if not isinstance(maker, LearnsBoundaries) or not maker.learns_from_cells() or not has_ids(pair.truth, run):
+    if not isinstance(maker, LearnsBoundaries) or not has_ids(pair.truth, run):
         return pair
-    remarks.info("%s: the boundaries between these cells are the truth, as they were learnt.", pair.truth.path)
+    if not maker.learns_from_cells() and not touch(pair.truth, LEAST_TOUCHING):
+        return pair
+    remarks.info("%s: the truth are the boundaries between these cells.", pair.truth.path)
     return attrs.evolve(pair, truth=boundaries_of(pair.truth))
 
 

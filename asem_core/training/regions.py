@@ -29,6 +29,7 @@ from asem_core.recipe import Choice, build_choice
 from asem_core.training.options import Place, RegionOptions, TrainOptions
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
 from asem_core.voxels.boundaries import boundaries_of
+from asem_core.voxels.components import has_ids
 from asem_core.voxels.known import Meaning, both_known, extent_of_known, of_values, understood
 from asem_core.voxels.resample import AnyVolume, on_grid_of, whole_factors
 from asem_core.voxels.strokes import at_larger_voxels, holds_strokes, painted_over
@@ -76,7 +77,7 @@ def open_region(
     raw = _downsampled(with_done(image, options.done, catalog), downsample, catalog)
     stored = of_values(_labels(opened(options.labels, "labels"), options, values), values)
     labels, factor = _downsampled(stored, downsample, catalog), downsample
-    labels = boundaries_of(labels) if of_cells else labels
+    labels = _between(labels, name) if of_cells else labels
     if options.strokes is not None:
         strokes = open_annotation(opened(options.strokes, "strokes").path)
         stored = strokes
@@ -136,6 +137,16 @@ def _labels(volume: Volume, options: RegionOptions, values: Sequence[int] | None
     if meaning is None and Record.of(volume).made.noted:
         return open_annotation(volume.path)
     return understood(Labels.of(volume), meaning or Meaning(background=None if values is None else ()))
+
+
+def _between(labels: Labels, name: str) -> Labels:
+    """See the boundaries between cells; of a mask, all that is not object would be one."""
+    if not has_ids(labels, Run(progress=False)):
+        raise BadInput(
+            f'{name}: labels_are = "cells", but {labels.path} holds one value besides 0: cells have an id each. If these are membranes, leave '
+            "labels_are out."
+        )
+    return boundaries_of(labels)
 
 
 def _annotated_part(labels: Labels, name: str) -> Labels:

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from asem_core.volume import Labels
+
+
+def touch(ids: Labels, least: int) -> bool:
+    """Tell whether at least so many pairs of objects share faces of voxels within a block; no more is read than tells it."""
+    pairs: set[tuple[int, int]] = set()
+    for box in ids.box.blocks(128):
+        values = ids.read(box)
+        for axis in range(3):
+            pairs.update(map(tuple, np.unique(meetings(values, axis)[0], axis=0).tolist()))
+        if len(pairs) >= least:
+            return True
+    return False
+
 
 def meetings(ids: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """List the faces across an axis at which voxels of two objects meet.

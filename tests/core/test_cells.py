@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
-from asem_core.errors import RecipeError
+from asem_core.errors import BadInput, RecipeError
 from asem_core.run_folder import RunFolder
 from asem_core.stages.planned import whole_recipe
 from asem_core.stages.train import read_training_recipe, set_up
@@ -137,6 +137,14 @@ def test_membranes_whose_cells_are_told_apart_are_planned(cell: Path) -> None:
     assert set(found["train"]["regions"][0]["labels"]) == {"membrane", "cells"}
     setup = set_up(read_training_recipe("run.plan.toml", load_catalog()), load_catalog(), RunFolder(Path("other")))
     assert set(setup.regions[0].classes) == {"", "cells"}
+
+
+def test_a_mask_is_not_taken_for_cells(cell: Path) -> None:
+    Path("open.toml").write_text(RECIPE.format(model='labels_are = "cells"', labels='"cell.zarr/labels/membrane"'))
+    with pytest.raises(
+        BadInput, match="holds one value besides 0: cells have an id each. If these are membranes, leave labels_are out"
+    ):
+        whole_recipe(Path("open.toml"), Path("run"), load_catalog())
 
 
 def test_labels_without_the_organelles_own_are_refused(cell: Path) -> None:
