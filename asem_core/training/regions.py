@@ -143,8 +143,8 @@ def _between(labels: Labels, name: str) -> Labels:
     """See the boundaries between cells; of a mask, all that is not object would be one."""
     if not has_ids(labels, Run(progress=False)):
         raise BadInput(
-            f'{name}: labels_are = "cells", but {labels.path} holds one value besides 0: cells have an id each. If these are membranes, leave '
-            "labels_are out."
+            f'{name}: labels_are = "cells", but {labels.path} holds one value besides 0: cells have an id each. If these are membranes, '
+            'set labels_are = "membranes".'
         )
     return boundaries_of(labels)
 

@@ -142,7 +142,8 @@ def test_membranes_whose_cells_are_told_apart_are_planned(cell: Path) -> None:
 def test_a_mask_is_not_taken_for_cells(cell: Path) -> None:
     Path("open.toml").write_text(RECIPE.format(model='labels_are = "cells"', labels='"cell.zarr/labels/membrane"'))
     with pytest.raises(
-        BadInput, match="holds one value besides 0: cells have an id each. If these are membranes, leave labels_are out"
+        BadInput,
+        match='holds one value besides 0: cells have an id each. If these are membranes, set labels_are = "membranes"',
     ):
         whole_recipe(Path("open.toml"), Path("run"), load_catalog())
 
