@@ -23,7 +23,7 @@ from asem_core.cell.provenance import describe_plugin, differences, made_by, opt
 from asem_core.cell.store import open_volume
 from asem_core.errors import OVERWRITE, OutputExists, RecipeError, UnknownName, quoted
 from asem_core.files import sha256
-from asem_core.heads import classes_of, stated_by
+from asem_core.heads import classes_of, require_classes, stated_by
 from asem_core.interfaces import Model, Region, Sampler
 from asem_core.paths import expand
 from asem_core.prediction.trained import model_of_class, network_of, options_of, require_steps
@@ -294,6 +294,7 @@ def set_up(
 
     options = recipe.options
     network = network_of(recipe.model)
+    require_classes(options.keep_threshold, classes_of(stated_by(network)), "train: keep_threshold")
     for name in classes_of(stated_by(network)):
         require_steps(model_of_class(catalog, recipe.model, name))
     if start_from is None:

@@ -51,6 +51,8 @@ class Fingerprint:
         Pairs of objects, by their ids, that share faces of voxels in the part looked at.
     thinnest
         Of several classes, the one that `thickness_nm` is of; else "".
+    classes
+        Of several classes: each with its fraction of the voxels where it is annotated, and its thickness.
     """
 
     voxel_size_nm: ZyxNm
@@ -65,6 +67,7 @@ class Fingerprint:
     contrast: float
     num_touching: int = 0
     thinnest: str = ""
+    classes: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def anisotropy(self) -> float:
@@ -94,9 +97,10 @@ def fingerprint_of_classes(regions: Sequence[Region]) -> Fingerprint:
     found = fingerprint(regions)
     if len(names) < 2:
         return found
-    each = {c: fingerprint([r.classes[c] for r in regions if c in r.classes]).thickness_nm for c in names}
-    thinnest = min(names, key=lambda c: each[c])
-    return attrs.evolve(found, thickness_nm=each[thinnest], thinnest=thinnest)
+    each = {c: fingerprint([r.classes[c] for r in regions if c in r.classes]) for c in names}
+    thinnest = min(names, key=lambda c: each[c].thickness_nm)
+    classes = tuple((c, each[c].foreground_fraction, each[c].thickness_nm) for c in names)
+    return attrs.evolve(found, thickness_nm=each[thinnest].thickness_nm, thinnest=thinnest, classes=classes)
 
 
 def profiles_of(region: Region) -> list[np.ndarray]:

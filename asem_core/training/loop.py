@@ -236,7 +236,8 @@ def choose(folder: RunFolder, setup: TrainingSetup) -> None:
     to_use = folder.checkpoint(predict_from)
     if options.choose_threshold or options.choose_mirrors:
         choose_threshold = options.choose_threshold and setup.by_threshold
-        to_use = _as_watched(folder, next(v for v in lines if v["iteration"] == predict_from), choose_threshold)
+        scores = next(v for v in lines if v["iteration"] == predict_from)
+        to_use = _as_watched(folder, scores, choose_threshold, options.keep_threshold)
     folder.write_json(
         "choice.json",
         {
@@ -251,7 +252,7 @@ def choose(folder: RunFolder, setup: TrainingSetup) -> None:
         folder.prune({*saved[-options.keep_last :], best, predict_from, finetune_from})
 
 
-def _as_watched(folder: RunFolder, scores: Mapping[str, Any], choose_threshold: bool) -> Path:
+def _as_watched(folder: RunFolder, scores: Mapping[str, Any], choose_threshold: bool, kept: Sequence[str]) -> Path:
     """Write a checkpoint again with the threshold, and with mirrors, that were best on the watched part, where they are worth it."""
     checkpoint = folder.checkpoint(scores["iteration"])
     about = read_metadata(checkpoint)
@@ -261,7 +262,8 @@ def _as_watched(folder: RunFolder, scores: Mapping[str, Any], choose_threshold: 
         changed["mirrors"], scores = True, turned
     model = about.get("model", {})
     if choose_threshold and "maps" in scores:
-        chosen = {name: own["best_threshold"] for name, own in scores["maps"].items() if _is_worth_it(own)}
+        worth = {name: own for name, own in scores["maps"].items() if name not in kept and _is_worth_it(own)}
+        chosen = {name: own["best_threshold"] for name, own in worth.items()}
         if chosen and "per_class" in model:
             noted = dict(model["per_class"])
             noted |= {name: {**noted.get(name, {}), "threshold": best} for name, best in chosen.items()}

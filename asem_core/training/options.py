@@ -157,6 +157,8 @@ class TrainOptions:
         Note in the chosen weights, as their model's `threshold`, the probability with the highest F1 on the validation
         regions instead of the model's own. Of a model that merges fragments, the `merge_below` of the lowest variation of information
         there, too, if they hold ten objects with ids.
+    keep_threshold
+        Classes of a network of several whose threshold is not chosen.
     choose_mirrors
         Note in the chosen weights that prediction should average over mirror images, where the last checkpoint gains
         enough by it on the validation regions; what `asem predict` then does unless told otherwise.
@@ -192,6 +194,7 @@ class TrainOptions:
     fit_window: int = 20_000
     choose: Literal["auto", "fit", "best", "last"] = "auto"
     choose_threshold: bool = False
+    keep_threshold: tuple[str, ...] = ()
     choose_mirrors: bool = False
     missing_context: Literal["refuse", "reflect"] = "refuse"
     prepare_labels: bool = True

@@ -148,10 +148,10 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
     if found.anisotropy <= 1.5:
         return "isotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
     if found.plane_correlation < LEAST_CORRELATION:
-        return (
-            "planes",
-            f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is treated as a separate image",
+        why = (
+            f"neighbouring planes correlate by {found.plane_correlation:.2f} only: each is treated as a separate image"
         )
+        return "planes", why
     return "anisotropic", f"planes are {z:g} nm apart, pixels {y:g} nm"
 
 
@@ -267,24 +267,32 @@ def _end_to_watch(box: Box, profiles: np.ndarray, size: float, step: Zyx, gap: Z
     return best and best[1:]
 
 
-def threshold(found: Fingerprint, watched: Sequence[Box]) -> Setting:
-    """Believe the watched part of the threshold where it holds enough object to tell."""
-    object_nm3 = found.foreground_fraction * sum(b.size for b in watched) * math.prod(found.voxel_size_nm)
-    balls = object_nm3 / (found.thickness_nm**2 * max(found.thickness_nm, found.voxel_size_nm[0]))
-    if balls < LEAST_BALLS:
-        return Setting("train", "choose_threshold", False, "too little object in the validation part to choose one")
-    return Setting("train", "choose_threshold", True, "chosen on the validation part, if that improves F1")
+def threshold(found: Fingerprint, watched: Sequence[Box]) -> list[Setting]:
+    """Believe the watched part of the threshold where it holds enough object to tell: of several classes, of those of which it does."""
+    watched_nm3 = sum(b.size for b in watched) * math.prod(found.voxel_size_nm)
+    classes = found.classes or (("", found.foreground_fraction, found.thickness_nm),)
+    balls = {c: f * watched_nm3 / (t**2 * max(t, found.voxel_size_nm[0])) for c, f, t in classes}
+    scarce = [c for c in balls if balls[c] < LEAST_BALLS]
+    if len(scarce) == len(balls):
+        return [Setting("train", "choose_threshold", False, "too little object in the validation part to choose one")]
+    lines = [Setting("train", "choose_threshold", True, "chosen on the validation part, if that improves F1")]
+    return lines + [Setting("train", "keep_threshold", scarce, "too little of them there to choose one")] * bool(scarce)
 
 
 def even_odds(found: Fingerprint, lines: Sequence[Setting], model: Model) -> list[Setting]:
     """Where no threshold is chosen, cut at even odds: the loss counts the rarer class more, which probabilities then do, too."""
-    chosen = {line.key: line.value for line in lines}
-    if chosen["choose_threshold"] or not isinstance(model, CutsByThreshold) or isinstance(model, SeveralClasses):
+    chosen: dict[str, Any] = {line.key: line.value for line in lines}
+    kept = chosen.get("keep_threshold", [] if chosen["choose_threshold"] else [c for c, *_ in found.classes] or [""])
+    if not kept or not isinstance(model, CutsByThreshold):
         return []
     least = chosen["least_frequency"]
-    even = round(1 - min(max(found.foreground_fraction, least), 1 - least), 2)
-    times = f"the loss counts object {even / (1 - even):.2g} times as much as background"
-    return [] if even == model.threshold else [Setting("model", "threshold", even, f"even odds: {times}")]
+    shares = {"": found.foreground_fraction, **{c: share for c, share, _ in found.classes}}
+    even = {c: round(1 - min(max(shares[c], least), 1 - least), 2) for c in kept}
+    if found.classes:
+        each = {c: {"threshold": even[c]} for c in kept}
+        return [Setting("model", "per_class", each, "even odds: the loss counts the rarer class more")]
+    times = f"the loss counts object {even[''] / (1 - even['']):.2g} times as much as background"
+    return [] if even[""] == model.threshold else [Setting("model", "threshold", even[""], f"even odds: {times}")]
 
 
 def smallest_object(found: Fingerprint, model: Model) -> list[Setting]:
@@ -319,16 +327,11 @@ def iterations(seconds: float, seconds_each: float, annotated_vx: int, block_vx:
     fitting = max(20, int(seconds / seconds_each))
     by_time = max(20, fitting - num_checkpoints(fitting) * CHECKPOINT_COST - MIRRORS_COST)
     by_labels = max(600, MOST_OFTEN * annotated_vx // block_vx)
+    each = f"an iteration takes {seconds_each:.2f} s here"
     if by_time <= by_labels:
-        return Length(
-            by_time,
-            f"an iteration takes {seconds_each:.2f} s here, and {seconds / 60:.3g} minutes are there to train",
-        )
-    return Length(
-        by_labels,
-        f"each annotated voxel is then seen {MOST_OFTEN} times; more would memorise the labels ({seconds_each:.2f} s each here)",
-        time_is_left=True,
-    )
+        return Length(by_time, f"{each}, and {seconds / 60:.3g} minutes are there to train")
+    why = f"each annotated voxel is then seen {MOST_OFTEN} times; more would memorise the labels ({each})"
+    return Length(by_labels, why, time_is_left=True)
 
 
 def finer(found: Fingerprint, downsample: Zyx) -> list[int] | None:
@@ -420,7 +423,7 @@ def choose_settings(
               for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
     lines += [
         Setting("train", "choose", "last", "the last steps are the smallest, and one validation part is noisier than they are"),
-        threshold(found, watched),
+        *threshold(found, watched),
         Setting("train", "choose_mirrors", bool(watched), "tried on the validation part" if watched else ""),
         Setting("train", "initialise", "he", "learns faster than PyTorch's default"),
         Setting("train", "normalise", True, "small networks learn far faster; it is folded into the saved weights"),

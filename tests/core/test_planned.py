@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from typer.testing import CliRunner
 
 from asem_core.catalog import load_catalog
 from asem_core.cli import make_app
 from asem_core.errors import RecipeError
+from asem_core.run_folder import RunFolder
 from asem_core.stages.planned import whole_recipe
 from asem_core.stages.train import read_training_recipe
+from asem_core.training.loop import _as_watched
 from asem_core.training.settings import BLOCKS
+from asem_core.weights import read_metadata, save_weights
 
 RECIPE = """
 [model]
@@ -210,3 +214,23 @@ def test_several_classes_are_planned_for_together(project: Path) -> None:
     assert "the thinnest tenth of rods" in found.read_text()
     assert whole["train"]["regions"][0]["labels"]["rods"] == str(project / "cell.zarr/labels/rods")
     assert whole["model"]["classes"] == ["mito", "rods"]
+
+
+def test_thresholds_of_classes_that_are_scarce_stay(project: Path) -> None:
+    """Others are chosen on the validation part; a name that is no class is refused."""
+    imported(project)
+    found = {
+        "er": {"best_threshold": 0.3, "best_f1": 0.8, "f1": 0.5},
+        "pores": {"best_threshold": 0.9, "best_f1": 0.8, "f1": 0.5},
+    }
+    folder = RunFolder(project / "run")
+    folder.checkpoints.mkdir(parents=True)
+    save_weights(folder.checkpoint(3), torch.nn.Conv3d(1, 1, 1), {"model": {"use": "organelles", "per_class": {}}})
+    made = _as_watched(folder, {"iteration": 3, "best_f1": 0.8, "maps": found}, True, ["pores"])
+    assert read_metadata(made)["model"]["per_class"] == {"er": {"threshold": 0.3}}
+
+    (project / "kept.toml").write_text(
+        RECIPE.replace("batch = 2", 'iterations = 1\nkeep_threshold = ["po"]').replace("minutes = 1\n", "")
+    )
+    code, said = asem("train", "kept.toml", "-o", "other", "-q")
+    assert (code, "train: keep_threshold names the class 'po'" in said) == (1, True), said

@@ -12,6 +12,7 @@ import pytest
 
 from asem_core.catalog import load_catalog
 from asem_core.interfaces import Region
+from asem_core.recipe import build
 from asem_core.stages.plan import _in_time
 from asem_core.training.fingerprint import fingerprint
 from asem_core.training.settings import (
@@ -131,7 +132,7 @@ def test_time_that_is_left_goes_into_finer_pixels() -> None:
 
 def test_few_objects_say_nothing_of_the_threshold() -> None:
     for size, told in ((40, False), (200, True)):
-        assert threshold(found(), [Box((0, 0, 0), (size, size, size))]).value is told
+        assert threshold(found(), [Box((0, 0, 0), (size, size, size))])[0].value is told
 
 
 def test_a_validation_part_of_ones_own_chooses_the_threshold_too() -> None:
@@ -241,7 +242,21 @@ def test_where_no_threshold_is_chosen_objects_are_cut_at_even_odds(share: float,
         [] if even is None else [("model", "threshold", even)]
     )
     assert not even_odds(about, [Setting("train", "choose_threshold", True), lines[1]], mitochondria)
-    assert not even_odds(about, lines, catalog.get("model", "organelles")())
+
+
+def test_of_several_classes_those_that_are_scarce_are_cut_at_their_even_odds() -> None:
+    """The others' thresholds are chosen; where all are scarce, none is."""
+    watched = [Box((0, 0, 0), (10, 200, 200))]
+    about = attrs.evolve(found(), classes=(("er", 0.7, 100.0), ("pores", 0.005, 100.0)))
+    lines = threshold(about, watched)
+    assert [(line.key, line.value) for line in lines] == [("choose_threshold", True), ("keep_threshold", ["pores"])]
+    several = build(load_catalog().get("model", "organelles"), {"classes": ["er", "pores"]}, "test")
+    loss = Setting("train.loss", "least_frequency", 0.4)
+    (line,) = even_odds(about, [*lines, loss], several)
+    assert (line.key, line.value) == ("per_class", {"pores": {"threshold": 0.6}})
+    lines = threshold(about, [Box((0, 0, 0), (1, 9, 9))])
+    (line,) = even_odds(about, [*lines, loss], several)
+    assert (lines[0].value, line.value) == (False, {"er": {"threshold": 0.4}, "pores": {"threshold": 0.6}})
 
 
 def test_what_is_too_small_for_an_object_is_left_out() -> None:
