@@ -21,10 +21,13 @@ from asem_core.interfaces import Changes, Model, Network, Preprocessor
 from asem_core.pretrained import find_weights, registry, weights_file
 from asem_core.recipe import build
 from asem_core.run_folder import RunFolder
-from asem_core.volume import Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
+from asem_core.volume import Labels, Volume, Zyx, ZyxNm, as_zyx, as_zyx_nm
 from asem_core.weights import load_weights, make_network, read_metadata
 
 log = logging.getLogger("asem_core")
+
+PREDICTS = ("predict", "live-prediction")
+"""Stages that make probability maps."""
 
 
 @attrs.frozen
@@ -194,13 +197,15 @@ def model_of_class(catalog: Catalog, model: Model, name: str) -> Model:
     return found
 
 
-def model_behind(catalog: Catalog, probability: Volume) -> Model | None:
-    """Build the model that made a probability map, as its record names it; None where it names none that is known.
+def model_behind(catalog: Catalog, result: Volume) -> Model | None:
+    """Build the model that made a probability map, or the map that labels were made of, as its record names it; None where it names none that is known.
 
     Of a map of one of several classes, that is the model of the class.
     """
-    made = Record.of(probability).made
-    name = made.model if made.stage in ("predict", "live-prediction") else None
+    made = Record.of(result).made
+    if isinstance(result, Labels):
+        made = next((step for step in made.chain() if step.stage in PREDICTS), made)
+    name = made.model if made.stage in PREDICTS else None
     if name is None:
         return None
     try:

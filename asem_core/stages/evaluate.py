@@ -26,12 +26,12 @@ from asem_core.prediction.trained import model_behind
 from asem_core.progress import tell_reused
 from asem_core.report import find_finished_report, write_report
 from asem_core.stages.proofread import warn_of_edits
-from asem_core.training.settings import LEAST_TOUCHING
+from asem_core.training.settings import CELLS_FILL, LEAST_TOUCHING
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.boundaries import boundaries_of
 from asem_core.voxels.components import has_ids, value_range
 from asem_core.voxels.known import Meaning
-from asem_core.voxels.meetings import touch
+from asem_core.voxels.meetings import filled, touch
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
 log, remarks = logging.getLogger("asem_core"), logging.getLogger("asem_core.remarks")
@@ -195,14 +195,21 @@ def evaluate(
 
 
 def _as_learnt(pair: Pair, catalog: Catalog, run: Run) -> Pair:
-    """Compare a map of what lies between cells with the boundaries between them, where the truth are cells with an id each."""
-    maker = None if isinstance(pair.prediction, Labels) else model_behind(catalog, pair.prediction)
+    """Compare a map, or a mask, of what lies between cells with the boundaries between them, where the truth are cells with an id each."""
+    maker = model_behind(catalog, pair.prediction)
     if not isinstance(maker, LearnsBoundaries) or not has_ids(pair.truth, run):
         return pair
-    if not maker.learns_from_cells() and not touch(pair.truth, LEAST_TOUCHING):
+    if isinstance(pair.prediction, Labels) and has_ids(pair.prediction, run):  # cells, not what lies between them
+        return pair
+    if not (maker.learns_from_cells() or touch(pair.truth, LEAST_TOUCHING) or _fill(pair.truth)):
         return pair
     remarks.info("%s: the truth are the boundaries between these cells.", pair.truth.path)
     return attrs.evolve(pair, truth=boundaries_of(pair.truth))
+
+
+def _fill(truth: Labels) -> bool:
+    """Tell whether objects with an id each fill most of what was annotated."""
+    return filled((truth.read(box), truth.known_in(box)) for box in truth.box.blocks(128)) > CELLS_FILL
 
 
 def open_prediction(path: str, *, segmentation: bool = False) -> Volume:

@@ -21,8 +21,9 @@ from asem_core.prediction.trained import Trained, load_trained, with_options
 from asem_core.run_folder import RunFolder
 from asem_core.stages.segment import segment
 from asem_core.temporary import temporary_folder
-from asem_core.training.options import RegionOptions, TrainOptions
-from asem_core.training.regions import open_region
+from asem_core.training.classes import open_classes
+from asem_core.training.options import TrainOptions
+from asem_core.training.targets import part_of
 from asem_core.volume import Labels
 from asem_core.weights import copy_weights, read_metadata
 
@@ -84,15 +85,17 @@ def ids_of(
     of_cells = isinstance(model, LearnsBoundaries) and model.learns_from_cells()
     found = []
     for number, (region, place) in enumerate(zip(regions, options.validation, strict=True), 1):
+        own = part_of(region, "" if of_cells else model.instances_of)
+        if own is None:
+            continue
         if of_cells:
-            found.append((region, _as_drawn(place, f"validation {number}", options, catalog, folder)))
-        elif (own := region.classes.get(model.instances_of) if region.classes else region) is not None:
-            found.append((region, own.labels))
+            what = place, f"validation {number}", catalog, folder, options.downsample, tuple(region.classes) or ("",)
+            drawn = part_of(open_classes(*what, model, as_drawn=True), "")
+            assert drawn is not None
+            found.append((own, drawn.labels))
+        else:
+            found.append((own, own.labels))
     return found
-
-
-def _as_drawn(place: RegionOptions, name: str, options: TrainOptions, catalog: Catalog, folder: Path) -> Labels:
-    return open_region(place, name, catalog, folder, options.downsample).labels
 
 
 def _scores(trained: Trained, region: Region, ids: Labels, cell: Path, device: str) -> tuple[int, int, list[float]]:

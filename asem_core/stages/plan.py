@@ -36,7 +36,7 @@ from asem_core.stages.plan_recipe import asked, recipe_text, regions_of
 from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import temporary_folder, write_whole
-from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, num_touching, profiles_of
+from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, num_touching, profiles_of, share_filled
 from asem_core.training.given import Given
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
@@ -145,8 +145,9 @@ def plan(
 
     regions, for_cells = opened(), model.options_for_cells() if issubclass(model, LearnsBoundaries) else {}
     of_cells: list[Setting] = []
-    if for_cells and not for_cells.keys() & said.keys():
-        of_cells = are_cells(num_touching([region for *_, region in regions]), for_cells)
+    if for_cells and all(said.get(key, value) == value for key, value in for_cells.items()):
+        drawn = [region for *_, region in regions]
+        of_cells = are_cells(num_touching(drawn), share_filled(drawn), for_cells)
         said |= {line.key: line.value for line in of_cells}
         regions = opened() if of_cells else regions
     found = fingerprint_of_classes([region for *_, region in regions])

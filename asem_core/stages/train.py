@@ -220,14 +220,14 @@ def train(
             return folder
         try:
             learn(setup, folder, processes, resume=resume, progress=progress)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
-        if processes.leads:
-            if recipe.options.choose_threshold:
+            if processes.leads and recipe.options.choose_threshold:
                 watched = ids_of(recipe.model, recipe.options, setup.validation, catalog, recipe.folder)
                 if watched and progress:
                     say("train: Choosing how far fragments are merged, on the validation part")
                 choose_merge_below(folder, watched, catalog, str(processes.device))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
+        if processes.leads:
             if progress:
                 say("train: Writing the report")
             write_training_report(folder, setup, record)

@@ -29,6 +29,8 @@ def open_classes(
     downsample: Zyx,
     classes: Sequence[str],
     model: Model,
+    *,
+    as_drawn: bool = False,
 ) -> Region:
     """Open what a recipe says about a region, with the labels of each class that is annotated there.
 
@@ -36,6 +38,7 @@ def open_classes(
     ----------
     classes : of the network (see `heads.classes_of`); "" goes by the model's name
     downsample : see `open_region`, whose errors are raised, too
+    as_drawn : of cells with an id each, give the ids, not the boundaries between them
 
     Raises
     ------
@@ -57,7 +60,9 @@ def open_classes(
             folder,
             downsample,
             values=values,
-            of_cells=_of_cells(model_of_class(catalog, model, c)) and (c == "" or isinstance(model, SeveralClasses)),
+            of_cells=not as_drawn
+            and _of_cells(model_of_class(catalog, model, c))
+            and (c == "" or isinstance(model, SeveralClasses)),
         )
         for c in classes
         for place, values in places.get(c or model.name, ())

@@ -15,7 +15,7 @@ from asem_core.errors import BadInput
 from asem_core.interfaces import Region
 from asem_core.training.regions import IGNORE, input_box, read_target
 from asem_core.volume import Box, ZyxNm, as_zyx, full_range
-from asem_core.voxels.meetings import meetings
+from asem_core.voxels.meetings import filled, meetings
 
 SAMPLE_VX = 6_000_000
 """At most so many voxels of all regions together are looked at."""
@@ -174,6 +174,15 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
 def num_touching(regions: Sequence[Region]) -> int:
     """Count the pairs of objects, by their ids, that share faces of voxels in the part looked at."""
     return sum(_pairs(region, box) for region in regions for box in _looked_at(region, len(regions)))
+
+
+def share_filled(regions: Sequence[Region]) -> float:
+    """Say what part of the annotated voxels looked at objects with an id each fill (see `meetings.filled`)."""
+    return filled(
+        (region.labels.read(box), read_target(region, box, exclude=False) != IGNORE)
+        for region in regions
+        for box in _looked_at(region, len(regions))
+    )
 
 
 def _pairs(region: Region, box: Box) -> int:

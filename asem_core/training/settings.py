@@ -43,6 +43,9 @@ SPARSE = 0.2
 LEAST_TOUCHING = 3
 """Pairs of objects that touch: fewer do not teach a network to tell objects apart."""
 
+CELLS_FILL = 0.5
+"""Objects with an id each that fill more than this are cells, whether they touch or not; membranes fill less."""
+
 BETWEEN_NM = 12.0
 """No working pixel is larger where objects that touch are told apart by the two membranes between them."""
 
@@ -100,11 +103,12 @@ class Split:
 # --- rules --------------------------------------------------------------------------------------------------------
 
 
-def are_cells(num_touching: int, options: Mapping[str, Any]) -> list[Setting]:
-    """Let a model of what lies between cells learn from cells: membranes have no neighbours with another id, cells do."""
-    if num_touching < LEAST_TOUCHING:
+def are_cells(num_touching: int, filled: float, options: Mapping[str, Any]) -> list[Setting]:
+    """Let a model of what lies between cells learn from cells: these touch, or have an id each and fill most of what is annotated."""
+    if num_touching < LEAST_TOUCHING and filled <= CELLS_FILL:
         return []
-    why = f"{num_touching} pairs of objects touch: the labels are cells, and the boundaries between them are learnt"
+    seen = f"objects fill {filled:.0%}" if num_touching < LEAST_TOUCHING else f"{num_touching} pairs of objects touch"
+    why = f"{seen}: the labels are cells, and the boundaries between them are learnt"
     return [Setting("model", key, value, why if i == 0 else "") for i, (key, value) in enumerate(options.items())]
 
 

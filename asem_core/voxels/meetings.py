@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from asem_core.volume import Labels
+
+MANY_IDS = 10
+"""Classes of tissue are fewer."""
 
 
 def touch(ids: Labels, least: int) -> bool:
@@ -17,6 +22,23 @@ def touch(ids: Labels, least: int) -> bool:
         if len(pairs) >= least:
             return True
     return False
+
+
+def filled(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Say what part of the annotated voxels objects with an id each fill; 0 where there are fewer than `MANY_IDS`, as in a mask or a map of classes.
+
+    Parameters
+    ----------
+    blocks : of any shapes, one at a time: the ids (0: none), and which voxels were annotated
+    """
+    found: set[int] = set()
+    num_object, num_known = 0, 0
+    for ids, known in blocks:
+        objects = ids[known & (ids != 0)]
+        if len(found) < MANY_IDS:
+            found.update(np.unique(objects).tolist())
+        num_object, num_known = num_object + objects.size, num_known + int(known.sum())
+    return num_object / num_known if len(found) >= MANY_IDS else 0.0
 
 
 def meetings(ids: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import attrs
 
 from asem_core.abilities import LearnsBoundaries
+from asem_core.errors import BadInput
 from asem_core.hookspecs import hookimpl
 from asem_core.interfaces import Fitted
 from asem_core.volume import Volume
@@ -42,6 +43,13 @@ class Membrane(Organelle, LearnsBoundaries):
     objects: bool = False
     labels_are: Literal["membranes", "cells"] = "membranes"
     cells: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.learns_from_cells() and self.instance_heads() and not self.instances_of:
+            raise BadInput(
+                'labels_are = "cells" makes boundaries of the labels, and these have no ids: name the cells beside them, instances_of = '
+                '"cells" and, in each region, labels = { membrane = "cell.zarr/labels/neurons", cells = "cell.zarr/labels/neurons" }.'
+            )
 
     def learns_from_cells(self) -> bool:
         """Whether labels are cells, not the membranes between them."""

@@ -12,14 +12,17 @@ from scipy.spatial import cKDTree
 from skimage.segmentation import find_boundaries
 from typer.testing import CliRunner
 
+from asem_core.blocks import Run
 from asem_core.catalog import load_catalog
+from asem_core.cell.record import Record
+from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, RecipeError
 from asem_core.run_folder import RunFolder
 from asem_core.stages.planned import whole_recipe
 from asem_core.stages.train import read_training_recipe, set_up
 from asem_core.training.regions import read_target
-from asem_core.volume import Box, Labels
+from asem_core.volume import Box, Labels, Spec
 from asem_core.voxels.boundaries import boundaries_of
 from asem_core.weights import read_metadata
 
@@ -56,6 +59,7 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(tmp_path / "cell.zarr/raw", np.clip(170 - 90 * between + noise, 0, 255).astype(np.uint8))
     write(tmp_path / "cell.zarr/labels/cells", ids)
     write(tmp_path / "cell.zarr/labels/with_background", ids * (ids > 9))
+    write(tmp_path / "cell.zarr/labels/apart", np.where(between, 0, ids))
     write(tmp_path / "cell.zarr/labels/membrane", between.astype(np.uint8))
     monkeypatch.setattr("asem_core.stages.plan.seconds_per_iteration", lambda *_, **__: 2.5)
     monkeypatch.chdir(tmp_path)
@@ -137,6 +141,56 @@ def test_membranes_whose_cells_are_told_apart_are_planned(cell: Path) -> None:
     assert set(found["train"]["regions"][0]["labels"]) == {"membrane", "cells"}
     setup = set_up(read_training_recipe("run.plan.toml", load_catalog()), load_catalog(), RunFolder(Path("other")))
     assert set(setup.regions[0].classes) == {"", "cells"}
+
+
+def test_maps_and_masks_of_membranes_are_compared_with_the_boundaries_between_cells(cell: Path) -> None:
+    """Whether the ids touch or leave membranes out; and a mask of what a map says is compared like the map."""
+    made_by = {"stage": "predict", "model": "membrane"}
+    spec = Spec(SHAPE, np.dtype(np.uint8), 8.0)
+    out = create_volume(cell / "predictions/m", spec, block=32, made_by=made_by, about=Record(kind="probability"))
+    out.data[...] = np.where(find_boundaries(voronoi(), mode="inner"), 200, 20)  # type: ignore[index]
+    finish_volume(out, Run(progress=False))
+    asem("segment", "cell.zarr/predictions/m", "-o", "cell.zarr/predictions/mask", "-q")
+    for found in ("m", "mask"):
+        scores = {
+            asem("evaluate", f"cell.zarr/predictions/{found}", f"cell.zarr/labels/{truth}").partition(" at 0.5: ")[2]
+            for truth in ("membrane", "cells", "apart")
+        }
+        assert len(scores) == 1, "the same boundaries, however the truth is given"
+
+
+@pytest.mark.usefixtures("cell", "small")
+def test_cells_learn_boundaries_and_affinities_from_the_same_ids() -> None:
+    """Labels that are named by class, at the end of the training, too, where their ids are read again."""
+    model = (
+        'labels_are = "cells"\ncells = true\ninstances_of = "cells"\naffinities = [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]'
+    )
+    labels = BOTH.replace("labels/membrane", "labels/cells")
+    Path("open.toml").write_text(RECIPE.format(model=model, labels=labels))
+    asem("train", "open.toml", "-o", "run", "-q")
+    assert RunFolder(Path("run")).read_json("choice.json")["mergers"]["voi"]
+
+
+def test_boundaries_have_no_ids_to_tell_apart(cell: Path) -> None:
+    model = 'labels_are = "cells"\naffinities = [[-1, 0, 0]]'
+    Path("open.toml").write_text(RECIPE.format(model=model, labels='"cell.zarr/labels/cells"'))
+    with pytest.raises(
+        RecipeError, match="makes boundaries of the labels, and these have no ids: name the cells beside"
+    ):
+        whole_recipe(Path("open.toml"), Path("run"), load_catalog())
+
+
+@pytest.mark.usefixtures("cell", "small")
+@pytest.mark.parametrize(
+    ("said", "labels", "why"),
+    [("cells = true", "cells", "pairs of objects touch"), ("", "apart", "objects fill 76%")],
+)
+def test_cells_are_seen_by_their_faces_or_by_what_they_fill(said: str, labels: str, why: str) -> None:
+    Path("open.toml").write_text(RECIPE.format(model=said, labels=f'"cell.zarr/labels/{labels}"'))
+    text = whole_recipe(Path("open.toml"), Path("run"), load_catalog()).read_text()
+    assert f"{why}: the labels are cells" in text
+    model = tomllib.loads(text)["model"]
+    assert (model["labels_are"], model["cells"]) == ("cells", True)
 
 
 def test_a_mask_is_not_taken_for_cells(cell: Path) -> None:
