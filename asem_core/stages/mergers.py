@@ -5,7 +5,7 @@ validation part -> maps -> objects at each threshold -> variation of information
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,18 @@ def choose_merge_below(
     }
     chosen = folder.chosen()
     if voi.min() < (1 - WORTH_IT) * np.interp(own, THRESHOLDS, voi):
-        # Of those that are about as good, the middle one: a little more or less would do, too.
-        good = np.flatnonzero(voi <= voi.min() * (1 + WORTH_IT / 2))
-        noted["merge_below"] = THRESHOLDS[int(good[len(good) // 2])]
+        noted["merge_below"] = best_of(dict(zip(THRESHOLDS, voi, strict=True)))
         about = read_metadata(chosen)
         model = {**about["model"], "merge_below": noted["merge_below"]}
         chosen = copy_weights(chosen, folder.path / "weights.safetensors", {**about, "model": model})
     before = folder.read_json("choice.json")
     folder.write_json("choice.json", {**before, "predict_from": str(chosen.relative_to(folder.path)), "mergers": noted})
+
+
+def best_of(voi: Mapping[float, float]) -> float:
+    """Choose the threshold of the lowest variation of information; of those about as good the middle one: a little more or less would do, too."""
+    good = [t for t, found in voi.items() if found <= min(voi.values()) * (1 + WORTH_IT / 2)]
+    return good[len(good) // 2]
 
 
 def ids_of(
@@ -82,7 +86,11 @@ def ids_of(
     """Find the ids of the objects that a model merges fragments into, beside each region that has them; nothing where it merges none."""
     if not isinstance(model, MergesFragments) or isinstance(model, SeveralClasses) or not model.merges():
         return []
-    of_cells = isinstance(model, LearnsBoundaries) and model.learns_from_cells()
+    of_cells = False
+    if isinstance(model, LearnsBoundaries):
+        of_cells = model.learns_from_cells()
+        if not of_cells and not model.instances_of:  # the ids of membranes say nothing of the cells
+            return []
     found = []
     for number, (region, place) in enumerate(zip(regions, options.validation, strict=True), 1):
         own = part_of(region, "" if of_cells else model.instances_of)

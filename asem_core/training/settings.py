@@ -108,17 +108,19 @@ def are_cells(num_touching: int, filled: float, options: Mapping[str, Any]) -> l
     if num_touching < LEAST_TOUCHING and filled <= CELLS_FILL:
         return []
     seen = f"objects fill {filled:.0%}" if num_touching < LEAST_TOUCHING else f"{num_touching} pairs of objects touch"
-    why = f"{seen}: the labels are cells, and the boundaries between them are learnt"
-    return [Setting("model", key, value, why if i == 0 else "") for i, (key, value) in enumerate(options.items())]
+    return _options(options, f"{seen}: the labels are cells, and the boundaries between them are learnt")
 
 
 def touching(found: Fingerprint, template: Template, options: TouchingOptions | None) -> list[Setting]:
     """Let the network learn where objects touch, if enough do: within two pixels of another; in the plane where planes lie apart."""
     if options is None or found.num_touching < LEAST_TOUCHING or found.share_annotated < SPARSE:
         return []
-    lines = options((2 if template == "isotropic" else 0, 2, 2)).items()
-    why = f"{found.num_touching} pairs of objects touch: where they do is learnt, too"
-    return [Setting("model", key, value, why if i == 0 else "") for i, (key, value) in enumerate(lines)]
+    reach = (2 if template == "isotropic" else 0, 2, 2)
+    return _options(options(reach), f"{found.num_touching} pairs of objects touch: where they do is learnt, too")
+
+
+def _options(options: Mapping[str, Any], why: str) -> list[Setting]:
+    return [Setting("model", key, value, why if i == 0 else "") for i, (key, value) in enumerate(options.items())]
 
 
 def downsampling(found: Fingerprint, boxes: Sequence[Box], most_nm: float = math.inf) -> Setting:
@@ -160,10 +162,7 @@ def layout(found: Fingerprint, downsample: Zyx) -> tuple[Template, str]:
 
 
 def block(template: Template, found: Fingerprint) -> Zyx:
-    """Say about how large a block should be: small ones fit into the cache of a processor, and more of them are seen.
-
-    Strokes lie in planes: a flat block holds more of them for the same work.
-    """
+    """Say about how large a block should be: small ones fit a processor's cache, flat ones hold more strokes, which lie in planes."""
     z, y, x = BLOCKS[template]
     return (max(1, z // 8), 2 * y, 2 * x) if found.share_annotated < SPARSE and template == "isotropic" else (z, y, x)
 
@@ -351,7 +350,7 @@ def uses_of_time(few: bool) -> list[tuple[int, int]]:
 
 
 def num_checkpoints(iterations: int) -> int:
-    """Say how often to validate: it takes a twelfth of the time at most."""
+    """Say how often to validate: a twelfth of the time at most."""
     return min(12, max(1, iterations // (12 * CHECKPOINT_COST)))
 
 
@@ -423,8 +422,7 @@ def choose_settings(
     watched = list(watch) if isinstance(watch, Sequence) else [b for _, b in split.watched]
     apart = touching(found, template, tell_apart)
     lines = [first]
-    lines += [Setting("model", k, v, f"{template} network: {why_template}" if i == 0 else "")
-              for i, (k, v) in enumerate(network.get(template, {}).items())]  # fmt: skip
+    lines += _options(network.get(template, {}), f"{template} network: {why_template}")
     lines += [
         Setting("train", "choose", "last", "the last steps are the smallest, and one validation part is noisier than they are"),
         *threshold(found, watched),
@@ -441,12 +439,11 @@ def choose_settings(
         *schedule(template, few),
         *augmentation(template, factor, few),
     ]  # fmt: skip
-    if apart:
-        why_outlines = "objects that touch meet at their outlines"
-        lines = [attrs.evolve(s, value=False, why=why_outlines) if s.key == "ignore_exclusion" else s for s in lines]
     kind, why = suited_to(found, template)
     if apart:
         kind, why = "instances", "most blocks contain no two objects that touch"
+        learnt = Setting("train.loss", "ignore_exclusion", False, "objects that touch meet at their outlines")
+        lines = [learnt if line.key == "ignore_exclusion" else line for line in lines]
     lines += apart
     lines.append(Setting("sampler", "use", sampler(kind), why))
     return Settings(found, template, factor, few, split, lines)

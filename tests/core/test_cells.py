@@ -18,7 +18,9 @@ from asem_core.cell.record import Record
 from asem_core.cell.store import create_volume, finish_volume
 from asem_core.cli import make_app
 from asem_core.errors import BadInput, RecipeError
+from asem_core.recipe import build
 from asem_core.run_folder import RunFolder
+from asem_core.stages.mergers import best_of, ids_of
 from asem_core.stages.planned import whole_recipe
 from asem_core.stages.train import read_training_recipe, set_up
 from asem_core.training.regions import read_target
@@ -207,3 +209,10 @@ def test_labels_without_the_organelles_own_are_refused(cell: Path) -> None:
     Path("open.toml").write_text(RECIPE.format(model="", labels=labels))
     with pytest.raises(RecipeError, match="labels names cells, but not membrane: add these"):
         whole_recipe(Path("open.toml"), Path("run"), load_catalog())
+
+
+def test_ids_of_membranes_say_nothing_of_the_cells(cell: Path) -> None:
+    """A network that learns a mask, or pieces, of membranes and finds cells keeps its `merge_below`."""
+    model = build(load_catalog().get("model", "membrane"), {"cells": True}, "test")
+    assert ids_of(model, None, [], load_catalog(), cell) == []  # type: ignore[arg-type]
+    assert best_of({0.3: 1.0, 0.4: 0.9, 0.5: 0.905, 0.6: 0.908, 0.7: 2.0}) == 0.5
