@@ -63,7 +63,11 @@ def evaluate(
     box: Annotated[str | None, typer.Option(help="Compare only z0:z1,y0:y1,x0:x1, in voxels of the truth.")] = None,
     objects: Annotated[
         bool | None,
-        typer.Option("--objects/--no-objects", help="Whether to score objects too.", show_default="as the model says"),
+        typer.Option(
+            "--objects/--no-objects",
+            help="Whether to score objects too.",
+            show_default="as the model says, and where both have ids",
+        ),
     ] = None,
     segmentation: Annotated[
         bool, typer.Option("--segmentation", help="The prediction has 0 and 1, or ids, instead of probabilities.")

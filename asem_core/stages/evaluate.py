@@ -54,7 +54,7 @@ class EvaluateOptions:
     mask
         Layer of annotated voxels; the others are ignored.
     objects
-        Count objects, too; by default as the model says.
+        Count objects, too; by default as the model says, and where prediction and truth have ids.
     thresholds
         Probabilities of interest, above 0 and at most 1.
     """
@@ -151,8 +151,10 @@ def evaluate(
     mask = None if options.mask is None else open_truth(options.mask, "mask")
     count = options.objects
     if count is None:
-        count = (isinstance(model, FindsObjects) and model.objects) or (
-            isinstance(model, MergesFragments) and model.merges()
+        count = (
+            (isinstance(model, FindsObjects) and model.objects)
+            or (isinstance(model, MergesFragments) and model.merges())
+            or any(_both_have_ids(pair, run) for pair in pairs)
         )
     pairs = [_as_learnt(pair, catalog, run) for pair in pairs]
     read = [volume for pair in pairs for volume in (pair.prediction, pair.truth)]
@@ -192,6 +194,10 @@ def evaluate(
     parts = sections(scores, options.thresholds, counted)
     page = None if folder is None else write_report(folder, title, parts, made_by=record)
     return _evaluation({name: _rows(table) for part in parts for name, table in part.tables.items()}, page)
+
+
+def _both_have_ids(pair: Pair, run: Run) -> bool:
+    return isinstance(pair.prediction, Labels) and has_ids(pair.prediction, run) and has_ids(pair.truth, run)
 
 
 def _as_learnt(pair: Pair, catalog: Catalog, run: Run) -> Pair:

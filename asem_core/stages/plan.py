@@ -27,12 +27,13 @@ from asem_core.errors import OVERWRITE, BadInput, Option, OutputExists, quoted
 from asem_core.heads import has_direction, stated_by
 from asem_core.interfaces import Model, Region, Suited, Template
 from asem_core.prediction.inference import is_out_of_memory
+from asem_core.prediction.trained import model_of_class
 from asem_core.pretrained import find_weights
 from asem_core.recipe import Choice, build, build_choice
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotated import Annotated, classes_together, model_for, open_part, places_of
 from asem_core.stages.as_trained import as_trained
-from asem_core.stages.plan_recipe import asked, recipe_text, regions_of
+from asem_core.stages.plan_recipe import asked, recipe_text, regions_of, together
 from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import temporary_folder, write_whole
@@ -144,12 +145,13 @@ def plan(
         return [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
 
     regions, for_cells = opened(), model.options_for_cells() if issubclass(model, LearnsBoundaries) else {}
-    of_cells: list[Setting] = []
+    drawn, of_cells = [region for *_, region in regions], list[Setting]()
     if for_cells and all(said.get(key, value) == value for key, value in for_cells.items()):
-        drawn = [region for *_, region in regions]
         of_cells = are_cells(num_touching(drawn), share_filled(drawn), for_cells)
-        said |= {line.key: line.value for line in of_cells}
-        regions = opened() if of_cells else regions
+    elif SeveralClasses in model.__mro__ and "per_class" not in said:
+        of_cells = _classes_of_cells(build(model, said, "plan @ model"), drawn, catalog)
+    said |= {line.key: line.value for line in of_cells}
+    regions = opened() if of_cells else regions
     found = fingerprint_of_classes([region for *_, region in regions])
     profiles = [profiles_of(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
@@ -172,7 +174,7 @@ def plan(
         )
         network = templates[settings.template]
         lines = [*given.over(_mirrors(settings.lines, model, given), network), *given.over([*of_cells, *small], ())]
-        lines += given.over(even_odds(found, lines, built), ())
+        lines = together(lines, given.over(even_odds(found, lines, built), ()))
         lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
         return attrs.evolve(settings, lines=[*lines, *given.over(_block(settings, model), network)])
@@ -223,6 +225,17 @@ def plan(
     lines += [] if start is None else [Setting("train", "start_from", named_anywhere(start), why_start)]
     settings = attrs.evolve(settings, lines=lines)
     return TrainingPlan(found, settings, recipe_text(model.name, settings, own, options, given))
+
+
+def _classes_of_cells(whole: Any, regions: Sequence[Region], catalog: Catalog) -> list[Setting]:
+    """Let classes of several whose own model learns what lies between cells learn from cells, where their labels are these."""
+    found: list[Setting] = []
+    for name in whole.classes:
+        own = model_of_class(catalog, whole, name)
+        if isinstance(own, LearnsBoundaries):
+            drawn = [region.classes[name] for region in regions if name in region.classes]
+            found += are_cells(num_touching(drawn), share_filled(drawn), {name: own.options_for_cells()})
+    return [Setting("model", "per_class", {line.key: line.value for line in found}, found[0].why)] if found else []
 
 
 def _network(model: type[Model], template: Template, width: int = 1) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import tomlkit
 
 from asem_core.stages.annotated import Annotated, as_table
@@ -25,6 +26,17 @@ def asked(model: str, places: Sequence[Annotated], options: PlanOptions) -> str:
     length = f"{options.iterations} iterations" if options.iterations else f"{options.minutes:g} minutes"
     start = f", from {options.start_from}" if options.start_from else ""
     return f"# Made for: {model}, {length}, seed {options.seed}{start}; {'; '.join(what)}"
+
+
+def together(lines: Sequence[Setting], more: Sequence[Setting]) -> list[Setting]:
+    """Add lines; of a table of classes that both set, each class keeps what both say of it."""
+    found = {(line.table, line.key): line for line in lines}
+    for line in more:
+        if (before := found.get((line.table, line.key))) is not None:
+            both = {c: {**before.value.get(c, {}), **line.value.get(c, {})} for c in {**before.value, **line.value}}
+            line = attrs.evolve(line, value=both, why=f"{before.why}; {line.why}")
+        found[line.table, line.key] = line
+    return list(found.values())
 
 
 def recipe_text(model: str, settings: Settings, places: Sequence[Annotated], options: PlanOptions, given: Given) -> str:

@@ -147,7 +147,10 @@ def fingerprint(regions: Sequence[Region]) -> Fingerprint:
     if not num_foreground:
         raise BadInput(f"No voxel of {names} is object: there is nothing to learn. Is it the right layer of labels?")
     if num_foreground == num_annotated:
-        raise BadInput(f"Every annotated voxel of {names} is object: annotate background, too.")
+        raise BadInput(
+            f"Every annotated voxel of {names} is object: annotate background, too. Of cells that fill the volume, a model can learn the "
+            "boundaries between them: see docs/training.md, 'Cells with an id each'."
+        )
     parts = [part for region in regions for part in _parts(region, len(regions))]
     size = regions[0].raw.voxel_size_nm
     thickness, num_objects = _thickness_nm(parts, size)

@@ -110,7 +110,8 @@ def test_cells_are_learnt_from_and_found_by_their_boundaries(cell: Path) -> None
     assert read_metadata(RunFolder(Path("run")).chosen())["model"]["merge_below"] == chosen
     asem("predict", str(cell), "--weights", "run", "-o", "cell.zarr/p", "-q")
     asem("segment", "cell.zarr/p", "-o", "cell.zarr/found", "-q")
-    asem("evaluate", "cell.zarr/found", "cell.zarr/labels/cells", "--objects", "-o", "scores")
+    scores = asem("evaluate", "cell.zarr/found", "cell.zarr/labels/cells", "-o", "scores")
+    assert "voi split" in scores, "both have ids, so objects are compared"
     by_cells, by_membranes = (
         asem("evaluate", "cell.zarr/p", f"cell.zarr/labels/{name}").partition(" at 0.5: ")[2]
         for name in ("cells", "membrane")
@@ -193,6 +194,20 @@ def test_cells_are_seen_by_their_faces_or_by_what_they_fill(said: str, labels: s
     assert f"{why}: the labels are cells" in text
     model = tomllib.loads(text)["model"]
     assert (model["labels_are"], model["cells"]) == ("cells", True)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_class_of_several_is_learnt_from_cells(cell: Path) -> None:
+    """The class is called like the model of boundaries; what a recipe says of it stays."""
+    write(cell / "labels/mito", (voronoi() % 7 == 0).astype(np.uint8))
+    (cell / "labels/membrane").rename(cell.parent / "masks")
+    (cell / "labels/cells").rename(cell / "labels/membrane")
+    asem("plan", str(cell), "--labels", "membrane,mito", "--iterations", "9", "-o", "plan.toml")
+    model = tomllib.loads(Path("plan.toml").read_text())["model"]
+    assert model["per_class"] == {"membrane": {"labels_are": "cells", "cells": True}, "mito": {"threshold": 0.6}}
+    setup = set_up(read_training_recipe("plan.toml", load_catalog()), load_catalog(), RunFolder(Path("run")))
+    part = setup.regions[0].classes["membrane"]
+    assert set(np.unique(part.labels.read())) == {0, 1}
 
 
 def test_a_mask_is_not_taken_for_cells(cell: Path) -> None:
