@@ -26,12 +26,12 @@ from asem_core.prediction.trained import model_behind
 from asem_core.progress import tell_reused
 from asem_core.report import find_finished_report, write_report
 from asem_core.stages.proofread import warn_of_edits
-from asem_core.training.settings import CELLS_FILL, LEAST_TOUCHING
+from asem_core.training.settings import LEAST_TOUCHING
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.boundaries import boundaries_of
 from asem_core.voxels.components import has_ids, value_range
 from asem_core.voxels.known import Meaning
-from asem_core.voxels.meetings import filled, touch
+from asem_core.voxels.meetings import CELLS_FILL, filled, touch
 from asem_core.voxels.resample import on_grid_of, whole_factors
 
 log, remarks = logging.getLogger("asem_core"), logging.getLogger("asem_core.remarks")

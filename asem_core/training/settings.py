@@ -17,6 +17,7 @@ from asem_core.abilities import CutsByThreshold, FindsObjects, RemovesSmallSegme
 from asem_core.interfaces import Model, Suited, Template
 from asem_core.training.fingerprint import Fingerprint
 from asem_core.volume import Box, Zyx, as_zyx
+from asem_core.voxels.meetings import CELLS_FILL
 
 TEMPLATES: tuple[Template, ...] = ("isotropic", "anisotropic", "planes")
 
@@ -42,9 +43,6 @@ SPARSE = 0.2
 
 LEAST_TOUCHING = 3
 """Pairs of objects that touch: fewer do not teach a network to tell objects apart."""
-
-CELLS_FILL = 0.5
-"""Objects with an id each that fill more than this are cells, whether they touch or not; membranes fill less."""
 
 BETWEEN_NM = 12.0
 """No working pixel is larger where objects that touch are told apart by the two membranes between them."""

@@ -11,6 +11,9 @@ from asem_core.volume import Labels
 MANY_IDS = 10
 """Classes of tissue are fewer."""
 
+CELLS_FILL = 0.5
+"""Objects with an id each that fill more than this are cells, whether they touch or not; membranes fill less."""
+
 
 def touch(ids: Labels, least: int) -> bool:
     """Tell whether at least so many pairs of objects share faces of voxels within a block; no more is read than tells it."""
