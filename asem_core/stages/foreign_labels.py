@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ import attrs
 import numpy as np
 
 from asem_core.abilities import ReadsByKind, TakesVoxelSize
+from asem_core.blocks import Run
 from asem_core.errors import BadInput, NoVoxelSize, Option, ShapeMismatch, VoxelSizeMismatch
 from asem_core.interfaces import Source
 from asem_core.progress import counted
 from asem_core.stages.annotate import CHUNK, Layer
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx
+from asem_core.voxels.components import has_ids
 from asem_core.voxels.known import Meaning, as_binary, understood
 
 BLOCK = as_zyx((CHUNK, 8 * CHUNK, 8 * CHUNK))
+
+remarks = logging.getLogger("asem_core.remarks")
 
 
 @attrs.frozen
@@ -89,6 +94,11 @@ def labels_in(
     if meaning.background is None and reading.ids is not None:
         meaning = attrs.evolve(meaning, background=())
     labels = understood(part, meaning)
+    if reading.ids is None and has_ids(labels, Run(progress=False)):
+        remarks.info(
+            "%s: all its ids become one object here. To keep them, for cells or objects that touch: asem import FILE --layer labels/NAME.",
+            found.path,
+        )
     placed = image.crop(box).origin_nm
     data = as_binary(labels, reading.ids).data
     known = labels.known and attrs.evolve(labels.known, voxel_size_nm=image.voxel_size_nm, origin_nm=placed)

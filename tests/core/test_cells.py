@@ -210,6 +210,14 @@ def test_a_class_of_several_is_learnt_from_cells(cell: Path) -> None:
     assert set(np.unique(part.labels.read())) == {0, 1}
 
 
+@pytest.mark.usefixtures("cell")
+def test_an_import_as_annotation_says_that_ids_are_lost(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "asem_core.remarks")
+    for layer, said in (("membrane", False), ("cells", True)):
+        asem("annotate", "import", "cell.zarr", f"cell.zarr/labels/{layer}", "-o", f"labels/from_{layer}")
+        assert ("all its ids become one object here" in caplog.text) == said
+
+
 def test_a_mask_is_not_taken_for_cells(cell: Path) -> None:
     Path("open.toml").write_text(RECIPE.format(model='labels_are = "cells"', labels='"cell.zarr/labels/membrane"'))
     with pytest.raises(
