@@ -70,20 +70,26 @@ def open_region(
     def opened(place: Place, what: str) -> Volume:
         return _open(place, catalog, folder, f"{name}, {what}")
 
+    def resampled(labels: Labels) -> tuple[Labels, Zyx]:
+        finer = whole_factors(raw.voxel_size_nm, labels.voxel_size_nm) if options.resample_labels else None
+        if not finer:
+            return labels, downsample
+        return _downsampled(labels, finer, catalog), as_zyx(np.multiply(downsample, finer).tolist())
+
     require_steps(options.done, catalog)
     require_roles(_address(options.exclusion), _address(options.mask))
     image = opened(options.raw, "raw")
     require_image(image, "a network learns from an image")
     raw = _downsampled(with_done(image, options.done, catalog), downsample, catalog)
     stored = of_values(_labels(opened(options.labels, "labels"), options, values), values)
-    labels, factor = _downsampled(stored, downsample, catalog), downsample
+    labels = _downsampled(stored, downsample, catalog)
+    if options.strokes is None:
+        labels, factor = resampled(labels)
     labels = _between(labels, name) if of_cells else labels
     if options.strokes is not None:
         strokes = open_annotation(opened(options.strokes, "strokes").path)
         stored = strokes
-        labels = painted_over(labels, _downsampled(strokes, downsample, catalog))
-    if options.resample_labels and (finer := whole_factors(raw.voxel_size_nm, labels.voxel_size_nm)):
-        labels, factor = _downsampled(labels, finer, catalog), as_zyx(np.multiply(factor, finer).tolist())
+        labels, factor = resampled(painted_over(labels, _downsampled(strokes, downsample, catalog)))
     if options.box is not None:
         part = _whole_voxels(Box.parse(options.box, stored.shape), factor)
         if part.is_empty:

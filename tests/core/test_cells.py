@@ -23,7 +23,8 @@ from asem_core.run_folder import RunFolder
 from asem_core.stages.mergers import best_of, ids_of
 from asem_core.stages.planned import whole_recipe
 from asem_core.stages.train import read_training_recipe, set_up
-from asem_core.training.regions import read_target
+from asem_core.training.options import RegionOptions
+from asem_core.training.regions import open_region, read_target
 from asem_core.volume import Box, Labels, Spec
 from asem_core.voxels.boundaries import boundaries_of
 from asem_core.weights import read_metadata
@@ -93,6 +94,14 @@ def test_planes_that_lie_apart_have_boundaries_in_the_plane() -> None:
     made = boundaries_of(Labels(ids, (40, 8, 8))).read()
     for z in (0, 20):
         assert (made[z] == find_boundaries(ids[z], connectivity=1, mode="thick")).all()
+
+
+def test_boundaries_of_finer_labels_are_those_at_the_voxels_of_the_image(cell: Path) -> None:
+    """The most frequent id is taken first: of boundaries, which are thin, little would be left."""
+    write(cell / "labels/fine", np.kron(voronoi(), np.ones((2, 2, 2), np.uint16)), size=4.0)
+    place = RegionOptions(raw=str(cell / "raw"), labels=str(cell / "labels/fine"), resample_labels=True)
+    region = open_region(place, "r", load_catalog(), Path(), of_cells=True)
+    assert (region.labels.read() == find_boundaries(voronoi(), connectivity=1, mode="thick")).all()
 
 
 @pytest.mark.usefixtures("small")
