@@ -17,6 +17,7 @@ from asem_core.commands import (
     VoxelSize,
     Workers,
     make_run,
+    read_numbers,
     read_options,
     read_voxel_size,
 )
@@ -47,6 +48,13 @@ def import_(
         ),
     ] = None,
     box: Annotated[str | None, typer.Option(help="Only z0:z1,y0:y1,x0:x1, in voxels of the source.")] = None,
+    offset: Annotated[
+        str | None,
+        typer.Option(
+            help="Voxel of the cell's image (raw) at which it begins, z,y,x: for labels of a part of the image.",
+            show_default="as stated in the file",
+        ),
+    ] = None,
     done: Done = None,
     ignore: Ignore = None,
     background: Background = None,
@@ -67,6 +75,8 @@ def import_(
 
         asem import golgi_labels.tif --voxel-size 5 --layer labels/golgi -o cell_6.zarr
 
+        asem import neurons_part.tif --voxel-size 5 --offset 100,200,200 --layer labels/neurons -o cell_6.zarr
+
         asem import s3://bucket/cell.zarr --source-layer volumes/raw -o cell.zarr
 
         asem import --use phantom --set 'size_nm=[800,1200,1200]' --set seed=7 -o phantom.zarr
@@ -77,6 +87,7 @@ def import_(
     from asem_core.cell.record import Record
     from asem_core.errors import BadInput
     from asem_core.stages.import_ import choose_source, import_volume
+    from asem_core.volume import as_zyx
     from asem_core.voxels.known import Meaning
 
     require_cell(output, layer)
@@ -93,6 +104,7 @@ def import_(
             box=box,
             kind=kind,
             done=steps,
+            offset_vx=as_zyx(read_numbers(offset, int, "--offset")) if offset else None,
             catalog=catalog,
             meaning=Meaning.parse(ignore, background) if ignore or background else None,
             overwrite=overwrite,

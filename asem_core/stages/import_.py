@@ -23,7 +23,7 @@ from asem_core.cell.prepared import read_prepared
 from asem_core.cell.provenance import describe_input, describe_plugin, kind_by_name, made_by, what_it_holds
 from asem_core.cell.record import Kind, Record
 from asem_core.cell.store import Copy, create_volume, fill_volume, find_finished, open_volume, write_known
-from asem_core.errors import BadInput, Option, quoted
+from asem_core.errors import OVERWRITE, BadInput, Option, quoted
 from asem_core.files import near_path
 from asem_core.interfaces import Source
 from asem_core.paths import address_option
@@ -127,6 +127,7 @@ def import_volume(
     meaning: Meaning | None = None,
     done: Sequence[str] | None = None,
     remarks: Sequence[str] = (),
+    offset_vx: Zyx | None = None,
     overwrite: bool = False,
     anew: bool = False,
     catalog: Catalog | None = None,
@@ -137,6 +138,7 @@ def import_volume(
     `done` names the preprocessing that an image has had already; None goes by its attributes and its name, in which the steps
     of the `catalog` are recognised (None: of what is installed).
     `remarks` are kept beside those of the source: a licence, where it was published.
+    `offset_vx` is the voxel of the cell's image `raw` at which the layer, or the box of it, begins; None goes by what the source states.
     `meaning` says what the values of labels mean; where they were not annotated is kept in the layer `known` inside them.
     Returns the finished layer if this was done before, and the source has not changed as far as it can tell; `anew` copies
     it again all the same.
@@ -154,7 +156,7 @@ def import_volume(
     if kind not in ("labels", "probability") and not isinstance(volume, Labels):
         volume = with_done(volume, done, catalog or load_catalog())
     part = Box.parse(box, volume.shape) if box else None
-    details = {"box": part, "kind": kind, "meaning": meaning, "done": done_elsewhere(volume)}
+    details = {"box": part, "kind": kind, "meaning": meaning, "done": done_elsewhere(volume), "offset_vx": offset_vx}
     said = {k: v for k, v in details.items() if v is not None}
     read = describe_input(volume, source.fingerprint(layer) if isinstance(source, TellsChanges) else None)
     held = " ".join(read[key] for key in ("id", "revision", "fingerprint") if read.get(key))
@@ -163,6 +165,8 @@ def import_volume(
     checked = volume.data
     if part is not None:
         volume = volume.crop(part)
+    if offset_vx is not None:
+        volume = _placed(volume, offset_vx, output)
     finished = find_finished(output, record, kind=kind, overwrite=overwrite)
     if finished is not None and not anew:
         tell_reused(output, shown=run.progress)
@@ -206,6 +210,31 @@ def import_volume(
     return made
 
 
+def _placed(volume: Volume, offset_vx: Zyx, output: str | Path) -> Volume:
+    """Put a volume where its first voxel lies in the cell's image."""
+    raw = cell_of(output) / "raw"
+    if not raw.is_dir():
+        raise BadInput(f"{raw} is not there, in which ", Option("offset"), " counts voxels: import the image first.")
+    image: Volume = open_volume(raw)
+    if not np.allclose(image.voxel_size_nm, volume.voxel_size_nm, rtol=1e-2):
+        raise BadInput(
+            f"{volume.path} has voxels of {list(volume.voxel_size_nm)} nm and {image.path} of {list(image.voxel_size_nm)} nm: ",
+            Option("offset"),
+            " counts voxels of the image, which must be the same.",
+        )
+    begin = Box(offset_vx, as_zyx([o + n for o, n in zip(offset_vx, volume.shape, strict=True)]))
+    if not image.box.contains(begin):
+        raise BadInput(
+            f"{volume.path} would lie at {begin} of {image.path}, whose shape is {list(image.shape)}. Correct ",
+            Option("offset"),
+            ", z,y,x.",
+        )
+    origin = image.crop(begin).origin_nm
+    if isinstance(volume, Labels) and volume.known is not None:
+        return attrs.evolve(volume, origin_nm=origin, known=attrs.evolve(volume.known, origin_nm=origin))
+    return attrs.evolve(volume, origin_nm=origin)
+
+
 def _require_voxels_of_image(labels: Volume, output: str | Path) -> None:
     """Refuse labels of exactly the shape of the cell's image with voxels of another size: one of both is wrong."""
     cell = cell_of(output)
@@ -231,16 +260,21 @@ def _question_place(labels: Volume, given: Volume) -> None:
     raw = images[0]
     if raw.shape == labels.shape:
         log.warning(
-            "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, import it by "
-            "asem annotate import %s FILE -o NAME, which takes the image's place.",
-            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)), quoted(cell),
+            "%s has the shape of %s, but not its place: it begins at %s nm, the image at %s nm. If they belong together, say so: %s %s",
+            labels.path, raw.path, *([round(v, 2) for v in volume.origin_nm] for volume in (labels, raw)),
+            Option("offset", shown=_first_voxel(raw, cell)), OVERWRITE,
         )  # fmt: skip
     elif not any(given.shape == image.shape for image in images) and not any(given.origin_nm):
         log.warning(
             "%s does not say where it lies, and its shape is not that of %s (%s, not %s). It was put at 0, 0, 0 nm. If it belongs "
-            "elsewhere, import it by asem annotate import %s FILE --offset Z,Y,X -o NAME.",
-            given.path, raw.path, *(" x ".join(map(str, v.shape)) for v in (given, raw)), quoted(cell),
+            "elsewhere, say at which voxel of the image it begins: %s %s",
+            given.path, raw.path, *(" x ".join(map(str, v.shape)) for v in (given, raw)), Option("offset", shown="Z,Y,X"), OVERWRITE,
         )  # fmt: skip
+
+
+def _first_voxel(image: Volume, cell: Path) -> str:
+    """Say at which voxel of the cell's `raw` an image begins."""
+    return ",".join(map(str, open_volume(cell / "raw").box_of(image).begin)) if (cell / "raw").is_dir() else "Z,Y,X"
 
 
 def _images_of(cell: Path) -> list[str]:

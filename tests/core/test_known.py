@@ -356,9 +356,11 @@ def test_labels_of_a_cropped_image_that_say_no_place_are_questioned(tmp_path, ca
     assert "not its place" not in caplog.text
     assert asem("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at)[0] == 0
     assert "has the shape of" in caplog.text
-    assert f"asem annotate import {cell} FILE -o NAME" in caplog.text
-    assert asem("annotate", "import", cell, tmp_path / "mine.tif", "-o", "placed")[0] == 0
-    assert open_volume(cell / "labels/placed").origin_nm == open_volume(cell / "raw").origin_nm
+    assert "say so: --offset 0,0,0 --overwrite" in caplog.text
+    words = ("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at, "--offset", "0,0,0", "--overwrite")
+    caplog.clear()
+    assert (asem(*words)[0], caplog.text) == (0, "")
+    assert open_volume(cell / "labels/mine").origin_nm == open_volume(cell / "raw").origin_nm
 
 
 def test_labels_of_a_part_that_say_no_place_are_questioned(tmp_path, caplog):
@@ -376,7 +378,19 @@ def test_labels_of_a_part_that_say_no_place_are_questioned(tmp_path, caplog):
     assert "does not say where it lies" not in caplog.text
     assert asem("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at)[0] == 0
     assert "does not say where it lies, and its shape is not that of" in caplog.text
-    assert f"asem annotate import {cell} FILE --offset Z,Y,X -o NAME" in caplog.text
+    assert "say at which voxel of the image it begins: --offset Z,Y,X --overwrite" in caplog.text
+    words = ("import", tmp_path / "mine.tif", "--layer", "labels/mine", *at, "--overwrite", "--offset")
+    assert asem(*words, "4,0,0")[0] == 0
+    placed = open_volume(cell / "labels/mine")
+    assert (placed.shape, placed.origin_nm) == ((3, 30, 40), (20.0, 0.0, 0.0))
+    code, said = asem(*words, "11,0,0")
+    assert (code, "would lie at [11:14, 0:30, 0:40] of" in said) == (1, True)
+    code, said = asem(*words, "4,0,0", "--voxel-size", 6)
+    assert (code, "counts voxels of the image, which must be the same" in said) == (1, True)
+    code, said = asem(
+        "import", tmp_path / "mine.tif", "--voxel-size", 5, "--offset", "4,0,0", "-o", tmp_path / "new.zarr"
+    )
+    assert (code, "counts voxels: import the image first" in said) == (1, True)
     assert asem("annotate", "import", cell, tmp_path / "mine.tif", "--offset", "4,0,0", "-o", "placed")[0] == 0
     np.testing.assert_array_equal(open_volume(cell / "labels/placed").read()[4:7], grey[4:7] > 120)
 
