@@ -96,7 +96,7 @@ def labels_in(
     labels = understood(part, meaning)
     if reading.ids is None and has_ids(labels, Run(progress=False)):
         remarks.info(
-            "%s: all its ids become one object here. To keep them, for cells or objects that touch: asem import FILE --layer labels/NAME.",
+            "%s: all its ids become one object here. To keep them, for cells or objects that touch: asem import FILE --layer labels/NAME",
             found.path,
         )
     placed = image.crop(box).origin_nm
