@@ -97,7 +97,7 @@ def learn(folder: Path, heads: dict[str, Any], minutes: float, seed: int) -> dic
         return tuple(round(v, 4) for s in both for v in (s.adapted_rand_error, s.voi))
 
     watched_voi = {t: scores(WATCHED, t)[1] for t in THRESHOLDS}
-    chosen = best_of(watched_voi)
+    chosen = best_of(watched_voi, trained.model.merge_below)
     return {
         "iterations": recipe.options.iterations,
         "spent_s": round(spent),

@@ -32,8 +32,11 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEAST_OBJECTS = 10
 """Fewer objects in the validation part do not tell where to stop."""
 
-WORTH_IT = 0.02
-"""Part of the variation of information that another threshold than the model's own must gain."""
+WORTH_IT = 0.05
+"""Part of the variation of information that another threshold than the model's own must gain: of some dozens of objects, less is chance."""
+
+AS_GOOD = 0.01
+"""Thresholds that lose no more than this part of it to the best are as good."""
 
 QUIET = Run(progress=False)
 
@@ -65,18 +68,21 @@ def choose_merge_below(
         "voi": {str(t): round(float(v), 4) for t, v in zip(THRESHOLDS, voi, strict=True)},
     }
     chosen = folder.chosen()
-    if voi.min() < (1 - WORTH_IT) * np.interp(own, THRESHOLDS, voi):
-        noted["merge_below"] = best_of(dict(zip(THRESHOLDS, voi, strict=True)))
+    if (best := best_of(dict(zip(THRESHOLDS, voi, strict=True)), own)) != own:
+        noted["merge_below"] = best
         about = read_metadata(chosen)
-        model = {**about["model"], "merge_below": noted["merge_below"]}
+        model = {**about["model"], "merge_below": best}
         chosen = copy_weights(chosen, folder.path / "weights.safetensors", {**about, "model": model})
     before = folder.read_json("choice.json")
     folder.write_json("choice.json", {**before, "predict_from": str(chosen.relative_to(folder.path)), "mergers": noted})
 
 
-def best_of(voi: Mapping[float, float]) -> float:
-    """Choose the threshold of the lowest variation of information; of those about as good the middle one: a little more or less would do, too."""
-    good = [t for t, found in voi.items() if found <= min(voi.values()) * (1 + WORTH_IT / 2)]
+def best_of(voi: Mapping[float, float], own: float) -> float:
+    """Choose the threshold of the lowest variation of information, if it is worth it; of those as good the middle one: a little more or less would do, too."""
+    least = min(voi.values())
+    if least > (1 - WORTH_IT) * np.interp(own, list(voi), list(voi.values())):
+        return own
+    good = [t for t, found in voi.items() if found <= least * (1 + AS_GOOD)]
     return good[len(good) // 2]
 
 

@@ -114,7 +114,7 @@ def test_cells_are_learnt_from_and_found_by_their_boundaries(cell: Path) -> None
     choice = RunFolder(Path("run")).read_json("choice.json")
     voi = {float(t): v for t, v in choice["mergers"]["voi"].items()}
     chosen = choice["mergers"]["merge_below"]
-    assert voi[chosen] <= 1.02 * min(voi.values())
+    assert voi[chosen] <= 1.06 * min(voi.values())
     assert voi[chosen] < voi[0.9]
     assert read_metadata(RunFolder(Path("run")).chosen())["model"]["merge_below"] == chosen
     asem("predict", str(cell), "--weights", "run", "-o", "cell.zarr/p", "-q")
@@ -247,4 +247,6 @@ def test_ids_of_membranes_say_nothing_of_the_cells(cell: Path) -> None:
     """A network that learns a mask, or pieces, of membranes and finds cells keeps its `merge_below`."""
     model = build(load_catalog().get("model", "membrane"), {"cells": True}, "test")
     assert ids_of(model, None, [], load_catalog(), cell) == []  # type: ignore[arg-type]
-    assert best_of({0.3: 1.0, 0.4: 0.9, 0.5: 0.905, 0.6: 0.908, 0.7: 2.0}) == 0.5
+    found = {0.3: 1.0, 0.4: 0.9, 0.5: 0.905, 0.6: 0.908, 0.7: 0.93, 0.8: 2.0}
+    assert best_of(found, 0.8) == 0.5, "of those as good, the middle one"
+    assert best_of(found, 0.7) == 0.7, "it gains too little to tell"
