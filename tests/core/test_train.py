@@ -170,7 +170,7 @@ def test_ctrl_c_says_what_is_kept(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "step", stops)
-    with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To resume: asem train --resume .*run\.$"):
+    with pytest.raises(KeyboardInterrupt, match=rf"{said}.* To resume: asem train --resume .*run$"):
         run(recipe(), catalog, tmp_path / "run")
 
 
