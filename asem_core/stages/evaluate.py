@@ -207,15 +207,16 @@ def _as_learnt(pair: Pair, catalog: Catalog, run: Run) -> Pair:
         return pair
     if isinstance(pair.prediction, Labels) and has_ids(pair.prediction, run):  # cells, not what lies between them
         return pair
-    if not (maker.learns_from_cells() or touch(pair.truth, LEAST_TOUCHING) or _fill(pair.truth)):
+    if not (maker.learns_from_cells() or _are_cells(pair.truth)):
         return pair
     remarks.info("%s: the truth are the boundaries between these cells.", pair.truth.path)
     return attrs.evolve(pair, truth=boundaries_of(pair.truth))
 
 
-def _fill(truth: Labels) -> bool:
-    """Tell whether objects with an id each fill most of what was annotated."""
-    return filled((truth.read(box), truth.known_in(box)) for box in truth.box.blocks(128)) > CELLS_FILL
+def _are_cells(truth: Labels) -> bool:
+    """Tell cells with an id each, many that touch or fill most of what was annotated, from classes of tissue."""
+    share = filled((truth.read(box), truth.known_in(box)) for box in truth.box.blocks(128))
+    return share > CELLS_FILL or (share > 0 and touch(truth, LEAST_TOUCHING))
 
 
 def open_prediction(path: str, *, segmentation: bool = False) -> Volume:

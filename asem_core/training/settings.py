@@ -102,8 +102,8 @@ class Split:
 
 
 def are_cells(num_touching: int, filled: float, options: Mapping[str, Any]) -> list[Setting]:
-    """Let a model of what lies between cells learn from cells: these touch, or have an id each and fill most of what is annotated."""
-    if num_touching < LEAST_TOUCHING and filled <= CELLS_FILL:
+    """Let a model of what lies between cells learn from cells: many ids (else `filled` is 0) that touch, or fill most of what is annotated."""
+    if not filled or (num_touching < LEAST_TOUCHING and filled <= CELLS_FILL):
         return []
     seen = f"objects fill {filled:.0%}" if num_touching < LEAST_TOUCHING else f"{num_touching} pairs of objects touch"
     return _options(options, f"{seen}: the labels are cells, and the boundaries between them are learnt")

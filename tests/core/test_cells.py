@@ -250,3 +250,11 @@ def test_ids_of_membranes_say_nothing_of_the_cells(cell: Path) -> None:
     found = {0.3: 1.0, 0.4: 0.9, 0.5: 0.905, 0.6: 0.908, 0.7: 0.93, 0.8: 2.0}
     assert best_of(found, 0.8) == 0.5, "of those as good, the middle one"
     assert best_of(found, 0.7) == 0.7, "it gains too little to tell"
+
+
+@pytest.mark.usefixtures("small")
+def test_classes_of_tissue_are_no_cells(cell: Path) -> None:
+    """A few values that touch each other, as membrane, glia and mitochondria do, are not taken for cells."""
+    write(cell / "labels/tissue", (voronoi() % 5).astype(np.uint8))
+    asem("plan", str(cell), "--labels", "tissue", "--model", "membrane", "--iterations", "3", "-o", "tissue.toml")
+    assert "labels_are" not in tomllib.loads(Path("tissue.toml").read_text())["model"]
