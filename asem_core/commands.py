@@ -139,7 +139,8 @@ def read_numbers(text: str, kind: type, option: str) -> list[Any]:
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise BadInput(f"{option} takes numbers joined by commas, not '{text}'.") from None
+        whole = "whole " if kind is int else ""
+        raise BadInput(f"{option} takes {whole}numbers joined by commas, not '{text}'.") from None
 
 
 def _numbers(text: str, kind: type, option: str) -> Any:

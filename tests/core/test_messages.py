@@ -214,7 +214,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "numbers": (
         lambda _: read_numbers("3;4", int, "--ids"),
         BadInput,
-        "--ids takes numbers joined by commas, not '3;4'.",
+        "--ids takes whole numbers joined by commas, not '3;4'.",
     ),
     "clusters that are no TOML": (
         lambda folder: _with_configuration(folder, "[clusters"),
