@@ -144,8 +144,10 @@ def plan(
     def opened() -> list[tuple[Annotated, Box, Region]]:
         return [(place, box, open_part(place, box, model, said, catalog)) for place in places for box in place.boxes]
 
-    regions, for_cells = opened(), model.options_for_cells() if issubclass(model, LearnsBoundaries) else {}
-    drawn, of_cells = [region for *_, region in regions], list[Setting]()
+    regions = opened()
+    drawn = [region for *_, region in regions]
+    for_cells = model.options_for_cells() if issubclass(model, LearnsBoundaries) else {}
+    of_cells: list[Setting] = []
     if for_cells and all(said.get(key, value) == value for key, value in for_cells.items()):
         of_cells = are_cells(num_touching(drawn), share_filled(drawn), for_cells)
     elif SeveralClasses in model.__mro__ and "per_class" not in said:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from asem_core.abilities import CutsByThreshold
+from asem_core.abilities import CutsByThreshold, SeveralClasses
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.outputs import one_writer
@@ -222,9 +222,10 @@ def train(
             learn(setup, folder, processes, resume=resume, progress=progress)
             if processes.leads and recipe.options.choose_threshold:
                 watched = ids_of(recipe.model, recipe.options, setup.validation, catalog, recipe.folder)
-                if watched and progress:
-                    say("train: Choosing how far fragments are merged, on the validation part")
-                choose_merge_below(folder, watched, catalog, str(processes.device))
+                if watched:
+                    if progress:
+                        say("train: Choosing how far fragments are merged, on the validation part")
+                    choose_merge_below(folder, watched, catalog, str(processes.device))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_what_is_kept(folder, go_on_with)) from None
         if processes.leads:
@@ -294,6 +295,10 @@ def set_up(
 
     options = recipe.options
     network = network_of(recipe.model)
+    if options.keep_threshold and not isinstance(recipe.model, SeveralClasses):
+        raise RecipeError(
+            "train: keep_threshold is for networks of several classes. Of one, leave choose_threshold out."
+        )
     require_classes(options.keep_threshold, classes_of(stated_by(network)), "train: keep_threshold")
     for name in classes_of(stated_by(network)):
         require_steps(model_of_class(catalog, recipe.model, name))

@@ -229,8 +229,11 @@ def test_thresholds_of_classes_that_are_scarce_stay(project: Path) -> None:
     made = _as_watched(folder, {"iteration": 3, "best_f1": 0.8, "maps": found}, True, ["pores"])
     assert read_metadata(made)["model"]["per_class"] == {"er": {"threshold": 0.3}}
 
-    (project / "kept.toml").write_text(
-        RECIPE.replace("batch = 2", 'iterations = 1\nkeep_threshold = ["po"]').replace("minutes = 1\n", "")
-    )
+    kept = RECIPE.replace("batch = 2", 'iterations = 1\nkeep_threshold = ["po"]').replace("minutes = 1\n", "")
+    (project / "kept.toml").write_text(kept)
+    code, said = asem("train", "kept.toml", "-o", "other", "-q")
+    assert (code, "keep_threshold is for networks of several classes" in said) == (1, True), said
+    of_classes = kept.replace('use = "mitochondria"', 'use = "organelles"\nclasses = ["mito"]')
+    (project / "kept.toml").write_text(of_classes)
     code, said = asem("train", "kept.toml", "-o", "other", "-q")
     assert (code, "train: keep_threshold names the class 'po'" in said) == (1, True), said
