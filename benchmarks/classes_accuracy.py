@@ -9,16 +9,13 @@ are those of `plan_accuracy.py`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import cc3d
 import numpy as np
-from _data import hardware
+from _planned import run
 from plan_accuracy import QUIET, read, write
 
 from asem_core.catalog import load_catalog
@@ -41,26 +38,12 @@ ZONE_NM = 2 * SIZE[1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("classes")
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--speed", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/classes"))
-    asked = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    folder = asked.folder / f"{asked.classes}-{asked.minutes:g}-{asked.seed}-{os.getpid()}"
-    row = vars(asked) | learn(folder, asked.classes.split(","), asked.minutes * 2 * asked.speed, asked.seed)
-    with (asked.folder / "rows.jsonl").open("a") as out:
-        out.write(json.dumps(row, default=str) + "\n")
-    print(", ".join(f"{k} {v}" for k, v in row.items()))
-    print(hardware())
+    run(__doc__, "classes", learn, minutes=5.0, folder="runs/classes")
 
 
-def learn(folder: Path, classes: list[str], minutes: float, seed: int) -> dict[str, Any]:
+def learn(folder: Path, names: str, minutes: float, seed: int) -> dict[str, Any]:
     """Plan, train, predict and score; `minutes` are those of one core's processor time."""
+    classes = names.split(",")
     cell, truth = folder / "cell.zarr", read("vnc/labels_00-13.tif")
     write(read("vnc/raw_00-19.tif")[:14], cell / "raw", SIZE)
     labels = {name: cell / "labels" / name for name in classes}

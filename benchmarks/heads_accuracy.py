@@ -9,16 +9,13 @@ are those of `plan_accuracy.py`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
-from _data import hardware
+from _planned import run
 from plan_accuracy import QUIET, read, write
 
 from asem_core.catalog import load_catalog
@@ -46,26 +43,12 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("heads", choices=HEADS)
-    parser.add_argument("--minutes", type=float, default=15.0)
-    parser.add_argument("--speed", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/heads"))
-    asked = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(1)
-    folder = asked.folder / f"{asked.heads}-{asked.minutes:g}-{asked.seed}-{os.getpid()}"
-    row = vars(asked) | learn(folder, HEADS[asked.heads], asked.minutes * 2 * asked.speed, asked.seed)
-    with (asked.folder / "rows.jsonl").open("a") as out:
-        out.write(json.dumps(row, default=str) + "\n")
-    print(", ".join(f"{k} {v}" for k, v in row.items()))
-    print(hardware())
+    run(__doc__, "heads", learn, minutes=15.0, folder="runs/heads", choices=HEADS)
 
 
-def learn(folder: Path, heads: dict[str, Any], minutes: float, seed: int) -> dict[str, Any]:
+def learn(folder: Path, which: str, minutes: float, seed: int) -> dict[str, Any]:
     """Plan, train, predict and score; `minutes` are those of one core's processor time."""
+    heads = HEADS[which]
     cell, neurons = lay_out(folder / "cell.zarr")
     catalog, begun = load_catalog(), time.process_time()
     region = {"raw": str(cell / "raw"), "labels": {name: str(cell / "labels" / name) for name in ("membrane", "cells")}}
