@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -53,6 +54,8 @@ def annotation_window() -> Iterator[Any]:
     finally:
         panel.close_session()
         viewer.close()
+        for child in multiprocessing.active_children():
+            child.join(20)  # it saves what it has learnt
 
 
 def write_fib25(cell: Path, planes: int) -> None:
@@ -77,6 +80,12 @@ def work_until(true: Callable[[], bool], seconds: float = 600) -> float:
         QApplication.processEvents()
         time.sleep(0.01)
     return time.perf_counter() - begun
+
+
+def processor_s(pid: int) -> float:
+    """Read how much processor time a process has used (Linux); its threads count, too."""
+    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def mouse(panel: Any, kind: str, row: float, col: float) -> None:

@@ -21,7 +21,7 @@ import attrs
 import numpy as np
 import tifffile
 from _data import data_path, hardware
-from _window import annotation_window, virtual_screen, work_until, write_fib25
+from _window import annotation_window, processor_s, virtual_screen, work_until, write_fib25
 from loop_accuracy import strokes_on
 
 from asem_core.volume import Box
@@ -51,13 +51,13 @@ def main() -> None:
         begun, loop = time.time(), section.loop
         shown, learner = note_what_is_shown(loop), loop._learner._process.pid
         ready = processor_s(learner)
-        work_until(lambda: bool(loop.map[PLANE].all()))
+        plane = section._visible(panel.session)
+        work_until(lambda: bool(loop.map[plane.slices].all()))
         print(
             f"first map of the visible plane after {time.time() - begun:.1f} s (goal 10), {processor_s(learner) - ready:.1f} s of a "
             f"processor; load {os.getloadavg()[0]:.0f}",
             flush=True,
         )
-        plane = Box((PLANE, 0, 0), (PLANE + 1, *panel.session.box.shape[1:]))
         for number in range(1, given.rounds + 1):
             file = cell / f"loop/membrane/rounds/{number:03}/round.json"
             work_until(file.exists, 1800)
@@ -72,12 +72,6 @@ def main() -> None:
         work_until(lambda: len(loop.rounds) == given.rounds)
         print(section.state.text())
     print(hardware())
-
-
-def processor_s(pid: int) -> float:
-    """Read how much processor time a process has used (Linux); its threads count, too."""
-    used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def note_what_is_shown(loop: Any) -> list[tuple[float, Box]]:
