@@ -228,8 +228,8 @@ class LoopSection(QGroupBox):
     def _visible(self, session: Session) -> Box:
         """Say which part of the plane is on the screen, in voxels of the image."""
         along = self.panel.along
-        corners = np.clip(np.rint(self.layer.corner_pixels), 0, np.array(session.box.shape)).astype(int)
-        begin, end = corners[0].tolist(), corners[1].tolist()
+        first, last = np.rint(self.layer.corner_pixels).astype(int)
+        begin, end = (np.clip(ends, 0, session.box.shape).tolist() for ends in (first, last + 1))
         plane = int(self.panel.viewer.dims.current_step[along])
         for axis, edge in enumerate(session.box.shape):
             if axis == along:

@@ -79,6 +79,7 @@ class AnnotatePanel(QWidget):
         self._saver: Saver | None = None
         self.catalog = load_catalog()
         self.cutting, self.loop, self.objects = CutSection(self), LoopSection(self), ProofreadSection(self)
+        self._is_laid_out = False
         self._shown: list[Any] = []
         self._empty: list[Any] = []  # of these, not visible yet
 
@@ -235,6 +236,9 @@ class AnnotatePanel(QWidget):
             self._bind(target)
         self.viewer.layers.selection = {self.seeds}
         self.brush(OBJECT)
+        if not self._is_laid_out:  # the first layer's controls take room that the image was fitted into
+            self._is_laid_out = True
+            QTimer.singleShot(0, self.viewer.reset_view)
 
     def _keys(self) -> Iterator[tuple[str, Callable[[Any], None]]]:
         for key, (_, seed) in BRUSHES.items():

@@ -171,6 +171,7 @@ def test_faults_are_told_in_the_panel(window: Any, cell: Path) -> None:
     window.cutting.cut()
     assert "There are no seeds in the box" in window.status.text()
     stroke(window, [(10, 20, 20)])
+    window.save()
     window.cutting.cut()
     assert "paint some background too" in window.status.text()
     press(window, "w")
@@ -341,7 +342,8 @@ def test_the_loop_is_shown_and_driven_by_keys(window: Any, cell: Path) -> None:
     )
     stroke(window, [(10, 32, 34)])
     painted = int((window.session.seeds != 0).sum())
-    assert window.loop._visible(window.session).shape[0] == 1
+    visible = window.loop._visible(window.session)
+    assert visible.shape == (1, *BOX.shape[1:]), "all of a plane, its last row, too"
     press(window, "l")
     assert window.loop.learn.isChecked()
     wait_for(lambda: bool(window.viewer.layers["mito: map"].data[10, 8:20, 8:20].all()), 60)
