@@ -22,6 +22,7 @@ from asem_core.commands import (
 
 if TYPE_CHECKING:
     from asem_core.interfaces import Annotator
+    from asem_core.stages.seeds import Seeds
     from asem_core.volume import Box, Volume
 
 Cell = Annotated[Path, typer.Argument(help="The cell, for example cell.zarr.")]
@@ -42,6 +43,7 @@ def mount(app: typer.Typer) -> None:
     )
     group.command("cut", no_args_is_help=True)(cut)
     group.command("open", no_args_is_help=True)(open_)
+    group.command("paint", no_args_is_help=True)(paint)
     group.command("import", no_args_is_help=True)(import_)
     group.command("export", no_args_is_help=True)(export)
     group.command("train", no_args_is_help=True)(train)
@@ -87,8 +89,7 @@ def cut(
         raise BadInput(f"{annotator.name} needs seeds: give --seeds.")
     else:
         found = Seeds(_no_seeds(where))
-    if found.repainted:
-        typer.echo(f"Note: {found.repainted} voxels are painted as both classes; the last stroke counts.", err=True)
+    _tell_repainted(found)
     if box is None:
         _tell_that_all_counts(image, _layer_of(cell, output))
     _annotate(annotator, image, where, found.values, _layer_of(cell, output), quiet, as_json)
@@ -126,13 +127,43 @@ def open_(
     if window is None:
         raise MissingExtra.of("napari", "The annotation window needs napari")
     from asem_core.catalog import load_catalog
-    from asem_core.stages.annotate import image_of, keep_seeds
-    from asem_core.stages.seeds import read_seeds
+    from asem_core.stages.annotate import image_of
+    from asem_core.stages.seeds import add_seeds
 
     image, where = image_of(cell, raw, box)
     if seeds is not None:
-        keep_seeds(cell / "seeds" / name, image, where, read_seeds(seeds, image, where).values)
+        add_seeds(cell, name, seeds, image, where)
     window.load()(cell, image, where if box else None, name, use or load_catalog().default("annotator"))
+
+
+def paint(
+    cell: Cell,
+    seeds: Annotated[
+        Path, typer.Argument(help="Strokes in .csv, TIFF planes or stack, .npy, or a layer of another cell (see cut).")
+    ],
+    name: Annotated[str, typer.Option(help="Name of what you annotate: golgi for seeds/golgi.")],
+    box: BoxText = None,
+    raw: Raw = "raw",
+    as_json: AsJson = False,
+) -> None:
+    """Add strokes from a file to those of a cell, without the window. `asem loop` and `asem train` learn from them.
+
+    Examples:
+
+        asem annotate paint cell.zarr strokes.csv --name golgi
+
+        asem annotate paint cell.zarr planes/ --name golgi --box 100:300,200:400,200:400
+    """
+    from asem_core.stages.annotate import BACKGROUND, OBJECT, image_of
+    from asem_core.stages.seeds import add_seeds
+
+    found = add_seeds(cell, name, seeds, *image_of(cell, raw, box))
+    _tell_repainted(found)
+    layer, painted = cell / "seeds" / name, [int((found.values == value).sum()) for value in (OBJECT, BACKGROUND)]
+    if as_json:
+        print_json({"layer": str(layer), "object_vx": painted[0], "background_vx": painted[1]})
+    else:
+        typer.echo(f"{layer}: {painted[0]:,} voxels of object and {painted[1]:,} of background were painted.")
 
 
 def import_(
@@ -296,6 +327,11 @@ def _layer_of(cell: Path, output: str) -> Path:
     """Say which layer is meant: a name alone is one of `labels`, where training and scoring look; a path through the cell is understood."""
     name = output.removeprefix(f"{cell}/")
     return cell / (name if "/" in name or name == "labels" or (cell / name).exists() else f"labels/{name}")
+
+
+def _tell_repainted(seeds: "Seeds") -> None:
+    if seeds.repainted:
+        typer.echo(f"Note: {seeds.repainted} voxels are painted as both classes; the last stroke counts.", err=True)
 
 
 def _tell_that_all_counts(image: "Volume", layer: Path) -> None:

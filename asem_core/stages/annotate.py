@@ -29,6 +29,7 @@ from asem_core.progress import still_at
 from asem_core.temporary import sweep_zarr
 from asem_core.volume import Box, Labels, Spec, Volume, Zyx, as_zyx
 from asem_core.voxels.known import KNOWN
+from asem_core.voxels.strokes import extent
 
 OBJECT, BACKGROUND = 1, 2
 CHUNK = 64
@@ -86,12 +87,14 @@ def keep_seeds(path: Path, volume: Volume, box: Box, seeds: np.ndarray) -> int:
     OutputBusy
         A window has the layer open.
     """
+    painted = extent(seeds)
     with Layer.open(path, volume) as layer:
-        there = layer.read(box)
-        kept = np.where(seeds != 0, seeds, there).astype(there.dtype)
+        where, new = painted.shift(box.begin), seeds[painted.slices]
+        there = layer.read(where)
+        kept = np.where(new != 0, new, there).astype(there.dtype)
         changed = int(np.count_nonzero(kept != there))
         if changed:
-            layer.write(box, kept)
+            layer.write(where, kept)
     return changed
 
 
@@ -277,14 +280,25 @@ def open_for_painting(cell: Path, name: str, image: Volume) -> tuple[Layer, Laye
     OutputBusy
         Another window has these layers open.
     """
-    if not name or "/" in name:
-        raise BadInput(f"'{name}' cannot name an organelle: use letters, digits and -, for example golgi.")
+    require_name(name)
     seeds = Layer.open(cell / "seeds" / name, image)
     try:
         return seeds, Layer.open(cell / "labels" / name, image)
     except BaseException:  # the first layer's lock must be given back
         seeds.close()
         raise
+
+
+def require_name(name: str) -> None:
+    """Refuse what cannot name an organelle.
+
+    Raises
+    ------
+    BadInput
+        It is empty or holds a slash.
+    """
+    if not name or "/" in name:
+        raise BadInput(f"'{name}' cannot name an organelle: use letters, digits and -, for example golgi.")
 
 
 def _levels(layer: Path, shape: Zyx) -> list[tuple[Any, Zyx]]:

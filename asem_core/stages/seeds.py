@@ -12,7 +12,7 @@ import numpy as np
 
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, ShapeMismatch
-from asem_core.stages.annotate import BACKGROUND, OBJECT, classes_in
+from asem_core.stages.annotate import BACKGROUND, OBJECT, classes_in, keep_seeds, require_name
 from asem_core.tables import Row, read_table
 from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.planes import number_planes
@@ -37,6 +37,24 @@ class Seeds:
 
     values: np.ndarray
     repainted: int = 0
+
+
+def add_seeds(cell: Path, name: str, path: str | Path, image: Volume, box: Box) -> Seeds:
+    """Add seeds from a file to those of a cell, `seeds/<name>`, where the window and the loop find them; returns those of the file.
+
+    Raises
+    ------
+    BadInput, ShapeMismatch
+        See `read_seeds`; or the name is empty or holds a slash, or the file holds nothing that is painted.
+    OutputBusy
+        A window has the strokes open.
+    """
+    require_name(name)
+    found = read_seeds(path, image, box)
+    if not found.values.any():
+        raise BadInput(f"{path} holds nothing that is painted in the box {box}: 1 is object, 2 is background.")
+    keep_seeds(cell / "seeds" / name, image, box, found.values)
+    return found
 
 
 def read_seeds(path: str | Path, volume: Volume, box: Box) -> Seeds:
@@ -171,7 +189,8 @@ def read_strokes(path: Path, volume: Volume, box: Box) -> Seeds:
         point = _point(row, in_nm, volume)
         if not all(b <= p < e for b, p, e in zip(box.begin, np.rint(point), box.end, strict=True)):
             raise BadInput(
-                f"{row.where}: the point z={point[0]:g}, y={point[1]:g}, x={point[2]:g} lies outside the box {box}."
+                f"{row.where}: the point z={point[0]:g}, y={point[1]:g}, x={point[2]:g} lies outside the box {box}. "
+                "Correct it, or the box."
             )
         stroke = row.text("stroke")
         begin = last[1] if last is not None and stroke and last[0] == stroke else point

@@ -342,6 +342,28 @@ class TestCommands:
         code, output = asem("annotate", "cut", cell, "--box", "0:99,:,:", "-o", "labels/a", "--seeds", "x")
         assert (code, "extends beyond" in output) == (1, True)
 
+    def test_strokes_are_painted_without_a_window(self, cell: Path, tmp_path: Path) -> None:
+        """They are added to those that are there; nothing counts as annotated by them; faults are sentences."""
+        file = tmp_path / "strokes.csv"
+        file.write_text("class,z,y,x,radius\nobject,9,9,9,0\nbackground,9,9,9,0\nobject,14,20,20,0\n")
+        code, output = asem("annotate", "paint", cell, file, "--name", "ball")
+        assert (code, "are painted as both classes" in output) == (0, True), output
+        file.write_text("class,z,y,x\nobject,30,9,9\n")
+        code, output = asem("annotate", "paint", cell, file, "--name", "ball", "--json")
+        assert json.loads(output) == {"layer": str(cell / "seeds/ball"), "object_vx": 1, "background_vx": 0}
+        seeds = open_volume(cell / "seeds/ball").read()
+        assert [int((seeds == v).sum()) for v in (1, 2)] == [2, 1]
+        assert not (cell / "labels").exists()
+        file.write_text("class,z,y,x\nobject,9,9,900\n")
+        np.save(tmp_path / "none.npy", np.zeros(seeds.shape, np.uint8))
+        for seeds_file, name, said in (
+            (file, "ball", "lies outside the box [0:40, 0:44, 0:48]. Correct it, or the box."),
+            (tmp_path / "none.npy", "ball", "holds nothing that is painted in the box"),
+            (file, "a/b", "'a/b' cannot name an organelle"),
+        ):
+            code, output = asem("annotate", "paint", cell, seeds_file, "--name", name)
+            assert (code, said in output) == (1, True), output
+
     def test_open_without_napari(self, cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The window's command says how to install what it needs."""
         monkeypatch.setitem(sys.modules, "napari", None)
