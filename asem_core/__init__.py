@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from asem_core.stages.learning import finish_cell as finish_cell
     from asem_core.stages.learning import keep_learning as keep_learning
     from asem_core.stages.learning import look_at as look_at
+    from asem_core.stages.learning import to_keep as to_keep
     from asem_core.stages.learning import warm_up as warm_up
     from asem_core.stages.loop import Session as Session
     from asem_core.stages.proofread import Edit as Edit
@@ -130,6 +131,7 @@ PUBLIC = {
     "finish_cell": "stages.learning",
     "keep_learning": "stages.learning",
     "look_at": "stages.learning",
+    "to_keep": "stages.learning",
     "warm_up": "stages.learning",
     "LoopOptions": "stages.rounds",
     "Place": "stages.suggest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,12 @@ def finish_cell(session: Session, run: Run) -> tuple[Volume, Path]:
     options = PredictOptions(device=session.options.device, resample=True)
     made = predict_image(trained, images, output, run, options, session.catalog, overwrite=True)
     return made.probability, folder
+
+
+def to_keep(session: Session, run: Path) -> str:
+    """Say the command that keeps the network of a session's run by name: by that of the organelle and of the cell."""
+    name = re.sub("[^a-z0-9]+", "-", f"{session.name} {session.cell.stem}".lower()).strip("-")
+    return f"asem models add {quoted(run)} --name {quoted(name)}"
 
 
 def _lacks_strokes(session: Session) -> bool:

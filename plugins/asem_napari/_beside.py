@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from asem_core import Round, Session, finish_cell, keep_learning, look_at, object_at, segment, suggest, warm_up
+from asem_core import Round, Session, finish_cell, keep_learning, look_at, object_at, segment, suggest, to_keep, warm_up
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog, load_catalog
 from asem_core.errors import AsemError, BadInput
@@ -62,13 +62,13 @@ def look(line: Line, cell: Path, name: str) -> None:
 
 
 def finish(line: Line, cell: Path, name: str) -> None:
-    """Predict the whole cell and make objects of it. Tells ("done", what, blocks, of all) and ("finished", layers, network's run)."""
+    """Predict the whole cell and make objects of it. Tells ("done", what, blocks, of all) and ("finished", layers, how to keep the network)."""
     line.interrupt_at_end()
     session = Session.open(cell, name, load_catalog(), to_learn=False)
     run = Run(progress=False, told=lambda work, done, of_all: line.tell("done", work, done, of_all))
     probability, network = finish_cell(session, run)
     objects = segment(probability, overwrite=True, run=run)
-    line.tell("finished", [probability.path, objects.path], str(network))
+    line.tell("finished", [probability.path, objects.path], to_keep(session, network))
 
 
 @attrs.define(eq=False)

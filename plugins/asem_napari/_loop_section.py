@@ -13,7 +13,6 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QCheckBox, QComboBox, QGroupBox, QHBoxLayout, QLabel, QLineEdit, QPushButton, QVBoxLayout
 
 from asem_core import BACKGROUND, OBJECT, LoopOptions
-from asem_core.errors import quoted
 from asem_core.volume import Box, Zyx, as_zyx
 from asem_napari._colours import map_colours
 from asem_napari._curve import Curve
@@ -173,10 +172,10 @@ class LoopSection(QGroupBox):
                     )
                 case Judged(box, found, accept):
                     self._paint(box, found, accept)
-                case Finished(layers, network):
+                case Finished(layers, to_keep):
                     self._open(layers)
                     self.panel.objects.list_layers(loop.cell)
-                    self.panel.tell(f"The cell is done. To keep the model: asem models add {quoted(network)}")
+                    self.panel.tell(f"The cell is done. To keep the model: {to_keep}")
                 case Changed(map=changed, state=state):
                     if changed:
                         self.panel.refresh(self.layer)

@@ -50,10 +50,10 @@ class Judged:
 
 @attrs.frozen
 class Finished:
-    """The cell is done: layers to open, and the run of the network, which the registry can keep."""
+    """The cell is done: layers to open, and the command that keeps the network in the registry."""
 
     layers: Sequence[str]
-    network: str
+    to_keep: str
 
 
 @attrs.frozen
@@ -254,9 +254,9 @@ class Loop:
             match message:
                 case ("done", what, done, of_all):
                     self.finishing = f"Finishing the cell: {what.partition('-')[0]}, block {done} of {of_all}"
-                case ("finished", layers, network):
+                case ("finished", layers, to_keep):
                     self.finishing = ""
-                    yield Finished(layers, network)
+                    yield Finished(layers, to_keep)
                 case ("failed", text):
                     self.finishing = ""
                     yield Said(text)

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from asem_core.catalog import load_catalog
 from asem_core.errors import BadInput, Option, OutputExists
 from asem_core.files import sha256
 from asem_registry.bundle import keep
@@ -86,9 +87,17 @@ def add_run(card: Card, weights: Path, words: Mapping[str, Any], home: Path, els
 
     Raises
     ------
+    BadInput
+        The name, or an alias, is that of a model plugin.
     OutputExists
         There is a card of this name and version with other weights, or one elsewhere that the name goes on to mean.
     """
+    for name in {card.name, *card.aliases} & set(load_catalog().names("model")):
+        raise BadInput(
+            f"'{name}' is the name of a model plugin, which is what ",
+            Option("model", name),
+            f" means: choose another name, for example {name}-mylab.",
+        )
     path = home / "cards" / f"{card.stem}.toml"
     if path.exists():
         before = read_card(path)

@@ -205,6 +205,14 @@ def test_add_refuses_a_name_that_goes_on_to_mean_another_model(asem, run_folder,
     )
 
 
+def test_add_refuses_the_name_of_a_plugin(asem, run_folder):
+    """`--model mitochondria` would go on to mean the plugin, without weights."""
+    for words in (("--name", "mitochondria"), ("--name", "mine", "--alias", "mitochondria")):
+        refused = asem("models", "add", run_folder, *words, code=1).stderr
+        assert "'mitochondria' is the name of a model plugin, which is what --model mitochondria means" in refused
+        assert "for example mitochondria-mylab" in refused
+
+
 def test_add_asks_only_for_what_the_weights_do_not_say(asem, tmp_path, settings):
     """Weights without a voxel size need one, and take what is given; a network is not asked for, it must be in the file."""
     from asem_core.weights import save_weights
