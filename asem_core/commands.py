@@ -14,7 +14,7 @@ from asem_core.errors import BadInput
 
 if TYPE_CHECKING:
     from asem_core.blocks import Run
-    from asem_core.volume import ZyxNm
+    from asem_core.volume import Zyx, ZyxNm
 
 Workers = Annotated[
     int, typer.Option("--workers", "-j", min=1, help="Number of worker processes.", show_default="all cores")
@@ -141,6 +141,16 @@ def read_numbers(text: str, kind: type, option: str) -> list[Any]:
     except ValueError:
         whole = "whole " if kind is int else ""
         raise BadInput(f"{option} takes {whole}numbers joined by commas, not '{text}'.") from None
+
+
+def read_zyx(text: str, option: str) -> Zyx:
+    """Read a place or a distance in voxels: three whole numbers joined by commas."""
+    from asem_core.volume import as_zyx
+
+    numbers = read_numbers(text, int, option)
+    if len(numbers) != 3:
+        raise BadInput(f"{option} takes three whole numbers joined by commas (z,y,x), not '{text}'.")
+    return as_zyx(numbers)
 
 
 def _numbers(text: str, kind: type, option: str) -> Any:

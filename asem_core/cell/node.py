@@ -16,6 +16,8 @@ from asem_core.paths import slashed
 from asem_core.voxels.scale import Scale
 from asem_core.voxels.zarr_dialects import multiscale_of, ome_scale, plain_scales
 
+_HOW = " asem import makes a cell of an image."
+
 
 def open_node(address: str) -> Any:
     """Open a Zarr group or array.
@@ -38,7 +40,7 @@ def open_node(address: str) -> Any:
         if container.suffix == ".zarr" and container.exists():
             name = slashed(Path(address).relative_to(container))
             raise UnknownName(f"{container} has no layer '{name}'. {near_layers(name, layers(container))}")
-        raise BadInput(f"{address} does not exist.{near_path(address)}")
+        raise BadInput(f"{address} does not exist.{near_path(address) or _HOW}")
     # What somebody consolidated (`.zmetadata`) does not list what was added since.
     options = {"storage_options": storage_options(address)} if remote else {"use_consolidated": False}
     try:
@@ -48,7 +50,7 @@ def open_node(address: str) -> Any:
         return node
     except (NodeNotFoundError, FileNotFoundError, KeyError):
         raise BadInput(
-            f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it."
+            f"{address} is not a Zarr array or group: there is no zarr.json, .zarray or .zgroup in it.{_HOW}"
         ) from None
     except ImportError:
         raise MissingExtra.of("s3", f"{address} needs s3fs") from None

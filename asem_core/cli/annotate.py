@@ -18,6 +18,7 @@ from asem_core.commands import (
     read_numbers,
     read_options,
     read_voxel_size,
+    read_zyx,
 )
 
 if TYPE_CHECKING:
@@ -207,14 +208,13 @@ def import_(
     from asem_core.stages.annotate import image_of
     from asem_core.stages.foreign_labels import Reading, labels_in, require_ids, write_labels
     from asem_core.stages.import_ import choose_source
-    from asem_core.volume import as_zyx
     from asem_core.voxels.known import Meaning
 
     begun = time.perf_counter()
     image, where = image_of(cell, raw, box)
     source = choose_source(load_catalog(), path, use, read_options(options), read_voxel_size(voxel_size))
     wanted = tuple(read_numbers(ids, int, "--ids")) if ids else None
-    place = as_zyx(read_numbers(offset, int, "--offset")) if offset else None
+    place = read_zyx(offset, "--offset") if offset else None
     reading = Reading(place, wanted, Meaning.parse(ignore, background))
     labels = labels_in(image, source, source_layer, where if box else None, reading)
     require_ids(labels, wanted)
@@ -295,6 +295,7 @@ def suggest(
     number: Annotated[int, typer.Option(help="Number of places.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the places that are compared.")] = 0,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Suggest where to paint next: where the network is unsure, and places unlike what was painted; the best first.
 
@@ -309,7 +310,7 @@ def suggest(
     from asem_core.stages.suggest import suggest as find
 
     session = Session.open(cell, labels, load_catalog(), to_learn=False)
-    places = find(session, number, seed)
+    places = find(session, number, seed, progress=not quiet)
     if as_json:
         import attrs
 

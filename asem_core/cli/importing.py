@@ -17,9 +17,9 @@ from asem_core.commands import (
     VoxelSize,
     Workers,
     make_run,
-    read_numbers,
     read_options,
     read_voxel_size,
+    read_zyx,
 )
 from asem_core.errors import quoted
 
@@ -87,7 +87,6 @@ def import_(
     from asem_core.cell.record import Record
     from asem_core.errors import BadInput
     from asem_core.stages.import_ import choose_source, import_volume
-    from asem_core.volume import as_zyx
     from asem_core.voxels.known import Meaning
 
     require_cell(output, layer)
@@ -104,7 +103,7 @@ def import_(
             box=box,
             kind=kind,
             done=steps,
-            offset_vx=as_zyx(read_numbers(offset, int, "--offset")) if offset else None,
+            offset_vx=read_zyx(offset, "--offset") if offset else None,
             catalog=catalog,
             meaning=Meaning.parse(ignore, background) if ignore or background else None,
             overwrite=overwrite,

@@ -1,12 +1,13 @@
 """`asem loop`: learn from strokes, round after round, beside whoever paints."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asem_core.commands import AsJson, Quiet, make_run, print_json, read_numbers
-from asem_core.errors import quoted
+from asem_core.commands import AsJson, Quiet, make_run, print_json, read_zyx
+from asem_core.errors import BadInput, quoted
 
 if TYPE_CHECKING:
     from asem_core.training.rounds import Round
@@ -79,11 +80,14 @@ def loop(
     """
     from asem_core.catalog import load_catalog
     from asem_core.stages.correct import correct_object
-    from asem_core.stages.learning import finish_cell, keep_learning
+    from asem_core.stages.learning import finish_cell, keep_learning, to_keep
     from asem_core.stages.loop import Session
     from asem_core.stages.rounds import LoopOptions
-    from asem_core.volume import as_zyx
 
+    once = {"--status": status, "--accept": accept, "--reject": reject, "--finish": finish}
+    asked = [flag for flag, value in once.items() if value]
+    if len(asked) > 1:
+        raise BadInput(f"{' and '.join(asked)} are done one at a time: give one of them.")
     options = LoopOptions(model, raw, weights, round_seconds, iterations, seed, device)
     place = accept or reject
     with Session.open(cell, labels, load_catalog(), options, to_learn=not (status or finish or place)) as session:
@@ -91,7 +95,7 @@ def loop(
             _tell(session.rounds(), as_json)
             return
         if place is not None:
-            voxel = as_zyx(read_numbers(place, int, "--accept" if accept else "--reject"))
+            voxel = read_zyx(place, asked[0])
             count = correct_object(session, voxel, accept=accept is not None)
             typer.echo(
                 f"{count:,} voxels were painted as {'object' if accept else 'background'}. The next round learns from them."
@@ -100,16 +104,18 @@ def loop(
         if finish:
             probability, run = finish_cell(session, make_run(1, quiet=quiet))
             typer.echo(
-                f"{probability.path}\nNext: asem segment {quoted(probability.path)}\n"
-                f"To keep the model: asem models add {quoted(run)} --name {quoted(labels)}"
+                f"{probability.path}\nNext: asem segment {quoted(probability.path)}\nTo keep the model: {to_keep(session, run)}"
             )
             return
-        made: list[Round] = []
+        begun, made = time.monotonic(), list["Round"]()
 
         def told(one: "Round") -> None:
             made.append(one)
             if not as_json:
                 typer.echo(str(one))
+            left = (minutes or 0) - (time.monotonic() - begun) / 60
+            if left > 0 and not quiet:
+                typer.echo(f"{left:.1f} min left: the next round learns from what is painted now.", err=True)
 
         keep_learning(
             session,
@@ -120,6 +126,11 @@ def loop(
         )
         if as_json:
             _tell(made, as_json)
+        else:
+            typer.echo(
+                f"Next: asem annotate suggest {quoted(cell)} --labels {quoted(labels)} (where to paint), or "
+                f"asem loop {quoted(cell)} --labels {quoted(labels)} --finish (the whole cell)"
+            )
 
 
 def _tell(rounds: "list[Round]", as_json: bool) -> None:

@@ -37,6 +37,7 @@ from asem_core.prediction.expected import require_voxel_size
 from asem_core.prediction.trained import expected_by, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.run_folder import RunFolder
+from asem_core.stages.annotate import require_name
 from asem_core.stages.annotated import Annotated, model_for
 from asem_core.stages.rounds import Learnt, Lesson, LoopOptions, learn_round
 from asem_core.training.rounds import (
@@ -95,8 +96,7 @@ class Session:
         VoxelSizeMismatch
             The first weights were trained at another voxel size.
         """
-        if not name or "/" in name:
-            raise BadInput(f"'{name}' is no name for an organelle: use letters, digits and -, for example golgi.")
+        require_name(name)
         layers(cell)  # or there is no such cell
         options = options or LoopOptions()
         folder = folder_of(cell, name)
@@ -436,11 +436,11 @@ def _as_begun(options: LoopOptions, begun: Mapping[str, Any], folder: Path) -> L
     for key in ("model", "raw", "start_from"):
         asked = getattr(options, key)
         if asked is not None and asked != begun[key]:
+            first, was = ("with ", f" {begun[key]}, not {asked}") if begun[key] else ("without ", "")
             raise BadInput(
-                "This session was begun with ",
+                f"This session was begun {first}",
                 Option(key),
-                f" {begun[key] or 'by default'}, not {asked}. Go on "
-                f"without that option, or use another name; to begin again, delete {folder}.",
+                f"{was}. Go on without that option, or use another name; to begin again, delete {folder}.",
             )
     return attrs.evolve(options, **{key: begun[key] for key in _KEPT})
 

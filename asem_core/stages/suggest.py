@@ -9,6 +9,7 @@ import numpy as np
 
 from asem_core.cell.store import open_annotation
 from asem_core.errors import BadInput, Option
+from asem_core.progress import counted
 from asem_core.stages.loop import Session
 from asem_core.training.rounds import PredictBox
 from asem_core.volume import Box, Labels, Volume, Zyx, as_zyx, full_range
@@ -44,7 +45,7 @@ class Place:
     score: float
 
 
-def suggest(session: Session, number: int = 10, seed: int = 0) -> list[Place]:
+def suggest(session: Session, number: int = 10, seed: int = 0, *, progress: bool = False) -> list[Place]:
     """Rank places of a session's image, the best first; they are spread over the image.
 
     The network's opinion is compared with its own of the mirror image. Without a network, the classifier's stands alone.
@@ -57,11 +58,18 @@ def suggest(session: Session, number: int = 10, seed: int = 0) -> list[Place]:
     maps = session.opinions()
     painted = session.strokes()
     boxes = parts_of(open_annotation(painted.path))
-    return rank(session.image, maps[0], maps[-1], annotated_at(painted, boxes), number, seed)
+    return rank(session.image, maps[0], maps[-1], annotated_at(painted, boxes), number, seed, progress=progress)
 
 
 def rank(
-    image: Volume, first: PredictBox, other: PredictBox, annotated: Sequence[Zyx], number: int, seed: int = 0
+    image: Volume,
+    first: PredictBox,
+    other: PredictBox,
+    annotated: Sequence[Zyx],
+    number: int,
+    seed: int = 0,
+    *,
+    progress: bool = False,
 ) -> list[Place]:
     """Rank places by two maps and by how they look.
 
@@ -76,7 +84,7 @@ def rank(
         raise BadInput(Option("number"), f" is {number}; it must be at least 1.")
     boxes = candidates(image, seed)
     unsure, differs, looks = [], [], []
-    for box in boxes:
+    for box in counted("suggest", boxes, "places", shown=progress):
         p, q = (predict(box).astype(np.float32) / 255 for predict in (first, other))
         unsure.append(float((1 - np.abs(2 * p - 1)).mean()))
         differs.append(float(np.abs(p - q).mean()))

@@ -384,4 +384,7 @@ def test_the_whole_cell_and_a_model_with_a_card(
     advice = done.output.split("To keep the model: asem ")[1].split()
     kept = CliRunner().invoke(make_app(), advice)
     assert kept.exit_code == 0, kept.output
-    assert (tmp_path / "home/cards" / f"{NAME}@1.toml").exists() or list((tmp_path / "home/cards").iterdir())
+    used = ["predict", str(cell), "--model", f"{NAME}-cell", "-o", str(cell / "predictions/again/probability"), "-q"]
+    again = CliRunner().invoke(make_app(), used)
+    assert again.exit_code == 0, again.output
+    assert np.array_equal(open_volume(cell / "predictions/again/probability").read(plane), whole.read(plane))
