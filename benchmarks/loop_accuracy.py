@@ -6,7 +6,7 @@
 SET is fib25, vnc, cdeep3m or hela: those of `plan_accuracy.py`, each as one image (of hela, whose three planes lie 1.45 um apart, these).
 The annotator sees only the plane that it is offered, suggested or random, of the planes to train on. In the first round it strokes object and
 background in turn at random places of that plane; later the largest errors of the map that is shown there. A stroke is 40 voxels that hang
-together, of one class, around the deepest point of an error, moved by up to one voxel; one in twenty has the wrong class.
+together, of one class, from the deepest point of an error along its middle, moved by up to one voxel; one in twenty has the wrong class.
 
 F1 is that of probability 0.5 on planes that were never painted, outlines left out as in `plan_accuracy.py`. Rounds have a number of iterations
 and no time, so that other work on the machine changes nothing; times are those of the processor. One thread computes: begin with
@@ -19,6 +19,8 @@ curve of F1 (of the map that is shown) over the rounds. --classifier leaves the 
 from __future__ import annotations
 
 import argparse
+import heapq
+import itertools
 import json
 import logging
 import shutil
@@ -95,9 +97,11 @@ def strokes_on(labels: np.ndarray, shown: np.ndarray | None, number: int, rng: n
     """Paint strokes on a plane: labels (0, 1, 255 unknown), bool map or None; returns uint8, 1 object, 2 background."""
     truth, known = labels == 1, labels != 255
     painted = np.zeros(truth.shape, np.uint8)
+    wrong = np.zeros(truth.shape, bool)
     centres: list[tuple[int, int]] = []
     if shown is not None:
-        marks, count = ndimage.label((shown != truth) & known, np.ones((3, 3)))
+        wrong = (shown != truth) & known
+        marks, count = ndimage.label(wrong, np.ones((3, 3)))
         sizes = np.bincount(marks.ravel(), minlength=count + 1)[1:]
         for mark in 1 + np.argsort(-sizes, kind="stable")[:number]:
             depth = ndimage.distance_transform_edt(marks == mark)
@@ -107,27 +111,26 @@ def strokes_on(labels: np.ndarray, shown: np.ndarray | None, number: int, rng: n
         centres.append(tuple(places[rng.integers(len(places))]))
     for row, column in centres:
         inside = truth[row, column]
-        near = connected((truth == inside) & known, (int(row), int(column)))
+        near = middle_of((truth == inside) & known, wrong, (int(row), int(column)))
         moved = near + rng.integers(-JITTER_VX, JITTER_VX, (2, 1), endpoint=True)
         moved = np.clip(moved, 0, np.array(truth.shape)[:, None] - 1)
         painted[tuple(moved)] = 1 if inside != (rng.random() < WRONG) else 2
     return painted
 
 
-def connected(mask: np.ndarray, start: tuple[int, int]) -> np.ndarray:
-    """Follow a mask from a pixel to the nearest `STROKE_VX` that hang together with it: int (2, pixels)."""
-    seen, found = {start}, [start]
-    for row, column in found:
-        for step in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
-            other = (row + step[0], column + step[1])
-            if other in seen or not (0 <= other[0] < mask.shape[0] and 0 <= other[1] < mask.shape[1]):
-                continue
-            seen.add(other)
-            if mask[other]:
-                found.append(other)
-        if len(found) >= STROKE_VX:
-            break
-    return np.array(found[:STROKE_VX]).T
+def middle_of(mask: np.ndarray, first: np.ndarray, start: tuple[int, int]) -> np.ndarray:
+    """Follow a mask from a pixel along its middle: the deepest neighbours next, those in `first` before others; int (2, `STROKE_VX`)."""
+    depth = ndimage.distance_transform_edt(mask)
+    waiting, seen, found = [(False, -depth[start], 0, start)], {start}, []
+    while waiting and len(found) < STROKE_VX:
+        row, column = heapq.heappop(waiting)[-1]
+        found.append((row, column))
+        for other in itertools.product((row - 1, row, row + 1), (column - 1, column, column + 1)):
+            inside = 0 <= other[0] < mask.shape[0] and 0 <= other[1] < mask.shape[1]
+            if inside and mask[other] and other not in seen:
+                seen.add(other)
+                heapq.heappush(waiting, (not first[other], -depth[other], len(seen), other))
+    return np.array(found).T
 
 
 def plane_to_paint(session: Session, box: Box, where: str, done: list[int], rng: np.random.Generator) -> int:

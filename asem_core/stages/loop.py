@@ -28,18 +28,20 @@ from asem_core.cell.node import layers
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.place import unlock
 from asem_core.cell.prepared import read_prepared
-from asem_core.cell.record import Record, record_at
-from asem_core.cell.store import create_volume, finish_volume, open_volume
-from asem_core.errors import BadInput, MissingExtra, Option, OutputBusy, TrainingStopped, VoxelSizeMismatch, quoted
-from asem_core.locks import held as held_lock
+from asem_core.cell.record import record_at
+from asem_core.cell.store import open_volume
+from asem_core.errors import BadInput, MissingExtra, Option, TrainingStopped, VoxelSizeMismatch, quoted
 from asem_core.prediction.anywhere import predictor_anywhere, predictor_mirrored
 from asem_core.prediction.expected import require_voxel_size
-from asem_core.prediction.trained import expected_by, load_trained
+from asem_core.prediction.trained import Trained, expected_by, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import require_name
 from asem_core.stages.annotated import Annotated, model_for
+from asem_core.stages.as_trained import nearest_voxels
+from asem_core.stages.kept_map import KeptMap
 from asem_core.stages.rounds import Learnt, Lesson, LoopOptions, learn_round
+from asem_core.training.pseudo_labels import place_around, places_around, write_pseudo_labels
 from asem_core.training.rounds import (
     MapScore,
     PredictBox,
@@ -55,7 +57,7 @@ from asem_core.training.rounds import (
     write_json,
 )
 from asem_core.training.snapshot import Snapshot, learnt_from, require_contrast, set_aside, take_snapshot
-from asem_core.volume import Box, Labels, Spec, Volume
+from asem_core.volume import Box, Labels, Volume
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, parts_of
 
@@ -114,10 +116,7 @@ class Session:
         try:
             session = cls(Path(cell), name, catalog, options, lock)
             if options.start_from is not None and not noted.exists():
-                try:
-                    require_voxel_size(session.image, expected_by(catalog, options.start_from))
-                except VoxelSizeMismatch as error:
-                    raise VoxelSizeMismatch(error.told(_no_way_round)) from None
+                _require_trainable(session.image, expected_by(catalog, options.start_from))
             return session
         except BaseException:
             if lock is not None:
@@ -206,7 +205,7 @@ class Session:
             if ready is not None and (not before or before[-1].shown == "classifier"):
                 ready(classifier)
             scores["classifier"] = agreement(classifier, held, aside)
-        learnt = self._learn(place, snapshot, before, progress)
+        learnt = self._learn(place, before, classifier, progress)
         last, weights = last_weights(before), learnt.weights
         stopped = learnt.stopped and f"learning diverged, {_what_is_kept(last)}: {learnt.stopped}"
 
@@ -269,13 +268,12 @@ class Session:
 
     def _contradicted(self, snapshot: Snapshot, place: Path) -> list[Box]:
         """List the new strokes that contradict the map where it was shown."""
-        if not self._map.exists():
-            return []
         found: list[Box] = []
-        probability: Volume = open_volume(self._map, follow=True)
         strokes: Labels = open_volume(self._copy(place), kind=Labels)
         for box in snapshot.new:
-            values, p = strokes.read(box), probability.read(box)
+            values, p = strokes.read(box), self._map.read(box)
+            if p is None:
+                break
             wrong = ((values == 1) & (p > 0) & (p < 128)) | ((values == 2) & (p >= 128))
             if wrong.any():
                 found.append(box)
@@ -298,21 +296,33 @@ class Session:
         assert self._learner is not None
         return self._learner.learn(learnt_from(self._copy(place)), snapshot.boxes)
 
-    def _learn(self, place: Path, snapshot: Snapshot, before: Sequence[Round], progress: bool) -> Learnt:
-        """Train the network of a round on its snapshot, and on what was cut or imported."""
+    def _learn(self, place: Path, before: Sequence[Round], classifier: PredictBox | None, progress: bool) -> Learnt:
+        """Train the network of a round on strokes, and on what was cut or imported, or else on what the classifier makes of their surroundings."""
         image, copy, dense = Path(self.image.path), self._copy(place), self.dense()
-        what = Annotated(image, copy, tuple(snapshot.boxes))
+        learnt, corrections = parts_of(learnt_from(copy)), self._corrections(place)
+        what, pseudo = Annotated(image, copy, tuple(learnt)), dense is None and classifier is not None
         if dense is not None:
-            both = apart([*snapshot.boxes, extent_of_known(open_volume(dense, kind=Labels, follow=True))])
+            both = apart([*learnt, extent_of_known(open_volume(dense, kind=Labels, follow=True))])
             what = Annotated(image, dense, tuple(both), copy)
+        elif classifier is not None:
+            what = self._pseudo_labelled(place, len(before) + 1, classifier)
+            corrections = [place_around(box, self.image) for box in corrections]
         last, start = last_weights(before), None
         if last is not None:
             start = self.folder / last
         elif self.options.start_from is not None:
             start = find_weights(self.options.start_from, choice="finetune_from")
         model = self.catalog.get("model", str(self.options.model))
-        lesson = Lesson(self.cell, what, model, self._corrections(place), start, last is not None, before)
+        lesson = Lesson(self.cell, what, model, corrections, start, last is not None, before, pseudo)
         return learn_round(lesson, RunFolder(place / "network"), self.catalog, self.options, progress=progress)
+
+    def _pseudo_labelled(self, place: Path, number: int, classifier: PredictBox) -> Annotated:
+        """Let the classifier label the surroundings of strokes, unless that was done before the round was interrupted."""
+        strokes = [box for n in range(1, number + 1) for box in read_snapshot(self._place(n) / "begun.json").new]
+        labels, places = place / "pseudo.zarr/labels" / self.name, places_around(strokes, self.image)
+        if not labels.exists():
+            write_pseudo_labels(places, classifier, learnt_from(self._copy(place)), self.image, labels)
+        return Annotated(Path(self.image.path), labels, tuple(places))
 
     def dense(self) -> Path | None:
         """Find labels that were cut or imported under this name."""
@@ -369,33 +379,17 @@ class Session:
         OutputBusy
             Another process has been writing there for a minute.
         """
-        import zarr
-
         found = np.maximum((predict or self.predictor())(box), 1)
-        waits = self.folder / "map.lock"
-        try:
-            with held_lock(waits, timeout=60):  # two that write to one chunk would undo what the other wrote
-                if not self._map.exists():
-                    spec = Spec(self.image.shape, "uint8", self.image.voxel_size_nm, self.image.origin_nm)
-                    out = create_volume(
-                        self._map, spec, block=64, made_by={"stage": "loop"}, about=Record("probability")
-                    )
-                    finish_volume(out, pyramid=False)
-                array: Any = zarr.open_array(str(self._map / "s0"), mode="r+")
-                array[box.slices] = found
-        except filelock.Timeout:
-            raise OutputBusy(
-                f"{self._map} is being written by another process. If there is none, delete {waits}."
-            ) from None
+        self._map.write(box, found)
         return found
 
     def kept(self, box: Box) -> np.ndarray | None:
         """Read what is kept of the map in a box: uint8, 0 where nobody looked yet; None where nobody looked anywhere."""
-        return open_volume(self._map, follow=True).read(box) if self._map.exists() else None
+        return self._map.read(box)
 
     @property
-    def _map(self) -> Path:
-        return self.folder / "map.zarr/probability"
+    def _map(self) -> KeptMap:
+        return KeptMap(self.folder / "map.zarr/probability", self.image)
 
     def opinions(self) -> list[PredictBox]:
         """Return maps to compare: the network's and that of the mirror image; of a session without a network, the classifier's.
@@ -445,5 +439,11 @@ def _as_begun(options: LoopOptions, begun: Mapping[str, Any], folder: Path) -> L
     return attrs.evolve(options, **{key: begun[key] for key in _KEPT})
 
 
-def _no_way_round(option: Option) -> str:
-    return {"resample": "asem prepare --downsample"}.get(option.name, "train at these voxels without other weights")
+def _require_trainable(image: Volume, weights: Trained) -> None:
+    """Refuse weights whose voxels are not the image's, nor near to an average of these."""
+    if weights.voxel_size_nm is not None and nearest_voxels(weights.voxel_size_nm, image.voxel_size_nm)[2]:
+        return
+    try:
+        require_voxel_size(image, weights)
+    except VoxelSizeMismatch as error:
+        raise VoxelSizeMismatch(error.told(lambda _: "train at these voxels without other weights")) from None

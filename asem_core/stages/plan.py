@@ -176,7 +176,8 @@ def plan(
         )
         network = templates[settings.template]
         lines = [*given.over(_mirrors(settings.lines, model, given), network), *given.over([*of_cells, *small], ())]
-        lines = together(lines, given.over(even_odds(found, lines, built), ()))
+        if given.values.get(("train.loss", "balance"), True):
+            lines = together(lines, given.over(even_odds(found, lines, built), ()))
         lines += given.others([*lines, *_length(1, ""), Setting("train", "block", 0)])
         settings = attrs.evolve(settings, lines=lines, split=_apart(settings.split, own))
         return attrs.evolve(settings, lines=[*lines, *given.over(_block(settings, model), network)])

@@ -19,6 +19,7 @@ from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import read_training_recipe, set_up
 from asem_core.temporary import temporary_folder
 from asem_core.training.fingerprint import box_text
+from asem_core.training.given import Given
 from asem_core.training.preflight import preflight, seconds_per_iteration
 from asem_core.training.rounds import Round
 from asem_core.volume import Box
@@ -27,6 +28,8 @@ CORRECTIONS_COUNT = 3
 """Blocks are drawn this often as often around a stroke that contradicts the map that was shown when it was painted."""
 
 LEAST_ITERATIONS = 10
+
+NOT_BALANCED = "a classifier of strokes finds too much object rather than too little"
 
 LONG = 200
 """Iterations after which a round that goes on saves what it has learnt; to start a shorter one again costs less."""
@@ -73,10 +76,11 @@ class Lesson:
 
     Attributes
     ----------
-    what : image, strokes and their boxes, all in `cell`
+    what : image, what is labelled or painted, and the boxes of it, all in `cell`
     start : weights to begin with
     goes_on : whether these are of a round before, of the same network
     rounds : those before
+    pseudo : whether it was labelled by a classifier
     """
 
     cell: Path
@@ -86,6 +90,7 @@ class Lesson:
     start: Path | None
     goes_on: bool
     rounds: Sequence[Round]
+    pseudo: bool = False
 
 
 @attrs.frozen
@@ -149,7 +154,8 @@ def _settings(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Loop
     else:
         start = None if lesson.start is None else str(lesson.start)
         wanted = PlanOptions(iterations=LEAST_ITERATIONS, watch=False, start_from=start)
-        recipe = tomlkit.parse(plan([lesson.what], lesson.model, catalog, wanted).text)
+        given = Given({("train.loss", "balance"): False}, why=NOT_BALANCED) if lesson.pseudo else None
+        recipe = tomlkit.parse(plan([lesson.what], lesson.model, catalog, wanted, given=given).text)
     train = recipe["train"]
     train.pop("start_from", None)  # each round starts from those of the round before
     train["seed"], train["regions"] = options.seed + len(lesson.rounds), tomlkit.item(_regions(lesson))

@@ -1,4 +1,4 @@
-"""Pixel classifier: a random forest on multi-scale filters answers within seconds of a few strokes."""
+"""Pixel classifier: a forest on multi-scale filters answers within seconds of a few strokes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BYTES_PER_VOXEL = 6  # the image as float32, and as it is read
 
 @attrs.frozen
 class PixelClassifier(Annotator, LearnsVoxels):
-    """Classify each voxel by its surroundings, as learnt from the seeds (random forest, Breiman 2001; scikit-learn).
+    """Classify each voxel by its surroundings, as learnt from the seeds (extremely randomised trees, Geurts et al. 2006; scikit-learn).
 
     Good for textures and outlines that look alike everywhere; it does not see the shape of an object. The filters
     are computed once for a box and cached, so further strokes take seconds.
@@ -54,7 +54,7 @@ class PixelClassifier(Annotator, LearnsVoxels):
 
     scales: tuple[float, ...] = (0.7, 1.0, 1.6, 3.5, 5.0)
     trees: int = 64
-    least_leaf: int = 3
+    least_leaf: int = 10
     threshold: float = 0.5
     most_seeds: int = 50_000
 
@@ -142,12 +142,12 @@ def grow(options: PixelClassifier, inside: np.ndarray, outside: np.ndarray) -> _
     BadInput
         One of the two is empty.
     """
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import ExtraTreesClassifier
 
     for values, what in ((inside, "object"), (outside, "background")):
         if not len(values):
             raise BadInput(f"pixel-classifier needs strokes of both classes; none is {what}.")
-    forest = RandomForestClassifier(
+    forest = ExtraTreesClassifier(
         options.trees, min_samples_leaf=options.least_leaf, class_weight="balanced", n_jobs=-1, random_state=0
     )
     classes = np.repeat([1, 0], [len(inside), len(outside)])
