@@ -38,7 +38,7 @@ from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import temporary_folder, write_whole
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, num_touching, profiles_of, share_filled
-from asem_core.training.given import Given
+from asem_core.training.given import GUESSED, Given
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.settings import (
@@ -86,6 +86,8 @@ class PlanOptions:
     start_from
         Weights to begin with (a run, a file or a name of the registry): their network is taken. "auto" tries those of the registry that are
         here and fit (see `asem_core.stages.start`).
+    guessed
+        A classifier drew the labels: they do not say how thick objects are, or how small, or how rare.
     """
 
     minutes: float = 10.0
@@ -93,6 +95,7 @@ class PlanOptions:
     seed: int = 0
     watch: bool = True
     start_from: str | None = None
+    guessed: bool = False
 
     def __attrs_post_init__(self) -> None:
         if not self.minutes > 0 or not np.isfinite(self.minutes):
@@ -160,7 +163,7 @@ def plan(
     its_network = {key for options_ in templates.values() for key in options_}
     own = [place for place, *_ in regions]
     built = build(model, said, "plan @ model")
-    small = smallest_object(found, built)
+    small = [] if options.guessed else smallest_object(found, built)
 
     def chosen_at(downsample: Sequence[int] | None, given: Given) -> Settings:
         apart = issubclass(model, TellsTouchingApart) and not given.network(its_network)
@@ -199,6 +202,7 @@ def plan(
     if start == AUTO:
         start, why_start = nearest_start(model.name, found, catalog, found_by, say)
     given = told if start is None else begun_with(start)
+    given = given.behind(GUESSED, "a classifier drew the labels") if options.guessed else given
     asked_for = given.values.get(("train", "downsample"))
     settings = chosen_at(asked_for, given)
     if options.iterations is None:

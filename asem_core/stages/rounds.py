@@ -19,7 +19,6 @@ from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.train import read_training_recipe, set_up
 from asem_core.temporary import temporary_folder
 from asem_core.training.fingerprint import box_text
-from asem_core.training.given import Given
 from asem_core.training.preflight import preflight, seconds_per_iteration
 from asem_core.training.rounds import Round
 from asem_core.volume import Box
@@ -28,8 +27,6 @@ CORRECTIONS_COUNT = 3
 """Blocks are drawn this often as often around a stroke that contradicts the map that was shown when it was painted."""
 
 LEAST_ITERATIONS = 10
-
-NOT_BALANCED = "a classifier of strokes finds too much object rather than too little"
 
 LONG = 200
 """Iterations after which a round that goes on saves what it has learnt; to start a shorter one again costs less."""
@@ -153,9 +150,8 @@ def _settings(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Loop
         recipe: Any = tomlkit.parse(first.read_text(encoding="utf-8"))
     else:
         start = None if lesson.start is None else str(lesson.start)
-        wanted = PlanOptions(iterations=LEAST_ITERATIONS, watch=False, start_from=start)
-        given = Given({("train.loss", "balance"): False}, why=NOT_BALANCED) if lesson.pseudo else None
-        recipe = tomlkit.parse(plan([lesson.what], lesson.model, catalog, wanted, given=given).text)
+        wanted = PlanOptions(iterations=LEAST_ITERATIONS, watch=False, start_from=start, guessed=lesson.pseudo)
+        recipe = tomlkit.parse(plan([lesson.what], lesson.model, catalog, wanted).text)
     train = recipe["train"]
     train.pop("start_from", None)  # each round starts from those of the round before
     train["seed"], train["regions"] = options.seed + len(lesson.rounds), tomlkit.item(_regions(lesson))

@@ -10,6 +10,9 @@ import attrs
 from asem_core.training.settings import Setting
 from asem_core.volume import Box
 
+GUESSED = {("train", "downsample"): [1, 1, 1], ("train.loss", "balance"): False}
+"""Of labels that a classifier drew: what it finds is speckled, and rather too much than too little."""
+
 
 @attrs.frozen
 class Given:

@@ -26,12 +26,15 @@ MOST_PLACES = 24
 
 
 def places_around(strokes: Sequence[Box], image: Volume) -> list[Box]:
-    """Choose places in an image around strokes, given from the oldest to the newest; where strokes lie close together, one holds several."""
+    """Choose places in an image around strokes, given from the oldest to the newest.
+
+    Where strokes lie close together, one place holds several; where the image has one value, as beside what was scanned, there is none.
+    """
     found: list[Box] = []
     for stroke in reversed(strokes):
-        middle = Box.of_shape((1, 1, 1)).shift(_middle(stroke))
-        if len(found) < MOST_PLACES and not any(place.contains(middle) for place in found):
-            found.append(place_around(stroke, image))
+        place, middle = place_around(stroke, image), Box.of_shape((1, 1, 1)).shift(_middle(stroke))
+        if len(found) < MOST_PLACES and not any(p.contains(middle) for p in found) and np.ptp(image.read(place)) > 0:
+            found.append(place)
     return found[::-1]
 
 
