@@ -32,7 +32,7 @@ from asem_core.progress import Bar
 from asem_core.temporary import temporary_folder, write_whole
 from asem_core.volume import LARGEST_EDGE, Box, Zyx, as_zyx
 
-__all__ = ["Load", "Run", "Work", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
+__all__ = ["Load", "Run", "Work", "is_worker", "map_blocks", "run_blocks", "temporary_folder", "worker_index"]
 
 
 MOST_BLOCKS = 10**8
@@ -221,6 +221,11 @@ def _nothing_kept() -> Iterator[None]:
 def worker_index() -> int:
     """Number of this worker process, from 0: for example which GPU is its own. 0 outside of workers."""
     return int(os.environ.get("ASEM_WORKER", "0"))
+
+
+def is_worker() -> bool:
+    """Tell whether this process was started to work on blocks, and ends with them."""
+    return "ASEM_WORKER" in os.environ
 
 
 def _work_inline(job: Job, schedule: Schedule) -> None:

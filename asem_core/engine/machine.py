@@ -35,29 +35,38 @@ def keep_compiled_functions() -> None:
         os.environ["NUMBA_CACHE_DIR"] = str(private_folder(Path(tempfile.gettempdir()) / f".asem-numba-{user}"))
 
 
-@contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Within this context, keep memory that was freed instead of giving it back to the system, which fills each page with zeros again.
+def keep_freed_memory() -> bool:
+    """From now on, keep memory that was freed instead of giving it back to the system, which fills each page with zeros again.
 
-    Training frees and takes the same maps in each iteration. Does nothing without glibc, or where MALLOC_... is set in the environment.
+    Training and prediction on a CPU free and take the same maps again and again. Does nothing, and returns False, without glibc, or where
+    MALLOC_... is set in the environment.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if change is None or any(name.startswith("MALLOC_") for name in os.environ):
-        yield
-        return
+        return False
     for option, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * _MIB)):
         change(option, value)
+    return True
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Within this context, `keep_freed_memory`."""
+    if not keep_freed_memory():
+        yield
+        return
     try:
         yield
     finally:  # where glibc's own adjustment ends in a process of large arrays
+        libc = ctypes.CDLL(None)
         for option, value in (
             (_MMAP_MAX, 1 << 16),
             (_MMAP_THRESHOLD, 32 * _MIB),
             (_TRIM_THRESHOLD, 64 * _MIB),
             (_TOP_PAD, 128 << 10),
         ):
-            change(option, value)
-        ctypes.CDLL(None).malloc_trim(0)
+            libc.mallopt(option, value)
+        libc.malloc_trim(0)
 
 
 def _is_writable(folder: Path) -> bool:

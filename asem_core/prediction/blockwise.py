@@ -20,13 +20,13 @@ import attrs
 import numpy as np
 
 from asem_core.abilities import DescribesItself, EstimatesMemory
-from asem_core.blocks import Run, Work
+from asem_core.blocks import Run, Work, is_worker
 from asem_core.cell.build import begun
 from asem_core.cell.provenance import made_by
 from asem_core.cell.record import Record
 from asem_core.cell.store import find_finished
 from asem_core.cell.together import create_volumes, fill_volumes
-from asem_core.engine.machine import available_cores
+from asem_core.engine.machine import available_cores, keep_freed_memory
 from asem_core.errors import OVERWRITE, BadInput
 from asem_core.heads import has_direction, maps_of, stated_by
 from asem_core.prediction.inference import Arithmetic, Predictor, choose_device, free_memory
@@ -284,6 +284,8 @@ class _Work:
     onto: Volume | None
 
     def __call__(self) -> Work:
+        if is_worker() and self.arithmetic.device == "cpu":
+            keep_freed_memory()
         predictor = Predictor(self.network, self.arithmetic)
         # Plain float32 on a CPU has nothing to be compared with; every other arithmetic is checked at its first whole block.
         largest = math.prod(min(b, n) for b, n in zip(self.block, self.outputs[0].shape, strict=True))

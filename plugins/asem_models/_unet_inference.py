@@ -19,6 +19,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -264,9 +265,24 @@ def _log_odds(network: UNet) -> nn.Conv3d:
         elif head.maps:
             weights.append(weight[part])
             biases.append(bias[part])
-    result = nn.Conv3d(convolution.in_channels, sum(map(len, weights)), as_zyx(convolution.kernel_size))
+    layer = _ToOneMap if sum(map(len, weights)) == 1 else nn.Conv3d
+    result = layer(convolution.in_channels, sum(map(len, weights)), as_zyx(convolution.kernel_size))
     result.load_state_dict({"weight": torch.cat(weights), "bias": torch.cat(biases)})
     return result
+
+
+class _ToOneMap(nn.Conv3d):
+    """A convolution to a single map; in float32 on a CPU, a product of all voxels with all taps, whose results are shifted and added up."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.device.type != "cpu" or image.dtype != torch.float32:
+            return super().forward(image)
+        taps, shape = as_zyx(self.kernel_size), as_zyx(image.shape[2:])
+        products = self.weight[0].flatten(1).T @ image[0].movedim(0, -1).flatten(0, 2).T
+        made = self.bias.expand([n - t + 1 for n, t in zip(shape, taps, strict=True)]).clone()
+        for part, begin in zip(products, np.ndindex(taps), strict=True):
+            made += _cut(part.view(1, 1, *shape), begin, made.shape)[0, 0]
+        return made[None, None]
 
 
 def _empty_like(image: torch.Tensor, channels: int, shape: Sequence[int]) -> torch.Tensor:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -79,6 +84,21 @@ def test_memory_is_kept_within_the_context_only(monkeypatch):
         with freed_memory_kept():
             kept = torch.zeros(1 << 22)
         assert float((kept + 1).sum()) == 1 << 22
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_can_be_kept_for_good():
+    """In a process that ends with its work: what was freed stays its own."""
+    code = """
+import psutil, torch
+from asem_core.engine.machine import keep_freed_memory
+assert keep_freed_memory()
+torch.ones(1 << 26)
+print(psutil.Process().memory_info().rss >> 20)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) >= 256
 
 
 def test_a_single_value_a_map_is_refused_as_by_torch():

@@ -17,8 +17,7 @@ numba compiles and keeps on disk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -27,26 +26,28 @@ import numba
 import numpy as np
 import torch
 
+from asem_models._convolution.maps import layout, share
 from asem_models._convolution.vectors import (
     EDGE,
     LANES,
     PRODUCTS,
+    ROWS,
     TAPS,
     VALUES,
     VECTOR_BYTES,
     copy_vector,
     finish_vector,
+    multiply,
+    panel_of,
     product,
     transforms,
 )
 
 PANEL = 16
-"""Channels of a result are worked on so many at a time."""
+"""Results have a multiple of so many channels."""
 
-# Rows of a product of matrices at a time: twelve vectors of sums fit the registers, and hide the latency of adding.
-_ROWS = 3 * LANES // 4
 _WEIGHT_ROWS = LANES // 2  # of the gradient of the weights: a divisor of PANEL
-_TILES = 24  # at a time: a multiple of _ROWS
+_TILES = 24  # at a time: a multiple of ROWS
 _FEW_TILES = 12  # where the taps of a plane of points fit the cache, too
 
 _ALONG_Z = {1: 1, 2: 2, 3: 2}
@@ -87,13 +88,13 @@ class _Tiling:
             how[factors > 0, row], how[factors < 0, row], how[first, row] = 2, 3, 1
         return how
 
-    def spread_taps(self, weight: torch.Tensor) -> torch.Tensor:
-        """Transform filters (k, c, z, y, x) to their values at the points: (point, k / PANEL, c, PANEL)."""
-        taps = weight.flatten(2).unflatten(0, (-1, PANEL)).permute(3, 0, 2, 1)
+    def spread_taps(self, weight: torch.Tensor, panel: int) -> torch.Tensor:
+        """Transform filters (k, c, z, y, x) to their values at the points: (point, k / panel, c, panel)."""
+        taps = weight.flatten(2).unflatten(0, (-1, panel)).permute(3, 0, 2, 1)
         return (_taps_matrix(self) @ taps.flatten(1)).unflatten(1, taps.shape[1:])
 
     def gather_taps(self, sums: torch.Tensor) -> torch.Tensor:
-        """The adjoint of `spread_taps`."""
+        """The adjoint of `spread_taps`, for panels of PANEL."""
         taps = (_taps_matrix(self).T @ sums.flatten(1)).unflatten(1, sums.shape[1:])
         return taps.permute(1, 3, 2, 0).flatten(0, 1).unflatten(2, self.taps)
 
@@ -115,11 +116,6 @@ def _two_planes(matrix: np.ndarray) -> np.ndarray:
     return np.array(rows, np.float32)
 
 
-def is_possible(taps: Sequence[int]) -> bool:
-    """Say whether filters of so many taps, zyx, have tiles."""
-    return taps[0] in _ALONG_Z and tuple(taps[1:]) in ((2, 2), (3, 3))
-
-
 def _tiling(taps: Sequence[int]) -> _Tiling:
     return _Tiling(tuple(taps), (_ALONG_Z[taps[0]], EDGE, EDGE))
 
@@ -132,7 +128,7 @@ def convolve(
     Parameters
     ----------
     image : float32, channels last; `c` must be a multiple of `LANES`
-    weight : float32; `k` must be a multiple of `PANEL`; with fewer channels than the image, the rest of the image is not looked at
+    weight : float32; `k` must be a multiple of `PANEL`
     bias : float32 (k,), or None
     full : also the results that see only a part of the image: it is surrounded with zeros
     relu : results below 0 become 0
@@ -141,27 +137,29 @@ def convolve(
     -------
     float32 (n, k, z', y', x'), channels last
     """
-    channels, terms, features = image.shape[1], weight.shape[1], weight.shape[0]
+    features, channels = weight.shape[:2]
     tiling = _tiling(weight.shape[2:])
     pad = [n - 1 if full else 0 for n in tiling.taps]
     shape = [n + 2 * p - k + 1 for n, p, k in zip(image.shape[2:], pad, tiling.taps, strict=True)]
     made = torch.empty((len(image), features, *shape), memory_format=torch.channels_last_3d)
-    points = tiling.spread_taps(weight.detach())
+    panel = panel_of(features)
+    points = tiling.spread_taps(weight.detach(), panel)
+    places = 4 * torch.arange(channels)
     bias = torch.zeros(features) if bias is None else bias.detach().contiguous()
     given = (tiling.reach, tiling.points, tiling.of_image, tiling.to_result)
     least = np.float32(0 if relu else -math.inf)
-    tiles = _FEW_TILES if terms * features <= 32 * 32 else _TILES
+    tiles = _FEW_TILES if channels * features <= 32 * 32 else _TILES
     for one, result in zip(image, made, strict=True):
-        source, target = _layout(one), _layout(result)
+        source, target = layout(one), layout(result)
 
         def work(begin: int, end: int, source: Any = source, target: Any = target) -> None:
             spare = _Scratch(tiling, tiles, channels, features)
             _convolve_tiles(
-                *given, source, channels, terms, points.data_ptr(), bias.data_ptr(), least, target, features,
+                *given, source, channels, places.data_ptr(), points.data_ptr(), panel, bias.data_ptr(), least, target, features,
                 tuple(pad), begin, end, tiles, spare.addresses,
             )  # fmt: skip
 
-        _share(work, _count_tiles(shape, tiling), tiles, 4 * torch.get_num_threads())
+        share(work, _count_tiles(shape, tiling), tiles, 4 * torch.get_num_threads())
     return made
 
 
@@ -177,10 +175,11 @@ def weight_gradient(image: torch.Tensor, gradient: torch.Tensor, kernel: Sequenc
     tiling = _tiling(kernel)
     # The sums of all points are read and written once for so many tiles; the wider the maps, the more it costs.
     tiles = _TILES if channels * features <= 64 * 64 else 3 * _TILES
-    given = (tiling.reach, tiling.results, tiling.points, tiling.of_image, tiling.of_gradient)
+    places = 4 * PANEL * torch.arange(tiles)
+    given = (tiling.reach, tiling.results, tiling.points, tiling.of_image, tiling.of_gradient, places.data_ptr())
     parts: list[torch.Tensor] = []
     for one, changes in zip(image, gradient, strict=True):
-        source, target = _layout(one), _layout(changes)
+        source, target = layout(one), layout(changes)
 
         def work(begin: int, end: int, source: Any = source, target: Any = target) -> torch.Tensor:
             part = torch.zeros(math.prod(tiling.points), features // PANEL, channels, PANEL)
@@ -190,7 +189,7 @@ def weight_gradient(image: torch.Tensor, gradient: torch.Tensor, kernel: Sequenc
             )
             return part
 
-        parts += _share(work, _count_tiles(gradient.shape[2:], tiling), tiles, torch.get_num_threads())
+        parts += share(work, _count_tiles(gradient.shape[2:], tiling), tiles, torch.get_num_threads())
     sums = parts[0]
     for part in parts[1:]:
         sums += part
@@ -209,32 +208,12 @@ class _Scratch:
         self.addresses = tuple((room.data_ptr(), 4 * room.stride(0)) for room in self._rooms)
 
 
-def _layout(image: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Say where a map (c, z, y, x) is: address, shape zyx and strides zyx in bytes."""
-    if image.dtype != torch.float32 or (image.stride(0) != 1 and image.shape[0] != 1):
-        raise TypeError(f"Minimal filtering reads float32 with the channels last, not {image.dtype}, {image.stride()}.")
-    return image.data_ptr(), tuple(image.shape[1:]), tuple(4 * s for s in image.stride()[1:])
-
-
 def _count_tiles(shape: Sequence[int], tiling: _Tiling) -> int:
     return math.prod(-(-n // m) for n, m in zip(shape, tiling.results, strict=True))
 
 
-def _share(work: Callable[[int, int], Any], num_tiles: int, tiles: int, parts: int) -> list[Any]:
-    """Let all threads work on parts of the tiles; the results come in order, so that sums are the same each time."""
-    size = -(-num_tiles // (parts * tiles)) * tiles
-    begins = range(0, num_tiles, size)
-    return list(_threads(torch.get_num_threads()).map(work, begins, [min(b + size, num_tiles) for b in begins]))
-
-
-@cache
-def _threads(number: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(number, thread_name_prefix="convolution")
-
-
 _image_2, _gradient_2, _result_2 = transforms(2)
 _image_3, _gradient_3, _result_3 = transforms(3)
-_multiply = product(_ROWS, PANEL, add=False)
 _accumulate = product(_WEIGHT_ROWS, PANEL, add=True)
 
 
@@ -292,8 +271,8 @@ def _finish(image, channels, place, size, sums, bias, least):  # type: ignore[no
 
 @numba.njit(cache=True, nogil=True)
 def _convolve_tiles(
-    reach, points, of_image, to_result, image, channels, terms, weights, bias, least, result, features, pad, begin, end, tiles,
-    scratch,
+    reach, points, of_image, to_result, image, channels, places, weights, panel, bias, least, result, features, pad, begin, end,
+    tiles, scratch,
 ):  # type: ignore[no-untyped-def]  # fmt: skip
     """Make the tiles `begin` to `end` of a result, `tiles` at a time."""
     size = (to_result.shape[1] if points[0] > 1 else 1, EDGE, EDGE)
@@ -319,11 +298,11 @@ def _convolve_tiles(
                     else:
                         _image_2(low + c, by, high + c, times, sy, sx, target + c, step)
             for p in range(points[1]):
-                for k in range(0, features, PANEL):
-                    panel = weights + ((point * points[1] + p) * features + k) * terms * 4
-                    for t in range(0, number, _ROWS):
+                for k in range(0, features, panel):
+                    b = weights + ((point * points[1] + p) * features + k) * channels * 4
+                    for t in range(0, number, ROWS):
                         a, c = to + p * step + t * channels * 4, made + p * made_step + (t * features + k) * 4
-                        _multiply(a, channels * 4, 4, panel, PANEL * 4, c, features * 4, terms)
+                        multiply(a, channels * 4, places, b, panel, c, features * 4, channels)
             how, second = to_result[point, 0], to_result[point, 1]
             for t in range(number):
                 source, target = made + t * features * 4, sums + t * sums_step
@@ -339,7 +318,21 @@ def _convolve_tiles(
 
 @numba.njit(cache=True, nogil=True)
 def _add_products(
-    reach, size, points, of_image, of_gradient, image, channels, gradient, features, sums, begin, end, tiles, scratch
+    reach,
+    size,
+    points,
+    of_image,
+    of_gradient,
+    places,
+    image,
+    channels,
+    gradient,
+    features,
+    sums,
+    begin,
+    end,
+    tiles,
+    scratch,
 ):  # type: ignore[no-untyped-def]
     """Add, at each point, the products of all values with all gradients of the tiles `begin` to `end`."""
     panel = tiles * PANEL * 4
@@ -373,4 +366,4 @@ def _add_products(
                     for c in range(0, channels, _WEIGHT_ROWS):
                         a = to + p * step + c // PANEL * panel + c % PANEL * 4
                         s = sums + (((point * points[1] + p) * features + k) * channels + c * PANEL) * 4
-                        _accumulate(a, 4, PANEL * 4, b, PANEL * 4, s, PANEL * 4, number)
+                        _accumulate(a, 4, places, b, PANEL * 4, s, PANEL * 4, number)

@@ -90,10 +90,13 @@ def _no_filters() -> tuple[torch.Tensor, None]:
 def _convolve(
     image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *, relu: bool = False
 ) -> torch.Tensor:
-    fast = _fast()
     if image.shape[1] == 1:
-        image, weight = _planes_as_channels(image, weight.shape[2], fast.LANES), weight.transpose(1, 2)
-    made: torch.Tensor = fast.convolve(image.contiguous(memory_format=torch.channels_last_3d), weight, bias, relu=relu)
+        from asem_models._convolution.direct import convolve_image
+
+        return convolve_image(image, weight, bias, relu=relu)
+    made: torch.Tensor = _fast().convolve(
+        image.contiguous(memory_format=torch.channels_last_3d), weight, bias, relu=relu
+    )
     return made
 
 

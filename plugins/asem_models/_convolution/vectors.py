@@ -6,10 +6,12 @@ touch that file, too, when this one changes, or numba goes on with what it has k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
@@ -25,6 +27,8 @@ def _count_lanes() -> int:
 
 LANES = _count_lanes()
 VECTOR_BYTES = 4 * LANES
+ROWS = 3 * LANES // 4
+"""Of a product of matrices at a time: with two vectors each, its sums fill three quarters of the registers."""
 
 # By the taps along an axis, (results, taps): what transforms the values, the taps, and the products (B^T, G, A^T of Lavin and
 # Gray). Three taps are theirs; two taps are made in the same way, from the points 0, 1, infinity and 0, 1, -1, 2, infinity.
@@ -182,17 +186,20 @@ def product(rows: int, columns: int, *, add: bool) -> Any:
     places = [(r, v) for r in range(rows) for v in range(vectors)]
 
     @intrinsic  # type: ignore[untyped-decorator]
-    def multiply(_, a, a_row, a_term, b, b_term, c, c_row, n):  # type: ignore[no-untyped-def]
+    def multiply(_, a, a_row, a_terms, b, b_term, c, c_row, n):  # type: ignore[no-untyped-def]
+        """Write, or add, the products of `a` and `b` to `c`; `a_terms` is where the terms of `a` lie from its first, n numbers of bytes."""
+
         def instructions(_: Any, emit: Any, __: Any, given: Any) -> Any:
-            a, a_row, a_term, b, b_term, c, c_row, n = given
+            a, a_row, a_terms, b, b_term, c, c_row, n = given
             targets = {(r, v): _at(emit, c, [c_row, _INT(VECTOR_BYTES)], [r, v]) for r, v in places}
             zero = ir.Constant(_VECTOR, [0.0] * LANES)
             first = {place: _load(emit, targets[place]) if add else zero for place in places}
             before, loop, after = emit.block, emit.append_basic_block(), emit.append_basic_block()
             emit.branch(loop)
             emit.position_at_end(loop)
-            term, a_now, b_now = (emit.phi(_INT) for _ in range(3))
+            term, step_now, b_now = (emit.phi(_INT) for _ in range(3))
             sums = {place: emit.phi(_VECTOR) for place in places}
+            a_now = emit.add(a, emit.load(emit.inttoptr(step_now, _INT.as_pointer())))
             from_b = [_load(emit, _at(emit, b_now, [_INT(VECTOR_BYTES)], [v])) for v in range(vectors)]
             new = {}
             for r in range(rows):
@@ -201,7 +208,7 @@ def product(rows: int, columns: int, *, add: bool) -> Any:
                 from_a = _all_lanes(emit, number)
                 for v in range(vectors):
                     new[r, v] = _multiply_add(emit, from_a, from_b[v], sums[r, v])
-            steps = ((term, _INT(0), _INT(1)), (a_now, a, a_term), (b_now, b, b_term))
+            steps = ((term, _INT(0), _INT(1)), (step_now, a_terms, _INT(8)), (b_now, b, b_term))
             for now, start, step in steps:
                 now.add_incoming(start, before)
                 now.add_incoming(emit.add(now, step), loop)
@@ -217,6 +224,24 @@ def product(rows: int, columns: int, *, add: bool) -> Any:
         return types.void(*[types.int64] * 8), instructions
 
     return multiply
+
+
+def panel_of(features: int) -> int:
+    """How many features to work on at a time, two vectors or one; `features` is a multiple of 16."""
+    return math.gcd(features, 2 * LANES)
+
+
+_multiply_one = product(ROWS, LANES, add=False)
+_multiply_two = product(ROWS, 2 * LANES, add=False)
+
+
+@numba.njit(cache=True, nogil=True)
+def multiply(a, a_row, a_terms, b, panel, c, c_row, n):  # type: ignore[no-untyped-def]
+    """Write the product of ROWS rows of `a` and a panel `b`; see `product`, and `panel_of`."""
+    if panel == LANES:
+        _multiply_one(a, a_row, a_terms, b, panel * 4, c, c_row, n)
+    else:
+        _multiply_two(a, a_row, a_terms, b, panel * 4, c, c_row, n)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
