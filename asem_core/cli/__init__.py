@@ -176,13 +176,12 @@ def main() -> None:
             put_off(name)
         gc.disable()  # what is made for a list is all still needed when it ends
     else:
-        from asem_core.engine.machine import keep_compiled_functions
+        from asem_core.engine.machine import keep_compiled_functions, set_up_torch
         from asem_core.temporary import sweep
 
         keep_compiled_functions()
+        set_up_torch()
         sweep()
-    # Torch then puts large maps in large pages of memory, where the system has them: a fifth less time in training.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # A queue, a service manager or a container asks in this way: it is Ctrl-C to us, which loses nothing.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))

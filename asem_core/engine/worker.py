@@ -20,7 +20,7 @@ import attrs
 
 from asem_core.engine.done import require_own_file
 from asem_core.engine.job import Failure, Job, Work
-from asem_core.engine.machine import keep_compiled_functions
+from asem_core.engine.machine import keep_compiled_functions, set_up_torch
 from asem_core.engine.parent import end_with_parent
 from asem_core.errors import AsemError
 from asem_core.volume import Box
@@ -101,6 +101,7 @@ def main() -> None:
     """Read the orders, and work until there is nothing more to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run ends us itself
     keep_compiled_functions()
+    set_up_torch()
     file, index = sys.argv[1:]
     try:
         if file == "-":

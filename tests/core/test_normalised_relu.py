@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from asem_core.engine.machine import freed_memory_kept
+from asem_core.engine.machine import freed_memory_kept, set_up_torch
 from asem_core.training import normalised_relu
 from asem_core.training.normalised_relu import NormalisedReLU
 
@@ -84,6 +84,16 @@ def test_memory_is_kept_within_the_context_only(monkeypatch):
         with freed_memory_kept():
             kept = torch.zeros(1 << 22)
         assert float((kept + 1).sum()) == 1 << 22
+
+
+def test_what_torch_reads_from_the_environment_is_chosen_unless_the_user_did(monkeypatch):
+    """Idle threads sleep; a choice of the user's stays."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    set_up_torch()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
