@@ -12,7 +12,6 @@ import gc
 import importlib
 import io
 import logging
-import os
 import signal
 import sys
 from importlib.metadata import entry_points
