@@ -346,8 +346,8 @@ def _room(setup: TrainingSetup, folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     if need > free:
         yield Finding(
-            f"The checkpoints need {need / 2**30:.1f} GiB but {there} has {free / 2**30:.1f} GiB left. Keep fewer with "
-            "keep_last, or write the run elsewhere.",
+            f"The checkpoints need {need / 1e6:,.1f} MB but {there} has {free / 1e6:,.1f} MB left. Free some space, keep fewer of "
+            "them (keep_last), or write the run elsewhere.",
             refused=True,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,16 @@ def test_strokes_that_a_window_has_open(cell: Path, tmp_path: Path) -> None:  # 
             code, output = asem(*words)
             assert (code, "is being written or edited by another process" in " ".join(output.split())) == (1, True)
         assert asem("loop", cell, "--labels", NAME, "-q", "--iterations", "1")[0] == 0
+
+
+def test_a_disk_that_is_nearly_full(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """It is said before anything is learnt; with room, the same command goes on."""
+    words = ("loop", cell, "--labels", NAME, "-q", "--iterations", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=600))
+        code, output = asem(*words)
+    assert (code, "MB left. Free some space, keep fewer of them" in " ".join(output.split())) == (1, True), output
+    assert asem(*words)[0] == 0
 
 
 def test_what_comes_next_is_said(cell: Path) -> None:  # noqa: F811
