@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_annotation, open_volume
-from asem_core.errors import BadInput, Option, RecipeError, UnknownName, quoted
+from asem_core.errors import BadInput, Option, RecipeError, ShapeMismatch, UnknownName, VoxelSizeMismatch, quoted
 from asem_core.interfaces import Model, Region
 from asem_core.recipe import build
 from asem_core.stages.annotate import annotated_boxes
@@ -23,6 +24,8 @@ from asem_core.training.options import RegionOptions
 from asem_core.volume import Box, Labels
 from asem_core.voxels.known import extent_of_known
 from asem_core.voxels.strokes import apart, holds_strokes, parts_of
+
+log = logging.getLogger("asem_core")
 
 
 @attrs.frozen
@@ -84,6 +87,26 @@ def places_of(cells: Sequence[Path], labels: str, raw: str | None = None) -> lis
                 f"asem import LABELS --layer {quoted(f'labels/{Path(labels).name}')} -o {quoted(cell)}"
             )
     return found
+
+
+def painted_on(cell: Path, name: str) -> str:
+    """Say on which image of a cell strokes lie: what `asem prepare` made, or `raw` if that was cropped or resampled and they are on its grid."""
+    prepared, seeds = read_prepared(cell).image, cell / "seeds" / name
+    if prepared == "raw" or not seeds.exists():
+        return prepared
+    strokes = open_volume(seeds, kind=Labels)
+    fitting = [image for image in (prepared, "raw") if _is_on_grid(strokes, cell / image)]
+    if fitting == ["raw"]:
+        log.warning("The strokes '%s' were painted on raw, of which %s is a part: raw is learnt from.", name, prepared)
+    return fitting[0] if fitting else prepared
+
+
+def _is_on_grid(strokes: Labels, image: Path) -> bool:
+    try:
+        open_volume(image).require_same_grid(strokes)
+    except (UnknownName, ShapeMismatch, VoxelSizeMismatch):
+        return False
+    return True
 
 
 def classes_together(places: Mapping[str, Sequence[Annotated]]) -> list[Annotated]:

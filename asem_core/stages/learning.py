@@ -15,6 +15,8 @@ from asem_core.abilities import LearnsVoxels
 from asem_core.blocks import Run
 from asem_core.catalog import Catalog
 from asem_core.cell.edits import read_edits
+from asem_core.cell.place import name_in_cell
+from asem_core.cell.prepared import read_prepared
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, MissingExtra, quoted
 from asem_core.prediction.trained import load_trained
@@ -128,8 +130,8 @@ def finish_cell(session: Session, run: Run) -> tuple[Volume, Path]:
         )
     folder = (session.folder / weights).parents[1]
     trained = load_trained(session.catalog, None, session.folder / weights)
-    raw = session.options.raw
-    images = Images([session.image]) if raw is not None else open_images_of(session.catalog, str(session.cell))
+    is_usual = name_in_cell(session.image.path) == read_prepared(session.cell).image
+    images = open_images_of(session.catalog, str(session.cell)) if is_usual else Images([session.image])
     options = PredictOptions(device=session.options.device, resample=True)
     made = predict_image(trained, images, output, run, options, session.catalog, overwrite=True)
     return made.probability, folder

@@ -27,7 +27,6 @@ from asem_core.catalog import Catalog
 from asem_core.cell.node import layers
 from asem_core.cell.place import lock as take_lock
 from asem_core.cell.place import unlock
-from asem_core.cell.prepared import read_prepared
 from asem_core.cell.record import record_at
 from asem_core.cell.store import open_volume
 from asem_core.errors import BadInput, MissingExtra, Option, TrainingStopped, VoxelSizeMismatch, quoted
@@ -37,7 +36,7 @@ from asem_core.prediction.trained import Trained, expected_by, load_trained
 from asem_core.pretrained import find_weights
 from asem_core.run_folder import RunFolder
 from asem_core.stages.annotate import require_name
-from asem_core.stages.annotated import Annotated, model_for
+from asem_core.stages.annotated import Annotated, model_for, painted_on
 from asem_core.stages.as_trained import nearest_voxels
 from asem_core.stages.kept_map import KeptMap
 from asem_core.stages.rounds import Learnt, Lesson, LoopOptions, learn_round
@@ -74,7 +73,7 @@ class Session:
         self, cell: Path, name: str, catalog: Catalog, options: LoopOptions, lock: filelock.BaseFileLock | None
     ) -> None:
         self.cell, self.name, self.catalog, self.options, self._lock = cell, name, catalog, options, lock
-        self.image: Volume = open_volume(cell / (options.raw or read_prepared(cell).image))
+        self.image: Volume = open_volume(cell / (options.raw or painted_on(cell, name)))
         self._learner: VoxelLearner | None = None
         self._shown: tuple[int, str, PredictBox] | None = None
 

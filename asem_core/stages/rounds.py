@@ -13,6 +13,7 @@ import tomlkit
 from asem_core.catalog import Catalog
 from asem_core.errors import BadInput, Option, TrainingStopped
 from asem_core.interfaces import Model
+from asem_core.progress import still_at
 from asem_core.run_folder import RunFolder, saved_whole
 from asem_core.stages.annotated import Annotated, as_table
 from asem_core.stages.plan import PlanOptions, plan
@@ -114,7 +115,8 @@ def learn_round(lesson: Lesson, folder: RunFolder, catalog: Catalog, options: Lo
 
     file = folder.path / "recipe.toml"
     if not file.exists():
-        text = _settings(lesson, folder, catalog, options)
+        with still_at("choose settings", shown=progress):
+            text = _settings(lesson, folder, catalog, options)
         folder.path.mkdir(parents=True, exist_ok=True)
         with saved_whole(file) as half:
             half.write_text(text, encoding="utf-8")

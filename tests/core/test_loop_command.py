@@ -91,6 +91,17 @@ def test_strokes_that_a_window_has_open(cell: Path, tmp_path: Path) -> None:  # 
         assert asem("loop", cell, "--labels", NAME, "-q", "--iterations", "1")[0] == 0
 
 
+def test_an_image_that_was_cropped_since(cell: Path) -> None:  # noqa: F811
+    """Strokes on `raw` are learnt from with `raw`, also for the whole cell, though `asem prepare` made a part of it since."""
+    code, output = asem("prepare", cell, "--skip", "mask", "--set", "crop.box=0:40,4:60,4:60", "-q")
+    assert code == 0, output
+    assert open_volume(cell / "raw_clahe").shape == (40, 56, 56)
+    for more in (["--iterations", "1"], ["--finish"]):
+        code, output = asem("loop", cell, "--labels", NAME, "-q", "--device", "cpu", *more)
+        assert code == 0, output
+    assert open_volume(cell / "predictions" / NAME / "probability").shape == open_volume(cell / "raw").shape
+
+
 def test_a_disk_that_is_nearly_full(cell: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """It is said before anything is learnt; with room, the same command goes on."""
     words = ("loop", cell, "--labels", NAME, "-q", "--iterations", "1")
