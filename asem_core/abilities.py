@@ -343,6 +343,11 @@ class OffersTemplates(Protocol):
         return ()
 
     @classmethod
+    def usual_thickness_nm(cls) -> float | None:
+        """Say how thick thin parts of the object usually are, for where labels do not tell; None keeps the image's own voxels."""
+        return None
+
+    @classmethod
     @abstractmethod
     def network_options(cls, template: Template, width: int = 1) -> Mapping[str, Any]:
         """Give the options of the model that suit a kind of image, with `width` times the usual number of maps (1, 2 or 4)."""

@@ -210,6 +210,13 @@ def averages(trained: Trained) -> bool:
     return max(trained.averaged_vx) > 1
 
 
+def can_be_averaged(volume: Volume, trained: Trained) -> bool:
+    """Tell whether whole numbers of an image's voxels make one that the network was trained on, and are averaged unasked."""
+    return (
+        averages(trained) and trained.voxel_size_nm is not None and _factors(volume, trained.voxel_size_nm) is not None
+    )
+
+
 def _plugin_of(step: Mapping[str, Any], trained: Trained, catalog: Catalog) -> Preprocessor:
     where = f"{trained.title} @ {step['name']}"
     plugin: Preprocessor = build(catalog.get("preprocessor", step["name"]), options_to_build(step), where)

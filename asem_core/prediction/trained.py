@@ -289,7 +289,8 @@ def expected_by(catalog: Catalog, weights: str | Path, folder: Path | None = Non
     file = weights_file(str(weights), folder)
     if file is None:
         card = registry().find(str(weights))
-        return Trained(None, None, as_zyx_nm(card.voxel_size_nm), _steps_of(card), {"model": card.key})
+        its, title = as_zyx_nm(card.voxel_size_nm), {"model": card.key}
+        return Trained(None, None, its, _steps_of(card), title, averaged_vx=_averaged_of(card))
     about = read_metadata(file)
     size = about.get("voxel_size_nm")
     wanted, averaged = as_zyx_nm(size) if size else None, as_zyx(about.get("averaged_vx", (1, 1, 1)))
@@ -361,8 +362,15 @@ def trained_of_card(card: Any, weights: Path, catalog: Catalog) -> Trained:
     model = _model_of(card, catalog)
     network = load_weights(weights, network_of(model))
     details = {**_described_model(model), "model": card.key, "weights": weights.name, "weights_sha256": sha256(weights)}
-    greys = read_metadata(weights).get("greys", ())
-    return Trained(network, model, as_zyx_nm(card.voxel_size_nm), _steps_of(card), details, greys)
+    about, size = read_metadata(weights), as_zyx_nm(card.voxel_size_nm)
+    greys, mirrors = about.get("greys", ()), bool(about.get("mirrors", False))
+    averaged = as_zyx(about.get("averaged_vx", _averaged_of(card)))
+    return Trained(network, model, size, _steps_of(card), details, greys, mirrors, averaged)
+
+
+def _averaged_of(card: Any) -> Zyx:
+    """Say how many voxels had been averaged into one, by the recipe that a card keeps."""
+    return as_zyx(card.recipe.get("train", {}).get("downsample", (1, 1, 1)))
 
 
 def _steps_of(card: Any) -> list[Mapping[str, Any]]:

@@ -38,7 +38,7 @@ from asem_core.stages.start import AUTO, f1_of, named_anywhere, nearest_start
 from asem_core.stages.train import TrainingRecipe, set_up
 from asem_core.temporary import temporary_folder, write_whole
 from asem_core.training.fingerprint import Fingerprint, fingerprint_of_classes, num_touching, profiles_of, share_filled
-from asem_core.training.given import GUESSED, Given
+from asem_core.training.given import Given, with_guesses
 from asem_core.training.options import TrainOptions
 from asem_core.training.preflight import seconds_per_iteration
 from asem_core.training.settings import (
@@ -161,7 +161,7 @@ def plan(
     profiles = [profiles_of(region) for *_, region in regions]
     templates = {name: _network(model, name) for name in TEMPLATES}
     its_network = {key for options_ in templates.values() for key in options_}
-    own = [place for place, *_ in regions]
+    own, annotated = [place for place, *_ in regions], [box for _, box, _ in regions]
     built = build(model, said, "plan @ model")
     small = [] if options.guessed else smallest_object(found, built)
 
@@ -169,7 +169,7 @@ def plan(
         apart = issubclass(model, TellsTouchingApart) and not given.network(its_network)
         settings = choose_settings(
             found,
-            [box for _, box, _ in regions],
+            annotated,
             profiles,
             templates,
             lambda kind: sampler_for(kind, catalog),
@@ -202,7 +202,7 @@ def plan(
     if start == AUTO:
         start, why_start = nearest_start(model.name, found, catalog, found_by, say)
     given = told if start is None else begun_with(start)
-    given = given.behind(GUESSED, "a classifier drew the labels") if options.guessed else given
+    given = with_guesses(given, model, found.voxel_size_nm, annotated) if options.guessed else given
     asked_for = given.values.get(("train", "downsample"))
     settings = chosen_at(asked_for, given)
     if options.iterations is None:

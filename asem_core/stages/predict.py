@@ -22,6 +22,7 @@ from asem_core.prediction.blockwise import Prediction, map_path, predict, predic
 from asem_core.prediction.expected import (
     as_expected,
     averages,
+    can_be_averaged,
     choose_image,
     into_layers,
     lazily,
@@ -106,6 +107,8 @@ def require_voxels_before_fetching(
     if model is None or options.resample or options.allow_voxel_size or model not in registry().names():
         return
     expected = expected_by(catalog, model)
+    if not options.as_is and any(can_be_averaged(volume, expected) for volume in images.volumes):
+        return
     for volume in images.volumes[1:]:
         with contextlib.suppress(VoxelSizeMismatch):
             require_voxel_size(volume, expected)

@@ -7,11 +7,13 @@ from typing import Any
 
 import attrs
 
-from asem_core.training.settings import Setting
-from asem_core.volume import Box
+from asem_core.abilities import OffersTemplates
+from asem_core.interfaces import Model
+from asem_core.training.settings import MOST_AVERAGED, PIXELS_ACROSS, Setting
+from asem_core.volume import Box, ZyxNm
 
-GUESSED = {("train", "downsample"): [1, 1, 1], ("train.loss", "balance"): False}
-"""Of labels that a classifier drew: what it finds is speckled, and rather too much than too little."""
+LEAST_ACROSS = 24
+"""Working voxels across a place that a classifier labelled: fewer show too little of what is around."""
 
 
 @attrs.frozen
@@ -53,3 +55,21 @@ class Given:
     def network(self, options: Collection[str]) -> bool:
         """Tell whether any of the options that make a network is given."""
         return any(table == "model" and key in options for table, key in self.values)
+
+
+def with_guesses(given: Given, model: type[Model], size: ZyxNm, boxes: Sequence[Box]) -> Given:
+    """Choose what labels drawn by a classifier do not say, where nothing is given: they are speckled, with rather too much object than too little.
+
+    Parameters
+    ----------
+    size : voxels of the image
+    boxes : what was labelled
+    """
+    usual_nm = model.usual_thickness_nm() if issubclass(model, OffersTemplates) else None
+    narrowest, factor, z = min(n for box in boxes for n in box.shape[1:]), 1, 1
+    while 2 * factor <= min(MOST_AVERAGED, narrowest / LEAST_ACROSS, (usual_nm or 0) / PIXELS_ACROSS / size[1]):
+        factor *= 2
+    while size[0] * 2 * z <= factor * size[1] * 1.01:
+        z *= 2
+    known = {("train", "downsample"): [z, factor, factor], ("train.loss", "balance"): False}
+    return given.behind(known, "a classifier drew the labels, and its speckles do not say")

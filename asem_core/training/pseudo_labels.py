@@ -39,9 +39,14 @@ def places_around(strokes: Sequence[Box], image: Volume) -> list[Box]:
 
 
 def place_around(stroke: Box, image: Volume) -> Box:
-    """Return a cube of about `PLACE_VX` voxels (as long in nm along each axis) around the middle of a stroke, moved into the image."""
+    """Return a place of about `PLACE_VX` voxels around the middle of a stroke, moved into the image.
+
+    It is a cube in nm; where planes lie 1.5 times further apart than pixels, a square of one plane, which shows more of what is around.
+    """
     size = np.array(image.voxel_size_nm)
     edges = np.maximum(1, np.rint((PLACE_VX * size.prod()) ** (1 / 3) / size)).astype(int)
+    if size[0] > 1.5 * size[1]:
+        edges = np.array([1, *[round(PLACE_VX**0.5)] * 2])
     edges = np.minimum(edges, image.shape)
     begin = np.clip(_middle(stroke) - edges // 2, 0, image.shape - edges)
     return Box(as_zyx(begin.tolist()), as_zyx((begin + edges).tolist()))

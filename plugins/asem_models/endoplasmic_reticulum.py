@@ -25,6 +25,11 @@ class EndoplasmicReticulum(Organelle):
     exclusion_dilate_nm: float = 5.0
     exclusion_erode_nm: float = 5.0
 
+    @classmethod
+    def usual_thickness_nm(cls) -> float:
+        """Sheets and thin tubules are."""
+        return 50.0
+
 
 @hookimpl
 def register_models() -> list[type[EndoplasmicReticulum]]:

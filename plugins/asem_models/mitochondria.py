@@ -22,6 +22,11 @@ class Mitochondria(Organelle):
     exclusion_dilate_nm: float = 20.0
     exclusion_erode_nm: float = 20.0
 
+    @classmethod
+    def usual_thickness_nm(cls) -> float:
+        """Constrictions are about as wide; tubules are wider."""
+        return 100.0
+
 
 @hookimpl
 def register_models() -> list[type[Mitochondria]]:

@@ -433,19 +433,20 @@ def test_what_is_around_strokes_is_labelled_by_the_classifier(cell: Path, catalo
 
 
 def test_places_around_strokes(cell: Path) -> None:
-    """Inside the image, as long in nm along each axis, one for strokes that lie together, of the newest, none where it shows nothing."""
+    """Inside the image, one plane where these lie far apart, one for strokes that lie together, of the newest, none where it shows nothing."""
     grey = np.zeros((40, 400, 400), np.uint8)
     grey[:, :, :398] = 9
     image = Volume(grey, (50.0, 10.0, 10.0))
     place = place_around(Box((0, 200, 390), (1, 210, 400)), image)
-    assert place.shape == (16, 82, 82)
+    assert place.shape == (1, 332, 332)
     assert image.box.contains(place)
-    assert place.begin == (0, 164, 318)
-    near, far = Box((20, 200, 100), (21, 210, 110)), Box((20, 200, 340), (21, 210, 360))
+    assert place.begin == (0, 39, 68)
+    assert place_around(place, attrs.evolve(image, voxel_size_nm=(10.0, 10.0, 10.0))).shape == (40, 48, 48)
+    near, far = Box((20, 200, 100), (21, 210, 110)), Box((30, 200, 340), (31, 210, 360))
     assert places_around([near], image) == [], "the same value everywhere"
-    grey[::3] = 7
-    close = near.shift((1, 5, 5))
+    grey[:, ::3] = 7
+    close = near.shift((0, 5, 5))
     assert places_around([near, far, close], image) == [place_around(far, image), place_around(close, image)]
-    many = [Box((z, y, 0), (z + 1, y + 1, 1)) for z in (0, 20, 39) for y in range(0, 400, 50)] + [far]
+    many = [Box((z, 0, 0), (z + 1, 1, 1)) for z in range(29)] + [far]
     assert len(places_around(many, image)) == MOST_PLACES
     assert places_around(many, image)[-1] == place_around(far, image)

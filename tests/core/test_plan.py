@@ -23,7 +23,8 @@ from asem_core.stages.inputs import open_images_of
 from asem_core.stages.plan import PlanOptions, plan
 from asem_core.stages.predict import PredictOptions, predict_image
 from asem_core.stages.train import read_training_recipe, train
-from asem_core.volume import Box
+from asem_core.training.given import Given, with_guesses
+from asem_core.volume import Box, ZyxNm
 from asem_core.weights import copy_weights, read_metadata
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -352,3 +353,24 @@ def test_interrupt_keeps_what_was_learnt(cell: Path, tmp_path: Path) -> None:
     assert read_metadata(broken.chosen())["iteration"] == 2
     train(recipe, catalog, broken.path, resume=True, progress=False)
     assert broken.checkpoint(4).read_bytes() == whole.checkpoint(4).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "factors"),
+    [
+        ((30.0, 6.0, 6.0), (1, 332, 332), [1, 4, 4]),
+        ((5.0, 5.0, 5.0), (48, 48, 48), [2, 2, 2]),  # no further: 24 working voxels across
+        ((50.0, 20.0, 20.0), (1, 332, 332), [1, 1, 1]),
+    ],
+)
+def test_labels_of_a_classifier_do_not_say_how_thick_objects_are(
+    size: ZyxNm, shape: tuple[int, int, int], factors: list[int]
+) -> None:
+    """What is usual for the organelle does; what a user or weights say goes before it."""
+    mitochondria = load_catalog().get("model", "mitochondria")
+    made = with_guesses(Given(), mitochondria, size, [Box.of_shape(shape)])
+    assert made.values == {("train", "downsample"): factors, ("train.loss", "balance"): False}
+    own = with_guesses(Given({("train", "downsample"): [1, 8, 8]}), mitochondria, size, [Box.of_shape(shape)])
+    assert own.values["train", "downsample"] == [1, 8, 8]
+    golgi = with_guesses(Given(), load_catalog().get("model", "golgi"), size, [Box.of_shape(shape)])
+    assert golgi.values["train", "downsample"] == [1, 1, 1]
