@@ -72,4 +72,5 @@ def with_guesses(given: Given, model: type[Model], size: ZyxNm, boxes: Sequence[
     while size[0] * 2 * z <= factor * size[1] * 1.01:
         z *= 2
     known = {("train", "downsample"): [z, factor, factor], ("train.loss", "balance"): False}
-    return given.behind(known, "a classifier drew the labels, and its speckles do not say")
+    usually = f"; thin parts of this organelle usually are {usual_nm:g} nm thick" if usual_nm else ""
+    return given.behind(known, f"a classifier drew the labels{usually}")
