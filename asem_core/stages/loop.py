@@ -272,7 +272,7 @@ class Session:
         for box in snapshot.new:
             values, p = strokes.read(box), self._map.read(box)
             if p is None:
-                break
+                return []
             wrong = ((values == 1) & (p > 0) & (p < 128)) | ((values == 2) & (p >= 128))
             if wrong.any():
                 found.append(box)

@@ -66,10 +66,11 @@ def with_guesses(given: Given, model: type[Model], size: ZyxNm, boxes: Sequence[
     boxes : what was labelled
     """
     usual_nm = model.usual_thickness_nm() if issubclass(model, OffersTemplates) else None
-    narrowest, factor, z = min(n for box in boxes for n in box.shape[1:]), 1, 1
+    shallowest, narrowest = (min(min(box.shape[a] for a in axes) for box in boxes) for axes in ((0,), (1, 2)))
+    factor = z = 1
     while 2 * factor <= min(MOST_AVERAGED, narrowest / LEAST_ACROSS, (usual_nm or 0) / PIXELS_ACROSS / size[1]):
         factor *= 2
-    while size[0] * 2 * z <= factor * size[1] * 1.01:
+    while 2 * z <= (shallowest + 1) // 2 and size[0] * 2 * z <= factor * size[1] * 1.01:
         z *= 2
     known = {("train", "downsample"): [z, factor, factor], ("train.loss", "balance"): False}
     usually = f"; thin parts of this organelle usually are {usual_nm:g} nm thick" if usual_nm else ""

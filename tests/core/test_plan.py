@@ -360,6 +360,7 @@ def test_interrupt_keeps_what_was_learnt(cell: Path, tmp_path: Path) -> None:
     [
         ((30.0, 6.0, 6.0), (1, 332, 332), [1, 4, 4]),
         ((5.0, 5.0, 5.0), (48, 48, 48), [2, 2, 2]),  # no further: 24 working voxels across
+        ((5.0, 5.0, 5.0), (1, 48, 48), [1, 2, 2]),  # one plane, which cannot be averaged with another
         ((50.0, 20.0, 20.0), (1, 332, 332), [1, 1, 1]),
     ],
 )
